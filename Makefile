@@ -1,0 +1,45 @@
+# Needs Python 3.11 to 3.13 with venv, and nothing else. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo serve test lint format bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+setup: .venv/.ready ## make .venv with every dependency at its locked version
+
+demo: .venv/.ready ## a server, an endpoint, real requests: watch them routed, signed, served, autoscaled
+	$(BIN)/posthouse demo
+
+serve: .venv/.ready ## run the server on 127.0.0.1:8080
+	$(BIN)/posthouse serve
+
+test: .venv/.ready ## run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.ready ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
+	$(BIN)/python -m benchmarks.route
+
+lock: ## resolve the dependencies anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra server --group dev \
+		--no-header --output-file requirements.lock pyproject.toml
+
+clean: ## remove what the targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
