@@ -1,0 +1,41 @@
+"""Errors, split by what the caller does next and not by who failed."""
+
+
+class PosthouseError(Exception):
+    """Anything that Posthouse raises on purpose."""
+
+
+class BadRequest(PosthouseError):
+    """The caller must change the request. The text names the field, the problem and what is allowed."""
+
+
+class Unauthorized(PosthouseError):
+    """The caller must show another key."""
+
+
+class NotFound(PosthouseError):
+    """The caller named something that does not exist."""
+
+
+class StaleVersion(PosthouseError):
+    """Somebody else wrote in between: read again, then decide again."""
+
+
+class OfferTaken(PosthouseError):
+    """The offer is gone and nothing was made: take the next one."""
+
+
+class Busy(PosthouseError):
+    """Ask again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Refused(PosthouseError):
+    """The provider refuses for good and nothing was made: an operator must act (no credit, no right, bad template)."""
+
+
+class IllegalMove(PosthouseError):
+    """A command that the lifecycle tables do not allow: our own bug. This tick fails, routing goes on."""

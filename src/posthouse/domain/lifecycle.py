@@ -1,0 +1,245 @@
+"""The life of a worker, as tables: what may happen in which state, and what to do about it.
+
+Two facets a worker has, never one: what we see (`State`) and what we want (`Goal`). Decisions write goals,
+observations write states, and `remedy` says which command moves the one toward the other. The engine is
+level-triggered: it looks, compares and acts again, so a crash between two looks loses nothing.
+
+A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. A *sighting* that it does not
+allow is late, repeated or out of order: the state stays as it is and the caller counts it.
+"""
+
+from enum import StrEnum
+
+from posthouse.domain.errors import IllegalMove
+
+
+class State(StrEnum):
+    """What we see of a worker. The values are the protocol's status words, but for WANTED and DESTROYED."""
+
+    WANTED = (
+        "wanted"  # an intent that no provider has been asked about yet; counts, but never goes on the wire
+    )
+    CREATING = "creating"  # the provider was asked to create an instance
+    LOADING = "loading"  # the instance pulls or unpacks what it runs
+    MODEL_LOADING = "model_loading"  # it runs, and loads the model for the first time
+    IDLE = "idle"  # ready: it serves, or could
+    STOPPING = "stopping"
+    STOPPED = "stopped"  # cold: the model stays on disk
+    STARTING = "starting"  # a worker that was ready once comes back
+    UNAVAIL = "unavail"  # it fell silent or its instance died; it may yet come back
+    ERROR = "error"  # it said that it failed, or it overstayed: it will be replaced
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"  # the only end; never on the wire
+
+
+class Goal(StrEnum):
+    """What we want of a worker."""
+
+    HOT = "hot"  # ready, taking requests
+    COLD = "cold"  # stopped, with its model on disk
+    GONE = "gone"  # destroyed
+
+
+class Command(StrEnum):
+    """What we ask of a provider."""
+
+    RENT = "rent"
+    START = "start"
+    STOP = "stop"
+    DESTROY = "destroy"
+
+
+class Sighting(StrEnum):
+    """What the world shows us of a worker."""
+
+    PROVISIONING = "provisioning"  # the provider lists it: accepted, nothing runs yet
+    PULLING = "pulling"  # the provider lists it: pulls or unpacks
+    RUNNING = "running"  # the provider lists it: running
+    HALTED = "halted"  # the provider lists it: stopped, as if by our order
+    EXITED = "exited"  # the provider lists it: it died by itself, or its host is away
+    ABSENT = "absent"  # a complete listing does not have it
+    REPORTED_LOADING = "reported_loading"  # the worker reports, and is not ready
+    REPORTED_READY = "reported_ready"
+    REPORTED_ERROR = "reported_error"
+    SILENT = "silent"  # no report for too long
+    OVERDUE = "overdue"  # it stayed in a passing state past its deadline
+    FAILED = "failed"  # the provider refused or broke our last command
+
+
+Event = Command | Sighting
+
+_BIRTH = {
+    Sighting.PROVISIONING: State.CREATING,
+    Sighting.PULLING: State.LOADING,
+    Sighting.RUNNING: State.MODEL_LOADING,
+    Sighting.REPORTED_LOADING: State.MODEL_LOADING,
+    Sighting.REPORTED_READY: State.IDLE,
+    Sighting.REPORTED_ERROR: State.ERROR,
+    Sighting.EXITED: State.ERROR,
+    Sighting.HALTED: State.ERROR,
+    Sighting.ABSENT: State.DESTROYED,
+    Sighting.OVERDUE: State.ERROR,
+    Command.DESTROY: State.DESTROYING,
+}
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.WANTED: {
+        Command.RENT: State.CREATING,
+        Command.DESTROY: State.DESTROYED,  # nobody was asked, so nothing can exist
+    },
+    State.CREATING: {
+        **_BIRTH,
+        Sighting.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
+    },
+    State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Sighting.PROVISIONING},
+    State.MODEL_LOADING: {
+        k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)
+    },
+    State.IDLE: {
+        Command.STOP: State.STOPPING,
+        Command.DESTROY: State.DESTROYING,
+        Sighting.REPORTED_LOADING: State.STARTING,  # its server began anew inside the same instance
+        Sighting.REPORTED_ERROR: State.ERROR,
+        Sighting.SILENT: State.UNAVAIL,
+        Sighting.EXITED: State.UNAVAIL,
+        Sighting.HALTED: State.STOPPED,  # stopped behind our back, by its owner or by spot
+        Sighting.ABSENT: State.DESTROYED,
+    },
+    State.STOPPING: {
+        Command.DESTROY: State.DESTROYING,
+        Sighting.HALTED: State.STOPPED,
+        Sighting.EXITED: State.UNAVAIL,
+        Sighting.ABSENT: State.DESTROYED,
+        Sighting.OVERDUE: State.ERROR,
+        Sighting.FAILED: State.ERROR,
+    },
+    State.STOPPED: {
+        Command.START: State.STARTING,
+        Command.DESTROY: State.DESTROYING,
+        Sighting.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
+        Sighting.REPORTED_READY: State.IDLE,
+        Sighting.EXITED: State.UNAVAIL,
+        Sighting.ABSENT: State.DESTROYED,
+    },
+    State.STARTING: {
+        # HALTED is not here: a listing taken just before the start took effect would undo it.
+        Command.STOP: State.STOPPING,
+        Command.DESTROY: State.DESTROYING,
+        Sighting.REPORTED_READY: State.IDLE,
+        Sighting.REPORTED_ERROR: State.ERROR,
+        Sighting.EXITED: State.UNAVAIL,
+        Sighting.ABSENT: State.DESTROYED,
+        Sighting.OVERDUE: State.ERROR,
+        Sighting.FAILED: State.ERROR,
+    },
+    State.UNAVAIL: {
+        Command.DESTROY: State.DESTROYING,
+        Sighting.REPORTED_READY: State.IDLE,
+        Sighting.REPORTED_ERROR: State.ERROR,
+        Sighting.ABSENT: State.DESTROYED,
+        Sighting.OVERDUE: State.ERROR,
+    },
+    State.ERROR: {
+        Command.DESTROY: State.DESTROYING,
+        Sighting.ABSENT: State.DESTROYED,
+    },
+    State.DESTROYING: {
+        Sighting.ABSENT: State.DESTROYED,
+        Sighting.OVERDUE: State.ERROR,  # from where it is destroyed again, until it is gone
+        Sighting.FAILED: State.ERROR,
+    },
+    State.DESTROYED: {},
+}
+
+REMEDIES: dict[Goal, dict[State, Command]] = {
+    Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
+    # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
+    Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
+    Goal.GONE: {
+        state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)
+    },
+}
+
+PATIENCE_S: dict[State, float] = {
+    # How long a passing state may last without any sign of progress before it counts as stuck, in seconds.
+    # Chosen for machines that pull 10 to 100 GB over 0.1 to 1 GB/s; progress restarts the clock.
+    State.CREATING: 300.0,
+    State.LOADING: 600.0,
+    State.MODEL_LOADING: 900.0,
+    State.STARTING: 600.0,
+    State.STOPPING: 120.0,
+    State.UNAVAIL: 60.0,
+    State.DESTROYING: 60.0,
+}
+
+PROGRESS_LIMIT = 6.0
+"""How many times its patience a passing state may last in all, however much progress it shows (a log that prints
+for ever is no progress, and the machine is billed)."""
+
+STABLE = frozenset({State.WANTED, State.IDLE, State.STOPPED, State.ERROR, State.DESTROYED})
+"""The states without a deadline. WANTED and ERROR call for a command at every tick, so they do not last either."""
+
+COMING = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING, State.STARTING})
+"""On the way to IDLE."""
+
+STATUS_ON_WIRE = {state: str(state) for state in State if state not in (State.WANTED, State.DESTROYED)}
+
+
+class Billing(StrEnum):
+    """What a worker is paid for in a state."""
+
+    READY = "ready"
+    LOADING = "loading"
+    STOPPED = "stopped"
+    NOTHING = "nothing"
+
+
+BILLED_AS: dict[State, Billing] = {
+    # The protocol's own billing classes, except that what may still run is counted as running: UNAVAIL, ERROR and
+    # DESTROYING cost money on most providers until the instance is gone, and a cap must not be fooled.
+    State.WANTED: Billing.NOTHING,
+    State.CREATING: Billing.LOADING,
+    State.LOADING: Billing.LOADING,
+    State.MODEL_LOADING: Billing.LOADING,
+    State.IDLE: Billing.READY,
+    State.STOPPING: Billing.READY,
+    State.STOPPED: Billing.STOPPED,
+    State.STARTING: Billing.READY,
+    State.UNAVAIL: Billing.READY,
+    State.ERROR: Billing.READY,
+    State.DESTROYING: Billing.READY,
+    State.DESTROYED: Billing.NOTHING,
+}
+
+
+def after_command(state: State, command: Command) -> State:
+    """The state once `command` has been given. Raises: IllegalMove if the tables do not allow it."""
+    try:
+        return TRANSITIONS[state][command]
+    except KeyError:
+        raise IllegalMove(f"{command} is not a move in state {state}") from None
+
+
+def after_sighting(state: State, sighting: Sighting) -> State | None:
+    """The state once `sighting` has been made; None where it is late or repeated and means nothing."""
+    return TRANSITIONS[state].get(sighting)
+
+
+def remedy(goal: Goal, state: State, busy: bool) -> Command | None:
+    """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
+
+    A busy worker is never stopped or destroyed while it can still serve: it drains first. In every state but IDLE its
+    requests are lost or not there, so nothing is gained by waiting.
+    """
+    command = REMEDIES[goal].get(state)
+    if busy and state is State.IDLE and command in (Command.STOP, Command.DESTROY):
+        return None
+    return command
+
+
+def overdue(state: State, now: float, since: float, progressed_at: float) -> bool:
+    """True if a passing state has shown no progress for its patience, or has lasted `PROGRESS_LIMIT` times that."""
+    patience_s = PATIENCE_S.get(state)
+    if patience_s is None:
+        return False
+    return now - max(since, progressed_at) > patience_s or now - since > PROGRESS_LIMIT * patience_s

@@ -1,0 +1,64 @@
+"""What workers report and what clients ask for, normalised from every generation of the wire."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One status report of a worker. Units: work (a client's `cost`), work per second, seconds, GB."""
+
+    max_perf: float = 0.0
+    error: str = ""
+    url: str = ""
+    version: str = ""
+    working: frozenset[int] | None = None
+    """The request indexes it works on; None where its generation does not say."""
+    working_count: int = 0
+    cur_load: float = 0.0
+    disk_gb: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        return self.max_perf > 0 and not self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of one request, as its worker reports it."""
+
+    request_idx: int
+    success: bool
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of an endpoint now.
+
+    Units: rates in work per second, amounts in work, spans in seconds.
+    """
+
+    rate: float = 0.0
+    """Offered work per second, mean of the last minute, each request counted once however often it is asked again."""
+    recent_rate: float = 0.0
+    """The same over the last 10 seconds."""
+    waiting: float = 0.0
+    """Work of requests that have no worker yet."""
+    waiting_count: int = 0
+    outstanding: float = 0.0
+    """Work that workers have been given and not finished."""
+    oldest_wait_s: float = 0.0
+    """Age of the request that has waited longest without a worker."""
+    last_request_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an endpoint has learned about its workers, by the kind of machine they run on."""
+
+    perf: dict[str, float] = field(default_factory=dict)
+    """Work per second by kind of machine."""
+    start_s: float = 30.0
+    """Seconds from stopped to ready."""
+    create_s: float = 120.0
+    """Seconds from nothing to ready."""

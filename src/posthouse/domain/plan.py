@@ -1,0 +1,94 @@
+"""What a decision is made from, and what it says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.lifecycle import Command, Goal
+from posthouse.domain.load import Demand, Learned
+from posthouse.domain.offer import GroupOffer
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Failures in a row of one workergroup, or of one machine."""
+
+    count: int = 0
+    last_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a decision may look at."""
+
+    now: float
+    endpoint: Endpoint
+    workers: tuple[Worker, ...]
+    """Every worker that is not DESTROYED."""
+    demand: Demand
+    offers: tuple[GroupOffer, ...]
+    learned: Learned
+    busy: frozenset[WorkerId] = frozenset()
+    """Workers that have requests on them."""
+    group_failures: Mapping[WorkergroupId, Failures] = field(default_factory=dict)
+    machine_failures: Mapping[str, Failures] = field(default_factory=dict)
+    calm_until: float = 0.0
+    """No scale-down before this time: after a restart the load is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a decision hands to the next one: recent needs, so that capacity is not dropped at the first lull."""
+
+    hot_needs: tuple[tuple[float, float], ...] = ()
+    """(time, hot capacity needed), decreasing in need: a sliding maximum over the hold."""
+    total_needs: tuple[tuple[float, float], ...] = ()
+    """The same for hot and cold capacity together, over a longer hold."""
+    released_at: float = 0.0
+    """When a hot worker was last let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rental:
+    """A worker to be rented."""
+
+    group_id: WorkergroupId
+    offer: GroupOffer
+    goal: Goal
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One line of the explanation: a quantity, its value, and the rule that gave it."""
+
+    what: str
+    value: float | str
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an endpoint should look like, and why."""
+
+    at: float
+    hot_need: float
+    """Hot capacity wanted, in work per second."""
+    hot_supply: float
+    """Hot capacity that is there or coming, after this decision."""
+    ready_supply: float
+    """Hot capacity that is ready now."""
+    goals: Mapping[WorkerId, Goal]
+    """Only the goals that change."""
+    rentals: tuple[Rental, ...]
+    memory: Memory
+    because: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A command for one worker."""
+
+    worker_id: WorkerId
+    command: Command

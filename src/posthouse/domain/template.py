@@ -1,0 +1,26 @@
+"""A template: what a worker runs."""
+
+from dataclasses import dataclass, field
+from typing import NewType
+
+TemplateId = NewType("TemplateId", int)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    id: TemplateId
+    hash_id: str
+    """Hash of the content; changes with every edit."""
+    name: str
+    image: str = ""
+    tag: str = ""
+    env: str = ""
+    """Environment and ports as docker flags: `-e KEY=VALUE -p 3000:3000`."""
+    onstart: str = ""
+    """Shell text that a worker runs at every start. The only text from outside that ever reaches a shell."""
+    disk_gb: float = 10.0
+    extra_filters: dict[str, object] = field(default_factory=dict)
+    desc: str = ""
+    readme: str = ""
+    private: bool = True
+    created_at: float = 0.0

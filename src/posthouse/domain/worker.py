@@ -1,0 +1,74 @@
+"""A worker as it is seen from outside the fleet: what it is, where it stands, what is wanted of it."""
+
+from dataclasses import dataclass, field, replace
+from typing import NewType
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal, State
+from posthouse.domain.offer import Price
+from posthouse.domain.workergroup import WorkergroupId
+
+WorkerId = NewType("WorkerId", int)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker. The fleet replaces it whole at every change, so whoever holds one holds a fact."""
+
+    id: WorkerId
+    endpoint_id: EndpointId
+    group_id: WorkergroupId
+    label: str
+    """What its instance carries at the provider: `posthouse-<installation>-<worker id>`."""
+    provider: str
+    offer_id: str
+    machine: str
+    gpu_name: str
+    num_gpus: int
+    price: Price
+    created_at: float
+    state: State = State.WANTED
+    goal: Goal = Goal.HOT
+    since: float = 0.0
+    """When the present state began."""
+    progressed_at: float = 0.0
+    """When it last showed progress in the present state."""
+    instance_id: str = ""
+    addresses: frozenset[str] = field(default_factory=frozenset)
+    """`host:port` pairs at which the provider placed it; a reported address is believed only among these."""
+    url: str = ""
+    """The address it reported, to the letter: the bytes that are signed."""
+    version: str = ""
+    scheme: str = ""
+    """Signature scheme of its generation."""
+    perf: float = 0.0
+    """Work per second that it says it can do at most; 0 until it has measured itself."""
+    loaded_at: float = 0.0
+    """When it was first ready; 0 if never."""
+    load_s: float = 0.0
+    """How long its last way to ready took."""
+    spent_usd: float = 0.0
+    message: str = ""
+    """What it or its provider last said went wrong, for people."""
+
+    def billing(self) -> Billing:
+        return BILLED_AS[self.state]
+
+    def usd_h(self) -> float:
+        """What it costs per hour in its present state."""
+        return price_in(self.price, self.billing())
+
+    def with_spend(self, span_s: float) -> "Worker":
+        """The same worker after `span_s` more seconds in its present state."""
+        cost_usd = self.usd_h() * span_s / 3600.0
+        return replace(self, spent_usd=self.spent_usd + cost_usd) if cost_usd > 0 else self
+
+
+def price_in(price: Price, billing: Billing) -> float:
+    """Dollars per hour at `price` in the billing state."""
+    return {
+        Billing.READY: price.ready_usd_h,
+        Billing.LOADING: price.loading_usd_h,
+        Billing.STOPPED: price.stopped_usd_h,
+        Billing.NOTHING: 0.0,
+    }[billing]

@@ -1,0 +1,165 @@
+"""What the engine needs of the world. Adapters implement these; `wiring` hands them over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.offer import Offer
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since the epoch, never going back."""
+        ...
+
+
+class Provider(Protocol):
+    """Somewhere workers can be had.
+
+    Every call may raise Busy (ask again later), Refused (an operator must act), OfferTaken (`create` only) or anything
+    else, which then means that the outcome is unknown: the engine looks by label before it does anything more.
+    """
+
+    name: str
+    poll_s: float
+    """How often a listing is worth while, in seconds."""
+
+    async def offers(self, filters: dict[str, object], disk_gb: float) -> Sequence[Offer]:
+        """What can be rented now, cheapest first. `filters` as parsed from a workergroup's search."""
+        ...
+
+    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
+        """The new instance. Raises: OfferTaken, Refused, Busy."""
+        ...
+
+    async def start(self, instance_id: str) -> None:
+        """Starts a stopped instance; one that runs already is success."""
+        ...
+
+    async def stop(self, instance_id: str) -> None:
+        """Stops an instance and keeps its disk; one that is stopped already is success."""
+        ...
+
+    async def destroy(self, instance_id: str) -> None:
+        """Ends an instance and its disk; one that is gone already is success."""
+        ...
+
+    async def instances(self) -> Sequence[Instance]:
+        """Every instance that this installation made, by label, and no other. Complete, or an exception."""
+        ...
+
+    async def logs(self, instance_id: str, tail: int) -> str:
+        """The last `tail` lines that the instance printed; empty if it has none."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections; instances go on."""
+        ...
+
+
+class Signer(Protocol):
+    public_pem: str
+
+    def sign(self, data: bytes) -> str:
+        """Base64 of the RSA PKCS#1 v1.5 signature over SHA-256 of `data`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An account key as it is stored: never the key itself."""
+
+    id: str
+    name: str
+    scope: str
+    digest: str
+    """HMAC-SHA-256 of the key with the installation's secret, hex."""
+    created_at: float
+    last_used_at: float = 0.0
+    revoked_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRecord:
+    """What the store remembers of one endpoint's fleet."""
+
+    version: int
+    workers: tuple[Worker, ...]
+    """Every worker not DESTROYED, and the latest destroyed ones, from which performance is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A decision as it is kept: plain data, ready for JSON."""
+
+    endpoint_id: EndpointId
+    at: float
+    body: dict[str, Any]
+
+
+class Store(Protocol):
+    """What survives a restart. Every write is durable when the call returns. Raises: NotFound, BadRequest (a name taken)."""
+
+    async def installation(self) -> str:
+        """The name of this installation, made once; part of every label."""
+        ...
+
+    async def endpoints(self) -> Sequence[Endpoint]: ...
+    async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with its id; `id` 0 in, a fresh one out. Ids are never used twice."""
+        ...
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None: ...
+    async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
+        """Removes the endpoint and its workergroups; its workers' rows stay."""
+        ...
+
+    async def workergroups(self) -> Sequence[Workergroup]: ...
+    async def add_workergroup(self, group: Workergroup) -> Workergroup: ...
+    async def put_workergroup(self, group: Workergroup) -> None: ...
+    async def drop_workergroup(self, group_id: WorkergroupId) -> None: ...
+
+    async def templates(self) -> Sequence[Template]: ...
+    async def add_template(self, template: Template) -> Template: ...
+    async def put_template(self, template: Template) -> None: ...
+    async def drop_template(self, template_id: TemplateId) -> None: ...
+
+    async def keys(self) -> Sequence[KeyRecord]: ...
+    async def add_key(self, key: KeyRecord) -> None: ...
+    async def put_key(self, key: KeyRecord) -> None: ...
+
+    async def fleet(self, endpoint_id: EndpointId) -> FleetRecord:
+        """Version 0 and no workers for a fleet never committed."""
+        ...
+
+    async def fleet_ids(self) -> Sequence[EndpointId]:
+        """Every endpoint id, present or dropped, that still has workers not DESTROYED."""
+        ...
+
+    async def last_worker_id(self) -> WorkerId:
+        """The highest worker id ever committed, 0 if none."""
+        ...
+
+    async def commit(
+        self,
+        endpoint_id: EndpointId,
+        expected_version: int,
+        workers: Sequence[Worker],
+        entry: JournalEntry | None,
+    ) -> int:
+        """The fleet's new version, with `workers` inserted or replaced and `entry` appended, all or nothing.
+
+        Raises: StaleVersion if the stored version is not `expected_version`; nothing is written then.
+        """
+        ...
+
+    async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
+        """The latest entries, newest first."""
+        ...
+
+    async def close(self) -> None: ...
