@@ -103,7 +103,10 @@ class JournalEntry:
 
 
 class Store(Protocol):
-    """What survives a restart. Every write is durable when the call returns. Raises: NotFound, BadRequest (a name taken)."""
+    """What survives a restart. Every write is durable when the call returns.
+
+    Raises: NotFound for an id that is not there, BadRequest for a name that is taken.
+    """
 
     async def installation(self) -> str:
         """The name of this installation, made once; part of every label."""

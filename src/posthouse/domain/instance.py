@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.lifecycle import Sighting
 
-LISTED = frozenset(
-    {Sighting.PROVISIONING, Sighting.PULLING, Sighting.RUNNING, Sighting.HALTED, Sighting.EXITED}
-)
+LISTED = frozenset({Sighting.PROVISIONING, Sighting.PULLING, Sighting.RUNNING, Sighting.HALTED, Sighting.EXITED})
 """What a provider may say of an instance in its list."""
 
 

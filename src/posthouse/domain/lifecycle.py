@@ -16,9 +16,7 @@ from posthouse.domain.errors import IllegalMove
 class State(StrEnum):
     """What we see of a worker. The values are the protocol's status words, but for WANTED and DESTROYED."""
 
-    WANTED = (
-        "wanted"  # an intent that no provider has been asked about yet; counts, but never goes on the wire
-    )
+    WANTED = "wanted"  # an intent that no provider has been asked about yet; counts, but never goes on the wire
     CREATING = "creating"  # the provider was asked to create an instance
     LOADING = "loading"  # the instance pulls or unpacks what it runs
     MODEL_LOADING = "model_loading"  # it runs, and loads the model for the first time
@@ -92,9 +90,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
     },
     State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Sighting.PROVISIONING},
-    State.MODEL_LOADING: {
-        k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)
-    },
+    State.MODEL_LOADING: {k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)},
     State.IDLE: {
         Command.STOP: State.STOPPING,
         Command.DESTROY: State.DESTROYING,
@@ -155,9 +151,7 @@ REMEDIES: dict[Goal, dict[State, Command]] = {
     Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
     # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
     Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
-    Goal.GONE: {
-        state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)
-    },
+    Goal.GONE: {state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)},
 }
 
 PATIENCE_S: dict[State, float] = {
