@@ -66,7 +66,7 @@ class Sighting(StrEnum):
 
 Event = Command | Sighting
 
-_BIRTH = {
+_BIRTH: dict[Event, State] = {
     Sighting.PROVISIONING: State.CREATING,
     Sighting.PULLING: State.LOADING,
     Sighting.RUNNING: State.MODEL_LOADING,
@@ -113,7 +113,6 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Command.START: State.STARTING,
         Command.DESTROY: State.DESTROYING,
         Sighting.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
-        Sighting.REPORTED_READY: State.IDLE,
         Sighting.EXITED: State.UNAVAIL,
         Sighting.ABSENT: State.DESTROYED,
     },
@@ -176,6 +175,9 @@ STABLE = frozenset({State.WANTED, State.IDLE, State.STOPPED, State.ERROR, State.
 COMING = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING, State.STARTING})
 """On the way to IDLE."""
 
+SERVING = frozenset({State.IDLE, State.ERROR})
+"""States in which requests may still be served: a worker that reported an error often serves on."""
+
 STATUS_ON_WIRE = {state: str(state) for state in State if state not in (State.WANTED, State.DESTROYED)}
 
 
@@ -222,11 +224,11 @@ def after_sighting(state: State, sighting: Sighting) -> State | None:
 def remedy(goal: Goal, state: State, busy: bool) -> Command | None:
     """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
 
-    A busy worker is never stopped or destroyed while it can still serve: it drains first. In every state but IDLE its
+    A busy worker is never stopped or destroyed while it can still serve: it drains first. In the other states its
     requests are lost or not there, so nothing is gained by waiting.
     """
     command = REMEDIES[goal].get(state)
-    if busy and state is State.IDLE and command in (Command.STOP, Command.DESTROY):
+    if busy and state in SERVING and command in (Command.STOP, Command.DESTROY):
         return None
     return command
 

@@ -11,6 +11,8 @@ class Report:
     error: str = ""
     url: str = ""
     version: str = ""
+    scheme: str = ""
+    """What its generation verifies: A4, A5, A5s or U."""
     working: frozenset[int] | None = None
     """The request indexes it works on; None where its generation does not say."""
     working_count: int = 0

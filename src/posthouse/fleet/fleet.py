@@ -1,0 +1,529 @@
+"""One endpoint, remembered: its workers, its open requests, what it has learned and spent.
+
+Synchronous and deterministic: everything that happens is told by a call with `now`, nothing is looked up. The running
+server and a world in virtual time own the same class.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.instance import Instance
+from posthouse.domain.lifecycle import (
+    COMING,
+    STATUS_ON_WIRE,
+    Goal,
+    Sighting,
+    State,
+    after_command,
+    after_sighting,
+    overdue,
+    remedy,
+)
+from posthouse.domain.load import Demand, Ended, Learned, Report
+from posthouse.domain.offer import GroupOffer
+from posthouse.domain.plan import Action, Decision, Failures, Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.bench import Bench
+from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.window import RateWindow
+from posthouse.policy.capacity import kind_of
+
+WAITING_KEPT_S = 20.0
+"""How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
+CLASSIC_KEPT_S = 5.0
+"""The same for clients that do not poll: they ask anew, as another request."""
+UNSEEN_KEPT_S = 30.0
+"""How long an assigned request is believed in without its worker having seen it."""
+SEEN_KEPT_S = 86_400.0
+"""How long a request is believed in that its worker says it works on; each report begins it anew."""
+AVOID_S = 2.0
+"""How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
+UNCLEAR_S = 30.0
+"""How long after a creation with an unknown outcome an instance that is not listed may still appear."""
+FAILED_DRAIN_S = 60.0
+"""How long a worker that reported an error may finish what it has: it often serves on."""
+MAX_WAITING = 10_000
+"""How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
+LEARNED_STARTS = 20
+"""Of how many latest starts the median is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A request that has a worker."""
+
+    worker: Worker
+    request_idx: int
+    reqnum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that has none yet. `request_idx` 0: it is not remembered, and must be asked for anew."""
+
+    request_idx: int
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts since the start, for metrics and tests."""
+
+    routed: int = 0
+    waited: int = 0
+    ended: int = 0
+    failed: int = 0
+    expired: int = 0
+    late_sightings: int = 0
+    refused_ends: int = 0
+    refused_addresses: int = 0
+
+
+class Fleet:
+    """The memory of one endpoint."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        now: float,
+        workers: Iterable[Worker] = (),
+        calm_s: float = 0.0,
+        spent_usd: float = 0.0,
+    ) -> None:
+        """`workers`: those of an earlier life, DESTROYED ones for what they teach. `spent_usd`: by workers now gone."""
+        self.endpoint = endpoint
+        self.workers: dict[WorkerId, Worker] = {}
+        self.ledger = Ledger()
+        self.stats = Stats()
+        self.calm_until = now + calm_s
+        self.spent_gone_usd = spent_usd
+        self._unsaved: dict[WorkerId, Worker | None] = {}
+        self._bench = Bench()
+        self._offered = RateWindow(60, now)
+        self._next_idx = int(now * 1e6)
+        self._reqnum: dict[WorkerId, int] = {}
+        self._last_request_at = 0.0
+        self._reported_at: dict[WorkerId, float] = {}
+        self._working: dict[WorkerId, int] = {}
+        self._in_flight: set[WorkerId] = set()
+        self._settled_at: dict[WorkerId, float] = {}
+        self._progress: dict[WorkerId, str] = {}
+        self._accrued_at = now
+        self._perf: dict[str, float] = {}
+        self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+        self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+        self._group_failures: dict[WorkergroupId, Failures] = {}
+        self._machine_failures: dict[str, Failures] = {}
+        self._born_at = now
+        for worker in sorted(workers, key=lambda w: w.id):
+            self._adopt(worker, now)
+        self._seat()
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def assign(self, idx: int, cost: float, now: float, polls: bool = True) -> Assignment | Waiting:
+        """A worker for request `idx` (0: a new request), or word that it waits.
+
+        `polls`: the client will ask again with the same index. A known index adds no load. One that has a worker and
+        asks again has failed there, and is kept from that worker for a while.
+        """
+        self._last_request_at = now
+        request = self.ledger.find(idx) if idx else None
+        if request is None:
+            request = self._open(idx, cost, now)
+        elif request.worker_id is not None:
+            self._keep_away(request, request.worker_id, now)
+        avoid = {i for i, until in request.avoid.items() if until > now}
+        worker_id = self._bench.pick(request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid)
+        if worker_id is None:
+            self.stats.waited += 1
+            if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
+                self._remove(request)
+                return Waiting(0)
+            request.expires_at = now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
+            self._move(request, None, now)
+            return Waiting(request.idx)
+        self._move(request, worker_id, now)
+        worker = self.workers[worker_id]
+        if worker.scheme in ("A4", "A5"):  # generations that do not say what they work on: expect it done by now
+            request.expires_at = now + 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf
+        else:
+            request.expires_at = now + UNSEEN_KEPT_S
+        self._reqnum[worker_id] = reqnum = self._reqnum.get(worker_id, int(self._born_at * 1000)) + 1
+        self.stats.routed += 1
+        return Assignment(worker, request.idx, reqnum)
+
+    def end(self, worker_id: WorkerId, ended: Ended) -> bool:
+        """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
+        request = self.ledger.find(ended.request_idx)
+        if request is None or request.worker_id != worker_id:
+            self.stats.refused_ends += 1
+            return False
+        self._remove(request)
+        self.stats.ended += 1
+        self.stats.failed += not ended.success
+        return True
+
+    def forget(self, idx: int) -> None:
+        """Drops a waiting request whose client went away."""
+        request = self.ledger.find(idx)
+        if request is not None and request.worker_id is None:
+            self.ledger.remove(request)
+
+    def _open(self, idx: int, cost: float, now: float) -> Request:
+        if idx == 0:
+            while idx == 0 or self.ledger.find(idx) is not None:
+                idx = self._next_idx = self._next_idx + 1
+            self._offered.add(cost, now)
+        request = Request(idx, cost, first_at=now, expires_at=now)
+        if (ended_at := self.ledger.ended_at(idx)) is not None:
+            self._keep_away(request, ended_at, now)
+        return request
+
+    def _keep_away(self, request: Request, worker_id: WorkerId, now: float) -> None:
+        before = request.avoid.get(worker_id)
+        last_s = AVOID_S if before is None else min(60.0, max(AVOID_S, 2.0 * (now - request.first_at)))
+        request.avoid[worker_id] = now + last_s
+
+    def _move(self, request: Request, worker_id: WorkerId | None, now: float) -> None:
+        left = request.worker_id
+        if worker_id is None:
+            self.ledger.wait(request)
+        else:
+            self.ledger.assign(request, worker_id, now)
+        for changed in {left, worker_id} - {None}:
+            assert changed is not None
+            self._bench.set_work(changed, self.ledger.work.get(changed, 0.0))
+
+    def _remove(self, request: Request) -> None:
+        left = request.worker_id
+        self.ledger.remove(request)
+        if left is not None:
+            self._bench.set_work(left, self.ledger.work.get(left, 0.0))
+
+    # -- what workers and providers tell ---------------------------------------------------------------------------
+
+    def report(self, worker_id: WorkerId, report: Report, now: float) -> None:
+        """Takes in a worker's report."""
+        worker = self.workers[worker_id]
+        self._reported_at[worker_id] = now
+        self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
+        worker = replace(worker, version=report.version, scheme=report.scheme)
+        if not report.url and not worker.url and len(worker.addresses) == 1:
+            worker = replace(
+                worker, url=f"http://{next(iter(worker.addresses))}"
+            )  # the oldest do not say where they are
+        elif report.url and report.url != worker.url:
+            if _place(report.url) in worker.addresses:
+                worker = replace(worker, url=report.url)
+            else:
+                self.stats.refused_addresses += 1
+                worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
+        ready = report.ready and bool(worker.url)
+        if ready and report.max_perf != worker.perf:
+            worker = replace(worker, perf=report.max_perf)
+            known = self._perf.get(kind_of(worker))
+            self._perf[kind_of(worker)] = report.max_perf if known is None else (known + report.max_perf) / 2
+        if report.error:
+            worker = replace(worker, message=report.error[:500])
+        self._put(worker)
+        if report.error:
+            self._see(worker_id, Sighting.REPORTED_ERROR, now)
+        else:
+            self._see(worker_id, Sighting.REPORTED_READY if ready else Sighting.REPORTED_LOADING, now)
+        self._note_progress(worker_id, "report", f"{report.disk_gb:.3f}", now)
+        if report.working is not None:
+            self._reconcile(worker_id, report, now)
+
+    def observe(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
+        """Takes in a provider's complete list, asked for at `asked_at`."""
+        by_label = {i.label: i for i in instances}
+        for worker in [w for w in self.workers.values() if w.provider == provider]:
+            settled_at = self._settled_at.get(worker.id, self._born_at)
+            if worker.state is State.WANTED or worker.id in self._in_flight or asked_at < settled_at:
+                continue  # the list may be older than our last command
+            instance = by_label.get(worker.label)
+            if instance is not None:
+                self.place(worker.id, instance, now)
+            elif worker.instance_id or worker.state is State.DESTROYING or asked_at >= settled_at + UNCLEAR_S:
+                self._see(worker.id, Sighting.ABSENT, now)
+
+    def place(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
+        """Takes in what a provider says of a worker's instance."""
+        worker = self.workers[worker_id]
+        addresses = instance.addresses or worker.addresses
+        message = instance.message or worker.message
+        self._put(replace(worker, instance_id=instance.id, addresses=addresses, message=message))
+        self._note_progress(worker_id, "instance", instance.progress, now)
+        self._see(worker_id, instance.seen, now)
+
+    # -- the control loop's tick -------------------------------------------------------------------------------------
+
+    def age(self, now: float, silent_s: float) -> None:
+        """Lets time pass: deadlines, silence, requests that nobody asks for any more, money."""
+        self._accrue(now)
+        for worker in list(self.workers.values()):
+            if overdue(worker.state, now, worker.since, worker.progressed_at):
+                reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
+                self._put(replace(worker, message=worker.message or reason))
+                self._see(worker.id, Sighting.OVERDUE, now)
+            elif worker.state is State.IDLE and now - self._reported_at.get(worker.id, self._born_at) > silent_s:
+                self._see(worker.id, Sighting.SILENT, now)
+        for request in self.ledger.expired(now):
+            self.stats.expired += request.worker_id is not None
+            self._remove(request)
+
+    def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
+        """All that a decision may look at."""
+        oldest_at = self.ledger.oldest_waiting_at()
+        demand = Demand(
+            rate=self._offered.rate(60, now),
+            recent_rate=self._offered.rate(10, now),
+            waiting=self.ledger.waiting_work,
+            waiting_count=len(self.ledger.waiting),
+            outstanding=self.ledger.outstanding(),
+            oldest_wait_s=0.0 if oldest_at is None else now - oldest_at,
+            last_request_at=self._last_request_at,
+        )
+        defaults = Learned()
+        learned = Learned(
+            perf=dict(self._perf),
+            start_s=median(self._start_s) if self._start_s else defaults.start_s,
+            create_s=median(self._create_s) if self._create_s else defaults.create_s,
+        )
+        return Snapshot(
+            now=now,
+            endpoint=self.endpoint,
+            workers=tuple(self.workers.values()),
+            demand=demand,
+            offers=offers,
+            learned=learned,
+            busy=frozenset(i for i in self.workers if self.busy(i)),
+            group_failures=dict(self._group_failures),
+            machine_failures=dict(self._machine_failures),
+            calm_until=self.calm_until,
+        )
+
+    def tick(self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str) -> tuple[Action, ...]:
+        """Takes on a decision; returns the commands that are due. `label`: what every label begins with."""
+        for worker_id, goal in decision.goals.items():
+            self.want(worker_id, goal)
+        for rental in decision.rentals:
+            offer, worker_id = rental.offer.offer, next(ids)
+            self._put(
+                Worker(
+                    id=worker_id,
+                    endpoint_id=self.endpoint.id,
+                    group_id=rental.group_id,
+                    label=f"{label}{worker_id}",
+                    provider=offer.provider,
+                    offer_id=offer.id,
+                    machine=offer.machine,
+                    gpu_name=offer.gpu_name,
+                    num_gpus=offer.num_gpus,
+                    price=offer.price,
+                    created_at=now,
+                    goal=rental.goal,
+                    since=now,
+                    progressed_at=now,
+                )
+            )
+        return self.due(now)
+
+    def due(self, now: float) -> tuple[Action, ...]:
+        """The commands that move workers toward their goals, but for workers with a command on its way."""
+        actions = []
+        for worker in self.workers.values():
+            command = remedy(worker.goal, worker.state, self._drains(worker, now))
+            if command is not None and worker.id not in self._in_flight:
+                actions.append(Action(worker.id, command))
+        return tuple(actions)
+
+    def obey(self, action: Action, now: float) -> None:
+        """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
+        state = after_command(self.workers[action.worker_id].state, action.command)
+        self._enter(action.worker_id, state, now)
+        if state is not State.DESTROYED:
+            self._in_flight.add(action.worker_id)
+
+    def settle(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
+        """Notes that a command has been answered, or that its answer will not be waited for any longer.
+
+        `failure`: a clear refusal, empty for success or an unknown outcome. `blame`: it counts against the workergroup
+        and the machine.
+        """
+        self._in_flight.discard(worker_id)
+        self._settled_at[worker_id] = now
+        worker = self.workers.get(worker_id)
+        if worker is None or not failure:
+            return
+        self._put(replace(worker, message=failure[:500]))
+        if blame:
+            self._blame(worker, now)
+        self._see(worker_id, Sighting.FAILED, now)
+
+    def want(self, worker_id: WorkerId, goal: Goal) -> None:
+        """Sets what we want of a worker."""
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.goal is not goal:
+            self._put(replace(worker, goal=goal))
+            self._seat()
+
+    def configure(self, endpoint: Endpoint) -> None:
+        """Takes on new parameters."""
+        self.endpoint = endpoint
+
+    def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
+        """Workers that changed since they were last taken, destroyed ones included; all of them for `everything`.
+
+        What is spent grows all the time and is no change by itself.
+        """
+        rows = {i: gone or self.workers[i] for i, gone in self._unsaved.items()}
+        if everything:
+            rows |= self.workers
+        self._unsaved = {}
+        return tuple(rows.values())
+
+    def give_back(self, rows: Iterable[Worker]) -> None:
+        """Takes back changes that could not be stored."""
+        for row in rows:
+            self._unsaved.setdefault(row.id, row if row.id not in self.workers else None)
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def busy(self, worker_id: WorkerId) -> bool:
+        """True if requests are on the worker, as far as we or it know."""
+        return worker_id in self.ledger.at or self._working.get(worker_id, 0) > 0
+
+    def statuses(self) -> str:
+        """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
+        counts = Counter(STATUS_ON_WIRE[w.state] for w in self.workers.values() if w.state in STATUS_ON_WIRE)
+        return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
+
+    def spent_usd(self) -> float:
+        """Dollars spent so far, by every worker that ever was."""
+        return self.spent_gone_usd + sum(w.spent_usd for w in self.workers.values())
+
+    def _drains(self, worker: Worker, now: float) -> bool:
+        """True while requests on the worker should be let finish. A failed one that still reports gets a while."""
+        if worker.state is State.ERROR:
+            reports = now - self._reported_at.get(worker.id, 0.0) < FAILED_DRAIN_S
+            return reports and now - worker.since < FAILED_DRAIN_S and self.busy(worker.id)
+        return self.busy(worker.id)
+
+    def in_flight(self, worker_id: WorkerId) -> bool:
+        """True while a command for the worker has no answer."""
+        return worker_id in self._in_flight
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, worker: Worker, now: float) -> None:
+        if worker.perf > 0:
+            self._perf[kind_of(worker)] = worker.perf
+        if worker.state is State.DESTROYED:
+            return
+        if worker.state is State.WANTED:
+            # Its creation may have been asked for and never answered: look by label before anything else.
+            worker = replace(worker, state=State.CREATING, since=now, progressed_at=now)
+        self.workers[worker.id] = worker
+        self._reported_at[worker.id] = now
+
+    def _put(self, worker: Worker) -> None:
+        if self.workers.get(worker.id) != worker:
+            self.workers[worker.id] = worker
+            self._unsaved[worker.id] = None
+
+    def _see(self, worker_id: WorkerId, sighting: Sighting, now: float) -> None:
+        worker = self.workers[worker_id]
+        state = after_sighting(worker.state, sighting)
+        if state is None:
+            self.stats.late_sightings += 1
+        elif state is not worker.state:
+            if state in (State.ERROR, State.UNAVAIL) and worker.state in COMING:
+                self._blame(worker, now)
+            self._enter(worker_id, state, now)
+
+    def _enter(self, worker_id: WorkerId, state: State, now: float) -> None:
+        self._accrue(now)
+        before = self.workers[worker_id]
+        worker = replace(before, state=state, since=now, progressed_at=now)
+        if state is State.IDLE:
+            worker = self._arrived(before, worker, now)
+        self._put(worker)
+        if state in (State.STOPPED, State.DESTROYED):
+            self._working.pop(worker_id, None)
+            for request in list(self.ledger.at.get(worker_id, {}).values()):
+                self._remove(request)
+        if state is State.DESTROYED:
+            self.spent_gone_usd += worker.spent_usd
+            self._unsaved[worker_id] = self.workers.pop(worker_id)
+            for memory in (self._reported_at, self._reqnum, self._settled_at, self._progress):
+                memory.pop(worker_id, None)
+            self._in_flight.discard(worker_id)
+        self._seat()
+
+    def _arrived(self, before: Worker, worker: Worker, now: float) -> Worker:
+        self._group_failures.pop(worker.group_id, None)
+        self._machine_failures.pop(worker.machine, None)
+        if before.state is State.STARTING:
+            self._start_s.append(now - before.since)
+        elif before.loaded_at == 0:
+            self._create_s.append(now - before.created_at)
+        else:
+            return worker  # it was away for a moment and is back: that teaches nothing about starts
+        load_s = now - (before.since if before.state is State.STARTING else before.created_at)
+        return replace(worker, loaded_at=worker.loaded_at or now, load_s=load_s, message="")
+
+    def _blame(self, worker: Worker, now: float) -> None:
+        group = self._group_failures.get(worker.group_id, Failures())
+        self._group_failures[worker.group_id] = Failures(group.count + 1, now)
+        machine = self._machine_failures.get(worker.machine, Failures())
+        self._machine_failures[worker.machine] = Failures(machine.count + 1, now)
+
+    def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
+        mark = f"{source} {text}"
+        if self._progress.get(worker_id) != mark and worker_id in self.workers:
+            self._progress[worker_id] = mark
+            self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
+
+    def _reconcile(self, worker_id: WorkerId, report: Report, now: float) -> None:
+        """Compares the ledger with what the worker says it works on, for ends that got lost."""
+        assert report.working is not None
+        for request in list(self.ledger.at.get(worker_id, {}).values()):
+            if request.idx in report.working:
+                request.seen, request.expires_at = True, now + SEEN_KEPT_S
+            elif request.seen:
+                self._remove(request)
+        unknown = [i for i in report.working if self.ledger.find(i) is None and self.ledger.ended_at(i) is None]
+        if unknown and now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
+            for idx in unknown:
+                cost = report.cur_load / len(report.working)
+                request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S)
+                self._move(request, worker_id, now)
+                request.seen = True
+
+    def _accrue(self, now: float) -> None:
+        span_s = now - self._accrued_at
+        if span_s > 0:
+            self._accrued_at = now
+            self.workers = {i: w.with_spend(span_s) for i, w in self.workers.items()}
+
+    def _seat(self) -> None:
+        """Says anew who takes requests: ready, wanted hot, with an address and a known performance."""
+        perf = {
+            w.id: w.perf
+            for w in self.workers.values()
+            if w.state is State.IDLE and w.goal is Goal.HOT and w.url and w.perf > 0
+        }
+        self._bench.seat(perf, self.ledger.work)
+
+
+def _place(url: str) -> str:
+    """`host:port` of an address, empty if it is not one."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https") or not rest or any(c in rest for c in "/?#@\\ "):
+        return ""
+    return rest if ":" in rest else f"{rest}:{443 if scheme == 'https' else 80}"

@@ -1,0 +1,95 @@
+"""Which requests are open, where, and how much work they are."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from posthouse.domain.worker import WorkerId
+
+ENDED_KEPT = 10_000
+"""How many ended requests are remembered, so that one asked again goes elsewhere than where it failed."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One logical request, however often it is asked for."""
+
+    idx: int
+    cost: float
+    first_at: float
+    expires_at: float
+    """When it is forgotten unless it is asked for again (waiting) or seen at its worker (assigned)."""
+    worker_id: WorkerId | None = None
+    assigned_at: float = 0.0
+    seen: bool = False
+    """Its worker reported that it works on it."""
+    avoid: dict[WorkerId, float] = field(default_factory=dict)
+    """Workers it failed at, each with the time until which it is kept away from them."""
+
+
+class Ledger:
+    """Open requests. Invariant: `work[w]` is the sum of costs in `at[w]`; `waiting_work` that of `waiting`."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Request] = {}
+        self.at: dict[WorkerId, dict[int, Request]] = {}
+        self.work: dict[WorkerId, float] = {}
+        self.waiting_work = 0.0
+        self._where: dict[int, Request] = {}
+        self._ended: OrderedDict[int, WorkerId] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def find(self, idx: int) -> Request | None:
+        return self._where.get(idx)
+
+    def ended_at(self, idx: int) -> WorkerId | None:
+        """The worker at which a request that has ended was last, while that is remembered."""
+        return self._ended.get(idx)
+
+    def wait(self, request: Request) -> None:
+        """Puts the request among the waiting, away from any worker."""
+        self.remove(request)
+        self._where[request.idx] = self.waiting[request.idx] = request
+        self.waiting_work += request.cost
+
+    def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
+        """Puts the request at a worker, away from wherever it was."""
+        self.remove(request)
+        request.worker_id, request.assigned_at, request.seen = worker_id, now, False
+        self._where[request.idx] = request
+        self.at.setdefault(worker_id, {})[request.idx] = request
+        self.work[worker_id] = self.work.get(worker_id, 0.0) + request.cost
+
+    def remove(self, request: Request) -> None:
+        """Takes the request out, wherever it is; nothing if it is nowhere."""
+        if self._where.pop(request.idx, None) is None:
+            return
+        if request.worker_id is None:
+            del self.waiting[request.idx]
+            # Exactly zero at rest: rounding must not leave phantom work behind.
+            self.waiting_work = max(0.0, self.waiting_work - request.cost) if self.waiting else 0.0
+            return
+        worker_id, request.worker_id = request.worker_id, None
+        there = self.at[worker_id]
+        del there[request.idx]
+        if there:
+            self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
+        else:
+            del self.at[worker_id], self.work[worker_id]
+        self._ended[request.idx] = worker_id
+        self._ended.move_to_end(request.idx)
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+
+    def outstanding(self) -> float:
+        """Work given to workers and not finished."""
+        return sum(self.work.values())
+
+    def oldest_waiting_at(self) -> float | None:
+        """When the request that has waited longest was first asked for. Insertion is by age but for re-opened ones."""
+        return min((r.first_at for r in self.waiting.values()), default=None)
+
+    def expired(self, now: float) -> list[Request]:
+        """Requests whose time has run out."""
+        return [r for r in self._where.values() if r.expires_at <= now]

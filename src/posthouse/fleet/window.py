@@ -1,0 +1,30 @@
+"""How fast work is offered, over the last seconds."""
+
+
+class RateWindow:
+    """Sums per second in a ring of `span_s` seconds.
+
+    Bucket `t % span_s` holds second `t` and no other: every second that passed since the last touch was cleared, so a
+    sum over the ring is a sum over the last `span_s` seconds. Time is O(seconds passed), at most `span_s`, per touch.
+    """
+
+    def __init__(self, span_s: int, now: float) -> None:
+        self._sums = [0.0] * span_s
+        self._second = int(now)
+
+    def add(self, amount: float, now: float) -> None:
+        self._advance(now)
+        self._sums[self._second % len(self._sums)] += amount
+
+    def rate(self, over_s: int, now: float) -> float:
+        """Mean per second over the last `over_s` seconds, the present one included as far as it has come."""
+        self._advance(now)
+        ring = len(self._sums)
+        total = sum(self._sums[(self._second - back) % ring] for back in range(over_s))
+        return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
+
+    def _advance(self, now: float) -> None:
+        ring = len(self._sums)
+        for second in range(max(self._second + 1, int(now) - ring + 1), int(now) + 1):
+            self._sums[second % ring] = 0.0
+        self._second = max(self._second, int(now))

@@ -1,0 +1,104 @@
+"""How much capacity is needed, and how much there is. Units: work per second, unless a name says otherwise."""
+
+import math
+from collections.abc import Iterable
+from statistics import median
+
+from posthouse.domain.endpoint import Scaling
+from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.load import Demand, Learned
+from posthouse.domain.plan import Reason
+from posthouse.domain.worker import Worker
+from posthouse.domain.workergroup import WorkergroupId
+
+USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
+"""States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""
+
+
+def kind(group_id: WorkergroupId, gpu_name: str, num_gpus: int) -> str:
+    """What performance is learned by: workers of one group on equal machines do about the same work."""
+    return f"{group_id}/{num_gpus}x{gpu_name}"
+
+
+def kind_of(worker: Worker) -> str:
+    return kind(worker.group_id, worker.gpu_name, worker.num_gpus)
+
+
+def expected_perf(worker_kind: str, learned: Learned) -> float:
+    """What a worker of this kind can do: as measured, else the median of all kinds measured, else infinite.
+
+    Infinite stands for "nobody knows yet": one unmeasured worker is enough, until it has shown what it can do.
+    """
+    if perf := learned.perf.get(worker_kind):
+        return perf
+    return median(learned.perf.values()) if learned.perf else math.inf
+
+
+def perf_of(worker: Worker, learned: Learned) -> float:
+    """What the worker can do: its own measurement, else what is expected of its kind."""
+    return worker.perf if worker.perf > 0 else expected_perf(kind_of(worker), learned)
+
+
+def supply(workers: Iterable[Worker], learned: Learned) -> float:
+    """What the workers can do together."""
+    return sum(perf_of(w, learned) for w in workers)
+
+
+def hot(workers: Iterable[Worker]) -> list[Worker]:
+    """Workers that serve or will: what is on its way counts, so that waiting for it never looks like a lack."""
+    return [w for w in workers if w.goal is Goal.HOT and w.state in USABLE]
+
+
+def ready(workers: Iterable[Worker]) -> list[Worker]:
+    """Workers that take requests now."""
+    return [w for w in workers if w.goal is Goal.HOT and w.state is State.IDLE]
+
+
+def kept(workers: Iterable[Worker]) -> list[Worker]:
+    """Workers hot or cold that we mean to keep."""
+    return [w for w in workers if w.goal is not Goal.GONE and w.state in USABLE]
+
+
+def expected_wait_s(demand: Demand, ready_supply: float) -> float:
+    """What a request waits now: as long as the oldest without a worker, or for the work ahead of it at the workers."""
+    at_workers_s = demand.outstanding / ready_supply if ready_supply > 0 else 0.0
+    return max(demand.oldest_wait_s, at_workers_s)
+
+
+def hot_need(
+    scaling: Scaling, demand: Demand, load: float, ready_supply: float, help_s: float
+) -> tuple[float, tuple[Reason, ...]]:
+    """Hot capacity wanted, and each rule that had a say; the largest wins.
+
+    `help_s`: seconds until more capacity could be ready.
+    """
+    rules = [
+        Reason("load", load, "higher mean of the last 60 s and the last 10 s"),
+        Reason(
+            "need for load",
+            max(load, scaling.min_load) / scaling.target_util,
+            f"max(load, min_load {scaling.min_load:g}) / target_util {scaling.target_util:g}",
+        ),
+    ]
+    patience_s = scaling.target_queue_time
+    open_work = demand.waiting + demand.outstanding
+    if demand.waiting > 0:
+        # Worked off by the time help has been there for `patience_s`: what is open, and what comes until help is there.
+        rules.append(
+            Reason(
+                "need for backlog",
+                (open_work + load * help_s) / (help_s + patience_s),
+                f"(open work {open_work:.0f} + load x {help_s:.0f} s) / ({help_s:.0f} s + target_queue_time)",
+            )
+        )
+    wait_s = expected_wait_s(demand, ready_supply)
+    if wait_s > patience_s:
+        # At most a doubling of what is ready. What is on its way counts as supply, so this does not cascade.
+        rules.append(
+            Reason(
+                "need against wait",
+                ready_supply + min(max(ready_supply, load), open_work / patience_s),
+                f"expected wait {wait_s:.1f} s is above target_queue_time {patience_s:g} s",
+            )
+        )
+    return max(float(rule.value) for rule in rules[1:]), tuple(rules)

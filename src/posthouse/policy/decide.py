@@ -1,0 +1,109 @@
+"""What an endpoint should look like now, and why. Pure: the same snapshot and memory give the same decision."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from posthouse.domain.endpoint import EndpointState
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.policy import bounds, recruit, retire
+from posthouse.policy.capacity import expected_wait_s, hot, hot_need, kept, ready, supply
+from posthouse.policy.forecast import predicted_load, sliding_max
+
+HOT_HOLD_S = 30.0
+"""A need is held at least this long, and at least as long as a start takes, so that no lull drops what comes back."""
+TOTAL_HOLD_S = 600.0
+"""The need for hot and cold workers together is held this long: making a worker anew is slow and dear."""
+
+
+def decide(s: Snapshot, memory: Memory) -> Decision:
+    """Goals and rentals for one endpoint at `s.now`."""
+    goals = retire.failed(s.workers)
+    if s.endpoint.state is not EndpointState.ACTIVE:
+        return _stand_by(s, memory, goals)
+    scaling, demand = s.endpoint.scaling, s.demand
+    team = _with(s.workers, goals)
+
+    # What is needed.
+    ready_supply = supply(ready(team), s.learned)
+    stopped = any(w.state is State.STOPPED for w in kept(team))
+    help_s = s.learned.start_s if stopped else s.learned.create_s
+    need, because = hot_need(scaling, demand, predicted_load(demand), ready_supply, help_s)
+    least = bounds.least_hot(scaling, demand, s.now)
+    if bounds.silent_long_enough(scaling, demand, s.now) and least == 0:
+        need, memory = 0.0, Memory()
+        because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
+    hot_needs = sliding_max(memory.hot_needs, s.now, need, max(HOT_HOLD_S, s.learned.start_s))
+    held = hot_needs[0][1]
+    total = max(scaling.cold_mult * need, scaling.min_cold_load, held)
+    total_needs = sliding_max(memory.total_needs, s.now, total, TOTAL_HOLD_S)
+    held_total = total_needs[0][1]
+
+    # Who serves: wake who is there, then rent.
+    urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
+    woken, not_woken = recruit.wake(s, team, held, least, urgent)
+    team = _with(team, woken)
+    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, held, least)
+    cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, held_total, scaling.cold_workers, hot_rentals)
+
+    # Who rests, and who goes.
+    released = retire.release(s, team, held, least, memory.released_at)
+    team = _with(team, released)
+    discarded = retire.discard(s, team, held_total, scaling.cold_workers)
+
+    goals |= woken | released | discarded
+    hot_supply = supply(hot(_with(team, discarded)), s.learned)
+    because += (
+        Reason("hot need", held, f"highest need of the last {max(HOT_HOLD_S, s.learned.start_s):.0f} s"),
+        Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
+        Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
+        Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
+        Reason("total need", held_total, f"max(cold_mult {scaling.cold_mult:g} x need, min_cold_load), held 600 s"),
+        *not_woken,
+        *not_hot,
+        *not_cold,
+    )
+    return Decision(
+        at=s.now,
+        hot_need=held,
+        hot_supply=hot_supply,
+        ready_supply=ready_supply,
+        goals=_changes(s.workers, goals),
+        rentals=hot_rentals + cold_rentals,
+        memory=Memory(hot_needs, total_needs, s.now if released else memory.released_at),
+        because=because,
+    )
+
+
+def _stand_by(s: Snapshot, memory: Memory, goals: dict[WorkerId, Goal]) -> Decision:
+    """Suspended: every goal stays. Stopped: every worker becomes cold, and nothing is rented."""
+    if s.endpoint.state is EndpointState.STOPPED:
+        for worker in s.workers:
+            if worker.goal is Goal.HOT and worker.id not in goals:
+                goals[worker.id] = Goal.GONE if worker.state is State.WANTED else Goal.COLD
+    team = _with(s.workers, goals)
+    no_rentals: tuple[Rental, ...] = ()
+    return Decision(
+        at=s.now,
+        hot_need=0.0,
+        hot_supply=supply(hot(team), s.learned),
+        ready_supply=supply(ready(team), s.learned),
+        goals=_changes(s.workers, goals),
+        rentals=no_rentals,
+        memory=memory,
+        because=(Reason("endpoint state", str(s.endpoint.state), "only an active endpoint is scaled"),),
+    )
+
+
+def _with(workers: Iterable[Worker], goals: Mapping[WorkerId, Goal]) -> tuple[Worker, ...]:
+    return tuple(replace(w, goal=goals[w.id]) if w.id in goals else w for w in workers)
+
+
+def _changes(workers: Iterable[Worker], goals: Mapping[WorkerId, Goal]) -> dict[WorkerId, Goal]:
+    return {w.id: goals[w.id] for w in workers if w.id in goals and goals[w.id] is not w.goal}
+
+
+def _shown(value: float) -> float | str:
+    return value if math.isfinite(value) else "not measured yet"

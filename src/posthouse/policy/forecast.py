@@ -1,0 +1,26 @@
+"""How much work will be asked for, and how much may not be dropped yet."""
+
+from posthouse.domain.load import Demand
+
+
+def predicted_load(demand: Demand) -> float:
+    """Work per second to prepare for: the mean of the last minute, or of the last 10 s where that is higher.
+
+    Persistence. On public traces of language-model traffic the last value predicts the next ten minutes better than
+    any season does; rising at once and falling slowly is what the short window adds.
+    """
+    return max(demand.rate, demand.recent_rate)
+
+
+def sliding_max(
+    history: tuple[tuple[float, float], ...], now: float, value: float, hold_s: float
+) -> tuple[tuple[float, float], ...]:
+    """The history with (`now`, `value`) added, for a maximum over the last `hold_s` seconds: its first entry.
+
+    Kept strictly decreasing in value: an entry below a newer one can never be the maximum again. Times within a
+    hundredth of the hold share one entry, so that the history never grows beyond about a hundred.
+    """
+    kept = [(at, v) for at, v in history if at > now - hold_s and v > value]
+    if kept and now - kept[-1][0] < hold_s / 100:
+        return tuple(kept)  # the one before is as good as new, and higher
+    return (*kept, (now, value))

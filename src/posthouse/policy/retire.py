@@ -1,0 +1,68 @@
+"""Whom to let go: the dearest per unit of work first, and never so that the rest could not do the work."""
+
+from collections.abc import Iterable
+
+from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.plan import Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.policy.bounds import running_usd_h
+from posthouse.policy.capacity import hot, kept, perf_of, ready, supply
+
+RELEASE_EVERY_S = 15.0
+"""Between two releases of hot workers."""
+RELEASE_SHARE = 0.2
+"""Largest share of the hot workers in one release, at least one."""
+
+
+def failed(workers: Iterable[Worker]) -> dict[WorkerId, Goal]:
+    """Workers in ERROR go: they are replaced, not repaired."""
+    return {w.id: Goal.GONE for w in workers if w.state is State.ERROR and w.goal is not Goal.GONE}
+
+
+def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, released_at: float) -> dict[WorkerId, Goal]:
+    """Hot workers that become cold, so that the rest can still do `need` and are at least `count`.
+
+    None while help is on its way, during the calm after a restart, or sooner than `RELEASE_EVERY_S` after the last.
+    With nothing needed all go at once: there is nobody left to disturb.
+    """
+    crew = hot(team)
+    everything = need <= 0 and count == 0
+    if s.now < s.calm_until:
+        return {}
+    if not everything and (s.now - released_at < RELEASE_EVERY_S or any(w.state in COMING for w in crew)):
+        return {}
+    most = len(crew) if everything else max(1, int(RELEASE_SHARE * len(crew)))
+    goals: dict[WorkerId, Goal] = {}
+    have, many = supply(crew, s.learned), len(crew)
+    for worker in sorted(crew if everything else ready(team), key=lambda w: _dearest_first(w, s)):
+        without = have - perf_of(worker, s.learned) if not everything else 0.0
+        if len(goals) < most and many > count and without >= need:
+            goals[worker.id] = Goal.COLD
+            have, many = without, many - 1
+    return goals
+
+
+def discard(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> dict[WorkerId, Goal]:
+    """Workers that are destroyed: stopped ones beyond `need` and `count`, and whatever is beyond `max_workers`."""
+    goals: dict[WorkerId, Goal] = {}
+    crew = kept(team)
+    have, many = supply(crew, s.learned), len(crew)
+    if s.now >= s.calm_until:
+        stopped = [w for w in crew if w.goal is Goal.COLD and w.state is State.STOPPED]
+        for worker in sorted(stopped, key=lambda w: _dearest_first(w, s)):
+            without = have - perf_of(worker, s.learned) if many > 1 else 0.0
+            if many > count and without >= need:
+                goals[worker.id] = Goal.GONE
+                have, many = without, many - 1
+    surplus = len(team) - s.endpoint.scaling.max_workers - len(goals) - sum(w.goal is Goal.GONE for w in team)
+    rest = sorted((w for w in team if w.goal is not Goal.GONE and w.id not in goals), key=_least_use_first)
+    goals.update({w.id: Goal.GONE for w in rest[: max(0, surplus)]})
+    return goals
+
+
+def _dearest_first(worker: Worker, s: Snapshot) -> tuple[float, bool, int]:
+    return -running_usd_h(worker.price) / perf_of(worker, s.learned), worker.id in s.busy, -worker.id
+
+
+def _least_use_first(worker: Worker) -> tuple[bool, bool, int]:
+    return worker.state is State.IDLE, worker.goal is Goal.HOT, -worker.id
