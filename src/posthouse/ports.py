@@ -91,6 +91,8 @@ class FleetRecord:
     version: int
     workers: tuple[Worker, ...]
     """Every worker not DESTROYED, and the latest destroyed ones, from which performance is learned."""
+    spent_usd: float = 0.0
+    """Dollars spent by workers that are DESTROYED, all of them that ever were."""
 
 
 @dataclass(frozen=True, slots=True)

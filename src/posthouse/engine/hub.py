@@ -1,0 +1,111 @@
+"""What the running server knows, in memory: endpoints with their fleets, workergroups, templates, offers."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
+from posthouse.domain.errors import NotFound
+from posthouse.domain.offer import GroupOffer
+from posthouse.domain.plan import Decision, Memory
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.fleet.fleet import Fleet
+from posthouse.ports import Clock, Provider, Store
+
+
+@dataclass(slots=True)
+class Stall:
+    """One endpoint in the running server: its fleet, and what the control loop keeps about it between ticks."""
+
+    fleet: Fleet
+    version: int = 0
+    """Of the fleet in the store, for compare-and-set."""
+    memory: Memory = field(default_factory=Memory)
+    decision: Decision | None = None
+    """The latest."""
+    journalled_at: float = 0.0
+    saved_at: float = 0.0
+    leaving: bool = False
+    """Its endpoint was deleted; it stays until its last worker is gone."""
+
+
+@dataclass(slots=True)
+class Hub:
+    """The one place where everything is found. Owned by one event loop; changed only in synchronous code."""
+
+    store: Store
+    clock: Clock
+    providers: Mapping[str, Provider]
+    default_provider: str
+    installation: str
+    """The name of this installation; part of every label."""
+    calm_s: float
+    """No scale-down for this long after a start."""
+    worker_ids: Iterator[WorkerId] = field(default_factory=lambda: (WorkerId(i) for i in itertools.count(1)))
+    stalls: dict[EndpointId, Stall] = field(default_factory=dict)
+    ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
+    workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
+    templates: dict[TemplateId, Template] = field(default_factory=dict)
+    offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    """Rung when a decision should not wait for the next tick."""
+
+    @property
+    def label_prefix(self) -> str:
+        """What every label of this installation begins with."""
+        return f"posthouse-{self.installation}-"
+
+    async def load(self) -> None:
+        """Reads everything from the store, once, at the start."""
+        last_id = await self.store.last_worker_id()
+        self.worker_ids = (WorkerId(i) for i in itertools.count(last_id + 1))
+        self.templates = {t.id: t for t in await self.store.templates()}
+        self.workergroups = {g.id: g for g in await self.store.workergroups()}
+        endpoints = {e.id: e for e in await self.store.endpoints()}
+        for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
+            record = await self.store.fleet(endpoint_id)
+            endpoint = endpoints.get(endpoint_id)
+            fleet = Fleet(
+                endpoint or _deleted(endpoint_id), self.clock.now(), record.workers, self.calm_s, record.spent_usd
+            )
+            self.stalls[endpoint_id] = Stall(fleet, record.version, leaving=endpoint is None)
+            if endpoint is not None:
+                self.ids_by_name[endpoint.name] = endpoint_id
+
+    def fleet_named(self, name: str) -> Fleet | None:
+        """The fleet of the endpoint with this name, None if there is no such endpoint."""
+        endpoint_id = self.ids_by_name.get(name)
+        return None if endpoint_id is None else self.stalls[endpoint_id].fleet
+
+    def stall(self, endpoint_id: int) -> Stall:
+        """Raises: NotFound for an endpoint that does not exist or is being deleted."""
+        stall = self.stalls.get(EndpointId(endpoint_id))
+        if stall is None or stall.leaving:
+            raise NotFound(f"endpoint {endpoint_id} does not exist")
+        return stall
+
+    def fleet_of(self, worker_id: int) -> Fleet | None:
+        """The fleet that has the worker, None if no fleet has."""
+        for stall in self.stalls.values():
+            if worker_id in stall.fleet.workers:
+                return stall.fleet
+        return None
+
+    def groups_of(self, endpoint_id: EndpointId) -> list[Workergroup]:
+        return [g for g in self.workergroups.values() if g.endpoint_id == endpoint_id]
+
+    def offers_for(self, endpoint_id: EndpointId) -> tuple[GroupOffer, ...]:
+        """What the endpoint's workergroups could rent, as last seen."""
+        return tuple(o for g in self.groups_of(endpoint_id) for o in self.offers.get(g.id, ()))
+
+    def provider_of(self, worker: Worker) -> Provider | None:
+        """The provider that has the worker; None if it is no longer configured."""
+        return self.providers.get(worker.provider)
+
+
+def _deleted(endpoint_id: EndpointId) -> Endpoint:
+    """Stands for an endpoint that was deleted while workers of it were left: nothing is wanted of it any more."""
+    return Endpoint(endpoint_id, name="", state=EndpointState.STOPPED)
