@@ -1,0 +1,69 @@
+"""The exact bytes that a worker verifies, one scheme for each generation of workers.
+
+The peers sign the text of Python's `json.dumps(..., indent=4)`, so a blank or the `.0` of a float is part of
+what is signed. The worker builds the text anew from what the client sent it.
+"""
+
+import json
+import math
+import re
+from enum import StrEnum
+from typing import Final
+
+
+class Scheme(StrEnum):
+    """Which fields are signed, and in which order. A worker accepts exactly one."""
+
+    A4 = "A4"  # workers until 2025-10-07, which report no version
+    A5 = "A5"  # workers of 2025-10-08 to 10-28, which report no version but `working_request_idxs`
+    A5S = "A5S"  # workers of version 0.1 to 1.0: the fields of A5, sorted
+    U = "U"  # workers from version 1.1 on: the address alone
+
+
+_FIELDS: Final = {
+    Scheme.A4: ("cost", "endpoint", "reqnum", "url"),
+    Scheme.A5: ("cost", "endpoint", "reqnum", "url", "request_idx"),
+    Scheme.A5S: ("cost", "endpoint", "reqnum", "request_idx", "url"),
+    Scheme.U: ("url",),
+}
+
+_EXACT_INTEGERS: Final = 2**53  # below it, every integer is a float and every JSON reader keeps it
+
+_VERSION: Final = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
+_VERSION_CHARACTERS: Final = 64  # as much as is read of one; the text comes from a worker
+
+
+def signed_text(scheme: Scheme, *, cost: int | float, endpoint: str, reqnum: int, request_idx: int, url: str) -> bytes:
+    """Return the bytes that `scheme` signs.
+
+    `cost` is signed as the token it is (256 and 256.0 differ): pass what `wire_cost` returned, and put the
+    same value into the reply.
+
+    Raises: ValueError when `cost` is not finite.
+    """
+    values = {"cost": cost, "endpoint": endpoint, "reqnum": reqnum, "request_idx": request_idx, "url": url}
+    chosen = {name: values[name] for name in _FIELDS[scheme]}
+    return json.dumps(chosen, indent=4, allow_nan=False).encode()
+
+
+def wire_cost(cost: float) -> int | float:
+    """Return `cost` as the number to sign and to send: an integer wherever that is exact.
+
+    JavaScript re-sends 256.0 as 256, which a worker would refuse had 256.0 been signed; 256 survives everywhere.
+
+    Raises: ValueError when `cost` is not finite.
+    """
+    if not math.isfinite(cost):
+        raise ValueError(f"cost: must be a finite number, not {cost}")
+    return int(cost) if abs(cost) < _EXACT_INTEGERS and cost == int(cost) else cost
+
+
+def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
+    """Return the scheme that a worker verifies, told by its last status report.
+
+    Version 0.1.0 was reported by workers of both A5 and A5S; the second were far longer in use.
+    """
+    match = _VERSION.match(version[:_VERSION_CHARACTERS]) if version else None
+    if match is None:
+        return Scheme.A5 if has_working_request_idxs else Scheme.A4
+    return Scheme.U if (int(match[1]), int(match[2] or 0)) >= (1, 1) else Scheme.A5S
