@@ -1,0 +1,245 @@
+"""The settings: one tree, read once at start. Flags beat the environment, that beats the file, that the default."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from posthouse.domain.errors import BadRequest, Refused
+
+ENV_PREFIX = "POSTHOUSE_"
+FILE_NAME = "posthouse.toml"
+"""Read from the working directory where no other file is named."""
+
+VALUE_SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
+
+
+class Section(BaseModel):
+    """What the parts of the tree have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Server(Section):
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    route_hold_s: float = Field(
+        2.0,
+        ge=0,
+        lt=4,
+        description="How long a request for a worker is held open when none is free, in seconds. "
+        "The least patient client known gives up after 4.",
+    )
+    max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+
+class Engine(Section):
+    tick_s: float = Field(1.0, ge=0.05, le=60, description="Time between two scaling decisions, in seconds.")
+    observe_s: float = Field(2.0, ge=0.05, le=600, description="Least time between two provider listings, in seconds.")
+    silent_s: float = Field(
+        60.0,
+        gt=46,
+        le=86_400,
+        description="Silence after which a worker counts as unavailable, in seconds. Workers report every 10 s, "
+        "and may spend 36 s on three attempts.",
+    )
+    max_actions: int = Field(8, ge=1, le=1000, description="Most provider calls at one time.")
+    action_timeout_s: float = Field(120.0, ge=1, le=3600, description="Longest provider call, in seconds.")
+    calm_s: float = Field(
+        60.0, ge=0, le=3600, description="Time after a restart during which nothing is scaled down, in seconds."
+    )
+
+
+class Limits(Section):
+    endpoints: int = Field(1000, ge=1, le=100_000, description="Most endpoints.")
+    workergroups: int = Field(1000, ge=1, le=100_000, description="Most workergroups.")
+    templates: int = Field(1000, ge=1, le=100_000, description="Most templates.")
+    keys: int = Field(1000, ge=1, le=100_000, description="Most account keys, revoked ones included.")
+    workers_per_endpoint: int = Field(
+        1000, ge=1, le=10_000, description="Most workers of one endpoint, whatever its max_workers says."
+    )
+    waiting_per_endpoint: int = Field(
+        10_000, ge=1, le=1_000_000, description="Most requests of one endpoint that wait for a worker."
+    )
+
+
+class Process(Section):
+    """Workers as processes on this machine."""
+
+    enabled: bool = Field(True, description="Whether this machine may run workers.")
+    slots: int = Field(0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or per CPU core.")
+    memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
+    grace_s: float = Field(
+        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
+    )
+    ready_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a ready worker, in US dollars per hour.")
+    loading_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a loading worker, in US dollars per hour.")
+    stopped_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a stopped worker, in US dollars per hour.")
+
+
+class Providers(Section):
+    process: Process = Process()
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s,?#]+", text):
+        raise ValueError("should be one URL that begins with http:// or https://, without a query")
+    return text.rstrip("/")
+
+
+def _own_url(values: dict[str, Any]) -> str:
+    """Where workers on this machine reach the server."""
+    server: Server = values["server"]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (read, not listened on)
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+class Settings(Section):
+    server: Server = Server()
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        Path("posthouse-data"), description="Directory of the database, the secrets and the workers' files."
+    )
+    engine: Engine = Engine()
+    public_url: Annotated[str, AfterValidator(_url)] = Field(
+        default_factory=_own_url,
+        description="URL at which workers reach the server; default: http://, the server's host and its port.",
+    )
+    limits: Limits = Limits()
+    providers: Providers = Providers()
+    default_provider: str = Field("process", min_length=1, description="Provider of the workergroups that name none.")
+
+
+def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting with its dotted name, in the order of the tree."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+LEAVES = dict(leaves())
+
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length >="}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words: `a whole number >= 0 and <= 65535`."""
+    kind = _KINDS.get(field.annotation) or " or ".join(get_args(field.annotation))
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in _SIGNS.items()
+        if hasattr(rule, name)
+    ]
+    return " ".join([kind, " and ".join(bounds)]).strip()
+
+
+def env_name(leaf: str) -> str:
+    """The environment variable of a setting: POSTHOUSE_SERVER__PORT for server.port."""
+    return ENV_PREFIX + leaf.replace(".", "__").upper()
+
+
+def load_settings(
+    flags: Mapping[str, Any], config_file: Path | None, environ: Mapping[str, str]
+) -> tuple[Settings, dict[str, str]]:
+    """The settings, and for each by its dotted name where its value comes from.
+
+    `flags` has dotted names; None means not given. Raises: BadRequest that lists everything wrong at once.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(LEAVES, "default")
+
+    def take(leaf: str, value: Any, origin: str) -> None:
+        if leaf in LEAVES:
+            values[leaf], origins[leaf] = value, origin
+        elif any(known.startswith(f"{leaf}.") for known in LEAVES):
+            problems.append(f"{leaf} ({origin}) is a table and not a value")
+        else:
+            problems.append(f"{leaf} ({origin}) is unknown; the nearest known is {_nearest(leaf)}")
+
+    if config_file is None and Path(FILE_NAME).is_file():
+        config_file = Path(FILE_NAME)
+    if config_file is not None:
+        for leaf, value in _flat(_read(config_file)):
+            take(leaf, value, f"file {config_file}")
+    for name, text in environ.items():
+        leaf = name.removeprefix(ENV_PREFIX).replace("__", ".").lower()
+        # Other programs may have variables with our prefix; one with the sign of nesting can only be meant for us.
+        if name == env_name(leaf) and (leaf in LEAVES or "." in leaf):
+            take(leaf, text, f"environment {name}")
+    for leaf, value in flags.items():
+        if value is not None:
+            take(leaf, value, f"flag --{leaf.rpartition('.')[2].replace('_', '-')}")
+
+    try:
+        settings = Settings.model_validate(_nested(values))
+    except ValidationError as error:
+        for wrong in error.errors():
+            leaf = ".".join(map(str, wrong["loc"]))
+            if wrong["type"] != "default_factory_not_called":  # it follows from another error, which is listed
+                message = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+                value = repr(wrong["input"])[:VALUE_SHOWN]
+                problems.append(f"{leaf} = {value} ({origins[leaf]}) {message}; allowed: {allowed(LEAVES[leaf])}")
+    if problems:
+        raise BadRequest("wrong settings:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return settings, origins
+
+
+def _nearest(unknown: str) -> str:
+    """The setting whose name is most like this one, in whole and in its last part."""
+
+    def likeness(leaf: str) -> float:
+        pairs = (unknown, leaf), (unknown.rpartition(".")[2], leaf.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return max(LEAVES, key=likeness)
+
+
+def make_data_dir(settings: Settings) -> Path:
+    """The data directory, made for its owner alone if it was not there. Raises: Refused."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"data_dir {settings.data_dir} cannot be made: {error.strerror}") from error
+    return settings.data_dir
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadRequest(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise BadRequest(f"the configuration file {path} is not TOML: {error}") from error
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables, with dotted names."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables that `_flat` would give as `values`."""
+    tree: dict[str, Any] = {}
+    for leaf, value in values.items():
+        *sections, name = leaf.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = value
+    return tree

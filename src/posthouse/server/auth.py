@@ -1,0 +1,192 @@
+"""Who may do what: account keys, endpoint keys and worker tokens. No check does any input or output.
+
+Account keys are random and stored as HMAC-SHA-256 with the installation's secret; a fast hash is enough for 256 random
+bits. Endpoint keys and worker tokens are derived from that secret, so they can be shown again and are never stored.
+"""
+
+import base64
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+
+from posthouse.domain.errors import BadRequest, Refused
+from posthouse.ports import KeyRecord
+
+SECRET_BYTES = 32
+"""As long as the output of SHA-256: more adds nothing to an HMAC."""
+
+KEY_LIMIT = 128
+"""Longest text that is looked at as a key, in characters; ours have at most 90."""
+
+_ACCOUNT_KEY = re.compile(r"ph_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
+_ENDPOINT_KEY = re.compile(r"phe_([0-9]{1,19})_([0-9]{1,19})_[A-Za-z0-9_-]{43}")
+
+
+class Scope(IntEnum):
+    """What a key may do. Each scope includes the ones below it."""
+
+    ROUTE = 1  # ask for a worker
+    READ = 2  # see everything but keys
+    OPERATE = 3  # create, change and delete endpoints, workergroups, templates, workers
+    ADMIN = 4  # keys
+
+    @classmethod
+    def named(cls, name: str) -> "Scope":
+        """The scope called `name`. Raises: BadRequest."""
+        try:
+            return cls[name.upper()]
+        except KeyError:
+            allowed = ", ".join(scope.name.lower() for scope in cls)
+            raise BadRequest(f"scope {name!r} is unknown; allowed: {allowed}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sent a request."""
+
+    scope: Scope
+    endpoint_id: int | None
+    """The one endpoint that its key is for; None for an account key, which is for all."""
+    key_id: str
+    """Safe to log."""
+
+
+class Keyring:
+    """Every key of the installation, in memory."""
+
+    def __init__(self, secret: bytes, records: Iterable[KeyRecord], endpoint_versions: Mapping[int, int]) -> None:
+        """`endpoint_versions`: the present key version by endpoint id; it is read at every check, not copied."""
+        self._secret = secret
+        self._endpoint_versions = endpoint_versions
+        self._records: dict[str, KeyRecord] = {}
+        self._principals: dict[str, Principal] = {}
+        self._used_at: dict[str, float] = {}
+        """Last uses that no record has yet."""
+        for record in records:
+            self.put(record)
+
+    def records(self) -> list[KeyRecord]:
+        """Every account key, with its last use."""
+        return [self._latest(key_id) for key_id in self._records]
+
+    def mint(self, name: str, scope: Scope, now: float) -> tuple[KeyRecord, str]:
+        """A new account key's record, and the key itself. It is good once the record has been stored and `put`."""
+        key_id = secrets.token_hex(4)
+        while key_id in self._records:
+            key_id = secrets.token_hex(4)
+        key = f"ph_{key_id}_{secrets.token_urlsafe(32)}"
+        return KeyRecord(key_id, name, scope.name.lower(), self._mac(key).hex(), now), key
+
+    def put(self, record: KeyRecord) -> None:
+        """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
+        self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id)
+        self._records[record.id] = record
+
+    def check(self, key: str, now: float) -> Principal | None:
+        """Whose key this is, or None. Secrets are compared in constant time; ids and versions are none."""
+        if len(key) > KEY_LIMIT:
+            return None
+        if match := _ACCOUNT_KEY.fullmatch(key):
+            record = self._records.get(match[1])
+            if record is None or not hmac.compare_digest(self._mac(key).hex(), record.digest) or record.revoked_at:
+                return None
+            self._used_at[record.id] = now
+            return self._principals[record.id]
+        if match := _ENDPOINT_KEY.fullmatch(key):
+            endpoint_id, version = int(match[1]), int(match[2])
+            if not hmac.compare_digest(self.endpoint_key(endpoint_id, version), key):
+                return None
+            if self._endpoint_versions.get(endpoint_id) != version:
+                return None
+            return Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}")
+        return None
+
+    def dirty(self) -> list[KeyRecord]:
+        """The records used since the last call, for somebody to store at leisure."""
+        used = [self._latest(key_id) for key_id in self._used_at]
+        self._records.update((record.id, record) for record in used)
+        self._used_at.clear()
+        return used
+
+    def _latest(self, key_id: str) -> KeyRecord:
+        record = self._records[key_id]
+        return replace(record, last_used_at=self._used_at.get(key_id, record.last_used_at))
+
+    def endpoint_key(self, endpoint_id: int, key_version: int) -> str:
+        """The key that can only route, and only to this endpoint."""
+        return f"phe_{endpoint_id}_{key_version}_{self._token(f'endpoint|{endpoint_id}|{key_version}')}"
+
+    def worker_token(self, worker_id: int) -> str:
+        """What a worker shows with its reports (`mtoken` on the wire)."""
+        return self._token(f"worker|{worker_id}")
+
+    def check_worker(self, worker_id: int, token: str) -> bool:
+        """True if the token is that worker's."""
+        return len(token) <= KEY_LIMIT and token.isascii() and hmac.compare_digest(self.worker_token(worker_id), token)
+
+    def _mac(self, text: str) -> bytes:
+        return hmac.digest(self._secret, text.encode(), "sha256")
+
+    def _token(self, text: str) -> str:
+        return base64.urlsafe_b64encode(self._mac(text)).decode().rstrip("=")
+
+
+def keys_in(headers: Mapping[str, str], query: Mapping[str, str], body: object) -> str:
+    """The key that a request carries; empty if none.
+
+    Where several places carry one, the first of these counts: `Authorization: Bearer KEY`, `Authorization: KEY`,
+    `api_key` in the JSON body, `api_token` there, `api_key` in the query. `headers` has lower-case names.
+    """
+    words = headers.get("authorization", "").split()
+    if len(words) == 2 and words[0].lower() == "bearer":
+        return words[1]
+    if len(words) == 1 and words[0].lower() != "bearer":  # another scheme, of two words, is not for us
+        return words[0]
+    if isinstance(body, Mapping):
+        for name in ("api_key", "api_token"):
+            value = body.get(name)
+            if isinstance(value, str) and value:
+                return value
+    return query.get("api_key", "")
+
+
+def load_secret(path: Path) -> bytes:
+    """The installation's secret: 32 random bytes in a file that only its owner may read, made at the first call.
+
+    Raises: Refused if the file is there and is not such a secret, OSError if it cannot be read or made.
+    """
+    with suppress(FileNotFoundError):
+        return _read_secret(path)
+    # Written whole under another name first: nobody ever reads half a secret, and of two writers one wins for both.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return _read_secret(path)
+
+
+def _read_secret(path: Path) -> bytes:
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise Refused(
+            f"{path} has {len(secret)} bytes, and a secret has {SECRET_BYTES}: put it back from a backup, "
+            "or remove it, which makes every key invalid"
+        )
+    return secret

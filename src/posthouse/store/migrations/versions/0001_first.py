@@ -1,0 +1,112 @@
+"""The first tables."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001_first"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "installation",
+        sa.Column("name", sa.String, primary_key=True),
+    )
+    op.create_table(
+        "endpoints",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String, nullable=False, unique=True),
+        sa.Column("scaling", sa.JSON, nullable=False),
+        sa.Column("state", sa.String, nullable=False),
+        sa.Column("key_version", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "templates",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("hash_id", sa.String, nullable=False, unique=True),
+        sa.Column("name", sa.String, nullable=False),
+        sa.Column("image", sa.String, nullable=False),
+        sa.Column("tag", sa.String, nullable=False),
+        sa.Column("env", sa.Text, nullable=False),
+        sa.Column("onstart", sa.Text, nullable=False),
+        sa.Column("disk_gb", sa.Double, nullable=False),
+        sa.Column("extra_filters", sa.JSON, nullable=False),
+        sa.Column("desc", sa.Text, nullable=False),
+        sa.Column("readme", sa.Text, nullable=False),
+        sa.Column("private", sa.Boolean, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "workergroups",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column(
+            "endpoint_id", sa.Integer, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
+        sa.Column("template_id", sa.Integer, sa.ForeignKey("templates.id"), nullable=False, index=True),
+        sa.Column("search_params", sa.Text, nullable=False),
+        sa.Column("launch_args", sa.Text, nullable=False),
+        sa.Column("gpu_ram", sa.Double, nullable=False),
+        sa.Column("provider", sa.String, nullable=False),
+        sa.Column("signature_scheme", sa.String, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "keys",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("name", sa.String, nullable=False),
+        sa.Column("scope", sa.String, nullable=False),
+        sa.Column("digest", sa.String, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("last_used_at", sa.Double, nullable=False),
+        sa.Column("revoked_at", sa.Double, nullable=False),
+    )
+    op.create_table(
+        "fleets",
+        sa.Column("endpoint_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("last_worker_id", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("endpoint_id", sa.Integer, nullable=False),
+        sa.Column("group_id", sa.Integer, nullable=False),
+        sa.Column("label", sa.String, nullable=False),
+        sa.Column("provider", sa.String, nullable=False),
+        sa.Column("offer_id", sa.String, nullable=False),
+        sa.Column("machine", sa.String, nullable=False),
+        sa.Column("gpu_name", sa.String, nullable=False),
+        sa.Column("num_gpus", sa.Integer, nullable=False),
+        sa.Column("ready_usd_h", sa.Double, nullable=False),
+        sa.Column("loading_usd_h", sa.Double, nullable=False),
+        sa.Column("stopped_usd_h", sa.Double, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("state", sa.String, nullable=False),
+        sa.Column("goal", sa.String, nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
+        sa.Column("progressed_at", sa.Double, nullable=False),
+        sa.Column("instance_id", sa.String, nullable=False),
+        sa.Column("addresses", sa.JSON, nullable=False),
+        sa.Column("url", sa.String, nullable=False),
+        sa.Column("version", sa.String, nullable=False),
+        sa.Column("scheme", sa.String, nullable=False),
+        sa.Column("perf", sa.Double, nullable=False),
+        sa.Column("loaded_at", sa.Double, nullable=False),
+        sa.Column("load_s", sa.Double, nullable=False),
+        sa.Column("spent_usd", sa.Double, nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("endpoint_id", sa.Integer, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("body", sa.JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_workers_endpoint_id_state", "workers", ["endpoint_id", "state"])
+    op.create_index("ix_journal_endpoint_id_id", "journal", ["endpoint_id", "id"])

@@ -1,0 +1,143 @@
+"""The tables, as the newest migration leaves them. A test compares the two."""
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+# Names for constraints, so that a later migration can name what it changes on every database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", String, primary_key=True),
+)
+
+# `sqlite_autoincrement`: without it SQLite gives the highest id again after its row was deleted.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("scaling", JSON, nullable=False),
+    Column("state", String, nullable=False),
+    Column("key_version", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("hash_id", String, nullable=False, unique=True),
+    Column("name", String, nullable=False),
+    Column("image", String, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("env", Text, nullable=False),
+    Column("onstart", Text, nullable=False),
+    Column("disk_gb", Double, nullable=False),
+    Column("extra_filters", JSON, nullable=False),
+    Column("desc", Text, nullable=False),
+    Column("readme", Text, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+workergroups = Table(
+    "workergroups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("endpoint_id", Integer, ForeignKey(endpoints.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("template_id", Integer, ForeignKey(templates.c.id), nullable=False, index=True),
+    Column("search_params", Text, nullable=False),
+    Column("launch_args", Text, nullable=False),
+    Column("gpu_ram", Double, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("signature_scheme", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("scope", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double, nullable=False),
+    Column("revoked_at", Double, nullable=False),
+)
+
+# Fleets, workers and the journal outlive their endpoint, so their `endpoint_id` is no foreign key.
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("endpoint_id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("last_worker_id", Integer, nullable=False),  # the workers' own rows are trimmed
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("endpoint_id", Integer, nullable=False),
+    Column("group_id", Integer, nullable=False),
+    Column("label", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("offer_id", String, nullable=False),
+    Column("machine", String, nullable=False),
+    Column("gpu_name", String, nullable=False),
+    Column("num_gpus", Integer, nullable=False),
+    Column("ready_usd_h", Double, nullable=False),
+    Column("loading_usd_h", Double, nullable=False),
+    Column("stopped_usd_h", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("state", String, nullable=False),
+    Column("goal", String, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("progressed_at", Double, nullable=False),
+    Column("instance_id", String, nullable=False),
+    Column("addresses", JSON, nullable=False),
+    Column("url", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("scheme", String, nullable=False),
+    Column("perf", Double, nullable=False),
+    Column("loaded_at", Double, nullable=False),
+    Column("load_s", Double, nullable=False),
+    Column("spent_usd", Double, nullable=False),
+    Column("message", Text, nullable=False),
+    Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("endpoint_id", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("body", JSON, nullable=False),
+    Index("ix_journal_endpoint_id_id", "endpoint_id", "id"),
+    sqlite_autoincrement=True,
+)

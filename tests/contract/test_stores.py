@@ -1,0 +1,528 @@
+"""What every store must do. A new kind of store adds its URL to the fixture `url` and passes the same tests."""
+
+import asyncio
+import signal
+import sqlite3
+import stat
+import string
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.offer import Price
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
+from posthouse.store import open_store
+from posthouse.store.schema import metadata
+from posthouse.store.sql import LEARN_FROM, TRIM_EVERY
+
+NO_ID: Any = 0
+E1 = EndpointId(1)
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite"])
+def url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path / "posthouse.db")
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    store = await open_store(url)
+    yield store
+    await store.close()
+
+
+def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
+    plain = Worker(
+        id=WorkerId(worker_id),
+        endpoint_id=EndpointId(endpoint_id),
+        group_id=WorkergroupId(1),
+        label=f"posthouse-x-{worker_id}",
+        provider="process",
+        offer_id="cpu",
+        machine="localhost",
+        gpu_name="",
+        num_gpus=0,
+        price=Price(),
+        created_at=1.0,
+    )
+    return replace(plain, **changes)
+
+
+def entry(number: int, endpoint_id: int = 1) -> JournalEntry:
+    return JournalEntry(EndpointId(endpoint_id), float(number), {"number": number})
+
+
+async def add_group(store: Store, name: str = "llm") -> Workergroup:
+    endpoint = await store.add_endpoint(Endpoint(NO_ID, name))
+    template = await store.add_template(Template(NO_ID, f"hash of {name}", name))
+    return await store.add_workergroup(Workergroup(NO_ID, endpoint.id, template.id))
+
+
+# Every field of every record
+
+words = st.text(max_size=30)
+times = st.floats(min_value=0, max_value=1e11)
+amounts = st.floats(min_value=0, allow_nan=False)
+ids = st.integers(min_value=1, max_value=2**31 - 1)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
+json_objects = st.dictionaries(words, json_values, max_size=4)
+
+some_endpoints = st.builds(
+    Endpoint,
+    id=st.just(NO_ID),
+    name=words,
+    scaling=st.builds(
+        Scaling,
+        inactivity_timeout=st.none() | st.floats(allow_nan=False),
+        max_usd_h=st.none() | amounts,
+        **dict.fromkeys(("min_load", "target_util", "cold_mult", "min_cold_load"), amounts),
+        **dict.fromkeys(("cold_workers", "max_workers"), ids),
+        **dict.fromkeys(("max_queue_time", "target_queue_time"), amounts),
+    ),
+    state=st.sampled_from(EndpointState),
+    key_version=ids,
+    created_at=times,
+)
+some_templates = st.builds(
+    Template,
+    id=st.just(NO_ID),
+    disk_gb=amounts,
+    extra_filters=json_objects,
+    private=st.booleans(),
+    created_at=times,
+    **dict.fromkeys(("hash_id", "name", "image", "tag", "env", "onstart", "desc", "readme"), words),
+)
+some_groups = st.builds(
+    Workergroup,
+    id=st.just(NO_ID),
+    endpoint_id=st.just(E1),
+    template_id=st.just(TemplateId(1)),
+    gpu_ram=amounts,
+    created_at=times,
+    **dict.fromkeys(("search_params", "launch_args", "provider", "signature_scheme"), words),
+)
+some_keys = st.builds(
+    KeyRecord,
+    **dict.fromkeys(("id", "name", "scope", "digest"), words),
+    **dict.fromkeys(("created_at", "last_used_at", "revoked_at"), times),
+)
+some_workers = st.builds(
+    Worker,
+    id=ids,
+    endpoint_id=st.just(E1),
+    group_id=ids,
+    num_gpus=ids,
+    price=st.builds(Price, ready_usd_h=amounts, loading_usd_h=amounts, stopped_usd_h=amounts),
+    state=st.sampled_from([state for state in State if state is not State.DESTROYED]),
+    goal=st.sampled_from(Goal),
+    addresses=st.frozensets(words, max_size=3),
+    **dict.fromkeys(("created_at", "since", "progressed_at", "loaded_at"), times),
+    **dict.fromkeys(("perf", "load_s", "spent_usd"), amounts),
+    **dict.fromkeys(
+        ("label", "provider", "offer_id", "machine", "gpu_name", "instance_id", "url", "version", "scheme", "message"),
+        words,
+    ),
+)
+
+
+@given(
+    some_endpoints,
+    some_templates,
+    some_groups,
+    some_keys,
+    st.lists(some_workers, max_size=4, unique_by=lambda worker: worker.id),
+    st.builds(JournalEntry, endpoint_id=st.just(E1), at=times, body=json_objects),
+)
+@settings(max_examples=20, deadline=None)
+def test_every_field_of_every_record_survives_a_restart(
+    endpoint: Endpoint,
+    template: Template,
+    group: Workergroup,
+    key: KeyRecord,
+    fleet: list[Worker],
+    entry: JournalEntry,
+) -> None:
+    async def scenario(url: str) -> None:
+        store = await open_store(url)
+        installation = await store.installation()
+        plain = await add_group(store)
+        written = (
+            [replace(endpoint, id=plain.endpoint_id)],
+            [replace(template, id=plain.template_id)],
+            [replace(group, id=plain.id)],
+            [key],
+        )
+        await store.put_endpoint(*written[0])
+        await store.put_template(*written[1])
+        await store.put_workergroup(*written[2])
+        await store.add_key(key)
+        assert await store.commit(E1, 0, fleet, entry) == 1
+        await store.close()
+
+        store = await open_store(url)
+        assert await store.installation() == installation
+        read = (await store.endpoints(), await store.templates(), await store.workergroups(), await store.keys())
+        assert read == written
+        assert await store.fleet(E1) == FleetRecord(1, tuple(sorted(fleet, key=lambda worker: worker.id)))
+        assert await store.journal(E1, 10) == [entry]
+        assert await store.last_worker_id() == max((worker.id for worker in fleet), default=0)
+        await store.close()
+
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(scenario(sqlite_url(Path(directory) / "posthouse.db")))
+
+
+async def test_an_added_record_comes_back_as_it_is_stored(store: Store) -> None:
+    group = await add_group(store, "sprache-模型-🐎")
+    assert await store.workergroups() == [group]
+    assert [endpoint.name for endpoint in await store.endpoints()] == ["sprache-模型-🐎"]
+    key = KeyRecord("0a", "ключ", "read", "d", 1.0)
+    await store.add_key(key)
+    used = replace(key, last_used_at=2.0)
+    await store.put_key(used)
+    assert await store.keys() == [used]
+
+
+# Ids and names
+
+
+async def test_an_id_is_never_given_twice(url: str) -> None:
+    store = await open_store(url)
+    first = await add_group(store)
+    await store.drop_workergroup(first.id)
+    await store.drop_endpoint(first.endpoint_id)
+    await store.drop_template(first.template_id)
+    await store.close()
+    store = await open_store(url)
+    second = await add_group(store)
+    await store.close()
+    assert second.id > first.id
+    assert second.endpoint_id > first.endpoint_id
+    assert second.template_id > first.template_id
+
+
+async def test_a_taken_name_is_refused_and_named(store: Store) -> None:
+    await store.add_endpoint(Endpoint(NO_ID, "llm"))
+    other = await store.add_endpoint(Endpoint(NO_ID, "ocr"))
+    with pytest.raises(BadRequest, match="name 'llm' is taken"):
+        await store.add_endpoint(Endpoint(NO_ID, "llm"))
+    with pytest.raises(BadRequest, match="name 'llm' is taken"):
+        await store.put_endpoint(replace(other, name="llm"))
+    assert [endpoint.name for endpoint in await store.endpoints()] == ["llm", "ocr"]
+
+    await store.add_template(Template(NO_ID, "h1", "same name"))
+    await store.add_template(Template(NO_ID, "h2", "same name"))
+    with pytest.raises(BadRequest, match="hash_id 'h1' is taken"):
+        await store.add_template(Template(NO_ID, "h1", "another name"))
+
+    await store.add_key(KeyRecord("0a", "one", "read", "d", 1.0))
+    with pytest.raises(BadRequest, match="id '0a' is taken"):
+        await store.add_key(KeyRecord("0a", "two", "read", "d", 1.0))
+
+
+async def test_an_id_that_is_not_there_is_not_found(store: Store) -> None:
+    calls = [
+        store.put_endpoint(Endpoint(EndpointId(7), "x")),
+        store.drop_endpoint(EndpointId(7)),
+        store.put_workergroup(Workergroup(WorkergroupId(7), EndpointId(7), TemplateId(7))),
+        store.drop_workergroup(WorkergroupId(7)),
+        store.put_template(Template(TemplateId(7), "x", "x")),
+        store.drop_template(TemplateId(7)),
+        store.put_key(KeyRecord("7", "x", "read", "d", 1.0)),
+    ]
+    for call in calls:
+        with pytest.raises(NotFound, match="7"):
+            await call
+    with pytest.raises(NotFound, match="endpoint_id 7"):
+        await store.add_workergroup(Workergroup(NO_ID, EndpointId(7), TemplateId(7)))
+
+
+async def test_a_template_in_use_is_not_dropped(store: Store) -> None:
+    group = await add_group(store)
+    with pytest.raises(BadRequest, match=f"template_id {group.template_id} is used"):
+        await store.drop_template(group.template_id)
+    assert len(await store.templates()) == 1
+
+
+async def test_a_revocation_is_not_undone_by_a_late_note_of_use(store: Store) -> None:
+    key = KeyRecord("0a", "one", "read", "d", 1.0)
+    await store.add_key(key)
+    await store.put_key(replace(key, revoked_at=5.0))
+    await store.put_key(replace(key, last_used_at=4.0))
+    assert await store.keys() == [replace(key, last_used_at=4.0, revoked_at=5.0)]
+
+
+async def test_a_dropped_endpoint_takes_its_workergroups_and_leaves_its_workers(store: Store) -> None:
+    group = await add_group(store)
+    kept = await add_group(store, "other")
+    alive = worker(1, group.endpoint_id)
+    await store.commit(group.endpoint_id, 0, [alive], entry(1, group.endpoint_id))
+    await store.drop_endpoint(group.endpoint_id)
+    assert await store.workergroups() == [kept]
+    assert await store.fleet_ids() == [group.endpoint_id]
+    assert await store.fleet(group.endpoint_id) == FleetRecord(1, (alive,))
+
+
+async def test_what_a_dropped_endpoint_left_is_swept_once_its_workers_are_gone(store: Store) -> None:
+    first, second, third = [(await add_group(store, name)).endpoint_id for name in ("a", "b", "c")]
+    for endpoint_id in (first, second, third):
+        await store.commit(endpoint_id, 0, [worker(endpoint_id, endpoint_id, perf=1.0)], entry(1, endpoint_id))
+    await store.drop_endpoint(first)
+    await store.drop_endpoint(second)
+    destroyed = worker(first, first, perf=1.0, state=State.DESTROYED)
+    await store.commit(first, 1, [destroyed], entry(2, first))
+    assert (await store.fleet(first)).workers == (destroyed,)
+
+    await store.drop_endpoint(third)
+    assert await store.fleet(first) == FleetRecord(2, ())
+    assert await store.journal(first, 10) == []
+    assert len((await store.fleet(second)).workers) == 1
+    assert await store.journal(second, 10) == [entry(1, second)]
+    assert await store.last_worker_id() == int(third)
+
+
+# Fleets
+
+
+async def test_a_fleet_never_committed_is_empty_at_version_0(store: Store) -> None:
+    assert await store.fleet(E1) == FleetRecord(0, ())
+    assert await store.fleet_ids() == []
+    assert await store.last_worker_id() == 0
+    assert await store.journal(E1, 10) == []
+
+
+async def test_a_commit_inserts_replaces_and_leaves_the_rest(store: Store) -> None:
+    assert await store.commit(E1, 0, [worker(1), worker(2)], None) == 1
+    changed = worker(2, state=State.IDLE, addresses=frozenset({"b:1", "a:2"}))
+    assert await store.commit(E1, 1, [changed, worker(3)], None) == 2
+    assert await store.commit(E1, 2, [], None) == 3
+    assert await store.fleet(E1) == FleetRecord(3, (worker(1), changed, worker(3)))
+    assert await store.last_worker_id() == 3
+
+
+async def test_fleets_are_apart(store: Store) -> None:
+    await store.commit(E1, 0, [worker(1)], entry(1))
+    await store.commit(EndpointId(2), 0, [worker(2, 2)], entry(2, 2))
+    assert (await store.fleet(E1)).workers == (worker(1),)
+    assert await store.journal(EndpointId(2), 10) == [entry(2, 2)]
+    assert await store.fleet_ids() == [1, 2]
+
+
+async def test_a_stale_version_writes_nothing(url: str) -> None:
+    one, other = await open_store(url), await open_store(url)
+    await one.commit(E1, 0, [worker(1)], entry(1))
+    seen = await other.fleet(E1)
+    await one.commit(E1, 1, [worker(1, message="newer")], entry(2))
+    for expected in (0, seen.version, 3):
+        with pytest.raises(StaleVersion):
+            await other.commit(E1, expected, [worker(1, message="stale"), worker(9)], entry(9))
+    assert await other.fleet(E1) == FleetRecord(2, (worker(1, message="newer"),))
+    assert await other.journal(E1, 10) == [entry(2), entry(1)]
+    assert await other.last_worker_id() == 1
+    await one.close()
+    await other.close()
+
+
+async def test_of_many_commits_at_one_version_one_wins(url: str) -> None:
+    stores = [await open_store(url), await open_store(url)]
+    for version in range(5):
+        results = await asyncio.gather(
+            *(stores[i % 2].commit(E1, version, [worker(i)], entry(i)) for i in range(1, 7)), return_exceptions=True
+        )
+        assert sorted(map(str, map(type, results))) == sorted(map(str, [int] + [StaleVersion] * 5))
+    assert len(await stores[0].journal(E1, 100)) == 5
+    for store in stores:
+        await store.close()
+
+
+async def test_a_commit_that_fails_half_way_writes_nothing(store: Store) -> None:
+    with pytest.raises(Exception, match="not JSON serializable"):
+        await store.commit(E1, 0, [worker(1)], JournalEntry(E1, 1.0, {"broken": object()}))
+    assert await store.fleet(E1) == FleetRecord(0, ())
+    assert await store.commit(E1, 0, [worker(1)], None) == 1
+
+
+async def test_the_journal_is_read_newest_first_and_never_more_than_asked(store: Store) -> None:
+    for number in range(5):
+        await store.commit(E1, number, [], entry(number))
+    assert await store.journal(E1, 2) == [entry(4), entry(3)]
+    assert await store.journal(E1, 0) == []
+    assert await store.journal(E1, -1) == []
+
+
+async def test_the_journal_and_the_destroyed_workers_are_bounded(url: str) -> None:
+    store = await open_store(url, journal_keep=3, destroyed_keep=2)
+    await store.commit(EndpointId(2), 0, [worker(500, 2, state=State.DESTROYED, perf=1.0)], entry(0, 2))
+    destroyed = [worker(i, state=State.DESTROYED, perf=1.0, since=float(100 - i)) for i in range(1, 6)]
+    await store.commit(E1, 0, [*destroyed, worker(6)], entry(1))
+    for version in range(1, TRIM_EVERY):
+        await store.commit(E1, version, [], entry(version + 1))
+    assert await store.journal(E1, 100) == [entry(TRIM_EVERY - i) for i in range(3)]
+    assert (await store.fleet(E1)).workers == (*destroyed[:2], worker(6))
+    assert await store.last_worker_id() == 500
+    assert len(await store.journal(EndpointId(2), 100)) == 1
+    assert len((await store.fleet(EndpointId(2))).workers) == 1
+    await store.close()
+
+
+async def test_a_fleet_comes_with_the_latest_destroyed_workers_that_had_measured_themselves(store: Store) -> None:
+    measured = [worker(i, state=State.DESTROYED, perf=2.0, since=float(i)) for i in range(1, LEARN_FROM + 11)]
+    unmeasured = worker(200, state=State.DESTROYED, since=200.0)
+    await store.commit(E1, 0, [*measured, unmeasured, worker(300)], None)
+    assert (await store.fleet(E1)).workers == (*measured[10:], worker(300))
+
+
+async def test_the_highest_worker_id_outlives_the_worker(store: Store) -> None:
+    await store.commit(E1, 0, [worker(41)], None)
+    await store.commit(E1, 1, [worker(7)], None)
+    await store.commit(EndpointId(2), 0, [worker(3, 2)], None)
+    assert await store.last_worker_id() == 41
+
+
+# Durability
+
+COMMITS_FOR_EVER = """
+import asyncio, sys
+from tests.contract.test_stores import entry, open_store, worker
+
+async def main(url):
+    store = await open_store(url)
+    version = 0
+    while True:
+        version = await store.commit(1, version, [worker(version + 1)], entry(version))
+        print(version, flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+SAYS_INSTALLATION = """
+import asyncio, sys
+from posthouse.store import open_store
+
+async def main(url):
+    store = await open_store(url)
+    print(await store.installation(), flush=True)
+    await store.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def start(program: str, url: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],  # from where `tests` can be imported
+    )
+
+
+async def test_what_was_committed_survives_kill_9(url: str) -> None:
+    process = await start(COMMITS_FOR_EVER, url)
+    assert process.stdout
+    first = await process.stdout.readline()
+    assert first, await process.communicate()
+    process.send_signal(signal.SIGKILL)
+    rest, _ = await process.communicate()
+    acknowledged = int((first + rest).split(b"\n")[-2])
+    store = await open_store(url)
+    fleet = await store.fleet(E1)
+    await store.close()
+    assert fleet.version in (acknowledged, acknowledged + 1)
+    assert len(fleet.workers) == fleet.version
+
+
+async def test_processes_that_open_a_new_store_at_once_agree(url: str) -> None:
+    processes = [await start(SAYS_INSTALLATION, url) for _ in range(3)]
+    outputs = [await process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert len({stdout for stdout, _ in outputs}) == 1
+
+
+# The file
+
+
+async def test_the_file_is_its_owners_alone_and_every_commit_is_synced(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    store = await open_store(sqlite_url(path))
+    await store.commit(E1, 0, [worker(1)], None)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"posthouse.db": 0o600, "posthouse.db-shm": 0o600, "posthouse.db-wal": 0o600}
+    async with store._engine.connect() as db:
+        found = {
+            name: (await db.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in ("synchronous", "foreign_keys")
+        }
+    assert found == {"synchronous": 2, "foreign_keys": 1}
+    await store.close()
+
+
+async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    path.touch()
+    store = await open_store(sqlite_url(path))
+    await add_group(store)
+    await store.close()
+
+
+async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    await (await open_store(sqlite_url(path))).close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        options = {"compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+    engine.dispose()
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    await (await open_store(sqlite_url(path))).close()
+    connection = sqlite3.connect(path)
+    connection.execute("update alembic_version set version_num = '9999_future'")
+    connection.commit()
+    before = list(connection.iterdump())
+    with pytest.raises(Refused, match=r"schema 9999_future.*upgrade Posthouse"):
+        await open_store(sqlite_url(path))
+    assert list(connection.iterdump()) == before
+    connection.close()
+
+
+async def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    path.write_text(string.printable * 100)
+    with pytest.raises(Refused, match=r"posthouse.db: file is not a database"):
+        await open_store(sqlite_url(path))
+    with pytest.raises(Refused, match="No such file or directory"):
+        await open_store(sqlite_url(tmp_path / "no" / "such" / "directory.db"))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "posthouse.db", "sqlite:///x.db", "sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "mysql://h/x"]
+)
+async def test_an_unknown_kind_of_store_is_refused(url: str) -> None:
+    with pytest.raises(BadRequest, match=r"sqlite\+aiosqlite:///"):
+        await open_store(url)
