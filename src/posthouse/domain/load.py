@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 class Report:
     """One status report of a worker. Units: work (a client's `cost`), work per second, seconds, GB."""
 
-    max_perf: float = 0.0
+    max_perf: float | None = 0.0
+    """The most it can do; 0 while it is not ready; None where this report does not speak of it."""
     error: str = ""
     url: str = ""
     version: str = ""
@@ -18,10 +19,6 @@ class Report:
     working_count: int = 0
     cur_load: float = 0.0
     disk_gb: float = 0.0
-
-    @property
-    def ready(self) -> bool:
-        return self.max_perf > 0 and not self.error
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,11 @@ class Hub:
             raise NotFound(f"endpoint {endpoint_id} does not exist")
         return stall
 
+    def key_version(self, endpoint_id: int) -> int | None:
+        """The present version of the endpoint's key; None if there is no such endpoint."""
+        stall = self.stalls.get(EndpointId(endpoint_id))
+        return None if stall is None or stall.leaving else stall.fleet.endpoint.key_version
+
     def fleet_of(self, worker_id: int) -> Fleet | None:
         """The fleet that has the worker, None if no fleet has."""
         for stall in self.stalls.values():

@@ -222,11 +222,12 @@ class Fleet:
             else:
                 self.stats.refused_addresses += 1
                 worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
-        ready = report.ready and bool(worker.url)
-        if ready and report.max_perf != worker.perf:
-            worker = replace(worker, perf=report.max_perf)
+        perf = worker.perf if report.max_perf is None else report.max_perf
+        ready = perf > 0 and not report.error and bool(worker.url)
+        if ready and perf != worker.perf:
+            worker = replace(worker, perf=perf)
             known = self._perf.get(kind_of(worker))
-            self._perf[kind_of(worker)] = report.max_perf if known is None else (known + report.max_perf) / 2
+            self._perf[kind_of(worker)] = perf if known is None else (known + perf) / 2
         if report.error:
             worker = replace(worker, message=report.error[:500])
         self._put(worker)

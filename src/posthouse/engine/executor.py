@@ -1,0 +1,152 @@
+"""Carries commands out at providers: bounded, one at a time for each worker; every answer is a sighting."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused
+from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.lifecycle import Command
+from posthouse.domain.plan import Action
+from posthouse.domain.worker import Worker
+from posthouse.engine.hub import Hub
+from posthouse.fleet.fleet import Fleet
+from posthouse.ports import Provider
+from posthouse.wire.env import parse_env
+
+log = structlog.get_logger()
+
+BUSY_TRIES = 5
+"""How often a provider that asks for patience is asked again within one command."""
+DEFAULT_PORT = 3000
+"""The port that a worker listens on inside its instance, where its template publishes none."""
+
+
+@dataclass(slots=True)
+class Executor:
+    hub: Hub
+    report_url: Callable[[int], str]
+    """What a worker is given as REPORT_ADDR."""
+    worker_token: Callable[[int], str]
+    most_at_once: int
+    timeout_s: float
+    on_answer: Callable[[str], None] = lambda provider: None
+    """Called with the provider's name after each answer: its list is worth a look."""
+    counts: Counter[str] = field(default_factory=Counter)
+    _slots: asyncio.Semaphore = field(init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.most_at_once)
+
+    def submit(self, fleet: Fleet, action: Action) -> None:
+        """Begins to carry out a command that the fleet has noted as given."""
+        worker = fleet.workers.get(action.worker_id)
+        if worker is not None:
+            self._spawn(self._carry_out(fleet, worker, action.command))
+
+    def destroy_orphan(self, provider: Provider, instance: Instance) -> None:
+        """Begins to destroy an instance that carries our label and belongs to no worker."""
+        self._spawn(self._destroy_orphan(provider, instance))
+
+    async def close(self) -> None:
+        """Waits for the commands that are on their way, so that no answer is lost at a graceful stop."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self.timeout_s)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
+        provider = self.hub.provider_of(worker)
+        failure, blame, created = "", True, None
+        try:
+            async with self._slots:
+                async with asyncio.timeout(self.timeout_s):
+                    created = await self._ask(provider, worker, command)
+            self.counts[f"{command}_ok"] += 1
+        except OfferTaken as error:
+            failure, blame = f"offer {worker.offer_id} was taken: {error}", False
+        except (Refused, BadRequest, Busy) as error:
+            failure = f"{command}: {error}"
+        except TimeoutError:
+            # The outcome is unknown: nothing is noted but the silence, and the next list tells.
+            log.warning("command without an answer", worker=worker.id, command=str(command), after_s=self.timeout_s)
+            self.counts[f"{command}_unclear"] += 1
+        except Exception as error:  # noqa: BLE001 - the seam of an action: a provider may raise anything, and the outcome is unknown
+            log.warning(
+                "command with an unclear outcome", worker=worker.id, command=str(command), error=repr(error)[:300]
+            )
+            self.counts[f"{command}_unclear"] += 1
+        now = self.hub.clock.now()
+        if failure:
+            log.warning("command refused", worker=worker.id, command=str(command), why=failure[:300])
+            self.counts[f"{command}_refused"] += 1
+        fleet.settle(worker.id, now, failure, blame)
+        if created is not None and worker.id in fleet.workers:
+            fleet.place(worker.id, created, now)
+        self.on_answer(worker.provider)
+        self.hub.bell.set()
+
+    async def _ask(self, provider: Provider | None, worker: Worker, command: Command) -> Instance | None:
+        if provider is None:
+            raise Refused(f"provider {worker.provider!r} is not configured")
+        for attempt in range(BUSY_TRIES):
+            try:
+                return await self._ask_once(provider, worker, command)
+            except Busy as busy:
+                if attempt == BUSY_TRIES - 1:
+                    raise
+                await asyncio.sleep(busy.retry_after_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _ask_once(self, provider: Provider, worker: Worker, command: Command) -> Instance | None:
+        if command is Command.RENT:
+            return await provider.create(worker.offer_id, self._spec(worker))
+        instance_id = worker.instance_id
+        if not instance_id:  # its creation was never answered: look by label
+            instance_id = next((i.id for i in await provider.instances() if i.label == worker.label), "")
+        if instance_id:
+            if command is Command.START:
+                await provider.start(instance_id)
+            elif command is Command.STOP:
+                await provider.stop(instance_id)
+            else:
+                await provider.destroy(instance_id)
+        return None
+
+    def _spec(self, worker: Worker) -> InstanceSpec:
+        group = self.hub.workergroups.get(worker.group_id)
+        template = self.hub.templates.get(group.template_id) if group is not None else None
+        if template is None:
+            raise Refused(f"workergroup {worker.group_id} or its template was deleted")
+        env, ports = parse_env(template.env)
+        return InstanceSpec(
+            label=worker.label,
+            worker_id=worker.id,
+            image=f"{template.image}:{template.tag}" if template.tag else template.image,
+            onstart=template.onstart,
+            disk_gb=template.disk_gb,
+            env={
+                **env,
+                "REPORT_ADDR": self.report_url(worker.id),
+                "MASTER_TOKEN": self.worker_token(worker.id),
+                "USE_SSL": env.get("USE_SSL", "false"),
+            },
+            ports=ports or (DEFAULT_PORT,),
+        )
+
+    async def _destroy_orphan(self, provider: Provider, instance: Instance) -> None:
+        try:
+            async with self._slots, asyncio.timeout(self.timeout_s):
+                await provider.destroy(instance.id)
+            self.counts["orphans_destroyed"] += 1
+            log.warning("destroyed an instance that no worker owns", label=instance.label, provider=provider.name)
+        except Exception as error:  # noqa: BLE001 - the seam of an action: the next list shows the orphan again
+            log.warning("could not destroy an orphan", label=instance.label, error=repr(error)[:300])

@@ -1,0 +1,60 @@
+"""Decisions as plain data: kept in the store, printed by `explain`."""
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from posthouse.domain.plan import Decision
+from posthouse.engine.hub import Stall
+from posthouse.ports import JournalEntry
+
+QUIET_S = 60.0
+"""A decision that changes nothing is kept this often."""
+
+
+def entry(stall: Stall, decision: Decision) -> JournalEntry | None:
+    """What to keep of a decision; None if it changes nothing and the last one kept is recent."""
+    if not decision.goals and not decision.rentals and decision.at - stall.journalled_at < QUIET_S:
+        return None
+    return JournalEntry(stall.fleet.endpoint.id, decision.at, plain(decision))
+
+
+def plain(decision: Decision) -> dict[str, Any]:
+    """A decision as data for JSON; infinite capacity ("not measured yet") becomes null."""
+    return {
+        "at": decision.at,
+        "hot_need": _finite(decision.hot_need),
+        "hot_supply": _finite(decision.hot_supply),
+        "ready_supply": _finite(decision.ready_supply),
+        "goals": {str(worker_id): str(goal) for worker_id, goal in decision.goals.items()},
+        "rentals": [
+            {"workergroup": r.group_id, "offer": r.offer.offer.id, "goal": str(r.goal)} for r in decision.rentals
+        ],
+        "because": [asdict(reason) for reason in decision.because],
+    }
+
+
+def explain(stall: Stall, now: float) -> dict[str, Any]:
+    """Why the fleet is the size it is: the latest decision, its reasons, and what there is."""
+    fleet = stall.fleet
+    snapshot = fleet.snapshot(now, ())
+    return {
+        "endpoint": fleet.endpoint.name,
+        "state": str(fleet.endpoint.state),
+        "scaling": asdict(fleet.endpoint.scaling),
+        "workers": {
+            "by_state": dict(Counter(str(w.state) for w in fleet.workers.values())),
+            "by_goal": dict(Counter(str(w.goal) for w in fleet.workers.values())),
+        },
+        "demand": asdict(snapshot.demand),
+        "learned": asdict(snapshot.learned),
+        "usd_h": sum(w.usd_h() for w in fleet.workers.values()),
+        "spent_usd": fleet.spent_usd(),
+        "decision": None if stall.decision is None else plain(stall.decision),
+        "messages": {str(w.id): w.message for w in fleet.workers.values() if w.message},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

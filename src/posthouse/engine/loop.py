@@ -1,0 +1,119 @@
+"""The control loop: look, decide, write down, act. One endpoint's failure never stops another's tick, nor routing."""
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import structlog
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.lifecycle import Goal
+from posthouse.domain.worker import WorkerId
+from posthouse.engine import journal
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.observer import Observer
+from posthouse.engine.router import Router
+from posthouse.fleet.fleet import Fleet
+from posthouse.policy.decide import decide
+from posthouse.ports import JournalEntry
+
+log = structlog.get_logger()
+
+SAVE_S = 60.0
+"""How often what workers have spent is written down while nothing else changes."""
+LEAST_GAP_S = 0.05
+"""Shortest time between two ticks, however often the bell rings."""
+
+
+@dataclass(slots=True)
+class Loop:
+    hub: Hub
+    router: Router
+    observer: Observer
+    executor: Executor
+    tick_s: float
+    silent_s: float
+    counts: Counter[str] = field(default_factory=Counter)
+    last_tick_s: float = 0.0
+    """How long the latest round took."""
+
+    async def run(self) -> None:
+        """Ticks for ever: every `tick_s`, and when the bell rings."""
+        while True:
+            self.hub.bell.clear()
+            began = time.perf_counter()
+            for endpoint_id in list(self.hub.stalls):
+                await self.tick_safely(endpoint_id)
+            self.last_tick_s = time.perf_counter() - began
+            self.counts["rounds"] += 1
+            await asyncio.sleep(LEAST_GAP_S)
+            try:
+                async with asyncio.timeout(max(LEAST_GAP_S, self.tick_s - self.last_tick_s)):
+                    await self.hub.bell.wait()
+            except TimeoutError:
+                continue
+
+    async def tick_safely(self, endpoint_id: EndpointId) -> None:
+        """One tick of one endpoint; a failure is counted and logged, and the next tick tries again."""
+        stall = self.hub.stalls.get(endpoint_id)
+        if stall is None:
+            return
+        try:
+            await self.tick(stall)
+        except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
+            self.counts["failed_ticks"] += 1
+            log.error("a tick failed", endpoint=stall.fleet.endpoint.name, error=repr(error)[:500])
+
+    async def tick(self, stall: Stall) -> None:
+        """One tick of one endpoint."""
+        fleet, now = stall.fleet, self.hub.clock.now()
+        fleet.age(now, self.silent_s)
+        entry = None
+        if stall.leaving:
+            for worker_id in list(fleet.workers):
+                fleet.want(worker_id, Goal.GONE)
+        elif self._seen(stall):
+            decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), stall.memory)
+            stall.decision, stall.memory = decision, decision.memory
+            fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
+            entry = journal.entry(stall, decision)
+        await self._write_down(stall, entry, now)
+        # Whatever is due now was written down before: intent before effect. What the world did meanwhile is seen too.
+        now = self.hub.clock.now()
+        for action in fleet.due(now):
+            if self._listed(action.worker_id, fleet):
+                fleet.obey(action, now)
+                self.executor.submit(fleet, action)
+        self.router.serve_held(fleet)
+        if stall.leaving and not fleet.workers:
+            await self._write_down(stall, None, now)
+            self.hub.stalls.pop(fleet.endpoint.id, None)
+
+    async def _write_down(self, stall: Stall, entry: JournalEntry | None, now: float) -> None:
+        save_all = now - stall.saved_at >= SAVE_S
+        rows = stall.fleet.take_changes(everything=save_all)
+        if not rows and entry is None:
+            return
+        try:
+            stall.version = await self.hub.store.commit(stall.fleet.endpoint.id, stall.version, rows, entry)
+        except BaseException:
+            stall.fleet.give_back(rows)
+            raise
+        if save_all:
+            stall.saved_at = now
+        if entry is not None:
+            stall.journalled_at = entry.at
+
+    def _seen(self, stall: Stall) -> bool:
+        """True once every provider that this endpoint uses has been listed: before that, what exists is not known."""
+        groups = self.hub.groups_of(stall.fleet.endpoint.id)
+        needed = {g.provider or self.hub.default_provider for g in groups}
+        needed |= {w.provider for w in stall.fleet.workers.values()}
+        return all(name in self.observer.seen for name in needed if name in self.hub.providers)
+
+    def _listed(self, worker_id: WorkerId, fleet: Fleet) -> bool:
+        """True if the worker's provider has been listed since the start, or is gone for good."""
+        name = fleet.workers[worker_id].provider
+        return name in self.observer.seen or name not in self.hub.providers

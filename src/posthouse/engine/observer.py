@@ -1,0 +1,97 @@
+"""Looks at what providers have: their instances, and what they offer."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+import structlog
+
+from posthouse.domain.errors import PosthouseError
+from posthouse.domain.instance import Instance
+from posthouse.domain.offer import GroupOffer
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub
+from posthouse.engine.router import Router
+from posthouse.ports import Provider
+from posthouse.wire.search import parse_search
+
+log = structlog.get_logger()
+
+LIST_TIMEOUT_S = 30.0
+"""How long a provider may take to list what it has."""
+
+
+@dataclass(slots=True)
+class Observer:
+    hub: Hub
+    router: Router
+    executor: Executor
+    counts: Counter[str] = field(default_factory=Counter)
+    seen: set[str] = field(default_factory=set)
+    """Providers that have been listed at least once since the start."""
+    _look: dict[str, asyncio.Event] = field(default_factory=dict)
+    _orphans: dict[str, set[str]] = field(default_factory=dict)
+    """Labels without a worker at the latest look, by provider."""
+
+    def poke(self, provider: str) -> None:
+        """Asks for a look at a provider soon."""
+        self._look.setdefault(provider, asyncio.Event()).set()
+
+    async def run(self, provider: Provider) -> None:
+        """Looks at one provider for ever: every `poll_s`, and when poked."""
+        look = self._look.setdefault(provider.name, asyncio.Event())
+        while True:
+            look.clear()
+            try:
+                async with asyncio.timeout(LIST_TIMEOUT_S):
+                    await self.observe(provider)
+            except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; routing goes on
+                self.counts[f"{provider.name}_failed"] += 1
+                log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
+            try:
+                async with asyncio.timeout(provider.poll_s):
+                    await look.wait()
+            except TimeoutError:
+                continue
+
+    async def observe(self, provider: Provider) -> None:
+        """Takes in one complete list of a provider and what it offers to each workergroup."""
+        asked_at = self.hub.clock.now()
+        instances = await provider.instances()
+        now = self.hub.clock.now()
+        for stall in list(self.hub.stalls.values()):
+            before = {i: w.state for i, w in stall.fleet.workers.items()}
+            stall.fleet.observe(provider.name, instances, asked_at, now)
+            if before != {i: w.state for i, w in stall.fleet.workers.items()}:
+                self.hub.bell.set()
+        self._sweep(provider, list(instances))
+        self.seen.add(provider.name)
+        self.counts[f"{provider.name}_looks"] += 1
+        await self._offers(provider)
+
+    def _sweep(self, provider: Provider, instances: list[Instance]) -> None:
+        """Destroys what carries our label and belongs to no worker; seen twice, so that no answer is overtaken."""
+        owned = {w.label for stall in self.hub.stalls.values() for w in stall.fleet.workers.values()}
+        orphans = {i.label: i for i in instances if i.label.startswith(self.hub.label_prefix) and i.label not in owned}
+        for label in orphans.keys() & self._orphans.get(provider.name, set()):
+            self.executor.destroy_orphan(provider, orphans[label])
+        self._orphans[provider.name] = set(orphans)
+
+    async def _offers(self, provider: Provider) -> None:
+        for group in list(self.hub.workergroups.values()):
+            if (group.provider or self.hub.default_provider) != provider.name:
+                continue
+            template = self.hub.templates.get(group.template_id)
+            if template is None:
+                self.hub.offers.pop(group.id, None)
+                continue
+            filters: dict[str, object] = dict(template.extra_filters)
+            try:
+                if group.search_params:
+                    filters = dict(parse_search(group.search_params))
+                offers = await provider.offers(filters, template.disk_gb)
+            except PosthouseError as error:
+                log.warning("no offers for a workergroup", workergroup=group.id, why=str(error)[:300])
+                offers = ()
+            if group.id in self.hub.workergroups:
+                self.hub.offers[group.id] = tuple(GroupOffer(group.id, o) for o in offers)

@@ -1,0 +1,191 @@
+"""The calls that clients and workers make all the time, answered without a framework."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import structlog
+
+from posthouse.domain.errors import BadRequest, NotFound, Unauthorized
+from posthouse.engine.hub import Hub
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.router import Router
+from posthouse.fleet.fleet import Fleet
+from posthouse.server.auth import Keyring, Principal, Scope, keys_in
+from posthouse.wire import deletes, route, status
+
+log = structlog.get_logger()
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+JSON = b"application/json"
+"""Without a charset: a command line of this protocol refuses to read any other spelling."""
+
+METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+
+HOT_ROUTES = {
+    # Who may call. "key": whoever has an account key, or that endpoint's; "read": an account key with that scope;
+    # "worker": a worker with its own token.
+    ("POST", "/route"): "key",
+    ("POST", "/worker_status"): "worker",
+    ("POST", "/delete_requests"): "worker",
+    ("GET", "/pubkey"): "public",
+    ("GET", "/healthz"): "public",
+    ("GET", "/readyz"): "public",
+    ("GET", "/metrics"): "read",
+}
+"""Every route of this module, with its policy. Each also answers under /api/v0 and with a trailing slash."""
+
+
+@dataclass(slots=True)
+class Hot:
+    """An ASGI application in front of another: it answers `HOT_ROUTES` and passes everything else on."""
+
+    hub: Hub
+    router: Router
+    ingest: Ingest
+    keyring: Keyring
+    rest: App
+    max_body_bytes: int
+    ready: Callable[[], str]
+    """Why the server is not ready; empty if it is."""
+    metrics: Callable[[], bytes]
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.rest(scope, receive, send)
+            return
+        path, token = _normal(scope["path"])
+        policy = HOT_ROUTES.get((scope["method"], path))
+        if policy is None:
+            await self.rest(scope, receive, send)
+            return
+        try:
+            code, content_type, body = await self._answer(path, token, scope, receive)
+        except BadRequest as error:
+            code, content_type, body = 400, JSON, _error(error)
+        except Unauthorized as error:
+            code, content_type, body = 401, JSON, _error(error)
+        except _Gone:
+            return
+        except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
+            log.error("a call failed", path=path, error=repr(error)[:500])
+            self.answers[path, 500] += 1
+            code, content_type, body = 400, JSON, b'{"error":"the server could not answer this call"}'
+        self.answers[path, code] += 1
+        headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, path: str, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
+        if path == "/route":
+            return 200, JSON, await self._route(scope, receive)
+        if path == "/worker_status":
+            worker_id, own_token, report = status.decode(await self._body(scope, receive))
+            self.ingest.report(worker_id, _one_token(own_token, token), report)
+            return 200, JSON, b'{"success":true}'
+        if path == "/delete_requests":
+            worker_id, own_token, ended = deletes.decode(await self._body(scope, receive))
+            self.ingest.ended(worker_id, _one_token(own_token, token), ended)
+            return 200, JSON, b'{"success":true}'
+        if path == "/metrics":
+            if self._principal(scope).scope < Scope.READ:
+                raise Unauthorized("api_key: this key may not read")
+            return 200, METRICS, self.metrics()
+        if path == "/pubkey":
+            return 200, b"application/x-pem-file", self.router.signer.public_pem.encode()
+        if path == "/readyz" and (why := self.ready()):
+            return 503, JSON, route.encode({"ready": False, "why": why})
+        return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'
+
+    async def _route(self, scope: Message, receive: Receive) -> bytes:
+        body = route.decode_body(await self._body(scope, receive))
+        principal = self._principal(scope, body.key())
+        ask = route.check(body)
+        fleet = self.hub.fleet_named(ask.endpoint)
+        if fleet is None:
+            raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+        if principal.endpoint_id not in (None, fleet.endpoint.id):
+            raise Unauthorized("api_key: this key is for another endpoint")
+        return route.encode(await self._unless_gone(fleet, ask, receive))
+
+    def _principal(self, scope: Message, key_in_body: str = "") -> Principal:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        key = keys_in(headers, query, {"api_key": key_in_body})
+        principal = self.keyring.check(key, self.hub.clock.now())
+        if principal is None:
+            raise Unauthorized("api_key: missing, wrong or revoked")
+        return principal
+
+    async def _unless_gone(
+        self, fleet: Fleet, ask: route.RouteAsk, receive: Receive
+    ) -> route.RouteReply | route.WaitReply:
+        """The router's answer; a client that leaves while its request is held gives its place back."""
+        answer = asyncio.ensure_future(self.router.route(fleet, ask))
+        await asyncio.sleep(0)  # a request that finds a worker at once is done by now, and needs no watching
+        if answer.done():
+            return answer.result()
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise _Gone
+        finally:
+            leaving.cancel()
+            answer.cancel()
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes:
+        chunks, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self.max_body_bytes:
+                raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+
+class _Gone(Exception):
+    """The client left: nobody is there to be answered."""
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _normal(path: str) -> tuple[str, str]:
+    """The path without its trailing slash, without /api/v0 and without /w/TOKEN; and that token.
+
+    Workers that carry no token in their reports are given an address with one: everything they call begins with it.
+    """
+    token = ""
+    if path.startswith("/w/"):
+        _, _, token, rest = path.split("/", 3) if path.count("/") >= 3 else ("", "", "", "")
+        path = f"/{rest}"
+    path = path.removeprefix("/api/v0")
+    return path.rstrip("/") or "/", token
+
+
+def _one_token(in_body: str, in_path: str) -> str:
+    """The worker's token, wherever it is; two that differ are none."""
+    if in_body and in_path and in_body != in_path:
+        return ""
+    return in_body or in_path
+
+
+def _error(error: BadRequest | NotFound | Unauthorized) -> bytes:
+    return route.encode({"error": str(error)})

@@ -1,0 +1,79 @@
+"""What Prometheus reads, gathered from the counts that the parts keep anyway."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub
+from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
+
+
+@dataclass(slots=True)
+class Metrics(Collector):
+    """A Prometheus collector: it reads the running parts at each scrape and keeps nothing itself."""
+
+    hub: Hub
+    loop: Loop
+    observer: Observer
+    executor: Executor
+    answers: Counter[tuple[str, int]]
+    """Calls answered on the hot paths, by path and status."""
+
+    def page(self) -> bytes:
+        """The text that is scraped."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterable[Metric]:
+        workers = GaugeMetricFamily("posthouse_workers", "Workers by state.", labels=["endpoint", "state"])
+        gauges = {
+            "offered_load": ("Work asked for, per second, mean of the last minute.", lambda d: d.rate),
+            "waiting_work": ("Work of requests without a worker.", lambda d: d.waiting),
+            "waiting_requests": ("Requests without a worker.", lambda d: d.waiting_count),
+            "outstanding_work": ("Work at workers and not finished.", lambda d: d.outstanding),
+            "oldest_wait_seconds": ("Age of the request that waits longest.", lambda d: d.oldest_wait_s),
+        }
+        families = {
+            name: GaugeMetricFamily(f"posthouse_{name}", text, labels=["endpoint"])
+            for name, (text, _) in gauges.items()
+        }
+        capacity = GaugeMetricFamily(
+            "posthouse_capacity", "Work per second, needed and there.", labels=["endpoint", "what"]
+        )
+        spent = CounterMetricFamily("posthouse_spent_usd", "Dollars spent.", labels=["endpoint"])
+        rate = GaugeMetricFamily("posthouse_usd_per_hour", "What the workers cost now.", labels=["endpoint"])
+        requests = CounterMetricFamily(
+            "posthouse_requests", "Requests by what became of them.", labels=["endpoint", "what"]
+        )
+        now = self.hub.clock.now()
+        for stall in self.hub.stalls.values():
+            fleet, name = stall.fleet, stall.fleet.endpoint.name
+            for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
+                workers.add_metric([name, state], count)
+            demand = fleet.snapshot(now, ()).demand
+            for gauge, (_, read) in gauges.items():
+                families[gauge].add_metric([name], read(demand))
+            if stall.decision is not None:
+                capacity.add_metric([name, "needed"], stall.decision.hot_need)
+                capacity.add_metric([name, "ready"], stall.decision.ready_supply)
+            spent.add_metric([name], fleet.spent_usd())
+            rate.add_metric([name], sum(w.usd_h() for w in fleet.workers.values()))
+            for what, count in asdict(fleet.stats).items():
+                requests.add_metric([name, what], count)
+        calls = CounterMetricFamily("posthouse_calls", "Calls answered, by path and status.", labels=["path", "status"])
+        for (path, code), count in self.answers.items():
+            calls.add_metric([path, str(code)], count)
+        work = CounterMetricFamily("posthouse_engine", "What the engine did.", labels=["what"])
+        for counts in (self.loop.counts, self.observer.counts, self.executor.counts):
+            for what, count in counts.items():
+                work.add_metric([what], count)
+        tick = GaugeMetricFamily("posthouse_round_seconds", "How long the latest round of decisions took.")
+        tick.add_metric([], self.loop.last_tick_s)
+        yield from (workers, *families.values(), capacity, spent, rate, requests, calls, work, tick)

@@ -1,0 +1,44 @@
+"""`POST /delete_requests/`: a worker reports requests that have ended, in one of three forms."""
+
+from typing import Any
+
+import msgspec
+
+from posthouse.domain.errors import BadRequest
+from posthouse.domain.load import Ended
+from posthouse.wire.numbers import integer
+from posthouse.wire.status import MAX_INDEXES, indexes, text
+
+
+class DeletesBody(msgspec.Struct):
+    worker_id: Any = None
+    mtoken: Any = None
+    request_idxs: Any = None
+    success: Any = True
+    requests: Any = None
+
+
+_decoder = msgspec.json.Decoder(DeletesBody)
+
+
+def decode(raw: bytes) -> tuple[int, str, tuple[Ended, ...]]:
+    """Worker id, its token (empty if the form has none), and the ended requests. Raises: BadRequest."""
+    try:
+        body = _decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"body: must be a JSON object; {error}") from None
+    worker_id = integer(body.worker_id, "worker_id")
+    token = text(body.mtoken, "mtoken", 512)
+    if body.requests is None:
+        ended = tuple(Ended(i, bool(body.success)) for i in indexes(body.request_idxs or [], "request_idxs"))
+        return worker_id, token, ended
+    if not isinstance(body.requests, list) or len(body.requests) > MAX_INDEXES:
+        raise BadRequest(f"requests: must be a list of at most {MAX_INDEXES} objects")
+    return worker_id, token, tuple(_ended(r) for r in body.requests)
+
+
+def _ended(row: object) -> Ended:
+    if not isinstance(row, dict):
+        raise BadRequest("requests: each must be an object with request_idx, success and status")
+    idx = integer(row.get("request_idx"), "requests.request_idx", low=-(2**63), high=2**63)
+    return Ended(idx, bool(row.get("success", True)), text(row.get("status"), "requests.status", 64, cut=True))

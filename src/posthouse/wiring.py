@@ -1,0 +1,239 @@
+"""Settings in, a running server out: the only module that knows the adapters."""
+
+import asyncio
+import fcntl
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from posthouse.config import Settings
+from posthouse.domain.errors import Refused
+from posthouse.domain.offer import Price
+from posthouse.engine import journal
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
+from posthouse.engine.router import Router
+from posthouse.ports import Provider, Store
+from posthouse.providers import providers as provider_classes
+from posthouse.server.auth import Keyring, Scope, load_secret
+from posthouse.server.hot import Hot
+from posthouse.server.metrics import Metrics
+from posthouse.server.web import web_app
+from posthouse.signing.rsa import RsaKey
+from posthouse.store import open_store
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_S = 30.0
+"""How often the last use of keys is written down."""
+GRACEFUL_S = 6
+"""How long a stop waits for calls that are being answered; a held request takes at most 4."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A server that runs."""
+
+    url: str
+    admin_key: str
+    """The first admin key, on the very first start; empty afterwards: it is shown once."""
+    hub: Hub
+    loop: Loop
+    server: uvicorn.Server
+
+    async def until_stopped(self) -> None:
+        """Waits until the server has been told to stop, by a signal or by `stop`."""
+        while not self.server.should_exit:
+            await asyncio.sleep(0.1)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A server with these settings, for as long as the context lasts. Workers outlive it.
+
+    Raises: Refused where the address or the data directory is in use or cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        data_dir = _own(settings.data_dir, stack)
+        listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+        port = listener.getsockname()[1]
+        url = settings.public_url if settings.server.port else f"http://{settings.server.host}:{port}"
+        store = await open_store(f"sqlite+aiosqlite:///{data_dir / 'posthouse.db'}")
+        stack.push_async_callback(store.close)
+        secret = await asyncio.to_thread(load_secret, data_dir / "secret")
+        signer = await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem")
+        clock = SystemClock()
+        installation = await store.installation()
+        providers = _providers(settings, data_dir, installation)
+        for provider in providers.values():
+            stack.push_async_callback(provider.close)
+        hub = Hub(store, clock, providers, settings.default_provider, installation, settings.engine.calm_s)
+        await hub.load()
+        keyring = Keyring(secret, await store.keys(), hub.key_version)
+        admin_key = await _first_key(keyring, store, clock.now())
+
+        threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="sign")
+        stack.callback(threads.shutdown, wait=False)
+        router = Router(hub, signer, settings.server.route_hold_s, threads)
+        ingest = Ingest(hub, router, keyring.check_worker)
+        executor = Executor(
+            hub,
+            report_url=lambda worker_id: f"{url}/w/{keyring.worker_token(worker_id)}",
+            worker_token=keyring.worker_token,
+            most_at_once=settings.engine.max_actions,
+            timeout_s=settings.engine.action_timeout_s,
+        )
+        observer = Observer(hub, router, executor)
+        executor.on_answer = observer.poke
+        loop = Loop(hub, router, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
+        web = web_app(
+            hub,
+            keyring,
+            limits=settings.limits,
+            explain=lambda endpoint_id: journal.explain(hub.stall(endpoint_id), clock.now()),
+        )
+        hot = Hot(
+            hub,
+            router,
+            ingest,
+            keyring,
+            web,
+            settings.server.max_body_bytes,
+            ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
+            metrics=lambda: metrics.page(),
+        )
+        metrics = Metrics(hub, loop, observer, executor, hot.answers)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                hot,
+                loop="none",
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=GRACEFUL_S,
+            )
+        )
+        tasks = [
+            asyncio.create_task(_for_ever("control loop", loop.run)),
+            asyncio.create_task(_for_ever("housekeeping", lambda: _housekeeping(keyring, store))),
+            *(
+                asyncio.create_task(_for_ever(f"observer of {p.name}", _looking(observer, p)))
+                for p in providers.values()
+            ),
+        ]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            yield Running(url, admin_key, hub, loop, server)
+        finally:
+            server.should_exit = True
+            await asyncio.wait([serving])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await executor.close()
+            await _save(hub, keyring)
+
+
+def _own(data_dir: Path, stack: AsyncExitStack) -> Path:
+    """The data directory, made if need be, and locked: two servers on one would destroy each other's workers."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = stack.enter_context((data_dir / "lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"data_dir: another server is running on {data_dir.absolute()}") from None
+    except OSError as error:
+        raise Refused(f"data_dir: {data_dir} cannot be used: {error.strerror}") from None
+    return data_dir.absolute()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise Refused(f"server.host: {host!r} is not an address: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.set_inheritable(False)
+    except OSError as error:
+        listener.close()
+        raise Refused(f"server.port: cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def _providers(settings: Settings, data_dir: Path, installation: str) -> dict[str, Provider]:
+    found: dict[str, Provider] = {}
+    process = settings.providers.process
+    if process.enabled:
+        found["process"] = provider_classes()["process"](
+            root=data_dir / "workers",
+            installation=installation,
+            slots=process.slots or None,
+            memory_gb=process.memory_gb or None,
+            grace_s=process.grace_s,
+            price=Price(process.ready_usd_h, process.loading_usd_h, process.stopped_usd_h),
+        )
+    if settings.default_provider not in found:
+        raise Refused(f"default_provider: {settings.default_provider!r} is not one of: {', '.join(found) or 'none'}")
+    return found
+
+
+async def _first_key(keyring: Keyring, store: Store, now: float) -> str:
+    """The admin key of a new installation, empty if it has keys already."""
+    if keyring.records():
+        return ""
+    record, key = keyring.mint("first", Scope.ADMIN, now)
+    await store.add_key(record)
+    keyring.put(record)
+    return key
+
+
+def _looking(observer: Observer, provider: Provider) -> Callable[[], Awaitable[None]]:
+    return lambda: observer.run(provider)
+
+
+async def _for_ever(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs what must always run; should it end or break, that is logged and it begins anew."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the last seam: nothing may end what keeps the server going
+            log.error("a part of the server broke and begins anew", part=what, error=repr(error)[:500])
+        await asyncio.sleep(1.0)
+
+
+async def _housekeeping(keyring: Keyring, store: Store) -> None:
+    await asyncio.sleep(HOUSEKEEPING_S)
+    for record in keyring.dirty():
+        await store.put_key(record)
+
+
+async def _save(hub: Hub, keyring: Keyring) -> None:
+    """Writes down what is only in memory. Best effort: everything that matters was written before."""
+    with suppress(Exception):
+        for record in keyring.dirty():
+            await hub.store.put_key(record)
+        for endpoint_id, stall in hub.stalls.items():
+            rows = stall.fleet.take_changes(everything=True)
+            if rows:
+                stall.version = await hub.store.commit(endpoint_id, stall.version, rows, None)
