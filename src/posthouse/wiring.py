@@ -54,7 +54,7 @@ class Running:
 
     async def until_stopped(self) -> None:
         """Waits until the server has been told to stop, by a signal or by `stop`."""
-        while not self.server.should_exit:
+        while not self.server.should_exit:  # noqa: ASYNC110 - uvicorn tells by a flag, not by an event
             await asyncio.sleep(0.1)
 
     def stop(self) -> None:
@@ -139,7 +139,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         ]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            while not server.started and not serving.done():
+            while not server.started and not serving.done():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
             yield Running(url, admin_key, hub, loop, server)
         finally:

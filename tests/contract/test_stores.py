@@ -526,3 +526,13 @@ async def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
 async def test_an_unknown_kind_of_store_is_refused(url: str) -> None:
     with pytest.raises(BadRequest, match=r"sqlite\+aiosqlite:///"):
         await open_store(url)
+
+
+async def test_what_destroyed_workers_spent_is_kept_though_their_rows_are_not(url: str) -> None:
+    store = await open_store(url, journal_keep=3, destroyed_keep=1)
+    try:
+        for number in range(1, TRIM_EVERY + 1):
+            await store.commit(EndpointId(1), number - 1, [worker(number, state=State.DESTROYED, spent_usd=0.5)], None)
+        assert (await store.fleet(EndpointId(1))).spent_usd == 0.5 * TRIM_EVERY
+    finally:
+        await store.close()

@@ -9,7 +9,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -60,10 +60,12 @@ class Principal:
 class Keyring:
     """Every key of the installation, in memory."""
 
-    def __init__(self, secret: bytes, records: Iterable[KeyRecord], endpoint_versions: Mapping[int, int]) -> None:
-        """`endpoint_versions`: the present key version by endpoint id; it is read at every check, not copied."""
+    def __init__(
+        self, secret: bytes, records: Iterable[KeyRecord], endpoint_version: Callable[[int], int | None]
+    ) -> None:
+        """`endpoint_version`: the present key version of an endpoint, None if there is no such endpoint."""
         self._secret = secret
-        self._endpoint_versions = endpoint_versions
+        self._endpoint_version = endpoint_version
         self._records: dict[str, KeyRecord] = {}
         self._principals: dict[str, Principal] = {}
         self._used_at: dict[str, float] = {}
@@ -102,7 +104,7 @@ class Keyring:
             endpoint_id, version = int(match[1]), int(match[2])
             if not hmac.compare_digest(self.endpoint_key(endpoint_id, version), key):
                 return None
-            if self._endpoint_versions.get(endpoint_id) != version:
+            if self._endpoint_version(endpoint_id) != version:
                 return None
             return Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}")
         return None

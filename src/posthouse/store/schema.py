@@ -96,6 +96,7 @@ fleets = Table(
     Column("endpoint_id", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
     Column("last_worker_id", Integer, nullable=False),  # the workers' own rows are trimmed
+    Column("spent_usd", Double, nullable=False),  # by destroyed workers, for the same reason
 )
 
 workers = Table(

@@ -206,7 +206,11 @@ class SqlStore:
             .limit(LEARN_FROM)
         )
         async with self._engine.begin() as db:
-            version = await db.scalar(select(fleets.c.version).where(fleets.c.endpoint_id == endpoint_id))
+            fleet = (
+                await db.execute(
+                    select(fleets.c.version, fleets.c.spent_usd).where(fleets.c.endpoint_id == endpoint_id)
+                )
+            ).one_or_none()
             rows = await db.execute(
                 select(workers)
                 .where(
@@ -215,7 +219,8 @@ class SqlStore:
                 )
                 .order_by(workers.c.id)
             )
-            return FleetRecord(version or 0, tuple(_worker(row) for row in rows))
+            version, spent_usd = fleet or (0, 0.0)
+            return FleetRecord(version, tuple(_worker(row) for row in rows), spent_usd)
 
     async def fleet_ids(self) -> Sequence[EndpointId]:
         alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
@@ -236,7 +241,7 @@ class SqlStore:
     ) -> int:
         version = expected_version + 1
         async with self._engine.begin() as db:
-            await _advance(db, endpoint_id, expected_version, max((worker.id for worker in workers), default=0))
+            await _advance(db, endpoint_id, expected_version, workers)
             await _replace(db, endpoint_id, workers)
             if entry is not None:
                 assert entry.endpoint_id == endpoint_id
@@ -333,18 +338,24 @@ async def _replace(db: AsyncConnection, endpoint_id: int, changed: Sequence[Work
     await db.execute(insert(workers), [_worker_row(worker) for worker in changed])
 
 
-async def _advance(db: AsyncConnection, endpoint_id: int, expected_version: int, worker_id: int) -> None:
-    """Raises a fleet's version by one, and its highest worker id to `worker_id`. Raises: StaleVersion."""
+async def _advance(db: AsyncConnection, endpoint_id: int, expected_version: int, changed: Sequence[Worker]) -> None:
+    """Raises a fleet's version by one, notes its highest worker id and what destroyed workers spent.
+
+    A worker is committed once as DESTROYED, so its spend is added once. Raises: StaleVersion.
+    """
+    worker_id = max((w.id for w in changed), default=0)
+    spent_usd = sum(w.spent_usd for w in changed if w.state is State.DESTROYED)
     if expected_version == 0:
         with suppress(IntegrityError):
-            await db.execute(insert(fleets).values(endpoint_id=endpoint_id, version=1, last_worker_id=worker_id))
+            row = {"endpoint_id": endpoint_id, "version": 1, "last_worker_id": worker_id, "spent_usd": spent_usd}
+            await db.execute(insert(fleets).values(row))
             return
     else:
         highest = case((fleets.c.last_worker_id < worker_id, worker_id), else_=fleets.c.last_worker_id)
         result = await db.execute(
             update(fleets)
             .where(fleets.c.endpoint_id == endpoint_id, fleets.c.version == expected_version)
-            .values(version=expected_version + 1, last_worker_id=highest)
+            .values(version=expected_version + 1, last_worker_id=highest, spent_usd=fleets.c.spent_usd + spent_usd)
         )
         if result.rowcount:
             return

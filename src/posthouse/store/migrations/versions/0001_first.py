@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("endpoint_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("last_worker_id", sa.Integer, nullable=False),
+        sa.Column("spent_usd", sa.Double, nullable=False),
     )
     op.create_table(
         "workers",
