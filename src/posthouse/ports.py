@@ -63,7 +63,10 @@ class Provider(Protocol):
 
 
 class Signer(Protocol):
-    public_pem: str
+    @property
+    def public_pem(self) -> str:
+        """The public half, as workers fetch it."""
+        ...
 
     def sign(self, data: bytes) -> str:
         """Base64 of the RSA PKCS#1 v1.5 signature over SHA-256 of `data`."""

@@ -103,7 +103,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         web = web_app(
             hub,
             keyring,
-            limits=settings.limits,
+            settings.limits,
             explain=lambda endpoint_id: journal.explain(hub.stall(endpoint_id), clock.now()),
         )
         hot = Hot(
@@ -185,7 +185,7 @@ def _providers(settings: Settings, data_dir: Path, installation: str) -> dict[st
     found: dict[str, Provider] = {}
     process = settings.providers.process
     if process.enabled:
-        found["process"] = provider_classes()["process"](
+        found["process"] = provider_classes()["process"].load()(
             root=data_dir / "workers",
             installation=installation,
             slots=process.slots or None,

@@ -14,6 +14,9 @@ from posthouse.domain.workergroup import WorkergroupId
 USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 """States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""
 
+MORE = 1.001
+"""Just above 1: capacity wanted beyond what is ready, which whole workers round up."""
+
 
 def kind(group_id: WorkergroupId, gpu_name: str, num_gpus: int) -> str:
     """What performance is learned by: workers of one group on equal machines do about the same work."""
@@ -82,8 +85,9 @@ def hot_need(
     ]
     patience_s = scaling.target_queue_time
     open_work = demand.waiting + demand.outstanding
-    if demand.waiting > 0:
-        # Worked off by the time help has been there for `patience_s`: what is open, and what comes until help is there.
+    wait_s = expected_wait_s(demand, ready_supply)
+    if demand.waiting > 0 or wait_s > patience_s:
+        # What is open, and what comes until help is there, shall be done once help has been there for `patience_s`.
         rules.append(
             Reason(
                 "need for backlog",
@@ -91,13 +95,12 @@ def hot_need(
                 f"(open work {open_work:.0f} + load x {help_s:.0f} s) / ({help_s:.0f} s + target_queue_time)",
             )
         )
-    wait_s = expected_wait_s(demand, ready_supply)
     if wait_s > patience_s:
-        # At most a doubling of what is ready. What is on its way counts as supply, so this does not cascade.
+        # At any utilisation: one worker more than is ready. One that is on its way counts, so this does not cascade.
         rules.append(
             Reason(
                 "need against wait",
-                ready_supply + min(max(ready_supply, load), open_work / patience_s),
+                ready_supply * MORE,
                 f"expected wait {wait_s:.1f} s is above target_queue_time {patience_s:g} s",
             )
         )

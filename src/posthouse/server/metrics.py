@@ -14,7 +14,7 @@ from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Metrics(Collector):
     """A Prometheus collector: it reads the running parts at each scrape and keeps nothing itself."""
 
