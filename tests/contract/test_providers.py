@@ -1,0 +1,699 @@
+"""What every provider must do, and then what the process provider promises beyond that."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import posthouse.providers
+from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
+from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.lifecycle import Sighting
+from posthouse.ports import Provider
+from posthouse.providers import process, providers
+from posthouse.providers.process import ProcessProvider
+from posthouse.providers.procfs import Process, alive, census, send
+
+SLEEP = "echo up; exec sleep 600"
+DEADLINE_S = 20.0
+
+
+def spec(worker_id: int, onstart: str = SLEEP, installation: str = "test", **env: str) -> InstanceSpec:
+    return InstanceSpec(
+        label=f"posthouse-{installation}-{worker_id}",
+        worker_id=worker_id,
+        image="",
+        onstart=onstart,
+        disk_gb=1.0,
+        env=env,
+    )
+
+
+async def rent(provider: Provider, wanted: InstanceSpec) -> Instance:
+    return await provider.create((await provider.offers({}, wanted.disk_gb))[0].id, wanted)
+
+
+async def listed(provider: Provider, instance_id: str) -> Instance | None:
+    return {i.id: i for i in await provider.instances()}.get(instance_id)
+
+
+async def eventually(check: Callable[[], Awaitable[object]]) -> None:
+    """Returns once `check` holds; fails if it does not within the deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not await check():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.05)
+
+
+async def seen_as(provider: Provider, instance_id: str, sighting: Sighting) -> Instance:
+    found: list[Instance] = []
+
+    async def check() -> bool:
+        instance = await listed(provider, instance_id)
+        found[:] = [instance] if instance and instance.seen is sighting else []
+        return bool(found)
+
+    await eventually(check)
+    return found[0]
+
+
+async def printed(provider: Provider, instance_id: str, text: str) -> str:
+    """The instance's log, once it contains `text`."""
+
+    async def check() -> bool:
+        return text in await provider.logs(instance_id, 1000)
+
+    await eventually(check)
+    return await provider.logs(instance_id, 1000)
+
+
+async def environment(provider: Provider, worker_id: int, **env: str) -> dict[str, str]:
+    """What a fresh instance finds in its environment."""
+    made = await rent(provider, spec(worker_id, "env; echo 'all said'; exec sleep 600", **env))
+    log = await printed(provider, made.id, "all said")
+    return dict(line.split("=", 1) for line in log.splitlines() if "=" in line)
+
+
+@pytest.fixture
+async def root(tmp_path: Path) -> AsyncIterator[Path]:
+    """A root whose processes are gone when the test ends, whatever became of its provider."""
+    root = (tmp_path / "workers").resolve()
+    yield root
+    while left := [p for directory, found in census().items() if Path(directory).parent == root for p in found]:
+        for one in left:
+            send(one, signal.SIGKILL)
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def local(root: Path) -> AsyncIterator[ProcessProvider]:
+    provider = ProcessProvider(root, "test", slots=4, grace_s=0.5)
+    yield provider
+    for instance in await provider.instances():
+        await provider.destroy(instance.id)
+    await provider.close()
+
+
+@pytest.fixture(params=["process"])
+def provider(request: pytest.FixtureRequest, local: ProcessProvider) -> Provider:
+    return {"process": local}[request.param]
+
+
+# -- every provider ------------------------------------------------------------------------------------------------
+
+
+async def test_an_offer_can_be_rented_and_shows_up_as_running(provider: Provider) -> None:
+    made = await rent(provider, spec(7))
+    assert made.label == "posthouse-test-7"
+    assert await seen_as(provider, made.id, Sighting.RUNNING)
+    assert [i.label for i in await provider.instances()] == ["posthouse-test-7"]
+
+
+async def test_an_offer_counts_down_and_ends_in_offer_taken(provider: Provider) -> None:
+    [offer] = await provider.offers({}, 1.0)
+    assert offer.provider == provider.name
+    assert offer.price.ready_usd_h > 0
+    for worker_id in range(offer.available):
+        assert (await provider.offers({}, 1.0))[0].available == offer.available - worker_id
+        await provider.create(offer.id, spec(worker_id))
+    assert list(await provider.offers({}, 1.0)) == []
+    with pytest.raises(OfferTaken):
+        await provider.create(offer.id, spec(99))
+    assert await listed(provider, "posthouse-test-99") is None
+
+
+async def test_an_unknown_offer_is_taken(provider: Provider) -> None:
+    with pytest.raises(OfferTaken):
+        await provider.create("no such offer", spec(1))
+    assert list(await provider.instances()) == []
+
+
+async def test_filters_choose_among_offers(provider: Provider) -> None:
+    [offer] = await provider.offers({}, 1.0)
+    assert await provider.offers({"gpu_name": {"eq": offer.gpu_name}, "verified": {"eq": True}}, 1.0)
+    assert not await provider.offers({"gpu_name": {"eq": "no such GPU"}}, 1.0)
+    assert not await provider.offers({"dph_total": {"lt": offer.price.ready_usd_h}}, 1.0)
+    assert await provider.offers({"dph_total": {"lte": str(offer.price.ready_usd_h)}}, 1.0)
+
+
+async def test_a_worker_finds_the_environment_of_the_protocol(provider: Provider) -> None:
+    env = await environment(provider, 7, REPORT_ADDR="http://127.0.0.1:1", MASTER_TOKEN="t")
+    port = env["WORKER_PORT"]
+    assert env["CONTAINER_ID"] == "7"
+    assert env["REPORT_ADDR"] == "http://127.0.0.1:1"
+    assert env["MASTER_TOKEN"] == "t"
+    assert env["MODEL_LOG"]
+    address = f"{env['PUBLIC_IPADDR']}:{env[f'VAST_TCP_PORT_{port}']}"
+    [made] = await provider.instances()
+    assert made.addresses == {address}
+    assert env["VAST_TCP_PORT_3000"] == env[f"VAST_TCP_PORT_{port}"]
+    assert len({port, env["WORKER_HTTP_PORT"], env["MODEL_PORT"]}) == 3
+
+
+async def test_the_listed_address_leads_to_the_worker(provider: Provider) -> None:
+    made = await rent(provider, spec(1, 'exec "$PYTHON" -m http.server "$WORKER_PORT"'))
+    [address] = made.addresses
+    host, port = address.split(":")
+
+    async def answers() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    await eventually(answers)
+
+
+async def test_a_stopped_worker_keeps_its_disk_and_resumes_at_the_same_address(provider: Provider) -> None:
+    made = await rent(
+        provider, spec(1, 'echo "port $WORKER_PORT" | tee -a kept; echo "run $(wc -l <kept)."; exec sleep 600')
+    )
+    first = await printed(provider, made.id, "run 1.")
+    await provider.stop(made.id)
+    assert await seen_as(provider, made.id, Sighting.HALTED)
+    await provider.start(made.id)
+    again = await seen_as(provider, made.id, Sighting.RUNNING)
+    assert again.addresses == made.addresses
+    log = await printed(provider, made.id, "run 2.")
+    assert len(set(re.findall(r"port \d+", first + log))) == 1
+
+
+async def test_a_destroyed_worker_is_gone(provider: Provider) -> None:
+    made = await rent(provider, spec(1))
+    await provider.destroy(made.id)
+    assert list(await provider.instances()) == []
+    assert await provider.logs(made.id, 10) == ""
+    with pytest.raises(NotFound):
+        await provider.start(made.id)
+
+
+async def test_every_command_may_be_given_twice(provider: Provider) -> None:
+    onstart = "echo begun >>runs; echo runs $(wc -l <runs).; exec sleep 600"
+    made = await rent(provider, spec(1, onstart))
+    again = await rent(provider, spec(1, onstart))
+    assert again.id == made.id
+    assert again.addresses == made.addresses
+    await provider.start(made.id)
+    await printed(provider, made.id, "runs 1.")
+    await provider.stop(made.id)
+    await provider.stop(made.id)
+    await provider.start(made.id)
+    await provider.start(made.id)
+    await printed(provider, made.id, "runs 2.")
+    await provider.destroy(made.id)
+    await provider.destroy(made.id)
+    await provider.stop(made.id)
+    assert list(await provider.instances()) == []
+
+
+async def test_a_worker_that_ends_by_itself_has_exited(provider: Provider) -> None:
+    made = await rent(provider, spec(1, "echo no weights here; exit 3"))
+    gone = await seen_as(provider, made.id, Sighting.EXITED)
+    assert "3" in gone.message
+    assert "no weights here" in gone.message
+    await provider.start(made.id)
+    assert await seen_as(provider, made.id, Sighting.EXITED)
+
+
+async def test_logs_are_the_last_lines(provider: Provider) -> None:
+    made = await rent(provider, spec(1, "seq 1 500; echo end; exec sleep 600"))
+    await printed(provider, made.id, "end")
+    assert await provider.logs(made.id, 3) == "499\n500\nend\n"
+    assert await provider.logs(made.id, 0) == ""
+    assert await provider.logs("posthouse-test-404", 3) == ""
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "..",
+        "posthouse-test-../x",
+        "/posthouse-test-1",
+        "posthouse-test-1\n",
+        "posthouse-test-",
+        "posthouse-other-1",
+        "",
+    ],
+)
+async def test_a_label_that_is_not_ours_is_refused(provider: Provider, label: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(Refused, match="label"):
+        await rent(provider, InstanceSpec(label=label, worker_id=1, image="", onstart=SLEEP, disk_gb=1.0))
+    with pytest.raises(NotFound):
+        await provider.start(label)
+    await provider.stop(label)
+    await provider.destroy(label)
+    assert await provider.logs(label, 5) == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("onstart", "env", "named"),
+    [
+        ("echo \0", {}, "onstart"),
+        ("echo \ud800", {}, "onstart"),
+        ("#" * 100_000, {}, "onstart"),
+        (SLEEP, {"A": "x\0y"}, "env"),
+        (SLEEP, {"A B": "x"}, "env"),
+        (SLEEP, {"BASH_FUNC_ls%%": "() { touch x; }"}, "env"),
+        (SLEEP, {"": "x"}, "env"),
+        (SLEEP, {"A": "x" * 100_000}, "env"),
+    ],
+)
+async def test_what_cannot_be_run_is_refused_by_name(
+    provider: Provider, onstart: str, env: dict[str, str], named: str
+) -> None:
+    with pytest.raises(Refused, match=named):
+        await rent(provider, spec(1, onstart, **env))
+    assert list(await provider.instances()) == []
+
+
+@pytest.mark.parametrize("ports", [(), (0,), (65_536,), (3000, 3000), tuple(range(1, 18))])
+async def test_ports_that_cannot_be_published_are_refused(provider: Provider, ports: tuple[int, ...]) -> None:
+    with pytest.raises(Refused, match="ports"):
+        await rent(provider, replace(spec(1), ports=ports))
+
+
+async def test_every_published_port_is_listed(provider: Provider) -> None:
+    made = await rent(provider, replace(spec(1, "env; echo 'all said'; exec sleep 600"), ports=(3000, 8080)))
+    log = await printed(provider, made.id, "all said")
+    outside = [re.search(rf"^VAST_TCP_PORT_{port}=(\d+)$", log, re.MULTILINE) for port in (3000, 8080)]
+    assert made.addresses == {f"127.0.0.1:{found[1]}" for found in outside if found}
+    assert len(made.addresses) == 2
+
+
+async def test_odd_characters_are_data(provider: Provider) -> None:
+    odd = """ '"; touch pwned; $(touch pwned) `touch pwned` \\ ü 漢 \t*"""
+    onstart = f"cat <<'END'\n{odd}\nEND\nprintf '%s\\n' \"$ODD\"\nls; echo end; exec sleep 600\n"
+    made = await rent(provider, spec(1, onstart, ODD=odd))
+    lines = (await printed(provider, made.id, "end")).splitlines()
+    assert lines[:2] == [odd, odd]
+    assert "pwned" not in lines
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+async def processes_of(root: Path, label: str, count: int) -> list[Process]:
+    """The processes of an instance, once there are `count`."""
+
+    async def check() -> bool:
+        return len(census().get(str(root / label), [])) == count
+
+    await eventually(check)
+    return census()[str(root / label)]
+
+
+def zombies() -> set[str]:
+    """Dead children of this process that nobody took leave of."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        if stat.rpartition(")")[2].split()[:2] == ["Z", str(os.getpid())]:
+            found.add(pid)
+    return found
+
+
+async def test_nothing_of_the_servers_environment_leaks(
+    local: ProcessProvider, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTHOUSE_SECRET", "hush")
+    env = await environment(local, 1, PATH_TO_MODEL="/m", LANG="C")
+    home = str(root / "posthouse-test-1")
+    fixed = {"CONTAINER_ID", "PUBLIC_IPADDR", "WORKER_PORT", "WORKER_HTTP_PORT", "MODEL_PORT", "PYTHON", "PATH"}
+    ports = {"VAST_TCP_PORT_3000", f"VAST_TCP_PORT_{env['WORKER_PORT']}"}
+    of_bash = {"PWD", "SHLVL", "_"}
+    own = {"HOME": home, "TMPDIR": f"{home}/tmp", "MODEL_LOG": f"{home}/model.log", "POSTHOUSE_INSTANCE": home}
+    assert set(env) - of_bash == fixed | ports | set(own) | {"PATH_TO_MODEL", "LANG"}
+    assert {name: env[name] for name in own} == own
+    assert env["LANG"] == "C"
+    assert env["PATH"].split(":")[0] == os.path.dirname(sys.executable)
+
+
+async def test_a_template_cannot_replace_what_the_provider_sets(local: ProcessProvider) -> None:
+    env = await environment(local, 5, CONTAINER_ID="6", WORKER_PORT="3000", HOME="/")
+    assert env["CONTAINER_ID"] == "5"
+    assert env["WORKER_PORT"] != "3000"
+    assert env["HOME"] != "/"
+
+
+@pytest.mark.parametrize("env", [{"BASH_ENV": "code", "ENV": "code"}, {"SHELLOPTS": "xtrace", "PS4": "$(echo pwned)"}])
+async def test_no_variable_makes_bash_run_code(local: ProcessProvider, tmp_path: Path, env: dict[str, str]) -> None:
+    (tmp_path / "code").write_text("echo pwned")
+    paths = {name: str(tmp_path / "code") if value == "code" else value for name, value in env.items()}
+    made = await rent(local, spec(1, "echo fine; exec sleep 600", **paths))
+    assert "pwned" not in await printed(local, made.id, "fine")
+
+
+async def test_two_workers_never_share_a_port(local: ProcessProvider) -> None:
+    envs = await asyncio.gather(*(environment(local, worker_id) for worker_id in range(4)))
+    ports = [int(env[name]) for env in envs for name in ("WORKER_PORT", "WORKER_HTTP_PORT", "MODEL_PORT")]
+    assert len(set(ports)) == 12
+    assert set(ports) <= set(process.PORTS)
+
+
+async def test_a_port_in_use_and_the_ports_of_a_stopped_worker_are_not_given_away(root: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        first = busy.getsockname()[1]
+        # A worker takes three: its own, one for plain HTTP, one for the model.
+        short = ProcessProvider(root, "test", slots=1, ports=range(first, first + 3))
+        with pytest.raises(Refused, match="ports"):
+            await rent(short, spec(1))
+        local = ProcessProvider(root, "test", slots=1, ports=range(first, first + 4), grace_s=0.5)
+        made = await rent(local, spec(1))
+        await local.stop(made.id)
+        with pytest.raises(Refused, match="ports"):
+            await rent(local, spec(2))
+        await local.destroy(made.id)
+        assert await rent(local, spec(2))
+        await local.close()
+
+
+async def test_stopping_ends_what_ignores_sigterm_and_what_left_its_group(local: ProcessProvider, root: Path) -> None:
+    stubborn = "trap '' TERM; echo; while :; do sleep 600; done"
+    onstart = f"""
+        bash -c "{stubborn}" &
+        setsid bash -c "{stubborn}" &
+        timeout 600 bash -c "{stubborn}" &
+        env -i bash -c "{stubborn}"
+    """
+    made = await rent(local, spec(1, textwrap.dedent(onstart)))
+    # Two of bash for the onstart, four loops, each with a sleep, and timeout.
+    members = await processes_of(root, made.id, 11)
+    await local.stop(made.id)
+    assert [p for p in members if alive(p)] == []
+    assert (await seen_as(local, made.id, Sighting.HALTED)).message == ""
+    assert (root / made.id).is_dir()
+
+
+async def test_a_worker_has_its_time_to_end_in_order(root: Path) -> None:
+    local = ProcessProvider(root, "test", slots=1, grace_s=DEADLINE_S)
+    made = await rent(local, spec(1, "trap 'echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"))
+    await printed(local, made.id, "up")
+    await local.stop(made.id)
+    assert "saved" in await local.logs(made.id, 5)
+    await local.close()
+
+
+async def test_a_worker_lives_while_anything_of_it_lives(local: ProcessProvider, root: Path) -> None:
+    made = await rent(local, spec(1, "sleep 600 &"))
+    [left] = await processes_of(root, made.id, 1)
+    assert await seen_as(local, made.id, Sighting.RUNNING)
+    send(left, signal.SIGKILL)
+    assert "exit code 0" in (await seen_as(local, made.id, Sighting.EXITED)).message
+
+
+async def test_the_exit_code_of_an_earlier_run_is_not_told_again(local: ProcessProvider, root: Path) -> None:
+    made = await rent(local, spec(1, "mkdir been || exec sleep 600; exit 3"))
+    assert "exit code 3" in (await seen_as(local, made.id, Sighting.EXITED)).message
+    await local.start(made.id)
+    for one in await processes_of(root, made.id, 2):
+        send(one, signal.SIGKILL)
+    assert "without an exit code" in (await seen_as(local, made.id, Sighting.EXITED)).message
+
+
+async def test_no_zombie_is_left(local: ProcessProvider) -> None:
+    others = zombies()  # of providers that other tests have closed
+    ended = await rent(local, spec(1, "exit 0"))
+    stopped = await rent(local, spec(2))
+    destroyed = await rent(local, spec(3))
+    await local.stop(stopped.id)
+    await local.destroy(destroyed.id)
+    assert await seen_as(local, ended.id, Sighting.EXITED)
+
+    async def reaped() -> bool:
+        await local.instances()
+        return zombies() <= others
+
+    await eventually(reaped)
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from posthouse.domain.instance import InstanceSpec
+from posthouse.providers.process import ProcessProvider
+
+async def main():
+    provider = ProcessProvider(Path(sys.argv[1]), "test", slots=4, grace_s=600)
+    onstart = sys.argv[2]
+    await provider.create("cpu", InstanceSpec("posthouse-test-1", 1, "", onstart, 1.0))
+    while "up" not in await provider.logs("posthouse-test-1", 5):
+        await asyncio.sleep(0.02)
+    stopping = asyncio.create_task(provider.stop("posthouse-test-1")) if sys.argv[3:] else None
+    while stopping and "asked" not in await provider.logs("posthouse-test-1", 5):
+        await asyncio.sleep(0.02)
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def killed_server(root: Path, *arguments: str) -> None:
+    """Returns once a server that rented worker 1 has been killed without warning."""
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(root), *arguments], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout
+            assert server.stdout.readline() == b"ready\n"
+        finally:
+            server.kill()
+
+
+async def test_workers_outlive_a_killed_server_and_are_adopted(local: ProcessProvider, root: Path) -> None:
+    await asyncio.to_thread(killed_server, root, SLEEP)
+    [adopted] = await local.instances()
+    assert (adopted.label, adopted.seen) == ("posthouse-test-1", Sighting.RUNNING)
+    before = await processes_of(root, adopted.id, 2)
+    assert (await local.offers({}, 1.0))[0].available == 3
+    await local.stop(adopted.id)
+    assert [p for p in before if alive(p)] == []
+    await local.start(adopted.id)
+    assert (await seen_as(local, adopted.id, Sighting.RUNNING)).addresses == adopted.addresses
+    await local.destroy(adopted.id)
+    assert list(await local.instances()) == []
+
+
+async def test_an_adopted_worker_that_died_meanwhile_has_exited(local: ProcessProvider, root: Path) -> None:
+    await asyncio.to_thread(
+        killed_server, root, "echo up; read -r _ < <(while [ ! -e go ]; do sleep 0.02; done); exit 4"
+    )
+    (root / "posthouse-test-1" / "go").touch()
+    assert "exit code 4" in (await seen_as(local, "posthouse-test-1", Sighting.EXITED)).message
+
+
+async def test_a_stop_that_a_crash_cut_short_is_finished(local: ProcessProvider, root: Path) -> None:
+    await asyncio.to_thread(
+        killed_server, root, "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done", "stop"
+    )
+    assert str(root / "posthouse-test-1") in census()
+    assert await seen_as(local, "posthouse-test-1", Sighting.HALTED)
+
+
+async def test_a_creation_that_a_crash_cut_short_is_listed_as_exited(
+    local: ProcessProvider, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessProvider, "_launch", crash)
+        with pytest.raises(KeyboardInterrupt):
+            local._create("cpu", spec(1))
+    found = await listed(local, "posthouse-test-1")
+    assert found is not None
+    assert (found.seen, found.message) == (Sighting.EXITED, "was created and never started")
+    await local.destroy(found.id)
+    assert list(root.iterdir()) == []
+
+
+async def test_leftovers_of_a_crash_are_swept_and_others_are_not(root: Path, local: ProcessProvider) -> None:
+    for name in (
+        ".gone-posthouse-test-1-0123abcd",
+        ".new-posthouse-test-2-0123abcd",
+        ".gone-posthouse-tests-1-0123abcd",
+    ):
+        (root / name / "deep").mkdir(parents=True)
+        (root / name / "deep").chmod(0o500)
+    await local.instances()
+    assert [p.name for p in root.iterdir()] == [".gone-posthouse-tests-1-0123abcd"]
+
+
+async def test_a_stranger_is_never_taken_for_a_worker(local: ProcessProvider, root: Path) -> None:
+    """An old number means nothing: a process counts by the mark that it inherited."""
+    made = await rent(local, spec(1))
+    stranger = subprocess.Popen(["sleep", "600"], cwd=root / made.id, start_new_session=True)
+    try:
+        mine = await processes_of(root, made.id, 2)
+        reused = Process(stranger.pid, mine[0].session, mine[0].started - 1, mine[0].mark)
+        send(reused, signal.SIGKILL)
+        await local.destroy(made.id)
+        assert not any(map(alive, mine))
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+async def test_what_others_keep_in_the_root_stays_untouched(local: ProcessProvider, root: Path) -> None:
+    other = ProcessProvider(root, "test-2", slots=1)
+    theirs = await rent(other, spec(1, installation="test-2"))
+    (root / "posthouse-test-5").mkdir()
+    (root / "posthouse-test-5" / "notes").write_text("mine")
+    (root / "notes").write_text("mine")
+    assert list(await local.instances()) == []
+    for command in (local.stop, local.destroy):
+        await command(theirs.id)
+    assert [i.label for i in await other.instances()] == ["posthouse-test-2-1"]
+    assert (await other.instances())[0].seen is Sighting.RUNNING
+    assert (root / "posthouse-test-5" / "notes").read_text() == "mine"
+    assert (root / "notes").read_text() == "mine"
+    await other.destroy(theirs.id)
+    await other.close()
+
+
+async def test_a_worker_whose_directory_was_removed_by_hand_can_still_be_destroyed(
+    local: ProcessProvider, root: Path
+) -> None:
+    made = await rent(local, spec(1))
+    members = await processes_of(root, made.id, 2)
+    for path in sorted((root / made.id).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert await seen_as(local, made.id, Sighting.RUNNING)
+    await local.destroy(made.id)
+    assert not any(map(alive, members))
+
+
+async def test_a_record_that_cannot_be_read_is_listed_so_that_it_is_replaced(
+    local: ProcessProvider, root: Path
+) -> None:
+    made = await rent(local, spec(1, "exit 0"))
+    (root / made.id / "instance.json").write_text("{")
+    assert await seen_as(local, made.id, Sighting.EXITED)
+    await local.destroy(made.id)
+    assert list(root.iterdir()) == []
+
+
+async def test_a_record_is_readable_by_its_owner_only(local: ProcessProvider, root: Path) -> None:
+    made = await rent(local, spec(1, MASTER_TOKEN="t"))
+    assert (root / made.id).stat().st_mode & 0o777 == 0o700
+    assert (root / made.id / "instance.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_log_keeps_its_bound_and_its_end(local: ProcessProvider, root: Path) -> None:
+    made = await rent(
+        local, spec(1, "head -c 9000000 /dev/zero | tr '\\0' x | fold -w 100; echo; echo end; exec sleep 600")
+    )
+    await printed(local, made.id, "end")
+    await local.instances()
+    assert (root / made.id / "output.log").stat().st_size == 0
+    assert (root / made.id / "output.log.1").stat().st_size == process.LOG_BYTES
+    assert (await local.logs(made.id, 2)).splitlines()[-1] == "end"
+
+
+async def test_logs_show_the_models_log_too_and_a_start_begins_it_anew(local: ProcessProvider) -> None:
+    made = await rent(
+        local, spec(1, 'echo loaded | tee -a runs >>"$MODEL_LOG"; seq 9; echo up $(wc -l <runs).; exec sleep 600')
+    )
+    await printed(local, made.id, "up 1.")
+    assert await local.logs(made.id, 4) == "9\nup 1.\nloaded\n"
+    await local.stop(made.id)
+    await local.start(made.id)
+    await printed(local, made.id, "up 2.")
+    assert (await local.logs(made.id, 1000)).count("loaded") == 1
+
+
+async def test_the_limits_hold(root: Path) -> None:
+    local = ProcessProvider(root, "test", slots=1, memory_gb=0.2, grace_s=0.5)
+    onstart = """
+        echo nice $(nice), oom $(cat /proc/self/oom_score_adj) core $(ulimit -c)
+        "$PYTHON" -c 'bytearray(400_000_000)'
+    """
+    made = await rent(local, spec(1, onstart))
+    gone = await seen_as(local, made.id, Sighting.EXITED)
+    assert "MemoryError" in gone.message
+    assert f"nice {min(19, os.nice(0) + 5)}, oom 500 core 0" in await local.logs(made.id, 20)
+    await local.close()
+
+
+def test_an_installation_that_no_label_can_carry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="installation"):
+        ProcessProvider(tmp_path, "../up")
+
+
+# -- GPUs ----------------------------------------------------------------------------------------------------------
+
+
+def pretend_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Puts an nvidia-smi of our own first on the path: this machine need not have a GPU."""
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+async def test_every_live_worker_has_a_gpu_of_its_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "0, NVIDIA GeForce RTX 4090, 24564\\n1, NVIDIA GeForce RTX 4090, 24564\\n2, NVIDIA GB10, [N/A]\\n"
+    pretend_gpus(tmp_path / "bin", monkeypatch, f"printf '{rows}'")
+    local = ProcessProvider(root, "test", grace_s=0.5)
+    offers = await local.offers({}, 1.0)
+    assert [(o.gpu_name, o.num_gpus, o.available) for o in offers] == [("RTX 4090", 1, 2), ("GB10", 1, 1)]
+    [offer] = await local.offers({"gpu_ram": {"gte": 24_000.0}, "num_gpus": {"eq": "1"}}, 1.0)
+    onstart = "echo gpu $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER; exec sleep 600"
+    first, second = [await local.create(offer.id, spec(n, onstart)) for n in (1, 2)]
+    assert "gpu 0 PCI_BUS_ID" in await printed(local, first.id, "gpu")
+    assert "gpu 1 PCI_BUS_ID" in await printed(local, second.id, "gpu")
+    with pytest.raises(OfferTaken):
+        await local.create(offer.id, spec(3, onstart))
+    await local.stop(first.id)  # a cold worker leaves its GPU to others
+    third = await local.create(offer.id, spec(3, onstart))
+    assert "gpu 0 PCI_BUS_ID" in await printed(local, third.id, "gpu")
+    with pytest.raises(Busy, match="no free slot"):
+        await local.start(first.id)
+    await local.destroy(second.id)
+    await local.start(first.id)
+    assert "gpu 1 PCI_BUS_ID" in await printed(local, first.id, "gpu 1")
+    await local.close()
+
+
+async def test_a_broken_nvidia_smi_is_said_and_not_taken_for_no_gpu(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(tmp_path / "bin", monkeypatch, "exit 9")
+    with pytest.raises(Refused, match="slots"):
+        await ProcessProvider(root, "test").offers({}, 1.0)
+    assert await ProcessProvider(root, "test", slots=1).offers({}, 1.0)
+
+
+# -- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_the_process_provider_is_found_by_name() -> None:
+    assert providers()["process"].load() is ProcessProvider
+
+
+def test_a_provider_name_that_is_there_twice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = [EntryPoint("mine", f"{package}:Mine", posthouse.providers.GROUP) for package in ("a", "b")]
+    monkeypatch.setattr(posthouse.providers, "entry_points", lambda group: twice)
+    with pytest.raises(PosthouseError, match="'mine' is there twice: a:Mine and b:Mine"):
+        providers()
