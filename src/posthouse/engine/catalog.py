@@ -29,8 +29,8 @@ DEFAULT_NAME = "default-endpoint"
 """Of an endpoint that is made without a name: the protocol's."""
 NAME_LIMIT = 255
 """Longest name, in characters: the protocol's."""
-LINE_LIMIT = 4096
-"""Longest text that people write in one line, in characters: our choice."""
+IMAGE_LIMIT = 4096
+"""Longest name of an image, in characters: our choice."""
 TEXT_LIMIT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
 MAX_DISK_GB = 1e6
@@ -157,8 +157,8 @@ class Catalog:
             group = self._group(before, ask)
             group = group if template is None else replace(group, template_id=template.id)
             await self.hub.store.put_workergroup(group)
-            self._forget_group(group.id)  # its offers too: they were looked for with the old filters
             self.hub.workergroups[group.id] = group
+            self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
             self.hub.bell.set()
             return group
 
@@ -175,7 +175,7 @@ class Catalog:
         return replace(
             before,
             search_params=_search(ask, before.search_params),
-            launch_args=_line(ask, "launch_args", before.launch_args, LINE_LIMIT),
+            launch_args=_text(ask, "launch_args", before.launch_args),
             gpu_ram=_number(ask, "gpu_ram", before.gpu_ram, MAX_GPU_RAM_GB),
             provider=_one_of(ask, "provider", before.provider, ["", *self.hub.providers]),
             signature_scheme=_one_of(ask, "signature_scheme", before.signature_scheme, ["", *map(str, Scheme)]),
@@ -248,9 +248,9 @@ class Catalog:
         async with self._one_at_a_time:
             blank = Template(TemplateId(0), "", "", created_at=self.hub.clock.now())
             template = _template(blank, ask)
-            for known in self.hub.templates.values():
-                if known.hash_id == template.hash_id:
-                    return known
+            known = self._same_content(template)
+            if known is not None:
+                return known
             _check_room(len(self.hub.templates), self.limits.templates, "templates")
             template = await self.hub.store.add_template(template)
             self.hub.templates[template.id] = template
@@ -264,6 +264,9 @@ class Catalog:
         async with self._one_at_a_time:
             before = self.template(ask.get("id"), ask.get("hash_id"))
             template = _template(before, ask)
+            known = self._same_content(template)
+            if known is not None and known.id != before.id:
+                raise BadRequest(f"template {known.id} is the same as what template {before.id} would become")
             await self.hub.store.put_template(template)
             self.hub.templates[template.id] = template
             for group in self.hub.workergroups.values():
@@ -272,6 +275,9 @@ class Catalog:
             self.hub.bell.set()
             return template
 
+    def _same_content(self, template: Template) -> Template | None:
+        return next((t for t in self.hub.templates.values() if t.hash_id == template.hash_id), None)
+
     async def delete_template(self, said_id: object, said_hash: object) -> Template:
         """The template that was deleted. Raises: BadRequest while a workergroup uses it, NotFound."""
         async with self._one_at_a_time:
@@ -279,7 +285,7 @@ class Catalog:
             users = [str(g.id) for g in self.hub.workergroups.values() if g.template_id == template.id]
             if users:
                 raise BadRequest(
-                    f"template {template.id} is used by workergroup {', '.join(users[:10])}: delete or change that first"
+                    f"template {template.id} is used by workergroup {', '.join(users[:10])}: change that first"
                 )
             await self.hub.store.drop_template(template.id)
             del self.hub.templates[template.id]
@@ -297,9 +303,8 @@ def _scaling(before: Scaling, ask: Ask) -> Scaling:
     """The parameters with what `ask` changes. Raises: BadRequest."""
     said = {name: ask[name] for name in SCALING_LIMITS if ask.get(name) is not None}
     alias = ask.get("min_workers")
-    if alias is not None:
-        if said.setdefault("cold_workers", alias) != alias:
-            raise BadRequest("min_workers: is another name of cold_workers, and the two differ")
+    if alias is not None and said.setdefault("cold_workers", alias) != alias:
+        raise BadRequest("min_workers: is another name of cold_workers, and the two differ")
     values: dict[str, float | None] = {}
     for name, value in said.items():
         limit = SCALING_LIMITS[name]
@@ -324,7 +329,7 @@ def _template(before: Template, ask: Ask) -> Template:
     template = replace(
         before,
         name=_line(ask, "name", before.name, NAME_LIMIT),
-        image=_line(ask, "image", before.image, LINE_LIMIT),
+        image=_line(ask, "image", before.image, IMAGE_LIMIT),
         tag=_line(ask, "tag", before.tag, NAME_LIMIT),
         env=before.env if env is None else env,
         onstart=_text(ask, "onstart", before.onstart),

@@ -1,0 +1,53 @@
+"""Who may call what: every route of the management API, in one table. A route that is not here is refused."""
+
+from typing import Final
+
+from posthouse.server.auth import Scope
+
+PUBLIC: Final = None
+"""No key is needed."""
+
+POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
+    ("GET", "/docs"): PUBLIC,
+    ("HEAD", "/docs"): PUBLIC,
+    ("GET", "/openapi.json"): PUBLIC,
+    ("HEAD", "/openapi.json"): PUBLIC,
+    # The protocol's management calls.
+    ("GET", "/api/v0/users/current"): Scope.READ,
+    ("GET", "/api/v0/endptjobs"): Scope.READ,
+    ("POST", "/api/v0/endptjobs"): Scope.OPERATE,
+    ("GET", "/api/v0/endptjobs/{endpoint_id}"): Scope.ROUTE,
+    ("PUT", "/api/v0/endptjobs/{endpoint_id}"): Scope.OPERATE,
+    ("DELETE", "/api/v0/endptjobs/{endpoint_id}"): Scope.OPERATE,
+    ("GET", "/api/v0/autojobs"): Scope.READ,
+    ("POST", "/api/v0/autojobs"): Scope.OPERATE,
+    ("PUT", "/api/v0/autojobs/{group_id}"): Scope.OPERATE,
+    ("GET", "/api/v0/autojobs/{group_id}"): Scope.READ,
+    ("DELETE", "/api/v0/autojobs/{group_id}"): Scope.OPERATE,
+    ("GET", "/api/v0/workergroups"): Scope.READ,
+    ("POST", "/api/v0/workergroups"): Scope.OPERATE,
+    ("GET", "/api/v0/workergroups/{group_id}"): Scope.READ,
+    ("PUT", "/api/v0/workergroups/{group_id}"): Scope.OPERATE,
+    ("DELETE", "/api/v0/workergroups/{group_id}"): Scope.OPERATE,
+    ("GET", "/api/v0/template"): Scope.READ,
+    ("POST", "/api/v0/template"): Scope.OPERATE,
+    ("PUT", "/api/v0/template"): Scope.OPERATE,
+    ("PUT", "/api/v1/template"): Scope.OPERATE,
+    ("DELETE", "/api/v0/template"): Scope.OPERATE,
+    ("POST", "/get_endpoint_workers"): Scope.ROUTE,
+    ("POST", "/get_autogroup_workers"): Scope.ROUTE,
+    ("POST", "/get_workergroup_workers"): Scope.ROUTE,
+    # Our own.
+    ("GET", "/v1/status"): Scope.READ,
+    ("GET", "/v1/endpoints/{endpoint}/explain"): Scope.READ,
+    ("GET", "/v1/endpoints/{endpoint}/journal"): Scope.READ,
+    ("POST", "/v1/endpoints/{endpoint}/rotate-key"): Scope.OPERATE,
+    ("GET", "/v1/workers"): Scope.READ,
+    ("DELETE", "/v1/workers/{worker_id}"): Scope.OPERATE,
+    ("GET", "/v1/workers/{worker_id}/logs"): Scope.READ,
+    ("GET", "/v1/keys"): Scope.ADMIN,
+    ("POST", "/v1/keys"): Scope.ADMIN,
+    ("DELETE", "/v1/keys/{key_id}"): Scope.ADMIN,
+}
+"""By method and path. The least scope of the key that a caller must show. An endpoint's own key has the scope ROUTE:
+what is open to it must also ask `gate.check_endpoint`, so that it reaches no other endpoint."""

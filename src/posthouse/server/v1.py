@@ -1,0 +1,250 @@
+"""Our own management calls, under /v1."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from posthouse import __version__
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import BadRequest, Busy, NotFound
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.engine.catalog import Catalog
+from posthouse.engine.hub import Hub
+from posthouse.fleet.fleet import Fleet
+from posthouse.ports import KeyRecord
+from posthouse.server.auth import Keyring, Scope
+
+LOGS_WAIT_S = 20.0
+"""How long a provider may take to hand over the logs of a worker."""
+LOGS_LIMIT = 1_000_000
+"""Most characters of logs in one answer; the latest are kept."""
+
+
+class Status(BaseModel):
+    version: str
+    installation: str
+    providers: list[str]
+    default_provider: str
+    endpoints: int
+    uptime_s: float
+
+
+class JournalRow(BaseModel):
+    at: float
+    decision: dict[str, Any]
+
+
+class EndpointKey(BaseModel):
+    endpoint_id: int
+    api_key: str
+
+
+class WorkerRow(BaseModel):
+    id: int
+    endpoint: str
+    workergroup_id: int
+    state: str
+    goal: str
+    url: str
+    instance_id: str
+    provider: str
+    machine: str
+    gpu_name: str
+    num_gpus: int
+    perf: float = Field(description="Work per second that it can do; 0 until it has measured itself.")
+    outstanding: float = Field(description="Work that it was given and has not finished.")
+    busy: bool
+    price_usd_h: float = Field(description="US dollars per hour in its present state.")
+    spent_usd: float
+    age_s: float
+    load_s: float = Field(description="How long its last way to ready took.")
+    version: str
+    scheme: str
+    message: str = Field(description="What it or its provider last said went wrong.")
+
+
+class Logs(BaseModel):
+    text: str
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=255)
+    scope: Literal["route", "read", "operate", "admin"]
+
+
+class KeyRow(BaseModel):
+    id: str
+    name: str
+    scope: str
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+
+class MintedKey(KeyRow):
+    key: str = Field(description="The key itself. It is not stored and cannot be shown again.")
+
+
+def add_v1_routes(
+    app: FastAPI, catalog: Catalog, keyring: Keyring, explain: Callable[[EndpointId], dict[str, Any]]
+) -> None:
+    hub = catalog.hub
+    born_at = hub.clock.now()
+
+    @app.get("/v1/status")
+    async def show_status() -> Status:
+        """What this server is."""
+        return Status(
+            version=__version__,
+            installation=hub.installation,
+            providers=sorted(hub.providers),
+            default_provider=hub.default_provider,
+            endpoints=len(hub.ids_by_name),
+            uptime_s=hub.clock.now() - born_at,
+        )
+
+    # `:path`, because names may have slashes in them.
+
+    @app.get("/v1/endpoints/{endpoint:path}/explain")
+    async def explain_endpoint(endpoint: str) -> dict[str, Any]:
+        """Why the endpoint has the workers that it has: the latest decision and its reasons."""
+        return explain(_endpoint_id(hub, endpoint))
+
+    @app.get("/v1/endpoints/{endpoint:path}/journal")
+    async def list_decisions(endpoint: str, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[JournalRow]:
+        """The latest decisions about the endpoint, newest first."""
+        entries = await hub.store.journal(_endpoint_id(hub, endpoint), limit)
+        return [JournalRow(at=entry.at, decision=entry.body) for entry in entries]
+
+    @app.post("/v1/endpoints/{endpoint:path}/rotate-key")
+    async def rotate_endpoint_key(endpoint: str) -> EndpointKey:
+        """Gives the endpoint a new key. The one before is refused from now on."""
+        changed = await catalog.rotate_key(_endpoint_id(hub, endpoint))
+        return EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
+
+    @app.get("/v1/workers")
+    async def list_workers(endpoint: str = "") -> list[WorkerRow]:
+        """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
+        wanted = _endpoint_id(hub, endpoint) if endpoint else None
+        fleets = [s.fleet for i, s in hub.stalls.items() if wanted in (None, i)]
+        return [_worker_row(f, w, hub.clock.now()) for f in fleets for w in f.workers.values()]
+
+    @app.delete("/v1/workers/{worker_id}", status_code=202)
+    async def dismiss_worker(worker_id: int) -> WorkerRow:
+        """Wants the worker gone: it gets no more requests, finishes what it has, and is destroyed."""
+        fleet, _ = _worker(hub, worker_id)
+        return _worker_row(fleet, catalog.dismiss_worker(worker_id), hub.clock.now())
+
+    @app.get("/v1/workers/{worker_id}/logs")
+    async def show_logs(worker_id: int, tail: Annotated[int, Query(ge=1, le=10_000)] = 200) -> Logs:
+        """The last lines that the worker printed, as its provider has them."""
+        _, worker = _worker(hub, worker_id)
+        provider = hub.provider_of(worker)
+        if provider is None:
+            raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
+        if not worker.instance_id:
+            return Logs(text="")
+        try:
+            async with asyncio.timeout(LOGS_WAIT_S):
+                text = await provider.logs(worker.instance_id, tail)
+        except TimeoutError:
+            raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
+        return Logs(text=text[-LOGS_LIMIT:])
+
+    one_at_a_time = asyncio.Lock()
+
+    @app.get("/v1/keys")
+    async def list_keys() -> list[KeyRow]:
+        """Every account key, without the keys themselves."""
+        return [_key_row(record) for record in keyring.records()]
+
+    @app.post("/v1/keys", status_code=201)
+    async def create_key(new: NewKey) -> MintedKey:
+        """Makes an account key. It is in this answer and nowhere else."""
+        async with one_at_a_time:
+            if len(keyring.records()) >= catalog.limits.keys:
+                raise BadRequest(f"there are {catalog.limits.keys} keys, revoked ones included: the server's limit")
+            if not new.name.isprintable():
+                raise BadRequest("name: must have printable characters only")
+            record, key = keyring.mint(new.name, Scope.named(new.scope), hub.clock.now())
+            await hub.store.add_key(record)
+            keyring.put(record)
+        return MintedKey(**_key_row(record).model_dump(), key=key)
+
+    @app.delete("/v1/keys/{key_id}")
+    async def revoke_key(key_id: str) -> KeyRow:
+        """Revokes an account key, at once and for good."""
+        async with one_at_a_time:
+            records = {record.id: record for record in keyring.records()}
+            if key_id not in records:
+                raise NotFound(f"there is no key {key_id[:64]!r}")
+            record = records[key_id]
+            admins = [r.id for r in records.values() if r.scope == "admin" and not r.revoked_at]
+            if admins == [key_id]:
+                raise BadRequest("this is the last admin key: make another one before you revoke it")
+            if not record.revoked_at:
+                record = replace(record, revoked_at=hub.clock.now())
+                await hub.store.put_key(record)
+                keyring.put(record)
+        return _key_row(record)
+
+
+def _endpoint_id(hub: Hub, name_or_id: str) -> EndpointId:
+    """The endpoint with this name, or else with this id. Raises: NotFound."""
+    found = hub.ids_by_name.get(name_or_id)
+    if found is None and name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19:
+        found = hub.stall(int(name_or_id)).fleet.endpoint.id
+    if found is None:
+        raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
+    return found
+
+
+def _worker(hub: Hub, worker_id: int) -> tuple[Fleet, Worker]:
+    """Raises: NotFound."""
+    fleet = hub.fleet_of(worker_id)
+    if fleet is None:
+        raise NotFound(f"worker {worker_id} does not exist")
+    return fleet, fleet.workers[WorkerId(worker_id)]
+
+
+def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
+    return WorkerRow(
+        id=worker.id,
+        endpoint=fleet.endpoint.name,
+        workergroup_id=worker.group_id,
+        state=str(worker.state),
+        goal=str(worker.goal),
+        url=worker.url,
+        instance_id=worker.instance_id,
+        provider=worker.provider,
+        machine=worker.machine,
+        gpu_name=worker.gpu_name,
+        num_gpus=worker.num_gpus,
+        perf=worker.perf,
+        outstanding=fleet.ledger.work.get(worker.id, 0.0),
+        busy=fleet.busy(worker.id),
+        price_usd_h=worker.usd_h(),
+        spent_usd=worker.spent_usd,
+        age_s=now - worker.created_at,
+        load_s=worker.load_s,
+        version=worker.version,
+        scheme=worker.scheme,
+        message=worker.message,
+    )
+
+
+def _key_row(record: KeyRecord) -> KeyRow:
+    return KeyRow(
+        id=record.id,
+        name=record.name,
+        scope=record.scope,
+        created_at=record.created_at,
+        last_used_at=record.last_used_at or None,
+        revoked_at=record.revoked_at or None,
+    )

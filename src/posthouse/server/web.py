@@ -1,0 +1,53 @@
+"""The management API: the protocol's calls under /api/v0, and our own under /v1."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from posthouse import __version__
+from posthouse.config import Limits
+from posthouse.domain.endpoint import EndpointId
+from posthouse.engine.catalog import Catalog
+from posthouse.engine.hub import Hub
+from posthouse.server.auth import Keyring
+from posthouse.server.endpoints import add_endpoint_routes
+from posthouse.server.gate import Gate, add_error_handlers
+from posthouse.server.templates import add_template_routes
+from posthouse.server.v1 import add_v1_routes
+from posthouse.server.workergroups import add_workergroup_routes
+
+DESCRIPTION = """
+Calls under `/api/v0` and at the root are those of the serverless protocol; calls under `/v1` are Posthouse's own.
+Send a key as `Authorization: Bearer KEY`. Paths may end with a slash. Errors are
+`{"success": false, "error": CODE, "msg": TEXT}`.
+"""
+
+
+def web_app(
+    hub: Hub,
+    keyring: Keyring,
+    limits: Limits,
+    explain: Callable[[EndpointId], dict[str, Any]],
+) -> FastAPI:
+    """The ASGI application. `explain` says why an endpoint has the workers that it has."""
+    app = FastAPI(
+        title="Posthouse",
+        version=__version__,
+        description=DESCRIPTION,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        # This draws the field for the key on /docs; the gate is what checks keys.
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
+    )
+    catalog = Catalog(hub, limits)
+    # Each on the application itself and not on a router, so that the gate finds the policy of every single route.
+    add_endpoint_routes(app, catalog, keyring)
+    add_workergroup_routes(app, catalog, keyring)
+    add_template_routes(app, catalog)
+    add_v1_routes(app, catalog, keyring, explain)
+    add_error_handlers(app)
+    app.add_middleware(Gate, keyring=keyring, clock=hub.clock)
+    return app

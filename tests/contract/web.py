@@ -1,0 +1,148 @@
+"""A management API on a real port, for the tests beside it."""
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+from fastapi import FastAPI
+
+from posthouse.config import Limits
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import NotFound, OfferTaken
+from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.offer import Offer
+from posthouse.domain.worker import Worker
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.hub import Hub, Stall
+from posthouse.fleet.fleet import Fleet
+from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
+from posthouse.server.web import web_app
+from posthouse.store import open_store
+
+
+class Shelf:
+    """A provider that rents nothing out and has only the logs it is given."""
+
+    name = "shelf"
+    poll_s = 60.0
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {}
+
+    async def offers(self, filters: dict[str, object], disk_gb: float) -> Sequence[Offer]:
+        return []
+
+    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
+        raise OfferTaken("the shelf is empty")
+
+    async def start(self, instance_id: str) -> None:
+        raise NotFound(instance_id)
+
+    async def stop(self, instance_id: str) -> None:
+        raise NotFound(instance_id)
+
+    async def destroy(self, instance_id: str) -> None:
+        return
+
+    async def instances(self) -> Sequence[Instance]:
+        return []
+
+    async def logs(self, instance_id: str, tail: int) -> str:
+        return "\n".join(self.lines[instance_id][-tail:])
+
+    async def close(self) -> None:
+        return
+
+
+@dataclass(slots=True)
+class Answer:
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Web:
+    """The API as a user meets it, with a key for each scope, and the memory behind it."""
+
+    hub: Hub
+    keyring: Keyring
+    shelf: Shelf
+    app: FastAPI
+    url: str
+    keys: dict[str, str]
+    session: aiohttp.ClientSession
+
+    async def call(self, method: str, path: str, body: object = None, key: str | None = "admin") -> Answer:
+        """`key`: the name of a scope, a key itself, or None for none at all. `body`: bytes go as they are."""
+        headers = {} if key is None else {"Authorization": f"Bearer {self.keys.get(key, key)}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            body = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
+        async with self.session.request(method, self.url + path, data=body, headers=headers) as reply:
+            text = await reply.text()
+            return Answer(
+                reply.status,
+                json.loads(text) if text else None,
+                {name.lower(): value for name, value in reply.headers.items()},
+            )
+
+    async def make_endpoint(self, name: str = "llama", **parameters: object) -> EndpointId:
+        answer = await self.call("POST", "/api/v0/endptjobs/", {"endpoint_name": name, **parameters})
+        assert answer.status == 200, answer
+        return EndpointId(answer.body["result"])
+
+    async def make_template(self, name: str = "tgi", **fields: object) -> dict[str, Any]:
+        answer = await self.call("POST", "/api/v0/template/", {"name": name, **fields})
+        assert answer.status == 200, answer
+        template: dict[str, Any] = answer.body["template"]
+        return template
+
+    def endpoint_key(self, endpoint_id: EndpointId) -> str:
+        version = self.hub.key_version(endpoint_id)
+        assert version is not None
+        return self.keyring.endpoint_key(endpoint_id, version)
+
+    def staff(self, *workers: Worker) -> Fleet:
+        """The fleet of the workers' endpoint, once they are in it."""
+        stall = self.hub.stall(workers[0].endpoint_id)
+        fleet = Fleet(stall.fleet.endpoint, self.hub.clock.now(), workers)
+        self.hub.stalls[fleet.endpoint.id] = Stall(fleet)
+        return fleet
+
+
+@asynccontextmanager
+async def served(directory: Path, limits: Limits | None = None) -> AsyncIterator[Web]:
+    """A web API with an empty SQLite store in `directory`."""
+    store = await open_store(f"sqlite+aiosqlite:///{directory / 'posthouse.db'}")
+    shelf = Shelf()
+    hub = Hub(store, SystemClock(), {"shelf": shelf}, "shelf", await store.installation(), calm_s=0.0)
+    keyring = Keyring(bytes(SECRET_BYTES), [], hub.key_version)
+    keys = {}
+    for scope in Scope:
+        record, keys[scope.name.lower()] = keyring.mint(scope.name.lower(), scope, hub.clock.now())
+        await store.add_key(record)
+        keyring.put(record)
+    app = web_app(hub, keyring, limits or Limits(), explain=lambda endpoint_id: {"explained": endpoint_id})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            async with asyncio.timeout(20):
+                while not server.started:
+                    await asyncio.sleep(0.01)
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
+                yield Web(hub, keyring, shelf, app, url, keys, session)
+        finally:
+            server.should_exit = True
+            await serving
+            await store.close()

@@ -1,0 +1,61 @@
+"""No call without a policy, no policy without a call."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from posthouse.config import Limits
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.hub import Hub
+from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
+from posthouse.server.policies import POLICIES, PUBLIC
+from posthouse.server.web import web_app
+
+NO_STORE: Any = None  # nothing is called here
+
+
+def app() -> FastAPI:
+    hub = Hub(NO_STORE, SystemClock(), {}, "", "test", calm_s=0.0)
+    return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.key_version), Limits(), explain=lambda _: {})
+
+
+def calls(app: FastAPI) -> set[tuple[str, str]]:
+    """Every method and path that the application answers. A mount or a router inside would hide some of them."""
+    found = set()
+    for route in app.routes:
+        assert isinstance(route, Route), f"{route} is no plain route"
+        found |= {(method, getattr(route, "path_format", route.path)) for method in route.methods or ()}
+    return found
+
+
+def test_every_route_has_a_policy_and_every_policy_a_route() -> None:
+    assert calls(app()) == set(POLICIES)
+
+
+def test_only_the_documentation_is_public() -> None:
+    public = {path for (_, path), least in POLICIES.items() if least is PUBLIC}
+    assert public == {"/docs", "/openapi.json"}
+
+
+def test_a_key_that_only_routes_changes_nothing() -> None:
+    """An endpoint's key has that scope, and every worker it serves gets to see it."""
+    open_to_it = {(method, path) for (method, path), least in POLICIES.items() if least is Scope.ROUTE}
+    assert open_to_it == {
+        ("GET", "/api/v0/endptjobs/{endpoint_id}"),
+        ("POST", "/get_endpoint_workers"),
+        ("POST", "/get_autogroup_workers"),
+        ("POST", "/get_workergroup_workers"),
+    }
+
+
+def test_whatever_changes_something_needs_more_than_reading() -> None:
+    listings = {"/get_endpoint_workers", "/get_autogroup_workers", "/get_workergroup_workers"}
+    for (method, path), least in POLICIES.items():
+        if method not in ("GET", "HEAD") and path not in listings:
+            assert least is not None
+            assert least >= Scope.OPERATE, (method, path)
+
+
+def test_keys_are_for_admins() -> None:
+    assert {least for (_, path), least in POLICIES.items() if path.startswith("/v1/keys")} == {Scope.ADMIN}
