@@ -1,0 +1,271 @@
+"""Requests of clients: checked, counted, passed on to the model server, and the answers passed back as they come."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from aiohttp import ClientError, ClientSession, web
+from aiohttp.typedefs import Handler
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from posthouse.agent.grant import (
+    AUTH_HEADER,
+    BadBody,
+    Grant,
+    NoSuchSession,
+    Verify,
+    from_header,
+    grant_check,
+    split,
+)
+from posthouse.agent.settings import AgentSettings
+from posthouse.agent.worker import Outcome, Request, Worker
+from posthouse.agent.workload import workload_rule
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
+
+# Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# The model has no business with a client's keys. Bodies arrive here decoded, and get a length of their own.
+_NOT_FOR_MODEL: Final = _HOP_BY_HOP | {
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "expect",
+    "host",
+    AUTH_HEADER.lower(),
+}
+
+
+class Refused(Exception):
+    """The request is not served, for a reason that its client is told."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Proxy:
+    """The way from a client to the model server and back."""
+
+    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._session = session
+        self._work_of = workload_rule(settings.workload)
+        self._is_genuine = grant_check(settings.url)
+        self._slots = asyncio.Semaphore(settings.parallel) if settings.parallel else contextlib.nullcontext()
+        self.verify: Verify | None = None
+        """Checks a signature by the server's key; None until the key is there."""
+        self.cut_off = False
+        """Requests that are cancelled from now on are cancelled by us, not by their clients."""
+
+    def application(self) -> web.Application:
+        """Return the HTTP application. Run it with `handler_cancellation`."""
+        app = web.Application(middlewares=[_errors_as_json], client_max_size=self._settings.max_body_bytes)
+        app.add_routes([web.get("/health", self._health), web.post("/{path:.*}", self._serve)])
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        worker = self._worker
+        return _json(
+            {
+                "ready": worker.ready and not worker.stopping,
+                "stopping": worker.stopping,
+                "error": worker.failure or worker.illness,
+                "requests": len(worker.in_flight),
+                "perf": worker.perf,
+            }
+        )
+
+    async def _serve(self, client: web.Request) -> web.StreamResponse:
+        grant, body = await self._read(client)
+        self._authenticate(grant)
+        payload = _decoded(body) if isinstance(body, bytes) else None
+        request = Request(grant.request_idx or 0, self._work_of(payload, grant.cost))
+        try:
+            self._admit()
+        except Refused:
+            self._worker.end(request, "Rejected")
+            raise
+        self._worker.start(request)
+        outcome: Outcome = "Error"
+        status = 0
+        try:
+            async with self._slots:
+                request.work_started_at = time.time()
+                response, outcome = await self._forward(client, body)
+            status = response.status
+            return response
+        except Refused as refusal:
+            status = refusal.status
+            outcome = "Error" if status >= 500 else "Rejected"
+            raise
+        except asyncio.CancelledError:
+            outcome = "Error" if self.cut_off else "Cancelled"
+            raise
+        finally:
+            self._worker.end(request, outcome, done=request.work if outcome == "Success" and status < 400 else 0.0)
+            log.info(
+                "request %d: %s, status %d, work %g, waited %.3f s, took %.3f s, POST %r",
+                request.request_idx,
+                outcome,
+                status,
+                request.work,
+                (request.work_started_at or time.time()) - request.entered_queue_at,
+                time.time() - request.entered_queue_at,
+                client.path,
+            )
+
+    async def _read(self, client: web.Request) -> tuple[Grant, bytes | AsyncIterator[bytes]]:
+        """Return the client's grant and the body that is meant for the model. Raises: Refused."""
+        try:
+            if (header := client.headers.get(AUTH_HEADER)) is not None:
+                return from_header(header), self._upload(client)
+            return split(await client.read())
+        except BadBody as error:
+            raise Refused(422, str(error)) from None
+        except NoSuchSession:
+            raise Refused(410, "session_id: invalid session; this worker has none") from None
+
+    async def _upload(self, client: web.Request) -> AsyncIterator[bytes]:
+        """Yield the body of `client` as it comes. Raises: Refused once it is too large."""
+        limit = self._settings.max_body_bytes
+        size = client.content_length or 0
+        if size <= limit:
+            size = 0
+            async for chunk in client.content.iter_chunked(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > limit:
+                    break
+                yield chunk
+        if size > limit:
+            raise Refused(413, f"body: must be at most {limit} bytes")
+
+    def _authenticate(self, grant: Grant) -> None:
+        """Raises: Refused, unless the server signed the grant for this very worker."""
+        if self._settings.unsecured:
+            return
+        if self.verify is None:
+            raise Refused(401, "the server's public key is not there yet; try again")
+        if not self._is_genuine(self.verify, grant):
+            raise Refused(401, "signature: does not verify for this worker's url")
+
+    def _admit(self) -> None:
+        """Raises: Refused when no further request can be taken."""
+        worker, settings = self._worker, self._settings
+        if worker.stopping:
+            raise Refused(503, "this worker is stopping")
+        if not worker.perf:
+            raise Refused(503, "the model is not ready")
+        if len(worker.in_flight) >= settings.max_requests:
+            raise Refused(429, f"{settings.max_requests} requests are here already, the most that may")
+        if worker.wait_s > settings.max_queue_time_s:
+            raise Refused(
+                429, f"the expected wait is {worker.wait_s:.1f} s, longer than {settings.max_queue_time_s:g} s"
+            )
+
+    async def _forward(
+        self, client: web.Request, body: bytes | AsyncIterator[bytes]
+    ) -> tuple[web.StreamResponse, Outcome]:
+        """Return the model server's answer, when all of it has been passed on, and how that ended.
+
+        Raises: Refused when there is no answer.
+        """
+        response: web.StreamResponse | None = None
+        try:
+            async with self._session.post(
+                self._upstream_url(client), data=body, headers=_headers_for_model(client, body), allow_redirects=False
+            ) as answer:
+                response = web.StreamResponse(
+                    status=answer.status, reason=answer.reason, headers=_kept(answer.headers, _HOP_BY_HOP)
+                )
+                await response.prepare(client)
+                while chunk := await answer.content.readany():
+                    await response.write(chunk)
+                await response.write_eof()
+        except (ClientError, OSError, TimeoutError) as error:
+            if client.transport is None or client.transport.is_closing():
+                return response or web.Response(status=499), "Cancelled"
+            if isinstance(error.__cause__, Refused):  # our own upload, stopped for its size
+                raise error.__cause__ from None
+            log.warning("model server: %s", type(error).__name__)
+            if response is None:
+                if isinstance(error, TimeoutError):
+                    raise Refused(504, "the model server does not answer") from None
+                raise Refused(502, "the model server cannot be reached") from None
+            client.transport.abort()  # so that the client sees that the answer is not complete
+            return response, "Error"
+        return response, _outcome(answer.status)
+
+    def _upstream_url(self, client: web.Request) -> URL:
+        # Clients put their key into the query. The base comes first whatever the path, so that no other host is met.
+        url = client.rel_url
+        query = "&".join(p for p in url.raw_query_string.split("&") if p.partition("=")[0] != "api_key")
+        path = f"{url.raw_path}?{query}" if query else url.raw_path
+        return URL(f"{self._settings.upstream.rstrip('/')}/{path.removeprefix('/')}", encoded=True)
+
+
+def _outcome(status: int) -> Outcome:
+    """Return how a request ended for the worker; most 4xx are the client's own doing."""
+    if status >= 500:
+        return "Error"
+    return "Rejected" if status == 429 else "Success"
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError):  # wrong or too deep: the model may judge that
+        return None
+
+
+def _headers_for_model(client: web.Request, body: bytes | AsyncIterator[bytes]) -> CIMultiDict[str]:
+    headers = _kept(client.headers, _NOT_FOR_MODEL)
+    if isinstance(body, bytes):
+        headers["Content-Type"] = "application/json"
+    elif client.content_length is not None and "Content-Encoding" not in client.headers:
+        headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
+    return headers
+
+
+def _kept(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
+    """Return the headers, without those in `dropped` and those that only concern one connection."""
+    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped and k.lower() not in named)
+
+
+def _json(reply: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(reply), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refused as refusal:
+        return _json({"error": str(refusal)}, refusal.status)
+    except web.HTTPException as error:
+        return _json({"error": error.text or error.reason}, error.status)
+    except Exception:  # the seam of a request: our own bug must not show its traceback to a client
+        log.exception("request: unexpected error")
+        return _json({"error": "internal error"}, 500)

@@ -1,0 +1,147 @@
+"""What the server is told: the worker's state, and the requests that have ended. And what it is asked: its key."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from typing import Any, Final
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+
+from posthouse.agent.grant import Verify
+from posthouse.agent.settings import AgentSettings
+from posthouse.agent.worker import Amounts, Worker
+from posthouse.signing.rsa import verifier
+
+log = logging.getLogger(__name__)
+
+_PERIOD_S: Final = 10.0  # seconds between reports when nothing changes; the peer's, which servers rely on
+_LOADING_PERIOD_S: Final = 2.0  # while the model loads, so that the server sees that the worker lives
+_GAP_S: Final = 1.0  # least time between two reports of work
+_BACK_OFF_S: Final = 10.0  # longest time between two attempts to reach the server
+_ENDED_AT_ONCE: Final = 1000  # ended requests in one message
+_GB: Final = 1024**3  # bytes; the peer's worker divides by this, too
+
+
+def server_session() -> ClientSession:
+    """Return a session for short calls to the server."""
+    return ClientSession(timeout=ClientTimeout(total=10), cookie_jar=DummyCookieJar())
+
+
+async def fetched_verifier(session: ClientSession, settings: AgentSettings) -> Verify:
+    """Return the check of signatures by the server's key, however long it takes to get it."""
+    attempt = 0
+    while True:
+        for address in settings.report_addrs:
+            url = f"{address.rstrip('/')}/pubkey/"
+            try:
+                async with session.get(url, raise_for_status=True) as answer:
+                    verify = verifier(await answer.text())
+            except (ClientError, OSError, TimeoutError, ValueError) as error:
+                log.warning("public key: %s: %s", url, type(error).__name__)
+            else:
+                log.info("public key: fetched from %s", url)
+                return verify
+        await asyncio.sleep(_back_off_s(attempt))
+        attempt += 1
+
+
+class Reporter:
+    """Tells the server what the worker has to tell, and remembers what it has been told."""
+
+    def __init__(self, session: ClientSession, settings: AgentSettings, worker: Worker) -> None:
+        self._session = session
+        self._settings = settings
+        self._worker = worker
+        self._told_disk_gb = self._disk_gb()
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Report for ever: at once what is urgent, within a second what has changed, and now and then anyway."""
+        worker = self._worker
+        while True:
+            worker.changed.clear()
+            worker.urgent.clear()
+            await self.deliver()
+            reported_at = time.monotonic()
+            period_s = _PERIOD_S if worker.perf else _LOADING_PERIOD_S
+            if self._failures:
+                await asyncio.sleep(_back_off_s(self._failures - 1))
+                continue
+            await _set_within(worker.changed, period_s)
+            await _set_within(worker.urgent, reported_at + _GAP_S - time.monotonic())
+
+    async def deliver(self) -> None:
+        """Send one batch of ended requests and one report. What is not delivered stays for the next time."""
+        worker, identity = self._worker, {"mtoken": self._settings.mtoken}
+        problem = ""
+        if ended := worker.ended[:_ENDED_AT_ONCE]:
+            body = {"worker_id": self._settings.worker_id, **identity, "requests": ended}
+            problem = await self._post("/delete_requests/", body)
+            if not problem:
+                del worker.ended[: len(ended)]
+            if worker.ended:
+                worker.changed.set()
+        disk_gb = self._disk_gb()
+        amounts, worker.amounts = worker.amounts, Amounts()
+        body = {
+            "id": self._settings.worker_id,
+            **identity,
+            **worker.report(amounts),
+            "disk_usage": disk_gb,
+            "additional_disk_usage": disk_gb - self._told_disk_gb,
+            "url": self._settings.url,
+        }
+        told = False
+        try:
+            status_problem = await self._post("/worker_status/", body)
+            told = not status_problem
+        finally:  # also when cancelled, because a last report follows
+            if not told:
+                worker.amounts += amounts
+        if told:
+            self._told_disk_gb = disk_gb
+        self._note(status_problem or problem)
+
+    async def _post(self, path: str, body: dict[str, Any]) -> str:
+        """Send `body` to the first address that takes it. Return what went wrong at the last, empty if one did."""
+        problem = ""
+        for address in self._settings.report_addrs:
+            url = f"{address.rstrip('/')}{path}"
+            try:
+                async with self._session.post(
+                    url,
+                    data=msgspec.json.encode(body),
+                    headers={"Content-Type": "application/json"},
+                    allow_redirects=False,  # the body carries the worker's secret
+                ) as answer:
+                    if 200 <= answer.status < 300:
+                        return ""
+                    problem = f"{url}: status {answer.status}"
+            except (ClientError, OSError, TimeoutError) as error:
+                problem = f"{url}: {type(error).__name__}"
+        return problem
+
+    def _note(self, problem: str) -> None:
+        if problem and not self._failures:
+            log.warning("report: not delivered, will try again: %s", problem)
+        elif not problem and self._failures:
+            log.info("report: delivered again")
+        self._failures = self._failures + 1 if problem else 0
+
+    def _disk_gb(self) -> float:
+        return shutil.disk_usage(self._settings.directory).used / _GB
+
+
+def _back_off_s(attempt: int) -> float:
+    """Return 0.5, 1, 2, 4, 8, 10, 10, ... seconds."""
+    return min(0.5 * 2.0 ** min(attempt, 8), _BACK_OFF_S)
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> None:
+    """Return once `event` is set, at the latest after `timeout_s`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -1,0 +1,209 @@
+"""What an agent is told: one frozen value, read from the environment of a worker and from flags."""
+
+import ipaddress
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from yarl import URL
+
+from posthouse.agent.workload import workload_rule
+
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", ""})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One request that measures the model server, and how often it is made.
+
+    The default is the request of the published example, which language model servers like TGI answer.
+    """
+
+    route: str = "/generate"
+    payload: Any = field(default_factory=lambda: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 256}})
+    work: float | None = None
+    """Work of one such request. None: what the workload rule says of the payload."""
+    concurrency: int = 10
+    """Requests made at once; as many as the peer's worker makes."""
+    runs: int = 8
+    """Rounds, of which the best counts; as many as the peer's worker makes."""
+
+    def __post_init__(self) -> None:
+        _require(self.route.startswith("/"), "benchmark.route", "must start with /", self.route)
+        if self.work is not None:
+            _require(math.isfinite(self.work) and self.work > 0, "benchmark.work", "must be above 0", self.work)
+        _require(1 <= self.concurrency <= 1000, "benchmark.concurrency", "must be 1 to 1000", self.concurrency)
+        _require(1 <= self.runs <= 100, "benchmark.runs", "must be 1 to 100", self.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """Everything an agent needs to know.
+
+    Raises: ValueError naming the setting, what is wrong with it and what is allowed.
+    """
+
+    upstream: str
+    """Base address of the model server."""
+    worker_id: int
+    mtoken: str = field(default="", repr=False)
+    """The secret that proves to the server that a report is this worker's."""
+    report_addrs: tuple[str, ...]
+    """Base addresses of the server, tried in this order."""
+    url: str
+    """This worker's address as clients see it: reported, and the only one whose signature is accepted."""
+    listen_host: str
+    listen_port: int
+    unsecured: bool = False
+    """Serve requests whose signature does not verify. For development only."""
+
+    health: str | None = "/health"
+    """Path or address on the model server that answers 2xx once it is ready, and while it is well."""
+    ready_log: str | None = None
+    """Text in a line of `log_file` which says that the model is ready."""
+    error_logs: tuple[str, ...] = ()
+    """Texts in a line of `log_file` which say that the model has failed for good."""
+    log_file: Path | None = None
+    benchmark: Benchmark = field(default_factory=Benchmark)
+    perf: float | None = None
+    """Work per second of this worker, when it is known. None: a benchmark finds out."""
+    workload: str = "tokens"
+    """How the work of a request is counted; see `workload_rule`."""
+    directory: Path = Path()
+    """Where the benchmark's result is kept over a restart."""
+
+    parallel: int = 0
+    """Requests that the model server is given at once. 0: all of them."""
+    max_requests: int = 1000
+    """Requests accepted at once, running and waiting."""
+    max_queue_time_s: float = 30.0
+    """Longest wait that a request is accepted into; the default of the peer's worker."""
+    max_body_bytes: int = 32 * 2**20
+    """Largest request body."""
+    silence_s: float = 600.0
+    """Longest time without a byte from the model server; the known clients give up after it, too."""
+    drain_s: float = 60.0
+    """How long running requests may go on after the order to stop."""
+
+    def __post_init__(self) -> None:
+        upstream = _address(self.upstream, "upstream")
+        _require(upstream.path == "/", "upstream", "must have no path", self.upstream)
+        _require(bool(self.report_addrs), "report_addrs", "must hold an address", self.report_addrs)
+        for address in self.report_addrs:
+            _address(address, "report_addrs")
+        _address(self.url, "url")
+        _require(1 <= self.listen_port <= 65535, "listen_port", "must be 1 to 65535", self.listen_port)
+        _require(
+            self.health is not None or self.ready_log is not None,
+            "health, ready_log",
+            "one of both must say when the model is ready",
+            None,
+        )
+        if self.health is not None and not self.health.startswith("/"):
+            _address(self.health, "health")
+        if self.ready_log is not None or self.error_logs:
+            _require(self.log_file is not None, "log_file", "must be set for ready_log and error_logs", None)
+        _require("" not in (self.ready_log, *self.error_logs), "ready_log, error_logs", "must not be empty", "")
+        if self.perf is not None:
+            _require(math.isfinite(self.perf) and self.perf > 0, "perf", "must be above 0", self.perf)
+        workload_rule(self.workload)
+        _require(0 <= self.parallel <= 100_000, "parallel", "must be 0 to 100000", self.parallel)
+        _require(1 <= self.max_requests <= 100_000, "max_requests", "must be 1 to 100000", self.max_requests)
+        _require(self.max_body_bytes > 0, "max_body_bytes", "must be above 0", self.max_body_bytes)
+        for name in ("max_queue_time_s", "silence_s", "drain_s"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, name, "must be 0 or more seconds", value)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], **overrides: Any) -> Self:
+        """Return the settings that a worker's environment gives, where `overrides` does not.
+
+        An override that is None counts as not given.
+
+        Raises: ValueError naming the variable or the setting.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+
+        def read(name: str, from_environment: Callable[[], Any]) -> None:
+            if name not in given:
+                given[name] = from_environment()
+
+        read("worker_id", lambda: _whole(environ, "CONTAINER_ID", 0, 2**53))
+        read("mtoken", lambda: environ.get("MASTER_TOKEN", "").strip())
+        read("report_addrs", lambda: _addresses(environ, "REPORT_ADDR"))
+        read("listen_port", lambda: _whole(environ, "WORKER_PORT", 1, 65535))
+        read("url", lambda: _own_url(environ, given["listen_port"]))
+        read("listen_host", lambda: _listen_host(given["url"]))
+        read("unsecured", lambda: _boolean(environ, "UNSECURED"))
+        if log_file := environ.get("MODEL_LOG"):
+            given.setdefault("log_file", Path(log_file))
+        # A template that names a log line has said what readiness is; its server may know no health call.
+        read("health", lambda: environ.get("MODEL_HEALTH_ENDPOINT") or (None if "ready_log" in given else "/health"))
+        return cls(**given)
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {rule}" + ("" if value is None else f", not {value!r}"))
+
+
+def _address(text: str, name: str) -> URL:
+    try:
+        url = URL(text)
+        good = url.scheme in {"http", "https"} and bool(url.host)
+    except ValueError:
+        good = False
+    _require(good, name, "must be an address like http://127.0.0.1:8000", text)
+    return url
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "").strip()  # a market's API gives addresses that end in a newline
+    if not value:
+        raise ValueError(f"{name}: is not set in the environment")
+    return value
+
+
+def _whole(environ: Mapping[str, str], name: str, low: int, high: int) -> int:
+    text = _required(environ, name)
+    value = int(text) if text.isdecimal() and len(text) <= 16 else -1
+    _require(low <= value <= high, name, f"must be a whole number from {low} to {high}", text)
+    return value
+
+
+def _boolean(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").strip().lower()
+    _require(text in _TRUE | _FALSE, name, "must be true or false", text)
+    return text in _TRUE
+
+
+def _addresses(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    addresses = tuple(part.strip().rstrip("/") for part in _required(environ, name).split(",") if part.strip())
+    for address in addresses:
+        _address(address, name)
+    return addresses
+
+
+def _own_url(environ: Mapping[str, str], listen_port: int) -> str:
+    host = _required(environ, "PUBLIC_IPADDR")
+    port = _whole(environ, f"VAST_TCP_PORT_{listen_port}", 1, 65535)
+    # Reporting plain http where encryption was asked for would send prompts in the clear.
+    _require(not _boolean(environ, "USE_SSL"), "USE_SSL", "must be false; the agent serves plain HTTP", True)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    _require(str(URL(url).origin()) == url, "PUBLIC_IPADDR", "must be an IP address or a host name", host)
+    return url
+
+
+def _listen_host(url: str) -> str:
+    """Return where to listen so that `url` can be reached: this machine only, if `url` is on it."""
+    host = URL(url).host or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "127.0.0.1" if host == "localhost" else "0.0.0.0"  # noqa: S104 - reached from outside on purpose
+    if address.is_loopback:
+        return host
+    return "::" if address.version == 6 else "0.0.0.0"  # noqa: S104 - reached from outside on purpose

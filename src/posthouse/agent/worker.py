@@ -1,0 +1,151 @@
+"""What a worker knows of itself: whether it is ready, what it works on, what it has not yet told the server."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
+MAX_UNTOLD: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
+
+Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request from its acceptance to its end. Units: work; epoch seconds, 0 for never."""
+
+    request_idx: int
+    work: float
+    entered_queue_at: float = field(default_factory=time.time)
+    work_started_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Amounts:
+    """Work since the last report that was delivered."""
+
+    received: float = 0.0
+    done: float = 0.0
+    cancelled: float = 0.0
+    rejected: float = 0.0
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.received + other.received,
+            self.done + other.done,
+            self.cancelled + other.cancelled,
+            self.rejected + other.rejected,
+        )
+
+
+class Worker:
+    """The state of this worker.
+
+    `changed` asks for a report within a second, `urgent` for one at once; `idle` is set while nothing is in flight.
+    """
+
+    def __init__(self) -> None:
+        self.started_at = time.time()
+        self.perf = 0.0
+        """Measured work per second; 0 until the worker is ready."""
+        self.loading_s = 0.0
+        self.failure = ""
+        """Why the worker is of no use, for good."""
+        self.illness = ""
+        """Why the worker is of no use at the moment."""
+        self.stopping = False
+        """No new requests are accepted."""
+        self.in_flight: set[Request] = set()
+        self.accepted = 0
+        self.amounts = Amounts()
+        self.ended: list[dict[str, Any]] = []
+        """Ended requests, as `/delete_requests/` takes them, that the server does not know of."""
+        self.changed = asyncio.Event()
+        self.urgent = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def ready(self) -> bool:
+        return self.perf > 0 and not self.failure and not self.illness
+
+    @property
+    def load(self) -> float:
+        """Work of all requests in flight."""
+        return sum(request.work for request in self.in_flight)
+
+    @property
+    def wait_s(self) -> float:
+        """How long a new request would wait, if all work is done one after the other."""
+        return self.load / self.perf if self.perf else 0.0
+
+    def become_ready(self, perf: float) -> None:
+        self.perf = perf
+        self.loading_s = time.time() - self.started_at
+        self._tell_at_once()
+
+    def fail(self, reason: str) -> None:
+        """The first failure stays: what follows is mostly its consequence."""
+        self.failure = self.failure or reason
+        self._tell_at_once()
+
+    def feel(self, illness: str) -> None:
+        """Note that the worker is ill, or with an empty text that it is well."""
+        if illness != self.illness:
+            self.illness = illness
+            self._tell_at_once()
+
+    def start(self, request: Request) -> None:
+        self.in_flight.add(request)
+        self.idle.clear()
+        self.accepted += 1
+        self.amounts.received += request.work
+        self.changed.set()
+
+    def end(self, request: Request, outcome: Outcome, done: float = 0.0) -> None:
+        """Note the end of `request`, and how much of its work was done."""
+        self.in_flight.discard(request)
+        if not self.in_flight:
+            self.idle.set()
+        self.amounts.done += done
+        if outcome == "Cancelled":
+            self.amounts.cancelled += request.work
+        elif outcome == "Rejected":
+            self.amounts.rejected += request.work
+        # 0: a client that did not pass its index on, so the server cannot know which one has ended.
+        if request.request_idx and len(self.ended) < MAX_UNTOLD:
+            self.ended.append(
+                {
+                    "request_idx": request.request_idx,
+                    # As the peer's worker tells it: a client that left is no fault of the worker.
+                    "success": outcome in {"Success", "Cancelled"},
+                    "status": outcome,
+                    "entered_queue_at": request.entered_queue_at,
+                    "work_started_at": request.work_started_at,
+                    "work_completed_at": time.time() if outcome in {"Success", "Error"} else 0.0,
+                }
+            )
+        self.changed.set()
+
+    def report(self, amounts: Amounts) -> dict[str, Any]:
+        """Return what `/worker_status/` takes, save for who the worker is and for its disk."""
+        return {
+            "version": VERSION,
+            "loadtime": self.loading_s,
+            "cur_load": self.load,
+            "new_load": max(0.0, amounts.received - amounts.cancelled),
+            "rej_load": amounts.rejected,
+            "cur_perf": amounts.done,
+            "max_perf": self.perf,
+            "error_msg": self.failure or self.illness,
+            "num_requests_working": len(self.in_flight),
+            "num_requests_recieved": self.accepted,  # the wire's spelling
+            "working_request_idxs": [r.request_idx for r in self.in_flight if r.request_idx],
+            "cur_capacity": 0,
+            "max_capacity": 0,
+        }
+
+    def _tell_at_once(self) -> None:
+        self.changed.set()
+        self.urgent.set()
