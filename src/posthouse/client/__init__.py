@@ -1,0 +1,29 @@
+"""The client: sends requests to endpoints and manages them, from a program, sync or async."""
+
+from posthouse.client.answers import Answer, Routed, Waiting
+from posthouse.client.asynchronous import AsyncClient
+from posthouse.client.errors import (
+    BadRequest,
+    NotFound,
+    PosthouseError,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    WorkerFailed,
+)
+from posthouse.client.synchronous import Client
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "BadRequest",
+    "Client",
+    "NotFound",
+    "PosthouseError",
+    "Routed",
+    "TimedOut",
+    "Unauthorized",
+    "Unreachable",
+    "Waiting",
+    "WorkerFailed",
+]

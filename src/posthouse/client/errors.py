@@ -1,0 +1,67 @@
+"""What can go wrong between a client and an endpoint, named by what the caller does next."""
+
+import msgspec
+
+MAX_MESSAGE = 500  # characters of an unknown error body that a message repeats
+
+
+class PosthouseError(Exception):
+    """Any error of the client. `status` is the HTTP status, None where there was no answer; `code` is the server's."""
+
+    def __init__(self, message: str, status: int | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+
+
+class BadRequest(PosthouseError):
+    """The request is wrong: correct it."""
+
+
+class Unauthorized(PosthouseError):
+    """The key is missing, wrong or not enough: use another."""
+
+
+class NotFound(PosthouseError):
+    """What was asked for does not exist."""
+
+
+class Unreachable(PosthouseError):
+    """The server gives no answer: check its address, or try again later."""
+
+
+class TimedOut(PosthouseError):
+    """There was no answer within `timeout_s`."""
+
+
+class WorkerFailed(PosthouseError):
+    """The worker gave no usable answer, as often as it was tried."""
+
+
+def refusal(status: int, body: bytes, where: str) -> PosthouseError:
+    """Returns the error that an answer of `where` means. Reads the error shapes of the wire, OpenAI and FastAPI."""
+    try:
+        reply = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        reply = body.decode(errors="replace")
+    code = ""
+    if isinstance(reply, dict):
+        error = reply.get("error")
+        if isinstance(error, dict):
+            error = error.get("message")
+        text = reply.get("msg") or reply.get("error_msg") or reply.get("detail") or error or reply
+        if isinstance(error, str) and error != text:
+            code = error
+    else:
+        text = reply
+    if not isinstance(text, str):
+        text = msgspec.json.encode(text).decode()
+    message = f"{where}: {text.strip()[:MAX_MESSAGE] or 'no explanation'} (HTTP {status})"
+    if status in (401, 403):
+        return Unauthorized(message, status, code)
+    if status in (404, 410):
+        return NotFound(message, status, code)
+    if status in (502, 503, 504):
+        return Unreachable(message, status, code)
+    return (BadRequest if status < 500 else PosthouseError)(message, status, code)

@@ -1,0 +1,159 @@
+"""The client for programs without asyncio: `AsyncClient`, driven from a thread of its own."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+from posthouse.client.answers import Answer
+from posthouse.client.asynchronous import COST, RETRIES, TIMEOUT_S, AsyncClient, OnWaiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_END = object()
+
+
+def _blocking(method: Callable[Concatenate[AsyncClient, P], Awaitable[T]]) -> Callable[Concatenate["Client", P], T]:
+    """Returns `method` of the asynchronous client as a method of the blocking one."""
+
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+class Client:
+    """Does what `AsyncClient` does, and blocks meanwhile. May be used from several threads.
+
+    `on_waiting` is called in the thread of the client.
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self._client = AsyncClient(url, api_key, timeout_s)
+        self._open: set[AsyncGenerator[Any, None]] = set()
+        # A thread and not `asyncio.run` for each call: idle connections are kept well, and notebooks have a loop.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="posthouse-client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes every connection and ends the thread. The client is of no further use."""
+        if self._loop.is_closed():
+            return
+        for events in tuple(self._open):
+            self._run(events.aclose())
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, result: Awaitable[T]) -> T:
+        async def awaited() -> T:
+            return await result
+
+        future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # does nothing but after an interrupt of this wait
+
+    def _events(self, events: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
+        self._open.add(events)
+        try:
+            while (event := self._run(anext(events, _END))) is not _END:
+                yield event
+        finally:
+            self._open.discard(events)
+            if not self._loop.is_closed():
+                self._run(events.aclose())
+
+    route = _blocking(AsyncClient.route)
+    request = _blocking(AsyncClient.request)
+
+    def stream(
+        self,
+        endpoint: str,
+        path: str,
+        payload: object,
+        cost: float = COST,
+        timeout_s: float | None = None,
+        retries: int = RETRIES,
+        on_waiting: OnWaiting | None = None,
+    ) -> Generator[Any, None, None]:
+        """Sends like `request` and yields the events of the answer as they come: see `AsyncClient.stream`."""
+        return self._events(self._client.stream(endpoint, path, payload, cost, timeout_s, retries, on_waiting))
+
+    @overload
+    def generate(
+        self,
+        endpoint: str,
+        prompt: str,
+        max_new_tokens: int = 256,
+        stream: Literal[False] = False,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> Answer: ...
+
+    @overload
+    def generate(
+        self,
+        endpoint: str,
+        prompt: str,
+        max_new_tokens: int = 256,
+        *,
+        stream: Literal[True],
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> Generator[Any, None, None]: ...
+
+    def generate(
+        self,
+        endpoint: str,
+        prompt: str,
+        max_new_tokens: int = 256,
+        stream: bool = False,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> Answer | Generator[Any, None, None]:
+        """Asks a language model for text: see `AsyncClient.generate`."""
+        ask = self._client.generate
+        if stream:
+            events = ask(endpoint, prompt, max_new_tokens, stream=True, timeout_s=timeout_s, on_waiting=on_waiting)
+            return self._events(events)
+        return self._run(ask(endpoint, prompt, max_new_tokens, timeout_s=timeout_s, on_waiting=on_waiting))
+
+    endpoints = _blocking(AsyncClient.endpoints)
+    endpoint = _blocking(AsyncClient.endpoint)
+    create_endpoint = _blocking(AsyncClient.create_endpoint)
+    update_endpoint = _blocking(AsyncClient.update_endpoint)
+    delete_endpoint = _blocking(AsyncClient.delete_endpoint)
+    endpoint_workers = _blocking(AsyncClient.endpoint_workers)
+    workergroups = _blocking(AsyncClient.workergroups)
+    create_workergroup = _blocking(AsyncClient.create_workergroup)
+    update_workergroup = _blocking(AsyncClient.update_workergroup)
+    delete_workergroup = _blocking(AsyncClient.delete_workergroup)
+    templates = _blocking(AsyncClient.templates)
+    create_template = _blocking(AsyncClient.create_template)
+    update_template = _blocking(AsyncClient.update_template)
+    delete_template = _blocking(AsyncClient.delete_template)
+    explain = _blocking(AsyncClient.explain)
+    rotate_endpoint_key = _blocking(AsyncClient.rotate_endpoint_key)
+    workers = _blocking(AsyncClient.workers)
+    delete_worker = _blocking(AsyncClient.delete_worker)
+    worker_logs = _blocking(AsyncClient.worker_logs)
+    keys = _blocking(AsyncClient.keys)
+    create_key = _blocking(AsyncClient.create_key)
+    delete_key = _blocking(AsyncClient.delete_key)
+    status = _blocking(AsyncClient.status)
