@@ -30,6 +30,7 @@ from posthouse.server.auth import Keyring, Scope, load_secret
 from posthouse.server.hot import Hot
 from posthouse.server.metrics import Metrics
 from posthouse.server.web import web_app
+from posthouse.signing.authority import root_certificate
 from posthouse.signing.rsa import RsaKey
 from posthouse.store import open_store
 
@@ -115,6 +116,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             settings.server.max_body_bytes,
             ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
             metrics=lambda: metrics.page(),
+            root_certificate=await asyncio.to_thread(root_certificate, data_dir / "authority.pem"),
         )
         metrics = Metrics(hub, loop, observer, executor, hot.answers)
         server = uvicorn.Server(

@@ -36,6 +36,7 @@ HOT_ROUTES = {
     ("POST", "/worker_status"): "worker",
     ("POST", "/delete_requests"): "worker",
     ("GET", "/pubkey"): "public",
+    ("GET", "/static/jvastai_root.cer"): "public",
     ("GET", "/healthz"): "public",
     ("GET", "/readyz"): "public",
     ("GET", "/metrics"): "read",
@@ -56,6 +57,8 @@ class Hot:
     ready: Callable[[], str]
     """Why the server is not ready; empty if it is."""
     metrics: Callable[[], bytes]
+    root_certificate: bytes
+    """Of the authority that signs workers' certificates, PEM."""
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -101,6 +104,8 @@ class Hot:
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
             return 200, b"application/x-pem-file", self.router.signer.public_pem.encode()
+        if path == "/static/jvastai_root.cer":
+            return 200, b"application/x-x509-ca-cert", self.root_certificate
         if path == "/readyz" and (why := self.ready()):
             return 503, JSON, route.encode({"ready": False, "why": why})
         return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'

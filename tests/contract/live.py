@@ -1,0 +1,90 @@
+"""A real server with process workers, for tests."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from posthouse.client import AsyncClient
+from posthouse.config import load_settings
+from posthouse.wiring import Running, running
+
+PATIENCE_S = 60.0
+AGENT = """\
+"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 0.2 &
+exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 4 \\
+  --benchmark-payload '{"inputs":"x","parameters":{"max_new_tokens":20}}' --benchmark-runs 1
+"""
+SCALING: dict[str, Any] = {"min_load": 1, "cold_workers": 0, "cold_mult": 1, "max_workers": 2}
+
+
+@asynccontextmanager
+async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
+    """A server on a free port; at the end every worker process it left is ended."""
+    settings, _ = load_settings(
+        {
+            "server.port": 0,
+            "server.log_level": "error",
+            "data_dir": str(data_dir),
+            "engine.tick_s": 0.2,
+            "engine.observe_s": 0.2,
+            "engine.calm_s": 0,
+            "providers.process.slots": 8,
+            "providers.process.grace_s": 3,
+            "providers.process.ready_usd_h": 0.4,
+            **flags,
+        },
+        None,
+        {},
+    )
+    try:
+        async with running(settings) as server:
+            yield server
+    finally:
+        end_workers(data_dir)
+
+
+def worker_processes(data_dir: Path) -> list[psutil.Process]:
+    """Living processes that work in the data directory's worker directories."""
+    inside = str((data_dir / "workers").resolve())
+    found = []
+    for process in psutil.process_iter(["cwd", "status"]):
+        if (process.info["cwd"] or "").startswith(inside) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def end_workers(data_dir: Path) -> None:
+    for process in worker_processes(data_dir):
+        process.kill()
+
+
+async def add_endpoint(client: AsyncClient, name: str, onstart: str = AGENT, **scaling: Any) -> int:
+    """The id of a new endpoint with one workergroup."""
+    template = await client.create_template(name=name, env="-p 3000:3000", onstart=onstart)
+    endpoint_id = await client.create_endpoint(name, **{**SCALING, **scaling})
+    await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
+    return endpoint_id
+
+
+async def until(reached: Callable[[], bool], what: str) -> None:
+    """Waits for a condition, at most `PATIENCE_S`."""
+    began = time.monotonic()
+    while not reached():
+        if time.monotonic() - began > PATIENCE_S:
+            raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+        await asyncio.sleep(0.05)
+
+
+def states(server: Running, name: str) -> list[str]:
+    """The states of an endpoint's workers."""
+    fleet = server.hub.fleet_named(name)
+    return [] if fleet is None else [str(w.state) for w in fleet.workers.values()]
+
+
+async def ready(server: Running, name: str, count: int = 1) -> None:
+    await until(lambda: states(server, name).count("idle") >= count, f"{count} ready workers of {name}")
