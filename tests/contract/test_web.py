@@ -3,51 +3,26 @@
 import asyncio
 import shlex
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from posthouse.config import Limits
-from posthouse.domain.endpoint import SCALING_LIMITS, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.offer import Price
-from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.ports import JournalEntry
 from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.policies import POLICIES, PUBLIC
-from tests.contract.web import Web, served
+from tests.contract.web import Web, served, worker
 
 
 @pytest.fixture
 async def web(tmp_path: Path) -> AsyncIterator[Web]:
     async with served(tmp_path) as web:
         yield web
-
-
-def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
-    plain = Worker(
-        id=WorkerId(worker_id),
-        endpoint_id=EndpointId(endpoint_id),
-        group_id=WorkergroupId(1),
-        label=f"posthouse-x-{worker_id}",
-        provider="shelf",
-        offer_id="o",
-        machine="m",
-        gpu_name="RTX 4090",
-        num_gpus=1,
-        price=Price(0.5, 0.4, 0.01),
-        created_at=1.0,
-        state=State.IDLE,
-        instance_id=f"i-{worker_id}",
-        url="http://127.0.0.1:9",
-        perf=100.0,
-        loaded_at=2.0,
-    )
-    return replace(plain, **changes)
 
 
 async def reloaded(web: Web) -> Hub:
@@ -69,7 +44,8 @@ def example(path: str) -> str:
 async def test_every_call_asks_for_exactly_the_scope_of_its_policy(web: Web) -> None:
     for (method, path), least in POLICIES.items():
         if least is PUBLIC:
-            assert (await web.session.request(method, web.url + path)).status == 200
+            async with web.session.request(method, web.url + path) as reply:
+                assert reply.status == 200
             continue
         assert (await web.call(method, example(path), key=None)).status == 401, path
         assert (await web.call(method, example(path), key="nonsense")).status == 401, path

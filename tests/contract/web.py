@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from posthouse.config import Limits
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import NotFound, OfferTaken
 from posthouse.domain.instance import Instance, InstanceSpec
-from posthouse.domain.offer import Offer
-from posthouse.domain.worker import Worker
+from posthouse.domain.lifecycle import State
+from posthouse.domain.offer import Offer, Price
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, Stall
 from posthouse.fleet.fleet import Fleet
@@ -117,6 +119,29 @@ class Web:
         fleet = Fleet(stall.fleet.endpoint, self.hub.clock.now(), workers)
         self.hub.stalls[fleet.endpoint.id] = Stall(fleet)
         return fleet
+
+
+def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
+    """A ready worker of the shelf."""
+    plain = Worker(
+        id=WorkerId(worker_id),
+        endpoint_id=EndpointId(endpoint_id),
+        group_id=WorkergroupId(1),
+        label=f"posthouse-x-{worker_id}",
+        provider="shelf",
+        offer_id="o",
+        machine="m",
+        gpu_name="RTX 4090",
+        num_gpus=1,
+        price=Price(0.5, 0.4, 0.01),
+        created_at=1.0,
+        state=State.IDLE,
+        instance_id=f"i-{worker_id}",
+        url="http://127.0.0.1:9",
+        perf=100.0,
+        loaded_at=2.0,
+    )
+    return replace(plain, **changes)
 
 
 @asynccontextmanager

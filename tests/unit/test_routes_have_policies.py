@@ -29,6 +29,21 @@ def calls(app: FastAPI) -> set[tuple[str, str]]:
     return found
 
 
+async def answered(app: FastAPI, **scope: Any) -> dict[str, Any]:
+    """The first thing that the application sends back."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    nothing = {"headers": [], "query_string": b"", "root_path": "", "path_params": {}}
+    await app({**nothing, **scope}, receive, send)
+    return sent[0]
+
+
 def test_every_route_has_a_policy_and_every_policy_a_route() -> None:
     assert calls(app()) == set(POLICIES)
 
@@ -59,3 +74,18 @@ def test_whatever_changes_something_needs_more_than_reading() -> None:
 
 def test_keys_are_for_admins() -> None:
     assert {least for (_, path), least in POLICIES.items() if path.startswith("/v1/keys")} == {Scope.ADMIN}
+
+
+async def test_a_route_without_a_policy_is_refused_to_everybody() -> None:
+    careless = app()
+    careless.get("/v1/forgotten")(lambda: "secret")
+    for path, status in (("/v1/forgotten", 403), ("/v1/forgotten/", 403), ("/v1/unknown", 404)):
+        answer = await answered(careless, type="http", method="GET", path=path)
+        assert answer["status"] == status
+
+
+async def test_a_websocket_is_refused() -> None:
+    careless = app()
+    careless.websocket("/v1/forgotten")(lambda: None)
+    answer = await answered(careless, type="websocket", path="/v1/forgotten")
+    assert answer == {"type": "websocket.close", "code": 1008}

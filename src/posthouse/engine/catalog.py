@@ -12,7 +12,7 @@ from posthouse.domain.endpoint import SCALING_LIMITS, Endpoint, EndpointId, Endp
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.template import Template, TemplateId
-from posthouse.domain.worker import Worker
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.hub import Hub, Stall
 from posthouse.fleet.fleet import Fleet
@@ -33,8 +33,8 @@ IMAGE_LIMIT = 4096
 """Longest name of an image, in characters: our choice."""
 TEXT_LIMIT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
-MAX_DISK_GB = 1e6
-MAX_GPU_RAM_GB = 1e6
+MAX_GB = 1e6
+"""Largest disk, and largest model, in GB: our choice, far above real ones."""
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would
@@ -176,7 +176,7 @@ class Catalog:
             before,
             search_params=_search(ask, before.search_params),
             launch_args=_text(ask, "launch_args", before.launch_args),
-            gpu_ram=_number(ask, "gpu_ram", before.gpu_ram, MAX_GPU_RAM_GB),
+            gpu_ram=_number(ask, "gpu_ram", before.gpu_ram, MAX_GB),
             provider=_one_of(ask, "provider", before.provider, ["", *self.hub.providers]),
             signature_scheme=_one_of(ask, "signature_scheme", before.signature_scheme, ["", *map(str, Scheme)]),
         )
@@ -208,6 +208,20 @@ class Catalog:
         except NotFound as error:
             raise BadRequest(str(error)) from None
 
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def worker(self, worker_id: int) -> tuple[Fleet, Worker]:
+        """The worker, and the fleet that has it. Raises: NotFound."""
+        fleet = self.hub.fleet_of(worker_id)
+        if fleet is None:
+            raise NotFound(f"worker {worker_id} does not exist")
+        return fleet, fleet.workers[WorkerId(worker_id)]
+
+    def dismiss_worker(self, worker_id: int) -> None:
+        """Wants the worker gone, once it has finished what it has. Raises: NotFound."""
+        fleet, worker = self.worker(worker_id)
+        self._dismiss(fleet, [worker])
+
     def _dismiss(self, fleet: Fleet, workers: Iterable[Worker]) -> int:
         """Wants the workers gone; how many were not on their way out yet."""
         leaving = [w.id for w in workers if w.goal is not Goal.GONE]
@@ -215,15 +229,6 @@ class Catalog:
             fleet.want(worker_id, Goal.GONE)
         self.hub.bell.set()
         return len(leaving)
-
-    def dismiss_worker(self, worker_id: int) -> Worker:
-        """The worker, of which we now want that it goes, once it has finished what it has. Raises: NotFound."""
-        fleet = self.hub.fleet_of(worker_id)
-        worker = None if fleet is None else next((w for w in fleet.workers.values() if w.id == worker_id), None)
-        if fleet is None or worker is None:
-            raise NotFound(f"worker {worker_id} does not exist")
-        self._dismiss(fleet, [worker])
-        return fleet.workers[worker.id]
 
     # -- templates ---------------------------------------------------------------------------------------------------
 
@@ -333,7 +338,7 @@ def _template(before: Template, ask: Ask) -> Template:
         tag=_line(ask, "tag", before.tag, NAME_LIMIT),
         env=before.env if env is None else env,
         onstart=_text(ask, "onstart", before.onstart),
-        disk_gb=_number(ask, "recommended_disk_space", before.disk_gb, MAX_DISK_GB),
+        disk_gb=_number(ask, "recommended_disk_space", before.disk_gb, MAX_GB),
         extra_filters=before.extra_filters if filters is None else _filters(filters, "extra_filters"),
         desc=_text(ask, "desc", before.desc),
         readme=_text(ask, "readme", before.readme),

@@ -52,9 +52,11 @@ class Gate:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # no policy speaks of these
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
-            if scope["type"] == "websocket":  # no policy speaks of these
-                await send({"type": "websocket.close", "code": 1008})
+            await self._app(scope, receive, send)
             return
         scope["path"] = scope["path"].rstrip("/") or "/"
         started = False

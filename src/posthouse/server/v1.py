@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from posthouse import __version__
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import BadRequest, Busy, NotFound
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Fleet
@@ -138,13 +138,13 @@ def add_v1_routes(
     @app.delete("/v1/workers/{worker_id}", status_code=202)
     async def dismiss_worker(worker_id: int) -> WorkerRow:
         """Wants the worker gone: it gets no more requests, finishes what it has, and is destroyed."""
-        fleet, _ = _worker(hub, worker_id)
-        return _worker_row(fleet, catalog.dismiss_worker(worker_id), hub.clock.now())
+        catalog.dismiss_worker(worker_id)
+        return _worker_row(*catalog.worker(worker_id), hub.clock.now())
 
     @app.get("/v1/workers/{worker_id}/logs")
     async def show_logs(worker_id: int, tail: Annotated[int, Query(ge=1, le=10_000)] = 200) -> Logs:
         """The last lines that the worker printed, as its provider has them."""
-        _, worker = _worker(hub, worker_id)
+        _, worker = catalog.worker(worker_id)
         provider = hub.provider_of(worker)
         if provider is None:
             raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
@@ -203,14 +203,6 @@ def _endpoint_id(hub: Hub, name_or_id: str) -> EndpointId:
     if found is None:
         raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
     return found
-
-
-def _worker(hub: Hub, worker_id: int) -> tuple[Fleet, Worker]:
-    """Raises: NotFound."""
-    fleet = hub.fleet_of(worker_id)
-    if fleet is None:
-        raise NotFound(f"worker {worker_id} does not exist")
-    return fleet, fleet.workers[WorkerId(worker_id)]
 
 
 def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
