@@ -260,6 +260,8 @@ async def test_requests_take_turns_for_the_slots_and_a_waiting_client_may_leave(
         ({"signature": None}, 422, "signature"),
         ({"reqnum": "many"}, 422, "reqnum"),
         ({"cost": {}}, 422, "cost"),
+        ({"request_idx": 10**30}, 422, "request_idx"),
+        ({"request_idx": -1}, 422, "request_idx"),
         ({"endpoint": 7}, 422, "endpoint"),
         ({"url": "x" * 5000}, 422, "url"),
     ],

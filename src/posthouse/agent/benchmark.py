@@ -77,12 +77,15 @@ async def _request(session: ClientSession, settings: AgentSettings) -> None:
 def _read(file: Path) -> float | None:
     try:
         perf = float(file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return perf if math.isfinite(perf) and perf > 0 else None
 
 
 def _write(file: Path, perf: float) -> None:
     new = file.with_name(f"{file.name}.new")
-    new.write_text(str(perf))
-    os.replace(new, file)
+    try:
+        new.write_text(str(perf))
+        os.replace(new, file)
+    except OSError as error:  # the next start measures again, and that is all
+        log.warning("benchmark: the result cannot be kept: %s", error)

@@ -27,7 +27,8 @@ class Grant(msgspec.Struct, frozen=True):
     endpoint: Annotated[str, Meta(max_length=1024)]
     reqnum: int
     url: Annotated[str, Meta(max_length=2048)]
-    request_idx: int | None = None
+    # It is not signed. One that the server refuses would hold up the reports of all others.
+    request_idx: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
 
 class BadBody(ValueError):

@@ -30,6 +30,7 @@ from posthouse.agent.workload import workload_rule
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
+_LOGGED_PATH: Final = 200  # characters of a path that are logged
 
 # Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
 _HOP_BY_HOP: Final = frozenset(
@@ -133,7 +134,7 @@ class Proxy:
                 request.work,
                 (request.work_started_at or time.time()) - request.entered_queue_at,
                 time.time() - request.entered_queue_at,
-                client.path,
+                client.path[:_LOGGED_PATH],
             )
 
     async def _read(self, client: web.Request) -> tuple[Grant, bytes | AsyncIterator[bytes]]:

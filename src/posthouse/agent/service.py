@@ -25,7 +25,7 @@ _LAST_REPORT_S: Final = 5.0  # a stop must not wait for a server that is away
 async def run(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM or SIGINT, then let running requests end; or until it is cancelled.
 
-    Raises: OSError when it cannot listen or write to its directory.
+    Raises: OSError when it cannot listen, or has no directory.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

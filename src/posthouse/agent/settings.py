@@ -84,7 +84,7 @@ class AgentSettings:
     max_body_bytes: int = 32 * 2**20
     """Largest request body."""
     silence_s: float = 600.0
-    """Longest time without a byte from the model server; the known clients give up after it, too."""
+    """Longest time without a byte from the model server; the known clients give up after it, too. 0: no limit."""
     drain_s: float = 60.0
     """How long running requests may go on after the order to stop."""
 
