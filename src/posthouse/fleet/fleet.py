@@ -13,6 +13,7 @@ from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
     COMING,
+    PATIENCE_S,
     STATUS_ON_WIRE,
     Goal,
     Sighting,
@@ -211,19 +212,20 @@ class Fleet:
         worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
+        seat = worker.url, worker.perf
         worker = replace(worker, version=report.version, scheme=report.scheme)
-        if not report.url and not worker.url and len(worker.addresses) == 1:
-            worker = replace(
-                worker, url=f"http://{next(iter(worker.addresses))}"
-            )  # the oldest do not say where they are
-        elif report.url and report.url != worker.url:
-            if _place(report.url) in worker.addresses:
-                worker = replace(worker, url=report.url)
-            else:
-                self.stats.refused_addresses += 1
-                worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
-        perf = worker.perf if report.max_perf is None else report.max_perf
-        ready = perf > 0 and not report.error and bool(worker.url)
+        url = report.url or worker.url
+        if not report.url and _place(url) not in worker.addresses and len(worker.addresses) == 1:
+            url = f"http://{next(iter(worker.addresses))}"  # the oldest do not say where they are
+        placed = _place(url) in worker.addresses
+        if placed:
+            worker = replace(worker, url=url)
+        elif report.url:
+            self.stats.refused_addresses += 1
+            worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
+        # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
+        perf = report.max_perf if report.max_perf is not None else worker.perf if worker.state is State.IDLE else 0.0
+        ready = perf > 0 and not report.error and placed
         if ready and perf != worker.perf:
             worker = replace(worker, perf=perf)
             known = self._perf.get(kind_of(worker))
@@ -231,6 +233,8 @@ class Fleet:
         if report.error:
             worker = replace(worker, message=report.error[:500])
         self._put(worker)
+        if seat != (worker.url, worker.perf):
+            self._seat()
         if report.error:
             self._see(worker_id, Sighting.REPORTED_ERROR, now)
         else:
@@ -428,7 +432,11 @@ class Fleet:
             return
         if worker.state is State.WANTED:
             # Its creation may have been asked for and never answered: look by label before anything else.
-            worker = replace(worker, state=State.CREATING, since=now, progressed_at=now)
+            worker = replace(worker, state=State.CREATING)
+        if worker.state in PATIENCE_S:  # nobody looked meanwhile, so its patience begins anew
+            worker = replace(worker, since=now, progressed_at=now)
+        if worker.goal is Goal.HOT:  # when it was last asked for is not known: take it to be just now
+            self._last_request_at = now
         self.workers[worker.id] = worker
         self._reported_at[worker.id] = now
 
@@ -443,7 +451,8 @@ class Fleet:
         if state is None:
             self.stats.late_sightings += 1
         elif state is not worker.state:
-            if state in (State.ERROR, State.UNAVAIL) and worker.state in COMING:
+            lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
+            if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
                 self._blame(worker, now)
             self._enter(worker_id, state, now)
 

@@ -1,0 +1,592 @@
+"""What a fleet remembers, told call by call."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count, pairwise
+
+import pytest
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.errors import IllegalMove
+from posthouse.domain.instance import Instance
+from posthouse.domain.lifecycle import PATIENCE_S, Command, Goal, Sighting, State
+from posthouse.domain.load import Ended, Report
+from posthouse.domain.offer import GroupOffer, Offer, Price
+from posthouse.domain.plan import Action, Decision, Failures, Memory, Rental
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.fleet import (
+    AVOID_S,
+    MAX_WAITING,
+    UNCLEAR_S,
+    UNSEEN_KEPT_S,
+    WAITING_KEPT_S,
+    Assignment,
+    Fleet,
+    Waiting,
+)
+from posthouse.fleet.ledger import Request
+
+NOW = 1_700_000_000.0
+SILENT_S = 45.0
+ONE, TWO = WorkerId(1), WorkerId(2)
+GROUP = WorkergroupId(7)
+PRICE = Price(ready_usd_h=1.2, loading_usd_h=0.6, stopped_usd_h=0.1)
+
+
+def worker(worker_id: WorkerId = ONE, state: State = State.IDLE, goal: Goal = Goal.HOT, perf: float = 100.0) -> Worker:
+    """A worker that has been ready at least once."""
+    return Worker(
+        id=worker_id,
+        endpoint_id=EndpointId(1),
+        group_id=GROUP,
+        label=f"test-{worker_id}",
+        provider="sim",
+        offer_id="o",
+        machine=f"m{worker_id}",
+        gpu_name="GPU",
+        num_gpus=1,
+        price=PRICE,
+        created_at=NOW - 100,
+        state=state,
+        goal=goal,
+        since=NOW - 50,
+        progressed_at=NOW - 50,
+        instance_id=f"i{worker_id}",
+        addresses=frozenset({f"10.0.0.{worker_id}:8000"}),
+        url=f"http://10.0.0.{worker_id}:8000",
+        version="1.1.0",
+        scheme="U",
+        perf=perf,
+        loaded_at=NOW - 60,
+    )
+
+
+def fleet_of(*workers: Worker, calm_s: float = 0.0, **scaling: float) -> Fleet:
+    return Fleet(Endpoint(EndpointId(1), "e", Scaling(**scaling)), NOW, workers, calm_s)  # type: ignore[arg-type]
+
+
+def new_fleet() -> Fleet:
+    """A fleet with one worker, WANTED."""
+    fleet = fleet_of()
+    fleet.tick(decision_to_rent(1), NOW, iter([ONE, TWO]), "test-")
+    return fleet
+
+
+def decision_to_rent(number: int) -> Decision:
+    offer = GroupOffer(GROUP, Offer("o", "sim", "m", PRICE, "GPU", 1, available=9))
+    return Decision(NOW, 0, 0, 0, {}, (Rental(GROUP, offer, Goal.HOT),) * number, Memory(), ())
+
+
+def ready_report(worker_id: WorkerId = ONE, perf: float = 100.0, working: Iterable[int] = ()) -> Report:
+    return Report(perf, "", f"http://10.0.0.{worker_id}:8000", "1.1.0", "U", frozenset(working))
+
+
+def instance(worker_id: WorkerId = ONE, seen: Sighting = Sighting.RUNNING, progress: str = "") -> Instance:
+    return Instance(f"i{worker_id}", f"test-{worker_id}", seen, frozenset({f"10.0.0.{worker_id}:8000"}), 0.0, progress)
+
+
+def state_of(fleet: Fleet, worker_id: WorkerId = ONE) -> State:
+    return fleet.workers[worker_id].state
+
+
+def assigned(outcome: Assignment | Waiting) -> Assignment:
+    assert isinstance(outcome, Assignment), outcome
+    return outcome
+
+
+def failures(fleet: Fleet, now: float = NOW) -> int:
+    return fleet.snapshot(now, ()).group_failures.get(GROUP, Failures()).count
+
+
+# -- routing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_goes_to_the_worker_that_would_finish_it_soonest() -> None:
+    fleet = fleet_of(worker(ONE, perf=100), worker(TWO, perf=300))
+    # Ends at 100/300, 200/300, then 300/300 against 100/100: a tie that the index breaks; the fourth is settled again.
+    first = [assigned(fleet.assign(0, 100, NOW)).worker.id for _ in range(2)]
+    assert first == [TWO, TWO]
+    both = {assigned(fleet.assign(0, 100, NOW)).worker.id for _ in range(2)}
+    assert both == {ONE, TWO}
+    assert fleet.ledger.work == {ONE: 100.0, TWO: 300.0}
+
+
+def test_a_worker_above_max_queue_time_gets_no_request_until_it_has_worked_some_off() -> None:
+    fleet = fleet_of(worker(perf=100), max_queue_time=10)
+    given = [assigned(fleet.assign(0, 500, NOW)) for _ in range(3)]  # expected waits of 0, 5 and 10 s
+    waits = fleet.assign(0, 500, NOW)
+    assert isinstance(waits, Waiting)
+    assert fleet.end(ONE, Ended(given[0].request_idx, success=True))
+    assert assigned(fleet.assign(waits.request_idx, 500, NOW + 1)).request_idx == waits.request_idx
+    assert not fleet.ledger.waiting
+
+
+def test_only_ready_hot_workers_with_an_address_and_a_performance_get_requests() -> None:
+    fleet = fleet_of(
+        worker(WorkerId(1), state=State.MODEL_LOADING),
+        worker(WorkerId(2), goal=Goal.COLD),
+        replace(worker(WorkerId(3)), url=""),
+        worker(WorkerId(4), perf=0.0),
+        worker(WorkerId(5), state=State.ERROR),
+        worker(WorkerId(6)),
+    )
+    assert [assigned(fleet.assign(0, 1, NOW)).worker.id for _ in range(12)] == [6] * 12
+
+
+def test_a_worker_gets_no_more_requests_as_soon_as_it_is_not_wanted_hot() -> None:
+    fleet = fleet_of(worker())
+    assigned(fleet.assign(0, 1, NOW))
+    fleet.want(ONE, Goal.COLD)
+    assert isinstance(fleet.assign(0, 1, NOW), Waiting)
+
+
+def test_asking_again_adds_no_load_and_keeps_the_place_in_line() -> None:
+    fleet = fleet_of()
+    waits = fleet.assign(0, 100, NOW)
+    for second in range(1, 6):
+        assert fleet.assign(waits.request_idx, 100, NOW + second) == waits
+    demand = fleet.snapshot(NOW + 5, ()).demand
+    assert (demand.waiting, demand.waiting_count, demand.oldest_wait_s) == (100, 1, 5)
+    assert demand.recent_rate == pytest.approx(100 / 9)
+
+
+def test_a_waiting_request_nobody_asks_for_any_more_is_forgotten() -> None:
+    fleet = fleet_of()
+    fleet.assign(0, 100, NOW)
+    fleet.age(NOW + WAITING_KEPT_S - 1, SILENT_S)
+    assert fleet.ledger.waiting_work == 100
+    fleet.age(NOW + WAITING_KEPT_S, SILENT_S)
+    assert (len(fleet.ledger), fleet.ledger.waiting_work) == (0, 0)
+
+
+def test_waiting_requests_beyond_the_bound_are_counted_as_load_but_not_remembered() -> None:
+    fleet = fleet_of()
+    for _ in range(MAX_WAITING):
+        fleet.assign(0, 1, NOW)
+    assert fleet.assign(0, 1, NOW) == Waiting(0)
+    assert len(fleet.ledger) == MAX_WAITING
+    assert fleet.snapshot(NOW, ()).demand.recent_rate == pytest.approx((MAX_WAITING + 1) / 9)
+
+
+def test_a_client_that_left_takes_its_waiting_request_with_it() -> None:
+    fleet = fleet_of()
+    waits = fleet.assign(0, 100, NOW)
+    fleet.forget(waits.request_idx)
+    fleet.forget(waits.request_idx)
+    assert len(fleet.ledger) == 0
+
+
+def test_a_request_asked_again_after_it_was_assigned_goes_elsewhere() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    first = assigned(fleet.assign(0, 100, NOW))
+    second = assigned(fleet.assign(first.request_idx, 100, NOW + 0.01))
+    assert second.worker.id != first.worker.id
+    assert second.request_idx == first.request_idx
+    assert fleet.ledger.work == {second.worker.id: 100}
+
+
+def test_a_request_with_one_dead_worker_waits_and_then_tries_it_less_and_less_often() -> None:
+    fleet = fleet_of(worker())
+    idx = assigned(fleet.assign(0, 1, NOW)).request_idx
+    tried = []
+    for tick in range(1, 2000):
+        now = NOW + tick / 10
+        fleet.report(ONE, ready_report(), now)
+        if isinstance(fleet.assign(idx, 1, now), Assignment):
+            tried.append(tick / 10)
+    gaps = [b - a for a, b in pairwise(tried)]
+    assert tried[0] == pytest.approx(AVOID_S + 0.1)
+    assert gaps == sorted(gaps)
+    assert 3 <= len(tried) <= 10
+
+
+def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    first = assigned(fleet.assign(0, 100, NOW))
+    assert fleet.end(first.worker.id, Ended(first.request_idx, success=True))
+    again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
+    assert (again.request_idx, again.worker.id) == (first.request_idx, {ONE: TWO, TWO: ONE}[first.worker.id])
+
+
+def test_request_numbers_increase_for_each_worker_and_across_a_restart() -> None:
+    fleet = fleet_of(worker(ONE))
+    numbers = [assigned(fleet.assign(0, 1, NOW)).reqnum for _ in range(3)]
+    reborn = Fleet(fleet.endpoint, NOW + 1, fleet.take_changes(everything=True))
+    numbers.append(assigned(reborn.assign(0, 1, NOW + 1)).reqnum)
+    assert numbers == sorted(set(numbers))
+
+
+# -- ends and reconciliation -----------------------------------------------------------------------------------------
+
+
+def test_a_worker_can_end_only_what_it_has_and_only_once() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    given = assigned(fleet.assign(0, 100, NOW))
+    other = TWO if given.worker.id == ONE else ONE
+    assert not fleet.end(other, Ended(given.request_idx, success=True))
+    assert fleet.end(given.worker.id, Ended(given.request_idx, success=False))
+    assert not fleet.end(given.worker.id, Ended(given.request_idx, success=True))
+    assert not fleet.end(given.worker.id, Ended(12345, success=True))
+    assert (fleet.stats.ended, fleet.stats.failed, fleet.stats.refused_ends) == (1, 1, 3)
+    assert fleet.ledger.work == {}
+
+
+def test_a_lost_end_is_noticed_by_what_the_worker_says_it_works_on() -> None:
+    fleet = fleet_of(worker())
+    idx = assigned(fleet.assign(0, 100, NOW)).request_idx
+    fleet.report(ONE, ready_report(working=()), NOW + 1)  # sent before the request reached it
+    assert fleet.ledger.work == {ONE: 100}
+    fleet.report(ONE, ready_report(working=[idx]), NOW + 2)
+    fleet.age(NOW + 2 + 3600, 1e9)  # a request that was seen may be long
+    assert fleet.ledger.work == {ONE: 100}
+    fleet.report(ONE, ready_report(working=()), NOW + 3602)
+    assert (fleet.ledger.work, len(fleet.ledger)) == ({}, 0)
+
+
+def test_a_request_that_its_worker_never_saw_is_not_believed_in_for_long() -> None:
+    fleet = fleet_of(worker())
+    fleet.assign(0, 100, NOW)
+    fleet.age(NOW + UNSEEN_KEPT_S, SILENT_S)
+    assert fleet.ledger.work == {}
+    assert fleet.stats.expired == 1
+
+
+def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm() -> None:
+    fleet = fleet_of(worker(), calm_s=60)
+    report = replace(ready_report(working=[11, 12]), cur_load=300.0)
+    fleet.report(ONE, report, NOW + 1)
+    assert fleet.ledger.work == {ONE: 300}
+    fleet.report(ONE, replace(report, working=frozenset({11, 13})), NOW + 61)  # the calm is over: 13 is not ours
+    assert fleet.ledger.work == {ONE: 150}
+
+
+# -- reports ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://evil.example:8000",
+        "http://10.0.0.2:8000",
+        "http://10.0.0.1:8001",
+        "http://10.0.0.1:8000@evil.example",
+        "http://10.0.0.1:8000/path",
+        "ftp://10.0.0.1:8000",
+        "10.0.0.1:8000",
+        "http://",
+    ],
+)
+def test_an_address_at_which_the_provider_did_not_place_the_worker_is_refused(url: str) -> None:
+    fleet = fleet_of(replace(worker(state=State.MODEL_LOADING), url=""))
+    fleet.report(ONE, replace(ready_report(), url=url), NOW + 1)
+    assert fleet.stats.refused_addresses == 1
+    assert state_of(fleet) is State.MODEL_LOADING
+    assert fleet.workers[ONE].url == ""
+    assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
+
+
+def test_a_worker_that_comes_back_at_another_address_gets_no_request_at_the_old_one() -> None:
+    fleet = fleet_of(worker(state=State.STARTING))
+    moved = replace(ready_report(), url="http://10.0.0.1:9000")
+    fleet.report(ONE, moved, NOW + 1)  # before the provider has said so
+    assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
+    fleet.place(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 2)
+    fleet.report(ONE, moved, NOW + 3)
+    assert assigned(fleet.assign(0, 1, NOW + 3)).worker.url == "http://10.0.0.1:9000"
+
+
+def test_a_worker_that_does_not_say_where_it_is_is_where_its_provider_placed_it() -> None:
+    fleet = fleet_of(worker(state=State.STARTING))
+    fleet.place(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 1)
+    fleet.report(ONE, replace(ready_report(), url="", scheme="A4", working=None), NOW + 2)
+    assert assigned(fleet.assign(0, 1, NOW + 2)).worker.url == "http://10.0.0.1:9000"
+
+
+def test_a_report_that_does_not_speak_of_performance_changes_nothing_about_readiness() -> None:
+    ready = fleet_of(worker(state=State.IDLE))
+    ready.report(ONE, replace(ready_report(), max_perf=None), NOW + 1)
+    assert state_of(ready) is State.IDLE
+    starting = fleet_of(worker(state=State.STARTING))  # it was ready in its earlier life, and is not yet in this one
+    starting.report(ONE, replace(ready_report(), max_perf=None), NOW + 1)
+    assert state_of(starting) is State.STARTING
+
+
+def test_a_new_performance_counts_for_the_next_request() -> None:
+    fleet = fleet_of(worker(ONE, perf=100), worker(TWO, perf=100))
+    fleet.report(ONE, ready_report(ONE, perf=900), NOW + 1)
+    assert [assigned(fleet.assign(0, 100, NOW + 1)).worker.id for _ in range(5)] == [ONE] * 5
+
+
+def test_a_worker_without_a_report_is_unavailable_and_comes_back_with_the_next_one() -> None:
+    fleet = fleet_of(worker())
+    fleet.age(NOW + SILENT_S, SILENT_S)
+    assert state_of(fleet) is State.IDLE
+    fleet.age(NOW + SILENT_S + 1, SILENT_S)
+    assert state_of(fleet) is State.UNAVAIL
+    assert isinstance(fleet.assign(0, 1, NOW + SILENT_S + 1), Waiting)
+    fleet.report(ONE, ready_report(), NOW + SILENT_S + 2)
+    assert state_of(fleet) is State.IDLE
+
+
+def test_a_worker_that_reports_an_error_is_not_used_and_its_words_are_kept() -> None:
+    fleet = fleet_of(worker())
+    fleet.report(ONE, replace(ready_report(), error="CUDA out of memory"), NOW + 1)
+    assert state_of(fleet) is State.ERROR
+    assert fleet.workers[ONE].message == "CUDA out of memory"
+    assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_an_intent_before_it_is_a_command() -> None:
+    fleet = fleet_of()
+    actions = fleet.tick(decision_to_rent(2), NOW, (WorkerId(i) for i in count(5)), "house-")
+    assert actions == (Action(WorkerId(5), Command.RENT), Action(WorkerId(6), Command.RENT))
+    assert [(w.label, w.state, w.price) for w in fleet.take_changes()] == [
+        ("house-5", State.WANTED, PRICE),
+        ("house-6", State.WANTED, PRICE),
+    ]
+
+
+def test_no_command_is_due_while_one_is_on_its_way() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.want(ONE, Goal.GONE)
+    assert fleet.due(NOW + 1) == ()
+    fleet.settle(ONE, NOW + 1)
+    assert fleet.due(NOW + 1) == (Action(ONE, Command.DESTROY),)
+
+
+def test_a_command_out_of_order_is_refused() -> None:
+    fleet = fleet_of(worker())
+    with pytest.raises(IllegalMove):
+        fleet.obey(Action(ONE, Command.START), NOW)
+
+
+def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None:
+    fleet = fleet_of(worker())
+    idx = assigned(fleet.assign(0, 100, NOW)).request_idx
+    fleet.want(ONE, Goal.COLD)
+    assert fleet.due(NOW) == ()
+    fleet.end(ONE, Ended(idx, success=True))
+    assert fleet.due(NOW + 1) == (Action(ONE, Command.STOP),)
+
+
+def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> None:
+    fleet = fleet_of(worker())
+    fleet.report(ONE, replace(ready_report(), working=None, working_count=1), NOW)
+    fleet.want(ONE, Goal.GONE)
+    assert fleet.due(NOW) == ()
+    fleet.report(ONE, replace(ready_report(), working=None, working_count=0), NOW + 5)
+    assert fleet.due(NOW + 5) == (Action(ONE, Command.DESTROY),)
+
+
+def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> None:
+    fleet = fleet_of(worker())
+    fleet.assign(0, 100, NOW)
+    fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
+    fleet.want(ONE, Goal.GONE)
+    assert fleet.due(NOW + 1) == ()
+    for second in range(10, 70, 10):
+        fleet.report(ONE, replace(ready_report(), error="broken"), NOW + second)
+    assert fleet.due(NOW + 61) == (Action(ONE, Command.DESTROY),)
+
+
+def test_a_refused_creation_leaves_nothing_behind() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1, "no credit")
+    assert fleet.workers == {}
+    assert [(w.state, w.message) for w in fleet.take_changes()] == [(State.DESTROYED, "no credit")]
+    assert failures(fleet) == 1
+
+
+def test_an_offer_that_was_taken_is_nobodys_fault() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1, "taken", blame=False)
+    assert failures(fleet) == 0
+
+
+@pytest.mark.parametrize(("blame", "blamed"), [(True, 1), (False, 0)])
+def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -> None:
+    fleet = fleet_of(worker(state=State.STOPPED))
+    fleet.obey(Action(ONE, Command.START), NOW)
+    fleet.settle(ONE, NOW + 1, "host away", blame)
+    assert state_of(fleet) is State.ERROR
+    assert failures(fleet) == blamed
+
+
+def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1)
+    fleet.place(ONE, instance(seen=Sighting.PULLING), NOW + 1)
+    fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)
+    assert fleet.workers == {}
+    assert failures(fleet) == 1
+
+
+def test_a_worker_that_becomes_ready_clears_the_failures_of_its_workergroup() -> None:
+    fleet = fleet_of(worker(ONE, state=State.MODEL_LOADING), worker(TWO, state=State.MODEL_LOADING))
+    fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
+    assert failures(fleet) == 1
+    fleet.report(TWO, ready_report(TWO), NOW + 1)
+    assert failures(fleet) == 0
+
+
+def test_a_stuck_state_ends_after_its_patience_and_progress_puts_that_off() -> None:
+    patience_s = PATIENCE_S[State.LOADING]
+    fleet = fleet_of(worker(ONE, state=State.LOADING), worker(TWO, state=State.LOADING))
+    fleet.place(ONE, instance(ONE, Sighting.PULLING, progress="1 GB"), NOW + 10)
+    fleet.place(TWO, instance(TWO, Sighting.PULLING, progress="1 GB"), NOW + 10)
+    fleet.place(TWO, instance(TWO, Sighting.PULLING, progress="2 GB"), NOW + patience_s)
+    fleet.age(NOW + 10 + patience_s + 1, SILENT_S)
+    assert (state_of(fleet, ONE), state_of(fleet, TWO)) == (State.ERROR, State.LOADING)
+    assert fleet.workers[ONE].message == "loading for 611 s without progress"
+
+
+# -- lists of providers ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_from_before_the_last_command_settled_means_nothing() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.observe("sim", [], asked_at=NOW + 1, now=NOW + 1)  # the command is on its way
+    fleet.settle(ONE, NOW + 2)
+    fleet.place(ONE, instance(seen=Sighting.PROVISIONING), NOW + 2)
+    fleet.observe("sim", [], asked_at=NOW + 1.9, now=NOW + 3)
+    assert state_of(fleet) is State.CREATING
+    fleet.observe("sim", [], asked_at=NOW + 3, now=NOW + 3)
+    assert fleet.workers == {}
+
+
+def test_a_creation_with_an_unknown_outcome_is_found_by_its_label() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1)
+    fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)  # it may still appear
+    fleet.observe("sim", [instance(seen=Sighting.PULLING)], asked_at=NOW + 4, now=NOW + 4)
+    assert (state_of(fleet), fleet.workers[ONE].instance_id) == (State.LOADING, "i1")
+
+
+def test_a_creation_with_an_unknown_outcome_that_never_appears_is_given_up() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1)
+    fleet.observe("sim", [], asked_at=NOW + 1 + UNCLEAR_S, now=NOW + 1 + UNCLEAR_S)
+    assert fleet.workers == {}
+
+
+def test_the_list_of_another_provider_says_nothing_about_a_worker() -> None:
+    fleet = fleet_of(worker())
+    fleet.observe("elsewhere", [], asked_at=NOW + 1, now=NOW + 1)
+    assert state_of(fleet) is State.IDLE
+
+
+# -- money -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
+    fleet = new_fleet()
+    at = NOW + 1000  # an intent costs nothing
+    fleet.obey(Action(ONE, Command.RENT), at)
+    fleet.settle(ONE, at)
+    fleet.place(ONE, instance(), at)
+    at += 600  # loading: 600 s at 0.6 $/h
+    fleet.report(ONE, ready_report(), at)
+    assert fleet.spent_usd() == pytest.approx(0.10)
+    at += 1800  # ready: 1800 s at 1.2 $/h
+    fleet.report(ONE, ready_report(), at)
+    fleet.want(ONE, Goal.COLD)
+    fleet.obey(Action(ONE, Command.STOP), at)
+    fleet.settle(ONE, at)
+    assert fleet.spent_usd() == pytest.approx(0.70)
+    fleet.observe("sim", [instance(seen=Sighting.HALTED)], at, at)
+    at += 7200  # stopped: 7200 s at 0.1 $/h
+    fleet.age(at, SILENT_S)
+    assert fleet.workers[ONE].spent_usd == pytest.approx(0.90)
+    fleet.want(ONE, Goal.GONE)
+    fleet.obey(Action(ONE, Command.DESTROY), at)
+    fleet.settle(ONE, at)
+    fleet.observe("sim", [], at, at)
+    fleet.age(at + 1000, SILENT_S)
+    assert fleet.workers == {}
+    assert fleet.spent_usd() == pytest.approx(0.90)
+
+
+# -- what is stored, and a restart -----------------------------------------------------------------------------------
+
+
+def test_changes_are_taken_once_and_may_be_given_back() -> None:
+    fleet = new_fleet()
+    rows = fleet.take_changes()
+    assert [w.id for w in rows] == [ONE]
+    assert fleet.take_changes() == ()
+    fleet.give_back(rows)
+    assert fleet.take_changes() == rows
+
+
+def test_a_worker_destroyed_while_its_row_was_being_stored_is_still_stored() -> None:
+    fleet = new_fleet()
+    rows = fleet.take_changes()
+    fleet.want(ONE, Goal.GONE)
+    fleet.obey(Action(ONE, Command.DESTROY), NOW)
+    fleet.give_back(rows)
+    assert [w.state for w in fleet.take_changes()] == [State.DESTROYED]
+
+
+def test_an_intent_of_before_a_restart_is_looked_for_before_it_is_given_up() -> None:
+    fleet = Fleet(new_fleet().endpoint, NOW + 5, new_fleet().take_changes())
+    assert state_of(fleet) is State.CREATING
+    fleet.observe("sim", [], asked_at=NOW + 6, now=NOW + 6)
+    assert state_of(fleet) is State.CREATING
+    fleet.observe("sim", [instance()], asked_at=NOW + 8, now=NOW + 8)
+    assert state_of(fleet) is State.MODEL_LOADING
+
+
+@pytest.mark.parametrize("state", sorted(PATIENCE_S))
+def test_a_long_absence_of_the_server_makes_no_worker_overdue(state: State) -> None:
+    fleet = Fleet(fleet_of().endpoint, NOW + 86_400, [worker(state=state)])
+    fleet.age(NOW + 86_400, SILENT_S)
+    assert state_of(fleet) is state
+
+
+def test_a_restart_does_not_count_as_silence_of_clients() -> None:
+    reborn = fleet_of(worker(), min_load=0.0, inactivity_timeout=600.0)
+    assert reborn.snapshot(NOW + 1, ()).demand.last_request_at == NOW
+    at_rest = fleet_of(worker(state=State.STOPPED, goal=Goal.COLD), min_load=0.0, inactivity_timeout=600.0)
+    assert at_rest.snapshot(NOW + 1, ()).demand.last_request_at == 0.0
+
+
+def test_performance_and_start_times_are_learned() -> None:
+    fleet = fleet_of(worker(ONE, state=State.STARTING), worker(TWO, state=State.DESTROYED, perf=300))
+    assert fleet.snapshot(NOW, ()).learned.perf == {f"{GROUP}/1xGPU": 300.0}
+    fleet.report(ONE, ready_report(perf=200), NOW + 8)
+    learned = fleet.snapshot(NOW + 8, ()).learned
+    assert learned.perf == {f"{GROUP}/1xGPU": 250.0}
+    assert learned.start_s == 8.0
+
+
+def test_the_breakdown_by_status_uses_the_words_of_the_wire() -> None:
+    fleet = fleet_of(
+        worker(WorkerId(1), State.LOADING), worker(WorkerId(2), State.LOADING), worker(WorkerId(3), State.STOPPED)
+    )
+    assert fleet.statuses() == "loading: 2, stopped: 1"
+    assert fleet_of().statuses() == "no workers"
+
+
+def test_a_ledger_at_rest_holds_exactly_nothing() -> None:
+    fleet = fleet_of(worker())
+    costs = [0.1, 0.2, 0.3, 1e9, 0.7]
+    given = [assigned(fleet.assign(0, cost, NOW)) for cost in costs[:3]]
+    for one in given:
+        fleet.end(ONE, Ended(one.request_idx, success=True))
+    assert (fleet.ledger.work, fleet.ledger.outstanding(), fleet.ledger.waiting_work) == ({}, 0.0, 0.0)
+    for idx, cost in enumerate(costs, 1):
+        fleet.ledger.wait(Request(idx, cost, NOW, NOW))
+    for idx in range(1, 6):
+        fleet.forget(idx)
+    assert fleet.ledger.waiting_work == 0.0
