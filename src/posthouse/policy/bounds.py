@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.lifecycle import Billing, Goal, State
+from posthouse.domain.lifecycle import COMING, Billing, Goal
 from posthouse.domain.load import Demand
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, price_in
@@ -43,7 +43,7 @@ def committed_usd_h(workers: Iterable[Worker]) -> float:
     """What the workers may come to cost per hour: each at the dearer of what it is and of where its goal takes it."""
     total_usd_h = 0.0
     for worker in workers:
-        will_run = worker.goal is Goal.HOT or worker.state is State.WANTED
+        will_run = worker.goal is Goal.HOT or worker.state in COMING  # a cold one, too, is ready once before it rests
         total_usd_h += max(worker.usd_h(), running_usd_h(worker.price) if will_run else 0.0)
     return total_usd_h
 

@@ -54,7 +54,7 @@ def hot(workers: Iterable[Worker]) -> list[Worker]:
 
 def ready(workers: Iterable[Worker]) -> list[Worker]:
     """Workers that take requests now."""
-    return [w for w in workers if w.goal is Goal.HOT and w.state is State.IDLE]
+    return [w for w in workers if w.goal is Goal.HOT and w.state is State.IDLE and w.perf > 0]
 
 
 def kept(workers: Iterable[Worker]) -> list[Worker]:

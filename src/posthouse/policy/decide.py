@@ -81,7 +81,7 @@ def _stand_by(s: Snapshot, memory: Memory, goals: dict[WorkerId, Goal]) -> Decis
     """Suspended: every goal stays. Stopped: every worker becomes cold, and nothing is rented."""
     if s.endpoint.state is EndpointState.STOPPED:
         for worker in s.workers:
-            if worker.goal is Goal.HOT and worker.id not in goals:
+            if worker.goal is not Goal.GONE and worker.id not in goals:
                 goals[worker.id] = Goal.GONE if worker.state is State.WANTED else Goal.COLD
     team = _with(s.workers, goals)
     no_rentals: tuple[Rental, ...] = ()

@@ -16,16 +16,18 @@ def wake(
 ) -> tuple[dict[WorkerId, Goal], list[Reason]]:
     """New goals for cold workers, until those that are hot or coming can do `need` and are at least `count`.
 
-    First those that need no start, then those on their way, then the stopped ones.
+    First those that need no start, then those on their way, then the stopped ones; but where it is urgent, those that
+    load for the first time come last.
     """
     goals: dict[WorkerId, Goal] = {}
     reasons: list[Reason] = []
     crew = hot(team)
     have, many, committed = supply(crew, s.learned), len(crew), committed_usd_h(team)
-    for worker in sorted((w for w in kept(team) if w.goal is Goal.COLD), key=_readiness(s, urgent)):
+    candidates = [w for w in kept(team) if w.goal is Goal.COLD and w.id not in s.resting]
+    for worker in sorted(candidates, key=_readiness(s, urgent)):
         if have >= need and many >= count:
             break
-        extra_usd_h = max(0.0, running_usd_h(worker.price) - worker.usd_h())
+        extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
         if not affordable(s.endpoint.scaling, committed, extra_usd_h):
             reasons.append(Reason("not started", int(worker.id), "max_usd_h would be passed"))
             continue
@@ -98,9 +100,10 @@ def _offer_rank(entry: GroupOffer, s: Snapshot) -> tuple[bool, float, str]:
 
 def _readiness(s: Snapshot, urgent: bool) -> Callable[[Worker], tuple[int, float, int]]:
     step = {State.IDLE: 0, State.STARTING: 1, State.STOPPED: 2, State.STOPPING: 3}
+    loading = 4 if urgent else 1
 
     def rank(worker: Worker) -> tuple[int, float, int]:
         per_work = running_usd_h(worker.price) / perf_of(worker, s.learned)
-        return step.get(worker.state, 1), worker.load_s if urgent else per_work, worker.id
+        return step.get(worker.state, loading), worker.load_s if urgent else per_work, worker.id
 
     return rank

@@ -1,0 +1,428 @@
+"""What is decided, from a snapshot built by hand: capacity, limits, whom to take on and whom to let go."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.load import Demand, Learned
+from posthouse.domain.offer import GroupOffer, Offer, Price
+from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.bounds import committed_usd_h
+from posthouse.policy.capacity import expected_perf
+from posthouse.policy.decide import HOT_HOLD_S, TOTAL_HOLD_S, decide
+from posthouse.policy.forecast import predicted_load, sliding_max
+from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
+from posthouse.policy.retire import RELEASE_EVERY_S
+from posthouse.policy.route import pick
+
+NOW = 10_000.0
+GROUP = WorkergroupId(1)
+KIND = f"{GROUP}/1xGPU"
+PRICE = Price(ready_usd_h=1.0, loading_usd_h=0.5, stopped_usd_h=0.1)
+BARE = Scaling(min_load=0.0, target_util=1.0, cold_mult=0.0, cold_workers=0)
+"""No floor, no reserve: what is wanted is what is asked for."""
+PAIR = replace(BARE, cold_workers=2)
+
+
+def worker(
+    number: int, state: State = State.IDLE, goal: Goal = Goal.HOT, perf: float = 100.0, price: Price = PRICE
+) -> Worker:
+    return Worker(
+        id=WorkerId(number),
+        endpoint_id=EndpointId(1),
+        group_id=GROUP,
+        label=f"test-{number}",
+        provider="sim",
+        offer_id="o",
+        machine=f"m{number}",
+        gpu_name="GPU",
+        num_gpus=1,
+        price=price,
+        created_at=0.0,
+        state=state,
+        goal=goal,
+        perf=perf,
+    )
+
+
+def cold(number: int, **fields: float) -> Worker:
+    return replace(worker(number, State.STOPPED, Goal.COLD), **fields)  # type: ignore[arg-type]
+
+
+def offer(
+    offer_id: str = "o", usd_h: float = 1.0, machine: str = "m", available: int = 1000, gpu_name: str = "GPU"
+) -> GroupOffer:
+    return GroupOffer(GROUP, Offer(offer_id, "sim", machine, Price(usd_h, usd_h, 0.1), gpu_name, 1, available))
+
+
+def load(rate: float) -> Demand:
+    """Steady load, and nothing open."""
+    return Demand(rate=rate, recent_rate=rate, last_request_at=NOW)
+
+
+def snapshot(*workers: Worker, scaling: Scaling = BARE, demand: Demand | None = None, **fields: object) -> Snapshot:
+    base = Snapshot(
+        now=NOW,
+        endpoint=Endpoint(EndpointId(1), "e", scaling),
+        workers=workers,
+        demand=demand or Demand(),
+        offers=(offer(),),
+        learned=Learned({KIND: 100.0}, start_s=5.0, create_s=30.0),
+    )
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def decided(s: Snapshot, memory: Memory | None = None) -> Decision:
+    return decide(s, memory or Memory())
+
+
+def rented(decision: Decision) -> tuple[int, int]:
+    """How many hot and how many cold workers are rented."""
+    goals = [r.goal for r in decision.rentals]
+    return goals.count(Goal.HOT), goals.count(Goal.COLD)
+
+
+# -- how much is needed --------------------------------------------------------------------------------------------
+
+
+def test_a_load_of_900_at_a_target_of_0_9_wants_1000() -> None:
+    decision = decided(snapshot(scaling=replace(BARE, target_util=0.9), demand=load(900)))
+    assert decision.hot_need == 1000
+    assert rented(decision) == (10, 0)
+
+
+def test_min_load_is_a_floor_of_the_load() -> None:
+    floor = replace(BARE, min_load=450, target_util=0.9)
+    assert decided(snapshot(scaling=floor)).hot_need == 500
+    assert decided(snapshot(scaling=floor, demand=load(900))).hot_need == 1000
+
+
+def test_the_higher_of_the_last_minute_and_the_last_ten_seconds_is_prepared_for() -> None:
+    assert predicted_load(Demand(rate=5, recent_rate=7)) == 7
+    assert predicted_load(Demand(rate=7, recent_rate=5)) == 7
+
+
+def test_capacity_in_all_is_cold_mult_times_the_hot_capacity_wanted() -> None:
+    decision = decided(snapshot(scaling=replace(BARE, cold_mult=3), demand=load(200)))
+    assert rented(decision) == (2, 4)
+
+
+def test_min_cold_load_is_capacity_in_all_whatever_the_load() -> None:
+    # 300 in all, 100 of it hot: 200 inactive.
+    decision = decided(snapshot(worker(1), scaling=replace(BARE, min_cold_load=300), demand=load(100)))
+    assert rented(decision) == (0, 2)
+
+
+def test_cold_workers_are_a_number_of_workers_whatever_they_can_do() -> None:
+    assert rented(decided(snapshot(scaling=replace(BARE, cold_workers=3)))) == (0, 3)
+    assert rented(decided(snapshot(worker(1, perf=1e6), scaling=replace(BARE, cold_workers=3)))) == (0, 2)
+
+
+def test_capacity_on_its_way_counts() -> None:
+    coming = [worker(i, state) for i, state in enumerate([State.CREATING, State.LOADING, State.MODEL_LOADING], 1)]
+    assert rented(decided(snapshot(*coming, demand=load(300)))) == (0, 0)
+
+
+def test_silent_and_failed_workers_are_not_counted_on() -> None:
+    team = [worker(1, State.UNAVAIL), worker(2, State.ERROR), worker(3, State.DESTROYING, Goal.GONE)]
+    decision = decided(snapshot(*team, demand=load(100)))
+    assert rented(decision) == (1, 0)
+    assert decision.goals == {WorkerId(2): Goal.GONE}
+
+
+def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
+    decision = decided(snapshot(demand=load(1e6), learned=Learned()))
+    assert rented(decision) == (1, 0)
+    assert expected_perf("1/1xOther", Learned()) == math.inf
+    assert expected_perf("1/1xOther", Learned({"a": 1.0, "b": 3.0})) == 2.0
+
+
+@pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
+def test_a_queue_wants_more_capacity_even_at_exactly_the_target(waiting: float, outstanding: float) -> None:
+    full = Demand(90, 90, waiting, int(waiting), outstanding, 11.0 if waiting else 0.0, NOW)
+    scaling = replace(BARE, target_util=0.9, target_queue_time=10.0)
+    assert rented(decided(snapshot(worker(1), scaling=scaling, demand=full))) >= (1, 0)
+    calm = replace(full, waiting=0.0, waiting_count=0, outstanding=1000.0, oldest_wait_s=0.0)
+    assert rented(decided(snapshot(worker(1), scaling=scaling, demand=calm))) == (0, 0)
+
+
+def test_a_backlog_is_worked_off_within_the_start_and_target_queue_time() -> None:
+    backlog = Demand(rate=0, recent_rate=0, waiting=4000, waiting_count=40, oldest_wait_s=1, last_request_at=NOW)
+    # A creation takes 30 s, target_queue_time is 10 s: 4000 / 40 s = 100.
+    assert decided(snapshot(demand=backlog)).hot_need == 100
+
+
+def test_a_ready_worker_of_unknown_performance_makes_no_infinite_need() -> None:
+    waits = Demand(waiting=100, waiting_count=1, oldest_wait_s=60.0, last_request_at=NOW)
+    assert math.isfinite(decided(snapshot(worker(1, perf=0.0), demand=waits, learned=Learned())).hot_need)
+
+
+# -- zero ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("min_load", "timeout_s", "idle_s", "hot"),
+    [
+        (0.0, None, 0.0, 0),
+        (0.0, 0.0, 0.0, 0),
+        (0.0, 300.0, 299.0, 1),
+        (0.0, 300.0, 300.0, 0),
+        (0.0, -1.0, 1e9, 1),
+        (1.0, None, 1e9, 1),
+        (1.0, 300.0, 1e9, 1),
+    ],
+)
+def test_when_an_endpoint_may_have_no_hot_worker(
+    min_load: float, timeout_s: float | None, idle_s: float, hot: int
+) -> None:
+    scaling = replace(BARE, min_load=min_load, inactivity_timeout=timeout_s)
+    decision = decided(snapshot(worker(1), scaling=scaling, demand=Demand(last_request_at=NOW - idle_s)))
+    assert decision.goals == ({} if hot else {WorkerId(1): Goal.COLD})
+    if hot:
+        assert rented(decided(snapshot(scaling=scaling, demand=Demand(last_request_at=NOW - idle_s)))) == (1, 0)
+
+
+@pytest.mark.parametrize("demand", [Demand(waiting=1.0), Demand(outstanding=1.0)])
+@pytest.mark.parametrize("timeout_s", [None, 300.0])
+def test_open_requests_keep_one_worker_hot(demand: Demand, timeout_s: float | None) -> None:
+    decision = decided(snapshot(worker(1), scaling=replace(BARE, inactivity_timeout=timeout_s), demand=demand))
+    assert decision.goals == {}
+
+
+def test_after_the_inactivity_timeout_nothing_is_held_back() -> None:
+    scaling = replace(BARE, inactivity_timeout=300.0, cold_mult=3)
+    memory = Memory(hot_needs=((NOW - 1, 500.0),), total_needs=((NOW - 1, 1500.0),), released_at=NOW - 1)
+    decision = decided(snapshot(*map(worker, range(1, 6)), cold(6), scaling=scaling), memory)
+    assert decision.goals == {**{WorkerId(i): Goal.COLD for i in range(1, 6)}, WorkerId(6): Goal.GONE}
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DESTROYED])
+def test_max_workers_counts_every_worker_whatever_its_state(state: State) -> None:
+    team = [replace(worker(i, state), goal=Goal.GONE) for i in range(1, 4)]
+    decision = decided(snapshot(*team, scaling=replace(BARE, max_workers=4), demand=load(1000)))
+    assert rented(decision) == (1, 0)
+
+
+def test_a_lowered_max_workers_lets_the_least_useful_go() -> None:
+    team = [worker(1), worker(2), cold(3), worker(4, State.LOADING), worker(5, State.DESTROYING, Goal.GONE)]
+    decision = decided(snapshot(*team, scaling=replace(BARE, max_workers=2, min_cold_load=400), demand=load(200)))
+    assert decision.goals == {WorkerId(3): Goal.GONE, WorkerId(4): Goal.GONE}
+
+
+def test_the_cap_on_money_refuses_rentals_and_starts() -> None:
+    scaling = replace(BARE, max_usd_h=2.5)
+    assert rented(decided(snapshot(worker(1), scaling=scaling, demand=load(500)))) == (1, 0)
+    decision = decided(snapshot(worker(1), cold(2), cold(3), scaling=scaling, demand=load(500)))
+    assert (len(decision.goals), rented(decision)) == (1, (0, 0))
+    assert any("max_usd_h" in reason.rule for reason in decision.because)
+
+
+def test_a_cold_worker_that_loads_is_counted_at_what_it_costs_when_it_is_ready() -> None:
+    loading = worker(1, State.LOADING, Goal.COLD)
+    assert committed_usd_h([loading]) == PRICE.ready_usd_h
+    scaling = replace(BARE, max_usd_h=1.6, min_cold_load=200)
+    assert rented(decided(snapshot(loading, scaling=scaling))) == (0, 0)
+
+
+def test_a_worker_that_is_already_counted_in_full_may_become_hot_under_the_cap() -> None:
+    loading = worker(1, State.LOADING, Goal.COLD)
+    decision = decided(snapshot(loading, scaling=replace(BARE, max_usd_h=1.0), demand=load(100)))
+    assert decision.goals == {WorkerId(1): Goal.HOT}
+
+
+# -- whom to take on ---------------------------------------------------------------------------------------------------
+
+
+def test_a_cold_worker_is_started_before_one_is_rented() -> None:
+    decision = decided(snapshot(cold(1), cold(2), demand=load(250)))
+    assert decision.goals == {WorkerId(1): Goal.HOT, WorkerId(2): Goal.HOT}
+    assert rented(decision) == (1, 0)
+
+
+def test_the_cheapest_per_unit_of_work_is_started_when_there_is_time() -> None:
+    quick = cold(1, load_s=5)
+    cheap = replace(cold(2, load_s=50), price=Price(0.5, 0.5, 0.1))
+    assert decided(snapshot(quick, cheap, scaling=PAIR, demand=load(100))).goals == {WorkerId(2): Goal.HOT}
+
+
+def test_the_soonest_is_started_when_requests_wait() -> None:
+    quick = cold(1, load_s=5)
+    cheap = replace(cold(2, load_s=50), price=Price(0.5, 0.5, 0.1))
+    waits = Demand(waiting=10, waiting_count=1, oldest_wait_s=1, last_request_at=NOW)
+    assert decided(snapshot(quick, cheap, scaling=PAIR, demand=waits)).goals == {WorkerId(1): Goal.HOT}
+
+
+def test_a_stopped_worker_is_started_before_one_that_loads_for_the_first_time_when_requests_wait() -> None:
+    team = [worker(1, State.CREATING, Goal.COLD, perf=0.0), cold(2)]
+    waits = Demand(waiting=10, waiting_count=1, oldest_wait_s=1, last_request_at=NOW)
+    assert decided(snapshot(*team, scaling=PAIR, demand=waits)).goals == {WorkerId(2): Goal.HOT}
+    assert decided(snapshot(*team, scaling=PAIR, demand=load(10))).goals == {WorkerId(1): Goal.HOT}
+
+
+def test_the_cheapest_offer_per_unit_of_work_is_rented() -> None:
+    learned = Learned({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
+    offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
+    decision = decided(snapshot(demand=load(100), offers=offers, learned=learned))
+    assert [r.offer.offer.id for r in decision.rentals] == ["big"]
+
+
+def test_an_offer_is_rented_no_more_often_than_it_is_available() -> None:
+    offers = (offer("a", 1.0, available=2), offer("b", 2.0, available=1))
+    decision = decided(snapshot(demand=load(1000), offers=offers))
+    assert sorted(r.offer.offer.id for r in decision.rentals) == ["a", "a", "b"]
+
+
+def test_a_machine_that_failed_is_taken_last_but_taken() -> None:
+    offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 2.0, machine="good", available=1))
+    failed = {"bad": Failures(1, NOW - 1)}
+    one = decided(snapshot(demand=load(100), offers=offers, machine_failures=failed))
+    assert [r.offer.offer.id for r in one.rentals] == ["b"]
+    two = decided(snapshot(demand=load(200), offers=offers, machine_failures=failed))
+    assert [r.offer.offer.id for r in two.rentals] == ["b", "a"]
+
+
+def test_a_workergroup_that_failed_waits_and_then_tries_one_worker_at_a_time() -> None:
+    early = snapshot(demand=load(500), group_failures={GROUP: Failures(3, NOW - 19)})
+    assert rented(decided(early)) == (0, 0)
+    due = snapshot(demand=load(500), group_failures={GROUP: Failures(3, NOW - 20)})
+    assert rented(decided(due)) == (1, 0)
+    trying = snapshot(worker(1, State.LOADING), demand=load(500), group_failures={GROUP: Failures(3, NOW - 20)})
+    assert rented(decided(trying)) == (0, 0)
+
+
+def test_the_wait_doubles_with_every_failure_and_has_a_longest() -> None:
+    waits = [resume_at(Failures(n, 100.0)) - 100 for n in (1, 2, 3, 4, 50, 10**9)]
+    assert waits == [5, 10, 20, 40, LONGEST_WAIT_S, LONGEST_WAIT_S]
+    assert resume_at(None) == resume_at(Failures()) == machine_resume_at(None) == 0.0
+
+
+# -- whom to let go ----------------------------------------------------------------------------------------------------
+
+
+def test_the_dearest_per_unit_of_work_rests_first() -> None:
+    dear = worker(2, price=Price(3.0, 3.0, 0.1))
+    assert decided(snapshot(worker(1), dear, worker(3), demand=load(200))).goals == {WorkerId(2): Goal.COLD}
+
+
+def test_none_rests_that_is_needed() -> None:
+    assert decided(snapshot(worker(1), worker(2), demand=load(101))).goals == {}
+
+
+def test_few_rest_at_once_and_not_soon_after_the_last() -> None:
+    many = replace(BARE, max_workers=100)
+    team = [worker(i) for i in range(1, 21)]
+    decision = decided(snapshot(*team, scaling=many, demand=load(100)))
+    assert len(decision.goals) == 4
+    assert decision.memory.released_at == NOW
+    soon = snapshot(*team, scaling=many, demand=load(100), now=NOW + RELEASE_EVERY_S - 1)
+    assert decided(soon, decision.memory).goals == {}
+
+
+def test_none_rests_while_help_is_on_its_way() -> None:
+    assert decided(snapshot(*map(worker, (1, 2, 3)), worker(4, State.LOADING), demand=load(100))).goals == {}
+
+
+def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:
+    team = [worker(1), worker(2), cold(3), cold(4)]
+    assert decided(snapshot(*team, calm_until=NOW + 1)).goals == {}
+    assert decided(snapshot(*team)).goals != {}
+
+
+def test_a_need_is_held_for_a_while() -> None:
+    memory = decided(snapshot(*map(worker, range(1, 6)), demand=load(500))).memory
+    for later_s, need in [(HOT_HOLD_S - 1, 500.0), (HOT_HOLD_S, 100.0)]:
+        decision = decided(snapshot(*map(worker, range(1, 6)), demand=load(100), now=NOW + later_s), memory)
+        assert decision.hot_need == need
+
+
+def test_capacity_in_all_is_held_longer() -> None:
+    scaling = replace(BARE, cold_mult=2)
+    memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
+    team = [worker(1), cold(2), cold(3), cold(4)]
+    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + TOTAL_HOLD_S - 1)
+    assert decided(held, memory).goals == {}
+    over = replace(held, now=NOW + TOTAL_HOLD_S)
+    assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
+
+
+def test_the_sliding_maximum_forgets_what_is_too_old() -> None:
+    history: tuple[tuple[float, float], ...] = ()
+    highest = []
+    for now, value in [(0, 1), (10, 5), (20, 3), (41, 2), (52, 1)]:
+        history = sliding_max(history, now, value, hold_s=30)
+        highest.append(history[0][1])
+    assert highest == [1, 5, 5, 3, 2]
+
+
+# -- states of an endpoint ---------------------------------------------------------------------------------------------
+
+
+def test_a_suspended_endpoint_neither_rents_nor_releases() -> None:
+    s = snapshot(worker(1), worker(2), cold(3), worker(4, State.LOADING), demand=load(5000))
+    for demand in (load(5000), Demand()):
+        quiet = replace(s, endpoint=replace(s.endpoint, state=EndpointState.SUSPENDED), demand=demand)
+        assert (decided(quiet).goals, decided(quiet).rentals) == ({}, ())
+
+
+def test_a_stopped_endpoint_makes_every_worker_inactive_and_rents_none() -> None:
+    s = snapshot(
+        worker(1), cold(2), worker(3, State.LOADING), worker(4, State.WANTED), worker(5, State.WANTED, Goal.COLD)
+    )
+    stopped = replace(s, endpoint=replace(s.endpoint, state=EndpointState.STOPPED), demand=load(5000))
+    decision = decided(stopped)
+    assert decision.rentals == ()
+    assert decision.goals == {
+        WorkerId(1): Goal.COLD,
+        WorkerId(3): Goal.COLD,
+        WorkerId(4): Goal.GONE,
+        WorkerId(5): Goal.GONE,
+    }
+
+
+@pytest.mark.parametrize("state", EndpointState)
+def test_a_failed_worker_goes_in_every_state_of_the_endpoint(state: EndpointState) -> None:
+    s = snapshot(worker(1, State.ERROR))
+    assert decided(replace(s, endpoint=replace(s.endpoint, state=state))).goals == {WorkerId(1): Goal.GONE}
+
+
+def test_a_decision_says_why() -> None:
+    decision = decided(snapshot(scaling=replace(BARE, target_util=0.9, max_workers=1), demand=load(900)))
+    said = {reason.what: reason for reason in decision.because}
+    assert said["load"].value == 900
+    assert said["need for load"].value == 1000
+    assert "max_workers 1 is reached" in said["no more hot workers"].rule
+
+
+# -- routing -----------------------------------------------------------------------------------------------------------
+
+
+def picked(work: list[float], perf: list[float], cost: float, max_queue_s: float, die: int = 0) -> int | None:
+    return pick(np.array(work), np.array(perf), cost, max_queue_s, die)
+
+
+def test_the_worker_that_would_finish_soonest_is_picked() -> None:
+    assert picked([0, 100], [10, 100], cost=100, max_queue_s=60) == 1
+    assert picked([0, 1000], [10, 100], cost=10, max_queue_s=60) == 0
+
+
+def test_a_worker_whose_wait_is_above_the_limit_is_not_picked() -> None:
+    assert picked([1000], [100], cost=1, max_queue_s=10) == 0
+    assert picked([1001], [100], cost=1, max_queue_s=10) is None
+
+
+def test_a_worker_without_performance_is_not_picked() -> None:
+    assert picked([0.0], [0.0], cost=0, max_queue_s=10) is None
+    assert picked([], [], cost=1, max_queue_s=10) is None
+
+
+def test_equals_are_told_apart_by_the_die() -> None:
+    assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 1, 2, 0]
