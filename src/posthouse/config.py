@@ -66,9 +66,6 @@ class Limits(Section):
     workers_per_endpoint: int = Field(
         1000, ge=1, le=10_000, description="Most workers of one endpoint, whatever its max_workers says."
     )
-    waiting_per_endpoint: int = Field(
-        10_000, ge=1, le=1_000_000, description="Most requests of one endpoint that wait for a worker."
-    )
 
 
 class Process(Section):

@@ -1,6 +1,6 @@
 """What the engine needs of the world. Adapters implement these; `wiring` hands them over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ class Provider(Protocol):
     poll_s: float
     """How often a listing is worth while, in seconds."""
 
-    async def offers(self, filters: dict[str, object], disk_gb: float) -> Sequence[Offer]:
+    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
         """What can be rented now, cheapest first. `filters` as parsed from a workergroup's search."""
         ...
 

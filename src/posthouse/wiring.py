@@ -195,6 +195,8 @@ def _providers(settings: Settings, data_dir: Path, installation: str) -> dict[st
             grace_s=process.grace_s,
             price=Price(process.ready_usd_h, process.loading_usd_h, process.stopped_usd_h),
         )
+    for provider in found.values():
+        provider.poll_s = settings.engine.observe_s
     if settings.default_provider not in found:
         raise Refused(f"default_provider: {settings.default_provider!r} is not one of: {', '.join(found) or 'none'}")
     return found

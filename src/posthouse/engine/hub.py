@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound
+from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Decision, Memory
 from posthouse.domain.template import Template, TemplateId
@@ -74,6 +75,9 @@ class Hub:
             self.stalls[endpoint_id] = Stall(fleet, record.version, leaving=endpoint is None)
             if endpoint is not None:
                 self.ids_by_name[endpoint.name] = endpoint_id
+            for worker in list(fleet.workers.values()):
+                if worker.group_id not in self.workergroups:  # deleted, and the crash came before its workers went
+                    fleet.want(worker.id, Goal.GONE)
 
     def fleet_named(self, name: str) -> Fleet | None:
         """The fleet of the endpoint with this name, None if there is no such endpoint."""

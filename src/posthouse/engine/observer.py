@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -85,10 +86,10 @@ class Observer:
             if template is None:
                 self.hub.offers.pop(group.id, None)
                 continue
-            filters: dict[str, object] = dict(template.extra_filters)
+            filters: Mapping[str, object] = template.extra_filters
             try:
                 if group.search_params:
-                    filters = dict(parse_search(group.search_params))
+                    filters = parse_search(group.search_params)
                 offers = await provider.offers(filters, template.disk_gb)
             except PosthouseError as error:
                 log.warning("no offers for a workergroup", workergroup=group.id, why=str(error)[:300])

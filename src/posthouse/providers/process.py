@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,7 +154,7 @@ class ProcessProvider:
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
-    async def offers(self, filters: dict[str, object], disk_gb: float) -> Sequence[Offer]:
+    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
         """Free slots, by kind. Workers share the disk: `disk_gb` is not reserved.
 
         Filters work on gpu_name, num_gpus, gpu_ram, cpu_cores, cpu_ram and dph_total; others are ignored.
@@ -209,7 +209,7 @@ class ProcessProvider:
 
     # -- in threads, one at a time -------------------------------------------------------------------------------------
 
-    def _offers(self, filters: dict[str, object]) -> list[Offer]:
+    def _offers(self, filters: Mapping[str, object]) -> list[Offer]:
         parsed = parse_search(filters)
         with self._lock:
             free = self._free_slots(census())

@@ -6,6 +6,7 @@ import msgspec
 
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Ended
+from posthouse.wire.body import decoded
 from posthouse.wire.numbers import integer
 from posthouse.wire.status import MAX_INDEXES, indexes, text
 
@@ -23,10 +24,7 @@ _decoder = msgspec.json.Decoder(DeletesBody)
 
 def decode(raw: bytes) -> tuple[int, str, tuple[Ended, ...]]:
     """Worker id, its token (empty if the form has none), and the ended requests. Raises: BadRequest."""
-    try:
-        body = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"body: must be a JSON object; {error}") from None
+    body = decoded(_decoder, raw)
     worker_id = integer(body.worker_id, "worker_id")
     token = text(body.mtoken, "mtoken", 512)
     if body.requests is None:

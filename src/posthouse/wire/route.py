@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from posthouse.domain.errors import BadRequest
+from posthouse.wire.body import decoded
 from posthouse.wire.numbers import integer, number
 
 DEFAULT_COST = 100.0
@@ -64,10 +65,7 @@ encode = msgspec.json.Encoder().encode
 
 def decode_body(raw: bytes) -> RouteBody:
     """The body, not yet checked. Raises: BadRequest if it is not a JSON object."""
-    try:
-        return _body.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"body: must be a JSON object with endpoint, api_key and cost; {error}") from None
+    return decoded(_body, raw)
 
 
 def check(body: RouteBody) -> RouteAsk:

@@ -6,6 +6,7 @@ import msgspec
 
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Report
+from posthouse.wire.body import decoded
 from posthouse.wire.numbers import integer, number
 from posthouse.wire.signed import scheme_for
 
@@ -38,10 +39,7 @@ _decoder = msgspec.json.Decoder(StatusBody)
 
 def decode(raw: bytes) -> tuple[int, str, Report]:
     """Worker id, its token (empty if the form has none), and the report. Raises: BadRequest naming the field."""
-    try:
-        body = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"body: must be a JSON object; {error}") from None
+    body = decoded(_decoder, raw)
     worker_id = integer(body.id, "id")
     idxs = body.working_request_idxs
     working = None if idxs is None else indexes(idxs, "working_request_idxs")

@@ -1,0 +1,372 @@
+"""The serverless calls over real HTTP, with puppet workers: real instances whose reports the test sends itself."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from posthouse.client import AsyncClient
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.signing.rsa import verifier
+from posthouse.wire.signed import Scheme, signed_text
+from posthouse.wiring import Running
+from tests.contract.live import add_endpoint, live_server, states, until
+
+PUPPET = "env > environment.txt; exec sleep 1000"
+
+
+@dataclass
+class Puppet:
+    """A worker that does what the test says."""
+
+    http: aiohttp.ClientSession
+    base: str
+    id: int
+    token: str
+    url: str
+
+    async def post(self, path: str, body: Any, token: str | None = None) -> tuple[int, Any]:
+        prefix = "" if token is None else f"/w/{token}"
+        async with self.http.post(f"{self.base}{prefix}{path}", json=body) as reply:
+            return reply.status, await reply.json()
+
+    def form(self, generation: str, **changes: Any) -> dict[str, Any]:
+        """A report that says "ready", as that generation sends it."""
+        w1 = {
+            "id": self.id,
+            "loadtime": 1.0,
+            "cur_load": 0.0,
+            "error_msg": "",
+            "max_perf": 100.0,
+            "cur_perf": 0.0,
+            "cur_capacity": 0,
+            "max_capacity": 0,
+            "num_requests_working": 0,
+            "num_requests_recieved": 0,
+            "additional_disk_usage": 0.0,
+            "url": self.url,
+        }
+        w2 = w1 | {"rej_load": 0.0, "new_load": 0.0, "working_request_idxs": []}
+        forms: dict[str, dict[str, Any]] = {
+            "W0": {
+                "id": str(self.id),
+                "mtoken": self.token,
+                "loaded": True,
+                "loadtime": 3.0,
+                "cur_perf": 0.0,
+                "max_perf": 100.0,
+                "avg_latency": 1.0,
+            },
+            "W1": w1,
+            "W2": w2,
+            "W3": w2 | {"version": "0.2.0", "mtoken": self.token},
+            "W4": w2 | {"version": "1.1.0", "mtoken": self.token, "disk_usage": 1.0},
+        }
+        return forms[generation] | changes
+
+    async def report(self, generation: str = "W4", **changes: Any) -> tuple[int, Any]:
+        """Reports at the address that a worker of ours is given, which carries its token."""
+        return await self.post("/worker_status/", self.form(generation, **changes), self.token)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Running]:
+    async with live_server(tmp_path / "data", **{"server.route_hold_s": 0.3}) as server:
+        yield server
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+async def owner(server: Running) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server.url, server.admin_key) as client:
+        yield client
+
+
+async def puppets(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, data_dir: Path, count: int = 1, name: str = "llm"
+) -> list[Puppet]:
+    """An endpoint with `count` puppets that run and have not reported yet."""
+    await add_endpoint(owner, name, onstart=PUPPET, cold_workers=count, max_workers=count, min_load=80 * count)
+    await until(lambda: states(server, name).count("model_loading") == count, "the puppets run")
+    fleet = server.hub.fleet_named(name)
+    assert fleet is not None
+    found = []
+    for worker in fleet.workers.values():
+        path = data_dir / "workers" / worker.label / "environment.txt"
+        await until(lambda path=path: path.exists() and "VAST_TCP_PORT" in path.read_text(), "the puppet told all")  # type: ignore[misc]
+        env = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
+        assert int(env["CONTAINER_ID"]) == worker.id
+        url = f"http://{env['PUBLIC_IPADDR']}:{env['VAST_TCP_PORT_' + env['WORKER_PORT']]}"
+        found.append(Puppet(http, server.url, worker.id, env["MASTER_TOKEN"], url))
+    return found
+
+
+async def two_ready(server: Running, owner: AsyncClient, http: aiohttp.ClientSession, data_dir: Path) -> list[Puppet]:
+    """Two puppets that take requests."""
+    both = await puppets(server, owner, http, data_dir, count=2)
+    for puppet in both:
+        await puppet.report()
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    await until(
+        lambda: [(w.state, w.goal) for w in fleet.workers.values()] == [(State.IDLE, Goal.HOT)] * 2,
+        "both take requests",
+    )
+    return both
+
+
+async def route(http: aiohttp.ClientSession, server: Running, body: dict[str, Any]) -> tuple[int, Any]:
+    async with http.post(f"{server.url}/route/", json={"api_key": server.admin_key, **body}) as reply:
+        assert reply.headers["Content-Type"] == "application/json"
+        return reply.status, await reply.json()
+
+
+@pytest.mark.parametrize(
+    ("generation", "scheme"),
+    [("W0", Scheme.A4), ("W1", Scheme.A4), ("W2", Scheme.A5), ("W3", Scheme.A5S), ("W4", Scheme.U)],
+)
+async def test_each_generation_of_workers_gets_the_signature_it_verifies(
+    generation: str, scheme: Scheme, server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    assert (await puppet.report(generation))[0] == 200
+    status, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+    assert status == 200
+    assert reply["url"] == puppet.url
+    async with http.get(f"{server.url}/pubkey/") as pem:
+        verified = verifier(await pem.text())
+    fields = {name: reply.get(name, 0) for name in ("cost", "endpoint", "reqnum", "request_idx", "url")}
+    assert verified(signed_text(scheme, **fields), reply["signature"])
+    classic = {"cost", "endpoint", "reqnum", "signature", "url"}
+    assert set(reply) == (classic if scheme is Scheme.A4 else classic | {"request_idx"})
+
+
+async def test_a_report_is_believed_only_with_the_workers_own_token(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    first, second = await puppets(server, owner, http, tmp_path / "data", count=2)
+    for token in ("", "wrong", second.token):
+        body = first.form("W4", mtoken=token)
+        assert (await first.post("/worker_status/", body))[0] == 401
+        assert (await first.post("/api/v0/worker_status/", body, token or "none"))[0] == 401
+    assert (await first.post("/worker_status/", first.form("W4"), second.token))[0] == 401
+    assert (await first.post("/delete_requests/", {"worker_id": first.id, "mtoken": "x", "request_idxs": [1]}))[
+        0
+    ] == 401
+    assert (await first.post("/worker_status/", first.form("W4", id=10**9)))[0] == 401
+    assert "idle" not in states(server, "llm")
+    assert (await first.post("/api/v0/worker_status/", first.form("W4")))[0] == 200
+    assert states(server, "llm").count("idle") == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "http://169.254.169.254", "http://127.0.0.1@evil:80", "file:///etc"]
+)
+async def test_an_address_is_believed_only_where_the_provider_placed_the_worker(
+    url: str, server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    assert (await puppet.report(url=url))[0] == 200
+    status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
+    assert (status, "url" in reply) == (200, False)
+    await puppet.report()
+    assert (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]["url"] == puppet.url
+
+
+async def test_without_a_ready_worker_the_reply_has_endpoint_and_status(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    await puppets(server, owner, http, tmp_path / "data")
+    status, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+    assert (status, reply) == (200, {"endpoint": "llm", "status": "model_loading: 1"})
+    _, polled = await route(http, server, {"endpoint": "llm", "cost": 256, "request_idx": 0})
+    assert set(polled) == {"endpoint", "status", "request_idx"}
+
+
+async def test_a_request_that_is_asked_for_again_is_one_request(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    _, waiting = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0})
+    idx = waiting["request_idx"]
+    for _ in range(3):
+        await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})
+    assert fleet.ledger.waiting_work == 50
+    held = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx}))
+    await until(lambda: fleet.stats.waited >= 5, "the request is held")
+    await puppet.report()
+    _, reply = await held
+    assert (reply["request_idx"], reply["url"]) == (idx, puppet.url)
+    assert fleet.ledger.waiting_work == 0
+    assert fleet.ledger.outstanding() == 50
+
+
+async def test_a_request_whose_worker_failed_goes_elsewhere_with_a_new_number(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    both = await two_ready(server, owner, http, tmp_path / "data")
+    _, first = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0})
+    idx = first["request_idx"]
+    _, second = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})
+    assert second["url"] != first["url"]
+    # Both have failed it now: it is told to wait, so that its client sleeps instead of asking 127 times a second.
+    _, third = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})
+    assert "url" not in third
+    _, other = await route(http, server, {"endpoint": "llm", "cost": 50})
+    assert other["reqnum"] != first["reqnum"] or other["url"] != first["url"]
+
+
+@pytest.mark.parametrize("form", ["W2", "W3", "W4"])
+async def test_every_form_of_ending_requests_ends_them(
+    form: str, server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    await puppet.report()
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    _, reply = await route(http, server, {"endpoint": "llm", "cost": 50})
+    idx = reply["request_idx"]
+    row = {"request_idx": idx, "success": True, "status": "Success", "entered_queue_at": 0.0}
+    body: dict[str, Any] = {
+        "W2": {"worker_id": puppet.id, "request_idxs": [idx, 7]},
+        "W3": {"worker_id": puppet.id, "mtoken": puppet.token, "request_idxs": [idx], "success": True},
+        "W4": {"worker_id": puppet.id, "mtoken": puppet.token, "requests": [row, row]},
+    }[form]
+    assert (await puppet.post("/delete_requests/", body, puppet.token))[0] == 200
+    assert (fleet.ledger.outstanding(), fleet.stats.ended) == (0, 1)
+
+
+async def test_a_worker_cannot_end_requests_of_another(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    both = await two_ready(server, owner, http, tmp_path / "data")
+    _, reply = await route(http, server, {"endpoint": "llm", "cost": 50})
+    other = next(p for p in both if p.url != reply["url"])
+    body = {"worker_id": other.id, "mtoken": other.token, "request_idxs": [reply["request_idx"]]}
+    assert (await other.post("/delete_requests/", body))[0] == 200
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    assert (fleet.ledger.outstanding(), fleet.stats.refused_ends) == (50, 1)
+
+
+async def test_a_key_is_taken_wherever_a_client_puts_it(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession
+) -> None:
+    await owner.create_endpoint("llm", min_load=0, cold_workers=0)
+    row = await owner.endpoint("llm")
+    url, ask = f"{server.url}/route/", {"endpoint": "llm", "cost": 1}
+    for key in (server.admin_key, row["api_key"]):
+        for request in (
+            http.post(url, json=ask, headers={"Authorization": f"Bearer {key}"}),
+            http.post(url, json=ask, headers={"Authorization": key}),
+            http.post(url, json=ask, params={"api_key": key}),
+            http.post(url, json={**ask, "api_key": key}),
+            http.post(url.removesuffix("/"), json={**ask, "api_token": key}),
+        ):
+            async with request as reply:
+                assert reply.status == 200
+
+
+async def test_an_endpoints_key_routes_to_that_endpoint_only(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession
+) -> None:
+    for name in ("one", "two"):
+        await owner.create_endpoint(name, min_load=0, cold_workers=0)
+    key = (await owner.endpoint("one"))["api_key"]
+    assert (await route(http, server, {"endpoint": "one", "api_key": key}))[0] == 200
+    assert (await route(http, server, {"endpoint": "two", "api_key": key}))[0] == 401
+
+
+HOSTILE: list[tuple[str, bytes]] = [
+    ("/route/", b""),
+    ("/route/", b"[]"),
+    ("/route/", b"null"),
+    ("/route/", b"{"),
+    ("/route/", b"\xff\xfe{}"),
+    ("/route/", b'{"endpoint": NaN}'),
+    ("/route/", b"[" * 100_000),
+    ("/route/", b'{"a":' * 100_000),
+    ("/route/", b'{"endpoint":"x","cost":1e999,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","cost":-1,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","cost":"NaN","api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","cost":true,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","cost":{},"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":["llm"],"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"","api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","request_idx":-3,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","request_idx":1e40,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","request_idx":"a","api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"' + b"x" * 2_000_000 + b'","api_key":"KEY"}'),
+    ("/worker_status/", b"{}"),
+    ("/worker_status/", b'{"id":1,"max_perf":1e999}'),
+    ("/worker_status/", b'{"id":1,"max_perf":-5}'),
+    ("/worker_status/", b'{"id":1,"max_perf":"inf"}'),
+    ("/worker_status/", b'{"id":{},"max_perf":1}'),
+    ("/worker_status/", b'{"id":1,"working_request_idxs":{"a":1}}'),
+    ("/worker_status/", b'{"id":1,"url":7}'),
+    ("/delete_requests/", b'{"worker_id":1,"requests":[7]}'),
+    ("/delete_requests/", b'{"worker_id":1,"request_idxs":"all"}'),
+    ("/delete_requests/", b'{"worker_id":1.5}'),
+]
+
+
+async def test_every_wrong_input_is_refused_in_words(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession
+) -> None:
+    await owner.create_endpoint("llm", min_load=0, cold_workers=0)
+    for path, body in HOSTILE:
+        sent = body.replace(b"KEY", server.admin_key.encode())
+        async with http.post(f"{server.url}{path}", data=io.BytesIO(sent)) as reply:
+            text = await reply.text()
+            assert reply.status in (400, 401), (body[:60], reply.status, text)
+            words = json.loads(text)["error"]
+            assert "could not answer" not in words, (body[:60], words)
+            assert "Traceback" not in text
+
+
+async def test_a_broken_store_or_loop_does_not_stop_routing(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    await puppet.report()
+
+    async def broken(*_: object) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(server.hub.store, "commit", broken)
+    failures = server.loop.counts["failed_ticks"]
+    await puppet.report("W4", error_msg="")
+    for stall in server.hub.stalls.values():
+        stall.saved_at = 0.0
+    await until(lambda: server.loop.counts["failed_ticks"] > failures, "a tick failed")
+    for _ in range(3):
+        assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
+    assert states(server, "llm") == ["idle"]
+
+
+async def test_health_metrics_and_keys_answer_as_they_should(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession
+) -> None:
+    await owner.create_endpoint("llm", min_load=0, cold_workers=0)
+    await until(lambda: server.loop.counts["rounds"] > 1, "a round has been made")
+    for path, code in (("/healthz", 200), ("/readyz", 200), ("/pubkey", 200), ("/metrics", 401)):
+        async with http.get(f"{server.url}{path}") as reply:
+            assert reply.status == code, path
+    async with http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {server.admin_key}"}) as reply:
+        page = await reply.text()
+    assert 'posthouse_spent_usd_total{endpoint="llm"} 0.0' in page
+    async with http.get(f"{server.url}/static/jvastai_root.cer") as reply:
+        assert "BEGIN CERTIFICATE" in await reply.text()
