@@ -28,7 +28,7 @@ class NotFound(PosthouseError):
 
 
 class Unreachable(PosthouseError):
-    """The server gives no answer: check its address, or try again later."""
+    """The server gives no answer, or is too busy for one: check its address, or try again later."""
 
 
 class TimedOut(PosthouseError):
