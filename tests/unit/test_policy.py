@@ -421,6 +421,7 @@ def test_a_worker_whose_wait_is_above_the_limit_is_not_picked() -> None:
 
 def test_a_worker_without_performance_is_not_picked() -> None:
     assert picked([0.0], [0.0], cost=0, max_queue_s=10) is None
+    assert picked([0.0], [5e-324], cost=1, max_queue_s=10) is None
     assert picked([], [], cost=1, max_queue_s=10) is None
 
 

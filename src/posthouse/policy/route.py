@@ -13,7 +13,7 @@ def pick(work: Floats, perf: Floats, cost: float, max_queue_s: float, die: int) 
     performance 0 takes nothing. Equal rows are told apart by `die`, any number that differs between requests.
     Shape: `work` and `perf` have one entry a worker. Units: work, work per second, seconds.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         end_s = np.where((perf > 0) & (work <= max_queue_s * perf), (work + cost) / perf, np.inf)
     if not end_s.size:
         return None

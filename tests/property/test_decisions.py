@@ -1,0 +1,268 @@
+"""What holds for every decision, whatever the fleet, the load and the parameters."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.load import Demand, Learned
+from posthouse.domain.offer import GroupOffer, Offer, Price
+from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.bounds import committed_usd_h, running_usd_h
+from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, perf_of, supply
+from posthouse.policy.decide import decide
+from posthouse.policy.forecast import predicted_load
+
+NOW = 1e6
+amounts = st.sampled_from([0.0, 1e-9, 1e12]) | st.floats(0, 1e4)
+prices = st.builds(Price, st.floats(0, 10), st.floats(0, 10), st.floats(0, 1))
+scalings = st.builds(
+    Scaling,
+    min_load=amounts,
+    target_util=st.floats(0.01, 1),
+    cold_mult=st.floats(0, 1000),
+    min_cold_load=amounts,
+    cold_workers=st.integers(0, 12),
+    max_workers=st.integers(0, 12),
+    max_queue_time=st.floats(0.1, 86_400),
+    target_queue_time=st.floats(0.1, 86_400),
+    inactivity_timeout=st.none() | st.sampled_from([0.0, -1.0, 300.0]),
+    max_usd_h=st.none() | st.floats(0, 30),
+)
+demands = st.builds(
+    Demand,
+    rate=amounts,
+    recent_rate=amounts,
+    waiting=amounts,
+    waiting_count=st.integers(0, 100),
+    outstanding=amounts,
+    oldest_wait_s=amounts,
+    last_request_at=st.floats(0, NOW),
+)
+groups = st.sampled_from([WorkergroupId(1), WorkergroupId(2)])
+gpus = st.sampled_from(["A", "B"])
+learneds = st.builds(
+    Learned,
+    perf=st.dictionaries(st.sampled_from(["1/1xA", "1/1xB", "2/1xA"]), st.floats(0.01, 1e6)),
+    start_s=st.floats(0, 1000),
+    create_s=st.floats(0, 5000),
+)
+group_offers = st.builds(
+    GroupOffer,
+    groups,
+    st.builds(
+        Offer,
+        id=st.sampled_from(["o1", "o2", "o3"]),
+        provider=st.just("sim"),
+        machine=st.sampled_from(["m1", "m2"]),
+        price=prices,
+        gpu_name=gpus,
+        num_gpus=st.just(1),
+        available=st.integers(0, 20),
+    ),
+)
+failures = st.builds(Failures, st.integers(0, 100), st.floats(0, NOW))
+memories = st.builds(
+    Memory,
+    hot_needs=st.lists(st.tuples(st.floats(NOW - 60, NOW), amounts), max_size=1).map(tuple),
+    total_needs=st.lists(st.tuples(st.floats(NOW - 900, NOW), amounts), max_size=1).map(tuple),
+    released_at=st.floats(0, NOW),
+)
+
+
+@st.composite
+def teams(draw: st.DrawFn) -> tuple[Worker, ...]:
+    team = []
+    for number in range(1, draw(st.integers(0, 10)) + 1):
+        team.append(
+            Worker(
+                id=WorkerId(number),
+                endpoint_id=EndpointId(1),
+                group_id=draw(groups),
+                label=f"test-{number}",
+                provider="sim",
+                offer_id="o1",
+                machine="m1",
+                gpu_name=draw(gpus),
+                num_gpus=1,
+                price=draw(prices),
+                created_at=NOW - 1000,
+                state=draw(st.sampled_from([s for s in State if s is not State.DESTROYED])),
+                goal=draw(st.sampled_from(Goal)),
+                perf=draw(st.sampled_from([0.0, 100.0]) | st.floats(0.01, 1e6)),
+                load_s=draw(st.floats(0, 600)),
+            )
+        )
+    return tuple(team)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    team = draw(teams())
+    ids = [w.id for w in team]
+    return Snapshot(
+        now=NOW,
+        endpoint=Endpoint(EndpointId(1), "e", draw(scalings)),
+        workers=team,
+        demand=draw(demands),
+        offers=tuple(draw(st.lists(group_offers, max_size=4, unique_by=lambda o: (o.group_id, o.offer.id)))),
+        learned=draw(learneds),
+        busy=frozenset(draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else ()),
+        group_failures=draw(st.dictionaries(groups, failures)),
+        machine_failures=draw(st.dictionaries(st.sampled_from(["m1", "m2"]), failures)),
+        calm_until=draw(st.sampled_from([0.0, NOW + 1])),
+    )
+
+
+def after(s: Snapshot, decision: Decision) -> list[Worker]:
+    return [replace(w, goal=decision.goals.get(w.id, w.goal)) for w in s.workers]
+
+
+@given(snapshots(), memories)
+def test_there_are_never_more_than_max_workers(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    most = s.endpoint.scaling.max_workers
+    assert len(decision.rentals) <= max(0, most - len(s.workers))
+    assert sum(w.goal is not Goal.GONE for w in after(s, decision)) <= most
+
+
+@given(snapshots(), memories)
+def test_what_is_needed_is_a_number(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    assert math.isfinite(decision.hot_need)
+    assert decision.hot_need >= 0
+    assert math.isfinite(decision.ready_supply)
+    assert not math.isnan(decision.hot_supply)
+    assert all(not isinstance(r.value, float) or math.isfinite(r.value) for r in decision.because)
+
+
+@given(snapshots(), memories)
+def test_the_same_is_decided_from_the_same(s: Snapshot, memory: Memory) -> None:
+    assert decide(s, memory) == decide(s, memory)
+
+
+@given(snapshots(), memories)
+def test_the_order_of_workers_and_offers_decides_nothing(s: Snapshot, memory: Memory) -> None:
+    mirrored = replace(s, workers=s.workers[::-1], offers=s.offers[::-1])
+    one, other = decide(s, memory), decide(mirrored, memory)
+    assert (one.goals, one.rentals) == (other.goals, other.rentals)
+
+
+@given(snapshots(), memories)
+def test_a_failed_worker_always_goes_and_one_that_goes_never_returns(s: Snapshot, memory: Memory) -> None:
+    for worker in after(s, decide(s, memory)):
+        before = next(w for w in s.workers if w.id == worker.id)
+        assert worker.goal is Goal.GONE or (before.state is not State.ERROR and before.goal is not Goal.GONE)
+
+
+@given(snapshots(), memories)
+def test_none_rests_that_is_needed(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    rested = [w for w in s.workers if w.goal is Goal.HOT and decision.goals.get(w.id) is Goal.COLD]
+    if not rested:
+        return
+    assert s.now >= s.calm_until
+    left = hot(after(s, decision))
+    if left or decision.hot_need > 0:
+        assert all(w.state is State.IDLE for w in rested)
+        assert not any(w.state in COMING for w in left)
+        if len(left) + sum(decision.goals.get(w.id) is Goal.GONE for w in s.workers) <= s.endpoint.scaling.max_workers:
+            team = [w for w in hot(s.workers) if w not in rested]  # before max_workers takes its own
+            assert supply(team, s.learned) + sum(
+                perf_of(w, s.learned) for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT
+            ) >= decision.hot_need * (1 - 1e-9)
+
+
+@given(snapshots(), memories)
+def test_none_is_released_that_was_just_taken_on(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    woken = {w.id for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT}
+    rests = {w.id for w in s.workers if w.goal is Goal.HOT and decision.goals.get(w.id) is Goal.COLD}
+    assert not (woken and rests)
+    assert not (decision.rentals and Goal.HOT in {r.goal for r in decision.rentals} and rests)
+
+
+@given(snapshots(), memories, st.sampled_from([EndpointState.SUSPENDED, EndpointState.STOPPED]))
+def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Memory, state: EndpointState) -> None:
+    decision = decide(replace(s, endpoint=replace(s.endpoint, state=state)), memory)
+    assert decision.rentals == ()
+    assert decision.memory == memory
+    assert Goal.HOT not in decision.goals.values()
+    if state is EndpointState.SUSPENDED:
+        failed = {w.id: Goal.GONE for w in s.workers if w.state is State.ERROR and w.goal is not Goal.GONE}
+        assert decision.goals == failed
+    else:
+        assert all(w.goal is not Goal.HOT for w in after(s, decision))
+
+
+@given(snapshots(), memories)
+def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
+    decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
+    woken = [w for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT]
+    dearer = sum(committed_usd_h([replace(w, goal=Goal.HOT)]) - committed_usd_h([w]) for w in woken)
+    dearer += sum(running_usd_h(r.offer.offer.price) for r in decision.rentals)
+    if cap is not None and dearer > 1e-9:
+        assert committed_usd_h(s.workers) + dearer <= cap * (1 + 1e-6) + 1e-6
+
+
+@given(snapshots(), memories)
+def test_no_offer_is_rented_more_often_than_it_is_available(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    for entry in s.offers:
+        taken = sum(r.offer.offer.id == entry.offer.id for r in decision.rentals)
+        assert taken <= max(o.offer.available for o in s.offers if o.offer.id == entry.offer.id)
+
+
+@given(snapshots(), memories)
+def test_what_is_short_is_taken_on_where_nothing_is_in_the_way(s: Snapshot, memory: Memory) -> None:
+    plenty = replace(s.endpoint.scaling, max_usd_h=None, max_workers=10_000, min_load=1.0, min_cold_load=0.0)
+    offer = Offer("o", "sim", "m", Price(1, 1, 0.1), "A", 1, 10_000)
+    s = replace(
+        s,
+        endpoint=replace(s.endpoint, scaling=replace(plenty, cold_mult=0.0, target_util=1.0)),
+        offers=(GroupOffer(WorkergroupId(1), offer),),
+        group_failures={},
+        learned=Learned({"1/1xA": 1e9}),
+    )
+    decision = decide(s, memory)
+    rented = sum(1e9 for r in decision.rentals if r.goal is Goal.HOT)
+    assert supply(hot(after(s, decision)), s.learned) + rented >= decision.hot_need * (1 - 1e-9)
+
+
+@given(scalings, demands, demands, amounts, amounts)
+def test_more_load_never_means_less_capacity(
+    scaling: Scaling, one: Demand, more: Demand, ready: float, help_s: float
+) -> None:
+    higher = replace(
+        one,
+        rate=one.rate + more.rate,
+        recent_rate=one.recent_rate + more.recent_rate,
+        waiting=one.waiting + more.waiting,
+        outstanding=one.outstanding + more.outstanding,
+        oldest_wait_s=one.oldest_wait_s + more.oldest_wait_s,
+    )
+    need, _ = hot_need(scaling, one, predicted_load(one), ready, help_s)
+    more_need, _ = hot_need(scaling, higher, predicted_load(higher), ready, help_s)
+    assert more_need >= need
+    assert expected_wait_s(higher, ready) >= expected_wait_s(one, ready)
+
+
+@given(snapshots(), memories, amounts, amounts)
+def test_more_load_never_means_fewer_hot_workers(s: Snapshot, memory: Memory, rate: float, waiting: float) -> None:
+    s = replace(s, endpoint=replace(s.endpoint, scaling=replace(s.endpoint.scaling, max_usd_h=None)))
+    more = replace(
+        s.demand, rate=s.demand.rate + rate, recent_rate=s.demand.recent_rate + rate, waiting=s.demand.waiting + waiting
+    )
+    less_hot, more_hot = (_hot_after(x, memory) for x in (s, replace(s, demand=more)))
+    assert more_hot >= less_hot
+
+
+def _hot_after(s: Snapshot, memory: Memory) -> int:
+    decision = decide(s, memory)
+    kept = sum(w.goal is Goal.HOT and w.state in USABLE for w in after(s, decision))
+    return kept + sum(r.goal is Goal.HOT for r in decision.rentals)
