@@ -1,0 +1,118 @@
+"""The command line: parses, calls the client or the wiring, prints."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from posthouse import __version__
+from posthouse.cli import (
+    agent,
+    config,
+    demo,
+    endpoint,
+    explain,
+    key,
+    logs,
+    request,
+    serve,
+    template,
+    worker,
+    workergroup,
+)
+from posthouse.cli.options import AsJson
+from posthouse.cli.output import one_line, print_json
+
+EXIT_CODES = """
+Exit codes:
+  0  done
+  1  failed
+  2  usage: the command line, a setting or the request is wrong
+  3  unauthorized: the key is missing, wrong or not enough
+  4  not found
+  5  unreachable: the server gives no answer
+  6  timed out
+  130  interrupted by Ctrl-C
+
+Settings: flags > environment > file > default; `posthouse config show` tells where each value comes from.
+"""
+
+app = typer.Typer(
+    help="Posthouse: a self-hosted serverless engine for GPU workers.",
+    epilog=EXIT_CODES.strip(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
+app.command("agent")(agent.agent)
+app.command("request")(request.request)
+app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(workergroup.app, name="workergroup")
+app.add_typer(template.app, name="template")
+app.add_typer(worker.app, name="worker")
+app.add_typer(key.app, name="key")
+app.command("logs")(logs.logs)
+app.command("explain")(explain.explain)
+app.add_typer(config.app, name="config")
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Print the version.
+
+    Example:
+      posthouse version --json
+    """
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        typer.echo(__version__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; an error is one line on stderr."""
+    try:
+        code = app(argv, prog_name="posthouse", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except typer.TyperException as error:
+        return _failed(error.format_message().replace("Value error, ", ""), error.exit_code)
+    except typer.Abort:
+        return 130
+    except Exception as error:  # the last seam: no traceback may reach a user
+        if os.environ.get("POSTHOUSE_TRACEBACK"):
+            raise
+        return _explained(error)
+
+
+def _explained(error: BaseException) -> int:
+    """Says what went wrong, with what helps if it is known, and returns the exit code."""
+    from posthouse.client import errors as client  # here, because it takes its time
+    from posthouse.domain import errors as domain
+
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case client.Unauthorized():
+            return _failed(f"{error}; set --api-key or POSTHOUSE_API_KEY", 3)
+        case client.NotFound() | domain.NotFound():
+            return _failed(str(error), 4)
+        case client.Unreachable():
+            return _failed(f"{error}; does `posthouse serve` run there?", 5)
+        case client.TimedOut():
+            return _failed(str(error), 6)
+        case client.BadRequest() | domain.BadRequest():
+            return _failed(str(error), 2)
+        case client.PosthouseError() | domain.PosthouseError() | OSError():
+            return _failed(str(error), 1)
+    text = f"{type(error).__name__}: {error}; this is a bug, and POSTHOUSE_TRACEBACK=1 shows where"
+    return _failed(text, 1)
+
+
+def _failed(text: str, code: int) -> int:
+    if text:  # empty where help was printed instead
+        sys.stderr.write(f"error: {one_line(text)}\n")
+    return code

@@ -1,0 +1,216 @@
+"""`posthouse endpoint ...`"""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
+from posthouse.cli.output import console, print_json, print_record, print_rows
+from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
+
+if TYPE_CHECKING:
+    from posthouse.client import Client
+
+app = typer.Typer(help="Endpoints: named groups of workers that serve one model.", no_args_is_help=True)
+
+POLL_S = 0.5
+"""Between two looks at what is left of a deleted endpoint."""
+
+COLUMNS = ("id", "endpoint_name", "endpoint_state", "min_load", "target_util", "cold_workers", "max_workers")
+
+
+def _number_or_none(text: str) -> float | str:
+    """A number, or the word "none", which takes an optional parameter back."""
+    try:
+        return text if text == "none" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor none") from None
+
+
+def _option(name: str, text: str) -> Any:
+    """The option of a scaling parameter."""
+    value = getattr(Scaling(), name)
+    optional: dict[str, Any] = {"metavar": "NUMBER|none", "parser": _number_or_none} if value is None else {}
+    default = f"{'none' if value is None else value} for a new endpoint"
+    return typer.Option(help=text, show_default=default, rich_help_panel="Scaling", **optional)
+
+
+MinLoad = Annotated[float | None, _option("min_load", "Floor of the predicted load; above 0 keeps one worker hot.")]
+TargetUtil = Annotated[float | None, _option("target_util", "Hot capacity wanted is predicted load divided by this.")]
+ColdMult = Annotated[float | None, _option("cold_mult", "Capacity in all, hot and cold, as a multiple of the hot.")]
+MinColdLoad = Annotated[float | None, _option("min_cold_load", "Capacity wanted in all, hot and cold, at any load.")]
+ColdWorkers = Annotated[int | None, _option("cold_workers", "Least number of workers that are hot or stopped.")]
+MaxWorkers = Annotated[int | None, _option("max_workers", "Most workers in any state, at any moment.")]
+MaxQueueTime = Annotated[
+    float | None, _option("max_queue_time", "Longest expected wait, in s, at which a worker still gets requests.")
+]
+TargetQueueTime = Annotated[
+    float | None, _option("target_queue_time", "Wait, in s, beyond which capacity is added at once.")
+]
+InactivityTimeout = Annotated[
+    object, _option("inactivity_timeout", "Seconds without a request after which it may go to zero; below 0: never.")
+]
+MaxUsdH = Annotated[object, _option("max_usd_h", "Most US dollars per hour that it may come to cost.")]
+Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")]
+
+
+def _scaling(context: typer.Context) -> dict[str, Any]:
+    """The scaling parameters among the options."""
+    return {name: context.params[name] for name in SCALING_LIMITS}
+
+
+def _without_key(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "api_key"}
+
+
+@app.command("list")
+def list_endpoints(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List every endpoint.
+
+    Example:
+      posthouse endpoint list --json
+    """
+    with connect(url, api_key) as client:
+        rows = [_without_key(row) for row in client.endpoints()]
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, COLUMNS, "no endpoints")
+
+
+@app.command()
+def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Show one endpoint, with the key that can only route to it.
+
+    Example:
+      posthouse endpoint show llama
+    """
+    with connect(url, api_key) as client:
+        row = client.endpoint(name)
+    (print_json if as_json else print_record)(row)
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new endpoint.")],
+    min_load: MinLoad = None,
+    target_util: TargetUtil = None,
+    cold_mult: ColdMult = None,
+    min_cold_load: MinColdLoad = None,
+    cold_workers: ColdWorkers = None,
+    max_workers: MaxWorkers = None,
+    max_queue_time: MaxQueueTime = None,
+    target_queue_time: TargetQueueTime = None,
+    inactivity_timeout: InactivityTimeout = None,
+    max_usd_h: MaxUsdH = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an endpoint. Parameters that are not given have the server's defaults.
+
+    Example:
+      posthouse endpoint create llama --min-load 0 --cold-workers 1 --max-workers 4
+    """
+    scaling = {name: value for name, value in _scaling(context).items() if value is not None}
+    with connect(url, api_key) as client:
+        endpoint_id = client.create_endpoint(name, **scaling)
+    if as_json:
+        print_json({"id": endpoint_id})
+    else:
+        typer.echo(f"endpoint {endpoint_id} created; give it workers with `posthouse workergroup create`")
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    name: Name,
+    new_name: Annotated[str | None, typer.Option("--name", help="New name.")] = None,
+    state: Annotated[
+        EndpointState | None,
+        typer.Option(help="suspended: its workers stay as they are; stopped: all of them become cold."),
+    ] = None,
+    min_load: MinLoad = None,
+    target_util: TargetUtil = None,
+    cold_mult: ColdMult = None,
+    min_cold_load: MinColdLoad = None,
+    cold_workers: ColdWorkers = None,
+    max_workers: MaxWorkers = None,
+    max_queue_time: MaxQueueTime = None,
+    target_queue_time: TargetQueueTime = None,
+    inactivity_timeout: InactivityTimeout = None,
+    max_usd_h: MaxUsdH = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change an endpoint. What is not given stays.
+
+    Examples:
+      posthouse endpoint update llama --max-workers 8
+      posthouse endpoint update llama --state stopped
+    """
+    changes = given(endpoint_name=new_name, endpoint_state=state, **_scaling(context))
+    with connect(url, api_key) as client:
+        endpoint_id = client.endpoint(name)["id"]
+        client.update_endpoint(endpoint_id, **changes)
+    if as_json:
+        print_json({"id": endpoint_id})
+    else:
+        typer.echo(f"endpoint {endpoint_id} updated")
+
+
+@app.command()
+def delete(
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until its last worker is gone.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Longest wait, in seconds.")] = 600.0,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an endpoint, its workergroups and its workers. They finish what they have first.
+
+    Example:
+      posthouse endpoint delete llama --wait
+    """
+    with connect(url, api_key) as client:
+        row = client.endpoint(name)
+        client.delete_endpoint(row["id"])
+        if wait:
+            workers = {w["id"] for w in client.workers() if w["endpoint"] == row["endpoint_name"]}
+            _wait_for_end(client, workers, timeout_s)
+    if as_json:
+        print_json({"id": row["id"]})
+    else:
+        typer.echo(f"endpoint {row['id']} deleted")
+
+
+def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None:
+    """Returns when none of the workers exists any more. Raises: TimedOut."""
+    from posthouse.client import TimedOut
+
+    end = time.monotonic() + timeout_s
+    with console(stderr=True).status("waiting for its workers") as status:
+        while left := workers & {w["id"] for w in client.workers()}:
+            status.update(f"waiting for {len(left)} workers to go")
+            if time.monotonic() > end:
+                raise TimedOut(f"deleted, and {len(left)} workers are still there after {timeout_s:g} s")
+            time.sleep(POLL_S)
+
+
+@app.command("rotate-key")
+def rotate_key(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Give an endpoint a new key. The one before is refused from now on.
+
+    Example:
+      posthouse endpoint rotate-key llama
+    """
+    with connect(url, api_key) as client:
+        key = client.rotate_endpoint_key(name)
+    if as_json:
+        print_json({"api_key": key})
+    else:
+        typer.echo(key)

@@ -1,0 +1,101 @@
+"""`posthouse explain`"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posthouse.cli.options import ApiKey, AsJson, Url, connect
+from posthouse.cli.output import console, print_json, printable, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def explain(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, until Ctrl-C; as JSON, a line each.")
+    ] = False,
+    interval_s: Annotated[float, typer.Option("--interval", min=0.1, help="Between two looks, in seconds.")] = 2.0,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell why an endpoint has the workers that it has.
+
+    Need and supply, every rule that had a say, workers by state and by goal, money, messages.
+
+    Example:
+      posthouse explain llama --watch
+    """
+    with connect(url, api_key) as client:
+        if not watch:
+            facts = client.explain(endpoint)
+            if as_json:
+                print_json(facts)
+            else:
+                console().print(*page(facts, time.time()), sep="\n")
+            return
+        if as_json:
+            while True:
+                typer.echo(json.dumps(client.explain(endpoint), ensure_ascii=False))
+                time.sleep(interval_s)
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(console=console(), auto_refresh=False) as live:
+            while True:
+                live.update(Group(*page(client.explain(endpoint), time.time())), refresh=True)
+                time.sleep(interval_s)
+
+
+def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
+    """What the server answered, for people, part by part."""
+    from rich.text import Text
+
+    demand, decision, learned = facts["demand"], facts["decision"], facts["learned"]
+    lines = {
+        "endpoint": f"{facts['endpoint']} ({facts['state']})",
+        "workers": f"{_counts(facts['workers']['by_state'])}; wanted: {_counts(facts['workers']['by_goal'])}",
+        "load": f"{_rate(demand['rate'])} over the last 60 s, {_rate(demand['recent_rate'])} over the last 10 s",
+        "requests": f"{demand['waiting_count']} wait for a worker, the oldest for {demand['oldest_wait_s']:.1f} s; "
+        f"{demand['outstanding']:,.4g} work is at workers",
+        "money": f"${facts['usd_h']:.4f}/h now, ${facts['spent_usd']:.4f} spent so far",
+    }
+    if decision:
+        lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
+        lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"
+        lines["decided"] = f"{max(0.0, now - decision['at']):.1f} s ago: {_orders(decision)}"
+    yield Text("\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items()))
+    if decision:
+        yield table(decision["because"], ("what", "value", "rule"), "Why")
+    else:
+        yield Text("\nNothing has been decided yet.")
+    yield table(_rows("parameter", facts["scaling"]), title="Parameters")
+    kinds = {f"work/s of {kind}": perf for kind, perf in learned["perf"].items()}
+    times = {"seconds from stopped to ready": learned["start_s"], "seconds from nothing to ready": learned["create_s"]}
+    yield table(_rows("learned", kinds | times), title="Learned")
+    if facts["messages"]:
+        yield table(_rows("worker", facts["messages"], "message"), title="Messages")
+
+
+def _rows(key: str, values: Mapping[str, Any], value: str = "value") -> list[dict[str, Any]]:
+    return [{key: name, value: item} for name, item in values.items()]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _rate(value: float | None) -> str:
+    return "as yet unmeasured" if value is None else f"{value:,.4g} work/s"
+
+
+def _orders(decision: Mapping[str, Any]) -> str:
+    """What a decision changed."""
+    goals = [f"worker {worker} becomes {goal}" for worker, goal in decision["goals"].items()]
+    rentals = [f"one {r['goal']} worker from workergroup {r['workergroup']}" for r in decision["rentals"]]
+    return ", ".join(goals + [f"rent {rental}" for rental in rentals]) or "no change"

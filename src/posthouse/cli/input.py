@@ -1,0 +1,44 @@
+"""What commands read: files, JSON, and the names of things."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from posthouse.domain.errors import BadRequest
+
+
+def read_text(path: str) -> str:
+    """What a file says; of `-`, what comes in. Raises: BadRequest if it cannot be read or is not text."""
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadRequest(f"{path} is not text in UTF-8") from None
+
+
+def read_json(text: str, name: str) -> Any:
+    """The value of a JSON text. Raises: BadRequest, which calls the text `name`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"{name} is not JSON: {error}") from None
+
+
+def find(rows: Sequence[dict[str, Any]], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> dict[str, Any]:
+    """The row of which one of `keys`, the first that fits, is what was said.
+
+    Raises: NotFound; BadRequest if it fits several. Both call the rows `what`.
+    """
+    from posthouse.client import NotFound  # here, because it takes its time
+
+    for key in keys:
+        found = [row for row in rows if str(row.get(key)) == str(said)]
+        if len(found) > 1:
+            ids = ", ".join(str(row["id"]) for row in found[:10])
+            raise BadRequest(f"several {what}s have the {key} {said!r}: say which by its id, one of {ids}")
+        if found:
+            return found[0]
+    raise NotFound(f"there is no {what} {said!r}")

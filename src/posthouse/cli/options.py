@@ -1,0 +1,74 @@
+"""Options that many commands have, and the client that they lead to."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from posthouse.domain.errors import BadRequest
+
+if TYPE_CHECKING:
+    from posthouse.client import Client
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        envvar="POSTHOUSE_URL",
+        help="Address of the server.",
+        show_default="http://127.0.0.1:8080",
+        rich_help_panel="Server",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="POSTHOUSE_API_KEY",
+        help="Key for the server. One on this machine is also reached with the key in posthouse-data/admin-key.",
+        rich_help_panel="Server",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Configuration file, in TOML.",
+        show_default="posthouse.toml, if there is one",
+    ),
+]
+
+ADMIN_KEY_FILE = "admin-key"
+"""In the data directory: the first admin key, so that commands on the same machine need none."""
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def connect(url: str | None, api_key: str | None) -> "Client":
+    """A client of the server at `url`. Use it as a context."""
+    from posthouse.client import Client
+
+    return Client(url, api_key or _admin_key(url))
+
+
+def _admin_key(url: str | None) -> str | None:
+    """The key that a server on this machine left in its data directory; no other server is ever sent it."""
+    with suppress(OSError, ValueError):  # ValueError: not a URL, which the client says better
+        if not url or urlsplit(url).hostname in LOCAL_HOSTS:
+            data_dir = Path(os.environ.get("POSTHOUSE_DATA_DIR") or "posthouse-data")
+            return (data_dir / ADMIN_KEY_FILE).read_text(encoding="ascii").strip()
+    return None
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that were given. Raises: BadRequest if none was."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    if not said:
+        raise BadRequest("nothing to change: give at least one option, see --help")
+    return said

@@ -1,0 +1,84 @@
+"""What commands print: JSON for machines, tables for people."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 240
+"""Columns of a table that does not go to a terminal: wide enough that hardly a cell is wrapped."""
+
+
+def print_json(value: object) -> None:
+    """Prints `value` as one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str) -> None:
+    """Prints a table with these columns, or `empty` if there is no row."""
+    if rows:
+        console().print(table(rows, columns))
+    else:
+        sys.stdout.write(empty + "\n")
+
+
+def print_record(row: Mapping[str, Any]) -> None:
+    """Prints one row, a line for each field."""
+    console().print(table([{"field": name, "value": shown(name, value)} for name, value in row.items()]))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = (), title: str = "") -> "Table":
+    """A table of these columns of the rows; of all, if none is named. Numbers stand to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=f"\n{title}" if title else None, title_justify="left", show_edge=False)
+    names = list(columns) or list(rows[0])
+    for name in names:
+        number = all(isinstance(row.get(name), int | float | None) for row in rows) and not name.endswith("_at")
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        # Text, because a str would be read as markup.
+        made.add_row(*(Text(shown(name, row.get(name))) for name in names))
+    return made
+
+
+def console(stderr: bool = False) -> "Console":
+    """Where tables go. No colours and no wrapping in a pipe."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else WIDTH)
+
+
+def shown(name: str, value: object) -> str:
+    """A value as people read it; `name` tells its unit."""
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int() | float() if name.endswith("_at"):
+            return datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M:%S") if value else "-"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case dict() | list():
+            return printable(json.dumps(value, ensure_ascii=False))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal: workers and providers write into what we show."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def one_line(text: str) -> str:
+    """The text in one line: `wrong:` with a list below becomes `wrong: this; that`."""
+    lines = [line.strip() for line in printable(text).splitlines() if line.strip()]
+    return "; ".join(lines).replace(":; ", ": ")

@@ -1,0 +1,123 @@
+"""`posthouse request`"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posthouse.cli.input import read_json, read_text
+from posthouse.cli.options import ApiKey, AsJson, Url, connect
+from posthouse.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from posthouse.client import Waiting
+
+COST = 100.0
+"""Work of a request of which nothing is known: the wire's own default."""
+
+
+def request(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name of the endpoint.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(metavar="PROMPT", help="The prompt; with --path the payload, as JSON; - reads it from stdin."),
+    ],
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 256,
+    cost: Annotated[
+        float | None, typer.Option(min=0, help="Work of the request.", show_default="its tokens; 100 with --path")
+    ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(help="Path to call on the worker.", show_default="/generate; with --stream /generate_stream"),
+    ] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Longest wait, in seconds.")] = 600.0,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a request to a worker of an endpoint and print the answer.
+
+    Waits for a worker while none is free. A key that can only route is enough.
+
+    Examples:
+      posthouse request llama "Once upon a time" --stream
+      posthouse request llama '{"prompt": "Once", "max_tokens": 16}' --path /v1/completions --cost 16
+    """
+    text = read_text(prompt) if prompt == "-" else prompt
+    if path is None:
+        payload: Any = {"inputs": text, "parameters": {"max_new_tokens": max_new_tokens}}
+    else:
+        payload = read_json(text, "the payload")
+    with connect(url, api_key) as client, console(stderr=True).status("asking for a worker") as status:
+
+        def on_waiting(_: "Waiting") -> None:
+            status.update(f"no worker is free yet; waiting for one, {timeout_s:g} s at most")
+
+        bounds: dict[str, Any] = {"timeout_s": timeout_s, "on_waiting": on_waiting}
+        plain = path is None and cost is None
+        if cost is None:
+            cost = COST
+        if stream:
+            events = (
+                client.generate(endpoint, text, max_new_tokens, stream=True, **bounds)
+                if plain
+                else client.stream(endpoint, path or "/generate_stream", payload, cost, **bounds)
+            )
+            print_events(events, as_json, status.stop)
+            return
+        answer = (
+            client.generate(endpoint, text, max_new_tokens, **bounds)
+            if plain
+            else client.request(endpoint, path or "/generate", payload, cost, **bounds)
+        )
+    value: object = answer.body
+    if answer.content_type == "application/json":
+        value = answer.json()
+    elif answer.content_type.startswith("text/"):
+        value = answer.text
+    if as_json:
+        facts = {"worker_url": answer.worker_url, "wait_s": answer.wait_s, "attempts": answer.attempts}
+        print_json({"answer": answer.text if isinstance(value, bytes) else value, **facts})
+    else:
+        print_events([value], as_json)
+
+
+def print_events(events: Iterable[object], as_json: bool, before: Callable[[], None] = lambda: None) -> None:
+    """Prints events as they come: as JSON lines, or bytes as they are and of others the text. Calls `before` each."""
+    line_is_open = False
+    for event in events:
+        before()
+        if isinstance(event, bytes) and not as_json:
+            sys.stdout.buffer.write(event)
+        else:
+            text = _json(event) if as_json else text_of(event)
+            sys.stdout.write(text)
+            line_is_open = not text.endswith("\n") if text else line_is_open
+        sys.stdout.flush()
+    if line_is_open:
+        sys.stdout.write("\n")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value.decode(errors="replace") if isinstance(value, bytes) else value, ensure_ascii=False) + "\n"
+
+
+def text_of(value: object) -> str:
+    """The text in an event or an answer in the shape of TGI or of OpenAI's API; other values as JSON."""
+    match value:
+        case {"token": {"text": str(text)}} | {"generated_text": str(text)} | [{"generated_text": str(text)}]:
+            return text
+        case {"choices": [{"text": str(text)}, *_]}:
+            return text
+        case {"choices": [{"delta": {"content": str(text)}}, *_]}:
+            return text
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            return text
+        case {"choices": [{"delta": _}, *_]} | {"choices": []}:
+            return ""  # a role, an end, the usage
+        case str():
+            return value
+    return _json(value)

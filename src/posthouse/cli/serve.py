@@ -1,0 +1,172 @@
+"""`posthouse serve`"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from posthouse import __version__
+from posthouse.cli.options import ADMIN_KEY_FILE, ConfigFile
+from posthouse.domain.errors import Refused
+from posthouse.domain.lifecycle import State
+
+if TYPE_CHECKING:
+    from posthouse.config import Settings
+    from posthouse.wiring import Running
+
+OVER = frozenset({State.WANTED, State.STOPPED, State.DESTROYING, State.DESTROYED})
+"""States of workers of which nothing runs, or soon nothing will."""
+
+
+@contextmanager
+def server_extra() -> Iterator[None]:
+    """Around imports of what only the extra `server` installs. Raises: Refused that tells how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "posthouse":
+            raise
+        raise Refused("this command needs the server: pip install 'posthouse[server]'") from error
+
+
+def serve(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8080")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory of database, secrets and workers.", show_default="posthouse-data"),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="URL at which workers reach the server.", show_default="http://, host and port"),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(help="Least level that is logged.", show_default="info"),
+    ] = None,
+    log_format: Annotated[
+        Literal["console", "json"] | None, typer.Option(help="How log lines look.", show_default="console")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as one line of JSON.")] = False,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C. Workers outlive it.
+
+    The first start prints an admin key, once, and keeps it in the file admin-key
+    of its data directory, where commands on this machine find it. Every other
+    setting comes from the file or the environment: posthouse config show --long
+
+    Examples:
+      posthouse serve
+      posthouse serve --host 0.0.0.0 --public-url http://10.0.0.5:8080 --data-dir /var/lib/posthouse
+    """
+    with server_extra():
+        import uvloop
+
+        from posthouse.config import load_settings
+
+        flags = {
+            "server.host": host,
+            "server.port": port,
+            "data_dir": data_dir,
+            "public_url": public_url,
+            "server.log_level": log_level,
+            "server.log_format": log_format,
+        }
+        settings, _ = load_settings(flags, config, os.environ)
+        configure_logging(settings.server.log_level, settings.server.log_format)
+        uvloop.run(_serve(settings, as_json))
+
+
+async def _serve(settings: "Settings", as_json: bool) -> None:
+    from posthouse.wiring import running
+
+    async with running(settings) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Taken from uvicorn, which would end the process before everything is written down.
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+        data_dir = settings.data_dir.absolute()
+        _greet(server, data_dir, as_json)
+        if server.admin_key:
+            _write_key(data_dir / ADMIN_KEY_FILE, server.admin_key)
+        await server.until_stopped()
+        sys.stderr.write(_farewell(server, data_dir))
+
+
+def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
+    facts = {"version": __version__, "url": server.url, "docs": f"{server.url}/docs", "data_dir": str(data_dir)}
+    if server.admin_key:
+        facts["admin_key"] = server.admin_key
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(f"Posthouse {__version__} is running; Ctrl-C stops it.")
+    for name in ("url", "docs", "data_dir"):
+        typer.echo(f"  {name.replace('_', ' '):<10} {facts[name]}")
+    if server.admin_key:
+        typer.echo(f"  {'admin key':<10} {server.admin_key}")
+        typer.echo(f"  The admin key is shown this once. Commands on this machine find it in {ADMIN_KEY_FILE} there.")
+
+
+def _write_key(path: Path, key: str) -> None:
+    """Writes the key to a file that only its owner may read."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+        file.write(key + "\n")
+
+
+def _farewell(server: "Running", data_dir: Path) -> str:
+    states = [worker.state for stall in server.hub.stalls.values() for worker in stall.fleet.workers.values()]
+    count = sum(state not in OVER for state in states)
+    if not count:
+        return "Stopping; no worker is running.\n"
+    return (
+        f"Stopping; {count} {'worker keeps' if count == 1 else 'workers keep'} running. "
+        f"The next `posthouse serve --data-dir {data_dir}` finds them again by their label, "
+        f"{server.hub.label_prefix}<worker id>.\n"
+    )
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Has every log line, ours and those of libraries, go to stderr in one form: `console` or `json`.
+
+    At the level info, libraries are heard from warning on: they narrate.
+    """
+    import structlog
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor]
+    if form == "json":
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        # Without the values of variables, which may be keys.
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
+        )
+    )
+    logging.basicConfig(handlers=[handler], level="WARNING" if level == "info" else level.upper())
+    logging.getLogger("posthouse").setLevel(level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )

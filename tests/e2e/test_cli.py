@@ -1,0 +1,242 @@
+"""The command line against a server that it started itself, in processes of their own."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+PATIENCE_S = 20.0
+START_S = 60.0
+"""How long a process may take to start or end; other tests may keep the machine busy."""
+
+ONSTART = """
+"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 500 --slots 4 --load-s 0 &
+exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --perf 2000
+"""
+
+
+class Site:
+    """A directory with at most one server, and commands that are run in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environ = {name: text for name, text in os.environ.items() if not name.startswith("POSTHOUSE_")}
+        self.server: subprocess.Popen[str] | None = None
+
+    def start(self, *flags: str) -> dict[str, Any]:
+        """Starts a server on a free port; what it says of itself."""
+        argv = [sys.executable, "-m", "posthouse", "serve", "--json", "--port", "0", *flags]
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(
+            argv, cwd=self.directory, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+        assert self.server.stdout is not None
+        line = self.server.stdout.readline()
+        assert line, self.server.communicate(timeout=START_S)[1]
+        facts: dict[str, Any] = json.loads(line)
+        self.environ["POSTHOUSE_URL"] = facts["url"]
+        return facts
+
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """Sends the signal; the server's exit code, and what it said."""
+        assert self.server is not None
+        server, self.server = self.server, None
+        server.send_signal(number)
+        said = server.communicate(timeout=START_S)[1]
+        return server.returncode, said
+
+    def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "posthouse", *argv],
+            cwd=self.directory,
+            env=self.environ | environ,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+
+    def json(self, *argv: str) -> Any:
+        done = self.run(*argv, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of workers."""
+        workers = str(self.directory / "posthouse-data" / "workers")
+        return [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(workers)]
+
+    def clear(self) -> None:
+        """Ends whatever a failed test left."""
+        if self.server is not None:
+            self.stop(signal.SIGKILL)
+        for process in self.processes():
+            process.kill()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose server runs."""
+    made = Site(tmp_path_factory.mktemp("served"))
+    made.start()
+    yield made
+    made.clear()
+
+
+def until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_the_first_start_shows_the_admin_key_and_keeps_it_for_its_owner(site: Site) -> None:
+    first = site.start()
+    path = site.directory / "posthouse-data" / "admin-key"
+    until(path.is_file)
+    assert first["admin_key"].startswith("ph_")
+    assert path.read_text() == first["admin_key"] + "\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert first["docs"] == first["url"] + "/docs"
+    assert site.stop(signal.SIGTERM) == (0, "Stopping; no worker is running.\n")
+    assert "admin_key" not in site.start()
+    assert site.run("key", "list").returncode == 0
+    assert site.stop(signal.SIGINT)[0] == 0
+
+
+def test_flags_beat_the_environment_and_that_beats_the_file(site: Site) -> None:
+    (site.directory / "posthouse.toml").write_text("data_dir = 'of-file'\ndefault_provider = 'of-file'\n")
+    site.environ |= {"POSTHOUSE_DATA_DIR": "of-environment", "POSTHOUSE_DEFAULT_PROVIDER": "process"}
+    facts = site.start("--data-dir", "of-flag")  # a provider named of-file would have been refused
+    assert facts["data_dir"] == str(site.directory / "of-flag")
+
+
+def test_a_second_server_on_the_same_data_is_refused(served: Site) -> None:
+    done = served.run("serve", "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data_dir: another server is running on ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_named(served: Site) -> None:
+    port = served.environ["POSTHOUSE_URL"].rpartition(":")[2]
+    done = served.run("serve", "--port", port, "--data-dir", "other")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: server.port: cannot listen on 127.0.0.1:{port}")
+
+
+def test_things_are_created_shown_changed_and_deleted(served: Site) -> None:
+    template = served.json("template", "create", "--name", "noop", "--env", "-p 3000:3000", "--onstart", "sleep 1")
+    assert served.json("template", "show", "noop") == template
+    assert [row["id"] for row in served.json("template", "list")] == [template["id"]]
+
+    nothing = ["--min-load", "0", "--cold-workers", "0", "--inactivity-timeout", "1", "--max-workers", "1"]
+    endpoint_id = served.json("endpoint", "create", "noop", *nothing)["id"]
+    group = ["--endpoint", "noop", "--template", template["hash_id"], "--gpu-ram", "8"]
+    group_id = str(served.json("workergroup", "create", *group)["id"])
+    assert served.json("workergroup", "show", group_id)["gpu_ram"] == 8
+    served.json("workergroup", "update", group_id, "--gpu-ram", "16")
+    served.json("endpoint", "update", "noop", "--max-workers", "2", "--inactivity-timeout", "none")
+    row = served.json("endpoint", "show", str(endpoint_id))
+    assert (row["max_workers"], row["inactivity_timeout"], row["cold_workers"]) == (2, None, 0)
+    assert [row["gpu_ram"] for row in served.json("workergroup", "list")] == [16]
+
+    explained = served.json("explain", "noop")
+    assert (explained["endpoint"], explained["scaling"]["max_workers"]) == ("noop", 2)
+    assert "noop (active)" in served.run("explain", "noop").stdout
+    assert served.json("worker", "list", "noop") == []
+    assert served.run("worker", "list").stdout == "no workers\n"
+    key = served.json("endpoint", "rotate-key", "noop")["api_key"]
+    assert served.json("endpoint", "show", "noop")["api_key"] == key != row["api_key"]
+
+    assert served.run("template", "delete", "noop").returncode == 2  # in use
+    served.json("workergroup", "delete", group_id)
+    served.json("template", "delete", "noop")
+    served.json("endpoint", "delete", "noop", "--wait")
+    assert served.run("endpoint", "list").stdout == "no endpoints\n"
+
+
+def test_a_key_does_what_its_scope_says_until_it_is_revoked(served: Site) -> None:
+    key = served.json("key", "create", "looker", "--scope", "read")
+    assert served.run("endpoint", "list", "--api-key", key["key"]).returncode == 0
+    refused = served.run("endpoint", "create", "x", "--api-key", key["key"])
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "scope read" in refused.stderr
+    served.json("key", "revoke", key["id"])
+    assert served.run("endpoint", "list", POSTHOUSE_API_KEY=key["key"]).returncode == 3
+    shown = {row["id"]: row for row in served.json("key", "list")}[key["id"]]
+    assert shown["revoked_at"] >= shown["created_at"]
+    assert "key" not in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["endpoint", "list", "--api-key", "wrong"], 3),
+        (["endpoint", "show", "nope"], 4),
+        (["explain", "nope"], 4),
+        (["worker", "show", "99"], 4),
+        (["logs", "99"], 4),
+        (["workergroup", "show", "99"], 4),
+        (["template", "show", "nope"], 4),
+        (["endpoint", "list", "--url", "http://127.0.0.1:1"], 5),
+    ],
+)
+def test_an_error_has_its_exit_code_and_one_line(served: Site, argv: list[str], code: int) -> None:
+    done = served.run(*argv)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_request_that_finds_no_worker_in_time_times_out(served: Site) -> None:
+    served.json("endpoint", "create", "empty", "--cold-workers", "0")
+    done = served.run("request", "empty", "hello", "--timeout", "1")
+    assert (done.returncode, done.stdout) == (6, "")
+    served.json("endpoint", "delete", "empty")
+
+
+def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_its_endpoint(site: Site) -> None:
+    first = site.start()
+    (site.directory / "demo.json").write_text(json.dumps({"name": "demo", "env": "-p 3000:3000", "onstart": ONSTART}))
+    site.json("template", "create", "demo.json")
+    site.json("endpoint", "create", "demo", "--min-load", "0", "--cold-workers", "0", "--max-workers", "1")
+    site.json("workergroup", "create", "--endpoint", "demo", "--template", "demo")
+
+    done = site.run("request", "demo", "Once", "--max-new-tokens", "4", "--timeout", str(PATIENCE_S))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a demo model: it\n", "")
+    streamed = site.run("request", "demo", "-", "--stream", "--max-new-tokens", "4", text="Once")
+    assert (streamed.returncode, streamed.stdout) == (0, "a demo model: it\n")
+    payload = '{"prompt": "Once", "max_tokens": 3}'
+    answer = site.json("request", "demo", payload, "--path", "/v1/completions", "--cost", "3")
+    assert answer["answer"]["choices"][0]["text"] == "a demo model:"
+    worker = site.json("worker", "list", "demo")[0]
+    assert (worker["state"], answer["worker_url"]) == ("idle", worker["url"])
+    assert "listens on" in site.run("logs", "demo").stdout
+
+    code, said = site.stop(signal.SIGTERM)
+    assert code == 0
+    assert said.startswith("Stopping; 1 worker keeps running. The next `posthouse serve --data-dir ")
+    assert site.processes()
+    site.start("--port", first["url"].rpartition(":")[2])
+    assert site.run("request", "demo", "Once", "--max-new-tokens", "2").stdout == "a demo\n"
+    assert [row["id"] for row in site.json("worker", "list", "demo")] == [worker["id"]]
+    site.json("endpoint", "delete", "demo", "--wait", "--timeout", str(PATIENCE_S))
+    assert site.json("worker", "list") == []
+    assert site.processes() == []

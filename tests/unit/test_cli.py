@@ -1,0 +1,471 @@
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.main import get_command
+
+from posthouse import __version__
+from posthouse.agent import AgentSettings, Benchmark
+from posthouse.cli import app, main
+from posthouse.cli.explain import page
+from posthouse.cli.input import find
+from posthouse.cli.output import one_line, printable
+from posthouse.cli.request import print_events, text_of
+from posthouse.client import (
+    BadRequest,
+    Client,
+    NotFound,
+    PosthouseError,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    WorkerFailed,
+)
+from posthouse.domain import errors as domain
+from posthouse.domain.endpoint import SCALING_LIMITS
+
+AGENT = ["agent", "--upstream", "http://127.0.0.1:8000"]
+WORKER = {
+    "CONTAINER_ID": "7",
+    "MASTER_TOKEN": "secret",
+    "REPORT_ADDR": "http://127.0.0.1:8080",
+    "WORKER_PORT": "3000",
+    "PUBLIC_IPADDR": "127.0.0.1",
+    "VAST_TCP_PORT_3000": "3000",
+}
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("POSTHOUSE_URL", "POSTHOUSE_API_KEY", "POSTHOUSE_DATA_DIR", "POSTHOUSE_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, method: str, answer: Any) -> list[tuple[Any, ...]]:
+    """Has the client's `method` give this answer, or raise it; the calls that it gets."""
+    calls = []
+
+    def call(_: Client, *args: Any, **kwargs: Any) -> Any:
+        calls.append((*args, kwargs) if kwargs else args)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Client, method, call)
+    return calls
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name."""
+    level: list[tuple[str, Any]] = [("", get_command(app))]
+    for name, command in level:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name.strip(), command
+        else:
+            level.extend((f"{name} {word}", child) for word, child in inner.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PosthouseError("broken"), 1),
+        (WorkerFailed("no worker answers"), 1),
+        (BadRequest("wrong"), 2),
+        (Unauthorized("which key?"), 3),
+        (NotFound("nothing here"), 4),
+        (Unreachable("nobody there"), 5),
+        (TimedOut("too late"), 6),
+        (domain.BadRequest("wrong settings:\n  a\n  b"), 2),
+        (domain.Refused("in use"), 1),
+        (OSError(98, "Address in use"), 1),
+        (ExceptionGroup("tasks", [OSError(28, "No space left")]), 1),
+        (KeyError("a bug"), 1),
+    ],
+)
+def test_every_error_has_its_exit_code_and_is_one_line(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "endpoints", error)
+    assert main(["endpoint", "list"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTHOUSE_TRACEBACK", "1")
+    answers(monkeypatch, "endpoints", KeyError("a bug"))
+    with pytest.raises(KeyError, match="a bug"):
+        main(["endpoint", "list"])
+
+
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answers(monkeypatch, "endpoints", KeyboardInterrupt())
+    assert main(["endpoint", "list"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nope", "No such command 'nope'"),
+        ("endpoint lst", "Did you mean 'list'"),
+        ("endpoint list --nope", "--nope"),
+        ("endpoint show", "ENDPOINT"),
+        ("endpoint create x --max-usd-h much", "neither a number nor none"),
+        ("endpoint update x", "nothing to change"),
+        ("endpoint update x --state gone", "'active', 'suspended', 'stopped'"),
+        ("endpoint list --url here", "http://"),
+        ("key create x --scope root", "'route', 'read', 'operate', 'admin'"),
+        ("template create", "name"),
+        ("template create missing.json", "missing.json cannot be read"),
+        ("request x {} --path /v1/x --timeout soon", "--timeout"),
+        ("request x nojson --path /v1/x", "payload is not JSON"),
+        ("serve --port 99999", "server.port = 99999"),
+        ("config show --config missing.toml", "missing.toml cannot be read"),
+        ("agent --upstream http://127.0.0.1:1", "CONTAINER_ID"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": __version__}
+
+
+def test_the_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {code}  " in out for code in (0, 1, 2, 3, 4, 5, 6, 130))
+
+
+def test_every_command_shows_an_example_of_itself() -> None:
+    named = dict(commands())
+    assert len(named) > 25
+    for name, command in named.items():
+        assert "Example" in command.help, name
+        assert f"posthouse {name}" in command.help, name
+
+
+def test_every_command_that_prints_can_print_json() -> None:
+    for name, command in commands():
+        assert name == "agent" or any("--json" in option.opts for option in command.params), name
+
+
+def test_the_light_commands_import_nothing_heavy() -> None:
+    heavy = ["sqlalchemy", "fastapi", "numpy", "uvicorn", "structlog", "posthouse.config", "posthouse.wiring"]
+    for argv in (["version"], ["agent", "--help"]):
+        script = (
+            "import sys\nimport posthouse.cli\n"
+            # Typer itself brings pydantic to read values; none of ours does.
+            "assert 'pydantic' not in sys.modules\n"
+            f"assert posthouse.cli.main({argv}) == 0\n"
+            f"assert not [m for m in {heavy} if m in sys.modules]\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", ["serve", "demo"])
+def test_a_missing_extra_is_named(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "posthouse.demo.run", raising=False)
+    for name in ("uvloop", "psutil"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(line.split()) == 1
+    assert capsys.readouterr().err == "error: this command needs the server: pip install 'posthouse[server]'\n"
+
+
+def test_lists_are_json_for_machines_and_tables_for_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"id": 3, "endpoint_name": "a[bold]b\x1b[2J", "endpoint_state": "active", "min_load": 0.5, "api_key": "phe"}
+    answers(monkeypatch, "endpoints", [row])
+    assert main(["endpoint", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{name: row[name] for name in row if name != "api_key"}]
+    assert main(["endpoint", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "a[bold]b\N{REPLACEMENT CHARACTER}[2J" in out
+    assert "0.5" in out
+    assert "phe" not in out
+    answers(monkeypatch, "endpoints", [])
+    assert main(["endpoint", "list"]) == 0
+    assert capsys.readouterr().out == "no endpoints\n"
+
+
+def test_the_scaling_options_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    created = answers(monkeypatch, "create_endpoint", 5)
+    updated = answers(monkeypatch, "update_endpoint", None)
+    answers(monkeypatch, "endpoint", {"id": 5})
+    options = [word for name in SCALING_LIMITS for word in (f"--{name.replace('_', '-')}", "1")]
+    scaling = dict.fromkeys(SCALING_LIMITS, 1)
+    assert main(["endpoint", "create", "x", *options]) == 0
+    assert main(["endpoint", "update", "x", "--name", "y", "--state", "suspended", *options]) == 0
+    assert created == [("x", scaling)]
+    assert updated == [(5, {"endpoint_name": "y", "endpoint_state": "suspended", **scaling})]
+
+
+def test_only_what_is_given_is_sent_and_none_takes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    created = answers(monkeypatch, "create_endpoint", 5)
+    assert main(["endpoint", "create", "x", "--inactivity-timeout", "none", "--max-usd-h", "0.5"]) == 0
+    assert created == [("x", {"inactivity_timeout": "none", "max_usd_h": 0.5})]
+
+
+def test_a_template_is_made_from_a_file_and_options_and_options_win(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    created = answers(monkeypatch, "create_template", {"id": 1, "hash_id": "abc"})
+    (tmp_path / "t.json").write_text('{"name": "a", "env": "-p 1:1", "readme": "r"}')
+    (tmp_path / "start.sh").write_text("exec sleep 1\n")
+    assert main(["template", "create", "t.json", "--name", "b", "--onstart", "start.sh"]) == 0
+    assert main(["template", "create", "--name", "c", "--onstart", "echo 1\nexec sleep 1 " + "x" * 300]) == 0
+    assert created == [
+        ({"name": "b", "env": "-p 1:1", "readme": "r", "onstart": "exec sleep 1\n"},),
+        ({"name": "c", "onstart": "echo 1\nexec sleep 1 " + "x" * 300},),
+    ]
+
+
+def test_things_are_found_by_what_they_are_called() -> None:
+    rows: list[dict[str, Any]] = [{"id": 1, "name": "2"}, {"id": 2, "name": "b"}, {"id": 3, "name": "b"}]
+    assert find(rows, "thing", 2, ("id", "name")) == rows[1]
+    with pytest.raises(domain.BadRequest, match=r"several things have the name 'b'.*2, 3"):
+        find(rows, "thing", "b", ("id", "name"))
+    with pytest.raises(NotFound, match="no thing 'c'"):
+        find(rows, "thing", "c", ("id", "name"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "key"),
+    [
+        ([], {}, "from-file"),
+        (["--url", "http://localhost:9"], {}, "from-file"),
+        ([], {"POSTHOUSE_API_KEY": "from-environment"}, "from-environment"),
+        (["--api-key", "from-flag"], {"POSTHOUSE_API_KEY": "from-environment"}, "from-flag"),
+        (["--url", "http://example.org"], {}, None),
+        ([], {"POSTHOUSE_URL": "http://example.org"}, None),
+        ([], {"POSTHOUSE_DATA_DIR": "elsewhere"}, None),
+    ],
+)
+def test_the_key_on_this_machine_is_the_last_resort_and_never_goes_elsewhere(
+    flags: list[str], environ: dict[str, str], key: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "posthouse-data").mkdir()
+    (tmp_path / "posthouse-data" / "admin-key").write_text("from-file\n")
+    seen = []
+    real = Client.__init__
+
+    def init(self: Client, url: str | None = None, api_key: str | None = None) -> None:
+        seen.append(api_key)
+        real(self, url, api_key)
+
+    monkeypatch.setattr(Client, "__init__", init)
+    answers(monkeypatch, "keys", [])
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert main(["key", "list", *flags]) == 0
+    assert seen == [key]
+
+
+def test_logs_of_a_number_are_a_workers_and_of_a_name_an_endpoints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = answers(monkeypatch, "workers", [{"id": 4}, {"id": 5}])
+    asked = answers(monkeypatch, "worker_logs", "line\n")
+    assert main(["logs", "12", "--tail", "3"]) == 0
+    assert capsys.readouterr().out == "line\n"
+    assert main(["logs", "llama", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"worker": 4, "text": "line\n"}, {"worker": 5, "text": "line\n"}]
+    assert listed == [("llama",)]
+    assert asked == [(12, 3), (4, 200), (5, 200)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"token": {"text": "a"}, "generated_text": "whole"}, "a"),
+        ({"generated_text": "b"}, "b"),
+        ([{"generated_text": "c"}], "c"),
+        ({"choices": [{"text": "d"}]}, "d"),
+        ({"choices": [{"delta": {"content": "e"}}]}, "e"),
+        ({"choices": [{"delta": {"role": "assistant"}}]}, ""),
+        ({"choices": [], "usage": {}}, ""),
+        ({"choices": [{"message": {"content": "f"}}]}, "f"),
+        ("g", "g"),
+        ({"boxes": [1]}, '{"boxes": [1]}\n'),
+    ],
+)
+def test_the_text_of_an_answer_is_found(value: object, text: str) -> None:
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("events", "as_json", "out"),
+    [
+        ([{"token": {"text": "a"}}, {"token": {"text": " b"}}, {"choices": []}], False, "a b\n"),
+        (["a\n"], False, "a\n"),
+        ([b"\x89PNG"], False, b"\x89PNG"),
+        ([b"a", {"b": "ä"}], True, '"a"\n{"b": "ä"}\n'),
+        ([], False, ""),
+    ],
+)
+def test_events_are_printed_as_text_as_bytes_or_as_json_lines(
+    events: list[object], as_json: bool, out: str | bytes, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    print_events(events, as_json)
+    assert capfdbinary.readouterr().out == (out if isinstance(out, bytes) else out.encode())
+
+
+def test_settings_are_shown_with_their_origins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "posthouse.toml").write_text("[server]\nport = 9000\nhost = '127.0.0.2'\n")
+    monkeypatch.setenv("POSTHOUSE_SERVER__PORT", "9001")
+    assert main(["config", "show", "--json"]) == 0
+    rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    port, host, tick = rows["server.port"], rows["server.host"], rows["engine.tick_s"]
+    assert (port["value"], port["from"]) == (9001, "environment POSTHOUSE_SERVER__PORT")
+    assert (host["value"], host["from"]) == ("127.0.0.2", "file posthouse.toml")
+    assert (tick["from"], tick["environment"]) == ("default", "POSTHOUSE_ENGINE__TICK_S")
+    assert all(row["description"] for row in rows.values())
+    assert main(["config", "show"]) == 0
+    short = capsys.readouterr().out
+    assert main(["config", "show", "--long"]) == 0
+    assert "Port to listen on" in capsys.readouterr().out
+    assert "Port to listen on" not in short
+    assert main(["config", "path", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "posthouse.toml"), "exists": True}
+
+
+FACTS: dict[str, Any] = {
+    "endpoint": "llama",
+    "state": "active",
+    "scaling": {"min_load": 1.0, "max_usd_h": None},
+    "workers": {"by_state": {"idle": 2, "error": 1}, "by_goal": {"hot": 2, "gone": 1}},
+    "demand": {"rate": 80.0, "recent_rate": 90.0, "waiting_count": 4, "oldest_wait_s": 2.5, "outstanding": 1234.0},
+    "learned": {"perf": {"1/0xCPU": 800.0}, "start_s": 30.0, "create_s": 120.0},
+    "usd_h": 0.8,
+    "spent_usd": 1.25,
+    "decision": {
+        "at": 1000.0,
+        "hot_need": 100.0,
+        "hot_supply": None,
+        "ready_supply": 1600.0,
+        "goals": {"7": "cold"},
+        "rentals": [{"workergroup": 2, "offer": "cpu", "goal": "hot"}],
+        "because": [{"what": "need for load", "value": 100.0, "rule": "max(load, min_load 1) / target_util 0.9"}],
+    },
+    "messages": {"9": "out of memory"},
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (
+            FACTS,
+            [
+                "llama (active)",
+                "2 idle, 1 error; wanted: 2 hot, 1 gone",
+                "4 wait for a worker, the oldest for 2.5 s",
+                "$0.8000/h now, $1.2500 spent so far",
+                "100 work/s of hot capacity",
+                "1,600 work/s ready, as yet unmeasured with what comes",
+                "3.0 s ago: worker 7 becomes cold, rent one hot worker from workergroup 2",
+                "max(load, min_load 1) / target_util 0.9",
+                "out of memory",
+            ],
+        ),
+        ({**FACTS, "decision": None, "messages": {}}, ["llama (active)", "Nothing has been decided yet."]),
+    ],
+)
+def test_an_explanation_tells_need_supply_rules_workers_and_money(facts: dict[str, Any], says: list[str]) -> None:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(*page(facts, now=1003.0), sep="\n")
+    assert [text for text in says if text not in captured.get()] == []
+
+
+def test_the_agent_has_an_option_for_every_setting_with_its_true_default() -> None:
+    options = {option.name: option for option in dict(commands())["agent"].params}
+    plural = {"report_addrs": "report_addr", "error_logs": "error_log"}
+    for group, prefix in ((AgentSettings, ""), (Benchmark, "benchmark_")):
+        for field in fields(group):
+            if field.name == "benchmark":
+                continue
+            option = options[prefix + plural.get(field.name, field.name)]
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                assert float(option.show_default) == field.default, field.name
+            if isinstance(field.default, str) and field.default and field.name != "health":
+                assert option.show_default == field.default, field.name
+
+
+def test_the_agent_runs_with_what_flags_and_the_environment_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[AgentSettings] = []
+
+    async def run(settings: AgentSettings) -> None:
+        seen.append(settings)
+
+    monkeypatch.setattr("posthouse.agent.run", run)
+    for name, value in WORKER.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MODEL_LOG", raising=False)
+    assert main(AGENT) == 0
+    flags = "--worker-id 8 --report-addr http://a --report-addr http://b --parallel 3 --benchmark-runs 2 --perf 5"
+    assert main([*AGENT, *flags.split(), "--benchmark-payload", '{"x": 1}', "--unsecured"]) == 0
+    first, second = seen
+    assert (first.worker_id, first.mtoken, first.report_addrs) == (7, "secret", ("http://127.0.0.1:8080",))
+    assert (first.benchmark, first.unsecured, first.health) == (Benchmark(), False, "/health")
+    assert (second.worker_id, second.report_addrs, second.parallel) == (8, ("http://a", "http://b"), 3)
+    assert (second.benchmark, second.unsecured) == (Benchmark(runs=2, payload={"x": 1}), True)
+
+
+def test_log_lines_are_json_without_secrets_and_libraries_do_not_narrate() -> None:
+    script = """
+import logging, structlog
+from posthouse.cli.serve import configure_logging
+configure_logging("info", "json")
+log = structlog.get_logger("posthouse.test")
+log.debug("hidden")
+log.info("shown", worker=3)
+logging.getLogger("alembic").info("narration")
+logging.getLogger("uvicorn").warning("warned")
+secret_name = "s3" + "cret"
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.exception("failed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["event"], line["level"]) for line in lines] == [
+        ("shown", "info"),
+        ("warned", "warning"),
+        ("failed", "error"),
+    ]
+    assert "broken" in lines[2]["exception"]
+    assert "s3cret" not in done.stderr
+
+
+def test_text_of_others_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[31m\tb\n") == "a\N{REPLACEMENT CHARACTER}[31m\tb\n"
+    assert one_line("wrong:\n  a\n  b\n") == "wrong: a; b"
