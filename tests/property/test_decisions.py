@@ -204,10 +204,10 @@ def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Mem
 def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
     decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
     woken = [w for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT]
-    dearer = sum(committed_usd_h([replace(w, goal=Goal.HOT)]) - committed_usd_h([w]) for w in woken)
-    dearer += sum(running_usd_h(r.offer.offer.price) for r in decision.rentals)
+    rented_usd_h = sum(running_usd_h(r.offer.offer.price) for r in decision.rentals)
+    dearer = rented_usd_h + sum(committed_usd_h([replace(w, goal=Goal.HOT)]) - committed_usd_h([w]) for w in woken)
     if cap is not None and dearer > 1e-9:
-        assert committed_usd_h(s.workers) + dearer <= cap * (1 + 1e-6) + 1e-6
+        assert committed_usd_h(after(s, decision)) + rented_usd_h <= cap * (1 + 1e-6) + 1e-6
 
 
 @given(snapshots(), memories)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, pairwise
 
+import numpy as np
 import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
@@ -415,7 +416,6 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
     fleet = fleet_of(worker(state=State.STOPPED))
     fleet.obey(Action(ONE, Command.START), NOW)
     fleet.settle(ONE, NOW + 1, "host away", blame)
-    assert state_of(fleet) is State.ERROR
     assert failures(fleet) == blamed
 
 
@@ -446,6 +446,16 @@ def test_a_stuck_state_ends_after_its_patience_and_progress_puts_that_off() -> N
     fleet.age(NOW + 10 + patience_s + 1, SILENT_S)
     assert (state_of(fleet, ONE), state_of(fleet, TWO)) == (State.ERROR, State.LOADING)
     assert fleet.workers[ONE].message == "loading for 611 s without progress"
+
+
+def test_a_list_and_a_report_that_each_say_the_same_as_before_are_no_progress() -> None:
+    fleet = fleet_of(worker(state=State.MODEL_LOADING))
+    end_at = NOW + PATIENCE_S[State.MODEL_LOADING] + 20
+    for now in np.arange(NOW, end_at, 5):
+        fleet.place(ONE, instance(progress="the last line"), now)
+        fleet.report(ONE, replace(ready_report(perf=0.0), disk_gb=12.5), now)
+    fleet.age(end_at, SILENT_S)
+    assert state_of(fleet) is State.ERROR
 
 
 # -- lists of providers ------------------------------------------------------------------------------------------------

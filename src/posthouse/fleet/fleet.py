@@ -111,7 +111,7 @@ class Fleet:
         self._working: dict[WorkerId, int] = {}
         self._in_flight: set[WorkerId] = set()
         self._settled_at: dict[WorkerId, float] = {}
-        self._progress: dict[WorkerId, str] = {}
+        self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = now
         self._perf: dict[str, float] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
@@ -494,9 +494,8 @@ class Fleet:
         self._machine_failures[worker.machine] = Failures(machine.count + 1, now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
-        mark = f"{source} {text}"
-        if self._progress.get(worker_id) != mark and worker_id in self.workers:
-            self._progress[worker_id] = mark
+        if worker_id in self.workers and self._progress.setdefault(worker_id, {}).get(source) != text:
+            self._progress[worker_id][source] = text
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
 
     def _reconcile(self, worker_id: WorkerId, report: Report, now: float) -> None:

@@ -1,0 +1,241 @@
+"""What must not go wrong, in virtual time."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from posthouse.domain.endpoint import Scaling
+from posthouse.domain.lifecycle import PATIENCE_S, PROGRESS_LIMIT, Command, Goal, Sighting, State
+from posthouse.domain.worker import WorkerId
+from posthouse.fleet.fleet import UNSEEN_KEPT_S
+from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, TICK_S, Machines, World
+
+BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
+FIRST = WorkerId(1)
+
+
+def test_the_first_request_ever_is_answered() -> None:
+    machines = Machines()
+    world = World(BARE, machines=machines).run(100)
+    assert world.fleet.workers == {}
+    client = world.request()
+    world.run(200)
+    assert client.workers == [FIRST]
+    service_s = client.cost * machines.lanes / machines.perf
+    longest_s = machines.create_s + machines.load_s + service_s + TICK_S + ANSWER_S + BEAT_S + LIST_S
+    assert 0 < client.answered_at - client.asked_at <= longest_s
+
+
+@pytest.mark.parametrize("load_s", [20.0, 120.0, 300.0])
+def test_slow_starts_do_not_cascade(load_s: float) -> None:
+    # While nothing is ready, each tick sees the same lack again; what was rented for it must count.
+    world = World(BARE, load=lambda t: 180.0, cost=60, machines=Machines(load_s=load_s)).run(10 * load_s)
+    most = max(moment.need for moment in world.history)
+    assert len(world.times(Command.RENT)) <= math.ceil(most / 100)
+    assert world.count(State.IDLE) == 2
+    assert world.cut == []
+
+
+def test_a_step_up_is_met_within_a_start_and_two_ticks() -> None:
+    machines = Machines(start_s=20.0)
+    scaling = replace(BARE, min_cold_load=1500.0)
+    world = World(scaling, load=lambda t: 90.0 if t < 300 else 900.0, cost=10, machines=machines).run(600)
+    needed_t = next(moment.t for moment in world.history if moment.need >= 1000)
+    met_t = next(moment.t for moment in world.history if moment.number(State.IDLE) >= 10)
+    assert 300 <= needed_t <= met_t <= needed_t + machines.start_s + 2 * TICK_S + BEAT_S + ANSWER_S
+    assert len(world.times(Command.RENT)) == 15
+
+
+def test_constant_load_does_not_make_the_fleet_swing() -> None:
+    world = World(replace(BARE, cold_mult=2.0), load=lambda t: 500.0).run(900)
+    sizes = [sum(s in (State.IDLE, State.STARTING) for s in moment.states) for moment in world.history[300:]]
+    steps = [b - a for a, b in pairwise(sizes) if a != b]
+    turns = sum((a > 0) != (b > 0) for a, b in pairwise(steps))
+    assert turns <= 2
+    assert world.history[-1].supply == 600
+
+
+def test_random_arrivals_are_all_answered_and_the_fleet_follows_the_load() -> None:
+    def load(t: float) -> float:
+        return 300 + 250 * math.sin(t / 200)
+
+    world = World(replace(BARE, cold_mult=2.0), load=load, poisson=True, seed=7).run(1800)
+    waits = sorted(c.answered_at - c.asked_at for c in world.clients if c.answered_at and c.asked_at > world.now - 1200)
+    assert waits[len(waits) // 2] <= 6.0
+    assert waits[int(0.99 * len(waits))] <= 30.0
+    assert sum(not c.answered_at for c in world.clients if c.asked_at < world.now - 60) == 0
+    ready = [moment.number(State.IDLE) for moment in world.history[600:]]
+    assert max(ready) >= 6
+    assert min(ready) <= 3
+    assert world.cut == []
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def run(seed: int) -> World:
+        return World(BARE, load=lambda t: 300.0, poisson=True, seed=seed).run(200)
+
+    assert run(1).history == run(1).history
+    assert run(1).commands == run(1).commands
+    assert [c.asked_at for c in run(1).clients] != [c.asked_at for c in run(2).clients]
+
+
+def test_a_long_request_survives_the_scale_down() -> None:
+    world = World(BARE, load=lambda t: 500.0 if t < 200 else 0.0).run(150)
+    longs = [world.request(cost=10_000) for _ in range(3)]  # 400 s each
+    world.run(1000)
+    assert world.times(Command.STOP)
+    assert world.cut == []
+    assert all(len(c.workers) == 1 and c.answered_at - c.asked_at >= 400 for c in longs)
+    assert world.count(State.IDLE) == 0
+
+
+def test_a_worker_that_never_loads_is_replaced_after_its_patience() -> None:
+    world = World(replace(BARE, min_load=90.0))
+    world.late_s = lambda box: math.inf if box.worker_id == FIRST else 0.0
+    world.run(PATIENCE_S[State.MODEL_LOADING])
+    assert set(world.fleet.workers) == {FIRST}
+    world.run(PATIENCE_S[State.MODEL_LOADING] + 120)
+    assert FIRST not in world.fleet.workers
+    assert FIRST not in {box.worker_id for box in world.boxes.values()}
+    assert world.count(State.IDLE) == 1
+
+
+def test_a_worker_that_loads_slowly_with_progress_is_waited_for() -> None:
+    world = World(replace(BARE, min_load=90.0))
+    world.late_s, world.shows_progress = lambda box: 2 * PATIENCE_S[State.MODEL_LOADING], True
+    world.run(2 * PATIENCE_S[State.MODEL_LOADING] + 60)
+    assert (world.count(State.IDLE), world.times(Command.DESTROY)) == (1, [])
+    assert set(world.fleet.workers) == {FIRST}
+
+
+def test_progress_without_end_is_not_waited_for_for_ever() -> None:
+    world = World(replace(BARE, min_load=90.0))
+    world.late_s = lambda box: math.inf if box.worker_id == FIRST else 0.0
+    world.shows_progress = True
+    world.run(PROGRESS_LIMIT * PATIENCE_S[State.MODEL_LOADING] + 120)
+    assert FIRST not in world.fleet.workers
+    assert world.count(State.IDLE) == 1
+
+
+def test_attempts_after_failures_grow_sparse_and_end_with_the_first_success() -> None:
+    world = World(replace(BARE, min_load=450.0))
+    world.refuse_creation = "no credit"
+    world.run(3600)
+    tries = world.times(Command.RENT)[1:]
+    gaps = [b - a for a, b in pairwise(tries)]
+    assert len(tries) <= 15
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 600
+    world.refuse_creation = ""
+    world.run(3600 + 900)
+    assert world.count(State.IDLE) == 5
+
+
+def test_answers_that_get_lost_create_nothing_twice() -> None:
+    world = World(replace(BARE, min_load=450.0))
+    world.lose_answers = True
+    world.run(300)
+    assert len(world.boxes) == len(world.times(Command.RENT)) == world.count(State.IDLE) == 5
+
+
+def test_requests_at_a_dead_worker_are_answered_elsewhere() -> None:
+    world = World(replace(BARE, min_load=200.0), load=lambda t: 100.0 if t < 300 else 0.0).run(100)
+    box = world.boxes["test-1"]
+    there = list(box.working.values())
+    world.kill(box, Sighting.RUNNING)  # its provider has not noticed
+    world.run(400)
+    assert there
+    assert all(c.workers[0] == FIRST != c.workers[-1] for c in there)
+    assert world.unanswered() == 0
+    assert FIRST not in world.fleet.workers
+    assert world.count(State.IDLE) == 3  # 200 / 0.9
+
+
+def test_a_silent_worker_is_replaced_even_if_its_provider_says_that_it_runs() -> None:
+    world = World(replace(BARE, min_load=90.0)).run(100)
+    world.kill(world.boxes["test-1"], Sighting.RUNNING)
+    world.run(100 + SILENT_S + 60)
+    assert [w.id for w in world.fleet.workers.values() if w.state is State.IDLE] == [2]
+    world.run(300)
+    assert set(world.fleet.workers) == {2}
+
+
+def test_ends_that_get_lost_leave_no_phantom_work() -> None:
+    world = World(BARE, load=lambda t: 300.0 if t < 200 else 0.0)
+    world.lose_ends = True
+    world.run(200)
+    served = sum(c.answered_at > 0 for c in world.clients)
+    assert served > 400
+    assert world.fleet.ledger.outstanding() <= (UNSEEN_KEPT_S + 10) * 300
+    assert world.fleet.stats.ended == 0
+    world.run(300)
+    assert (len(world.fleet.ledger), world.unanswered()) == (0, 0)
+
+
+def test_the_spend_is_the_bill() -> None:
+    machines = Machines()
+    world = World(replace(BARE, min_load=90.0), machines=machines).run(3600)
+    worker = world.fleet.workers[FIRST]
+    loading_s = worker.loaded_at - worker.created_at
+    assert machines.create_s + machines.load_s <= loading_s <= machines.create_s + machines.load_s + 3
+    by_hand_usd = (0.5 * loading_s + 1.0 * (3600 - loading_s)) / 3600
+    assert world.fleet.spent_usd() == pytest.approx(by_hand_usd, rel=1e-6)
+
+
+def test_a_restart_adopts_every_worker_and_makes_none() -> None:
+    world = World(replace(BARE, min_cold_load=600.0), load=lambda t: 270.0 if t < 1000 else 0.0, cost=10).run(800)
+    before = set(world.fleet.workers)
+    rents = len(world.times(Command.RENT))
+    assert world.count(State.IDLE) == world.count(State.STOPPED) == 3
+    world.restart(calm_s=60, away_s=5)
+    world.run(900)
+    assert set(world.fleet.workers) == before
+    assert len(world.times(Command.RENT)) == rents
+    assert [t for t in world.times(Command.DESTROY) if t > 800] == []
+    world.run(1100)
+    assert (world.unanswered(), world.cut) == (0, [])
+
+
+def test_a_restart_holds_the_scale_down_for_its_calm_and_no_longer() -> None:
+    world = World(replace(BARE, cold_workers=3), load=lambda t: 270.0 if t < 200 else 0.0).run(210)
+    assert world.count(State.IDLE) >= 3
+    world.restart(calm_s=120)
+    world.run(329)
+    assert [t for t in world.times(Command.STOP) if t > 210] == []
+    assert world.count(State.IDLE) >= 3
+    world.run(345)
+    assert world.count(State.IDLE) == 0
+
+
+def test_a_restart_between_an_intent_and_its_answer_loses_no_worker_and_makes_none_twice() -> None:
+    world = World(replace(BARE, min_load=450.0))
+    world.run(ANSWER_S / 2)  # five creations are on their way
+    assert len(world.times(Command.RENT)) == 1  # one until its performance is known
+    world.restart(away_s=0.0)
+    world.run(300)
+    assert FIRST in world.fleet.workers
+    assert len(world.boxes) == world.count(State.IDLE) == len(world.times(Command.RENT)) == 5
+
+
+def test_a_long_absence_of_the_server_costs_no_worker() -> None:
+    world = World(replace(BARE, min_load=450.0)).run(20)
+    assert world.count(State.LOADING, State.MODEL_LOADING, State.CREATING) > 0
+    before = set(world.fleet.workers)
+    world.restart(away_s=7200.0)
+    world.run(7400)
+    assert before <= set(world.fleet.workers)
+    assert world.count(State.IDLE) == 5
+    assert world.times(Command.DESTROY) == []
+
+
+def test_the_dearest_worker_rests_first_and_the_others_go_on() -> None:
+    world = World(BARE, load=lambda t: 450.0 if t < 300 else 90.0, cost=10).run(300)
+    assert world.count(State.IDLE) == 5
+    dear = world.fleet.workers[WorkerId(3)]
+    world.fleet.workers[dear.id] = replace(dear, price=replace(dear.price, ready_usd_h=9.0))
+    world.run(400)
+    cold = [w.id for w in world.fleet.workers.values() if w.goal is Goal.COLD]
+    assert dear.id in cold
+    assert world.cut == []
