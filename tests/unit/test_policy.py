@@ -281,6 +281,22 @@ def test_an_offer_is_rented_no_more_often_than_it_is_available() -> None:
     assert sorted(r.offer.offer.id for r in decision.rentals) == ["a", "a", "b"]
 
 
+def test_offers_of_two_providers_with_one_name_are_two_offers() -> None:
+    here = offer("gpu0", available=1)
+    there = replace(here, offer=replace(here.offer, provider="elsewhere"))
+    decision = decided(snapshot(demand=load(200), offers=(here, there)))
+    assert {r.offer.offer.provider for r in decision.rentals} == {"sim", "elsewhere"}
+
+
+def test_two_workergroups_that_may_have_the_same_offer_are_tried_in_their_order() -> None:
+    one = offer(available=1)
+    other = replace(one, group_id=WorkergroupId(2))
+    learned = Learned({KIND: 100.0, "2/1xGPU": 100.0})
+    for offers in [(one, other), (other, one)]:
+        decision = decided(snapshot(demand=load(200), offers=offers, learned=learned))
+        assert [r.group_id for r in decision.rentals] == [GROUP]
+
+
 def test_a_machine_that_failed_is_taken_last_but_taken() -> None:
     offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 2.0, machine="good", available=1))
     failed = {"bad": Failures(1, NOW - 1)}

@@ -1,11 +1,13 @@
 """Whom to take on: who is soonest where it is urgent, who is cheapest per unit of work where it is not."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Failures, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import expected_perf, hot, kept, kind, perf_of, supply
 from posthouse.policy.patience import machine_resume_at, resume_at
@@ -53,9 +55,7 @@ def rent(
         return (), []
     left = room(s.endpoint.scaling, team) - len(already)
     committed = committed_usd_h(team) + sum(running_usd_h(r.offer.offer.price) for r in already)
-    taken: dict[str, int] = {}
-    for r in already:
-        taken[r.offer.offer.id] = taken.get(r.offer.offer.id, 0) + 1
+    taken = Counter(_place(r.offer) for r in already)
     trying = {w.group_id for w in team if w.state in COMING} | {r.group_id for r in already}
     rentals: list[Rental] = []
     obstacle = "no workergroup has an offer"
@@ -64,7 +64,7 @@ def rent(
         while have < need or many < count:
             if left <= 0:
                 obstacle = f"max_workers {s.endpoint.scaling.max_workers} is reached"
-            elif taken.get(entry.offer.id, 0) >= entry.offer.available:
+            elif taken[_place(entry)] >= entry.offer.available:
                 obstacle = "every offer is taken"
             elif s.now < resume_at(failures):
                 obstacle = f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try"
@@ -78,7 +78,7 @@ def rent(
                 many += 1
                 left -= 1
                 committed += running_usd_h(entry.offer.price)
-                taken[entry.offer.id] = taken.get(entry.offer.id, 0) + 1
+                taken[_place(entry)] += 1
                 trying.add(entry.group_id)
                 continue
             break
@@ -90,12 +90,17 @@ def _perf(entry: GroupOffer, s: Snapshot) -> float:
     return expected_perf(kind(entry.group_id, entry.offer.gpu_name, entry.offer.num_gpus), s.learned)
 
 
-def _offer_rank(entry: GroupOffer, s: Snapshot) -> tuple[bool, float, str]:
-    """Trusted machines first, then dollars per unit of work, then the id, so that equal offers have an order."""
+def _place(entry: GroupOffer) -> tuple[str, str]:
+    """What two workergroups compete for, if both may have it."""
+    return entry.offer.provider, entry.offer.id
+
+
+def _offer_rank(entry: GroupOffer, s: Snapshot) -> tuple[bool, float, tuple[str, str], WorkergroupId]:
+    """Trusted machines first, then dollars per unit of work, then by name, so that equal offers have an order."""
     perf = _perf(entry, s)
     price_usd_h = running_usd_h(entry.offer.price)
     failing = s.now < machine_resume_at(s.machine_failures.get(entry.offer.machine))
-    return failing, price_usd_h / perf if perf < float("inf") else price_usd_h, entry.offer.id
+    return failing, price_usd_h / perf if perf < float("inf") else price_usd_h, _place(entry), entry.group_id
 
 
 def _readiness(s: Snapshot, urgent: bool) -> Callable[[Worker], tuple[int, float, int]]:
