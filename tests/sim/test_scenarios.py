@@ -211,8 +211,8 @@ def test_a_restart_holds_the_scale_down_for_its_calm_and_no_longer() -> None:
 
 def test_a_restart_between_an_intent_and_its_answer_loses_no_worker_and_makes_none_twice() -> None:
     world = World(replace(BARE, min_load=450.0))
-    world.run(ANSWER_S / 2)  # five creations are on their way
-    assert len(world.times(Command.RENT)) == 1  # one until its performance is known
+    world.run(ANSWER_S / 2)
+    assert len(world.times(Command.RENT)) == 1  # on its way; the others follow when its performance is known
     world.restart(away_s=0.0)
     world.run(300)
     assert FIRST in world.fleet.workers

@@ -6,6 +6,7 @@ Units: seconds since the start for everything a test sees (`t`), epoch seconds i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -188,8 +189,7 @@ class World:
             for action in fleet.due(self.now):
                 fleet.obey(action, self.now)
                 self.commands.append((self.t, action))
-                worker = self.rows[action.worker_id]
-                self.after(ANSWER_S, lambda w=worker, c=action.command: self._carry_out(fleet, w, c))  # type: ignore[misc]
+                self.after(ANSWER_S, partial(self._carry_out, fleet, self.rows[action.worker_id], action.command))
             self._serve_held()
         workers = fleet.workers.values()
         need, supply = (self.decision.hot_need, self.decision.hot_supply) if self.decision else (0.0, 0.0)
@@ -213,6 +213,8 @@ class World:
     def restart(self, calm_s: float = 60.0, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
         self.down, self.listed, self.memory, self.decision = True, False, Memory(), None
+        for client in self.held:
+            self.after(1.0, partial(self._ask, client))
         self.held.clear()
 
         def begin() -> None:
@@ -257,7 +259,7 @@ class World:
             if command is Command.DESTROY:
                 del self.boxes[box.label]
         if fleet is not self.fleet or self.down:
-            return
+            return  # nobody is there any more to hear the answer
         fleet.settle(worker.id, self.now, "" if self.lose_answers else failure)
         if command is Command.RENT and box is not None and not self.lose_answers:
             fleet.place(worker.id, self._instance(box), self.now)
@@ -272,14 +274,15 @@ class World:
         self.after(span_s, begin)
 
     def _become_ready(self, box: Box, span_s: float) -> None:
-        def begin(life: int) -> None:
+        life = box.life
+
+        def begin() -> None:
             if box.life == life:
                 box.ready, box.changed = True, True
                 if life:
                     self._beat(box, life)
 
-        life = box.life
-        self.after(span_s, lambda: begin(life))
+        self.after(span_s, begin)
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -289,12 +292,12 @@ class World:
         box.seen, box.ready, box.lanes = seen, False, [0.0] * len(box.lanes)
         clients, box.working = list(box.working.values()), {}
         for client in clients:
-            self.after(0.01, lambda c=client: self._ask(c))  # type: ignore[misc]
+            self.after(0.01, partial(self._ask, client))
 
     def _beat(self, box: Box, life: int) -> None:
         if box.life != life:
             return
-        self.after(BEAT_S, lambda: self._beat(box, life))
+        self.after(BEAT_S, partial(self._beat, box, life))
         if self.down or box.worker_id not in self.fleet.workers:
             return
         for ended in box.ended:
@@ -313,7 +316,7 @@ class World:
         client.workers.append(to.worker.id)
         box = self.boxes.get(to.worker.label)
         if box is None or not box.ready:  # connection refused
-            self.after(0.01, lambda: self._ask(client))
+            self.after(0.01, partial(self._ask, client))
             return
         lane = min(range(len(box.lanes)), key=box.lanes.__getitem__)
         end_at = max(self.now, box.lanes[lane]) + client.cost * len(box.lanes) / (self.machines.perf * self.speed)
@@ -344,12 +347,13 @@ class World:
             return
 
         gap_s = self._random.expovariate(rate) if self.poisson else 1 / rate
-        self.after(gap_s / 2, self.request)  # between the seconds, so that rounding never moves one to the next
+        # Even arrivals fall between the seconds, so that rounding never moves one into the next.
+        self.after(gap_s if self.poisson else gap_s / 2, self.request)
         self.after(gap_s, self._arrive)
 
     def _ask(self, client: Client) -> None:
         if self.down:
-            self.after(1.0, lambda: self._ask(client))
+            self.after(1.0, partial(self._ask, client))
             return
         outcome = self.fleet.assign(client.idx, client.cost, self.now)
         if isinstance(outcome, Assignment):
@@ -364,6 +368,6 @@ class World:
                 # The cadence of the protocol's client: 1 s, then random up to 5 s.
                 n, client.polls = client.polls, client.polls + 1
                 longest_s = min(2**n + self._random.random(), 5.0)
-                self.after(1.0 if n == 0 else self._random.uniform(0.1, longest_s), lambda: self._ask(client))
+                self.after(1.0 if n == 0 else self._random.uniform(0.1, longest_s), partial(self._ask, client))
 
         self.after(HOLD_S, give_up_holding)
