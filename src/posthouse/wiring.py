@@ -4,9 +4,9 @@ import asyncio
 import fcntl
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             root_certificate=await asyncio.to_thread(root_certificate, data_dir / "authority.pem"),
         )
         metrics = Metrics(hub, loop, observer, executor, hot.answers)
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 hot,
                 loop="none",
@@ -152,6 +152,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await asyncio.wait(tasks)
             await executor.close()
             await _save(hub, keyring)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to whoever runs the server: it must write things down before it goes."""
+        yield
 
 
 def _own(data_dir: Path, stack: AsyncExitStack) -> Path:

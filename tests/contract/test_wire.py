@@ -18,7 +18,7 @@ from posthouse.wire.signed import Scheme, signed_text
 from posthouse.wiring import Running
 from tests.contract.live import add_endpoint, live_server, states, until
 
-PUPPET = "env > environment.txt; exec sleep 1000"
+PUPPET = "env > draft.txt; mv draft.txt environment.txt; exec sleep 1000"
 
 
 @dataclass
@@ -104,7 +104,7 @@ async def puppets(
     found = []
     for worker in fleet.workers.values():
         path = data_dir / "workers" / worker.label / "environment.txt"
-        await until(lambda path=path: path.exists() and "VAST_TCP_PORT" in path.read_text(), "the puppet told all")  # type: ignore[misc]
+        await until(path.exists, "the puppet told all")
         env = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
         assert int(env["CONTAINER_ID"]) == worker.id
         url = f"http://{env['PUBLIC_IPADDR']}:{env['VAST_TCP_PORT_' + env['WORKER_PORT']]}"
@@ -116,7 +116,7 @@ async def two_ready(server: Running, owner: AsyncClient, http: aiohttp.ClientSes
     """Two puppets that take requests."""
     both = await puppets(server, owner, http, data_dir, count=2)
     for puppet in both:
-        await puppet.report()
+        assert (await puppet.report())[0] == 200
     fleet = server.hub.fleet_named("llm")
     assert fleet is not None
     await until(
@@ -217,7 +217,7 @@ async def test_a_request_that_is_asked_for_again_is_one_request(
 async def test_a_request_whose_worker_failed_goes_elsewhere_with_a_new_number(
     server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    both = await two_ready(server, owner, http, tmp_path / "data")
+    await two_ready(server, owner, http, tmp_path / "data")
     _, first = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0})
     idx = first["request_idx"]
     _, second = await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})

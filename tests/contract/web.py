@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ class Shelf:
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}
 
-    async def offers(self, filters: dict[str, object], disk_gb: float) -> Sequence[Offer]:
+    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
         return []
 
     async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:

@@ -153,7 +153,7 @@ async def _set_up(client: AsyncClient) -> None:
             f'"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s {TOKENS_PER_S} '
             f"--slots {SLOTS} --load-s {LOAD_S} &\n"
             'exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 8 '
-            "--benchmark-payload '{\"inputs\":\"measure\",\"parameters\":{\"max_new_tokens\":75}}' "
+            '--benchmark-payload \'{"inputs":"measure","parameters":{"max_new_tokens":75}}\' '
             f"--benchmark-concurrency {SLOTS} --benchmark-runs 2\n"
         ),
     )

@@ -107,7 +107,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.EXITED: State.UNAVAIL,
         Sighting.ABSENT: State.DESTROYED,
         Sighting.OVERDUE: State.ERROR,
-        Sighting.FAILED: State.ERROR,
+        Sighting.FAILED: State.IDLE,  # a clear refusal: it runs on
     },
     State.STOPPED: {
         Command.START: State.STARTING,
@@ -125,7 +125,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.EXITED: State.UNAVAIL,
         Sighting.ABSENT: State.DESTROYED,
         Sighting.OVERDUE: State.ERROR,
-        Sighting.FAILED: State.ERROR,
+        Sighting.FAILED: State.STOPPED,  # a clear refusal, such as of a machine that is let to others: it stays cold
     },
     State.UNAVAIL: {
         Command.DESTROY: State.DESTROYING,

@@ -34,6 +34,8 @@ class Snapshot:
     """Workers that have requests on them."""
     group_failures: Mapping[WorkergroupId, Failures] = field(default_factory=dict)
     machine_failures: Mapping[str, Failures] = field(default_factory=dict)
+    resting: frozenset[WorkerId] = frozenset()
+    """Workers whose start was refused a moment ago: others are sooner."""
     calm_until: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
 

@@ -9,6 +9,7 @@ import structlog
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import Goal
+from posthouse.domain.plan import Action
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
@@ -70,20 +71,24 @@ class Loop:
         """One tick of one endpoint."""
         fleet, now = stall.fleet, self.hub.clock.now()
         fleet.age(now, self.silent_s)
-        entry = None
+        entry: JournalEntry | None = None
+        actions: tuple[Action, ...] = ()
         if stall.leaving:
             for worker_id in list(fleet.workers):
                 fleet.want(worker_id, Goal.GONE)
+            actions = fleet.due(now)
         elif self._seen(stall):
             decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), stall.memory)
             stall.decision, stall.memory = decision, decision.memory
-            fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
+            actions = fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
             entry = journal.entry(stall, decision)
         await self._write_down(stall, entry, now)
-        # Whatever is due now was written down before: intent before effect. What the world did meanwhile is seen too.
+        # Everything in `actions` is written down now: intent before effect. The world went on meanwhile, so some of it
+        # may not be due any more; and what has become due since, no decision has seen.
         now = self.hub.clock.now()
-        for action in fleet.due(now):
-            if self._listed(action.worker_id, fleet):
+        still_due = set(fleet.due(now))
+        for action in actions:
+            if action in still_due and self._listed(action.worker_id, fleet):
                 fleet.obey(action, now)
                 self.executor.submit(fleet, action)
         self.router.serve_held(fleet)

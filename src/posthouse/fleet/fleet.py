@@ -43,6 +43,8 @@ SEEN_KEPT_S = 86_400.0
 """How long a request is believed in that its worker says it works on; each report begins it anew."""
 AVOID_S = 2.0
 """How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
+REST_S = 10.0
+"""How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
 """How long after a creation with an unknown outcome an instance that is not listed may still appear."""
 FAILED_DRAIN_S = 60.0
@@ -111,6 +113,7 @@ class Fleet:
         self._working: dict[WorkerId, int] = {}
         self._in_flight: set[WorkerId] = set()
         self._settled_at: dict[WorkerId, float] = {}
+        self._rests_until: dict[WorkerId, float] = {}
         self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = now
         self._perf: dict[str, float] = {}
@@ -307,6 +310,7 @@ class Fleet:
             offers=offers,
             learned=learned,
             busy=frozenset(i for i in self.workers if self.busy(i)),
+            resting=frozenset(i for i, until in self._rests_until.items() if until > now),
             group_failures=dict(self._group_failures),
             machine_failures=dict(self._machine_failures),
             calm_until=self.calm_until,
@@ -343,7 +347,8 @@ class Fleet:
         actions = []
         for worker in self.workers.values():
             command = remedy(worker.goal, worker.state, self._drains(worker, now))
-            if command is not None and worker.id not in self._in_flight:
+            rests = self._rests_until.get(worker.id, 0.0) > now
+            if command is not None and worker.id not in self._in_flight and not rests:
                 actions.append(Action(worker.id, command))
         return tuple(actions)
 
@@ -365,7 +370,10 @@ class Fleet:
         worker = self.workers.get(worker_id)
         if worker is None or not failure:
             return
-        self._put(replace(worker, message=failure[:500]))
+        self._rests_until[worker_id] = now + REST_S
+        # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
+        goal = Goal.COLD if worker.state is State.STARTING and worker.goal is Goal.HOT else worker.goal
+        self._put(replace(worker, message=failure[:500], goal=goal))
         if blame:
             self._blame(worker, now)
         self._see(worker_id, Sighting.FAILED, now)
@@ -470,7 +478,7 @@ class Fleet:
         if state is State.DESTROYED:
             self.spent_gone_usd += worker.spent_usd
             self._unsaved[worker_id] = self.workers.pop(worker_id)
-            for memory in (self._reported_at, self._reqnum, self._settled_at, self._progress):
+            for memory in (self._reported_at, self._reqnum, self._settled_at, self._rests_until, self._progress):
                 memory.pop(worker_id, None)
             self._in_flight.discard(worker_id)
         self._seat()

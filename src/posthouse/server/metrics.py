@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -27,18 +27,16 @@ class Metrics(Collector):
 
     def page(self) -> bytes:
         """The text that is scraped."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        return generate_latest(registry)
+        return generate_latest(self)
 
     def collect(self) -> Iterable[Metric]:
         workers = GaugeMetricFamily("posthouse_workers", "Workers by state.", labels=["endpoint", "state"])
         gauges = {
-            "offered_load": ("Work asked for, per second, mean of the last minute.", lambda d: d.rate),
-            "waiting_work": ("Work of requests without a worker.", lambda d: d.waiting),
-            "waiting_requests": ("Requests without a worker.", lambda d: d.waiting_count),
-            "outstanding_work": ("Work at workers and not finished.", lambda d: d.outstanding),
-            "oldest_wait_seconds": ("Age of the request that waits longest.", lambda d: d.oldest_wait_s),
+            "offered_load": ("Work asked for, per second, mean of the last minute.", "rate"),
+            "waiting_work": ("Work of requests without a worker.", "waiting"),
+            "waiting_requests": ("Requests without a worker.", "waiting_count"),
+            "outstanding_work": ("Work at workers and not finished.", "outstanding"),
+            "oldest_wait_seconds": ("Age of the request that waits longest.", "oldest_wait_s"),
         }
         families = {
             name: GaugeMetricFamily(f"posthouse_{name}", text, labels=["endpoint"])
@@ -58,8 +56,8 @@ class Metrics(Collector):
             for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
                 workers.add_metric([name, state], count)
             demand = fleet.snapshot(now, ()).demand
-            for gauge, (_, read) in gauges.items():
-                families[gauge].add_metric([name], read(demand))
+            for gauge, (_, field) in gauges.items():
+                families[gauge].add_metric([name], getattr(demand, field))
             if stall.decision is not None:
                 capacity.add_metric([name, "needed"], stall.decision.hot_need)
                 capacity.add_metric([name, "ready"], stall.decision.ready_supply)
