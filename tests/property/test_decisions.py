@@ -254,7 +254,13 @@ def test_more_load_never_means_less_capacity(
 
 @given(snapshots(), memories, amounts, amounts)
 def test_more_load_never_means_fewer_hot_workers(s: Snapshot, memory: Memory, rate: float, waiting: float) -> None:
-    s = replace(s, endpoint=replace(s.endpoint, scaling=replace(s.endpoint.scaling, max_usd_h=None)))
+    s = replace(  # of one kind, since one large worker may stand for two small ones
+        s,
+        endpoint=replace(s.endpoint, scaling=replace(s.endpoint.scaling, max_usd_h=None)),
+        workers=tuple(replace(w, gpu_name="A", perf=100.0) for w in s.workers),
+        offers=tuple(replace(o, offer=replace(o.offer, gpu_name="A")) for o in s.offers),
+        learned=replace(s.learned, perf={"1/1xA": 100.0, "2/1xA": 100.0}),
+    )
     more = replace(
         s.demand, rate=s.demand.rate + rate, recent_rate=s.demand.recent_rate + rate, waiting=s.demand.waiting + waiting
     )
