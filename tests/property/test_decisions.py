@@ -113,6 +113,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         offers=tuple(draw(st.lists(group_offers, max_size=4, unique_by=lambda o: (o.group_id, o.offer.id)))),
         learned=draw(learneds),
         busy=frozenset(draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else ()),
+        resting=frozenset(draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else ()),
         group_failures=draw(st.dictionaries(groups, failures)),
         machine_failures=draw(st.dictionaries(st.sampled_from(["m1", "m2"]), failures)),
         calm_until=draw(st.sampled_from([0.0, NOW + 1])),

@@ -19,6 +19,7 @@ from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.fleet import (
     AVOID_S,
     MAX_WAITING,
+    REST_S,
     UNCLEAR_S,
     UNSEEN_KEPT_S,
     WAITING_KEPT_S,
@@ -416,7 +417,18 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
     fleet = fleet_of(worker(state=State.STOPPED))
     fleet.obey(Action(ONE, Command.START), NOW)
     fleet.settle(ONE, NOW + 1, "host away", blame)
+    assert (state_of(fleet), fleet.workers[ONE].goal) == (State.STOPPED, Goal.COLD)
     assert failures(fleet) == blamed
+
+
+def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
+    fleet = fleet_of(worker(goal=Goal.COLD))
+    fleet.obey(Action(ONE, Command.STOP), NOW)
+    fleet.settle(ONE, NOW, "busy")
+    assert state_of(fleet) is State.IDLE
+    assert fleet.snapshot(NOW, ()).resting == {ONE}
+    assert fleet.due(NOW + REST_S - 1) == ()
+    assert fleet.due(NOW + REST_S) == (Action(ONE, Command.STOP),)
 
 
 def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:

@@ -268,6 +268,11 @@ def test_a_stopped_worker_is_started_before_one_that_loads_for_the_first_time_wh
     assert decided(snapshot(*team, scaling=PAIR, demand=load(10))).goals == {WorkerId(1): Goal.HOT}
 
 
+def test_a_worker_whose_start_was_just_refused_is_not_asked_again_before_another() -> None:
+    s = snapshot(cold(1), cold(2), scaling=PAIR, demand=load(100), resting=frozenset({WorkerId(1)}))
+    assert decided(s).goals == {WorkerId(2): Goal.HOT}
+
+
 def test_the_cheapest_offer_per_unit_of_work_is_rented() -> None:
     learned = Learned({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
