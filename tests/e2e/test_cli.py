@@ -1,86 +1,14 @@
 """The command line against a server that it started itself, in processes of their own."""
 
 import json
-import os
 import signal
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-PATIENCE_S = 20.0
-START_S = 60.0
-"""How long a process may take to start or end; other tests may keep the machine busy."""
-
-ONSTART = """
-"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 500 --slots 4 --load-s 0 &
-exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --perf 2000
-"""
-
-
-class Site:
-    """A directory with at most one server, and commands that are run in it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.environ = {name: text for name, text in os.environ.items() if not name.startswith("POSTHOUSE_")}
-        self.server: subprocess.Popen[str] | None = None
-
-    def start(self, *flags: str) -> dict[str, Any]:
-        """Starts a server on a free port; what it says of itself."""
-        argv = [sys.executable, "-m", "posthouse", "serve", "--json", "--port", "0", *flags]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(
-            argv, cwd=self.directory, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-        )
-        assert self.server.stdout is not None
-        line = self.server.stdout.readline()
-        assert line, self.server.communicate(timeout=START_S)[1]
-        facts: dict[str, Any] = json.loads(line)
-        self.environ["POSTHOUSE_URL"] = facts["url"]
-        return facts
-
-    def stop(self, number: signal.Signals) -> tuple[int, str]:
-        """Sends the signal; the server's exit code, and what it said."""
-        assert self.server is not None
-        server, self.server = self.server, None
-        server.send_signal(number)
-        said = server.communicate(timeout=START_S)[1]
-        return server.returncode, said
-
-    def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "posthouse", *argv],
-            cwd=self.directory,
-            env=self.environ | environ,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-        )
-
-    def json(self, *argv: str) -> Any:
-        done = self.run(*argv, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def processes(self) -> list[psutil.Process]:
-        """The processes of workers."""
-        workers = str(self.directory / "posthouse-data" / "workers")
-        return [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(workers)]
-
-    def clear(self) -> None:
-        """Ends whatever a failed test left."""
-        if self.server is not None:
-            self.stop(signal.SIGKILL)
-        for process in self.processes():
-            process.kill()
+from tests.e2e.site import ONSTART, PATIENCE_S, Site, until
 
 
 @pytest.fixture
@@ -97,13 +25,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.start()
     yield made
     made.clear()
-
-
-def until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_the_first_start_shows_the_admin_key_and_keeps_it_for_its_owner(site: Site) -> None:

@@ -36,12 +36,14 @@ SCALING = {
     "cold_workers": 2,
     "max_workers": 8,
     "max_queue_time": 5,
-    "target_queue_time": 2,
+    "target_queue_time": 4,
     "inactivity_timeout": 8,
 }
 SAMPLE_S = 0.5
 PATIENCE_S = 120.0
 """How long a phase of the demo may take before it counts as failed, in seconds; machines differ."""
+DWELL_S = 4.0
+"""How long the cold fleet is shown before it is cleared up, in seconds."""
 REQUEST_S = 180.0
 """How long one request may take, waiting for a worker included."""
 
@@ -127,6 +129,8 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
             await asyncio.gather(*(_send(client, record, *row) for row in trace))
             record.phase = "shrinking"
             await _until(server, record, lambda states: states["idle"] == 0 and states["stopping"] == 0)
+            record.phase = "cold"
+            await asyncio.sleep(DWELL_S)
         finally:
             record.phase = "clearing up"
             for endpoint in await client.endpoints():
