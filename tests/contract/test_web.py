@@ -44,7 +44,7 @@ def example(path: str) -> str:
 async def test_every_call_asks_for_exactly_the_scope_of_its_policy(web: Web) -> None:
     for (method, path), least in POLICIES.items():
         if least is PUBLIC:
-            async with web.session.request(method, web.url + path) as reply:
+            async with web.session.request(method, web.url + path.replace("{asset}", "swagger-ui.css")) as reply:
                 assert reply.status == 200
             continue
         assert (await web.call(method, example(path), key=None)).status == 401, path

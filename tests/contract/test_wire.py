@@ -13,6 +13,7 @@ import pytest
 
 from posthouse.client import AsyncClient
 from posthouse.domain.lifecycle import Goal, State
+from posthouse.server.hot import HOT_ROUTES
 from posthouse.signing.rsa import verifier
 from posthouse.wire.signed import Scheme, signed_text
 from posthouse.wiring import Running
@@ -370,3 +371,14 @@ async def test_health_metrics_and_keys_answer_as_they_should(
     assert 'posthouse_spent_usd_total{endpoint="llm"} 0.0' in page
     async with http.get(f"{server.url}/static/jvastai_root.cer") as reply:
         assert "BEGIN CERTIFICATE" in await reply.text()
+
+
+async def test_every_hot_route_enforces_its_policy(server: Running, http: aiohttp.ClientSession) -> None:
+    await until(lambda: server.loop.counts["rounds"] > 0, "the server is ready")
+    body = {"endpoint": "llm", "id": 1, "worker_id": 1}
+    for (method, path), policy in HOT_ROUTES.items():
+        for prefix in ("", "/api/v0", "/w/wrong-token"):
+            for key in (None, "wrong"):
+                headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+                async with http.request(method, f"{server.url}{prefix}{path}/", json=body, headers=headers) as reply:
+                    assert reply.status == {"public": 200, "key": 401, "read": 401, "worker": 401}[policy], path

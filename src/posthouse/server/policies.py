@@ -9,7 +9,7 @@ PUBLIC: Final = None
 
 POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/docs"): PUBLIC,
-    ("HEAD", "/docs"): PUBLIC,
+    ("GET", "/docs/{asset}"): PUBLIC,
     ("GET", "/openapi.json"): PUBLIC,
     ("HEAD", "/openapi.json"): PUBLIC,
     # The protocol's management calls.

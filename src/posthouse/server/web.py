@@ -12,6 +12,7 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
 from posthouse.server.auth import Keyring
+from posthouse.server.docs import add_docs_routes
 from posthouse.server.endpoints import add_endpoint_routes
 from posthouse.server.gate import Gate, add_error_handlers
 from posthouse.server.templates import add_template_routes
@@ -37,8 +38,8 @@ def web_app(
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         # This draws the field for the key on /docs; the gate is what checks keys.
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
@@ -48,6 +49,7 @@ def web_app(
     add_workergroup_routes(app, catalog, keyring)
     add_template_routes(app, catalog)
     add_v1_routes(app, catalog, keyring, explain)
+    add_docs_routes(app)
     add_error_handlers(app)
     app.add_middleware(Gate, keyring=keyring, clock=hub.clock)
     return app
