@@ -1,0 +1,522 @@
+"""Measures the hot path side by side with a constant answer on the same stack: `python -m benchmarks.route [--quick]`.
+
+Servers run on one core, the load on the other. Measured sides alternate and medians are taken, for machines are noisy.
+Prints a table and writes `benchmarks/results/route.json`.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import multiprocessing as mp
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import cycle
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import httptools
+import psutil
+import uvicorn
+import uvloop
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.lifecycle import State
+from posthouse.domain.load import Ended
+from posthouse.domain.offer import Price
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.router import Router
+from posthouse.fleet.fleet import Fleet
+from posthouse.ports import KeyRecord, Store
+from posthouse.server.auth import Keyring, Scope
+from posthouse.server.hot import Hot, Message, Receive, Send
+from posthouse.signing.rsa import RsaKey
+from posthouse.wire.route import RouteReply, encode
+from posthouse.wire.signed import Scheme
+
+SIZES = (10, 100, 1_000, 10_000)
+"""How many ready workers the routed endpoint has."""
+CONNECTIONS = 64
+"""Keep-alive connections of the load, each with one request on its way."""
+REPORTS_PER_S = 2_000
+REPORT_CONNECTIONS = 20
+REPORT_EVERY_S = 0.01
+"""How often each report connection sends one: 20 connections, 100 times a second, is 2,000 a second."""
+END_EVERY_S = 0.01
+"""How often the server process ends every open request, through `Fleet.end`, so that the ledger stays small."""
+WARM_UP_S = 0.3
+SERVER_CORE, LOAD_CORE = 0, 1
+SECRET = bytes(32)
+"""Of the installation that is measured; the load derives the workers' tokens from it."""
+RESULTS = Path(__file__).parent / "results" / "route.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What one server process serves."""
+
+    name: str
+    endpoints: int = 1
+    workers: int = 0
+    """Of each endpoint; 0 for the constant answer."""
+    scheme: Scheme = Scheme.U
+    pinned: bool = True
+
+
+SITES = (
+    Site("constant"),
+    *(Site(str(n), workers=n) for n in SIZES),
+    Site("100x100", endpoints=100, workers=100),
+    Site("signed", workers=100, scheme=Scheme.A5S, pinned=False),
+)
+
+
+# -- server processes ------------------------------------------------------------------------------------------------
+
+
+def serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
+    """Serves until the process is ended; sends its port through `pipe` once it is up."""
+    uvloop.run(_serve(site, record, pipe))
+
+
+async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
+    app = _constant if site.workers == 0 else _hot(site, record)
+    gc.collect()
+    if site.pinned:
+        os.sched_setaffinity(0, {SERVER_CORE})
+    config = uvicorn.Config(
+        app,
+        port=0,
+        loop="none",
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    pipe.send(server.servers[0].sockets[0].getsockname()[1])
+    await serving
+
+
+async def _constant(scope: Message, receive: Receive, send: Send) -> None:
+    """Reads the body and answers a reply of the usual size."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(CONSTANT)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": CONSTANT})
+
+
+CONSTANT = encode(
+    RouteReply("bench-1", 100, 1_763_000_000_000, "s" * 344, "http://10.0.0.1:20001", 1_763_000_000_000_000)
+)
+
+
+def _hot(site: Site, record: KeyRecord) -> Hot:
+    """The real hot path over fleets of ready workers; nothing is read from or written to a store."""
+    clock = SystemClock()
+    hub = Hub(cast(Store, None), clock, {}, "", "bench", calm_s=0.0)
+    for number in range(1, site.endpoints + 1):
+        endpoint = Endpoint(EndpointId(number), f"bench-{number}", Scaling(max_workers=site.workers))
+        first_id = 1 + (number - 1) * site.workers
+        ready = [_ready(endpoint, WorkerId(first_id + i), site.scheme, clock.now()) for i in range(site.workers)]
+        hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), ready))
+        hub.ids_by_name[endpoint.name] = endpoint.id
+    keyring = Keyring(SECRET, [record], hub.key_version)
+    signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    router = Router(hub, signer, 4.0, threads)
+    ingest = Ingest(hub, router, keyring.check_worker)
+    asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
+    return Hot(hub, router, ingest, keyring, _constant, 1_000_000, lambda: "", lambda: b"", b"")
+
+
+def _ready(endpoint: Endpoint, worker_id: WorkerId, scheme: Scheme, now: float) -> Worker:
+    address = _address(worker_id)
+    return Worker(
+        id=worker_id,
+        endpoint_id=endpoint.id,
+        group_id=WorkergroupId(1),
+        label=f"posthouse-bench-{worker_id}",
+        provider="",
+        offer_id="",
+        machine=f"machine-{worker_id}",
+        gpu_name="RTX 4090",
+        num_gpus=1,
+        price=Price(0.4, 0.4, 0.01),
+        created_at=now,
+        state=State.IDLE,
+        since=now,
+        progressed_at=now,
+        addresses=frozenset({address}),
+        url=f"http://{address}",
+        scheme=scheme,
+        perf=_perf(worker_id),
+        loaded_at=now,
+    )
+
+
+def _address(worker_id: int) -> str:
+    return f"10.0.{worker_id // 250}.{worker_id % 250}:20001"
+
+
+def _perf(worker_id: int) -> float:
+    """Three kinds of machine, in work per second; fast enough that no request of cost 100 ever waits."""
+    return (2_000.0, 3_000.0, 5_000.0)[worker_id % 3]
+
+
+def _end_all(hub: Hub) -> None:
+    for stall in hub.stalls.values():
+        for worker_id, there in list(stall.fleet.ledger.at.items()):
+            for idx in list(there):
+                stall.fleet.end(worker_id, Ended(idx, success=True))
+    asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
+
+
+# -- the load --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load has seen. Units: seconds."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    failed: str = ""
+    """The first answer that was not as expected."""
+    stopped: bool = False
+
+
+class _Caller(asyncio.Protocol):
+    """One keep-alive connection. Sends `request()` again as soon as the answer to the last has come, or when told."""
+
+    def __init__(self, load: Load, request: Callable[[], bytes], wanted: bytes, paced: bool) -> None:
+        self.load, self.request, self.wanted, self.paced = load, request, wanted, paced
+        self.free = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.parser = httptools.HttpResponseParser(self)
+        if not self.paced:
+            self.send()
+
+    def send(self) -> None:
+        self.free = False
+        self.sent_at = time.perf_counter()
+        self.transport.write(self.request())
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        if self.parser.get_status_code() != 200 or self.wanted not in body:
+            self.load.failed = self.load.failed or f"{self.parser.get_status_code()} {body[:200]!r}"
+
+    def on_message_complete(self) -> None:
+        self.load.latencies_s.append(time.perf_counter() - self.sent_at)
+        self.free = True
+        if not (self.paced or self.load.stopped):
+            self.send()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One measurement of a load without pause."""
+
+    rps: float
+    p50_ms: float
+    p99_ms: float
+
+
+async def measure(port: int, request: bytes, span_s: float) -> Seen:
+    """As many requests as `CONNECTIONS` connections get answered in `span_s`, after a warm-up."""
+    load = Load()
+    callers = await _connect(port, load, lambda: request, b'"url"', CONNECTIONS)
+    await asyncio.sleep(WARM_UP_S)
+    load.latencies_s.clear()
+    began_at = time.perf_counter()
+    await asyncio.sleep(span_s)
+    took_s = time.perf_counter() - began_at
+    latencies_ms = sorted(s * 1000 for s in load.latencies_s)
+    await _disconnect(load, callers)
+    n = len(latencies_ms)
+    return Seen(n / took_s, latencies_ms[n // 2], latencies_ms[n * 99 // 100])
+
+
+async def reporting(port: int, requests: list[bytes], during: Callable[[], Awaitable[Seen]]) -> tuple[float, Seen]:
+    """Reports that arrived per second, and what was measured meanwhile."""
+    load, following = Load(), cycle(requests)
+    callers = await _connect(port, load, lambda: next(following), b"true", REPORT_CONNECTIONS, paced=True)
+    pacing = asyncio.create_task(_pace(callers))
+    began_at = time.perf_counter()
+    seen = await during()
+    per_s = len(load.latencies_s) / (time.perf_counter() - began_at)
+    pacing.cancel()
+    await _disconnect(load, callers)
+    return per_s, seen
+
+
+async def _pace(callers: list[_Caller]) -> None:
+    """Has every connection send at the pace, and catch up after a delay."""
+    due_at = time.perf_counter()
+    while True:
+        for caller in callers:
+            while not caller.free:
+                await asyncio.sleep(0.0005)
+            caller.send()
+        due_at += REPORT_EVERY_S
+        await asyncio.sleep(max(0.0, due_at - time.perf_counter()))
+
+
+async def _connect(
+    port: int, load: Load, request: Callable[[], bytes], wanted: bytes, count: int, paced: bool = False
+) -> list[_Caller]:
+    loop = asyncio.get_running_loop()
+    made = [
+        await loop.create_connection(lambda: _Caller(load, request, wanted, paced), "127.0.0.1", port)
+        for _ in range(count)
+    ]
+    return [caller for _, caller in made]
+
+
+async def _disconnect(load: Load, callers: list[_Caller]) -> None:
+    load.stopped = True
+    for _ in range(1000):
+        if all(caller.free for caller in callers):
+            break
+        await asyncio.sleep(0.01)
+    for caller in callers:
+        caller.transport.close()
+    await asyncio.sleep(0.05)
+    if load.failed:
+        raise SystemExit(f"unexpected answer: {load.failed}")
+
+
+def _post(path: str, body: object, key: str = "") -> bytes:
+    """The bytes of a request, with the headers that the usual client sends."""
+    raw = json.dumps(body).encode()
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}Accept: */*\r\nAccept-Encoding: gzip, deflate\r\n"
+        f"User-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+    )
+    return head.encode() + raw
+
+
+def _report(keyring: Keyring, worker_id: int) -> bytes:
+    """A status report as workers of version 1.1 and later send it."""
+    body = {
+        "id": worker_id,
+        "mtoken": keyring.worker_token(worker_id),
+        "version": "1.1.0",
+        "loadtime": 12.5,
+        "cur_load": 800.0,
+        "rej_load": 0.0,
+        "new_load": 100.0,
+        "error_msg": "",
+        "max_perf": _perf(worker_id),
+        "cur_perf": 900.0,
+        "cur_capacity": 0.0,
+        "max_capacity": 0.0,
+        "num_requests_working": 8,
+        "num_requests_recieved": 8,
+        "working_request_idxs": list(range(8)),
+        "additional_disk_usage": 0.0,
+        "url": f"http://{_address(worker_id)}",
+    }
+    return _post("/worker_status/", body)
+
+
+class _Echo(asyncio.Protocol):
+    """Answers whatever comes with one constant reply, unread: what the load can do at most."""
+
+    REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(CONSTANT), CONSTANT)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(self.REPLY)
+
+
+def echo(pipe: Connection) -> None:
+    """Serves `_Echo` until the process is ended."""
+    os.sched_setaffinity(0, {SERVER_CORE})
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(_Echo, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    uvloop.run(run())
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+def bare_rps(span_s: float) -> float:
+    """RSA-2048 signatures per second that threads on every core can make, with nothing else to do."""
+    signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    began_at = time.perf_counter()
+
+    def sign() -> int:
+        count = 0
+        while time.perf_counter() - began_at < span_s:
+            signer.sign(b'{"cost": 100, "reqnum": %d}' % count)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        counts = [threads.submit(sign) for _ in range(os.cpu_count() or 1)]
+        total = sum(c.result() for c in counts)
+    return total / (time.perf_counter() - began_at)
+
+
+async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int, span_s: float) -> dict[str, Any]:
+    """Every measurement, with progress on the terminal."""
+    request = _post("/route/", {"endpoint": "bench-1", "api_key": key, "cost": 100, "request_idx": 0}, key)
+    both_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {LOAD_CORE})
+
+    async def load(name: str) -> Seen:
+        return await measure(ports[name], request, span_s)
+
+    generator = await load("echo")
+    print(f"the load itself can do {generator.rps:,.0f} requests/s against a server that only echoes")
+    constants: list[float] = [(await load("constant")).rps]
+    seen: dict[str, list[Seen]] = {str(n): [] for n in SIZES}
+    ratios: dict[str, list[float]] = {str(n): [] for n in SIZES}
+    for i in range(rounds):
+        for name, mine in seen.items():  # a constant answer before and after each: C 10 C 100 C 1000 C 10000 C ...
+            mine.append(await load(name))
+            constants.append((await load("constant")).rps)
+            ratios[name].append(2 * mine[-1].rps / (constants[-1] + constants[-2]))
+        told = "  ".join(f"{name}: {mine[-1].rps:,.0f} ({ratios[name][-1]:.2f})" for name, mine in seen.items())
+        print(f"round {i + 1}/{rounds}  constant: {constants[-1]:,.0f}  {told}", flush=True)
+
+    keyring = Keyring(SECRET, [], lambda _: None)
+    reports = [_report(keyring, i) for i in range(1, 10_001)]
+    quiet, reported, arrived = [], [], []
+    for i in range(rounds):
+        quiet.append((await load("100x100")).rps)
+        per_s, while_reporting = await reporting(ports["100x100"], reports, lambda: load("100x100"))
+        reported.append(while_reporting.rps)
+        arrived.append(per_s)
+        print(
+            f"reports {i + 1}/{rounds}  without: {quiet[-1]:,.0f}  with {per_s:,.0f}/s: {reported[-1]:,.0f}", flush=True
+        )
+    rss_mb = psutil.Process(pids["100x100"]).memory_info().rss / 1e6
+
+    os.sched_setaffinity(0, both_cores)
+    bare, signed = [], []
+    for i in range(rounds):
+        bare.append(bare_rps(span_s))
+        signed.append((await load("signed")).rps)
+        print(f"signed {i + 1}/{rounds}  bare: {bare[-1]:,.0f}  routed: {signed[-1]:,.0f}", flush=True)
+
+    return {
+        "constant_rps": round(median(constants)),
+        "workers": {
+            name: {
+                "rps": round(median(s.rps for s in mine)),
+                "ratio": round(median(ratios[name]), 3),
+                "p50_ms": round(median(s.p50_ms for s in mine), 2),
+                "p99_ms": round(median(s.p99_ms for s in mine), 2),
+            }
+            for name, mine in seen.items()
+        },
+        "signed": {
+            "rps": round(median(signed)),
+            "bare_rps": round(median(bare)),
+            "ratio": round(median(s / b for s, b in zip(signed, bare, strict=True)), 3),
+        },
+        "reports_per_s": round(median(arrived)),
+        "reports": {
+            "rps_without": round(median(quiet)),
+            "rps_with": round(median(reported)),
+            "cost": round(median(1 - w / q for w, q in zip(reported, quiet, strict=True)), 3),
+        },
+        "rss_mb": round(rss_mb, 1),
+        "generator_rps": round(generator.rps),
+    }
+
+
+def machine() -> str:
+    """Processor and cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    lines = [f"{'workers':>10} {'requests/s':>11} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7}"]
+    lines.append(f"{'constant':>10} {result['constant_rps']:>11,} {1:>6.2f}")
+    for name, row in result["workers"].items():
+        lines.append(f"{name:>10} {row['rps']:>11,} {row['ratio']:>6.2f} {row['p50_ms']:>7.2f} {row['p99_ms']:>7.2f}")
+    signed, reports = result["signed"], result["reports"]
+    lines += [
+        f"signed one by one: {signed['rps']:,}/s, bare RSA-2048 {signed['bare_rps']:,}/s, ratio {signed['ratio']:.2f}",
+        f"{result['reports_per_s']:,} reports/s cost {reports['cost']:.1%} of route throughput",
+        f"memory with 100 endpoints of 100 workers: {result['rss_mb']:.0f} MB",
+        f"limit of the load: {result['generator_rps']:,} requests/s; {result['machine']}",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two short rounds; less exact")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("two cores are needed: one for the server, one for the load")
+    rounds, span_s = (2, 0.6) if options.quick else (5, 2.0)
+    record, key = Keyring(SECRET, [], lambda _: None).mint("bench", Scope.ROUTE, time.time())
+
+    spawn = mp.get_context("spawn")
+    processes: dict[str, tuple[BaseProcess, Connection]] = {}
+    try:
+        for site in (None, *SITES):
+            here, there = spawn.Pipe()
+            target, args = (echo, (there,)) if site is None else (serve, (site, record, there))
+            process: BaseProcess = spawn.Process(target=target, args=args, daemon=True)
+            process.start()
+            processes["echo" if site is None else site.name] = process, here
+        ports = {name: pipe.recv() for name, (_, pipe) in processes.items() if pipe.poll(60)}
+        pids = {name: process.pid or 0 for name, (process, _) in processes.items()}
+        result = uvloop.run(run(ports, pids, key, rounds, span_s))
+    finally:
+        for process, _ in processes.values():
+            process.kill()
+            process.join()
+    packages = ("uvicorn", "httptools", "uvloop", "msgspec", "numpy", "cryptography")
+    result |= {
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": options.quick,
+    }
+    print(table(result))
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
