@@ -37,7 +37,9 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     hot_needs = sliding_max(memory.hot_needs, s.now, need, max(HOT_HOLD_S, s.learned.start_s))
     held = hot_needs[0][1]
-    total = max(scaling.cold_mult * need, scaling.min_cold_load, held)
+    # Cold workers are for load that lasts: a backlog is over before a worker made for it is there.
+    lasting = min(need, max(demand.rate, scaling.min_load) / scaling.target_util)
+    total = max(scaling.cold_mult * lasting, scaling.min_cold_load, held)
     total_needs = sliding_max(memory.total_needs, s.now, total, TOTAL_HOLD_S)
     held_total = total_needs[0][1]
 
@@ -60,7 +62,9 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
-        Reason("total need", held_total, f"max(cold_mult {scaling.cold_mult:g} x need, min_cold_load), held 600 s"),
+        Reason(
+            "total need", held_total, f"max(cold_mult {scaling.cold_mult:g} x lasting need, min_cold_load), held 600 s"
+        ),
         *not_woken,
         *not_hot,
         *not_cold,

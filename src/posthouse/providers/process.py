@@ -41,9 +41,6 @@ from posthouse.domain.offer import Offer, Price
 from posthouse.providers.procfs import MARK, Process, alive, census, send
 from posthouse.wire.search import matches, parse_search
 
-PRICE: Final = Price(ready_usd_h=0.10, loading_usd_h=0.10, stopped_usd_h=0.001)
-"""Nominal, so that spending shows: nobody sends a bill for this machine."""
-
 PORTS: Final = range(20_000, 32_000)
 """Below Linux's ephemeral ports (32768 and up), so that no outgoing connection of the machine holds one."""
 
@@ -125,7 +122,7 @@ class ProcessProvider:
         host: str = "127.0.0.1",
         slots: int | None = None,
         memory_gb: float | None = None,
-        price: Price = PRICE,
+        price: Price = Price(),  # noqa: B008 - frozen
         ports: range = PORTS,
         grace_s: float = 10.0,
     ) -> None:
