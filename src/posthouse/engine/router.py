@@ -2,13 +2,17 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Signer
+from posthouse.wire.grant import AGENT, Sign, issued
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
 
@@ -33,6 +37,8 @@ class _Held:
 class Router:
     hub: Hub
     signer: Signer
+    sign_grant: Sign
+    """Signs grants, on the event loop: Ed25519 takes some 35 µs."""
     hold_s: float
     """How long a request that finds no worker is held open for one that frees up."""
     signing_threads: ThreadPoolExecutor
@@ -40,13 +46,34 @@ class Router:
     _held_count: int = 0
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
-    async def route(self, fleet: Fleet, ask: RouteAsk) -> RouteReply | WaitReply:
-        """The address of a worker, signed; or, after `hold_s` without one, the breakdown of workers by status."""
-        clock = self.hub.clock
-        outcome = fleet.assign(ask.request_idx, ask.cost, clock.now(), ask.polls)
+    def route_now(self, fleet: Fleet, ask: RouteAsk) -> RouteReply | Assignment | Waiting:
+        """The reply, where it takes no waiting; else how far the request has come, to go on with in `route_later`."""
+        outcome = fleet.assign(ask.request_idx, ask.cost, self.hub.clock.now(), ask.polls)
         if isinstance(outcome, Waiting):
             self.hub.bell.set()
-            outcome = await self._hold(fleet, ask, outcome)
+            return outcome
+        worker = outcome.worker
+        if worker.scheme and worker.scheme != Scheme.U:
+            return outcome
+        signature = self._signatures.get(worker.url)
+        if signature is None:
+            signature = self._signatures[worker.url] = self.signer.sign(_text(ask, outcome, Scheme.U))
+            if len(self._signatures) > MAX_SIGNATURES:
+                self._signatures.popitem(last=False)
+        return self._granted(_reply(ask, outcome, Scheme.U, signature), worker)
+
+    async def route_later(
+        self, fleet: Fleet, ask: RouteAsk, outcome: Assignment | Waiting, left: Callable[[], Coroutine[Any, Any, None]]
+    ) -> RouteReply | WaitReply | None:
+        """The address of a worker, signed; or, after `hold_s` without one, the breakdown of workers by status.
+
+        `left`: ends when the client goes away. None: it did, before there was a worker, and its place is given back.
+        """
+        if isinstance(outcome, Waiting):
+            held = await self._hold(fleet, ask, outcome, left)
+            if held is None:
+                return None
+            outcome = held
         if isinstance(outcome, Waiting):
             idx = outcome.request_idx if ask.polls else 0
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
@@ -69,7 +96,9 @@ class Router:
                 if misses >= MISSES:
                     break
 
-    async def _hold(self, fleet: Fleet, ask: RouteAsk, waiting: Waiting) -> Assignment | Waiting:
+    async def _hold(
+        self, fleet: Fleet, ask: RouteAsk, waiting: Waiting, left: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Assignment | Waiting | None:
         idx = waiting.request_idx
         held = self._held.setdefault(fleet.endpoint.id, OrderedDict())
         if self.hold_s <= 0 or idx == 0 or idx in held or self._held_count >= MAX_HELD:
@@ -79,39 +108,60 @@ class Router:
         found: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
         held[idx] = _Held(fleet, ask, idx, since, found)
         self._held_count += 1
+        leaving = asyncio.ensure_future(left())
         try:
-            return await asyncio.wait_for(found, self.hold_s)
-        except TimeoutError:
+            both: set[asyncio.Future[Any]] = {found, leaving}
+            await asyncio.wait(both, timeout=self.hold_s, return_when=asyncio.FIRST_COMPLETED)
+            if found.done():
+                return found.result()
+            if leaving.done():
+                fleet.forget(idx)  # should the client come back, it asks with this index again
+                return None
             return waiting
         except asyncio.CancelledError:
-            fleet.forget(idx)  # the client left; should it come back, it asks with this index again
+            fleet.forget(idx)
             raise
         finally:
+            leaving.cancel()
             self._held_count -= 1
             del held[idx]
 
     async def _signed(self, ask: RouteAsk, found: Assignment) -> RouteReply:
-        worker, cost = found.worker, wire_cost(ask.cost)
-        scheme = Scheme(worker.scheme or Scheme.U)
-        data = signed_text(
-            scheme,
-            cost=cost,
-            endpoint=ask.endpoint,
-            reqnum=found.reqnum,
-            request_idx=found.request_idx,
-            url=worker.url,
-        )
-        if scheme is Scheme.U:
-            signature = self._signatures.get(worker.url)
-            if signature is None:
-                signature = self.signer.sign(data)
-                self._signatures[worker.url] = signature
-                if len(self._signatures) > MAX_SIGNATURES:
-                    self._signatures.popitem(last=False)
-        else:
-            # RSA lets go of the interpreter while it computes, so threads use every core.
-            loop = asyncio.get_running_loop()
-            signature = await loop.run_in_executor(self.signing_threads, self.signer.sign, data)
-        # The oldest workers hand unknown fields on to the model; only clients that poll need the index with them.
-        idx = found.request_idx if scheme is not Scheme.A4 or ask.polls else 0
-        return RouteReply(ask.endpoint, cost, found.reqnum, signature, worker.url, idx)
+        scheme = Scheme(found.worker.scheme or Scheme.U)
+        # RSA lets go of the interpreter while it computes, so threads use every core.
+        loop = asyncio.get_running_loop()
+        signature = await loop.run_in_executor(self.signing_threads, self.signer.sign, _text(ask, found, scheme))
+        return self._granted(_reply(ask, found, scheme, signature), found.worker)
+
+    def _granted(self, reply: RouteReply, worker: Worker) -> RouteReply:
+        """The reply, with a grant if the worker runs our agent."""
+        if worker.version.endswith(AGENT):
+            reply.grant = issued(
+                self.sign_grant,
+                url=reply.url,
+                worker_id=worker.id,
+                endpoint=reply.endpoint,
+                reqnum=reply.reqnum,
+                request_idx=reply.request_idx,
+                cost=reply.cost,
+                perf=worker.perf,
+                now=self.hub.clock.now(),
+            )
+        return reply
+
+
+def _text(ask: RouteAsk, found: Assignment, scheme: Scheme) -> bytes:
+    return signed_text(
+        scheme,
+        cost=wire_cost(ask.cost),
+        endpoint=ask.endpoint,
+        reqnum=found.reqnum,
+        request_idx=found.request_idx,
+        url=found.worker.url,
+    )
+
+
+def _reply(ask: RouteAsk, found: Assignment, scheme: Scheme, signature: str) -> RouteReply:
+    # The oldest workers hand unknown fields on to the model; only clients that poll need the index with them.
+    idx = found.request_idx if scheme is not Scheme.A4 or ask.polls else 0
+    return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, found.worker.url, idx)

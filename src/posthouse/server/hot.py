@@ -1,6 +1,5 @@
 """The calls that clients and workers make all the time, answered without a framework."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from posthouse.domain.errors import BadRequest, NotFound, Unauthorized
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import Keyring, Principal, Scope, keys_in
 from posthouse.wire import deletes, route, status
 
@@ -36,6 +34,7 @@ HOT_ROUTES = {
     ("POST", "/worker_status"): "worker",
     ("POST", "/delete_requests"): "worker",
     ("GET", "/pubkey"): "public",
+    ("GET", "/.well-known/jwks.json"): "public",
     ("GET", "/static/jvastai_root.cer"): "public",
     ("GET", "/healthz"): "public",
     ("GET", "/readyz"): "public",
@@ -59,6 +58,8 @@ class Hot:
     metrics: Callable[[], bytes]
     root_certificate: bytes
     """Of the authority that signs workers' certificates, PEM."""
+    jwks: Callable[[], bytes]
+    """The keys that sign grants, as a JSON Web Key Set."""
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -104,6 +105,8 @@ class Hot:
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
             return 200, b"application/x-pem-file", self.router.signer.public_pem.encode()
+        if path == "/.well-known/jwks.json":
+            return 200, b"application/jwk-set+json", self.jwks()
         if path == "/static/jvastai_root.cer":
             return 200, b"application/x-x509-ca-cert", self.root_certificate
         if path == "/readyz" and (why := self.ready()):
@@ -119,34 +122,23 @@ class Hot:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
         if principal.endpoint_id not in (None, fleet.endpoint.id):
             raise Unauthorized("api_key: this key is for another endpoint")
-        return route.encode(await self._unless_gone(fleet, ask, receive))
+        reply = self.router.route_now(fleet, ask)
+        if not isinstance(reply, route.RouteReply):
+            later = await self.router.route_later(fleet, ask, reply, lambda: _disconnected(receive))
+            if later is None:
+                raise _Gone
+            return route.encode(later)
+        return route.encode(reply)
 
     def _principal(self, scope: Message, key_in_body: str = "") -> Principal:
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k == b"authorization"}
+        asked = scope["query_string"]
+        query = {k: v[0] for k, v in parse_qs(asked.decode("latin-1")).items()} if asked else {}
         key = keys_in(headers, query, {"api_key": key_in_body})
         principal = self.keyring.check(key, self.hub.clock.now())
         if principal is None:
             raise Unauthorized("api_key: missing, wrong or revoked")
         return principal
-
-    async def _unless_gone(
-        self, fleet: Fleet, ask: route.RouteAsk, receive: Receive
-    ) -> route.RouteReply | route.WaitReply:
-        """The router's answer; a client that leaves while its request is held gives its place back."""
-        answer = asyncio.ensure_future(self.router.route(fleet, ask))
-        await asyncio.sleep(0)  # a request that finds a worker at once is done by now, and needs no watching
-        if answer.done():
-            return answer.result()
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            raise _Gone
-        finally:
-            leaving.cancel()
-            answer.cancel()
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
         chunks, size = [], 0
