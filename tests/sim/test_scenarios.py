@@ -1,6 +1,7 @@
 """What must not go wrong, in virtual time."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import PATIENCE_S, PROGRESS_LIMIT, Command, Goal, Sighting, State
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.fleet import UNSEEN_KEPT_S
-from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, TICK_S, Machines, World
+from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, START_AT, TICK_S, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
 FIRST = WorkerId(1)
@@ -151,6 +152,51 @@ def test_requests_at_a_dead_worker_are_answered_elsewhere() -> None:
     assert world.unanswered() == 0
     assert FIRST not in world.fleet.workers
     assert world.count(State.IDLE) == 3  # 200 / 0.9
+
+
+def tried_first(world: World, worker_id: WorkerId, since_t: float) -> float:
+    """The share of requests since then that went to this worker first."""
+    first = [c.workers[0] for c in world.clients if c.asked_at > world.now - world.t + since_t and c.workers]
+    assert len(first) > 100
+    return first.count(worker_id) / len(first)
+
+
+def test_a_dead_worker_attracts_no_requests() -> None:
+    world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
+    world.kill(world.boxes["test-1"], Sighting.RUNNING)
+    world.run(100 + SILENT_S - 5)
+    assert world.fleet.workers[FIRST].state is State.IDLE  # nobody knows but its clients
+    assert tried_first(world, FIRST, 100) <= 0.03
+    assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 20)
+
+
+def test_a_worker_that_reports_on_but_refuses_connections_attracts_no_requests_and_is_taken_back() -> None:
+    world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
+    box = world.boxes["test-1"]
+    box.deaf = True
+    world.run(400)
+    assert world.fleet.workers[FIRST].state is State.IDLE
+    assert tried_first(world, FIRST, 100) <= 0.02
+    box.deaf = False
+    world.run(600)
+    assert tried_first(world, FIRST, 500) >= 0.1
+
+
+def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
+    def waits(broken_each_s: float) -> list[float]:
+        world = World(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 320.0, cost=40).run(100)
+        for number in range(int(60 * broken_each_s)):
+            world.run(100 + number / broken_each_s)
+            world.request(cost=40, broken=True)
+        world.run(180)
+        sound = [c for c in world.clients if not c.broken and START_AT + 100 < c.asked_at < START_AT + 160]
+        assert world.count(State.IDLE) == 4
+        assert min(Counter(c.workers[-1] for c in sound if c.workers).values()) > len(sound) / 8
+        return sorted(c.answered_at - c.asked_at for c in sound)
+
+    undisturbed, disturbed = waits(0.1), waits(5.0)
+    assert disturbed[len(disturbed) // 2] <= undisturbed[len(undisturbed) // 2] + 1.0
+    assert disturbed[-1] <= undisturbed[-1] + 10.0
 
 
 def test_a_silent_worker_is_replaced_even_if_its_provider_says_that_it_runs() -> None:

@@ -62,6 +62,8 @@ class Box:
     ended: list[Ended] = field(default_factory=list)
     reported_at: float = 0.0
     changed: bool = True
+    deaf: bool = False
+    """It refuses connections, and reports on."""
     progress: int = 0
 
     @property
@@ -75,6 +77,8 @@ class Client:
 
     cost: float
     asked_at: float
+    broken: bool = False
+    """It reaches no worker."""
     idx: int = 0
     polls: int = 0
     answered_at: float = 0.0
@@ -315,7 +319,7 @@ class World:
         client.idx = to.request_idx
         client.workers.append(to.worker.id)
         box = self.boxes.get(to.worker.label)
-        if box is None or not box.ready:  # connection refused
+        if box is None or not box.ready or box.deaf or client.broken:  # connection refused
             self.after(0.01, partial(self._ask, client))
             return
         lane = min(range(len(box.lanes)), key=box.lanes.__getitem__)
@@ -333,9 +337,9 @@ class World:
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
-    def request(self, cost: float | None = None) -> Client:
-        """A new request, asked now."""
-        client = Client(self.cost if cost is None else cost, self.now)
+    def request(self, cost: float | None = None, broken: bool = False) -> Client:
+        """A new request, asked now. `broken`: its client reaches no worker."""
+        client = Client(self.cost if cost is None else cost, self.now, broken)
         self.clients.append(client)
         self._ask(client)
         return client

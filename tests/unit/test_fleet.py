@@ -203,6 +203,22 @@ def test_a_request_with_one_dead_worker_waits_and_then_tries_it_less_and_less_of
     assert 3 <= len(tried) <= 10
 
 
+def test_only_distinct_requests_are_held_against_a_worker_and_a_success_clears_them() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO), worker(WorkerId(3)))
+    idx = 0
+    for second in range(0, 60, 20):  # the same request fails everywhere, again and again
+        for _ in range(4):
+            outcome = fleet.assign(idx, 1, NOW + second)
+            idx = outcome.request_idx
+    # All are suspected alike, so all are used.
+    used = [assigned(fleet.assign(0, 100, NOW + 61)) for _ in range(3)]
+    assert {a.worker.id for a in used} == {1, 2, 3}
+    for one in used[1:]:
+        assert fleet.end(one.worker.id, Ended(one.request_idx, success=True))
+    # 5 s are held against the first; nothing against those that did well.
+    assert {assigned(fleet.assign(0, 100, NOW + 62)).worker.id for _ in range(6)} == {a.worker.id for a in used[1:]}
+
+
 def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     first = assigned(fleet.assign(0, 100, NOW))

@@ -19,7 +19,7 @@ from posthouse.policy.decide import HOT_HOLD_S, TOTAL_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
 from posthouse.policy.retire import RELEASE_EVERY_S
-from posthouse.policy.route import pick
+from posthouse.policy.route import beyond_median, handicap_s, pick
 
 NOW = 10_000.0
 GROUP = WorkergroupId(1)
@@ -444,6 +444,32 @@ def test_a_worker_without_performance_is_not_picked() -> None:
     assert picked([0.0], [0.0], cost=0, max_queue_s=10) is None
     assert picked([0.0], [5e-324], cost=1, max_queue_s=10) is None
     assert picked([], [], cost=1, max_queue_s=10) is None
+
+
+def test_a_handicap_counts_as_wait() -> None:
+    assert pick(np.zeros(2), np.full(2, 100.0), 1, 10, 0, np.array([5.0, 4.0])) == 1
+    assert pick(np.array([0.0, 900.0]), np.full(2, 100.0), 1, 10, 0, np.array([11.0, 0.0])) == 1
+    assert pick(np.array([0.0, 1001.0]), np.full(2, 100.0), 1, 10, 0, np.array([11.0, 0.0])) is None
+
+
+def test_a_handicap_grows_with_failures_and_decays_only_while_the_worker_reports() -> None:
+    assert [handicap_s(Failures(n, NOW), NOW - 1, NOW + 100) for n in (1, 2, 3, 50)] == [5.0, 10.0, 20.0, 60.0]
+    reported = [handicap_s(Failures(3, NOW), NOW + 1, NOW + span_s) for span_s in (10, 20, 90)]
+    assert reported == [10.0, 5.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("handicaps", "counted"),
+    [
+        ([60.0], [0.0]),
+        ([0.0, 60.0], [0.0, 60.0]),
+        ([60.0, 60.0], [0.0, 0.0]),
+        ([0.0, 20.0, 60.0], [0.0, 0.0, 40.0]),
+        ([0.0, 0.0, 20.0, 60.0], [0.0, 0.0, 20.0, 60.0]),
+    ],
+)
+def test_at_most_half_of_the_workers_are_put_aside(handicaps: list[float], counted: list[float]) -> None:
+    assert beyond_median(np.array(handicaps)).tolist() == counted
 
 
 def test_equals_are_told_apart_by_the_die() -> None:

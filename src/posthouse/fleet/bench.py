@@ -1,9 +1,11 @@
 """Who takes requests now, in the arrays that picking needs."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from posthouse.domain.worker import WorkerId
-from posthouse.policy.route import pick
+from posthouse.policy.route import Floats, beyond_median, pick
 
 
 class Bench:
@@ -31,11 +33,21 @@ class Bench:
         if row is not None:
             self._work[row] = work
 
-    def pick(self, cost: float, max_queue_s: float, die: int, avoid: set[WorkerId]) -> WorkerId | None:
-        """The worker that would finish the request soonest, none of `avoid`; None if every one is too busy."""
+    def pick(
+        self, cost: float, max_queue_s: float, die: int, avoid: set[WorkerId], handicaps_s: Mapping[WorkerId, float]
+    ) -> WorkerId | None:
+        """The worker that would finish the request soonest, none of `avoid`; None if every one is too busy.
+
+        `handicaps_s`: of workers that are suspected to be dead.
+        """
         perf = self._perf
         if avoid and (rows := [self._rows[i] for i in avoid if i in self._rows]):
             perf = perf.copy()
             perf[rows] = 0.0
-        row = pick(self._work, perf, cost, max_queue_s, die)
+        handicaps: Floats | float = 0.0
+        if held_against := {self._rows[i]: s for i, s in handicaps_s.items() if i in self._rows}:
+            handicaps = np.zeros_like(perf)
+            handicaps[list(held_against)] = list(held_against.values())
+            handicaps = beyond_median(handicaps)
+        row = pick(self._work, perf, cost, max_queue_s, die, handicaps)
         return None if row is None else self._ids[row]

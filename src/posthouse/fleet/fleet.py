@@ -32,6 +32,7 @@ from posthouse.fleet.bench import Bench
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
+from posthouse.policy.route import handicap_s
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
@@ -121,6 +122,7 @@ class Fleet:
         self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
+        self._suspected: dict[WorkerId, Failures] = {}
         self._born_at = now
         for worker in sorted(workers, key=lambda w: w.id):
             self._adopt(worker, now)
@@ -141,7 +143,8 @@ class Fleet:
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
         avoid = {i for i, until in request.avoid.items() if until > now}
-        worker_id = self._bench.pick(request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid)
+        max_queue_s = self.endpoint.scaling.max_queue_time
+        worker_id = self._bench.pick(request.cost, max_queue_s, request.idx, avoid, self._handicaps_s(now))
         if worker_id is None:
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
@@ -169,6 +172,8 @@ class Fleet:
         self._remove(request)
         self.stats.ended += 1
         self.stats.failed += not ended.success
+        if ended.success:
+            self._suspected.pop(worker_id, None)
         return True
 
     def forget(self, idx: int) -> None:
@@ -189,8 +194,15 @@ class Fleet:
 
     def _keep_away(self, request: Request, worker_id: WorkerId, now: float) -> None:
         before = request.avoid.get(worker_id)
+        if before is None and worker_id in self.workers:  # one request's many tries are one failure of the worker
+            failures = self._suspected.get(worker_id, Failures())
+            self._suspected[worker_id] = Failures(failures.count + 1, now)
         last_s = AVOID_S if before is None else min(60.0, max(AVOID_S, 2.0 * (now - request.first_at)))
         request.avoid[worker_id] = now + last_s
+
+    def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
+        """What is held against workers at which requests failed."""
+        return {i: handicap_s(f, self._reported_at.get(i, 0.0), now) for i, f in self._suspected.items()}
 
     def _move(self, request: Request, worker_id: WorkerId | None, now: float) -> None:
         left = request.worker_id
@@ -280,6 +292,9 @@ class Fleet:
                 self._see(worker.id, Sighting.OVERDUE, now)
             elif worker.state is State.IDLE and now - self._reported_at.get(worker.id, self._born_at) > silent_s:
                 self._see(worker.id, Sighting.SILENT, now)
+        for worker_id, left_s in self._handicaps_s(now).items():
+            if left_s == 0:
+                del self._suspected[worker_id]
         for request in self.ledger.expired(now):
             self.stats.expired += request.worker_id is not None
             self._remove(request)
@@ -473,6 +488,7 @@ class Fleet:
         self._put(worker)
         if state in (State.STOPPED, State.DESTROYED):
             self._working.pop(worker_id, None)
+            self._suspected.pop(worker_id, None)
             for request in list(self.ledger.at.get(worker_id, {}).values()):
                 self._remove(request)
         if state is State.DESTROYED:

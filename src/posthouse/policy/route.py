@@ -3,18 +3,55 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from posthouse.domain.plan import Failures
+
 Floats = NDArray[np.float64]
 
+FIRST_HANDICAP_S = 5.0
+"""For one request that failed there; doubles with each further one. More than healthy workers differ in their expected
+ends, so that an idle-looking dead one loses; less than people wait for, since one failure may be the client's own."""
+LONGEST_HANDICAP_S = 60.0
+"""Well above the default `max_queue_time`, and as long as it takes until a dead worker counts as silent."""
+HANDICAP_HALF_LIFE_S = 10.0
+"""Of a worker that goes on reporting: the period of reports. At the most failures it is tried about once a minute."""
+LEAST_HANDICAP_S = 0.1
+"""Below this nothing is held against a worker any more."""
 
-def pick(work: Floats, perf: Floats, cost: float, max_queue_s: float, die: int) -> int | None:
+
+def handicap_s(failures: Failures, reported_at: float, now: float) -> float:
+    """Seconds added to a worker's expected wait for the requests that failed there since its last success.
+
+    It stays until the worker reports again, and then halves every `HANDICAP_HALF_LIFE_S`: a report says that the worker
+    lives, not that clients can reach it. Below `LEAST_HANDICAP_S` it is 0.
+    """
+    full_s = min(LONGEST_HANDICAP_S, FIRST_HANDICAP_S * 2.0 ** min(failures.count - 1, 10))
+    if reported_at > failures.last_at:
+        full_s *= 0.5 ** ((now - failures.last_at) / HANDICAP_HALF_LIFE_S)
+    return full_s if full_s >= LEAST_HANDICAP_S else 0.0
+
+
+def beyond_median(handicaps_s: Floats) -> Floats:
+    """What each handicap is above the (lower) median of all workers, 0 for the others.
+
+    So at most half of the workers are ever put aside, and where all are suspected alike, all are used.
+    """
+    middle = (handicaps_s.size - 1) // 2
+    beyond: Floats = np.maximum(handicaps_s - np.partition(handicaps_s, middle)[middle], 0.0)
+    return beyond
+
+
+def pick(
+    work: Floats, perf: Floats, cost: float, max_queue_s: float, die: int, handicaps_s: Floats | float = 0.0
+) -> int | None:
     """The row of the worker that would finish the request soonest, or None where every wait is above `max_queue_s`.
 
-    Expected wait = outstanding work / performance; expected end = (outstanding work + cost) / performance. A row with
-    performance 0 takes nothing. Equal rows are told apart by `die`, any number that differs between requests.
-    Shape: `work` and `perf` have one entry a worker. Units: work, work per second, seconds.
+    Expected wait = outstanding work / performance + handicap; expected end = expected wait + cost / performance. A row
+    with performance 0 takes nothing. Equal rows are told apart by `die`, any number that differs between requests.
+    Shape: `work`, `perf` and `handicaps_s` have one entry a worker. Units: work, work per second, seconds.
     """
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        end_s = np.where((perf > 0) & (work <= max_queue_s * perf), (work + cost) / perf, np.inf)
+        free = (perf > 0) & (work <= (max_queue_s - handicaps_s) * perf)
+        end_s = np.where(free, (work + cost) / perf + handicaps_s, np.inf)
     if not end_s.size:
         return None
     soonest = end_s.min()
