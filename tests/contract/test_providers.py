@@ -20,6 +20,7 @@ import posthouse.providers
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.offer import Price
 from posthouse.ports import Provider
 from posthouse.providers import process, providers
 from posthouse.providers.process import ProcessProvider
@@ -98,7 +99,7 @@ async def root(tmp_path: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def local(root: Path) -> AsyncIterator[ProcessProvider]:
-    provider = ProcessProvider(root, "test", slots=4, grace_s=0.5)
+    provider = ProcessProvider(root, "test", slots=4, grace_s=0.5, price=Price(ready_usd_h=0.1))
     yield provider
     for instance in await provider.instances():
         await provider.destroy(instance.id)

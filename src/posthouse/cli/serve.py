@@ -91,12 +91,11 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
 
     async with running(settings) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Taken from uvicorn, which would end the process before everything is written down.
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         data_dir = settings.data_dir.absolute()
-        _greet(server, data_dir, as_json)
         if server.admin_key:
             _write_key(data_dir / ADMIN_KEY_FILE, server.admin_key)
+        _greet(server, data_dir, as_json)
         await server.until_stopped()
         sys.stderr.write(_farewell(server, data_dir))
 
