@@ -16,6 +16,9 @@ from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import Clock, Provider, Store
 
+MAX_HOMES = 100_000
+"""Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
+
 
 @dataclass(slots=True)
 class Stall:
@@ -53,6 +56,8 @@ class Hub:
     offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
+    _homes: dict[int, EndpointId] = field(default_factory=dict)
+    """Where workers were last found."""
 
     @property
     def label_prefix(self) -> str:
@@ -98,8 +103,14 @@ class Hub:
 
     def fleet_of(self, worker_id: int) -> Fleet | None:
         """The fleet that has the worker, None if no fleet has."""
-        for stall in self.stalls.values():
+        home = self.stalls.get(self._homes.get(worker_id, EndpointId(0)))
+        if home is not None and worker_id in home.fleet.workers:
+            return home.fleet
+        for endpoint_id, stall in self.stalls.items():
             if worker_id in stall.fleet.workers:
+                if len(self._homes) >= MAX_HOMES:
+                    self._homes.clear()
+                self._homes[worker_id] = endpoint_id
                 return stall.fleet
         return None
 
