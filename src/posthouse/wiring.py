@@ -24,20 +24,21 @@ from posthouse.engine.ingest import Ingest
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
-from posthouse.ports import Provider, Store
+from posthouse.ports import Clock, Provider, Store
 from posthouse.providers import providers as provider_classes
 from posthouse.server.auth import Keyring, Scope, load_secret
 from posthouse.server.hot import Hot
 from posthouse.server.metrics import Metrics
 from posthouse.server.web import web_app
 from posthouse.signing.authority import root_certificate
+from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
 from posthouse.store import open_store
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_S = 30.0
-"""How often the last use of keys is written down."""
+"""How often the last use of keys is written down, and the age of the key for grants looked at."""
 GRACEFUL_S = 6
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
 
@@ -75,9 +76,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         url = settings.public_url if settings.server.port else f"http://{settings.server.host}:{port}"
         store = await open_store(f"sqlite+aiosqlite:///{data_dir / 'posthouse.db'}")
         stack.push_async_callback(store.close)
+        clock = SystemClock()
         secret = await asyncio.to_thread(load_secret, data_dir / "secret")
         signer = await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem")
-        clock = SystemClock()
+        grant_keys = Ed25519Keys(data_dir / "grant.pem", clock.now())
         installation = await store.installation()
         providers = _providers(settings, data_dir, installation)
         for provider in providers.values():
@@ -89,7 +91,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="sign")
         stack.callback(threads.shutdown, wait=False)
-        router = Router(hub, signer, settings.server.route_hold_s, threads)
+        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads)
         ingest = Ingest(hub, router, keyring.check_worker)
         executor = Executor(
             hub,
@@ -117,6 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
             metrics=lambda: metrics.page(),
             root_certificate=await asyncio.to_thread(root_certificate, data_dir / "authority.pem"),
+            jwks=lambda: grant_keys.jwks,
         )
         metrics = Metrics(hub, loop, observer, executor, hot.answers)
         server = _Server(
@@ -133,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         tasks = [
             asyncio.create_task(_for_ever("control loop", loop.run)),
-            asyncio.create_task(_for_ever("housekeeping", lambda: _housekeeping(keyring, store))),
+            asyncio.create_task(_for_ever("housekeeping", lambda: _housekeeping(keyring, store, grant_keys, clock))),
             *(
                 asyncio.create_task(_for_ever(f"observer of {p.name}", _looking(observer, p)))
                 for p in providers.values()
@@ -233,10 +236,11 @@ async def _for_ever(what: str, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _housekeeping(keyring: Keyring, store: Store) -> None:
+async def _housekeeping(keyring: Keyring, store: Store, grant_keys: Ed25519Keys, clock: Clock) -> None:
     await asyncio.sleep(HOUSEKEEPING_S)
     for record in keyring.dirty():
         await store.put_key(record)
+    grant_keys.rotate_if_old(clock.now())
 
 
 async def _save(hub: Hub, keyring: Keyring) -> None:

@@ -7,14 +7,18 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 
 from posthouse.agent import AgentSettings, run
+from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
+from posthouse.wire.grant import issued
 from posthouse.wire.signed import Scheme, signed_text
 
 PATIENCE_S = 20.0  # a test that waits longer has failed
@@ -134,6 +138,10 @@ class ControlPlane:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = key
+        self.grant_keys: Ed25519Keys | None = None
+        self.clock_ahead_s = 0.0
+        self.looks = 0
+        """How often the grant keys were asked for."""
         self.refuses = False
         self.statuses: list[dict[str, Any]] = []
         self.deletes: list[dict[str, Any]] = []
@@ -143,6 +151,7 @@ class ControlPlane:
         app.add_routes(
             [
                 web.get("/pubkey/", self._pubkey),
+                web.get("/.well-known/jwks.json", self._jwks),
                 web.post("/worker_status/", self._status),
                 web.post("/delete_requests/", self._delete),
             ]
@@ -160,6 +169,13 @@ class ControlPlane:
 
     async def _pubkey(self, request: web.Request) -> web.Response:
         return web.Response(text=self.key.public_pem)
+
+    async def _jwks(self, request: web.Request) -> web.Response:
+        self.looks += 1
+        if self.grant_keys is None:
+            return web.Response(status=404)
+        date = formatdate(time.time() + self.clock_ahead_s, usegmt=True)
+        return web.Response(body=self.grant_keys.jwks, headers={"Date": date})
 
     async def _status(self, request: web.Request) -> web.Response:
         return await self._take(request, self.statuses)
@@ -201,22 +217,28 @@ class World:
         }
         return AgentSettings(**(values | changes))
 
-    def grant(self, **changes: Any) -> dict[str, Any]:
-        """Return what `/route/` answers, signed for this worker (or for the changed url)."""
+    def auth_data(self, at: float | None = None, **changes: Any) -> dict[str, Any]:
+        """Return what `/route/` answers, `at` this time if not now, signed for this worker (or for the changed url)."""
         number = next(self._numbers)
-        grant: dict[str, Any] = {
+        reply: dict[str, Any] = {
             "cost": 16,
             "endpoint": "stable",
             "reqnum": number,
             "request_idx": 100 + number,
             "url": self.url,
         }
-        grant |= changes
-        text = signed_text(Scheme.U, **{k: grant[k] for k in ("cost", "endpoint", "reqnum", "request_idx", "url")})
-        return {"signature": self.key.sign(text), "__request_id": "6f1c", **grant}
+        worker_id = changes.pop("worker_id", 7)
+        reply |= changes
+        fields = {k: reply[k] for k in ("cost", "endpoint", "reqnum", "request_idx", "url")}
+        signature = self.key.sign(signed_text(Scheme.U, **fields))
+        if keys := self.control.grant_keys:
+            now = time.time() if at is None else at
+            grant = issued(keys.sign, worker_id=worker_id, perf=1.0, now=now, **fields)
+            reply["grant"] = msgspec.to_builtins(grant)
+        return {"signature": signature, "__request_id": "6f1c", **reply}
 
     def wrapped(self, payload: Any, **changes: Any) -> dict[str, Any]:
-        return {"auth_data": self.grant(**changes), "payload": payload, "session_id": None}
+        return {"auth_data": self.auth_data(**changes), "payload": payload, "session_id": None}
 
     @contextlib.asynccontextmanager
     async def agent(self, wait: bool = True, **changes: Any) -> AsyncIterator[None]:

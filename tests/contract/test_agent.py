@@ -65,7 +65,7 @@ async def test_a_worker_reports_as_the_peer_does_and_is_ready_once_the_model_is(
         first = await until(lambda: world.control.statuses and world.control.statuses[0])
         assert set(first) == {field.name for field in dataclasses.fields(WorkerStatusData)}
         assert (first["id"], first["mtoken"], first["url"]) == (7, MTOKEN, world.url)
-        assert (first["version"], first["max_perf"], first["error_msg"]) == ("1.1.0", 0.0, "")
+        assert (first["version"], first["max_perf"], first["error_msg"]) == ("1.1.0+posthouse", 0.0, "")
         status, _ = await post(world, "/generate", world.wrapped({}))
         assert status in {401, 503}  # by whether the key was there already
         world.model.healthy = True
@@ -144,7 +144,7 @@ async def test_a_failing_benchmark_is_an_error(world: World) -> None:
 @pytest.mark.parametrize("shape", ["flat", "wrapped"])
 async def test_both_shapes_of_a_body_reach_the_model_as_its_own_fields(world: World, shape: str) -> None:
     model_part = b'{"inputs":"h\\u00e9, \xf0\x9f\x90\xb4","parameters":{"max_new_tokens":32,"t":1.0}}'
-    grant = json.dumps(world.grant()).encode()
+    grant = json.dumps(world.auth_data()).encode()
     if shape == "flat":
         body = grant[:-1] + b", " + model_part[1:]
     else:
@@ -190,7 +190,7 @@ async def test_a_multipart_body_passes_untouched_with_its_grant_in_a_header(worl
     form = aiohttp.FormData()
     form.add_field("model", "ocr")
     form.add_field("file", bytes(range(256)) * 1000, filename="page.png", content_type="image/png")
-    grant = base64.b64encode(json.dumps(world.grant()).encode()).decode()
+    grant = base64.b64encode(json.dumps(world.auth_data()).encode()).decode()
     async with world.agent():
         async with world.client.post(world.url + "/generate", data=form, headers={"X-Posthouse-Auth": grant}) as answer:
             assert answer.status == 200
@@ -270,7 +270,7 @@ async def test_a_grant_that_is_not_good_is_refused(
     world: World, changes: dict[str, Any], status: int, named: str
 ) -> None:
     async with world.agent():
-        for body in (world.grant() | changes, world.wrapped({}) | {"auth_data": world.grant() | changes}):
+        for body in (world.auth_data() | changes, world.wrapped({}) | {"auth_data": world.auth_data() | changes}):
             answered, reply = await post(world, "/generate", body)
             assert answered == status
             assert list(reply) == ["error"]
@@ -287,7 +287,7 @@ async def test_a_grant_of_another_worker_is_refused_though_it_is_genuine(world: 
 
 @pytest.mark.parametrize("missing", ["signature", "cost", "endpoint", "reqnum", "url"])
 async def test_a_missing_auth_key_is_named(world: World, missing: str) -> None:
-    grant = world.grant()
+    grant = world.auth_data()
     del grant[missing]
     async with world.agent():
         status, reply = await post(world, "/generate", grant | {"inputs": "x"})
@@ -308,7 +308,7 @@ async def test_a_body_that_is_no_request_is_refused(world: World, body: bytes) -
 
 
 async def test_the_request_index_may_be_left_out_and_a_session_may_not_be_asked_for(world: World) -> None:
-    grant = world.grant()
+    grant = world.auth_data()
     del grant["request_idx"], grant["__request_id"]
     async with world.agent():
         assert (await post(world, "/generate", grant | {"inputs": "x"}))[0] == 200
@@ -319,7 +319,7 @@ async def test_the_request_index_may_be_left_out_and_a_session_may_not_be_asked_
 
 async def test_an_unsecured_agent_serves_any_signature(world: World) -> None:
     async with world.agent(unsecured=True):
-        assert (await post(world, "/generate", world.grant(signature="AAAA")))[0] == 200
+        assert (await post(world, "/generate", world.auth_data(signature="AAAA")))[0] == 200
 
 
 async def test_a_request_that_would_wait_too_long_is_refused(world: World) -> None:
@@ -350,7 +350,7 @@ async def test_a_body_that_is_too_large_is_refused_in_every_form(world: World) -
         for _ in range(30):
             yield b"x" * 100_000
 
-    header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(world.grant()).encode()).decode()}
+    header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(world.auth_data()).encode()).decode()}
     async with world.agent(max_body_bytes=1_000_000):
         status, reply = await post(world, "/generate", world.wrapped({"inputs": "x" * 1_000_000}))
         assert (status, list(reply)) == (413, ["error"])
@@ -449,7 +449,7 @@ async def test_the_first_address_that_takes_a_report_is_enough(world: World) -> 
 
 async def test_no_secret_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="posthouse")
-    grant = world.grant()
+    grant = world.auth_data()
     async with world.agent():
         assert (await post(world, "/generate?api_key=q-secret", grant | {"inputs": "b-secret"}))[0] == 200
         await post(world, "/generate", grant | {"signature": "AAAA", "inputs": "b-secret"})

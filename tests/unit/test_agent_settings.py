@@ -138,3 +138,11 @@ def test_a_wrong_setting_is_named(overrides: dict[str, Any], message: str) -> No
 def test_a_wrong_benchmark_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Benchmark(**changes)
+
+
+@pytest.mark.parametrize(("text", "value"), [("", None), (" true\n", True), ("0", False)])
+def test_whether_grants_are_required_is_for_the_server_to_say_unless_the_environment_does(
+    text: str, value: bool | None
+) -> None:
+    assert read({"POSTHOUSE_REQUIRE_GRANT": text}).require_grant is value
+    assert read({"POSTHOUSE_REQUIRE_GRANT": text}, require_grant=True).require_grant is True

@@ -1,4 +1,4 @@
-"""A client's permission to use this worker: what it is, where it stands in a request, whether it is genuine."""
+"""A client's permission to use this worker: what it is, where it stands in a request, whether it is good."""
 
 import base64
 import binascii
@@ -9,17 +9,20 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
+from posthouse.agent.keys import ServerKeys
+from posthouse.wire.grant import BEGIN_S, Grant, granted_text
 from posthouse.wire.signed import Scheme, signed_text
 
 AUTH_HEADER: Final = "X-Posthouse-Auth"
 """Carries the answer of `/route/`, as base64 of JSON, beside a body that is not JSON."""
 
-_AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id")
+_AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id", "grant")
+_MAX_USED: Final = 200_000  # grants remembered at once: 1,666 requests a second, in some 40 MB
 
 Verify = Callable[[bytes, str], bool]
 
 
-class Grant(msgspec.Struct, frozen=True):
+class AuthData(msgspec.Struct, frozen=True):
     """What `/route/` answered and the client brings along."""
 
     signature: Annotated[str, Meta(max_length=2048)]  # base64 characters; a key of 8192 bits makes 1368
@@ -29,10 +32,19 @@ class Grant(msgspec.Struct, frozen=True):
     url: Annotated[str, Meta(max_length=2048)]
     # It is not signed. One that the server refuses would hold up the reports of all others.
     request_idx: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    grant: Grant | None = None
 
 
 class BadBody(ValueError):
     """The body or its auth data has the wrong form; the text says what and where."""
+
+
+class BadGrant(Exception):
+    """The grant is not good; the text says why. `stale`: another one for the same request may be."""
+
+    def __init__(self, reason: str, stale: bool = False) -> None:
+        super().__init__(reason)
+        self.stale = stale
 
 
 class NoSuchSession(Exception):
@@ -47,11 +59,11 @@ class _Wrapped(msgspec.Struct):
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _wrapped = msgspec.json.Decoder(_Wrapped)
-_grant = msgspec.json.Decoder(Grant, strict=False)  # peers of all ages send numbers as strings, too
+_auth_data = msgspec.json.Decoder(AuthData, strict=False)  # peers of all ages send numbers as strings, too
 
 
-def split(body: bytes) -> tuple[Grant, bytes]:
-    """Return the grant in a JSON body, and the JSON that is meant for the model, each value of it untouched.
+def split(body: bytes) -> tuple[AuthData, bytes]:
+    """Return the auth data in a JSON body, and the JSON that is meant for the model, each value of it untouched.
 
     Two shapes: the auth keys beside the model's own fields, or `{"auth_data": {...}, "payload": {...}}`.
 
@@ -60,33 +72,81 @@ def split(body: bytes) -> tuple[Grant, bytes]:
     try:
         fields = _fields.decode(body)
         if "auth_data" not in fields:
-            grant = _grant.decode(body)
+            auth_data = _auth_data.decode(body)
             for key in _AUTH_KEYS:
                 fields.pop(key, None)
-            return grant, msgspec.json.encode(fields)
+            return auth_data, msgspec.json.encode(fields)
         wrapped = _wrapped.decode(body)
-        grant = _grant.decode(wrapped.auth_data)
+        auth_data = _auth_data.decode(wrapped.auth_data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"body: must be a JSON object with the auth data that /route/ answered: {error}") from None
     if wrapped.session_id is not None:
         raise NoSuchSession
-    return grant, bytes(wrapped.payload)
+    return auth_data, bytes(wrapped.payload)
 
 
-def from_header(value: str) -> Grant:
-    """Return the grant in the auth header. Raises: BadBody."""
+def from_header(value: str) -> AuthData:
+    """Return the auth data in the auth header. Raises: BadBody."""
     try:
-        return _grant.decode(base64.b64decode(value, validate=True))
+        return _auth_data.decode(base64.b64decode(value, validate=True))
     except (binascii.Error, ValueError, RecursionError) as error:  # a MsgspecError is a ValueError
         raise BadBody(f"{AUTH_HEADER}: must be base64 of the JSON that /route/ answered: {error}") from None
 
 
-def grant_check(url: str) -> Callable[[Verify, Grant], bool]:
-    """Return a function that tells whether a grant was signed by the key's owner for the worker at `url`."""
+def signature_check(url: str) -> Callable[[Verify, AuthData], bool]:
+    """Return a function that tells whether auth data was signed by the key's owner for the worker at `url`."""
     text = signed_text(Scheme.U, cost=0, endpoint="", reqnum=0, request_idx=0, url=url)
 
-    def genuine(verify: Verify, grant: Grant) -> bool:
-        same_url = hmac.compare_digest(grant.url.encode(errors="replace"), url.encode())
-        return same_url and verify(text, grant.signature)
+    def genuine(verify: Verify, auth_data: AuthData) -> bool:
+        same_url = hmac.compare_digest(auth_data.url.encode(errors="replace"), url.encode())
+        return same_url and verify(text, auth_data.signature)
 
     return genuine
+
+
+class Grants:
+    """The grants that this worker has seen, each of which is good for one request."""
+
+    def __init__(self, keys: ServerKeys, worker_id: int) -> None:
+        self._keys = keys
+        self._worker_id = worker_id
+        self._used: dict[str, int] = {}
+        """When each nonce's grant expires, in the order of their use."""
+
+    async def use(self, auth_data: AuthData) -> Grant:
+        """Return the grant in the auth data, which from now on is used. Raises: BadGrant."""
+        grant = auth_data.grant
+        if grant is None:
+            raise BadGrant("grant: is missing; pass on all of what /route/ answered")
+        if grant.worker_id != self._worker_id:
+            raise BadGrant("grant.worker_id: is of another worker")
+        verify = await self._keys.find(grant.kid)
+        if verify is None:
+            raise BadGrant("grant.kid: is not among the server's keys, as far as they are known here", stale=True)
+        text = granted_text(
+            grant,
+            url=auth_data.url,
+            endpoint=auth_data.endpoint,
+            reqnum=auth_data.reqnum,
+            request_idx=auth_data.request_idx or 0,
+            cost=auth_data.cost,
+        )
+        if not verify(text, grant.signature):
+            raise BadGrant("grant.signature: does not verify; something beside it was altered")
+        now = self._keys.now()
+        if grant.exp <= now:
+            raise BadGrant("grant.exp: is past; ask /route/ again", stale=True)
+        if grant.exp - BEGIN_S < int(self._keys.began_at):  # what was used before this agent began is not known
+            raise BadGrant("grant.exp: is from before this worker began; ask /route/ again", stale=True)
+        self._forget(now)
+        if grant.nonce in self._used:
+            raise BadGrant("grant.nonce: was used before")
+        if len(self._used) >= _MAX_USED:
+            raise BadGrant("grant: too many were used of late; ask /route/ again", stale=True)
+        self._used[grant.nonce] = grant.exp
+        return grant
+
+    def _forget(self, now: float) -> None:
+        """Drop expired nonces from the front. Behind one that expires late others stay a little longer."""
+        while self._used and next(iter(self._used.values())) <= now:
+            del self._used[next(iter(self._used))]

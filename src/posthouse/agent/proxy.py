@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Final
@@ -15,14 +16,17 @@ from yarl import URL
 
 from posthouse.agent.grant import (
     AUTH_HEADER,
+    AuthData,
     BadBody,
-    Grant,
+    BadGrant,
+    Grants,
     NoSuchSession,
     Verify,
     from_header,
-    grant_check,
+    signature_check,
     split,
 )
+from posthouse.agent.keys import ServerKeys
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.agent.workload import workload_rule
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
 _LOGGED_PATH: Final = 200  # characters of a path that are logged
+
+_SESSION_CALLS: Final = frozenset({"/session/create", "/session/get", "/session/health", "/session/end"})  # the wire's
 
 # Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
 _HOP_BY_HOP: Final = frozenset(
@@ -68,12 +74,14 @@ class Refused(Exception):
 class Proxy:
     """The way from a client to the model server and back."""
 
-    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession) -> None:
+    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, keys: ServerKeys) -> None:
         self._settings = settings
         self._worker = worker
         self._session = session
         self._work_of = workload_rule(settings.workload)
-        self._is_genuine = grant_check(settings.url)
+        self._is_genuine = signature_check(settings.url)
+        self._keys = keys
+        self._grants = Grants(keys, settings.worker_id)
         self._slots = asyncio.Semaphore(settings.parallel) if settings.parallel else contextlib.nullcontext()
         self.verify: Verify | None = None
         """Checks a signature by the server's key; None until the key is there."""
@@ -99,11 +107,15 @@ class Proxy:
         )
 
     async def _serve(self, client: web.Request) -> web.StreamResponse:
-        grant, body = await self._read(client)
-        self._authenticate(grant)
+        auth_data, body = await self._read(client)
+        max_cost = await self._authenticate(auth_data)
         payload = _decoded(body) if isinstance(body, bytes) else None
-        request = Request(grant.request_idx or 0, self._work_of(payload, grant.cost))
+        request = Request(auth_data.request_idx or 0, self._work_of(payload, auth_data.cost))
         try:
+            if client.path in _SESSION_CALLS:
+                raise Refused(410, "this worker has no sessions")
+            if request.work > max_cost:
+                raise Refused(422, f"the request asks for more work than its grant allows, {max_cost:g}")
             self._admit()
         except Refused:
             self._worker.end(request, "Rejected")
@@ -137,8 +149,8 @@ class Proxy:
                 client.path[:_LOGGED_PATH],
             )
 
-    async def _read(self, client: web.Request) -> tuple[Grant, bytes | AsyncIterator[bytes]]:
-        """Return the client's grant and the body that is meant for the model. Raises: Refused."""
+    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | AsyncIterator[bytes]]:
+        """Return the client's auth data and the body that is meant for the model. Raises: Refused."""
         try:
             if (header := client.headers.get(AUTH_HEADER)) is not None:
                 return from_header(header), self._upload(client)
@@ -162,14 +174,21 @@ class Proxy:
         if size > limit:
             raise Refused(413, f"body: must be at most {limit} bytes")
 
-    def _authenticate(self, grant: Grant) -> None:
-        """Raises: Refused, unless the server signed the grant for this very worker."""
+    async def _authenticate(self, auth_data: AuthData) -> float:
+        """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one."""
         if self._settings.unsecured:
-            return
+            return math.inf
         if self.verify is None:
             raise Refused(401, "the server's public key is not there yet; try again")
-        if not self._is_genuine(self.verify, grant):
+        if not self._is_genuine(self.verify, auth_data):
             raise Refused(401, "signature: does not verify for this worker's url")
+        if not self._keys.required:
+            return math.inf
+        try:
+            return (await self._grants.use(auth_data)).max_cost
+        except BadGrant as error:
+            # 408 lets the known clients ask /route/ again; 401 is final.
+            raise Refused(408 if error.stale else 401, str(error)) from None
 
     def _admit(self) -> None:
         """Raises: Refused when no further request can be taken."""

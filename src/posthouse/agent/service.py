@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import ClientSession, web
 
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
+from posthouse.agent.keys import ServerKeys
 from posthouse.agent.proxy import Proxy
 from posthouse.agent.report import Reporter, fetched_verifier, server_session
 from posthouse.agent.settings import AgentSettings
@@ -36,7 +37,8 @@ async def run(settings: AgentSettings) -> None:
             stack.callback(loop.remove_signal_handler, number)
         upstream = await stack.enter_async_context(upstream_session(settings))
         server = await stack.enter_async_context(server_session())
-        proxy = Proxy(settings, worker, upstream)
+        keys = ServerKeys(server, settings)
+        proxy = Proxy(settings, worker, upstream, keys)
         reporter = Reporter(server, settings, worker)
         runner = web.AppRunner(
             proxy.application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_OFF_S
@@ -53,7 +55,7 @@ async def run(settings: AgentSettings) -> None:
         )
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_live(settings, worker, proxy, upstream, server)),
+                group.create_task(_live(settings, worker, proxy, upstream, server, keys)),
                 group.create_task(reporter.run()),
             ]
             await stop.wait()
@@ -67,13 +69,18 @@ async def run(settings: AgentSettings) -> None:
 
 
 async def _live(
-    settings: AgentSettings, worker: Worker, proxy: Proxy, upstream: ClientSession, server: ClientSession
+    settings: AgentSettings,
+    worker: Worker,
+    proxy: Proxy,
+    upstream: ClientSession,
+    server: ClientSession,
+    keys: ServerKeys,
 ) -> None:
     """Make the worker ready, and watch over it."""
     ready_line = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(watch_log(settings, worker, ready_line))
-        key = None if settings.unsecured else group.create_task(_fetch_key(settings, proxy, server))
+        key = None if settings.unsecured else group.create_task(_fetch_keys(settings, proxy, server, keys))
         await wait_until_ready(upstream, settings, ready_line)
         log.info("model server: ready after %.1f s", time.time() - worker.started_at)
         try:
@@ -84,12 +91,14 @@ async def _live(
             return
         if key is not None:
             await key  # without it every request would be refused
+            group.create_task(keys.refresh())
         worker.become_ready(perf)
         log.info("agent: ready, %g work/s", perf)
         await watch_health(upstream, settings, worker)
 
 
-async def _fetch_key(settings: AgentSettings, proxy: Proxy, server: ClientSession) -> None:
+async def _fetch_keys(settings: AgentSettings, proxy: Proxy, server: ClientSession, keys: ServerKeys) -> None:
+    await keys.start()
     proxy.verify = await fetched_verifier(server, settings)
 
 

@@ -60,6 +60,9 @@ class AgentSettings:
     unsecured: bool = False
     """Serve requests whose signature does not verify. For development only."""
 
+    require_grant: bool | None = None
+    """Serve only requests that bring a grant of their own. None: if the server gives grants."""
+
     health: str | None = "/health"
     """Path or address on the model server that answers 2xx once it is ready, and while it is well."""
     ready_log: str | None = None
@@ -138,6 +141,8 @@ class AgentSettings:
         read("url", lambda: _own_url(environ, given["listen_port"]))
         read("listen_host", lambda: _listen_host(given["url"]))
         read("unsecured", lambda: _boolean(environ, "UNSECURED"))
+        if environ.get("POSTHOUSE_REQUIRE_GRANT", "").strip():
+            read("require_grant", lambda: _boolean(environ, "POSTHOUSE_REQUIRE_GRANT"))
         if log_file := environ.get("MODEL_LOG"):
             given.setdefault("log_file", Path(log_file))
         # A template that names a log line has said what readiness is; its server may know no health call.

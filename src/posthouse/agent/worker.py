@@ -5,7 +5,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
+from posthouse.wire.grant import AGENT
+
+VERSION: Final = f"1.1.0{AGENT}"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
 MAX_UNTOLD: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
 
 Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]

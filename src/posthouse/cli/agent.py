@@ -45,6 +45,15 @@ def agent(
             rich_help_panel=WORKER,
         ),
     ] = None,
+    require_grant: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-grant/--no-require-grant",
+            help="Serve only requests that bring a grant of their own.",
+            show_default="$POSTHOUSE_REQUIRE_GRANT, else if the server gives grants",
+            rich_help_panel=WORKER,
+        ),
+    ] = None,
     health: Annotated[
         str | None,
         _option(
@@ -127,6 +136,7 @@ def agent(
             listen_host=listen_host,
             listen_port=listen_port,
             unsecured=unsecured or None,
+            require_grant=require_grant,
             health=health,
             ready_log=ready_log,
             error_logs=tuple(error_log or ()) or None,

@@ -6,6 +6,7 @@ import msgspec
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.body import decoded
+from posthouse.wire.grant import Grant
 from posthouse.wire.numbers import integer, number
 
 DEFAULT_COST = 100.0
@@ -49,6 +50,8 @@ class RouteReply(msgspec.Struct, omit_defaults=True):
     signature: str
     url: str
     request_idx: int = 0
+    grant: Grant | None = None
+    """For workers that run our agent."""
 
 
 class WaitReply(msgspec.Struct, omit_defaults=True):

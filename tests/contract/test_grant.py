@@ -1,0 +1,435 @@
+"""What a grant adds: the unmodified `vastai` 1.9.1 Worker and our agent, side by side, given the same requests."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from posthouse.client import AsyncClient
+from posthouse.signing.ed25519 import LIFETIME_S, Ed25519Keys, verifiers
+from posthouse.signing.rsa import RsaKey
+from posthouse.wire.grant import BEGIN_S
+from tests.contract.agent_world import PATIENCE_S, World, free_port, listening, until
+from tests.contract.live import add_endpoint, live_server, ready
+from tests.contract.test_vastai_peer import complete, peer
+from tests.contract.test_wire import puppets, route
+
+PEER = """
+import os
+from vastai import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
+
+Worker(WorkerConfig(
+    model_server_url="http://127.0.0.1",
+    model_server_port=int(os.environ["MODEL_PORT"]),
+    model_log_file="model.log",
+    handlers=[HandlerConfig(
+        route="/generate",
+        allow_parallel_requests=True,
+        workload_calculator=lambda payload: 16.0,
+        benchmark_config=BenchmarkConfig(dataset=[{"inputs": "x"}], runs=1, concurrency=1),
+    )],
+    log_action_config=LogActionConfig(on_load=["model loaded"]),
+)).run()
+"""
+
+
+@dataclass
+class Elsewhere:
+    """Everything that a peer's Worker calls, in one server: control plane, model, and whatever a session names."""
+
+    public_pem: str
+    posts: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def server(self) -> ThreadingHTTPServer:
+        world = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(world.public_pem.encode())
+
+            def do_POST(self) -> None:
+                world.posts.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+                self._answer(b"{}")
+
+            def _answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def peer_is_ready(self) -> bool:
+        reports = [json.loads(body) for path, body in list(self.posts) if path == "/worker_status/"]
+        return bool(reports) and reports[-1]["max_perf"] > 0 and not reports[-1]["error_msg"]
+
+
+@dataclass
+class PeerWorker:
+    url: str
+    elsewhere: Elsewhere
+    elsewhere_url: str
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> RsaKey:
+    return RsaKey.load_or_create(tmp_path_factory.mktemp("key") / "rsa.pem")
+
+
+@pytest.fixture(scope="module")
+def peer_worker(key: RsaKey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeerWorker]:
+    """A Worker of the unmodified peer that is ready."""
+    directory = tmp_path_factory.mktemp("peer")
+    elsewhere = Elsewhere(key.public_pem)
+    server = elsewhere.server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url, port = f"http://127.0.0.1:{server.server_port}", free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CONTAINER_ID": "8",
+        "MASTER_TOKEN": "mtoken-of-worker-8",
+        "REPORT_ADDR": url,
+        "PUBLIC_IPADDR": "127.0.0.1",
+        "WORKER_PORT": str(port),
+        "WORKER_HTTP_PORT": str(free_port()),
+        f"VAST_TCP_PORT_{port}": str(port),
+        "MODEL_PORT": str(server.server_port),
+        "USE_SSL": "false",
+    }
+    log_file = directory / "model.log"
+    log_file.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PEER],
+        env=environment,
+        cwd=directory,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 3 * PATIENCE_S
+        while not elsewhere.peer_is_ready():
+            assert time.monotonic() < deadline, "the peer's worker did not become ready"
+            assert process.poll() is None, "the peer's worker has ended"
+            with log_file.open("a") as log:
+                log.write("model loaded\n")
+            time.sleep(0.5)
+        yield PeerWorker(f"http://127.0.0.1:{port}", elsewhere, url)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+async def world(key: RsaKey, tmp_path: Path) -> AsyncIterator[World]:
+    world = World(key, tmp_path)
+    world.control.grant_keys = Ed25519Keys(tmp_path / "grant.pem", time.time())
+    async with (
+        listening(world.model.app(), world.model.port),
+        listening(world.control.app(), world.control.port),
+        aiohttp.ClientSession() as world.client,
+    ):
+        yield world
+
+
+async def post(world: World, url: str, body: Any) -> tuple[int, str]:
+    data = io.BytesIO(json.dumps(body).encode())  # sent piece by piece, as a large one must be
+    async with world.client.post(url, data=data, headers={"Content-Type": "application/json"}) as answer:
+        return answer.status, await answer.text()
+
+
+async def both(world: World, peer_worker: PeerWorker, **changes: Any) -> list[tuple[int, str]]:
+    """What the peer's Worker and our agent answer to a request of theirs whose auth data was changed on the way."""
+    at = changes.pop("at", None)
+    answers = []
+    for url, worker_id in ((peer_worker.url, 8), (world.url, 7)):
+        body = world.wrapped({"inputs": "x"}, at=at, url=url, worker_id=worker_id)
+        body["auth_data"] |= changes
+        answers.append(await post(world, f"{url}/generate", body))
+    return answers
+
+
+# What the peer's Worker lets pass, and our agent refuses.
+
+
+async def test_what_is_good_passes_both(world: World, peer_worker: PeerWorker) -> None:
+    async with world.agent():
+        assert [status for status, _ in await both(world, peer_worker)] == [200, 200]
+
+
+async def test_a_signature_for_the_address_of_another_worker(world: World, peer_worker: PeerWorker) -> None:
+    body = world.wrapped({"inputs": "x"}, url="http://127.0.0.1:1", worker_id=9)
+    async with world.agent():
+        assert (await post(world, f"{peer_worker.url}/generate", body))[0] == 200
+        status, reply = await post(world, f"{world.url}/generate", body)
+        assert (status, "signature" in reply) == (401, True)
+        # An address is given to another worker in time; what was meant for the one before is not for it.
+        status, reply = await post(world, f"{world.url}/generate", world.wrapped({"inputs": "x"}, worker_id=9))
+        assert (status, "grant.worker_id" in reply) == (401, True)
+        assert world.model.seen == []
+
+
+async def test_a_replay(world: World, peer_worker: PeerWorker) -> None:
+    async with world.agent():
+        for url, worker_id, statuses in ((peer_worker.url, 8, [200, 200]), (world.url, 7, [200, 401])):
+            body = world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id)
+            answers = [await post(world, f"{url}/generate", body) for _ in range(2)]
+            assert [status for status, _ in answers] == statuses
+        assert "grant.nonce" in answers[1][1]
+        assert len(world.model.seen) == 1
+
+
+async def test_many_replays_at_once(world: World) -> None:
+    body = world.wrapped({"inputs": "x"})
+    async with world.agent():
+        answers = await asyncio.gather(*(post(world, f"{world.url}/generate", body) for _ in range(20)))
+    assert sorted(status for status, _ in answers) == [200] + 19 * [401]
+
+
+async def test_a_grant_that_has_expired(world: World, peer_worker: PeerWorker) -> None:
+    async with world.agent():
+        theirs, ours = await both(world, peer_worker, at=time.time() - BEGIN_S - 1)
+        assert theirs[0] == 200
+        assert (ours[0], "grant.exp" in ours[1]) == (408, True)
+        assert world.model.seen == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cost": 1}, {"cost": "nan"}, {"endpoint": "another"}, {"reqnum": 10**9}, {"request_idx": 999}],
+    ids=lambda changes: f"{changes}",
+)
+async def test_altered_fields(world: World, peer_worker: PeerWorker, changes: dict[str, Any]) -> None:
+    async with world.agent():
+        theirs, ours = await both(world, peer_worker, **changes)
+        assert theirs[0] == 200
+        assert (ours[0], "grant.signature" in ours[1]) == (401, True)
+        assert world.model.seen == []
+        assert world.control.ended == []
+
+
+async def test_an_unsigned_session(world: World, peer_worker: PeerWorker) -> None:
+    def asked(url: str) -> dict[str, Any]:
+        return {"auth_data": world.auth_data(url=url) | {"signature": "AAAA"}, "payload": {"lifetime": 1.0}}
+
+    async with world.agent():
+        assert (await post(world, f"{peer_worker.url}/session/create", asked(peer_worker.url)))[0] == 201
+        assert (await post(world, f"{world.url}/session/create", asked(world.url)))[0] == 401
+        # Nor is there one for those who have a grant, and what calls a session by its id finds none.
+        status, reply = await post(world, f"{world.url}/session/create", world.wrapped({"lifetime": 1.0}))
+        assert (status, reply) == (410, '{"error":"this worker has no sessions"}')
+        for call in ("get", "health", "end"):
+            known = {"session_id": "abc", "session_auth": world.auth_data()}
+            assert (await post(world, f"{world.url}/session/{call}", known))[0] == 422
+        assert world.model.seen == []
+
+
+async def test_a_session_that_calls_an_address_off_the_worker_when_it_ends(
+    world: World, peer_worker: PeerWorker
+) -> None:
+    called = peer_worker.elsewhere.posts
+
+    async def on_close(url: str, worker_id: int, mark: str) -> int:
+        """The status of a new session's creation; if there is one, it is ended at once."""
+        auth_data = world.auth_data(url=url, worker_id=worker_id)
+        payload = {"lifetime": 60.0, "on_close_route": f"{peer_worker.elsewhere_url}/{mark}", "on_close_payload": {}}
+        status, reply = await post(world, f"{url}/session/create", {"auth_data": auth_data, "payload": payload})
+        if status == 201:
+            known = {"session_id": json.loads(reply)["session_id"], "session_auth": auth_data}
+            assert (await post(world, f"{url}/session/end", known))[0] == 200
+        return status
+
+    async with world.agent():
+        assert await on_close(peer_worker.url, 8, "by-the-peer") == 201
+        assert await on_close(world.url, 7, "by-our-agent") == 410
+        await until(lambda: "/by-the-peer" in [path for path, _ in called])
+        assert "/by-our-agent" not in [path for path, _ in called]
+        assert world.model.seen == []
+
+
+async def test_a_body_without_a_limit(world: World, peer_worker: PeerWorker) -> None:
+    big = {"inputs": "x" * 33 * 2**20}
+    async with world.agent():
+        for url, worker_id, expected in ((peer_worker.url, 8, 200), (world.url, 7, 413)):
+            body = world.wrapped(big, url=url, worker_id=worker_id)
+            assert (await post(world, f"{url}/generate", body))[0] == expected
+        assert world.model.seen == []
+
+
+async def test_more_work_than_was_granted(world: World) -> None:
+    async with world.agent():
+        most = world.auth_data()["grant"]["max_cost"]
+        status, reply = await post(world, f"{world.url}/generate", world.wrapped({"max_tokens": most + 1}))
+        assert (status, "more work than its grant allows" in reply) == (422, True)
+        await until(lambda: world.control.ended)
+        assert [end["status"] for end in world.control.ended] == ["Rejected"]
+        assert world.model.seen == []
+
+
+# What a grant must not get in the way of.
+
+
+async def test_a_request_without_a_grant_is_told_what_is_missing_and_a_setting_lets_it_pass(world: World) -> None:
+    body = world.wrapped({"inputs": "x"})
+    del body["auth_data"]["grant"]
+    async with world.agent():
+        status, reply = await post(world, f"{world.url}/generate", body)
+        assert (status, "grant: is missing" in reply) == (401, True)
+    world.control.statuses.clear()
+    async with world.agent(require_grant=False):
+        assert (await post(world, f"{world.url}/generate", body))[0] == 200
+
+
+async def test_an_agent_that_must_have_grants_does_not_begin_without_the_keys(world: World) -> None:
+    keys, world.control.grant_keys = world.control.grant_keys, None
+    async with world.agent(wait=False, require_grant=True):
+        await until(lambda: world.control.looks)
+        assert (await post(world, f"{world.url}/generate", world.wrapped({})))[0] == 401
+        world.control.grant_keys = keys
+        await until(world.control.ready)
+        assert (await post(world, f"{world.url}/generate", world.wrapped({})))[0] == 200
+
+
+@pytest.mark.parametrize("shape", ["flat", "wrapped", "header"])
+async def test_the_model_does_not_see_the_grant(world: World, shape: str) -> None:
+    auth_data, payload = world.auth_data(), {"inputs": "x"}
+    header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(auth_data).encode()).decode()}
+    body, headers = {
+        "flat": (auth_data | payload, {}),
+        "wrapped": ({"auth_data": auth_data, "payload": payload}, {}),
+        "header": (payload, header),
+    }[shape]
+    async with world.agent():
+        async with world.client.post(f"{world.url}/generate", json=body, headers=headers) as answer:
+            assert answer.status == 200
+        assert [json.loads(seen) for seen in world.model.bodies] == [payload]
+        assert not {"x-posthouse-auth"} & {name.lower() for name in world.model.seen[0].headers}
+
+
+async def test_the_clock_of_the_server_counts(world: World) -> None:
+    world.control.clock_ahead_s = -7200.0
+    async with world.agent():
+        body = world.wrapped({}, at=time.time() - 7200.0)
+        assert (await post(world, f"{world.url}/generate", body))[0] == 200
+        expired = world.wrapped({}, at=time.time() - 7200.0 - BEGIN_S - 1)
+        assert (await post(world, f"{world.url}/generate", expired))[0] == 408
+
+
+async def test_a_grant_used_before_an_agent_began_anew_stays_used(world: World) -> None:
+    async with world.agent():
+        body = world.wrapped({"inputs": "x"})
+        assert (await post(world, f"{world.url}/generate", body))[0] == 200
+    world.control.statuses.clear()
+    world.control.clock_ahead_s = 2.0  # so that the second agent begins in a later second
+    async with world.agent():
+        status, reply = await post(world, f"{world.url}/generate", body)
+        assert (status, "before this worker began" in reply) == (408, True)
+        assert len(world.model.seen) == 1
+
+
+async def test_used_grants_are_forgotten_once_expired_and_their_number_is_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posthouse.agent.grant._MAX_USED", 3)
+    now = time.time()
+    bodies = [world.wrapped({}) for _ in range(4)]
+    async with world.agent():
+        statuses = [(await post(world, f"{world.url}/generate", body))[0] for body in bodies]
+        assert statuses == [200, 200, 200, 408]
+        monkeypatch.setattr("posthouse.agent.keys.ServerKeys.now", lambda _: now + BEGIN_S + 2)
+        body = world.wrapped({}, at=now + BEGIN_S + 2)
+        assert (await post(world, f"{world.url}/generate", body))[0] == 200
+        assert (await post(world, f"{world.url}/generate", bodies[0]))[0] == 408
+
+
+# Keys come and go.
+
+
+async def test_both_keys_are_good_while_one_hands_over_to_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posthouse.agent.keys._GAP_S", 0.0)
+    keys = world.control.grant_keys
+    assert keys is not None
+    async with world.agent():
+        before = world.wrapped({})
+        keys.rotate_if_old(time.time() + LIFETIME_S)
+        after = world.wrapped({})
+        assert before["auth_data"]["grant"]["kid"] != after["auth_data"]["grant"]["kid"]
+        assert [(await post(world, f"{world.url}/generate", body))[0] for body in (after, before)] == [200, 200]
+
+
+async def test_an_unknown_key_makes_the_agent_look_again_but_not_each_time(world: World, tmp_path: Path) -> None:
+    async with world.agent():
+        looks = world.control.looks
+        offered = world.control.grant_keys
+        world.control.grant_keys = Ed25519Keys(tmp_path / "forged.pem", time.time())
+        bodies = [world.wrapped({}) for _ in range(20)]
+        world.control.grant_keys = offered
+        answers = await asyncio.gather(*(post(world, f"{world.url}/generate", body) for body in bodies))
+        assert {status for status, _ in answers} == {408}
+        assert all("grant.kid" in reply for _, reply in answers)
+        assert world.control.looks <= looks + 1
+        assert world.model.seen == []
+
+
+# The whole road, with a real server.
+
+
+async def test_only_workers_with_our_agent_are_given_grants(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    async with (
+        live_server(data_dir) as server,
+        AsyncClient(server.url, server.admin_key) as owner,
+        aiohttp.ClientSession() as http,
+    ):
+        (puppet,) = await puppets(server, owner, http, data_dir)
+        await puppet.report()
+        _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+        assert set(reply) == {"endpoint", "cost", "reqnum", "signature", "url", "request_idx"}
+        await puppet.report(version="1.1.0+posthouse")
+        _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+        assert reply["grant"]["worker_id"] == puppet.id
+        assert reply["grant"]["max_cost"] == 100.0 * 3600
+        async with http.get(f"{server.url}/.well-known/jwks.json") as answer:
+            assert answer.content_type == "application/jwk-set+json"
+            assert list(verifiers(await answer.read())) == [reply["grant"]["kid"]]
+
+
+async def test_the_peers_client_and_the_published_example_pass_grants_on(tmp_path: Path) -> None:
+    async with (
+        live_server(tmp_path / "data") as server,
+        AsyncClient(server.url, server.admin_key) as owner,
+        aiohttp.ClientSession() as http,
+    ):
+        await add_endpoint(owner, "llm")
+        await ready(server, "llm")
+        async with peer(server) as client:
+            endpoint = await client.get_endpoint("llm")
+            answers = await asyncio.gather(*(complete(endpoint) for _ in range(4)))
+        assert all(answer["response"]["choices"][0]["text"].strip() for answer in answers)
+        _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+        assert reply["grant"]["nonce"]
+        body = reply | {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 4}}
+        for expected in (200, 401):
+            async with http.post(f"{reply['url']}/generate", json=body) as answer:
+                assert answer.status == expected
