@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench lock clean
+.PHONY: help setup demo serve test lint format bench docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ format: .venv/.ready ## let ruff format and fix
 
 bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.route
+
+docs: .venv/.ready ## write the generated parts of the documentation anew
+	$(BIN)/python docs/generate.py
 
 lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra server --group dev \

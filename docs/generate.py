@@ -1,0 +1,272 @@
+"""Fills in what the documentation takes from the code: `python docs/generate.py`, or `make docs`.
+
+In a page, what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by what `PARTS[NAME]` returns.
+A test fails where a page is not what would be generated now.
+"""
+
+import inspect
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+from starlette.routing import Route
+
+from posthouse.cli import EXIT_CODES, app
+from posthouse.config import LEAVES, Limits, allowed, env_name
+from posthouse.domain.endpoint import SCALING_LIMITS, Scaling
+from posthouse.domain.lifecycle import (
+    BILLED_AS,
+    PATIENCE_S,
+    REMEDIES,
+    TRANSITIONS,
+    Command,
+    Event,
+    Goal,
+    Sighting,
+    State,
+)
+from posthouse.engine.catalog import MAY_BE_NONE
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.hub import Hub
+from posthouse.server.auth import SECRET_BYTES, Keyring
+from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.policies import POLICIES
+from posthouse.server.web import web_app
+
+DOCS = Path(__file__).parent
+
+HOT_CALLS = {
+    "/route": "Asks for a worker of an endpoint: its signed address, or after `server.route_hold_s` word to ask again.",
+    "/worker_status": "A worker reports its state.",
+    "/delete_requests": "A worker reports requests that have ended.",
+    "/pubkey": "The public key, in PEM, by which workers check signatures.",
+    "/.well-known/jwks.json": "The keys, as a JWK set, by which the agent checks grants.",
+    "/static/jvastai_root.cer": "The root certificate, in PEM, that `vastai` clients fetch before their first call.",
+    "/healthz": "200 while the process answers.",
+    "/readyz": "200 once the control loop has done a round, else 503 and why.",
+    "/metrics": "What Prometheus scrapes.",
+}
+"""What the calls of `hot` do: they have no docstrings, being branches of one function."""
+
+WHO = {
+    "key": "route, or the endpoint's own key",
+    "read": "read",
+    "worker": "the worker's own token",
+    "public": "everybody",
+}
+"""The policies of `hot`, in words."""
+
+EVERYWHERE = (Command.DESTROY, Sighting.ABSENT)
+"""Events that mean the same in nearly every state. The picture leaves them out, or nothing could be seen in it."""
+
+
+def settings() -> str:
+    """Every setting of the server."""
+    rows = [
+        (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
+        for name, field in LEAVES.items()
+    ]
+    return _table(("setting", "environment", "default", "allowed", "meaning"), rows)
+
+
+def _default(field: Any) -> str:
+    return "see there" if field.default_factory else f"`{_toml(field.default)}`"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str | Path) else str(value)
+
+
+def scaling_parameters() -> str:
+    """Every scaling parameter of an endpoint; the meanings are the docstrings in `Scaling`."""
+    source = inspect.getsource(Scaling)
+    rows = []
+    for name, limit in SCALING_LIMITS.items():
+        meaning = re.search(rf'^    {name}: [^\n]+\n    """(.+?)"""', source, re.M | re.S)
+        assert meaning is not None, f"{name} has no docstring"
+        value = getattr(Scaling(), name)
+        values = f"{limit.low:g} to {limit.high:g}" + (", or none" if name in MAY_BE_NONE else "")
+        rows.append((f"`{name}`", f"`{'none' if value is None else value}`", values, meaning[1]))
+    return _table(("parameter", "default", "allowed", "meaning"), rows)
+
+
+def routes() -> str:
+    """Every route of the server, with who may call it."""
+    nothing: Any = None  # no call is made
+    hub = Hub(nothing, SystemClock(), {}, "", "docs", calm_s=0.0)
+    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.key_version), Limits(), explain=lambda _: {})
+    texts = {
+        (method, route.path_format): _first_sentences(route.endpoint)
+        for route in web.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    }
+    texts["GET", "/docs"] = "The management API, to read and to try out in a browser."
+    texts["GET", "/openapi.json"] = "The management API as an OpenAPI description."
+    hot = [(f"`{method} {path}`", WHO[policy], HOT_CALLS[path]) for (method, path), policy in HOT_ROUTES.items()]
+    of_protocol: list[tuple[str, ...]] = []
+    own: list[tuple[str, ...]] = []
+    for (method, path), least in POLICIES.items():
+        row = (f"`{method} {path}`", "everybody" if least is None else least.name.lower(), texts[method, path])
+        if method != "HEAD":
+            (of_protocol if path.startswith(("/api/", "/get_")) else own).append(row)
+    columns = ("call", "who may", "what it does")
+    return "\n\n".join(
+        [
+            "## Clients and workers",
+            "Each also answers under `/api/v0`, and under `/w/TOKEN`, the address that a worker is given.",
+            _table(columns, hot),
+            "## Management, in the protocol's words",
+            _table(columns, of_protocol),
+            "## Management, Posthouse's own",
+            _table(columns, own),
+        ]
+    )
+
+
+def _first_sentences(function: Callable[..., object]) -> str:
+    return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+
+
+def commands() -> str:
+    """Every command, with its arguments, options and examples."""
+    return "\n\n".join(_commands(typer.main.get_command(app), "posthouse"))
+
+
+def _commands(command: Any, name: str) -> Iterator[str]:
+    if inner := getattr(command, "commands", None):
+        for word in inner:
+            yield from _commands(inner[word], f"{name} {word}")
+        return
+    yield f"## {name}"
+    about, _, examples = re.split(r"^(Examples?):\n", f"{command.help}\n", maxsplit=1, flags=re.M)
+    yield "\n\n".join(" ".join(paragraph.split()) for paragraph in about.strip().split("\n\n"))
+    yield "```sh\n" + "\n".join(line.strip() for line in examples.strip().splitlines()) + "\n```"
+    rows = [(f"`{_named(param, command)}`", _plain(_value(param)), _plain(param.help)) for param in command.params]
+    if rows:
+        yield _table(("argument or option", "default", "meaning"), rows)
+
+
+def _named(param: Any, command: Any) -> str:
+    """How an argument or option is written, with its kind of value."""
+    if param.param_type_name == "argument":
+        return str(param.metavar)
+    if param.is_flag:
+        return "/".join(param.opts + param.secondary_opts)
+    kind = param.metavar or param.display_type(typer.Context(command)).replace(" range", "")
+    return f"{'/'.join(param.opts)} {kind}"
+
+
+def _plain(text: str) -> str:
+    """The text, with angle brackets that are no HTML."""
+    return text.replace("<", "&lt;")
+
+
+def _value(param: Any) -> str:
+    """What holds where nothing is given, and where else it may be given."""
+    if param.required:
+        return "required"
+    shown = param.show_default if isinstance(param.show_default, str) else param.default
+    words = [] if shown in (None, False) else [str(shown)]
+    words += [f"`${param.envvar}`"] if param.envvar else []
+    return ", else ".join(reversed(words))
+
+
+def exit_codes() -> str:
+    """What the exit code of a command says."""
+    rows = re.findall(r"^  (\d+)  (.+)$", EXIT_CODES, re.M)
+    return _table(("code", "meaning"), rows)
+
+
+def state_diagram() -> str:
+    """What may become of a worker, as a picture; commands are marked, all else is what is seen."""
+    edges: dict[tuple[State, State], list[str]] = defaultdict(list)
+    for state, moves in TRANSITIONS.items():
+        for event, after in moves.items():
+            if event not in EVERYWHERE and after is not state:
+                edges[state, after].append(_event(event))
+    lines = [f"    {state} --> {after}: {', '.join(events)}" for (state, after), events in edges.items()]
+    return "\n".join(["```mermaid", "stateDiagram-v2", f"    [*] --> {State.WANTED}", *lines, "```", "", *_left_out()])
+
+
+def _left_out() -> Iterator[str]:
+    """What `EVERYWHERE` does."""
+    for event in EVERYWHERE:
+        by_after: dict[State, list[State]] = defaultdict(list)
+        for state, moves in TRANSITIONS.items():
+            if event in moves:
+                by_after[moves[event]].append(state)
+        for after, states in by_after.items():
+            yield f"- {_event(event)}: to {after}, from {', '.join(states)}."
+
+
+def _event(event: Event) -> str:
+    return f"{event} (command)" if isinstance(event, Command) else str(event)
+
+
+def states() -> str:
+    """Every state: its meaning, its deadline, how it is billed, and the command that each goal calls for."""
+    rows = [
+        (
+            f"`{state}`",
+            text,
+            f"{PATIENCE_S[state]:g}" if state in PATIENCE_S else "",
+            BILLED_AS[state],
+            *(REMEDIES[goal].get(state, "") for goal in Goal),
+        )
+        for state, text in _meanings(State).items()
+    ]
+    goals = [f"goal {goal}" for goal in Goal]
+    return _table(("state", "meaning", "patience, s", "billed as", *goals), rows)
+
+
+def sightings() -> str:
+    """What may be seen of a worker."""
+    return _table(("sighting", "meaning"), [(f"`{seen}`", text) for seen, text in _meanings(Sighting).items()])
+
+
+def _meanings(words: type[StrEnum]) -> Mapping[Any, str]:
+    """The comment behind each member; empty where its name says enough."""
+    source = inspect.getsource(words)
+    return {
+        word: "".join(re.findall(rf"^    {word.name} = .*?  # (.+)$", source, re.M))
+        for word in words.__members__.values()
+    }
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [columns, ("---" for _ in columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part
+    for part in (settings, scaling_parameters, routes, commands, exit_codes, state_diagram, states, sightings)
+}
+
+_REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def filled(page: str) -> str:
+    """The page with every generated part as it is now."""
+    return _REGION.sub(lambda region: f"{region[1]}\n{PARTS[region[2]]()}\n\n{region[3]}", page)
+
+
+def main() -> None:
+    for path in sorted(DOCS.rglob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"{path.relative_to(DOCS)}\n")
+
+
+if __name__ == "__main__":
+    main()
