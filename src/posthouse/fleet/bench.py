@@ -7,6 +7,9 @@ import numpy as np
 from posthouse.domain.worker import WorkerId
 from posthouse.policy.route import Floats, beyond_median, pick
 
+LEAST_PLAIN_PERF = 1e-100
+"""In work per second. Below it an expected end could be infinite."""
+
 
 class Bench:
     """Workers that take requests, one array entry each. Membership changes rarely and rebuilds; work changes often."""
@@ -16,6 +19,9 @@ class Bench:
         self._rows: dict[WorkerId, int] = {}
         self._perf = np.zeros(0)
         self._work = np.zeros(0)
+        self._end_s = np.zeros(0)
+        """Room for the expected ends, so that none is made for each request."""
+        self._plain = False
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -26,6 +32,8 @@ class Bench:
         self._rows = {worker_id: row for row, worker_id in enumerate(self._ids)}
         self._perf = np.array([perf[i] for i in self._ids], dtype=np.float64)
         self._work = np.array([work.get(i, 0.0) for i in self._ids], dtype=np.float64)
+        self._end_s = np.empty_like(self._perf)
+        self._plain = bool(self._ids) and bool(self._perf.min() >= LEAST_PLAIN_PERF)
 
     def set_work(self, worker_id: WorkerId, work: float) -> None:
         """Notes how much work a worker has; nothing if it takes no requests."""
@@ -40,6 +48,8 @@ class Bench:
 
         `handicaps_s`: of workers that are suspected to be dead.
         """
+        if self._plain and not avoid and not handicaps_s and (row := self._soonest(cost, max_queue_s, die)) is not None:
+            return self._ids[row]
         perf = self._perf
         if avoid and (rows := [self._rows[i] for i in avoid if i in self._rows]):
             perf = perf.copy()
@@ -51,3 +61,20 @@ class Bench:
             handicaps = beyond_median(handicaps)
         row = pick(self._work, perf, cost, max_queue_s, die, handicaps)
         return None if row is None else self._ids[row]
+
+    def _soonest(self, cost: float, max_queue_s: float, die: int) -> int | None:
+        """What `pick` answers where nobody is avoided or suspected, at a fraction of its cost.
+
+        Who would finish soonest is looked for among all, and what `max_queue_s` allows asked only of those found. None:
+        they are too busy, and somebody else may not be.
+        """
+        end_s = self._end_s
+        np.add(self._work, cost, out=end_s)
+        np.divide(end_s, self._perf, out=end_s)
+        soonest_s = end_s[end_s.argmin()]
+        best = (end_s == soonest_s).nonzero()[0]
+        if soonest_s > max_queue_s:  # else no wait is above it either, for an end is later than the wait before it
+            best = best[self._work[best] <= max_queue_s * self._perf[best]]
+            if not best.size:
+                return None
+        return int(best[die % best.size])

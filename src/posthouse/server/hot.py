@@ -42,6 +42,11 @@ HOT_ROUTES = {
 }
 """Every route of this module, with its policy. Each also answers under /api/v0 and with a trailing slash."""
 
+SPELLINGS = {
+    f"{prefix}{path}{slash}": (path, "") for _, path in HOT_ROUTES for prefix in ("", "/api/v0") for slash in ("", "/")
+}
+"""The usual spellings of their paths, each with what `_normal` makes of it."""
+
 
 @dataclass(slots=True)
 class Hot:
@@ -66,13 +71,16 @@ class Hot:
         if scope["type"] != "http":
             await self.rest(scope, receive, send)
             return
-        path, token = _normal(scope["path"])
+        path, token = SPELLINGS.get(scope["path"]) or _normal(scope["path"])
         policy = HOT_ROUTES.get((scope["method"], path))
         if policy is None:
             await self.rest(scope, receive, send)
             return
         try:
-            code, content_type, body = await self._answer(path, token, scope, receive)
+            if path == "/route":
+                code, content_type, body = 200, JSON, await self._route(scope, receive)
+            else:
+                code, content_type, body = await self._answer(path, token, scope, receive)
         except BadRequest as error:
             code, content_type, body = 400, JSON, _error(error)
         except Unauthorized as error:
@@ -84,13 +92,11 @@ class Hot:
             self.answers[path, 500] += 1
             code, content_type, body = 400, JSON, b'{"error":"the server could not answer this call"}'
         self.answers[path, code] += 1
-        headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, path: str, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
-        if path == "/route":
-            return 200, JSON, await self._route(scope, receive)
         if path == "/worker_status":
             worker_id, own_token, report = status.decode(await self._body(scope, receive))
             self.ingest.report(worker_id, _one_token(own_token, token), report)
