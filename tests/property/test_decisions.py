@@ -41,6 +41,7 @@ demands = st.builds(
     waiting=amounts,
     waiting_count=st.integers(0, 100),
     outstanding=amounts,
+    service_s=amounts,
     oldest_wait_s=amounts,
     last_request_at=st.floats(0, NOW),
 )

@@ -58,7 +58,7 @@ class Story:
 
     def end(self, pick: int, amount: float) -> None:
         if self.asked and (worker := self.worker(pick)):
-            self.fleet.end(worker.id, Ended(self.asked[pick % len(self.asked)], success=bool(pick % 2)))
+            self.fleet.end(worker.id, Ended(self.asked[pick % len(self.asked)], success=bool(pick % 2)), self.now)
 
     def forget(self, pick: int, amount: float) -> None:
         if self.asked:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling
-from posthouse.domain.lifecycle import Command, Goal, State
-from tests.sim.world import Machines, World
+from posthouse.domain.lifecycle import COMING, Command, Goal, State
+from tests.sim.world import START_AT, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=50)
 """No floor and no reserve."""
@@ -101,6 +101,19 @@ def test_a_queue_above_target_queue_time_adds_capacity_even_at_exactly_the_targe
     world.speed = 0.8  # slower than it says, so a queue builds up at the same load
     world.run(500)
     assert (max(moment.number(State.IDLE) for moment in world.history) > 1) is grows
+
+
+@pytest.mark.parametrize(("offered", "cost", "poisson"), [(450, 200, False), (900, 200, True), (450, 800, True)])
+def test_long_requests_side_by_side_are_no_queue(offered: float, cost: float, poisson: bool) -> None:
+    # 8 at once, each 16 or 64 s long: many are outstanding at each worker, and none of them waits.
+    machines = Machines(lanes=8)
+    world = World(BARE, load=lambda t: offered, cost=cost, machines=machines, poisson=poisson, seed=3).run(1800)
+    settled = world.history[600:]
+    mean = sum(moment.number(State.IDLE, *COMING) for moment in settled) / len(settled)
+    assert mean <= 1.35 * offered / 0.9 / machines.perf
+    service_s = cost * machines.lanes / machines.perf
+    waits = sorted(c.answered_at - c.asked_at - service_s for c in world.clients if 600 < c.asked_at - START_AT < 1600)
+    assert waits[int(0.99 * len(waits))] <= BARE.target_queue_time
 
 
 def test_after_the_inactivity_timeout_nothing_is_left_if_nothing_is_to_be_kept() -> None:

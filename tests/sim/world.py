@@ -306,7 +306,7 @@ class World:
             return
         for ended in box.ended:
             if not self.lose_ends:
-                self.fleet.end(box.worker_id, ended)
+                self.fleet.end(box.worker_id, ended, self.now)
         box.ended.clear()
         if box.changed or self.now - box.reported_at >= REPORT_S:
             box.changed, box.reported_at = False, self.now

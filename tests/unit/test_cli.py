@@ -361,7 +361,7 @@ FACTS: dict[str, Any] = {
     "state": "active",
     "scaling": {"min_load": 1.0, "max_usd_h": None},
     "workers": {"by_state": {"idle": 2, "error": 1}, "by_goal": {"hot": 2, "gone": 1}},
-    "demand": {"rate": 80.0, "recent_rate": 90.0, "waiting_count": 4, "oldest_wait_s": 2.5, "outstanding": 1234.0},
+    "demand": {"rate": 80.0, "recent_rate": 90.0, "recent_s": 10.0, "waiting_count": 4, "oldest_wait_s": 2.5, "outstanding": 1234.0},
     "learned": {"perf": {"1/0xCPU": 800.0}, "start_s": 30.0, "create_s": 120.0},
     "usd_h": 0.8,
     "spent_usd": 1.25,

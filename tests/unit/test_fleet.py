@@ -28,6 +28,7 @@ from posthouse.fleet.fleet import (
     Waiting,
 )
 from posthouse.fleet.ledger import Request
+from posthouse.policy.capacity import expected_wait_s
 
 NOW = 1_700_000_000.0
 SILENT_S = 45.0
@@ -119,7 +120,7 @@ def test_a_worker_above_max_queue_time_gets_no_request_until_it_has_worked_some_
     given = [assigned(fleet.assign(0, 500, NOW)) for _ in range(3)]  # expected waits of 0, 5 and 10 s
     waits = fleet.assign(0, 500, NOW)
     assert isinstance(waits, Waiting)
-    assert fleet.end(ONE, Ended(given[0].request_idx, success=True))
+    assert fleet.end(ONE, Ended(given[0].request_idx, success=True), NOW)
     assert assigned(fleet.assign(waits.request_idx, 500, NOW + 1)).request_idx == waits.request_idx
     assert not fleet.ledger.waiting
 
@@ -214,7 +215,7 @@ def test_only_distinct_requests_are_held_against_a_worker_and_a_success_clears_t
     used = [assigned(fleet.assign(0, 100, NOW + 61)) for _ in range(3)]
     assert {a.worker.id for a in used} == {1, 2, 3}
     for one in used[1:]:
-        assert fleet.end(one.worker.id, Ended(one.request_idx, success=True))
+        assert fleet.end(one.worker.id, Ended(one.request_idx, success=True), NOW)
     # 5 s are held against the first; nothing against those that did well.
     assert {assigned(fleet.assign(0, 100, NOW + 62)).worker.id for _ in range(6)} == {a.worker.id for a in used[1:]}
 
@@ -222,7 +223,7 @@ def test_only_distinct_requests_are_held_against_a_worker_and_a_success_clears_t
 def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     first = assigned(fleet.assign(0, 100, NOW))
-    assert fleet.end(first.worker.id, Ended(first.request_idx, success=True))
+    assert fleet.end(first.worker.id, Ended(first.request_idx, success=True), NOW)
     again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
     assert (again.request_idx, again.worker.id) == (first.request_idx, {ONE: TWO, TWO: ONE}[first.worker.id])
 
@@ -242,10 +243,10 @@ def test_a_worker_can_end_only_what_it_has_and_only_once() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     given = assigned(fleet.assign(0, 100, NOW))
     other = TWO if given.worker.id == ONE else ONE
-    assert not fleet.end(other, Ended(given.request_idx, success=True))
-    assert fleet.end(given.worker.id, Ended(given.request_idx, success=False))
-    assert not fleet.end(given.worker.id, Ended(given.request_idx, success=True))
-    assert not fleet.end(given.worker.id, Ended(12345, success=True))
+    assert not fleet.end(other, Ended(given.request_idx, success=True), NOW)
+    assert fleet.end(given.worker.id, Ended(given.request_idx, success=False), NOW)
+    assert not fleet.end(given.worker.id, Ended(given.request_idx, success=True), NOW)
+    assert not fleet.end(given.worker.id, Ended(12345, success=True), NOW)
     assert (fleet.stats.ended, fleet.stats.failed, fleet.stats.refused_ends) == (1, 1, 3)
     assert fleet.ledger.work == {}
 
@@ -388,7 +389,7 @@ def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None
     idx = assigned(fleet.assign(0, 100, NOW)).request_idx
     fleet.want(ONE, Goal.COLD)
     assert fleet.due(NOW) == ()
-    fleet.end(ONE, Ended(idx, success=True))
+    fleet.end(ONE, Ended(idx, success=True), NOW)
     assert fleet.due(NOW + 1) == (Action(ONE, Command.STOP),)
 
 
@@ -608,6 +609,36 @@ def test_performance_and_start_times_are_learned() -> None:
     assert learned.start_s == 8.0
 
 
+def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_known() -> None:
+    fleet = fleet_of(worker(ONE, perf=100), worker(TWO, perf=100), max_queue_time=10)
+    alone = [assigned(fleet.assign(0, 200, NOW)) for _ in range(2)]
+    beside = assigned(fleet.assign(0, 200, NOW + 1))
+    for now, ended in ((NOW + 16, alone[0]), (NOW + 17, alone[1]), (NOW + 40, beside)):
+        assert fleet.end(ended.worker.id, Ended(ended.request_idx, success=True), now)
+    given = [fleet.assign(0, 200, NOW + 50) for _ in range(8)]
+    assert fleet.snapshot(NOW + 50, ()).demand.service_s == 0.0
+    fleet.age(NOW + 50, 1e9)
+    demand = fleet.snapshot(NOW + 50, ()).demand
+    assert demand.service_s == pytest.approx(16.0)  # that of the fastest: 0.08 s for each of 200 units of work
+    assert (demand.outstanding, expected_wait_s(demand, 200.0)) == (1600, 0.0)
+    # 8 in service and 10 s of queue at each worker: 2 x (16 s + 10 s) x 100, and one more where that is just reached.
+    given += [fleet.assign(0, 200, NOW + 50) for _ in range(30)]
+    assert sum(isinstance(g, Assignment) for g in given) == 28
+    assert expected_wait_s(fleet.snapshot(NOW + 50, ()).demand, 200.0) == pytest.approx(12.0)
+
+
+def test_requests_that_failed_and_those_that_queued_teach_nothing_about_the_time_of_service() -> None:
+    fleet = fleet_of(worker(ONE))
+    for number, success in enumerate([False] * 5 + [True] * 20):
+        given = [assigned(fleet.assign(0, 100, NOW + 100 * number)) for _ in range(3)]
+        for place, one in enumerate(given, 1):  # one after the other
+            took_s = 4.0 * place if success else 0.01
+            assert fleet.end(ONE, Ended(one.request_idx, success), NOW + 100 * number + took_s)
+    fleet.assign(0, 100, NOW + 9000)
+    fleet.age(NOW + 9000, 1e9)
+    assert fleet.snapshot(NOW + 9000, ()).demand.service_s == pytest.approx(4.0)
+
+
 def test_the_breakdown_by_status_uses_the_words_of_the_wire() -> None:
     fleet = fleet_of(
         worker(WorkerId(1), State.LOADING), worker(WorkerId(2), State.LOADING), worker(WorkerId(3), State.STOPPED)
@@ -621,7 +652,7 @@ def test_a_ledger_at_rest_holds_exactly_nothing() -> None:
     costs = [0.1, 0.2, 0.3, 1e9, 0.7]
     given = [assigned(fleet.assign(0, cost, NOW)) for cost in costs[:3]]
     for one in given:
-        fleet.end(ONE, Ended(one.request_idx, success=True))
+        fleet.end(ONE, Ended(one.request_idx, success=True), NOW)
     assert (fleet.ledger.work, fleet.ledger.outstanding(), fleet.ledger.waiting_work) == ({}, 0.0, 0.0)
     for idx, cost in enumerate(costs, 1):
         fleet.ledger.wait(Request(idx, cost, NOW, NOW))

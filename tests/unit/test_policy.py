@@ -145,7 +145,15 @@ def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
 
 @pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
 def test_a_queue_wants_more_capacity_even_at_exactly_the_target(waiting: float, outstanding: float) -> None:
-    full = Demand(90, 90, waiting, int(waiting), outstanding, 11.0 if waiting else 0.0, NOW)
+    full = Demand(
+        90,
+        90,
+        waiting=waiting,
+        waiting_count=int(waiting),
+        outstanding=outstanding,
+        oldest_wait_s=11.0 if waiting else 0.0,
+        last_request_at=NOW,
+    )
     scaling = replace(BARE, target_util=0.9, target_queue_time=10.0)
     assert rented(decided(snapshot(worker(1), scaling=scaling, demand=full))) >= (1, 0)
     calm = replace(full, waiting=0.0, waiting_count=0, outstanding=1000.0, oldest_wait_s=0.0)

@@ -60,7 +60,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     lines = {
         "endpoint": f"{facts['endpoint']} ({facts['state']})",
         "workers": f"{_counts(facts['workers']['by_state'])}; wanted: {_counts(facts['workers']['by_goal'])}",
-        "load": f"{_rate(demand['rate'])} over the last 60 s, {_rate(demand['recent_rate'])} over the last 10 s",
+        "load": f"{_rate(demand['rate'])} over the last 60 s, {_rate(demand['recent_rate'])} "
+        f"over the last {demand['recent_s']:.0f} s",
         "requests": f"{demand['waiting_count']} wait for a worker, the oldest for {demand['oldest_wait_s']:.1f} s; "
         f"{demand['outstanding']:,.4g} work is at workers",
         "money": f"${facts['usd_h']:.4f}/h now, ${facts['spent_usd']:.4f} spent so far",

@@ -40,12 +40,16 @@ class Demand:
     rate: float = 0.0
     """Offered work per second, mean of the last minute, each request counted once however often it is asked again."""
     recent_rate: float = 0.0
-    """The same over the last 10 seconds."""
+    """The same over the last `recent_s`."""
+    recent_s: float = 10.0
+    """10 s, or as long as a request takes if that is more: that long it keeps its worker busy, whenever it came."""
     waiting: float = 0.0
     """Work of requests that have no worker yet."""
     waiting_count: int = 0
     outstanding: float = 0.0
     """Work that workers have been given and not finished."""
+    service_s: float = 0.0
+    """Seconds that a request takes at a worker that has no other, at the mean cost of those outstanding; 0: unknown."""
     oldest_wait_s: float = 0.0
     """Age of the request that has waited longest without a worker."""
     last_request_at: float = 0.0

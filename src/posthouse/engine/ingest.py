@@ -35,13 +35,14 @@ class Ingest:
     def ended(self, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
         fleet = self._fleet(worker_id, token)
+        now = self.hub.clock.now()
         for one in ended:
-            fleet.end(WorkerId(worker_id), one)
+            fleet.end(WorkerId(worker_id), one, now)
         self.router.serve_held(fleet)
 
     def _fleet(self, worker_id: int, token: str) -> Fleet:
-        fleet = self.hub.fleet_of(worker_id)
-        if not self.check_worker(worker_id, token) or fleet is None:
+        fleet = self.hub.fleet_of(worker_id) if self.check_worker(worker_id, token) else None
+        if fleet is None:
             self.refused += 1
             raise Unauthorized("mtoken: not the token of this worker")
         return fleet

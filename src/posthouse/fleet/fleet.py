@@ -55,6 +55,12 @@ MAX_WAITING = 10_000
 LEARNED_STARTS = 20
 """Of how many latest starts the median is taken."""
 
+LEARNED_SERVICES = 50
+"""Of how many latest requests the unloaded service time is taken."""
+SERVICE_RANK = 0.1
+"""Which of them in order of time: few enough are faster that some that failed at once, and say they did well, do not
+matter; too low an estimate only means that more counts as queue."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -120,6 +126,9 @@ class Fleet:
         self._perf: dict[str, float] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+        self._unit_s: deque[float] = deque(maxlen=LEARNED_SERVICES)
+        self._unit_alone_s: deque[float] = deque(maxlen=LEARNED_SERVICES)
+        self._service_s = 0.0
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
         self._suspected: dict[WorkerId, Failures] = {}
@@ -143,8 +152,8 @@ class Fleet:
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
         avoid = {i for i, until in request.avoid.items() if until > now}
-        max_queue_s = self.endpoint.scaling.max_queue_time
-        worker_id = self._bench.pick(request.cost, max_queue_s, request.idx, avoid, self._handicaps_s(now))
+        most_s = self.endpoint.scaling.max_queue_time + self._service_s  # a worker at full performance is no queue
+        worker_id = self._bench.pick(request.cost, most_s, request.idx, avoid, self._handicaps_s(now))
         if worker_id is None:
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
@@ -163,7 +172,7 @@ class Fleet:
         self.stats.routed += 1
         return Assignment(worker, request.idx, reqnum)
 
-    def end(self, worker_id: WorkerId, ended: Ended) -> bool:
+    def end(self, worker_id: WorkerId, ended: Ended, now: float) -> bool:
         """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
         request = self.ledger.find(ended.request_idx)
         if request is None or request.worker_id != worker_id:
@@ -174,6 +183,11 @@ class Fleet:
         self.stats.failed += not ended.success
         if ended.success:
             self._suspected.pop(worker_id, None)
+            if request.cost > 0:
+                unit_s = (now - request.assigned_at) / request.cost
+                self._unit_s.append(unit_s)
+                if request.alone:
+                    self._unit_alone_s.append(unit_s)
         return True
 
     def forget(self, idx: int) -> None:
@@ -199,6 +213,16 @@ class Fleet:
             self._suspected[worker_id] = Failures(failures.count + 1, now)
         last_s = AVOID_S if before is None else min(60.0, max(AVOID_S, 2.0 * (now - request.first_at)))
         request.avoid[worker_id] = now + last_s
+
+    def _learn_service(self) -> None:
+        """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
+
+        Those that came to a busy one show nothing while there is a queue, but that it may be less.
+        """
+        count = len(self.ledger) - len(self.ledger.waiting)
+        if count and self._unit_alone_s:
+            unit_s = min(sorted(them)[int(SERVICE_RANK * len(them))] for them in (self._unit_s, self._unit_alone_s))
+            self._service_s = unit_s * self.ledger.outstanding() / count
 
     def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
         """What is held against workers at which requests failed."""
@@ -285,6 +309,7 @@ class Fleet:
     def age(self, now: float, silent_s: float) -> None:
         """Lets time pass: deadlines, silence, requests that nobody asks for any more, money."""
         self._accrue(now)
+        self._learn_service()
         for worker in list(self.workers.values()):
             if overdue(worker.state, now, worker.since, worker.progressed_at):
                 reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
@@ -302,12 +327,15 @@ class Fleet:
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
         oldest_at = self.ledger.oldest_waiting_at()
+        recent_s = int(min(60.0, max(10.0, self._service_s)))
         demand = Demand(
             rate=self._offered.rate(60, now),
-            recent_rate=self._offered.rate(10, now),
+            recent_rate=self._offered.rate(recent_s, now),
+            recent_s=recent_s,
             waiting=self.ledger.waiting_work,
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),
+            service_s=self._service_s,
             oldest_wait_s=0.0 if oldest_at is None else now - oldest_at,
             last_request_at=self._last_request_at,
         )

@@ -22,6 +22,8 @@ class Request:
     assigned_at: float = 0.0
     seen: bool = False
     """Its worker reported that it works on it."""
+    alone: bool = False
+    """Its worker had no other when it came."""
     avoid: dict[WorkerId, float] = field(default_factory=dict)
     """Workers it failed at, each with the time until which it is kept away from them."""
 
@@ -57,6 +59,7 @@ class Ledger:
         """Puts the request at a worker, away from wherever it was."""
         self.remove(request)
         request.worker_id, request.assigned_at, request.seen = worker_id, now, False
+        request.alone = worker_id not in self.at
         self._where[request.idx] = request
         self.at.setdefault(worker_id, {})[request.idx] = request
         self.work[worker_id] = self.work.get(worker_id, 0.0) + request.cost

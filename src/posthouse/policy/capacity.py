@@ -62,9 +62,17 @@ def kept(workers: Iterable[Worker]) -> list[Worker]:
     return [w for w in workers if w.goal is not Goal.GONE and w.state in USABLE]
 
 
+def queued_work(demand: Demand, ready_supply: float) -> float:
+    """Work at workers beyond what is in service when they run at full performance and nobody waits.
+
+    Little's law: work in service = performance x the time that one request takes when nothing is in its way.
+    """
+    return max(0.0, demand.outstanding - ready_supply * demand.service_s)
+
+
 def expected_wait_s(demand: Demand, ready_supply: float) -> float:
-    """What a request waits now: as long as the oldest without a worker, or for the work ahead of it at the workers."""
-    at_workers_s = demand.outstanding / ready_supply if ready_supply > 0 else 0.0
+    """What a request waits now: as long as the oldest without a worker, or for the work queued at the workers."""
+    at_workers_s = queued_work(demand, ready_supply) / ready_supply if ready_supply > 0 else 0.0
     return max(demand.oldest_wait_s, at_workers_s)
 
 
@@ -76,7 +84,7 @@ def hot_need(
     `help_s`: seconds until more capacity could be ready.
     """
     rules = [
-        Reason("load", load, "higher mean of the last 60 s and the last 10 s"),
+        Reason("load", load, f"higher mean of the last 60 s and the last {demand.recent_s:.0f} s"),
         Reason(
             "need for load",
             max(load, scaling.min_load) / scaling.target_util,
@@ -84,7 +92,7 @@ def hot_need(
         ),
     ]
     patience_s = scaling.target_queue_time
-    open_work = demand.waiting + demand.outstanding
+    open_work = demand.waiting + queued_work(demand, ready_supply)
     wait_s = expected_wait_s(demand, ready_supply)
     if demand.waiting > 0 or wait_s > patience_s:
         # What is open, and what comes until help is there, shall be done once help has been there for `patience_s`.

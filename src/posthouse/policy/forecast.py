@@ -4,7 +4,7 @@ from posthouse.domain.load import Demand
 
 
 def predicted_load(demand: Demand) -> float:
-    """Work per second to prepare for: the mean of the last minute, or of the last 10 s where that is higher.
+    """Work per second to prepare for: the mean of the last minute, or of the last `recent_s` where that is higher.
 
     Persistence. On public traces of language-model traffic the last value predicts the next ten minutes better than
     any season does; rising at once and falling slowly is what the short window adds.
