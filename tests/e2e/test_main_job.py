@@ -74,6 +74,11 @@ def test_the_published_example_works_as_printed(site: Site) -> None:
     again = json.loads(post(f"{url}/route/", ask)) | {"inputs": "Hi", "parameters": {"max_new_tokens": 8}}
     events = [line for line in post(f"{again['url']}/generate_stream", again).splitlines() if line.startswith("data:")]
     assert len(events) > 1
+    (worker,) = site.json("worker", "list")
+    said = site.run("worker", "logs", str(worker["id"])).stdout
+    assert "public key: fetched" in said
+    record = site.directory / "posthouse-data" / "workers" / worker["instance_id"] / "instance.json"
+    assert json.loads(record.read_text())["env"]["MASTER_TOKEN"] not in said
 
 
 def test_a_worker_is_not_stopped_while_a_stream_runs_on_it(site: Site) -> None:

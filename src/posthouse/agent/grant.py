@@ -17,7 +17,8 @@ AUTH_HEADER: Final = "X-Posthouse-Auth"
 """Carries the answer of `/route/`, as base64 of JSON, beside a body that is not JSON."""
 
 _AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id", "grant")
-_MAX_USED: Final = 200_000  # grants remembered at once: 1,666 requests a second, in some 40 MB
+_MAX_USED: Final = 200_000  # grants remembered at once: some 1,500 requests a second, in 40 MB
+_STEP_S: Final = 10.0  # by which the server's clock, as seen here, may step back without a used grant being forgotten
 
 Verify = Callable[[bytes, str], bool]
 
@@ -30,7 +31,7 @@ class AuthData(msgspec.Struct, frozen=True):
     endpoint: Annotated[str, Meta(max_length=1024)]
     reqnum: int
     url: Annotated[str, Meta(max_length=2048)]
-    # It is not signed. One that the server refuses would hold up the reports of all others.
+    # The wire does not sign it. One that the server refuses would hold up the reports of all others.
     request_idx: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     grant: Grant | None = None
 
@@ -138,7 +139,7 @@ class Grants:
             raise BadGrant("grant.exp: is past; ask /route/ again", stale=True)
         if grant.exp - BEGIN_S < int(self._keys.began_at):  # what was used before this agent began is not known
             raise BadGrant("grant.exp: is from before this worker began; ask /route/ again", stale=True)
-        self._forget(now)
+        self._forget(now - _STEP_S)
         if grant.nonce in self._used:
             raise BadGrant("grant.nonce: was used before")
         if len(self._used) >= _MAX_USED:
@@ -146,7 +147,7 @@ class Grants:
         self._used[grant.nonce] = grant.exp
         return grant
 
-    def _forget(self, now: float) -> None:
-        """Drop expired nonces from the front. Behind one that expires late others stay a little longer."""
-        while self._used and next(iter(self._used.values())) <= now:
+    def _forget(self, before: float) -> None:
+        """Drop nonces from the front that expired by then. Behind one that expires late others stay a little longer."""
+        while self._used and next(iter(self._used.values())) <= before:
             del self._used[next(iter(self._used))]

@@ -1,6 +1,7 @@
 """The keys by which the server signs grants, as the agent knows them, and the server's clock."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from email.utils import parsedate_to_datetime
@@ -8,7 +9,7 @@ from typing import Final
 
 from aiohttp import ClientError, ClientSession
 
-from posthouse.agent.settings import AgentSettings
+from posthouse.agent.settings import AgentSettings, place
 from posthouse.signing.ed25519 import Verify, verifiers
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,10 @@ class ServerKeys:
 
     async def find(self, kid: str) -> Verify | None:
         """Return the check of signatures by this key; None if the server does not offer it, or was asked just now."""
-        async with self._looking:
-            if kid not in self._keys and time.monotonic() - self._looked_at >= _GAP_S:
-                await self._look()
+        if kid not in self._keys:
+            async with self._looking:
+                if kid not in self._keys and time.monotonic() - self._looked_at >= _GAP_S:
+                    await self._look()
         return self._keys.get(kid)
 
     async def _look(self) -> bool:
@@ -80,10 +82,11 @@ class ServerKeys:
                     self._keys = verifiers(await answer.read()) or self._keys
                     sent_at = answer.headers.get("Date")
             except (ClientError, OSError, TimeoutError, ValueError) as error:
-                log.warning("grant keys: %s: %s", url, type(error).__name__)
+                log.warning("grant keys: %s: %s", place(url), type(error).__name__)
                 continue
-            log.info("grant keys: %d, from %s", len(self._keys), url)
+            log.info("grant keys: %d, from %s", len(self._keys), place(url))
             if sent_at:
-                self._ahead_s = parsedate_to_datetime(sent_at).timestamp() - time.monotonic()
+                with contextlib.suppress(ValueError):
+                    self._ahead_s = parsedate_to_datetime(sent_at).timestamp() - time.monotonic()
             return True
         return answered

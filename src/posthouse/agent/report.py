@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from posthouse.agent.grant import Verify
-from posthouse.agent.settings import AgentSettings
+from posthouse.agent.settings import AgentSettings, place
 from posthouse.agent.worker import Amounts, Worker
 from posthouse.signing.rsa import verifier
 
@@ -40,9 +40,9 @@ async def fetched_verifier(session: ClientSession, settings: AgentSettings) -> V
                 async with session.get(url, raise_for_status=True) as answer:
                     verify = verifier(await answer.text())
             except (ClientError, OSError, TimeoutError, ValueError) as error:
-                log.warning("public key: %s: %s", url, type(error).__name__)
+                log.warning("public key: %s: %s", place(url), type(error).__name__)
             else:
-                log.info("public key: fetched from %s", url)
+                log.info("public key: fetched from %s", place(url))
                 return verify
         await asyncio.sleep(_back_off_s(attempt))
         attempt += 1
@@ -119,9 +119,9 @@ class Reporter:
                 ) as answer:
                     if 200 <= answer.status < 300:
                         return ""
-                    problem = f"{url}: status {answer.status}"
+                    problem = f"{place(url)}: status {answer.status}"
             except (ClientError, OSError, TimeoutError) as error:
-                problem = f"{url}: {type(error).__name__}"
+                problem = f"{place(url)}: {type(error).__name__}"
         return problem
 
     def _note(self, problem: str) -> None:

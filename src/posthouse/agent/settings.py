@@ -150,6 +150,11 @@ class AgentSettings:
         return cls(**given)
 
 
+def place(url: str) -> str:
+    """Return where an address of the server is, for logs: its path may hold the worker's token."""
+    return str(URL(url).origin())
+
+
 def _require(condition: bool, name: str, rule: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{name}: {rule}" + ("" if value is None else f", not {value!r}"))

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,7 @@ from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.lifecycle import Sighting
 from posthouse.domain.offer import Offer, Price
-from posthouse.providers.procfs import MARK, Process, alive, census, send
+from posthouse.providers.procfs import MARK, Process, alive, census, marked, send
 from posthouse.wire.search import matches, parse_search
 
 PORTS: Final = range(20_000, 32_000)
@@ -64,6 +65,9 @@ PORTS_LIMIT: Final = 16
 
 KILL_S: Final = 10.0
 """How long killed processes may take to vanish, in seconds; only a stuck device driver makes them take longer."""
+
+MARK_S: Final = 5.0
+"""How long a new process may take to show its mark, in seconds; it takes less than a millisecond."""
 
 NVIDIA_SMI_S: Final = 20.0
 """How long nvidia-smi may take, in seconds. Without persistence mode it wakes the driver first, for some seconds."""
@@ -400,6 +404,10 @@ class ProcessProvider:
                 start_new_session=True,
             )
         self._children.append(child)
+        # For an instant after a program has begun, its environment reads as empty, and the census would not know it.
+        until = time.monotonic() + MARK_S
+        while child.poll() is None and not marked(child.pid) and time.monotonic() < until:
+            time.sleep(0.001)
 
     def _environment(self, directory: Path, record: _Record) -> dict[str, str]:
         """What a worker finds around it: the template's variables and the protocol's, none of the server's own.

@@ -54,6 +54,14 @@ def alive(process: Process) -> bool:
     return False
 
 
+def marked(pid: int) -> bool:
+    """True if the process carries the mark of an instance."""
+    with suppress(OSError):
+        process = _process(pid)
+        return process is not None and bool(process.mark)
+    return False
+
+
 def send(process: Process, number: signal.Signals) -> None:
     """Sends a signal, if this very process still runs."""
     if alive(process):
