@@ -182,9 +182,21 @@ def test_a_worker_that_reports_on_but_refuses_connections_attracts_no_requests_a
     assert tried_first(world, FIRST, 500) >= 0.1
 
 
+def test_a_request_whose_only_worker_is_dead_is_not_sent_there_more_than_once_a_second() -> None:
+    world = World(replace(BARE, min_load=90.0, max_workers=1)).run(100)
+    world.boxes["test-1"].deaf = True
+    client = world.request()
+    world.run(400)
+    assert world.count(State.IDLE) == 1
+    assert 2 <= len(client.workers) <= 12  # twice as long between two tries each time, up to a minute
+    world.boxes["test-1"].deaf = False
+    world.run(480)
+    assert client.answered_at
+
+
 def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
     def waits(broken_each_s: float) -> list[float]:
-        world = World(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 320.0, cost=40).run(100)
+        world = World(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 200.0, cost=40).run(100)
         for number in range(int(60 * broken_each_s)):
             world.run(100 + number / broken_each_s)
             world.request(cost=40, broken=True)
@@ -194,9 +206,9 @@ def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
         assert min(Counter(c.workers[-1] for c in sound if c.workers).values()) > len(sound) / 8
         return sorted(c.answered_at - c.asked_at for c in sound)
 
-    undisturbed, disturbed = waits(0.1), waits(5.0)
-    assert disturbed[len(disturbed) // 2] <= undisturbed[len(undisturbed) // 2] + 1.0
-    assert disturbed[-1] <= undisturbed[-1] + 10.0
+    undisturbed, disturbed = waits(0.1), waits(20.0)
+    assert disturbed[int(0.9 * len(disturbed))] <= undisturbed[int(0.9 * len(undisturbed))] + 0.5
+    assert disturbed[-1] <= undisturbed[-1] + 1.0
 
 
 def test_a_silent_worker_is_replaced_even_if_its_provider_says_that_it_runs() -> None:

@@ -228,6 +228,22 @@ def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None
     assert (again.request_idx, again.worker.id) == (first.request_idx, {ONE: TWO, TWO: ONE}[first.worker.id])
 
 
+def test_a_request_that_is_ended_and_asked_again_for_ever_tries_its_worker_less_and_less_often() -> None:
+    fleet = fleet_of(worker())
+    idx, tried = 0, []
+    for tick in range(2000):
+        now = NOW + tick / 10
+        fleet.report(ONE, ready_report(), now)
+        outcome = fleet.assign(idx, 1, now)
+        idx = outcome.request_idx
+        if isinstance(outcome, Assignment):  # its model answers with an error, which its worker takes for a success
+            tried.append(tick / 10)
+            assert fleet.end(ONE, Ended(idx, success=True), now)
+    gaps = [b - a for a, b in pairwise(tried)]
+    assert gaps == sorted(gaps)
+    assert 3 <= len(tried) <= 10
+
+
 def test_request_numbers_increase_for_each_worker_and_across_a_restart() -> None:
     fleet = fleet_of(worker(ONE))
     numbers = [assigned(fleet.assign(0, 1, NOW)).reqnum for _ in range(3)]

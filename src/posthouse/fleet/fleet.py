@@ -32,6 +32,7 @@ from posthouse.fleet.bench import Bench
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
+from posthouse.policy.patience import resume_at
 from posthouse.policy.route import handicap_s
 
 WAITING_KEPT_S = 20.0
@@ -44,6 +45,8 @@ SEEN_KEPT_S = 86_400.0
 """How long a request is believed in that its worker says it works on; each report begins it anew."""
 AVOID_S = 2.0
 """How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
+LONGEST_AVOID_S = 60.0
+"""As often as that is tried what fails for ever: a client without a timeout never gives up."""
 REST_S = 10.0
 """How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
@@ -151,7 +154,7 @@ class Fleet:
             request = self._open(idx, cost, now)
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
-        avoid = {i for i, until in request.avoid.items() if until > now}
+        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
         most_s = self.endpoint.scaling.max_queue_time + self._service_s  # a worker at full performance is no queue
         worker_id = self._bench.pick(request.cost, most_s, request.idx, avoid, self._handicaps_s(now))
         if worker_id is None:
@@ -202,17 +205,17 @@ class Fleet:
                 idx = self._next_idx = self._next_idx + 1
             self._offered.add(cost, now)
         request = Request(idx, cost, first_at=now, expires_at=now)
-        if (ended_at := self.ledger.ended_at(idx)) is not None:
+        if (ended := self.ledger.ended(idx)) is not None:
+            ended_at, request.failures = ended
             self._keep_away(request, ended_at, now)
         return request
 
     def _keep_away(self, request: Request, worker_id: WorkerId, now: float) -> None:
-        before = request.avoid.get(worker_id)
-        if before is None and worker_id in self.workers:  # one request's many tries are one failure of the worker
+        before = request.failures.get(worker_id, Failures())
+        request.failures[worker_id] = Failures(before.count + 1, now)
+        if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
             failures = self._suspected.get(worker_id, Failures())
             self._suspected[worker_id] = Failures(failures.count + 1, now)
-        last_s = AVOID_S if before is None else min(60.0, max(AVOID_S, 2.0 * (now - request.first_at)))
-        request.avoid[worker_id] = now + last_s
 
     def _learn_service(self) -> None:
         """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
@@ -558,7 +561,7 @@ class Fleet:
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request)
-        unknown = [i for i in report.working if self.ledger.find(i) is None and self.ledger.ended_at(i) is None]
+        unknown = [i for i in report.working if self.ledger.find(i) is None and self.ledger.ended(i) is None]
         if unknown and now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
             for idx in unknown:
                 cost = report.cur_load / len(report.working)

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from posthouse.domain.plan import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000
@@ -24,8 +25,8 @@ class Request:
     """Its worker reported that it works on it."""
     alone: bool = False
     """Its worker had no other when it came."""
-    avoid: dict[WorkerId, float] = field(default_factory=dict)
-    """Workers it failed at, each with the time until which it is kept away from them."""
+    failures: dict[WorkerId, Failures] = field(default_factory=dict)
+    """Where it failed, how often and when last. Kept when it ends, for it may be asked for again."""
 
 
 class Ledger:
@@ -37,7 +38,7 @@ class Ledger:
         self.work: dict[WorkerId, float] = {}
         self.waiting_work = 0.0
         self._where: dict[int, Request] = {}
-        self._ended: OrderedDict[int, WorkerId] = OrderedDict()
+        self._ended: OrderedDict[int, tuple[WorkerId, dict[WorkerId, Failures]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._where)
@@ -45,8 +46,8 @@ class Ledger:
     def find(self, idx: int) -> Request | None:
         return self._where.get(idx)
 
-    def ended_at(self, idx: int) -> WorkerId | None:
-        """The worker at which a request that has ended was last, while that is remembered."""
+    def ended(self, idx: int) -> tuple[WorkerId, dict[WorkerId, Failures]] | None:
+        """Where a request that has ended was last, and its failures before that; None if that is not remembered."""
         return self._ended.get(idx)
 
     def wait(self, request: Request) -> None:
@@ -80,7 +81,7 @@ class Ledger:
             self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
         else:
             del self.at[worker_id], self.work[worker_id]
-        self._ended[request.idx] = worker_id
+        self._ended[request.idx] = worker_id, request.failures
         self._ended.move_to_end(request.idx)
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
