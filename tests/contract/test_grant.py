@@ -355,8 +355,8 @@ async def test_used_grants_are_forgotten_once_expired_and_their_number_is_bounde
     async with world.agent():
         statuses = [(await post(world, f"{world.url}/generate", body))[0] for body in bodies]
         assert statuses == [200, 200, 200, 408]
-        monkeypatch.setattr("posthouse.agent.keys.ServerKeys.now", lambda _: now + BEGIN_S + 2)
-        body = world.wrapped({}, at=now + BEGIN_S + 2)
+        monkeypatch.setattr("posthouse.agent.keys.ServerKeys.now", lambda _: now + BEGIN_S + 12)
+        body = world.wrapped({}, at=now + BEGIN_S + 12)
         assert (await post(world, f"{world.url}/generate", body))[0] == 200
         assert (await post(world, f"{world.url}/generate", bodies[0]))[0] == 408
 
