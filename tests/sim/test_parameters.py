@@ -118,12 +118,13 @@ def test_long_requests_side_by_side_are_no_queue(offered: float, cost: float, po
 
 def test_after_the_inactivity_timeout_nothing_is_left_if_nothing_is_to_be_kept() -> None:
     world = World(replace(BARE, inactivity_timeout=200.0), load=lambda t: 300.0 if t < 100 else 0.0).run(298)
-    last_request_t = world.clients[-1].asked_at - (world.now - world.t)
-    assert world.count(State.IDLE) >= 1
-    assert all(moment.number(State.IDLE) for moment in world.history if 60 < moment.t < last_request_t + 200)
-    world.run(310)
+    last_end_t = max(c.answered_at for c in world.clients) - START_AT
+    assert 100 < last_end_t < 200
+    world.run(last_end_t + 198)
+    assert all(moment.number(State.IDLE) for moment in world.history if moment.t > 60)
+    world.run(last_end_t + 203)  # its worker tells of it within a second, and a tick later it is decided
     assert not any(w.goal is Goal.HOT for w in world.fleet.workers.values())
-    world.run(330)
+    world.run(last_end_t + 230)
     assert (world.fleet.workers, world.boxes, world.unanswered()) == ({}, {}, 0)
 
 

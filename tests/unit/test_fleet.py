@@ -252,6 +252,17 @@ def test_request_numbers_increase_for_each_worker_and_across_a_restart() -> None
     assert numbers == sorted(set(numbers))
 
 
+def test_inactivity_counts_from_the_end_of_the_last_request() -> None:
+    fleet = fleet_of(worker())
+    idx = assigned(fleet.assign(0, 100, NOW)).request_idx
+    fleet.report(ONE, ready_report(working=[idx]), NOW + 1)
+    assert fleet.snapshot(NOW + 1, ()).demand.last_request_at == NOW
+    assert fleet.end(ONE, Ended(idx, success=True), NOW + 900)
+    assert fleet.snapshot(NOW + 901, ()).demand.last_request_at == NOW + 900
+    fleet.assign(0, 100, NOW + 950)
+    assert fleet.snapshot(NOW + 951, ()).demand.last_request_at == NOW + 950
+
+
 # -- ends and reconciliation -----------------------------------------------------------------------------------------
 
 
@@ -539,6 +550,16 @@ def test_the_list_of_another_provider_says_nothing_about_a_worker() -> None:
     fleet = fleet_of(worker())
     fleet.observe("elsewhere", [], asked_at=NOW + 1, now=NOW + 1)
     assert state_of(fleet) is State.IDLE
+
+
+def test_only_sightings_that_contradict_what_is_known_count_as_late() -> None:
+    fleet = fleet_of(worker())
+    for second in range(3):
+        fleet.place(ONE, instance(), NOW + second)
+        fleet.report(ONE, ready_report(), NOW + second)
+    assert fleet.stats.late_sightings == 0
+    fleet.place(ONE, instance(seen=Sighting.PULLING), NOW + 3)
+    assert (state_of(fleet), fleet.stats.late_sightings) == (State.IDLE, 1)
 
 
 # -- money -------------------------------------------------------------------------------------------------------------

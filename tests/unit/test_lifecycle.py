@@ -6,6 +6,7 @@ from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import (
     BILLED_AS,
     COMING,
+    NOTHING_NEW,
     PATIENCE_S,
     PROGRESS_LIMIT,
     REMEDIES,
@@ -121,6 +122,11 @@ def test_what_is_coming_can_arrive(state: State) -> None:
 def test_a_command_that_the_tables_do_not_allow_is_our_bug() -> None:
     with pytest.raises(IllegalMove, match="start is not a move in state idle"):
         after_command(State.IDLE, Command.START)
+
+
+@pytest.mark.parametrize("sighting", sorted(NOTHING_NEW))
+def test_a_sighting_that_moves_a_worker_is_news(sighting: Sighting) -> None:
+    assert all(after_sighting(state, sighting) in (None, state) for state in NOTHING_NEW[sighting])
 
 
 def test_a_late_sighting_means_nothing() -> None:

@@ -5,7 +5,7 @@ observations write states, and `remedy` says which command moves the one toward 
 level-triggered: it looks, compares and acts again, so a crash between two looks loses nothing.
 
 A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. A *sighting* that it does not
-allow is late, repeated or out of order: the state stays as it is and the caller counts it.
+allow is late, repeated or out of order: the state stays as it is, and the caller counts it unless it is a repeat.
 """
 
 from enum import StrEnum
@@ -144,6 +144,18 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.FAILED: State.ERROR,
     },
     State.DESTROYED: {},
+}
+
+NOTHING_NEW: dict[Sighting, frozenset[State]] = {
+    # The states of which a sighting tells nothing but what is known. In any other it is late or a contradiction.
+    Sighting.PROVISIONING: frozenset({State.CREATING}),
+    Sighting.PULLING: frozenset({State.LOADING}),
+    Sighting.RUNNING: frozenset(State) - {State.WANTED, State.CREATING, State.LOADING, State.STOPPED, State.DESTROYED},
+    Sighting.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
+    Sighting.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
+    Sighting.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR}),
+    Sighting.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
+    Sighting.REPORTED_ERROR: frozenset({State.ERROR}),
 }
 
 REMEDIES: dict[Goal, dict[State, Command]] = {

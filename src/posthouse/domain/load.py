@@ -53,6 +53,7 @@ class Demand:
     oldest_wait_s: float = 0.0
     """Age of the request that has waited longest without a worker."""
     last_request_at: float = 0.0
+    """When a request was last asked for, or ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
     COMING,
+    NOTHING_NEW,
     PATIENCE_S,
     STATUS_ON_WIRE,
     Goal,
@@ -160,7 +161,7 @@ class Fleet:
         if worker_id is None:
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
-                self._remove(request)
+                self._remove(request, now)
                 return Waiting(0)
             request.expires_at = now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
             self._move(request, None, now)
@@ -181,7 +182,7 @@ class Fleet:
         if request is None or request.worker_id != worker_id:
             self.stats.refused_ends += 1
             return False
-        self._remove(request)
+        self._remove(request, now)
         self.stats.ended += 1
         self.stats.failed += not ended.success
         if ended.success:
@@ -241,10 +242,11 @@ class Fleet:
             assert changed is not None
             self._bench.set_work(changed, self.ledger.work.get(changed, 0.0))
 
-    def _remove(self, request: Request) -> None:
+    def _remove(self, request: Request, now: float) -> None:
         left = request.worker_id
         self.ledger.remove(request)
         if left is not None:
+            self._last_request_at = now
             self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
     # -- what workers and providers tell ---------------------------------------------------------------------------
@@ -325,7 +327,7 @@ class Fleet:
                 del self._suspected[worker_id]
         for request in self.ledger.expired(now):
             self.stats.expired += request.worker_id is not None
-            self._remove(request)
+            self._remove(request, now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
@@ -503,7 +505,7 @@ class Fleet:
         worker = self.workers[worker_id]
         state = after_sighting(worker.state, sighting)
         if state is None:
-            self.stats.late_sightings += 1
+            self.stats.late_sightings += worker.state not in NOTHING_NEW.get(sighting, ())
         elif state is not worker.state:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
@@ -521,7 +523,7 @@ class Fleet:
             self._working.pop(worker_id, None)
             self._suspected.pop(worker_id, None)
             for request in list(self.ledger.at.get(worker_id, {}).values()):
-                self._remove(request)
+                self._remove(request, now)
         if state is State.DESTROYED:
             self.spent_gone_usd += worker.spent_usd
             self._unsaved[worker_id] = self.workers.pop(worker_id)
@@ -560,7 +562,7 @@ class Fleet:
             if request.idx in report.working:
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
-                self._remove(request)
+                self._remove(request, now)
         unknown = [i for i in report.working if self.ledger.find(i) is None and self.ledger.ended(i) is None]
         if unknown and now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
             for idx in unknown:
