@@ -198,6 +198,14 @@ async def test_a_replay(world: World, peer_worker: PeerWorker) -> None:
         assert len(world.model.seen) == 1
 
 
+async def test_one_grant_serves_both_calls_of_the_published_example_and_no_third(world: World) -> None:
+    body = world.wrapped({"inputs": "x"})
+    async with world.agent():
+        calls = ("generate", "generate_stream", "generate", "generate_stream", "v1/completions")
+        statuses = [(await post(world, f"{world.url}/{call}", body))[0] for call in calls]
+    assert [status == 401 for status in statuses] == [False, False, True, True, True]
+
+
 async def test_many_replays_at_once(world: World) -> None:
     body = world.wrapped({"inputs": "x"})
     async with world.agent():

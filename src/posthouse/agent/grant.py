@@ -18,6 +18,7 @@ AUTH_HEADER: Final = "X-Posthouse-Auth"
 
 _AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id", "grant")
 _MAX_USED: Final = 200_000  # grants remembered at once: some 1,500 requests a second, in 40 MB
+_MAX_PATHS: Final = 2  # that one grant may be used for, once each
 _STEP_S: Final = 10.0  # by which the server's clock, as seen here, may step back without a used grant being forgotten
 
 Verify = Callable[[bytes, str], bool]
@@ -106,16 +107,19 @@ def signature_check(url: str) -> Callable[[Verify, AuthData], bool]:
 
 
 class Grants:
-    """The grants that this worker has seen, each of which is good for one request."""
+    """The grants that this worker has seen. Each is good for one request to a path, and for two paths at most.
+
+    Two, because the published example sends one answer of /route/ to `/generate` and to `/generate_stream`.
+    """
 
     def __init__(self, keys: ServerKeys, worker_id: int) -> None:
         self._keys = keys
         self._worker_id = worker_id
-        self._used: dict[str, int] = {}
-        """When each nonce's grant expires, in the order of their use."""
+        self._used: dict[str, tuple[int, list[str]]] = {}
+        """When each nonce's grant expires, and the paths it was used for, in the order of their first use."""
 
-    async def use(self, auth_data: AuthData) -> Grant:
-        """Return the grant in the auth data, which from now on is used. Raises: BadGrant."""
+    async def use(self, auth_data: AuthData, path: str) -> Grant:
+        """Return the grant in the auth data, which from now on is used for the path. Raises: BadGrant."""
         grant = auth_data.grant
         if grant is None:
             raise BadGrant("grant: is missing; pass on all of what /route/ answered")
@@ -140,14 +144,15 @@ class Grants:
         if grant.exp - BEGIN_S < int(self._keys.began_at):  # what was used before this agent began is not known
             raise BadGrant("grant.exp: is from before this worker began; ask /route/ again", stale=True)
         self._forget(now - _STEP_S)
-        if grant.nonce in self._used:
-            raise BadGrant("grant.nonce: was used before")
-        if len(self._used) >= _MAX_USED:
+        if grant.nonce not in self._used and len(self._used) >= _MAX_USED:
             raise BadGrant("grant: too many were used of late; ask /route/ again", stale=True)
-        self._used[grant.nonce] = grant.exp
+        _, paths = self._used.setdefault(grant.nonce, (grant.exp, []))
+        if path in paths or len(paths) >= _MAX_PATHS:
+            raise BadGrant("grant.nonce: was used before")
+        paths.append(path)
         return grant
 
     def _forget(self, before: float) -> None:
         """Drop nonces from the front that expired by then. Behind one that expires late others stay a little longer."""
-        while self._used and next(iter(self._used.values())) <= before:
+        while self._used and next(iter(self._used.values()))[0] <= before:
             del self._used[next(iter(self._used))]

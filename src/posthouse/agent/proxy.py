@@ -108,7 +108,7 @@ class Proxy:
 
     async def _serve(self, client: web.Request) -> web.StreamResponse:
         auth_data, body = await self._read(client)
-        max_cost = await self._authenticate(auth_data)
+        max_cost = await self._authenticate(auth_data, client.path)
         payload = _decoded(body) if isinstance(body, bytes) else None
         request = Request(auth_data.request_idx or 0, self._work_of(payload, auth_data.cost))
         try:
@@ -174,7 +174,7 @@ class Proxy:
         if size > limit:
             raise Refused(413, f"body: must be at most {limit} bytes")
 
-    async def _authenticate(self, auth_data: AuthData) -> float:
+    async def _authenticate(self, auth_data: AuthData, path: str) -> float:
         """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one."""
         if self._settings.unsecured:
             return math.inf
@@ -185,7 +185,7 @@ class Proxy:
         if not self._keys.required:
             return math.inf
         try:
-            return (await self._grants.use(auth_data)).max_cost
+            return (await self._grants.use(auth_data, path)).max_cost
         except BadGrant as error:
             # 408 lets the known clients ask /route/ again; 401 is final.
             raise Refused(408 if error.stale else 401, str(error)) from None
