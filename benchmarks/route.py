@@ -6,6 +6,7 @@ Prints a table and writes `benchmarks/results/route.json`.
 
 import argparse
 import asyncio
+import base64
 import gc
 import json
 import multiprocessing as mp
@@ -28,7 +29,7 @@ import httptools
 import psutil
 import uvicorn
 import uvloop
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
@@ -45,6 +46,7 @@ from posthouse.ports import KeyRecord, Store
 from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Hot, Message, Receive, Send
 from posthouse.signing.rsa import RsaKey
+from posthouse.wire.grant import AGENT
 from posthouse.wire.route import RouteReply, encode
 from posthouse.wire.signed import Scheme
 
@@ -74,6 +76,8 @@ class Site:
     workers: int = 0
     """Of each endpoint; 0 for the constant answer."""
     scheme: Scheme = Scheme.U
+    version: str = ""
+    """What the workers reported; `+posthouse` at its end means our agent, whose replies carry a grant."""
     pinned: bool = True
 
 
@@ -81,6 +85,7 @@ SITES = (
     Site("constant"),
     *(Site(str(n), workers=n) for n in SIZES),
     Site("100x100", endpoints=100, workers=100),
+    Site("granted", workers=100, version=f"1.1.0{AGENT}"),
     Site("signed", workers=100, scheme=Scheme.A5S, pinned=False),
 )
 
@@ -137,19 +142,37 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
     for number in range(1, site.endpoints + 1):
         endpoint = Endpoint(EndpointId(number), f"bench-{number}", Scaling(max_workers=site.workers))
         first_id = 1 + (number - 1) * site.workers
-        ready = [_ready(endpoint, WorkerId(first_id + i), site.scheme, clock.now()) for i in range(site.workers)]
+        ready = [_ready(endpoint, WorkerId(first_id + i), site, clock.now()) for i in range(site.workers)]
         hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), ready))
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
     threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    router = Router(hub, signer, 4.0, threads)
+    grant_key = ed25519.Ed25519PrivateKey.generate()
+    router = Router(
+        hub,
+        signer,
+        sign_grant=lambda text: ("bench", base64.b64encode(grant_key.sign(text)).decode()),
+        hold_s=4.0,
+        signing_threads=threads,
+    )
     ingest = Ingest(hub, router, keyring.check_worker)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
-    return Hot(hub, router, ingest, keyring, _constant, 1_000_000, lambda: "", lambda: b"", b"")
+    return Hot(
+        hub,
+        router,
+        ingest,
+        keyring,
+        rest=_constant,
+        max_body_bytes=1_000_000,
+        ready=lambda: "",
+        metrics=lambda: b"",
+        root_certificate=b"",
+        jwks=lambda: b"",
+    )
 
 
-def _ready(endpoint: Endpoint, worker_id: WorkerId, scheme: Scheme, now: float) -> Worker:
+def _ready(endpoint: Endpoint, worker_id: WorkerId, site: Site, now: float) -> Worker:
     address = _address(worker_id)
     return Worker(
         id=worker_id,
@@ -168,7 +191,8 @@ def _ready(endpoint: Endpoint, worker_id: WorkerId, scheme: Scheme, now: float) 
         progressed_at=now,
         addresses=frozenset({address}),
         url=f"http://{address}",
-        scheme=scheme,
+        version=site.version,
+        scheme=site.scheme,
         perf=_perf(worker_id),
         loaded_at=now,
     )
@@ -187,7 +211,7 @@ def _end_all(hub: Hub) -> None:
     for stall in hub.stalls.values():
         for worker_id, there in list(stall.fleet.ledger.at.items()):
             for idx in list(there):
-                stall.fleet.end(worker_id, Ended(idx, success=True))
+                stall.fleet.end(worker_id, Ended(idx, success=True), hub.clock.now())
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
 
 
@@ -243,21 +267,24 @@ class Seen:
     rps: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
+    """Processor time of the server for each request: what other programs on the machine do not change."""
 
 
-async def measure(port: int, request: bytes, span_s: float) -> Seen:
+async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
     """As many requests as `CONNECTIONS` connections get answered in `span_s`, after a warm-up."""
     load = Load()
     callers = await _connect(port, load, lambda: request, b'"url"', CONNECTIONS)
     await asyncio.sleep(WARM_UP_S)
     load.latencies_s.clear()
-    began_at = time.perf_counter()
+    server = psutil.Process(pid)
+    began_at, used_s = time.perf_counter(), sum(server.cpu_times()[:2])
     await asyncio.sleep(span_s)
-    took_s = time.perf_counter() - began_at
+    took_s, used_s = time.perf_counter() - began_at, sum(server.cpu_times()[:2]) - used_s
     latencies_ms = sorted(s * 1000 for s in load.latencies_s)
     await _disconnect(load, callers)
     n = len(latencies_ms)
-    return Seen(n / took_s, latencies_ms[n // 2], latencies_ms[n * 99 // 100])
+    return Seen(n / took_s, latencies_ms[n // 2], latencies_ms[n * 99 // 100], used_s / n * 1e6)
 
 
 async def reporting(port: int, requests: list[bytes], during: Callable[[], Awaitable[Seen]]) -> tuple[float, Seen]:
@@ -396,31 +423,33 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     os.sched_setaffinity(0, {LOAD_CORE})
 
     async def load(name: str) -> Seen:
-        return await measure(ports[name], request, span_s)
+        return await measure(ports[name], pids[name], request, span_s)
 
     generator = await load("echo")
     print(f"the load itself can do {generator.rps:,.0f} requests/s against a server that only echoes")
-    constants: list[float] = [(await load("constant")).rps]
-    seen: dict[str, list[Seen]] = {str(n): [] for n in SIZES}
-    ratios: dict[str, list[float]] = {str(n): [] for n in SIZES}
+    constants = [await load("constant")]
+    names = [*(str(n) for n in SIZES), "granted"]
+    seen: dict[str, list[Seen]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name, mine in seen.items():  # a constant answer before and after each: C 10 C 100 C 1000 C 10000 C ...
             mine.append(await load(name))
-            constants.append((await load("constant")).rps)
-            ratios[name].append(2 * mine[-1].rps / (constants[-1] + constants[-2]))
+            constants.append(await load("constant"))
+            ratios[name].append(2 * mine[-1].rps / (constants[-1].rps + constants[-2].rps))
         told = "  ".join(f"{name}: {mine[-1].rps:,.0f} ({ratios[name][-1]:.2f})" for name, mine in seen.items())
-        print(f"round {i + 1}/{rounds}  constant: {constants[-1]:,.0f}  {told}", flush=True)
+        print(f"round {i + 1}/{rounds}  constant: {constants[-1].rps:,.0f}  {told}", flush=True)
 
     keyring = Keyring(SECRET, [], lambda _: None)
     reports = [_report(keyring, i) for i in range(1, 10_001)]
     quiet, reported, arrived = [], [], []
     for i in range(rounds):
-        quiet.append((await load("100x100")).rps)
+        quiet.append(await load("100x100"))
         per_s, while_reporting = await reporting(ports["100x100"], reports, lambda: load("100x100"))
-        reported.append(while_reporting.rps)
+        reported.append(while_reporting)
         arrived.append(per_s)
         print(
-            f"reports {i + 1}/{rounds}  without: {quiet[-1]:,.0f}  with {per_s:,.0f}/s: {reported[-1]:,.0f}", flush=True
+            f"reports {i + 1}/{rounds}  without: {quiet[-1].rps:,.0f}  with {per_s:,.0f}/s: {while_reporting.rps:,.0f}",
+            flush=True,
         )
     rss_mb = psutil.Process(pids["100x100"]).memory_info().rss / 1e6
 
@@ -431,17 +460,23 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
         signed.append((await load("signed")).rps)
         print(f"signed {i + 1}/{rounds}  bare: {bare[-1]:,.0f}  routed: {signed[-1]:,.0f}", flush=True)
 
+    constant_cpu_us = median(s.cpu_us for s in constants)
+    rows = {
+        name: {
+            "rps": round(median(s.rps for s in mine)),
+            "ratio": round(median(ratios[name]), 3),
+            "p50_ms": round(median(s.p50_ms for s in mine), 2),
+            "p99_ms": round(median(s.p99_ms for s in mine), 2),
+            "cpu_us": round(median(s.cpu_us for s in mine), 1),
+            "cpu_ratio": round(constant_cpu_us / median(s.cpu_us for s in mine), 3),
+        }
+        for name, mine in seen.items()
+    }
     return {
-        "constant_rps": round(median(constants)),
-        "workers": {
-            name: {
-                "rps": round(median(s.rps for s in mine)),
-                "ratio": round(median(ratios[name]), 3),
-                "p50_ms": round(median(s.p50_ms for s in mine), 2),
-                "p99_ms": round(median(s.p99_ms for s in mine), 2),
-            }
-            for name, mine in seen.items()
-        },
+        "constant_rps": round(median(s.rps for s in constants)),
+        "constant_cpu_us": round(constant_cpu_us, 1),
+        "granted": rows.pop("granted"),
+        "workers": rows,
         "signed": {
             "rps": round(median(signed)),
             "bare_rps": round(median(bare)),
@@ -449,9 +484,10 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
         },
         "reports_per_s": round(median(arrived)),
         "reports": {
-            "rps_without": round(median(quiet)),
-            "rps_with": round(median(reported)),
-            "cost": round(median(1 - w / q for w, q in zip(reported, quiet, strict=True)), 3),
+            "rps_without": round(median(s.rps for s in quiet)),
+            "rps_with": round(median(s.rps for s in reported)),
+            "cost": round(median(1 - w.rps / q.rps for w, q in zip(reported, quiet, strict=True)), 3),
+            "cpu_cost": round(1 - median(s.cpu_us for s in quiet) / median(s.cpu_us for s in reported), 3),
         },
         "rss_mb": round(rss_mb, 1),
         "generator_rps": round(generator.rps),
@@ -467,14 +503,20 @@ def machine() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
-    lines = [f"{'workers':>10} {'requests/s':>11} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7}"]
-    lines.append(f"{'constant':>10} {result['constant_rps']:>11,} {1:>6.2f}")
-    for name, row in result["workers"].items():
-        lines.append(f"{name:>10} {row['rps']:>11,} {row['ratio']:>6.2f} {row['p50_ms']:>7.2f} {row['p99_ms']:>7.2f}")
+    lines = [f"{'workers':>10} {'requests/s':>11} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'cpu µs':>7} {'ratio':>6}"]
+    lines.append(
+        f"{'constant':>10} {result['constant_rps']:>11,} {1:>6.2f} {result['constant_cpu_us']:>23.1f} {1:>6.2f}"
+    )
+    for name, row in (result["workers"] | {"granted": result["granted"]}).items():
+        lines.append(
+            f"{name:>10} {row['rps']:>11,} {row['ratio']:>6.2f} {row['p50_ms']:>7.2f} {row['p99_ms']:>7.2f} "
+            f"{row['cpu_us']:>7.1f} {row['cpu_ratio']:>6.2f}"
+        )
     signed, reports = result["signed"], result["reports"]
     lines += [
         f"signed one by one: {signed['rps']:,}/s, bare RSA-2048 {signed['bare_rps']:,}/s, ratio {signed['ratio']:.2f}",
-        f"{result['reports_per_s']:,} reports/s cost {reports['cost']:.1%} of route throughput",
+        f"{result['reports_per_s']:,} reports/s cost {reports['cost']:.1%} of route throughput, "
+        f"{reports['cpu_cost']:.1%} of the processor time",
         f"memory with 100 endpoints of 100 workers: {result['rss_mb']:.0f} MB",
         f"limit of the load: {result['generator_rps']:,} requests/s; {result['machine']}",
     ]
