@@ -13,6 +13,8 @@ import pytest
 
 from posthouse.client import AsyncClient
 from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.load import Report
+from posthouse.domain.worker import WorkerId
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.signing.rsa import verifier
 from posthouse.wire.signed import Scheme, signed_text
@@ -213,6 +215,26 @@ async def test_a_request_that_is_asked_for_again_is_one_request(
     assert (reply["request_idx"], reply["url"]) == (idx, puppet.url)
     assert fleet.ledger.waiting_work == 0
     assert fleet.ledger.outstanding() == 50
+
+
+async def test_a_new_request_does_not_overtake_one_that_is_held(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    async with (
+        live_server(tmp_path / "data", **{"server.route_hold_s": 3.9}) as server,
+        AsyncClient(server.url, server.admin_key) as owner,
+    ):
+        (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+        fleet = server.hub.fleet_named("llm")
+        assert fleet is not None
+        held = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 5000, "request_idx": 0}))
+        await until(lambda: bool(fleet.ledger.waiting), "the first one is held")
+        # Room comes up behind the back of those who serve the held; the first request alone fills it.
+        ready = Report(100.0, "", puppet.url, "1.1.0", "U", frozenset())
+        fleet.report(WorkerId(puppet.id), ready, server.hub.clock.now())
+        late = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0}))
+        _, first = await held
+        assert first["url"] == puppet.url
+        await until(lambda: len(fleet.ledger.waiting) == 1, "the late one is held in its turn")
+        late.cancel()
 
 
 async def test_a_request_whose_worker_failed_goes_elsewhere_with_a_new_number(

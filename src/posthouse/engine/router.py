@@ -48,7 +48,10 @@ class Router:
 
     def route_now(self, fleet: Fleet, ask: RouteAsk) -> RouteReply | Assignment | Waiting:
         """The reply, where it takes no waiting; else how far the request has come, to go on with in `route_later`."""
-        outcome = fleet.assign(ask.request_idx, ask.cost, self.hub.clock.now(), ask.polls)
+        now, held = self.hub.clock.now(), self._held.get(fleet.endpoint.id)
+        if held and ask.request_idx not in held and fleet.has_room(ask.cost, now):
+            self.serve_held(fleet, misses_left=1)  # room that came with time alone is for those that wait already
+        outcome = fleet.assign(ask.request_idx, ask.cost, now, ask.polls)
         if isinstance(outcome, Waiting):
             self.hub.bell.set()
             return outcome
@@ -79,12 +82,15 @@ class Router:
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
         return await self._signed(ask, outcome)
 
-    def serve_held(self, fleet: Fleet) -> None:
-        """Gives held requests the workers that have freed up, the one that has waited longest first."""
+    def serve_held(self, fleet: Fleet, misses_left: int = MISSES) -> None:
+        """Gives held requests the workers that have freed up, the one that has waited longest first.
+
+        `misses_left`: how many may find nothing before it looks no further.
+        """
         held = self._held.get(fleet.endpoint.id)
         if not held:
             return
-        now, misses = self.hub.clock.now(), 0
+        now = self.hub.clock.now()
         for entry in sorted(held.values(), key=lambda h: h.since):
             if entry.found.done():
                 continue
@@ -92,8 +98,8 @@ class Router:
             if isinstance(outcome, Assignment):
                 entry.found.set_result(outcome)
             else:
-                misses += 1
-                if misses >= MISSES:
+                misses_left -= 1
+                if misses_left <= 0:
                     break
 
     async def _hold(

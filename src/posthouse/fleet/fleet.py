@@ -156,8 +156,7 @@ class Fleet:
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
         avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
-        most_s = self.endpoint.scaling.max_queue_time + self._service_s  # a worker at full performance is no queue
-        worker_id = self._bench.pick(request.cost, most_s, request.idx, avoid, self._handicaps_s(now))
+        worker_id = self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
         if worker_id is None:
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
@@ -194,6 +193,10 @@ class Fleet:
                     self._unit_alone_s.append(unit_s)
         return True
 
+    def has_room(self, cost: float, now: float) -> bool:
+        """True if a new request would get a worker now."""
+        return self._bench.pick(cost, self._most_s(), 0, set(), self._handicaps_s(now)) is not None
+
     def forget(self, idx: int) -> None:
         """Drops a waiting request whose client went away."""
         request = self.ledger.find(idx)
@@ -217,6 +220,10 @@ class Fleet:
         if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
             failures = self._suspected.get(worker_id, Failures())
             self._suspected[worker_id] = Failures(failures.count + 1, now)
+
+    def _most_s(self) -> float:
+        """Seconds of work at which a worker still gets requests: those in service at full performance are no queue."""
+        return self.endpoint.scaling.max_queue_time + self._service_s
 
     def _learn_service(self) -> None:
         """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
