@@ -72,7 +72,9 @@ class Process(Section):
     """Workers as processes on this machine."""
 
     enabled: bool = Field(True, description="Whether this machine may run workers.")
-    slots: int = Field(0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core.")
+    slots: int = Field(
+        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
+    )
     memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
     grace_s: float = Field(
         10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."

@@ -676,6 +676,18 @@ def test_requests_that_failed_and_those_that_queued_teach_nothing_about_the_time
     assert fleet.snapshot(NOW + 9000, ()).demand.service_s == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("tiny", [5e-324, 1e-6])
+def test_requests_of_tiny_cost_do_not_hide_a_queue_of_large_ones(tiny: float) -> None:
+    fleet = fleet_of(worker(ONE, perf=100))
+    for second in range(0, 40, 2):
+        idx = assigned(fleet.assign(0, tiny, NOW + second)).request_idx
+        assert fleet.end(ONE, Ended(idx, success=True), NOW + second + 1)
+    for _ in range(20):
+        fleet.assign(0, 100, NOW + 40)
+    fleet.age(NOW + 40, SILENT_S)
+    assert expected_wait_s(fleet.snapshot(NOW + 40, ()).demand, 100.0) == pytest.approx(19.0)
+
+
 def test_the_breakdown_by_status_uses_the_words_of_the_wire() -> None:
     fleet = fleet_of(
         worker(WorkerId(1), State.LOADING), worker(WorkerId(2), State.LOADING), worker(WorkerId(3), State.STOPPED)

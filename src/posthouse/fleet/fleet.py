@@ -58,7 +58,6 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 LEARNED_STARTS = 20
 """Of how many latest starts the median is taken."""
-
 LEARNED_SERVICES = 50
 """Of how many latest requests the unloaded service time is taken."""
 SERVICE_RANK = 0.1
@@ -130,8 +129,8 @@ class Fleet:
         self._perf: dict[str, float] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
-        self._unit_s: deque[float] = deque(maxlen=LEARNED_SERVICES)
-        self._unit_alone_s: deque[float] = deque(maxlen=LEARNED_SERVICES)
+        self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
+        self._took_alone: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)
         self._service_s = 0.0
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
@@ -187,10 +186,10 @@ class Fleet:
         if ended.success:
             self._suspected.pop(worker_id, None)
             if request.cost > 0:
-                unit_s = (now - request.assigned_at) / request.cost
-                self._unit_s.append(unit_s)
+                took_s = now - request.assigned_at
+                self._took.append((took_s / request.cost, took_s))
                 if request.alone:
-                    self._unit_alone_s.append(unit_s)
+                    self._took_alone.append((took_s / request.cost, took_s))
         return True
 
     def has_room(self, cost: float, now: float) -> bool:
@@ -228,12 +227,13 @@ class Fleet:
     def _learn_service(self) -> None:
         """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
 
-        Those that came to a busy one show nothing while there is a queue, but that it may be less.
+        Those that came to a busy one may have queued: they show only that it is no more. Never longer than any took, so
+        that tiny costs do not hide a queue of large ones.
         """
-        count = len(self.ledger) - len(self.ledger.waiting)
-        if count and self._unit_alone_s:
-            unit_s = min(sorted(them)[int(SERVICE_RANK * len(them))] for them in (self._unit_s, self._unit_alone_s))
-            self._service_s = unit_s * self.ledger.outstanding() / count
+        work, count = self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)
+        if work > 0 and self._took_alone:
+            unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in (self._took, self._took_alone))
+            self._service_s = min(unit_s * work / count, max(took_s for _, took_s in self._took_alone))
 
     def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
         """What is held against workers at which requests failed."""
