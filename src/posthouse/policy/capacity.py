@@ -71,9 +71,14 @@ def queued_work(demand: Demand, ready_supply: float) -> float:
 
 
 def expected_wait_s(demand: Demand, ready_supply: float) -> float:
-    """What a request waits now: as long as the oldest without a worker, or for the work queued at the workers."""
-    at_workers_s = queued_work(demand, ready_supply) / ready_supply if ready_supply > 0 else 0.0
-    return max(demand.oldest_wait_s, at_workers_s)
+    """What a request that comes now will wait: for the work before it; as long as the oldest where nobody is ready.
+
+    The oldest's wait counts only then: once a first worker is ready it tells of the past, and one request that waited
+    for a start would have a second worker made.
+    """
+    if ready_supply <= 0:
+        return demand.oldest_wait_s
+    return (demand.waiting + queued_work(demand, ready_supply)) / ready_supply
 
 
 def hot_need(
