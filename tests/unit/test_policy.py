@@ -14,7 +14,7 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import expected_perf
+from posthouse.policy.capacity import expected_perf, hot_need
 from posthouse.policy.decide import HOT_HOLD_S, TOTAL_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
@@ -482,3 +482,14 @@ def test_at_most_half_of_the_workers_are_put_aside(handicaps: list[float], count
 
 def test_equals_are_told_apart_by_the_die() -> None:
     assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 1, 2, 0]
+
+
+def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
+    """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
+    demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
+    need, rules = hot_need(Scaling(min_load=0.0), demand, load=25.0, ready_supply=200.0, help_s=8.0)
+    assert need < 200.0
+    assert "need against wait" not in {rule.what for rule in rules}
+    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=2_100.0), 25.0, 200.0, 8.0)
+    assert need > 200.0
+    assert "need against wait" in {rule.what for rule in rules}
