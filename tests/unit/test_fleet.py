@@ -661,7 +661,7 @@ def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_kn
     # 8 in service and 10 s of queue at each worker: 2 x (16 s + 10 s) x 100, and one more where that is just reached.
     given += [fleet.assign(0, 200, NOW + 50) for _ in range(30)]
     assert sum(isinstance(g, Assignment) for g in given) == 28
-    # 12 s of queue at the workers, and before a new request come 10 that have no worker: 10 x 200 of work at 200 a second.
+    # 12 s of queue at the workers, and 10 requests without one before a new one: 10 x 200 of work at 200 a second.
     assert expected_wait_s(fleet.snapshot(NOW + 50, ()).demand, 200.0) == pytest.approx(22.0)
 
 
