@@ -166,7 +166,7 @@ class Fleet:
             return Waiting(request.idx)
         self._move(request, worker_id, now)
         worker = self.workers[worker_id]
-        if worker.scheme in ("A4", "A5"):  # generations that do not say what they work on: expect it done by now
+        if worker.scheme == "A4":  # a generation that does not say what it works on: expect it done by then
             request.expires_at = now + 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf
         else:
             request.expires_at = now + UNSEEN_KEPT_S
