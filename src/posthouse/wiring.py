@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from posthouse.config import Settings
+from posthouse.config import Settings, make_data_dir
 from posthouse.domain.errors import Refused
 from posthouse.domain.offer import Price
 from posthouse.engine import journal
@@ -70,7 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises: Refused where the address or the data directory is in use or cannot be used.
     """
     async with AsyncExitStack() as stack:
-        data_dir = _own(settings.data_dir, stack)
+        data_dir = _own(settings, stack)
         listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
         port = listener.getsockname()[1]
         url = settings.public_url if settings.server.port else f"http://{settings.server.host}:{port}"
@@ -164,10 +164,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _own(data_dir: Path, stack: AsyncExitStack) -> Path:
+def _own(settings: Settings, stack: AsyncExitStack) -> Path:
     """The data directory, made if need be, and locked: two servers on one would destroy each other's workers."""
+    data_dir = make_data_dir(settings)
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = stack.enter_context((data_dir / "lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,7 @@ from typing import NewType
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal, State
-from posthouse.domain.offer import Price
+from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.domain.workergroup import WorkergroupId
 
 WorkerId = NewType("WorkerId", int)
@@ -60,7 +60,7 @@ class Worker:
 
     def with_spend(self, span_s: float) -> "Worker":
         """The same worker after `span_s` more seconds in its present state."""
-        cost_usd = self.usd_h() * span_s / 3600.0
+        cost_usd = self.usd_h() * span_s / SECONDS_PER_HOUR
         return replace(self, spent_usd=self.spent_usd + cost_usd) if cost_usd > 0 else self
 
 

@@ -482,10 +482,6 @@ class Fleet:
             return reports and now - worker.since < FAILED_DRAIN_S and self.busy(worker.id)
         return self.busy(worker.id)
 
-    def in_flight(self, worker_id: WorkerId) -> bool:
-        """True while a command for the worker has no answer."""
-        return worker_id in self._in_flight
-
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _adopt(self, worker: Worker, now: float) -> None:
