@@ -435,7 +435,8 @@ def test_a_decision_says_why() -> None:
 
 
 def picked(work: list[float], perf: list[float], cost: float, max_queue_s: float, die: int = 0) -> int | None:
-    return pick(np.array(work), np.array(perf), cost, max_queue_s, die)
+    with np.errstate(divide="ignore", over="ignore"):
+        return pick(np.array(work), 1.0 / np.array(perf), cost, max_queue_s, die)
 
 
 def test_the_worker_that_would_finish_soonest_is_picked() -> None:
@@ -455,9 +456,9 @@ def test_a_worker_without_performance_is_not_picked() -> None:
 
 
 def test_a_handicap_counts_as_wait() -> None:
-    assert pick(np.zeros(2), np.full(2, 100.0), 1, 10, 0, np.array([5.0, 4.0])) == 1
-    assert pick(np.array([0.0, 900.0]), np.full(2, 100.0), 1, 10, 0, np.array([11.0, 0.0])) == 1
-    assert pick(np.array([0.0, 1001.0]), np.full(2, 100.0), 1, 10, 0, np.array([11.0, 0.0])) is None
+    assert pick(np.zeros(2), np.full(2, 0.01), 1, 10, 0, np.array([5.0, 4.0])) == 1
+    assert pick(np.array([0.0, 900.0]), np.full(2, 0.01), 1, 10, 0, np.array([11.0, 0.0])) == 1
+    assert pick(np.array([0.0, 1001.0]), np.full(2, 0.01), 1, 10, 0, np.array([11.0, 0.0])) is None
 
 
 def test_a_handicap_grows_with_failures_and_decays_only_while_the_worker_reports() -> None:
@@ -480,8 +481,9 @@ def test_at_most_half_of_the_workers_are_put_aside(handicaps: list[float], count
     assert beyond_median(np.array(handicaps)).tolist() == counted
 
 
-def test_equals_are_told_apart_by_the_die() -> None:
-    assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 1, 2, 0]
+def test_equals_are_told_apart_by_the_die_where_no_work_will_tell_them_apart() -> None:
+    assert [picked([0] * 3, [1] * 3, 0, 10, die) for die in range(4)] == [0, 1, 2, 0]
+    assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 0, 0, 0]
 
 
 def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:

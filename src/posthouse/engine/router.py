@@ -23,6 +23,9 @@ MAX_SIGNATURES = 100_000
 MISSES = 32
 """How many held requests in a row may find nothing before looking on is a waste: each is kept from other workers."""
 
+ADDRESS_ALONE = ("", Scheme.U)
+"""Schemes whose signature covers the address alone, so that it can be kept. A worker that has not said is of today."""
+
 
 @dataclass(slots=True)
 class _Held:
@@ -48,22 +51,25 @@ class Router:
 
     def route_now(self, fleet: Fleet, ask: RouteAsk) -> RouteReply | Assignment | Waiting:
         """The reply, where it takes no waiting; else how far the request has come, to go on with in `route_later`."""
-        now, held = self.hub.clock.now(), self._held.get(fleet.endpoint.id)
-        if held and ask.request_idx not in held and fleet.has_room(ask.cost, now):
+        now, idx = self.hub.clock.now(), ask.request_idx or 0
+        held = self._held.get(fleet.endpoint.id)
+        if held and idx not in held and fleet.has_room(ask.cost, now):
             self.serve_held(fleet, misses_left=1)  # room that came with time alone is for those that wait already
-        outcome = fleet.assign(ask.request_idx, ask.cost, now, ask.polls)
+        outcome = fleet.assign(idx, ask.cost, now, ask.request_idx is not None)
         if isinstance(outcome, Waiting):
             self.hub.bell.set()
             return outcome
         worker = outcome.worker
-        if worker.scheme and worker.scheme != Scheme.U:
+        if worker.scheme not in ADDRESS_ALONE:
             return outcome
         signature = self._signatures.get(worker.url)
         if signature is None:
             signature = self._signatures[worker.url] = self.signer.sign(_text(ask, outcome, Scheme.U))
             if len(self._signatures) > MAX_SIGNATURES:
                 self._signatures.popitem(last=False)
-        return self._granted(_reply(ask, outcome, Scheme.U, signature), worker)
+        cost = wire_cost(ask.cost)
+        reply = RouteReply(ask.endpoint, cost, outcome.reqnum, signature, worker.url, outcome.request_idx)
+        return self._granted(reply, worker) if worker.version.endswith(AGENT) else reply
 
     async def route_later(
         self, fleet: Fleet, ask: RouteAsk, outcome: Assignment | Waiting, left: Callable[[], Coroutine[Any, Any, None]]
@@ -137,22 +143,22 @@ class Router:
         # RSA lets go of the interpreter while it computes, so threads use every core.
         loop = asyncio.get_running_loop()
         signature = await loop.run_in_executor(self.signing_threads, self.signer.sign, _text(ask, found, scheme))
-        return self._granted(_reply(ask, found, scheme, signature), found.worker)
+        reply = _reply(ask, found, scheme, signature)
+        return self._granted(reply, found.worker) if found.worker.version.endswith(AGENT) else reply
 
     def _granted(self, reply: RouteReply, worker: Worker) -> RouteReply:
-        """The reply, with a grant if the worker runs our agent."""
-        if worker.version.endswith(AGENT):
-            reply.grant = issued(
-                self.sign_grant,
-                url=reply.url,
-                worker_id=worker.id,
-                endpoint=reply.endpoint,
-                reqnum=reply.reqnum,
-                request_idx=reply.request_idx,
-                cost=reply.cost,
-                perf=worker.perf,
-                now=self.hub.clock.now(),
-            )
+        """The reply with a grant, for a worker that runs our agent."""
+        reply.grant = issued(
+            self.sign_grant,
+            url=reply.url,
+            worker_id=worker.id,
+            endpoint=reply.endpoint,
+            reqnum=reply.reqnum,
+            request_idx=reply.request_idx,
+            cost=reply.cost,
+            perf=worker.perf,
+            now=self.hub.clock.now(),
+        )
         return reply
 
 

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
@@ -65,8 +66,7 @@ SERVICE_RANK = 0.1
 matter; too low an estimate only means that more counts as queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """A request that has a worker."""
 
     worker: Worker
@@ -154,8 +154,7 @@ class Fleet:
             request = self._open(idx, cost, now)
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
-        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
-        worker_id = self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
+        worker_id = self._pick(request, now)
         if worker_id is None:
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
@@ -170,9 +169,17 @@ class Fleet:
             request.expires_at = now + 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf
         else:
             request.expires_at = now + UNSEEN_KEPT_S
-        self._reqnum[worker_id] = reqnum = self._reqnum.get(worker_id, int(self._born_at * 1000)) + 1
+        reqnum = self._reqnum.get(worker_id)
+        reqnum = self._reqnum[worker_id] = int(self._born_at * 1000) + 1 if reqnum is None else reqnum + 1
         self.stats.routed += 1
         return Assignment(worker, request.idx, reqnum)
+
+    def _pick(self, request: Request, now: float) -> WorkerId | None:
+        most_s = self.endpoint.scaling.max_queue_time + self._service_s
+        if not self._suspected and not request.failures:
+            return self._bench.soonest(request.cost, most_s, request.idx)
+        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
+        return self._bench.pick(request.cost, most_s, request.idx, avoid, self._handicaps_s(now))
 
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> bool:
         """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
@@ -204,10 +211,12 @@ class Fleet:
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
-            while idx == 0 or self.ledger.find(idx) is not None:
+            idx = self._next_idx = self._next_idx + 1
+            while self.ledger.find(idx) is not None:  # taken by one of before a restart
                 idx = self._next_idx = self._next_idx + 1
             self._offered.add(cost, now)
-        request = Request(idx, cost, first_at=now, expires_at=now)
+            return Request(idx, cost, now, now)
+        request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures = ended
             self._keep_away(request, ended_at, now)
@@ -215,7 +224,7 @@ class Fleet:
 
     def _keep_away(self, request: Request, worker_id: WorkerId, now: float) -> None:
         before = request.failures.get(worker_id, Failures())
-        request.failures[worker_id] = Failures(before.count + 1, now)
+        request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
         if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
             failures = self._suspected.get(worker_id, Failures())
             self._suspected[worker_id] = Failures(failures.count + 1, now)
@@ -245,9 +254,9 @@ class Fleet:
             self.ledger.wait(request)
         else:
             self.ledger.assign(request, worker_id, now)
-        for changed in {left, worker_id} - {None}:
-            assert changed is not None
-            self._bench.set_work(changed, self.ledger.work.get(changed, 0.0))
+            self._bench.set_work(worker_id, self.ledger.work[worker_id])
+        if left is not None and left != worker_id:
+            self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
     def _remove(self, request: Request, now: float) -> None:
         left = request.worker_id

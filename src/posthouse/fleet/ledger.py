@@ -1,13 +1,17 @@
 """Which requests are open, where, and how much work they are."""
 
-from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from posthouse.domain.plan import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000
-"""How many ended requests are remembered, so that one asked again goes elsewhere than where it failed."""
+"""How many ended requests are remembered at least, so that one asked again goes elsewhere than where it failed; twice
+as many at most."""
+
+_NONE: Mapping[WorkerId, Failures] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -25,7 +29,7 @@ class Request:
     """Its worker reported that it works on it."""
     alone: bool = False
     """Its worker had no other when it came."""
-    failures: dict[WorkerId, Failures] = field(default_factory=dict)
+    failures: Mapping[WorkerId, Failures] = field(default_factory=lambda: _NONE)
     """Where it failed, how often and when last. Kept when it ends, for it may be asked for again."""
 
 
@@ -38,7 +42,8 @@ class Ledger:
         self.work: dict[WorkerId, float] = {}
         self.waiting_work = 0.0
         self._where: dict[int, Request] = {}
-        self._ended: OrderedDict[int, tuple[WorkerId, dict[WorkerId, Failures]]] = OrderedDict()
+        self._ended: dict[int, tuple[WorkerId, Mapping[WorkerId, Failures]]] = {}
+        self._ended_before: dict[int, tuple[WorkerId, Mapping[WorkerId, Failures]]] = {}
 
     def __len__(self) -> int:
         return len(self._where)
@@ -46,9 +51,9 @@ class Ledger:
     def find(self, idx: int) -> Request | None:
         return self._where.get(idx)
 
-    def ended(self, idx: int) -> tuple[WorkerId, dict[WorkerId, Failures]] | None:
+    def ended(self, idx: int) -> tuple[WorkerId, Mapping[WorkerId, Failures]] | None:
         """Where a request that has ended was last, and its failures before that; None if that is not remembered."""
-        return self._ended.get(idx)
+        return self._ended.get(idx) or self._ended_before.get(idx)
 
     def wait(self, request: Request) -> None:
         """Puts the request among the waiting, away from any worker."""
@@ -58,12 +63,19 @@ class Ledger:
 
     def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
         """Puts the request at a worker, away from wherever it was."""
-        self.remove(request)
+        idx = request.idx
+        if idx in self._where:
+            self.remove(request)
         request.worker_id, request.assigned_at, request.seen = worker_id, now, False
-        request.alone = worker_id not in self.at
-        self._where[request.idx] = request
-        self.at.setdefault(worker_id, {})[request.idx] = request
-        self.work[worker_id] = self.work.get(worker_id, 0.0) + request.cost
+        self._where[idx] = request
+        there = self.at.get(worker_id)
+        request.alone = there is None
+        if there is None:
+            self.at[worker_id] = {idx: request}
+            self.work[worker_id] = request.cost
+        else:
+            there[idx] = request
+            self.work[worker_id] += request.cost
 
     def remove(self, request: Request) -> None:
         """Takes the request out, wherever it is; nothing if it is nowhere."""
@@ -82,9 +94,8 @@ class Ledger:
         else:
             del self.at[worker_id], self.work[worker_id]
         self._ended[request.idx] = worker_id, request.failures
-        self._ended.move_to_end(request.idx)
-        if len(self._ended) > ENDED_KEPT:
-            self._ended.popitem(last=False)
+        if len(self._ended) >= ENDED_KEPT:
+            self._ended_before, self._ended = self._ended, {}
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""

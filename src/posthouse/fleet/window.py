@@ -13,7 +13,8 @@ class RateWindow:
         self._second = int(now)
 
     def add(self, amount: float, now: float) -> None:
-        self._advance(now)
+        if now >= self._second + 1:
+            self._advance(now)
         self._sums[self._second % len(self._sums)] += amount
 
     def rate(self, over_s: int, now: float) -> float:

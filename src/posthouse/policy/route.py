@@ -41,21 +41,22 @@ def beyond_median(handicaps_s: Floats) -> Floats:
 
 
 def pick(
-    work: Floats, perf: Floats, cost: float, max_queue_s: float, die: int, handicaps_s: Floats | float = 0.0
+    work: Floats, unit_s: Floats, cost: float, max_queue_s: float, die: int, handicaps_s: Floats | float = 0.0
 ) -> int | None:
     """The row of the worker that would finish the request soonest, or None where every wait is above `max_queue_s`.
 
-    Expected wait = outstanding work / performance + handicap; expected end = expected wait + cost / performance. A row
-    with performance 0 takes nothing. Equal rows are told apart by `die`, any number that differs between requests.
-    Shape: `work`, `perf` and `handicaps_s` have one entry a worker. Units: work, work per second, seconds.
+    Expected wait = outstanding work x seconds for a unit of work + handicap; expected end = that + the request's own
+    time. An infinite `unit_s` takes nothing. Of equal rows the first, until its work tells it from the others; requests
+    without cost leave none, so for them equal rows are told apart by `die`, any number that differs between requests.
+    Shape: `work`, `unit_s` and `handicaps_s` have one entry a worker. Units: work, seconds.
     """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        free = (perf > 0) & (work <= (max_queue_s - handicaps_s) * perf)
-        end_s = np.where(free, (work + cost) / perf + handicaps_s, np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        free = (unit_s < np.inf) & (work * unit_s + handicaps_s <= max_queue_s)
+        end_s = np.where(free, (work + cost) * unit_s + handicaps_s, np.inf)
     if not end_s.size:
         return None
     soonest = end_s.min()
     if soonest == np.inf:
         return None
     best = np.flatnonzero(end_s == soonest)
-    return int(best[die % best.size])
+    return int(best[die % best.size if cost == 0.0 else 0])

@@ -24,6 +24,9 @@ SECRET_BYTES = 32
 KEY_LIMIT = 128
 """Longest text that is looked at as a key, in characters; ours have at most 90."""
 
+PROVEN_LIMIT = 10_000
+"""Most keys that are remembered as good, so that a key in use costs one comparison and no digest."""
+
 _ACCOUNT_KEY = re.compile(r"ph_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _ENDPOINT_KEY = re.compile(r"phe_([0-9]{1,19})_([0-9]{1,19})_[A-Za-z0-9_-]{43}")
 
@@ -57,6 +60,9 @@ class Principal:
     """Safe to log."""
 
 
+_NOBODY: tuple[str, Principal | None, int] = ("", None, 0)
+
+
 class Keyring:
     """Every key of the installation, in memory."""
 
@@ -68,6 +74,8 @@ class Keyring:
         self._endpoint_version = endpoint_version
         self._records: dict[str, KeyRecord] = {}
         self._principals: dict[str, Principal] = {}
+        self._proven: dict[int, tuple[str, Principal | None, int]] = {}
+        """Keys that were found good, by their hash: the key itself, whose it is, and an endpoint key's version."""
         self._used_at: dict[str, float] = {}
         """Last uses that no record has yet."""
         for record in records:
@@ -88,10 +96,23 @@ class Keyring:
     def put(self, record: KeyRecord) -> None:
         """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
         self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id)
+        self._proven.clear()
         self._records[record.id] = record
 
     def check(self, key: str, now: float) -> Principal | None:
         """Whose key this is, or None. Secrets are compared in constant time; ids and versions are none."""
+        text, principal, version = self._proven.get(hash(key), _NOBODY)
+        if principal is not None and hmac.compare_digest(text, key):
+            if principal.endpoint_id is None:
+                self._used_at[principal.key_id] = now
+            elif self._endpoint_version(principal.endpoint_id) != version:
+                return None
+            return principal
+        if len(self._proven) >= PROVEN_LIMIT:
+            self._proven.clear()
+        return self._prove(key, now)
+
+    def _prove(self, key: str, now: float) -> Principal | None:
         if len(key) > KEY_LIMIT:
             return None
         if match := _ACCOUNT_KEY.fullmatch(key):
@@ -99,14 +120,18 @@ class Keyring:
             if record is None or not hmac.compare_digest(self._mac(key).hex(), record.digest) or record.revoked_at:
                 return None
             self._used_at[record.id] = now
-            return self._principals[record.id]
+            principal = self._principals[record.id]
+            self._proven[hash(key)] = key, principal, 0
+            return principal
         if match := _ENDPOINT_KEY.fullmatch(key):
             endpoint_id, version = int(match[1]), int(match[2])
             if not hmac.compare_digest(self.endpoint_key(endpoint_id, version), key):
                 return None
             if self._endpoint_version(endpoint_id) != version:
                 return None
-            return Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}")
+            principal = Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}")
+            self._proven[hash(key)] = key, principal, version
+            return principal
         return None
 
     def dirty(self) -> list[KeyRecord]:
@@ -145,17 +170,22 @@ def keys_in(headers: Mapping[str, str], query: Mapping[str, str], body: object) 
     Where several places carry one, the first of these counts: `Authorization: Bearer KEY`, `Authorization: KEY`,
     `api_key` in the JSON body, `api_token` there, `api_key` in the query. `headers` has lower-case names.
     """
-    words = headers.get("authorization", "").split()
-    if len(words) == 2 and words[0].lower() == "bearer":
-        return words[1]
-    if len(words) == 1 and words[0].lower() != "bearer":  # another scheme, of two words, is not for us
-        return words[0]
+    if key := key_in_header(headers.get("authorization", "")):
+        return key
     if isinstance(body, Mapping):
         for name in ("api_key", "api_token"):
             value = body.get(name)
             if isinstance(value, str) and value:
                 return value
     return query.get("api_key", "")
+
+
+def key_in_header(authorization: str) -> str:
+    """The key in an Authorization header, with or without the word Bearer; empty if it is of another scheme."""
+    words = authorization.split()
+    if len(words) == 2 and words[0].lower() == "bearer":
+        return words[1]
+    return words[0] if len(words) == 1 and words[0].lower() != "bearer" else ""
 
 
 def load_secret(path: Path) -> bytes:

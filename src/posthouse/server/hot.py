@@ -12,7 +12,7 @@ from posthouse.domain.errors import BadRequest, NotFound, Unauthorized
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
-from posthouse.server.auth import Keyring, Principal, Scope, keys_in
+from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
 from posthouse.wire import deletes, route, status
 
 log = structlog.get_logger()
@@ -98,11 +98,11 @@ class Hot:
 
     async def _answer(self, path: str, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
         if path == "/worker_status":
-            worker_id, own_token, report = status.decode(await self._body(scope, receive))
+            worker_id, own_token, report = status.decode(await self._body(receive))
             self.ingest.report(worker_id, _one_token(own_token, token), report)
             return 200, JSON, b'{"success":true}'
         if path == "/delete_requests":
-            worker_id, own_token, ended = deletes.decode(await self._body(scope, receive))
+            worker_id, own_token, ended = deletes.decode(await self._body(receive))
             self.ingest.ended(worker_id, _one_token(own_token, token), ended)
             return 200, JSON, b'{"success":true}'
         if path == "/metrics":
@@ -120,45 +120,52 @@ class Hot:
         return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'
 
     async def _route(self, scope: Message, receive: Receive) -> bytes:
-        body = route.decode_body(await self._body(scope, receive))
-        principal = self._principal(scope, body.key())
-        ask = route.check(body)
+        ask = route.decode(await self._body(receive))
+        principal = self._principal(scope, route.key_in(ask))
+        if isinstance(ask, route.OddAsk):
+            ask = route.checked(ask)
         fleet = self.hub.fleet_named(ask.endpoint)
         if fleet is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
-        if principal.endpoint_id not in (None, fleet.endpoint.id):
+        if principal.endpoint_id is not None and principal.endpoint_id != fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         reply = self.router.route_now(fleet, ask)
-        if not isinstance(reply, route.RouteReply):
-            later = await self.router.route_later(fleet, ask, reply, lambda: _disconnected(receive))
-            if later is None:
-                raise _Gone
-            return route.encode(later)
-        return route.encode(reply)
+        if isinstance(reply, route.RouteReply):
+            return route.encode(reply)
+        later = await self.router.route_later(fleet, ask, reply, lambda: _disconnected(receive))
+        if later is None:
+            raise _Gone
+        return route.encode(later)
 
     def _principal(self, scope: Message, key_in_body: str = "") -> Principal:
-        headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k == b"authorization"}
-        asked = scope["query_string"]
-        query = {k: v[0] for k, v in parse_qs(asked.decode("latin-1")).items()} if asked else {}
-        key = keys_in(headers, query, {"api_key": key_in_body})
+        key, query = "", scope["query_string"]
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                key = key_in_header(value.decode("latin-1"))
+                break
+        key = key or key_in_body or (parse_qs(query.decode("latin-1")).get("api_key", [""])[0] if query else "")
         principal = self.keyring.check(key, self.hub.clock.now())
         if principal is None:
             raise Unauthorized("api_key: missing, wrong or revoked")
         return principal
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
-        chunks, size = [], 0
-        while True:
+    async def _body(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        body: bytes = message["body"]
+        if len(body) <= self.max_body_bytes and not message["more_body"]:
+            return body
+        chunks, size = [body], len(body)
+        while message["more_body"] and size <= self.max_body_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self.max_body_bytes:
-                raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
-            chunks.append(chunk)
-            if not message.get("more_body"):
-                return b"".join(chunks)
+            chunks.append(message["body"])
+            size += len(message["body"])
+        if size > self.max_body_bytes:
+            raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
+        return b"".join(chunks)
 
 
 class _Gone(Exception):

@@ -7,6 +7,9 @@ from posthouse.domain.errors import BadRequest
 MAX_WORK = 1e12
 """Largest amount of work, or work per second, that is believed in. Above it sums would lose whole units."""
 
+MAX_INTEGER = 2**53
+"""Largest whole number that every JSON reader keeps."""
+
 
 def number(value: object, field: str, low: float = 0.0, high: float = MAX_WORK) -> float:
     """`value` as a float within `low` and `high`. A string that spells a number counts as one.
@@ -24,7 +27,7 @@ def number(value: object, field: str, low: float = 0.0, high: float = MAX_WORK) 
     return result
 
 
-def integer(value: object, field: str, low: int = 0, high: int = 2**53) -> int:
+def integer(value: object, field: str, low: int = 0, high: int = MAX_INTEGER) -> int:
     """`value` as an integer within `low` and `high`; 7.0 and "7" count as 7. Raises: BadRequest naming the field."""
     if isinstance(value, int) and not isinstance(value, bool):
         if low <= value <= high:

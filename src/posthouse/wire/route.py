@@ -1,13 +1,14 @@
 """`POST /route/`: a client asks for a worker."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.body import decoded
 from posthouse.wire.grant import Grant
-from posthouse.wire.numbers import integer, number
+from posthouse.wire.numbers import MAX_INTEGER, MAX_WORK, integer, number
 
 DEFAULT_COST = 100.0
 """Work of a request that states none; the protocol's own default."""
@@ -15,30 +16,30 @@ MAX_NAME = 255
 """Longest endpoint name, in characters."""
 
 
-class RouteBody(msgspec.Struct):
-    """What clients of every age send. Other fields are ignored."""
+class RouteAsk(msgspec.Struct):
+    """A request for a worker, as the usual clients send it. Other fields are ignored."""
+
+    endpoint: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+    cost: Annotated[float, Meta(ge=0.0, le=MAX_WORK)] = DEFAULT_COST
+    request_idx: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
+    """Absent: a client that does not poll. 0: a new request. Above 0: the same request again."""
+    api_key: str = ""
+    api_token: str = ""
+
+    @property
+    def polls(self) -> bool:
+        """The client will ask again with the same index."""
+        return self.request_idx is not None
+
+
+class OddAsk(msgspec.Struct):
+    """A body that is not quite a `RouteAsk`: numbers in quotes, nulls, or worse."""
 
     endpoint: Any = None
+    cost: Any = None
+    request_idx: Any = None
     api_key: Any = None
     api_token: Any = None
-    cost: Any = DEFAULT_COST
-    request_idx: Any = None
-    """Absent: a client that does not poll. 0: a new request. Above 0: the same request again."""
-
-    def key(self) -> str:
-        """The key in the body, empty if there is none."""
-        key = self.api_key or self.api_token
-        return key if isinstance(key, str) else ""
-
-
-class RouteAsk(msgspec.Struct, frozen=True):
-    """A checked request for a worker."""
-
-    endpoint: str
-    cost: float
-    request_idx: int
-    polls: bool
-    """The client will ask again with the same index."""
 
 
 class RouteReply(msgspec.Struct, omit_defaults=True):
@@ -62,20 +63,29 @@ class WaitReply(msgspec.Struct, omit_defaults=True):
     request_idx: int = 0
 
 
-_body = msgspec.json.Decoder(RouteBody)
+_usual = msgspec.json.Decoder(RouteAsk)
+_odd = msgspec.json.Decoder(OddAsk)
 encode = msgspec.json.Encoder().encode
 
 
-def decode_body(raw: bytes) -> RouteBody:
-    """The body, not yet checked. Raises: BadRequest if it is not a JSON object."""
-    return decoded(_body, raw)
+def decode(raw: bytes) -> RouteAsk | OddAsk:
+    """The body; an `OddAsk` is yet to be checked. Raises: BadRequest if it is not a JSON object."""
+    try:
+        return _usual.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return decoded(_odd, raw)
 
 
-def check(body: RouteBody) -> RouteAsk:
-    """The request, checked. Raises: BadRequest naming the field."""
-    name = body.endpoint
+def key_in(ask: RouteAsk | OddAsk) -> str:
+    """The key in the body, empty if there is none."""
+    key = ask.api_key or ask.api_token
+    return key if isinstance(key, str) else ""
+
+
+def checked(ask: OddAsk) -> RouteAsk:
+    """The request, with its numbers read from quotes and its defaults for nulls. Raises: BadRequest naming the field."""
+    name = ask.endpoint
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BadRequest(f"endpoint: must be the name of an endpoint, 1 to {MAX_NAME} characters")
-    cost = DEFAULT_COST if body.cost is None else number(body.cost, "cost")
-    idx = 0 if body.request_idx is None else integer(body.request_idx, "request_idx")
-    return RouteAsk(name, cost, idx, polls=body.request_idx is not None)
+    cost = DEFAULT_COST if ask.cost is None else number(ask.cost, "cost")
+    return RouteAsk(name, cost, None if ask.request_idx is None else integer(ask.request_idx, "request_idx"))

@@ -53,9 +53,10 @@ def wire_cost(cost: float) -> int | float:
 
     Raises: ValueError when `cost` is not finite.
     """
-    if not math.isfinite(cost):
+    if not -math.inf < cost < math.inf:
         raise ValueError(f"cost: must be a finite number, not {cost}")
-    return int(cost) if abs(cost) < _EXACT_INTEGERS and cost == int(cost) else cost
+    whole = int(cost)
+    return whole if cost == whole and -_EXACT_INTEGERS < whole < _EXACT_INTEGERS else cost
 
 
 def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
