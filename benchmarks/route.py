@@ -46,6 +46,7 @@ from posthouse.ports import KeyRecord, Store
 from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Hot, Message, Receive, Send
 from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
 from posthouse.wire.grant import AGENT
 from posthouse.wire.route import RouteReply, encode
 from posthouse.wire.signed import Scheme
@@ -147,14 +148,14 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    threads = SigningThreads(signer.sign, os.cpu_count() or 1)
     grant_key = ed25519.Ed25519PrivateKey.generate()
     router = Router(
         hub,
         signer,
         sign_grant=lambda text: ("bench", base64.b64encode(grant_key.sign(text)).decode()),
         hold_s=4.0,
-        signing_threads=threads,
+        sign_beside=threads.sign,
     )
     ingest = Ingest(hub, router, keyring.check_worker)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)

@@ -36,6 +36,10 @@ class Server(Section):
         description="How long a request for a worker is held open when none is free, in seconds. "
         "The least patient client known gives up after 4.",
     )
+    early_answers: bool = Field(
+        True,
+        description="Answer /route/ calls that need not wait as soon as they are read, at less cost.",
+    )
     max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")

@@ -5,7 +5,6 @@ import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,12 @@ from posthouse.providers import providers as provider_classes
 from posthouse.server.auth import Keyring, Scope, load_secret
 from posthouse.server.hot import Hot
 from posthouse.server.metrics import Metrics
+from posthouse.server.protocol import protocol_for
 from posthouse.server.web import web_app
 from posthouse.signing.authority import root_certificate
 from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
 from posthouse.store import open_store
 
 log = structlog.get_logger()
@@ -89,9 +90,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, clock.now())
 
-        threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="sign")
-        stack.callback(threads.shutdown, wait=False)
-        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads)
+        threads = SigningThreads(signer.sign, os.cpu_count() or 1)
+        stack.callback(threads.close)
+        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads.sign)
         ingest = Ingest(hub, router, keyring.check_worker)
         executor = Executor(
             hub,
@@ -126,7 +127,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             uvicorn.Config(
                 hot,
                 loop="none",
-                http="httptools",
+                http=protocol_for(hot, settings.server.early_answers),
                 lifespan="off",
                 access_log=False,
                 log_config=None,

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +43,8 @@ class Router:
     """Signs grants, on the event loop: a grant takes some 20 µs."""
     hold_s: float
     """How long a request that finds no worker is held open for one that frees up."""
-    signing_threads: ThreadPoolExecutor
+    sign_beside: Callable[[bytes], Awaitable[str]]
+    """The same signature as the signer's, made while the event loop goes on."""
     _held: dict[EndpointId, OrderedDict[int, _Held]] = field(default_factory=dict)
     _held_count: int = 0
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
@@ -140,9 +140,7 @@ class Router:
 
     async def _signed(self, ask: RouteAsk, found: Assignment) -> RouteReply:
         scheme = Scheme(found.worker.scheme or Scheme.U)
-        # RSA lets go of the interpreter while it computes, so threads use every core.
-        loop = asyncio.get_running_loop()
-        signature = await loop.run_in_executor(self.signing_threads, self.signer.sign, _text(ask, found, scheme))
+        signature = await self.sign_beside(_text(ask, found, scheme))
         reply = _reply(ask, found, scheme, signature)
         return self._granted(reply, found.worker) if found.worker.version.endswith(AGENT) else reply
 

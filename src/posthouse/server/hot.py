@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import structlog
@@ -12,6 +12,7 @@ from posthouse.domain.errors import BadRequest, NotFound, Unauthorized
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
+from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
 from posthouse.wire import deletes, route, status
 
@@ -21,6 +22,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+"""With names in lower case."""
 
 JSON = b"application/json"
 """Without a charset: a command line of this protocol refuses to read any other spelling."""
@@ -46,6 +49,17 @@ SPELLINGS = {
     f"{prefix}{path}{slash}": (path, "") for _, path in HOT_ROUTES for prefix in ("", "/api/v0") for slash in ("", "/")
 }
 """The usual spellings of their paths, each with what `_normal` makes of it."""
+
+BEGUN = "posthouse.begun"
+"""Where a scope says how far a `/route/` call has come, if the protocol has begun it."""
+
+
+class Begun(NamedTuple):
+    """A `/route/` call that has to wait: for a worker, or for a signature."""
+
+    fleet: Fleet
+    ask: route.RouteAsk
+    outcome: Assignment | Waiting
 
 
 @dataclass(slots=True)
@@ -106,7 +120,7 @@ class Hot:
             self.ingest.ended(worker_id, _one_token(own_token, token), ended)
             return 200, JSON, b'{"success":true}'
         if path == "/metrics":
-            if self._principal(scope).scope < Scope.READ:
+            if self._principal(scope["headers"], scope["query_string"]).scope < Scope.READ:
                 raise Unauthorized("api_key: this key may not read")
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
@@ -119,9 +133,13 @@ class Hot:
             return 503, JSON, route.encode({"ready": False, "why": why})
         return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'
 
-    async def _route(self, scope: Message, receive: Receive) -> bytes:
-        ask = route.decode(await self._body(receive))
-        principal = self._principal(scope, route.key_in(ask))
+    def begin_route(self, headers: Headers, query: bytes, raw: bytes) -> bytes | Begun:
+        """The answer to a `/route/` call where it takes no waiting, else how far it has come.
+
+        Raises: BadRequest, Unauthorized; nothing has been done then.
+        """
+        ask = route.decode(raw)
+        principal = self._principal(headers, query, route.key_in(ask))
         if isinstance(ask, route.OddAsk):
             ask = route.checked(ask)
         fleet = self.hub.fleet_named(ask.endpoint)
@@ -130,16 +148,22 @@ class Hot:
         if principal.endpoint_id is not None and principal.endpoint_id != fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         reply = self.router.route_now(fleet, ask)
-        if isinstance(reply, route.RouteReply):
-            return route.encode(reply)
-        later = await self.router.route_later(fleet, ask, reply, lambda: _disconnected(receive))
+        return route.encode(reply) if isinstance(reply, route.RouteReply) else Begun(fleet, ask, reply)
+
+    async def _route(self, scope: Message, receive: Receive) -> bytes:
+        begun = scope.get(BEGUN)
+        if begun is None:
+            begun = self.begin_route(scope["headers"], scope["query_string"], await self._body(receive))
+        if isinstance(begun, bytes):
+            return begun
+        later = await self.router.route_later(begun.fleet, begun.ask, begun.outcome, lambda: _disconnected(receive))
         if later is None:
             raise _Gone
         return route.encode(later)
 
-    def _principal(self, scope: Message, key_in_body: str = "") -> Principal:
-        key, query = "", scope["query_string"]
-        for name, value in scope["headers"]:
+    def _principal(self, headers: Headers, query: bytes, key_in_body: str = "") -> Principal:
+        key = ""
+        for name, value in headers:
             if name == b"authorization":
                 key = key_in_header(value.decode("latin-1"))
                 break

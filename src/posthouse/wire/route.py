@@ -83,7 +83,7 @@ def key_in(ask: RouteAsk | OddAsk) -> str:
 
 
 def checked(ask: OddAsk) -> RouteAsk:
-    """The request, with its numbers read from quotes and its defaults for nulls. Raises: BadRequest naming the field."""
+    """The request, with numbers read from quotes and defaults for nulls. Raises: BadRequest naming the field."""
     name = ask.endpoint
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BadRequest(f"endpoint: must be the name of an endpoint, 1 to {MAX_NAME} characters")

@@ -29,6 +29,8 @@ _FIELDS: Final = {
 
 _EXACT_INTEGERS: Final = 2**53  # below it, every integer is a float and every JSON reader keeps it
 
+_encode: Final = json.JSONEncoder(allow_nan=False).encode
+
 _VERSION: Final = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _VERSION_CHARACTERS: Final = 64  # as much as is read of one; the text comes from a worker
 
@@ -42,8 +44,9 @@ def signed_text(scheme: Scheme, *, cost: int | float, endpoint: str, reqnum: int
     Raises: ValueError when `cost` is not finite.
     """
     values = {"cost": cost, "endpoint": endpoint, "reqnum": reqnum, "request_idx": request_idx, "url": url}
-    chosen = {name: values[name] for name in _FIELDS[scheme]}
-    return json.dumps(chosen, indent=4, allow_nan=False).encode()
+    # Line by line, for `indent` makes `json` leave its quick encoder: this takes a quarter of the time.
+    lines = (f'    "{name}": {_encode(values[name])}' for name in _FIELDS[scheme])
+    return "{{\n{}\n}}".format(",\n".join(lines)).encode()
 
 
 def wire_cost(cost: float) -> int | float:

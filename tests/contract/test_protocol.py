@@ -1,0 +1,312 @@
+"""Connections, byte by byte: early answers are the same as those that take the usual way."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import httptools
+import pytest
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.lifecycle import State
+from posthouse.domain.offer import Price
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.router import Router
+from posthouse.fleet.fleet import Fleet
+from posthouse.ports import Store
+from posthouse.server.auth import Keyring, Scope
+from posthouse.server.hot import Hot, Message, Receive, Send
+from posthouse.server.protocol import protocol_for
+from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
+
+NOBODY = "an endpoint without workers"
+SCHEMES = {"address-alone": "U", "every-field": "A5S"}
+RECORD, KEY = Keyring(bytes(32), [], lambda _: None).mint("test", Scope.ROUTE, 0.0)
+
+
+@dataclass
+class Served:
+    """A server in a thread of its own."""
+
+    port: int
+    hot: Hot
+
+    def talk(self, pieces: list[bytes], answers: int) -> list[tuple[int, dict[str, str], bytes]]:
+        """Sends the pieces one by one and reads as many answers, fewer if the server closes the connection."""
+        reader = _Reader()
+        reader.parser = parser = httptools.HttpResponseParser(reader)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                try:
+                    connection.sendall(piece)
+                except (BrokenPipeError, ConnectionResetError):
+                    break
+            while len(reader.answers) < answers:
+                try:
+                    data = connection.recv(65_536)
+                except ConnectionResetError:
+                    break
+                if not data:
+                    break
+                parser.feed_data(data)
+        return reader.answers
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.parser: Any = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode().lower()] = value.decode()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        assert int(self.headers["content-length"]) == len(self.body)
+        self.answers.append((self.parser.get_status_code(), self.headers, self.body))
+        self.headers, self.body = {}, b""
+
+
+async def _nothing_else(scope: Message, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"4")]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": b"none"})
+
+
+def _hot() -> Hot:
+    clock = SystemClock()
+    hub = Hub(cast(Store, None), clock, {}, "", "test", calm_s=0.0)
+    for number, (name, scheme) in enumerate([*SCHEMES.items(), (NOBODY, "")], 1):
+        endpoint = Endpoint(EndpointId(number), name, Scaling())
+        workers = [_ready(endpoint, WorkerId(number), scheme, clock.now())] if scheme else []
+        hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), workers))
+        hub.ids_by_name[name] = endpoint.id
+    keyring = Keyring(bytes(32), [RECORD], hub.key_version)
+    signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    threads = SigningThreads(signer.sign, 1)
+    router = Router(hub, signer, lambda _: ("", ""), hold_s=0.05, sign_beside=threads.sign)
+    return Hot(
+        hub,
+        router,
+        Ingest(hub, router, keyring.check_worker),
+        keyring,
+        rest=_nothing_else,
+        max_body_bytes=100_000,
+        ready=lambda: "",
+        metrics=lambda: b"",
+        root_certificate=b"root",
+        jwks=lambda: b"{}",
+    )
+
+
+def _ready(endpoint: Endpoint, worker_id: WorkerId, scheme: str, now: float) -> Worker:
+    return Worker(
+        id=worker_id,
+        endpoint_id=endpoint.id,
+        group_id=WorkergroupId(1),
+        label="",
+        provider="",
+        offer_id="",
+        machine="",
+        gpu_name="",
+        num_gpus=1,
+        price=Price(0.0, 0.0, 0.0),
+        created_at=now,
+        state=State.IDLE,
+        since=now,
+        progressed_at=now,
+        addresses=frozenset({"10.0.0.1:1"}),
+        url="http://10.0.0.1:1",
+        version="",
+        scheme=scheme,
+        perf=1e9,
+        loaded_at=now,
+    )
+
+
+def _serve(early: bool) -> Iterator[Served]:
+    up: list[Served] = []
+    is_up = threading.Event()
+    servers: list[uvicorn.Server] = []
+
+    async def main() -> None:
+        hot = _hot()
+        config = uvicorn.Config(
+            hot, port=0, loop="none", http=protocol_for(hot, early), lifespan="off", access_log=False, log_config=None
+        )
+        server = uvicorn.Server(config)
+        servers.append(server)
+        serving = asyncio.ensure_future(server._serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        up.append(Served(server.servers[0].sockets[0].getsockname()[1], hot))
+        is_up.set()
+        await serving
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    assert is_up.wait(30)
+    yield up[0]
+    servers[0].should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def early() -> Iterator[Served]:
+    yield from _serve(True)
+
+
+@pytest.fixture(scope="module")
+def usual() -> Iterator[Served]:
+    yield from _serve(False)
+
+
+def request(body: Any, *headers: str, path: str = "/route/", method: str = "POST", key: str = KEY) -> bytes:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(raw)}", *headers]
+    if key:
+        lines.append(f"Authorization: Bearer {key}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + raw
+
+
+def chunked(body: Any, size: int) -> bytes:
+    raw = json.dumps(body).encode()
+    head = f"POST /route HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAuthorization: {KEY}\r\n\r\n".encode()
+    parts = [raw[i : i + size] for i in range(0, len(raw), size)]
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+ASK = {"endpoint": "address-alone", "cost": 12.5, "request_idx": 0}
+REQUESTS = {
+    "good": request(ASK),
+    "good, oldest client": request({"endpoint": "address-alone"}),
+    "good, key in the query": request(ASK, path=f"/api/v0/route?api_key={KEY}", key=""),
+    "good, key in the body": request({**ASK, "api_key": KEY}, key=""),
+    "good, in chunks": chunked(ASK, 7),
+    "good, cost in quotes": request({**ASK, "cost": "3"}),
+    "good, each signed": request({**ASK, "endpoint": "every-field"}),
+    "good, long": request({**ASK, "note": "x" * 70_000}),
+    "waits": request({**ASK, "endpoint": NOBODY}),
+    "wrong key": request(ASK, key="wrong"),
+    "no key": request(ASK, key=""),
+    "unknown endpoint": request({**ASK, "endpoint": "nobody"}),
+    "no endpoint": request({}),
+    "negative cost": request({**ASK, "cost": -1}),
+    "not JSON": request(b"{"),
+    "empty": request(b""),
+    "not UTF-8": request(b'{"endpoint": "\xff"}'),
+    "too long": request(b"x" * 100_001),
+    "GET": request(ASK, method="GET"),
+    "another call": request(b"", path="/pubkey/", method="GET"),
+    "unknown path": request(ASK, path="/router/"),
+}
+
+
+def meaning(answer: tuple[int, dict[str, str], bytes]) -> Any:
+    """What two servers must agree on: everything but numbers, times and keys."""
+    status, headers, body = answer
+    kept = {name: value for name, value in headers.items() if name not in ("date", "content-length")}
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = "PEM" if b"PUBLIC KEY" in body else body
+    if isinstance(said, dict):
+        said = {k: None if k in ("reqnum", "request_idx", "signature") else v for k, v in said.items()}
+    return status, kept, said
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 2_000), max_size=8),
+)
+def test_an_early_answer_is_the_usual_answer(early: Served, usual: Served, names: list[str], cuts: list[int]) -> None:
+    stream = b"".join(REQUESTS[name] for name in names)
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    pieces = [stream[a:b] for a, b in pairwise(edges)]
+    both = [[meaning(a) for a in server.talk(pieces, len(names))] for server in (early, usual)]
+    assert both[0] == both[1]
+    assert len(both[0]) == len(names)
+
+
+def test_a_waiting_call_is_begun_once(early: Served) -> None:
+    fleet = early.hot.hub.fleet_named(NOBODY)
+    assert fleet is not None
+    waited = fleet.stats.waited
+    early.talk([REQUESTS["waits"]], 1)
+    assert fleet.stats.waited == waited + 1
+
+
+def test_a_call_that_needs_a_signature_of_its_own_is_begun_once(early: Served) -> None:
+    fleet = early.hot.hub.fleet_named("every-field")
+    assert fleet is not None
+    routed = fleet.stats.routed
+    early.talk([REQUESTS["good, each signed"]], 1)
+    assert fleet.stats.routed == routed + 1
+
+
+def test_every_answer_is_counted(early: Served) -> None:
+    before = early.hot.answers["/route", 200], early.hot.answers["/route", 401]
+    early.talk([REQUESTS["good"] + REQUESTS["waits"] + REQUESTS["wrong key"]], 3)
+    after = early.hot.answers["/route", 200], early.hot.answers["/route", 401]
+    assert after == (before[0] + 2, before[1] + 1)
+
+
+def test_a_client_that_asks_for_it_is_asked_for_the_body(early: Served) -> None:
+    head, _, body = request(ASK, "Expect: 100-continue").partition(b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(body)
+        assert connection.recv(5000).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connection_is_closed_where_the_client_wants_it(early: Served, version: str) -> None:
+    asked = request(ASK, "Connection: close").replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1)
+    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+        connection.sendall(asked)
+        said = b""
+        while data := connection.recv(5000):
+            said += data
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert b"connection: close" in said
+
+
+@pytest.mark.parametrize("long", ["path", "header", "headers"])
+def test_a_head_without_end_is_refused(early: Served, usual: Served, long: str) -> None:
+    endless = {
+        "path": b"POST /route/?" + b"x" * 1_000_000,
+        "header": b"POST /route/ HTTP/1.1\r\nX: " + b"x" * 1_000_000,
+        "headers": b"POST /route/ HTTP/1.1\r\n" + b"X: y\r\n" * 200_000,
+    }[long]
+    for server in (early, usual):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(endless)
+            said = b""
+            with suppress(ConnectionResetError):  # what it did not read is lost with the connection
+                while data := connection.recv(1000):
+                    said += data
+            assert not said or said.startswith(b"HTTP/1.1 400 ")
+        assert server.talk([REQUESTS["good"]], 1)
