@@ -140,7 +140,7 @@ some_workers = st.builds(
     state=st.sampled_from([state for state in State if state is not State.DESTROYED]),
     goal=st.sampled_from(Goal),
     addresses=st.frozensets(words, max_size=3),
-    **dict.fromkeys(("created_at", "since", "progressed_at", "loaded_at"), times),
+    **dict.fromkeys(("created_at", "since", "progressed_at", "loaded_at", "outdated_at"), times),
     **dict.fromkeys(("perf", "load_s", "spent_usd"), amounts),
     **dict.fromkeys(
         ("label", "provider", "offer_id", "machine", "gpu_name", "instance_id", "url", "version", "scheme", "message"),

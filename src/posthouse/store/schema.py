@@ -129,6 +129,7 @@ workers = Table(
     Column("load_s", Double, nullable=False),
     Column("spent_usd", Double, nullable=False),
     Column("message", Text, nullable=False),
+    Column("outdated_at", Double, nullable=False, server_default="0"),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 
