@@ -436,6 +436,7 @@ async def test_a_template_changes_its_hash_with_every_edit(web: Web) -> None:
         "creator_id": 1,
         "name": "tgi",
         "recommended_disk_space": 16.5,
+        "extra_filters": '{"gpu_ram":{"gte":24000}}',
         "created_at": template.created_at,
     }
     assert await web.make_template("tgi", **fields) == made  # the same content is the same template

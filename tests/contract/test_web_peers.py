@@ -1,14 +1,9 @@
 """The unmodified command line and client of the protocol, against the management API."""
 
-import ast
-import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web as aiohttp_web
@@ -23,6 +18,7 @@ from vastai.data.workergroup import WorkergroupConfig
 
 from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling
 from posthouse.domain.workergroup import WorkergroupId
+from tests.contract.commandline import Commandline
 from tests.contract.web import Web, served, worker
 
 
@@ -32,40 +28,8 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         yield web
 
 
-class Cli:
-    """The command line, in a home of its own where it finds nothing to fetch from the internet."""
-
-    def __init__(self, web: Web, home: Path) -> None:
-        cache = home / ".cache" / "vastai"
-        cache.mkdir(parents=True)
-        (cache / "gpu_names_cache.json").write_text('{"gpu_names": ["RTX 4090"]}')
-        (cache / "gpu_types_cache.json").write_text('{"gpu_types": []}')
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAST", "XDG"))}
-        self._environment = kept | {"HOME": str(home), "VASTAI_NO_UPDATE_CHECK": "1"}
-        program = str(Path(sys.executable).parent / "vastai")
-        self._command = [program, "--url", web.url, "--api-key", web.keys["admin"]]
-
-    async def __call__(self, *words: str) -> str:
-        """What the command prints; errors too, which it tells with the exit status 0."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            *words,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        async with asyncio.timeout(60):
-            printed, _ = await process.communicate()
-        return printed.decode()
-
-    async def told(self, *words: str) -> Any:
-        """The object at the end of what the command prints, in Python's spelling."""
-        printed = await self(*words)
-        return ast.literal_eval(printed[printed.index("{") :])
-
-
 async def test_the_command_line_does_its_whole_round(web: Web, tmp_path: Path) -> None:
-    cli = Cli(web, tmp_path / "home")
+    cli = Commandline(web.url, web.keys["admin"], tmp_path / "home")
 
     # fmt: off
     template = await cli.told(
@@ -73,7 +37,7 @@ async def test_the_command_line_does_its_whole_round(web: Web, tmp_path: Path) -
         "--onstart-cmd", "echo 'hello'", "--disk_space", "16", "--search_params", "gpu_ram>=23 num_gpus=1",
     )
     # fmt: on
-    assert template["extra_filters"]["gpu_ram"] == {"gte": 23000.0}
+    assert json.loads(template["extra_filters"])["gpu_ram"] == {"gte": 23000.0}
     assert (template["env"], template["recommended_disk_space"]) == ("-p 3000:3000 -e A='b c'", 16.0)
 
     created = await cli.told("create", "endpoint", "--endpoint_name", "LLama", "--min_load", "10")

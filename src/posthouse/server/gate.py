@@ -35,6 +35,7 @@ NOT_FOUND_CODES: Final = {
     "autojobs": "no_such_workergroup",
     "workergroups": "no_such_workergroup",
     "template": "no_such_template",
+    "instances": "no_such_instance",
 }
 """The protocol's word for what is not there, by the resource in the path: /api/v0/RESOURCE."""
 

@@ -15,6 +15,7 @@ from posthouse.server.auth import Keyring
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.endpoints import add_endpoint_routes
 from posthouse.server.gate import Gate, add_error_handlers
+from posthouse.server.market import add_market_routes
 from posthouse.server.templates import add_template_routes
 from posthouse.server.v1 import add_v1_routes
 from posthouse.server.workergroups import add_workergroup_routes
@@ -48,6 +49,7 @@ def web_app(
     add_endpoint_routes(app, catalog, keyring)
     add_workergroup_routes(app, catalog, keyring)
     add_template_routes(app, catalog)
+    add_market_routes(app, catalog)
     add_v1_routes(app, catalog, keyring, explain)
     add_docs_routes(app)
     add_error_handlers(app)
