@@ -16,6 +16,7 @@ from posthouse.domain.lifecycle import (
     NOTHING_NEW,
     PATIENCE_S,
     STATUS_ON_WIRE,
+    Event,
     Goal,
     Sighting,
     State,
@@ -26,10 +27,12 @@ from posthouse.domain.lifecycle import (
 )
 from posthouse.domain.load import Demand, Ended, Learned, Report
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Action, Decision, Failures, Snapshot
+from posthouse.domain.plan import Action, Decision, Failures, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.bench import Bench
+from posthouse.fleet.figures import Figures
+from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
@@ -111,6 +114,7 @@ class Fleet:
         self.workers: dict[WorkerId, Worker] = {}
         self.ledger = Ledger()
         self.stats = Stats()
+        self.history = History()
         self.calm_until = now + calm_s
         self.spent_gone_usd = spent_usd
         self._unsaved: dict[WorkerId, Worker | None] = {}
@@ -135,9 +139,13 @@ class Fleet:
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
         self._suspected: dict[WorkerId, Failures] = {}
+        self._figures: dict[WorkerId, Figures] = {}
+        self._obstacles: list[str] = []
         self._born_at = now
         for worker in sorted(workers, key=lambda w: w.id):
             self._adopt(worker, now)
+        if self.workers:
+            self.history.note(now, Level.INFO1, f"the server started and knows of {len(self.workers)} workers")
         self._seat()
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -182,8 +190,12 @@ class Fleet:
             return False
         self._remove(request, now)
         self.stats.ended += 1
-        self.stats.failed += not ended.success
-        if ended.success:
+        if not ended.success:
+            self.stats.failed += 1
+            status = ended.status or "failed"
+            text = f"request {ended.request_idx} ended after {now - request.assigned_at:.1f} s: {status}"
+            self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
+        else:
             self._suspected.pop(worker_id, None)
             if request.cost > 0:
                 took_s = now - request.assigned_at
@@ -217,8 +229,11 @@ class Fleet:
         before = request.failures.get(worker_id, Failures())
         request.failures[worker_id] = Failures(before.count + 1, now)
         if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
-            failures = self._suspected.get(worker_id, Failures())
-            self._suspected[worker_id] = Failures(failures.count + 1, now)
+            failures = self._suspected.get(worker_id)
+            if failures is None:
+                text = f"request {request.idx} failed here, as it was asked for again: others are preferred for a while"
+                self.history.note(now, Level.TRACE, text, self.workers[worker_id])
+            self._suspected[worker_id] = Failures(1 if failures is None else failures.count + 1, now)
 
     def _most_s(self) -> float:
         """Seconds of work at which a worker still gets requests: those in service at full performance are no queue."""
@@ -260,8 +275,10 @@ class Fleet:
 
     def report(self, worker_id: WorkerId, report: Report, now: float) -> None:
         """Takes in a worker's report."""
-        worker = self.workers[worker_id]
+        before = worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
+        figures = self._figures.get(worker_id) or self._figures.setdefault(worker_id, Figures(now))
+        figures.take(report, self.ledger.work.get(worker_id, 0.0), now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
         seat = worker.url, worker.perf
         worker = replace(worker, version=report.version, scheme=report.scheme)
@@ -286,11 +303,15 @@ class Fleet:
         self._put(worker)
         if seat != (worker.url, worker.perf):
             self._seat()
+            text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"
+            self.history.note(now, Level.TRACE, text, worker)
+        if worker.message != before.message and not report.error:
+            self.history.note(now, Level.INFO0, worker.message, worker)
         if report.error:
             self._see(worker_id, Sighting.REPORTED_ERROR, now)
         else:
             self._see(worker_id, Sighting.REPORTED_READY if ready else Sighting.REPORTED_LOADING, now)
-        self._note_progress(worker_id, "report", f"{report.disk_gb:.3f}", now)
+        self._note_progress(worker_id, "report", f"{figures.disk_gb:.3f}", now)
         if report.working is not None:
             self._reconcile(worker_id, report, now)
 
@@ -333,7 +354,10 @@ class Fleet:
             if left_s == 0:
                 del self._suspected[worker_id]
         for request in self.ledger.expired(now):
-            self.stats.expired += request.worker_id is not None
+            if request.worker_id is not None:
+                self.stats.expired += 1
+                text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
+                self.history.note(now, Level.DEBUG, text, self.workers.get(request.worker_id))
             self._remove(request, now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
@@ -375,6 +399,11 @@ class Fleet:
         """Takes on a decision; returns the commands that are due. `label`: what every label begins with."""
         for worker_id, goal in decision.goals.items():
             self.want(worker_id, goal)
+        obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
+        for text in obstacles:
+            if text not in self._obstacles:
+                self.history.note(now, Level.INFO0, text)
+        self._obstacles = obstacles
         for rental in decision.rentals:
             offer, worker_id = rental.offer.offer, next(ids)
             self._put(
@@ -395,6 +424,8 @@ class Fleet:
                     progressed_at=now,
                 )
             )
+            text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
+            self.history.note(now, Level.INFO1, text, self.workers[worker_id])
         return self.due(now)
 
     def due(self, now: float) -> tuple[Action, ...]:
@@ -410,7 +441,7 @@ class Fleet:
     def obey(self, action: Action, now: float) -> None:
         """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
         state = after_command(self.workers[action.worker_id].state, action.command)
-        self._enter(action.worker_id, state, now)
+        self._enter(action.worker_id, state, now, action.command)
         if state is not State.DESTROYED:
             self._in_flight.add(action.worker_id)
 
@@ -429,6 +460,7 @@ class Fleet:
         # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
         goal = Goal.COLD if worker.state is State.STARTING and worker.goal is Goal.HOT else worker.goal
         self._put(replace(worker, message=failure[:500], goal=goal))
+        self.history.note(now, Level.INFO0, f"its command was refused: {failure}", worker)
         if blame:
             self._blame(worker, now)
         self._see(worker_id, Sighting.FAILED, now)
@@ -465,6 +497,10 @@ class Fleet:
     def busy(self, worker_id: WorkerId) -> bool:
         """True if requests are on the worker, as far as we or it know."""
         return worker_id in self.ledger.at or self._working.get(worker_id, 0) > 0
+
+    def figures(self, worker_id: WorkerId) -> Figures:
+        """What the worker told of itself since this server watches it; all 0 if nothing yet."""
+        return self._figures.get(worker_id) or Figures(self._born_at)
 
     def statuses(self) -> str:
         """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
@@ -513,15 +549,18 @@ class Fleet:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
                 self._blame(worker, now)
-            self._enter(worker_id, state, now)
+            self._enter(worker_id, state, now, sighting)
 
-    def _enter(self, worker_id: WorkerId, state: State, now: float) -> None:
+    def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
         self._accrue(now)
         before = self.workers[worker_id]
         worker = replace(before, state=state, since=now, progressed_at=now)
         if state is State.IDLE:
             worker = self._arrived(before, worker, now)
+            if before.state is State.UNAVAIL and worker_id in self._figures:
+                self._figures[worker_id].away_s += now - before.since
         self._put(worker)
+        self.history.moved(now, before, worker, why)
         if state in (State.STOPPED, State.DESTROYED):
             self._working.pop(worker_id, None)
             self._suspected.pop(worker_id, None)
@@ -532,6 +571,7 @@ class Fleet:
             self._unsaved[worker_id] = self.workers.pop(worker_id)
             for memory in (self._reported_at, self._reqnum, self._settled_at, self._rests_until, self._progress):
                 memory.pop(worker_id, None)
+            self._figures.pop(worker_id, None)
             self._in_flight.discard(worker_id)
         self._seat()
 
