@@ -1,19 +1,23 @@
 """What every test may use: the marker `peer`, by which a test says what it shows of an unmodified peer.
 
-    @pytest.mark.peer("POST /api/v0/endptjobs/", "K2", does="`create endpoint`")
-    @pytest.mark.peer("POST /route/", "W0", "W1", recorded=True)
-    @pytest.mark.peer("POST /api/v0/commands/schedule_job/", "K2", does="`schedule`", works=False)
+    @pytest.mark.peer("POST /api/v0/endptjobs", "K2", does="`create endpoint`")
+    @pytest.mark.peer("DELETE /api/v0/endptjobs/{id}", "K2", does="`delete endpoint`")
+    @pytest.mark.peer("POST /worker_status", "W0", "W1", recorded=True)
+    @pytest.mark.peer("GET /api/v0/deployments", "K2", does="`show deployments`", works=False)
+    @pytest.mark.peer("worker: POST /session/create", "C1", "W4", does="`Endpoint.session`")
 
-The first argument is the call: its method and its path at the server, or words of your own for what is no call of the
-server. The others are generations of peers, see `GENERATIONS`. `does`: what the peer does, in its own words and shorter
-than a line. `recorded`: the peer itself does not run, the test sends what it was seen to send. `works=False`: the test
-shows what the peer gets where the server has no such call. A test may carry many; `pytest.param(..., marks=...)` too.
+The first argument is the call: method and path at the server, which must have it (or must not, with `works=False`); for
+a call that goes to a worker, the same after `worker: `. The others are generations of peers, see `GENERATIONS`. `does`:
+what the peer does, in its own words, shorter than a line. `recorded`: the peer itself does not run, the test sends what
+it was seen to send. `works=False`: the test shows what the peer is told where there is no such call. A test may carry
+many of these marks, and `pytest.param(..., marks=...)` too.
 
 `pytest -m peer --peers=FILE` writes each as a row, with what became of its test. `make peers` does so with every test,
 and makes docs/reference/peers.md of it; a test fails where a marked test has no row there, or a row no test.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +46,7 @@ def shown(call: str, *generations: str, does: str = "", recorded: bool = False, 
     unknown = set(generations) - set(GENERATIONS)
     if unknown or not generations:
         raise pytest.UsageError(f"peer({call!r}, …) must name generations of {', '.join(GENERATIONS)}, not {unknown}")
+    call = re.sub(r"\{\w+\}", "{id}", call.rstrip("/"))
     return {"call": call, "generations": list(generations), "does": does, "recorded": recorded, "works": works}
 
 
@@ -67,8 +72,8 @@ class Record:
             self._outcomes[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self) -> None:
-        rows = sorted(self._rows(), key=lambda row: (row["call"], row["generations"], row["does"], row["test"]))
-        record = {"vastai": version("vastai"), "rows": rows}
+        rows = sorted(self._rows(), key=lambda row: [str(value) for value in row.values()])
+        record = {"vastai": version("vastai"), "generations": GENERATIONS, "rows": rows}
         self.path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
