@@ -53,7 +53,9 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         max_perf = 0.0
     # Since there are request indexes, `cur_load` is a level and the others are sums since the report before. Earlier,
     # `cur_load` was what came in: per second, but for the one form of the first generation that has an address.
-    came_in = 0.0 if working is not None else _figure(body.cur_load)
+    # Negative where a generation's own sums cancel; nothing below 0 is meant.
+    cur_load = max(0.0, number(body.cur_load or 0.0, "cur_load", low=-MAX_WORK))
+    level, came_in = (0.0, cur_load) if working is None else (cur_load, 0.0)
     summed = body.message == "data update" and body.url
     done = _figure(body.cur_perf)
     return (
@@ -67,8 +69,7 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
             scheme=str(scheme),
             working=working,
             working_count=integer(body.num_requests_working or 0, "num_requests_working"),
-            # Negative where a generation's own sums cancel; it is a level of work, so nothing below 0 is meant.
-            cur_load=max(0.0, number(body.cur_load or 0.0, "cur_load", low=-1e12)),
+            cur_load=level,
             taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
             taken_rate=0.0 if summed else came_in,
             done=0.0 if working is None else done,
