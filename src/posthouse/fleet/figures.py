@@ -1,7 +1,8 @@
 """What a worker told of itself, and what was seen of it, in units that are the same for every generation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp
+from math import exp, expm1
 
 from posthouse.domain.load import Report
 
@@ -23,23 +24,34 @@ class Figures:
     """Work per second that it did between its last two reports."""
     disk_gb: float = 0.0
     """What its disk holds."""
-    mean_load: float = 0.0
-    """Outstanding work at its last report, as a mean in which what was before fades."""
+    ended_load: float = 0.0
+    """What ended requests still add to its mean load at `ended_at`."""
+    ended_at: float = 0.0
+    """When one last ended."""
     away_s: float = 0.0
     """How long it has been unavail in all, but for the present time."""
 
-    def take(self, report: Report, outstanding: float, now: float) -> None:
-        """Takes in a report, with the work that the worker has at that moment."""
+    def take(self, report: Report, now: float) -> None:
+        """Takes in a report."""
         span_s = max(LEAST_SPAN_S, now - self.at)
         self.taken = report.taken + report.taken_rate * span_s
         self.done_rate = report.done_rate + report.done / span_s
         self.disk_gb = report.disk_gb or max(0.0, self.disk_gb + report.disk_added_gb)
-        self.mean_load = self.mean_load_at(now, outstanding)
         self.at = now
 
-    def mean_load_at(self, now: float, outstanding: float) -> float:
-        """The mean load, if the worker has had `outstanding` work since its last report."""
-        return outstanding + (self.mean_load - outstanding) * exp((self.at - now) / FADES_OVER_S)
+    def ended(self, cost: float, took_s: float, now: float) -> None:
+        """Notes that a request left the worker, `took_s` after it came."""
+        self.ended_load = self.mean_load(now, ((cost, took_s),))
+        self.ended_at = now
+
+    def mean_load(self, now: float, there: Iterable[tuple[float, float]]) -> float:
+        """Outstanding work, as a mean over time in which what was earlier fades.
+
+        `there`: cost of each request that it has, and for how long. Each adds to the mean the integral of its cost over
+        that time under exp(-age / FADES_OVER_S) / FADES_OVER_S.
+        """
+        fresh = sum(-cost * expm1(-span_s / FADES_OVER_S) for cost, span_s in there)
+        return self.ended_load * exp((self.ended_at - now) / FADES_OVER_S) + fresh
 
     def reliability(self, loaded_at: float, away_since: float, now: float) -> float:
         """Share of the time since it was first ready that it was not unavail; 1 before that.

@@ -145,7 +145,7 @@ class Fleet:
         for worker in sorted(workers, key=lambda w: w.id):
             self._adopt(worker, now)
         if self.workers:
-            self.history.note(now, Level.INFO1, f"the server started and knows of {len(self.workers)} workers")
+            self.history.note(now, Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
         self._seat()
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -268,6 +268,8 @@ class Fleet:
         left = request.worker_id
         self.ledger.remove(request)
         if left is not None:
+            if left in self._figures:
+                self._figures[left].ended(request.cost, now - request.assigned_at, now)
             self._last_request_at = now
             self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
@@ -278,7 +280,7 @@ class Fleet:
         before = worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
         figures = self._figures.get(worker_id) or self._figures.setdefault(worker_id, Figures(now))
-        figures.take(report, self.ledger.work.get(worker_id, 0.0), now)
+        figures.take(report, now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
         seat = worker.url, worker.perf
         worker = replace(worker, version=report.version, scheme=report.scheme)
@@ -501,6 +503,11 @@ class Fleet:
     def figures(self, worker_id: WorkerId) -> Figures:
         """What the worker told of itself since this server watches it; all 0 if nothing yet."""
         return self._figures.get(worker_id) or Figures(self._born_at)
+
+    def mean_load(self, worker_id: WorkerId, now: float) -> float:
+        """Outstanding work of a worker, as a mean of the last minute or so."""
+        there = self.ledger.at.get(worker_id, {}).values()
+        return self.figures(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
 
     def statuses(self) -> str:
         """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
