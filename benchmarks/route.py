@@ -37,6 +37,7 @@ from posthouse.domain.load import Ended
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, Stall
 from posthouse.engine.ingest import Ingest
@@ -162,6 +163,7 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hub,
         router,
         ingest,
+        Certificates(hub, keyring.check_worker, authority=lambda *_: b""),
         keyring,
         rest=_constant,
         max_body_bytes=1_000_000,

@@ -63,9 +63,11 @@ def end_workers(data_dir: Path) -> None:
         process.kill()
 
 
-async def add_endpoint(client: AsyncClient, name: str, onstart: str = AGENT, **scaling: Any) -> int:
+async def add_endpoint(
+    client: AsyncClient, name: str, onstart: str = AGENT, env: str = "-p 3000:3000", **scaling: Any
+) -> int:
     """The id of a new endpoint with one workergroup."""
-    template = await client.create_template(name=name, env="-p 3000:3000", onstart=onstart)
+    template = await client.create_template(name=name, env=env, onstart=onstart)
     endpoint_id = await client.create_endpoint(name, **{**SCALING, **scaling})
     await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
     return endpoint_id

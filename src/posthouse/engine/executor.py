@@ -1,6 +1,7 @@
 """Carries commands out at providers: bounded, one at a time for each worker; every answer is a sighting."""
 
 import asyncio
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -25,6 +26,14 @@ BUSY_TRIES = 5
 DEFAULT_PORT = 3000
 """The port that a worker listens on inside its instance, where its template publishes none."""
 
+TRUST_ROOT = """\
+# The server's root certificate, beside those that are trusted here already.
+{ cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/pki/tls/certs/ca-bundle.crt 2>/dev/null
+echo "$POSTHOUSE_ROOT" | base64 -d; } >"${TMPDIR:-/tmp}/roots.pem"
+export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem"
+"""
+"""In front of a template's onstart: OpenSSL, and so curl and Python, read that variable."""
+
 
 @dataclass(slots=True)
 class Executor:
@@ -32,6 +41,8 @@ class Executor:
     report_url: Callable[[int], str]
     """What a worker is given as REPORT_ADDR."""
     worker_token: Callable[[int], str]
+    root_pem: str
+    """The root of the server's certificate, which workers must trust to report; empty where every machine does."""
     most_at_once: int
     timeout_s: float
     on_answer: Callable[[str], None] = lambda provider: None
@@ -127,14 +138,16 @@ class Executor:
         if template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
         env, ports = parse_env(template.env)
+        root = {"POSTHOUSE_ROOT": b64encode(self.root_pem.encode()).decode()} if self.root_pem else {}
         return InstanceSpec(
             label=worker.label,
             worker_id=worker.id,
             image=f"{template.image}:{template.tag}" if template.tag else template.image,
-            onstart=template.onstart,
+            onstart=TRUST_ROOT + template.onstart if root else template.onstart,
             disk_gb=template.disk_gb,
             env={
                 **env,
+                **root,
                 "REPORT_ADDR": self.report_url(worker.id),
                 "MASTER_TOKEN": self.worker_token(worker.id),
                 "USE_SSL": env.get("USE_SSL", "false"),
