@@ -111,6 +111,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hub,
             report_url=lambda worker_id: f"{url}/w/{keyring.worker_token(worker_id)}",
             worker_token=keyring.worker_token,
+            secrets=lambda: {name: keyring.unseal(name, sealed) for name, sealed in hub.secrets.items()},
             root_pem=authority.root_pem.decode() if settings.server.tls == "self" else "",
             most_at_once=settings.engine.max_actions,
             timeout_s=settings.engine.action_timeout_s,

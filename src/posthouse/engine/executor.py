@@ -3,7 +3,7 @@
 import asyncio
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.history import Level
 from posthouse.ports import Provider
 from posthouse.wire.env import parse_env
 
@@ -41,6 +42,8 @@ class Executor:
     report_url: Callable[[int], str]
     """What a worker is given as REPORT_ADDR."""
     worker_token: Callable[[int], str]
+    secrets: Callable[[], Mapping[str, str]]
+    """What every new instance finds in its environment, unless its template says otherwise. Raises: Refused."""
     root_pem: str
     """The root of the server's certificate, which workers must trust to report; empty where every machine does."""
     most_at_once: int
@@ -77,6 +80,7 @@ class Executor:
     async def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
         provider = self.hub.provider_of(worker)
         failure, blame, created = "", True, None
+        outcome = "done"
         try:
             async with self._slots:
                 async with asyncio.timeout(self.timeout_s):
@@ -88,9 +92,11 @@ class Executor:
             failure = f"{command}: {error}"
         except TimeoutError:
             # The outcome is unknown: nothing is noted but the silence, and the next list tells.
+            outcome = f"no answer within {self.timeout_s:g} s, so its provider's list will tell"
             log.warning("command without an answer", worker=worker.id, command=str(command), after_s=self.timeout_s)
             self.counts[f"{command}_unclear"] += 1
         except Exception as error:  # noqa: BLE001 - the seam of an action: a provider may raise anything, and the outcome is unknown
+            outcome = f"its outcome is unclear, so its provider's list will tell: {error!r}"[:300]
             log.warning(
                 "command with an unclear outcome", worker=worker.id, command=str(command), error=repr(error)[:300]
             )
@@ -100,6 +106,7 @@ class Executor:
             log.warning("command refused", worker=worker.id, command=str(command), why=failure[:300])
             self.counts[f"{command}_refused"] += 1
         fleet.settle(worker.id, now, failure, blame)
+        fleet.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker)
         if created is not None and worker.id in fleet.workers:
             fleet.place(worker.id, created, now)
         self.on_answer(worker.provider)
@@ -138,6 +145,7 @@ class Executor:
         if template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
         env, ports = parse_env(template.env)
+        env = {**self.secrets(), **env}
         root = {"POSTHOUSE_ROOT": b64encode(self.root_pem.encode()).decode()} if self.root_pem else {}
         return InstanceSpec(
             label=worker.label,

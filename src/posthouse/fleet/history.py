@@ -24,6 +24,10 @@ class Level(IntEnum):
     TRACE = 2  # every decision that is kept, and reports that say something new
     DEBUG = 3  # answers to commands, and requests that failed or were given up
 
+    def __str__(self) -> str:
+        """The level's name on the wire."""
+        return self.name.lower()
+
 
 WHY: dict[Event, str] = {
     Command.RENT: "its provider is asked for it",

@@ -38,9 +38,17 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("PUT", "/api/v0/search/asks"): Scope.READ,
     ("GET", "/api/v0/benchmarks"): Scope.READ,
     ("GET", "/api/v0/instances/{worker_id}"): Scope.READ,
+    # Secrets are given to workers, and whoever may make a template says what those do with them.
+    ("GET", "/api/v0/secrets"): Scope.OPERATE,
+    ("POST", "/api/v0/secrets"): Scope.OPERATE,
+    ("PUT", "/api/v0/secrets"): Scope.OPERATE,
+    ("DELETE", "/api/v0/secrets"): Scope.OPERATE,
     ("POST", "/get_endpoint_workers"): Scope.ROUTE,
     ("POST", "/get_autogroup_workers"): Scope.ROUTE,
     ("POST", "/get_workergroup_workers"): Scope.ROUTE,
+    ("POST", "/get_endpoint_logs"): Scope.READ,
+    ("POST", "/get_autogroup_logs"): Scope.READ,
+    ("POST", "/get_workergroup_logs"): Scope.READ,
     # Our own.
     ("GET", "/v1/status"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/explain"): Scope.READ,

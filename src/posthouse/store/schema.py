@@ -89,6 +89,13 @@ keys = Table(
     Column("revoked_at", Double, nullable=False),
 )
 
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("sealed", Text, nullable=False),
+)
+
 # Fleets, workers and the journal outlive their endpoint, so their `endpoint_id` is no foreign key.
 fleets = Table(
     "fleets",
