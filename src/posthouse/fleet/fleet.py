@@ -7,6 +7,7 @@ server and a world in virtual time own the same class.
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import median
 
 from posthouse.domain.endpoint import Endpoint
@@ -51,6 +52,16 @@ AVOID_S = 2.0
 """How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
 LONGEST_AVOID_S = 60.0
 """As often as that is tried what fails for ever: a client without a timeout never gives up."""
+RETRIES_S = 2.0
+"""Within this span a request is sent elsewhere once. Failing again it waits, however many workers are dead: clients ask
+again at once where nobody listens, and sleep for a second where they are told to wait."""
+OVERTAKEN_S = 30.0
+"""A request that came this much later does not take the last room from one that waits, even while that one's client
+sleeps. With less, rooms would stand empty in an overload that is fair anyway; people wait for about a minute."""
+ASLEEP_S = 10.0
+"""How long after it asked a polling client is believed to come back: it is held for up to 4 s, and sleeps up to 5."""
+LOOK_AHEAD = 32
+"""How many of those that wait longest are asked whether the room is theirs: each may be kept from the free workers."""
 REST_S = 10.0
 """How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
@@ -162,9 +173,8 @@ class Fleet:
             request = self._open(idx, cost, now)
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
-        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
-        worker_id = self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
-        if worker_id is None:
+        worker_id = self._pick(request, now)
+        if worker_id is None or (self.ledger.waiting and self._overtakes(request, worker_id, now)):
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
                 self._remove(request, now)
@@ -203,6 +213,29 @@ class Fleet:
                 if request.alone:
                     self._took_alone.append((took_s / request.cost, took_s))
         return True
+
+    def _pick(self, request: Request, now: float) -> WorkerId | None:
+        """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
+        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
+        if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
+            return None
+        return self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
+
+    def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
+        """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
+
+        So a request is overtaken only by those that came less than `OVERTAKEN_S` after it, as long as it may go where
+        room is, its client comes back, and less than `LOOK_AHEAD` are before it that may not or do not.
+        """
+        for older in islice(self.ledger.waiting.values(), LOOK_AHEAD):
+            awaited = older.expires_at - now > WAITING_KEPT_S - ASLEEP_S
+            if awaited and request.first_at - older.first_at >= OVERTAKEN_S and self._pick(older, now) is not None:
+                work = self.ledger.work.get(worker_id, 0.0)
+                self._bench.set_work(worker_id, work + request.cost)
+                left = self._pick(older, now)
+                self._bench.set_work(worker_id, work)
+                return left is None
+        return False
 
     def has_room(self, cost: float, now: float) -> bool:
         """True if a new request would get a worker now."""
