@@ -1,8 +1,7 @@
 """Logs of endpoints and workergroups, and rows of workers, for the unmodified command line and client and by HTTP."""
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from vastai import Serverless
 from posthouse.client import AsyncClient
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.fleet import Assignment, Fleet
 from posthouse.fleet.history import Level
 from posthouse.ports import JournalEntry
@@ -42,7 +42,8 @@ async def endpoint_with_history(web: Web) -> Fleet:
     await web.call("POST", "/api/v0/workergroups/", {"endpoint_id": endpoint_id, "template_id": template["id"]})
     other = {"endpoint_id": endpoint_id, "template_id": template["id"], "gpu_ram": 8}
     assert (await web.call("POST", "/api/v0/workergroups/", other)).body["id"] == 2
-    fleet = web.staff(*(replace(worker(i), group_id=i, addresses=frozenset({f"127.0.0.1:{i}"})) for i in (1, 2)))
+    places = {i: frozenset({f"127.0.0.1:{i}"}) for i in (1, 2)}
+    fleet = web.staff(*(worker(i, group_id=WorkergroupId(i), addresses=place) for i, place in places.items()))
     now = web.hub.clock.now()
     routed = fleet.assign(0, 10.0, now)
     assert isinstance(routed, Assignment)
@@ -60,7 +61,7 @@ async def endpoint_with_history(web: Web) -> Fleet:
     return fleet
 
 
-async def logs(web: Web, ask: dict[str, object], path: str = "/get_endpoint_logs/") -> dict[str, Any]:
+async def logs(web: Web, ask: Mapping[str, object], path: str = "/get_endpoint_logs/") -> dict[str, Any]:
     answer = await web.call("POST", path, ask, key="read")
     assert answer.status == 200, answer
     body: dict[str, Any] = answer.body

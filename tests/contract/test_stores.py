@@ -488,6 +488,17 @@ async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_secrets_are_kept_replaced_and_dropped(store: Store) -> None:
+    assert await store.secrets() == {}
+    for name, sealed in (("B", "1"), ("A", "2"), ("B", "3")):
+        await store.put_secret(name, sealed)
+    assert list((await store.secrets()).items()) == [("A", "2"), ("B", "3")]
+    await store.drop_secret("A")
+    assert await store.secrets() == {"B": "3"}
+    with pytest.raises(NotFound, match="there is no secret A"):
+        await store.drop_secret("A")
+
+
 async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "posthouse.db"
     await (await open_store(sqlite_url(path))).close()

@@ -310,6 +310,11 @@ class AsyncClient:
         """Returns the workers of an endpoint as the wire knows them; `workers` tells more."""
         return _rows(await self._call("POST", "/get_endpoint_workers/", {"id": endpoint_id}), "workers")
 
+    async def endpoint_logs(self, endpoint_id: int, tail: int = -1) -> dict[str, str]:
+        """Returns what happened to an endpoint, by level; the last `tail` lines of each, all if below 0."""
+        reply: dict[str, str] = await self._call("POST", "/get_endpoint_logs/", {"id": endpoint_id, "tail": tail})
+        return reply
+
     async def workergroups(self) -> list[Row]:
         return _rows(await self._call("GET", "/api/v0/workergroups/"), "results")
 

@@ -161,6 +161,7 @@ class Client:
     update_endpoint = _blocking(AsyncClient.update_endpoint)
     delete_endpoint = _blocking(AsyncClient.delete_endpoint)
     endpoint_workers = _blocking(AsyncClient.endpoint_workers)
+    endpoint_logs = _blocking(AsyncClient.endpoint_logs)
     workergroups = _blocking(AsyncClient.workergroups)
     create_workergroup = _blocking(AsyncClient.create_workergroup)
     update_workergroup = _blocking(AsyncClient.update_workergroup)

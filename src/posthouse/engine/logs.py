@@ -1,11 +1,10 @@
 """The logs of an endpoint: what happened to its workers, and every decision that was kept, as text."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.journal import orders
 from posthouse.fleet.history import Level, Line
 from posthouse.ports import JournalEntry
 
@@ -24,13 +23,6 @@ async def logs(
     lines = [*stall.fleet.history.lines(group_id), *map(_decision, entries)]
     lines.sort(key=lambda line: line.at)
     return {str(level): _text([line for line in lines if line.level <= level], tail) for level in Level}
-
-
-def orders(decision: Mapping[str, Any]) -> str:
-    """What a decision of the journal changed."""
-    goals = [f"worker {worker} becomes {goal}" for worker, goal in decision["goals"].items()]
-    rentals = [f"rent one {r['goal']} worker from workergroup {r['workergroup']}" for r in decision["rentals"]]
-    return ", ".join(goals + rentals) or "no change"
 
 
 def _decision(entry: JournalEntry) -> Line:
