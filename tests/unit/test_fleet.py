@@ -439,6 +439,7 @@ def test_a_command_out_of_order_is_refused() -> None:
 
 def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None:
     fleet = fleet_of(worker())
+    fleet.report(ONE, ready_report(), NOW)
     idx = assigned(fleet.assign(0, 100, NOW)).request_idx
     fleet.want(ONE, Goal.COLD)
     assert fleet.due(NOW) == ()
@@ -493,6 +494,7 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
 
 def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     fleet = fleet_of(worker(goal=Goal.COLD))
+    fleet.report(ONE, ready_report(), NOW)
     fleet.obey(Action(ONE, Command.STOP), NOW)
     fleet.settle(ONE, NOW, "busy")
     assert state_of(fleet) is State.IDLE

@@ -40,6 +40,8 @@ class Ended:
     request_idx: int
     success: bool
     status: str = ""
+    session: bool = False
+    """It was a session, which lasts as long as its client likes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class Fleet:
             self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
         else:
             self._suspected.pop(worker_id, None)
-            if request.cost > 0:
+            if request.cost > 0 and not ended.session:
                 took_s = now - request.assigned_at
                 self._took.append((took_s / request.cost, took_s))
                 if request.alone:
@@ -572,6 +572,8 @@ class Fleet:
             worker = replace(worker, since=now, progressed_at=now)
         if worker.goal is Goal.HOT:  # when it was last asked for is not known: take it to be just now
             self._last_request_at = now
+        if worker.state is State.IDLE:  # until it says what it works on, it may be anything
+            self._working[worker.id] = 1
         self.workers[worker.id] = worker
         self._reported_at[worker.id] = now
 
