@@ -204,7 +204,7 @@ async def test_our_client_needs_the_root_of_a_server_that_has_its_own(
     async with live_server(tmp_path / "data", **{"server.tls": "self"}) as server:
         assert server.url.startswith("https://")
         async with AsyncClient(server.url, server.admin_key) as stranger:
-            with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(Unreachable, match="certificate verify failed.*POSTHOUSE_CA can name"):
                 await stranger.endpoints()
         async with AsyncClient(server.url, server.admin_key, ca=tmp_path / "data" / "authority.cer") as owner:
             assert await owner.endpoints() == []
@@ -306,7 +306,22 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return answers
 
 
-@pytest.mark.parametrize("who", ["agent", "worker"])
+@pytest.mark.peer("GET /static/jvastai_root.cer", "C1", does="with all its defaults, over HTTPS")
+@pytest.mark.peer("GET /api/v0/endptjobs", "C1", does="with all its defaults, over HTTPS")
+@pytest.mark.peer("POST /route", "C1", does="with all its defaults, over HTTPS")
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param("agent", marks=pytest.mark.peer("worker: POST /ROUTE", "C1", does="our agent, over HTTPS")),
+        pytest.param(
+            "worker",
+            marks=[
+                pytest.mark.peer("worker: POST /ROUTE", "C1", "W4", does="its own `Worker`, over HTTPS"),
+                pytest.mark.peer("POST /api/v0/sign_cert", "W4", does="what its start script calls", recorded=True),
+            ],
+        ),
+    ],
+)
 def test_its_client_with_all_defaults_is_served_over_https(seen: dict[str, Any], who: str) -> None:
     """By our agent, and by its own worker with the certificate that its script asks for."""
     assert seen[who]["url"].startswith("https://127.0.0.1:")
