@@ -1,5 +1,7 @@
 """The logs of an endpoint: what happened to its workers, and every decision that was kept, as text."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from posthouse.domain.workergroup import WorkergroupId
@@ -20,9 +22,18 @@ async def logs(
     Of one workergroup's workers only, if it is given; decisions are the whole endpoint's in any case.
     """
     entries = await hub.store.journal(stall.fleet.endpoint.id, DECISIONS)
-    lines = [*stall.fleet.history.lines(group_id), *map(_decision, entries)]
-    lines.sort(key=lambda line: line.at)
-    return {str(level): _text([line for line in lines if line.level <= level], tail) for level in Level}
+    # Thousands of lines take milliseconds, for which no request should have to wait.
+    return await asyncio.to_thread(_texts, stall.fleet.history.lines(group_id), entries, tail)
+
+
+def _texts(history: Sequence[Line], entries: Sequence[JournalEntry], tail: int | None) -> dict[str, str]:
+    lines = sorted([*history, *map(_decision, entries)], key=lambda line: line.at)
+    rows = [(line.level, _row(line)) for line in lines]
+    texts = {}
+    for level in Level:
+        shown = [row for least, row in rows if least <= level]
+        texts[str(level)] = "\n".join(shown if tail is None else shown[max(0, len(shown) - tail) :])
+    return texts
 
 
 def _decision(entry: JournalEntry) -> Line:
@@ -36,13 +47,11 @@ def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _text(lines: list[Line], tail: int | None) -> str:
-    return "\n".join(map(_row, lines[len(lines) - tail :] if tail is not None and tail < len(lines) else lines))
-
-
 def _row(line: Line) -> str:
     at = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     who = "" if line.worker_id is None else f"worker {line.worker_id} "
     # Workers and providers write into what is shown, and what is shown may steer a terminal.
-    text = "".join(char if char.isprintable() else " " for char in line.text)
+    text = line.text
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
     return f"{at} {line.level!s} {who}{text}"
