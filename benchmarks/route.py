@@ -1,5 +1,9 @@
 """Measures the hot path side by side with a constant answer on the same stack: `python -m benchmarks.route [--quick]`.
 
+The stack is uvicorn with our protocol class, on which the constant answer is an ASGI application. `/route/` is answered
+early, where it is read. Two more rows tell the two apart: `usual`, the same with early answers switched off, and `early
+constant`, a constant in place of the answer of `/route/`.
+
 Servers run on one core, the load on the other. Measured sides alternate and medians are taken, for machines are noisy.
 Prints a table and writes `benchmarks/results/route.json`.
 """
@@ -37,6 +41,7 @@ from posthouse.domain.load import Ended
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, Stall
 from posthouse.engine.ingest import Ingest
@@ -44,7 +49,8 @@ from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import KeyRecord, Store
 from posthouse.server.auth import Keyring, Scope
-from posthouse.server.hot import Hot, Message, Receive, Send
+from posthouse.server.hot import Headers, Hot, Message, Receive, Send
+from posthouse.server.protocol import protocol_for
 from posthouse.signing.rsa import RsaKey
 from posthouse.signing.threads import SigningThreads
 from posthouse.wire.grant import AGENT
@@ -79,12 +85,16 @@ class Site:
     scheme: Scheme = Scheme.U
     version: str = ""
     """What the workers reported; `+posthouse` at its end means our agent, whose replies carry a grant."""
+    early: bool = True
+    """`/route/` is answered where it is read (the setting `server.early_answers`)."""
     pinned: bool = True
 
 
 SITES = (
     Site("constant"),
     *(Site(str(n), workers=n) for n in SIZES),
+    Site("usual", workers=100, early=False),
+    Site("early constant", workers=1),
     Site("100x100", endpoints=100, workers=100),
     Site("granted", workers=100, version=f"1.1.0{AGENT}"),
     Site("signed", workers=100, scheme=Scheme.A5S, pinned=False),
@@ -100,7 +110,8 @@ def serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
 
 
 async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
-    app = _constant if site.workers == 0 else _hot(site, record)
+    hot = _hot(site, record)
+    app = _constant if site.workers == 0 else hot
     gc.collect()
     if site.pinned:
         os.sched_setaffinity(0, {SERVER_CORE})
@@ -108,7 +119,7 @@ async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
         app,
         port=0,
         loop="none",
-        http="httptools",
+        http=protocol_for(hot, site.early),
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -159,10 +170,12 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
     )
     ingest = Ingest(hub, router, keyring.check_worker)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
-    return Hot(
+    kind = _Constant if site.name == "early constant" else Hot
+    return kind(
         hub,
         router,
         ingest,
+        Certificates(hub, keyring.check_worker, authority=lambda *_: b""),
         keyring,
         rest=_constant,
         max_body_bytes=1_000_000,
@@ -171,6 +184,13 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         root_certificate=b"",
         jwks=lambda: b"",
     )
+
+
+class _Constant(Hot):
+    """What answering early costs by itself."""
+
+    def begin_route(self, headers: Headers, query: bytes, raw: bytes) -> bytes:
+        return CONSTANT
 
 
 def _ready(endpoint: Endpoint, worker_id: WorkerId, site: Site, now: float) -> Worker:
@@ -429,7 +449,7 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     generator = await load("echo")
     print(f"the load itself can do {generator.rps:,.0f} requests/s against a server that only echoes")
     constants = [await load("constant")]
-    names = [*(str(n) for n in SIZES), "granted"]
+    names = [*(str(n) for n in SIZES), "granted", "usual", "early constant"]
     seen: dict[str, list[Seen]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
@@ -476,7 +496,7 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     return {
         "constant_rps": round(median(s.rps for s in constants)),
         "constant_cpu_us": round(constant_cpu_us, 1),
-        "granted": rows.pop("granted"),
+        **{name.replace(" ", "_"): rows.pop(name) for name in ("granted", "usual", "early constant")},
         "workers": rows,
         "signed": {
             "rps": round(median(signed)),
@@ -504,13 +524,14 @@ def machine() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
-    lines = [f"{'workers':>10} {'requests/s':>11} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'cpu µs':>7} {'ratio':>6}"]
+    lines = [f"{'workers':>14} {'requests/s':>11} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'cpu µs':>7} {'ratio':>6}"]
     lines.append(
-        f"{'constant':>10} {result['constant_rps']:>11,} {1:>6.2f} {result['constant_cpu_us']:>23.1f} {1:>6.2f}"
+        f"{'constant':>14} {result['constant_rps']:>11,} {1:>6.2f} {result['constant_cpu_us']:>23.1f} {1:>6.2f}"
     )
-    for name, row in (result["workers"] | {"granted": result["granted"]}).items():
+    others = {name.replace("_", " "): result[name] for name in ("granted", "usual", "early_constant")}
+    for name, row in (result["workers"] | others).items():
         lines.append(
-            f"{name:>10} {row['rps']:>11,} {row['ratio']:>6.2f} {row['p50_ms']:>7.2f} {row['p99_ms']:>7.2f} "
+            f"{name:>14} {row['rps']:>11,} {row['ratio']:>6.2f} {row['p50_ms']:>7.2f} {row['p99_ms']:>7.2f} "
             f"{row['cpu_us']:>7.1f} {row['cpu_ratio']:>6.2f}"
         )
     signed, reports = result["signed"], result["reports"]

@@ -44,6 +44,7 @@ HOT_CALLS = {
     "/route": "Asks for a worker of an endpoint: its signed address, or after `server.route_hold_s` word to ask again.",
     "/worker_status": "A worker reports its state.",
     "/delete_requests": "A worker reports requests that have ended.",
+    "/sign_cert": "Certifies a worker's key for HTTPS, for the addresses at which its instance is.",
     "/pubkey": "The public key, in PEM, by which workers check signatures.",
     "/.well-known/jwks.json": "The keys, as a JWK set, by which the agent checks grants.",
     "/static/jvastai_root.cer": "The root certificate, in PEM, that `vastai` clients fetch before their first call.",
@@ -57,6 +58,7 @@ WHO = {
     "key": "route, or the endpoint's own key",
     "read": "read",
     "worker": "the worker's own token",
+    "placed": "the worker's own token, or who calls from where its instance is",
     "public": "everybody",
 }
 """The policies of `hot`, in words."""
@@ -116,7 +118,7 @@ def routes() -> str:
     for (method, path), least in POLICIES.items():
         row = (f"`{method} {path}`", "everybody" if least is None else least.name.lower(), texts[method, path])
         if method != "HEAD":
-            (of_protocol if path.startswith(("/api/", "/get_")) else own).append(row)
+            (of_protocol if path.startswith(("/api/", "/get_", "/update_")) else own).append(row)
     columns = ("call", "who may", "what it does")
     return "\n\n".join(
         [

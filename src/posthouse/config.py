@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from posthouse.domain.errors import BadRequest, Refused
@@ -26,6 +26,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _names(text: str) -> str:
+    for name in filter(None, text.split(",")):
+        if not re.fullmatch(r"[A-Za-z0-9.:*_-]+", name):
+            raise ValueError("should be host names and IP addresses, with commas between and no spaces")
+    return text
+
+
 class Server(Section):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -41,8 +48,27 @@ class Server(Section):
         description="Answer /route/ calls that need not wait as soon as they are read, at less cost.",
     )
     max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
+    tls: Literal["off", "self", "files"] = Field(
+        "off",
+        description="HTTPS: `self` makes a certificate, signed by the authority of this installation and renewed in "
+        "time; `files` takes `server.tls_certificate` and `server.tls_key`, and takes them anew when they change.",
+    )
+    tls_names: Annotated[str, AfterValidator(_names)] = Field(
+        "",
+        description="Names and addresses, with commas between, that the certificate of `self` is for beside "
+        "localhost, `server.host` and the host of `public_url`.",
+    )
+    tls_certificate: str = Field("", description="File of the certificate, and those between it and its root, in PEM.")
+    tls_key: str = Field("", validate_default=True, description="File of its key, in PEM, without a password.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+    @field_validator("tls_key")
+    @classmethod
+    def _files_named(cls, tls_key: str, given: ValidationInfo) -> str:
+        if given.data.get("tls") == "files" and not (tls_key and given.data.get("tls_certificate")):
+            raise ValueError("should be set, and server.tls_certificate too, because server.tls is files")
+        return tls_key
 
 
 class Engine(Section):
@@ -102,7 +128,8 @@ def _own_url(values: dict[str, Any]) -> str:
     """Where workers on this machine reach the server."""
     server: Server = values["server"]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (read, not listened on)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+    scheme = "http" if server.tls == "off" else "https"
+    return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
 
 
 class Settings(Section):
@@ -113,7 +140,7 @@ class Settings(Section):
     engine: Engine = Engine()
     public_url: Annotated[str, AfterValidator(_url)] = Field(
         default_factory=_own_url,
-        description="URL at which workers reach the server; default: http://, the server's host and its port.",
+        description="URL at which workers reach the server; default: the server's host and its port.",
     )
     limits: Limits = Limits()
     providers: Providers = Providers()

@@ -4,10 +4,13 @@ import asyncio
 import fcntl
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -16,6 +19,7 @@ from posthouse.config import Settings, make_data_dir
 from posthouse.domain.errors import Refused
 from posthouse.domain.offer import Price
 from posthouse.engine import journal
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
@@ -29,8 +33,9 @@ from posthouse.server.auth import Keyring, Scope, load_secret
 from posthouse.server.hot import Hot
 from posthouse.server.metrics import Metrics
 from posthouse.server.protocol import protocol_for
+from posthouse.server.tls import ServerCertificate
 from posthouse.server.web import web_app
-from posthouse.signing.authority import root_certificate
+from posthouse.signing.authority import Authority
 from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
 from posthouse.signing.threads import SigningThreads
@@ -39,7 +44,9 @@ from posthouse.store import open_store
 log = structlog.get_logger()
 
 HOUSEKEEPING_S = 30.0
-"""How often the last use of keys is written down, and the age of the key for grants looked at."""
+"""How often the last use of keys is written down, and the age of keys and certificates looked at."""
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+"""That our own certificate is for in any case."""
 GRACEFUL_S = 6
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
 
@@ -74,13 +81,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         data_dir = _own(settings, stack)
         listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
         port = listener.getsockname()[1]
-        url = settings.public_url if settings.server.port else f"http://{settings.server.host}:{port}"
+        url = settings.public_url
+        if not settings.server.port:
+            url = f"{'http' if settings.server.tls == 'off' else 'https'}://{settings.server.host}:{port}"
         store = await open_store(f"sqlite+aiosqlite:///{data_dir / 'posthouse.db'}")
         stack.push_async_callback(store.close)
         clock = SystemClock()
         secret = await asyncio.to_thread(load_secret, data_dir / "secret")
         signer = await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem")
         grant_keys = Ed25519Keys(data_dir / "grant.pem", clock.now())
+        authority = Authority(data_dir / "authority.pem", clock.now())
+        tls, renew_certificate = _tls(settings, data_dir, authority, clock)
+        if tls is None and not url.startswith("https://") and not ip_address(listener.getsockname()[0]).is_loopback:
+            log.warning("plain HTTP on an address that others reach: keys and prompts can be read; see server.tls")
         installation = await store.installation()
         providers = _providers(settings, data_dir, installation)
         for provider in providers.values():
@@ -94,10 +107,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(threads.close)
         router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads.sign)
         ingest = Ingest(hub, router, keyring.check_worker)
+        certificates = Certificates(hub, keyring.check_worker, authority.sign_request)
         executor = Executor(
             hub,
             report_url=lambda worker_id: f"{url}/w/{keyring.worker_token(worker_id)}",
             worker_token=keyring.worker_token,
+            secrets=lambda: {name: keyring.unseal(name, sealed) for name, sealed in hub.secrets.items()},
+            root_pem=authority.root_pem.decode() if settings.server.tls == "self" else "",
             most_at_once=settings.engine.max_actions,
             timeout_s=settings.engine.action_timeout_s,
         )
@@ -114,15 +130,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hub,
             router,
             ingest,
+            certificates,
             keyring,
             web,
             settings.server.max_body_bytes,
             ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
             metrics=lambda: metrics.page(),
-            root_certificate=await asyncio.to_thread(root_certificate, data_dir / "authority.pem"),
+            root_certificate=authority.root_pem,
             jwks=lambda: grant_keys.jwks,
         )
-        metrics = Metrics(hub, loop, observer, executor, hot.answers)
+        metrics = Metrics(hub, loop, observer, executor, certificates, hot.answers)
         server = _Server(
             uvicorn.Config(
                 hot,
@@ -132,12 +149,22 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # who calls decides who gets a certificate, and anybody can write a header
+                ssl_context_factory=None if tls is None else lambda config, default: tls,
                 timeout_graceful_shutdown=GRACEFUL_S,
             )
         )
+
+        async def housekeeping() -> None:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            for record in keyring.dirty():
+                await store.put_key(record)
+            grant_keys.rotate_if_old(clock.now())
+            renew_certificate()
+
         tasks = [
             asyncio.create_task(_for_ever("control loop", loop.run)),
-            asyncio.create_task(_for_ever("housekeeping", lambda: _housekeeping(keyring, store, grant_keys, clock))),
+            asyncio.create_task(_for_ever("housekeeping", housekeeping)),
             *(
                 asyncio.create_task(_for_ever(f"observer of {p.name}", _looking(observer, p)))
                 for p in providers.values()
@@ -194,6 +221,29 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _tls(
+    settings: Settings, data_dir: Path, authority: Authority, clock: Clock
+) -> tuple[ssl.SSLContext | None, Callable[[], None]]:
+    """What the server listens with, None for plain HTTP, and what renews its certificate in time."""
+    server = settings.server
+    if server.tls == "off":
+        return None, lambda: None
+    if server.tls == "files":
+        certificate = ServerCertificate(Path(server.tls_certificate).expanduser(), Path(server.tls_key).expanduser())
+        return certificate.context, certificate.reload_if_changed
+    own = data_dir / "server.pem"
+    names = {*server.tls_names.split(","), server.host, urlsplit(settings.public_url).hostname or "", *LOCAL_NAMES}
+    names -= {"", "0.0.0.0", "::"}  # noqa: S104 - nobody calls us by these
+    authority.renew(own, names, clock.now(), begin=True)
+    certificate = ServerCertificate(own, own)
+
+    def renew() -> None:
+        authority.renew(own, names, clock.now())
+        certificate.reload_if_changed()
+
+    return certificate.context, renew
+
+
 def _providers(settings: Settings, data_dir: Path, installation: str) -> dict[str, Provider]:
     found: dict[str, Provider] = {}
     process = settings.providers.process
@@ -235,13 +285,6 @@ async def _for_ever(what: str, work: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:  # noqa: BLE001 - the last seam: nothing may end what keeps the server going
             log.error("a part of the server broke and begins anew", part=what, error=repr(error)[:500])
         await asyncio.sleep(1.0)
-
-
-async def _housekeeping(keyring: Keyring, store: Store, grant_keys: Ed25519Keys, clock: Clock) -> None:
-    await asyncio.sleep(HOUSEKEEPING_S)
-    for record in keyring.dirty():
-        await store.put_key(record)
-    grant_keys.rotate_if_old(clock.now())
 
 
 async def _save(hub: Hub, keyring: Keyring) -> None:

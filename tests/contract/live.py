@@ -48,9 +48,9 @@ async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
         end_workers(data_dir)
 
 
-def worker_processes(data_dir: Path) -> list[psutil.Process]:
-    """Living processes that work in the data directory's worker directories."""
-    inside = str((data_dir / "workers").resolve())
+def worker_processes(directory: Path) -> list[psutil.Process]:
+    """Living processes that work in the directory of the workers, or of one."""
+    inside = str(directory.resolve())
     found = []
     for process in psutil.process_iter(["cwd", "status"]):
         if (process.info["cwd"] or "").startswith(inside) and process.info["status"] != psutil.STATUS_ZOMBIE:
@@ -59,13 +59,15 @@ def worker_processes(data_dir: Path) -> list[psutil.Process]:
 
 
 def end_workers(data_dir: Path) -> None:
-    for process in worker_processes(data_dir):
+    for process in worker_processes(data_dir / "workers"):
         process.kill()
 
 
-async def add_endpoint(client: AsyncClient, name: str, onstart: str = AGENT, **scaling: Any) -> int:
+async def add_endpoint(
+    client: AsyncClient, name: str, onstart: str = AGENT, env: str = "-p 3000:3000", **scaling: Any
+) -> int:
     """The id of a new endpoint with one workergroup."""
-    template = await client.create_template(name=name, env="-p 3000:3000", onstart=onstart)
+    template = await client.create_template(name=name, env=env, onstart=onstart)
     endpoint_id = await client.create_endpoint(name, **{**SCALING, **scaling})
     await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
     return endpoint_id

@@ -22,6 +22,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, Stall
 from posthouse.engine.ingest import Ingest
@@ -109,6 +110,7 @@ def _hot() -> Hot:
         hub,
         router,
         Ingest(hub, router, keyring.check_worker),
+        Certificates(hub, keyring.check_worker, authority=lambda *_: b""),
         keyring,
         rest=_nothing_else,
         max_body_bytes=100_000,

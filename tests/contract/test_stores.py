@@ -140,7 +140,7 @@ some_workers = st.builds(
     state=st.sampled_from([state for state in State if state is not State.DESTROYED]),
     goal=st.sampled_from(Goal),
     addresses=st.frozensets(words, max_size=3),
-    **dict.fromkeys(("created_at", "since", "progressed_at", "loaded_at"), times),
+    **dict.fromkeys(("created_at", "since", "progressed_at", "loaded_at", "outdated_at"), times),
     **dict.fromkeys(("perf", "load_s", "spent_usd"), amounts),
     **dict.fromkeys(
         ("label", "provider", "offer_id", "machine", "gpu_name", "instance_id", "url", "version", "scheme", "message"),
@@ -486,6 +486,17 @@ async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     store = await open_store(sqlite_url(path))
     await add_group(store)
     await store.close()
+
+
+async def test_secrets_are_kept_replaced_and_dropped(store: Store) -> None:
+    assert await store.secrets() == {}
+    for name, sealed in (("B", "1"), ("A", "2"), ("B", "3")):
+        await store.put_secret(name, sealed)
+    assert list((await store.secrets()).items()) == [("A", "2"), ("B", "3")]
+    await store.drop_secret("A")
+    assert await store.secrets() == {"B": "3"}
+    with pytest.raises(NotFound, match="there is no secret A"):
+        await store.drop_secret("A")
 
 
 async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:

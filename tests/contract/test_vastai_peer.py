@@ -1,6 +1,7 @@
 """The unmodified `vastai` 1.9.1, pointed here only by its own constructors, attributes and flags."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,25 @@ import pytest
 from vastai import Serverless
 
 from posthouse.client import AsyncClient
+from posthouse.domain.worker import Worker
+from posthouse.fleet.fleet import Fleet
 from posthouse.wiring import Running
-from tests.contract.live import PATIENCE_S, SCALING, add_endpoint, live_server, ready, states, until
+from tests.contract.commandline import Commandline
+from tests.contract.live import (
+    AGENT,
+    PATIENCE_S,
+    SCALING,
+    add_endpoint,
+    live_server,
+    ready,
+    states,
+    until,
+    worker_processes,
+)
 
-PEER_WORKER = """\
-cat > peer.py <<'END'
+peer = pytest.mark.peer
+
+PEER = """\
 import os
 from vastai import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
 
@@ -31,12 +46,43 @@ Worker(WorkerConfig(
             dataset=[{"model": "demo", "prompt": "x", "max_tokens": 10}], runs=1, concurrency=2
         ),
     )],
-    log_action_config=LogActionConfig(on_load=["model loaded"]),
+    log_action_config=LogActionConfig(on_load=["model loaded"], on_error=["CUDA out of memory"]),
 )).run()
-END
-"$PYTHON" -u -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 3 > "$MODEL_LOG" 2>&1 &
-exec "$PYTHON" peer.py
 """
+DEMO_MODEL = '-m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 1'
+FALTERING = """\
+import asyncio, collections, os
+from aiohttp import web
+
+asked = collections.Counter()
+
+async def answer(request):
+    body = await request.json()
+    asked[body.get("name")] += 1
+    status = body["failing"] if "failing" in body and asked[body["name"]] == 1 else 200
+    return web.json_response({"asked": asked[body.get("name")]}, status=status)
+
+async def health(request):
+    return web.Response()
+
+async def main():
+    app = web.Application()
+    app.add_routes([web.post("/v1/completions", answer), web.get("/health", health)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(os.environ["MODEL_PORT"])).start()
+    await asyncio.sleep(1)  # until somebody reads the log
+    print("model loaded", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def onstart(model: str = DEMO_MODEL, **scripts: str) -> str:
+    """What runs the peer's own `Worker` beside a model, with further scripts in files of their names."""
+    files = "".join(f"cat > {name}.py <<'END'\n{text}END\n" for name, text in {**scripts, "peer": PEER}.items())
+    return f'{files}"$PYTHON" -u {model} > "$MODEL_LOG" 2>&1 &\nexec "$PYTHON" peer.py\n'
 
 
 @pytest.fixture
@@ -51,7 +97,7 @@ async def owner(server: Running) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-def peer(server: Running) -> Any:
+def pointed(server: Running) -> Any:
     class Pointed(Serverless):  # type: ignore[misc]
         SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
 
@@ -63,24 +109,52 @@ async def complete(endpoint: Any, tokens: int = 5) -> Any:
     return await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=tokens), PATIENCE_S)
 
 
+def fleet_of(server: Running, name: str) -> Fleet:
+    fleet = server.hub.fleet_named(name)
+    assert fleet is not None
+    return fleet
+
+
+def first_worker(fleet: Fleet) -> Worker:
+    return min(fleet.workers.values(), key=lambda worker: worker.id)
+
+
+async def succeeded(fleet: Fleet) -> Worker:
+    """The first worker as it was when the next one was there."""
+    await until(lambda: bool(fleet.workers), "there is a worker")
+    first = first_worker(fleet)
+
+    def next_is_there() -> bool:
+        nonlocal first
+        first = fleet.workers.get(first.id, first)
+        return any(worker_id != first.id for worker_id in fleet.workers)
+
+    await until(next_is_there, "another worker is there")
+    return first
+
+
+@peer("GET /static/jvastai_root.cer", "C1", does="before its first call")
+@peer("GET /api/v0/endptjobs", "C1", does="`get_endpoint`")
+@peer("POST /route", "C1", does="`Endpoint.request`: waits for a first worker")
+@peer("worker: POST /ROUTE", "C1", does="`Endpoint.request`, at our agent")
 async def test_its_client_waits_for_the_first_worker_and_is_answered_by_our_agent(
     server: Running, owner: AsyncClient
 ) -> None:
     await add_endpoint(owner, "llm", min_load=0)
-    async with peer(server) as client:
+    async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         assert states(server, "llm") == []
         answer = await complete(endpoint)
     assert answer["response"]["choices"][0]["text"].strip()
-    fleet = server.hub.fleet_named("llm")
-    assert fleet is not None
+    fleet = fleet_of(server, "llm")
     await until(lambda: len(fleet.ledger) == 0, "the request has ended in the ledger")
 
 
+@peer("worker: POST /ROUTE", "C1", does="`Endpoint.request(stream=True)`, at our agent")
 async def test_its_client_is_streamed_to_by_our_agent(server: Running, owner: AsyncClient) -> None:
     await add_endpoint(owner, "llm")
     await ready(server, "llm")
-    async with peer(server) as client:
+    async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         payload = {"model": "demo", "prompt": "Hello", "max_tokens": 20, "stream": True}
         answer = await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=20, stream=True), PATIENCE_S)
@@ -88,26 +162,116 @@ async def test_its_client_is_streamed_to_by_our_agent(server: Running, owner: As
     assert len(pieces) > 1
 
 
+@peer("POST /route", "C1", does="`Endpoint.request`")
+@peer("POST /get_endpoint_workers", "C1", does="`Endpoint.get_workers`")
+@peer("worker: POST /ROUTE", "C1", "W4", does="`Endpoint.request`, at its own `Worker`")
+@peer("GET /pubkey", "W4", does="at its start")
+@peer("POST /worker_status", "W4", does="boots, measures itself, reports")
+@peer("POST /delete_requests", "W4", does="reports what has ended")
 async def test_its_worker_serves_its_client(server: Running, owner: AsyncClient) -> None:
-    await add_endpoint(owner, "peer", onstart=PEER_WORKER)
+    await add_endpoint(owner, "peer", onstart=onstart())
     await ready(server, "peer")
-    fleet = server.hub.fleet_named("peer")
-    assert fleet is not None
-    worker = next(iter(fleet.workers.values()))
+    fleet = fleet_of(server, "peer")
+    worker = first_worker(fleet)
     assert (worker.version, worker.scheme) == ("1.1.0", "U")
-    async with peer(server) as client:
+    async with pointed(server) as client:
         endpoint = await client.get_endpoint("peer")
         answers = await asyncio.gather(*(complete(endpoint) for _ in range(4)))
+        payload = {"model": "demo", "prompt": "Hello", "max_tokens": 20, "stream": True}
+        streamed = await asyncio.wait_for(endpoint.request("/v1/completions", payload, stream=True), PATIENCE_S)
+        pieces = [event["choices"][0]["text"] async for event in streamed["response"]]
         rows = await endpoint.get_workers()
     assert all(a["response"]["choices"][0]["text"].strip() for a in answers)
+    assert len(pieces) > 1
     assert [row.status for row in rows] == ["idle"]
     await until(lambda: len(fleet.ledger) == 0, "its worker has reported the ends")
 
 
+@peer("POST /route", "C1", does="`Endpoint.request`: again, under the same number, after a 500 or 429 of the worker")
+@peer("POST /delete_requests", "W4", does="reports as a success what the model answered with 500 or 429")
+async def test_a_failure_of_the_model_is_asked_again_and_not_held_against_its_worker(
+    server: Running, owner: AsyncClient
+) -> None:
+    await add_endpoint(owner, "peer", onstart=onstart("faltering.py", faltering=FALTERING))
+    await ready(server, "peer")
+    async with pointed(server) as client:
+        endpoint = await client.get_endpoint("peer")
+        requests = [
+            endpoint.request("/v1/completions", {"name": str(status), "failing": status}, cost=5)
+            for status in (500, 429)
+        ]
+        answers = await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S)
+    assert [answer["response"] for answer in answers] == [{"asked": 2}, {"asked": 2}]
+    fleet = fleet_of(server, "peer")
+    await until(lambda: len(fleet.ledger) == 0, "its worker has reported the ends")
+    assert states(server, "peer") == ["idle"]
+
+
+@peer("POST /worker_status", "W4", does="the healthcheck of its model fails: replaced")
+@peer("POST /worker_status", "W4", does="a line of `on_error` in the model's log: replaced")
+@peer("POST /route", "C1", does="`Endpoint.request`: the model dies, another worker answers")
+async def test_its_worker_whose_model_fails_is_replaced_and_the_next_one_answers(
+    server: Running, owner: AsyncClient, tmp_path: Path
+) -> None:
+    for name in ("dying", "complaining"):
+        await add_endpoint(owner, name, onstart=onstart())
+    await asyncio.gather(ready(server, "dying"), ready(server, "complaining"))
+    dying, complaining = fleet_of(server, "dying"), fleet_of(server, "complaining")
+    workers = tmp_path / "data" / "workers"
+    processes = worker_processes(workers / first_worker(dying).label)
+    [model] = [process for process in processes if "posthouse.demo.model" in process.cmdline()]
+    model.kill()
+    with (workers / first_worker(complaining).label / "model.log").open("a") as log:
+        log.write("torch: CUDA out of memory. Tried to allocate 2 GiB\n")
+    async with pointed(server) as client:
+        request = asyncio.create_task(complete(await client.get_endpoint("dying")))
+        died, complained = await asyncio.gather(succeeded(dying), succeeded(complaining))
+        assert (await request)["response"]["choices"][0]["text"].strip()
+    assert "Cannot connect to host" in died.message
+    assert complained.message == "CUDA out of memory"
+
+
+@peer("POST /worker_status", "W4", does="its own server cannot start (“beacon”): replaced")
+async def test_its_worker_whose_server_cannot_start_is_replaced(server: Running, owner: AsyncClient) -> None:
+    await add_endpoint(owner, "peer", onstart="export USE_SSL=true\n" + onstart())
+    first = await succeeded(fleet_of(server, "peer"))
+    assert first.message.startswith("Worker Server failed to launch: Failed to get SSL Certificate")
+
+
+@peer("POST /route", "C1", does="`Endpoint.request` with a wrong key: an error at once")
 async def test_its_client_gets_an_error_at_once_for_a_wrong_key(server: Running, owner: AsyncClient) -> None:
     await owner.create_endpoint("llm", **SCALING)
-    async with peer(server) as client:
+    async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         endpoint.data.api_key = "wrong"
         with pytest.raises(Exception, match="401"):
             await complete(endpoint)
+
+
+@peer("GET /api/v0/template", "K2", does="`run benchmarks`")
+@peer("GET /api/v0/benchmarks", "K2", does="`run benchmarks`: measures anew each time")
+@peer("POST /api/v0/bundles", "K2", does="`run benchmarks`")
+@peer("POST /api/v0/endptjobs", "K2", does="`run benchmarks`")
+@peer("POST /api/v0/autojobs", "K2", does="`run benchmarks`")
+@peer("POST /get_endpoint_workers", "K2", does="`run benchmarks`")
+@peer("GET /api/v0/instances/{id}", "K2", does="`run benchmarks`")
+@peer("DELETE /api/v0/autojobs/{id}", "K2", does="`run benchmarks`")
+@peer("DELETE /api/v0/endptjobs/{id}", "K2", does="`run benchmarks`")
+async def test_its_benchmarks_measure_a_template_and_leave_nothing(
+    server: Running, owner: AsyncClient, tmp_path: Path
+) -> None:
+    filters = "num_gpus<=4 gpu_ram<1000"
+    template = await owner.create_template(name="llm", env="-p 3000:3000", onstart=AGENT, extra_filters=filters)
+    cli = Commandline(server.url, server.admin_key, tmp_path / "home")
+    # A machine without a GPU has workers with none.
+    specs = ["--gpus", "0x CPU, 8x RTX_4090"]
+    printed = await cli("run", "benchmarks", "--template_hash", template["hash_id"], *specs, "-y", "--raw")
+    assert "filters: num_gpus<=4, gpu_ram<1000000.0" in printed
+    assert "skipping: no offers for RTX 4090 (num_gpus=8)" in " ".join(printed.split())
+    measured, skipped = json.loads(printed[printed.index("[\n {") :])
+    assert (measured["gpu_name"], measured["status"], measured["rental_dph"]) == ("CPU", "ok", 0.4)
+    assert measured["measured_perf"] > 0
+    assert measured["perf_per_dollar"] == pytest.approx(measured["measured_perf"] / 0.4)
+    assert (skipped["gpu_name"], skipped["status"]) == ("RTX 4090", "skipped")
+    assert (server.hub.ids_by_name, server.hub.workergroups) == ({}, {})
+    await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "its worker is gone")

@@ -1,14 +1,10 @@
 """The unmodified command line and client of the protocol, against the management API."""
 
-import ast
-import asyncio
 import json
-import os
-import sys
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web as aiohttp_web
@@ -17,13 +13,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from vastai import CoroutineServerless
+from vastai import AsyncClient, CoroutineServerless
+from vastai.data.deployment import DeploymentConfig
 from vastai.data.endpoint import EndpointConfig
 from vastai.data.workergroup import WorkergroupConfig
 
 from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling
+from posthouse.domain.offer import Offer, Price
 from posthouse.domain.workergroup import WorkergroupId
+from tests.contract.commandline import Commandline
 from tests.contract.web import Web, served, worker
+
+peer = pytest.mark.peer
 
 
 @pytest.fixture
@@ -32,48 +33,32 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         yield web
 
 
-class Cli:
-    """The command line, in a home of its own where it finds nothing to fetch from the internet."""
-
-    def __init__(self, web: Web, home: Path) -> None:
-        cache = home / ".cache" / "vastai"
-        cache.mkdir(parents=True)
-        (cache / "gpu_names_cache.json").write_text('{"gpu_names": ["RTX 4090"]}')
-        (cache / "gpu_types_cache.json").write_text('{"gpu_types": []}')
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAST", "XDG"))}
-        self._environment = kept | {"HOME": str(home), "VASTAI_NO_UPDATE_CHECK": "1"}
-        program = str(Path(sys.executable).parent / "vastai")
-        self._command = [program, "--url", web.url, "--api-key", web.keys["admin"]]
-
-    async def __call__(self, *words: str) -> str:
-        """What the command prints; errors too, which it tells with the exit status 0."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            *words,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        async with asyncio.timeout(60):
-            printed, _ = await process.communicate()
-        return printed.decode()
-
-    async def told(self, *words: str) -> Any:
-        """The object at the end of what the command prints, in Python's spelling."""
-        printed = await self(*words)
-        return ast.literal_eval(printed[printed.index("{") :])
+@pytest.fixture
+def cli(web: Web, tmp_path: Path) -> Commandline:
+    return Commandline(web.url, web.keys["admin"], tmp_path / "home")
 
 
-async def test_the_command_line_does_its_whole_round(web: Web, tmp_path: Path) -> None:
-    cli = Cli(web, tmp_path / "home")
-
+@peer("POST /api/v0/template", "K2", does="`create template`")
+@peer("PUT /api/v1/template", "K2", does="`update template`")
+@peer("DELETE /api/v0/template", "K2", does="`delete template`")
+@peer("GET /api/v0/template", "K2", does="`update template`, which looks it up")
+@peer("POST /api/v0/endptjobs", "K2", does="`create endpoint`")
+@peer("GET /api/v0/endptjobs", "K2", does="`show endpoints`")
+@peer("PUT /api/v0/endptjobs/{id}", "K2", does="`update endpoint`")
+@peer("DELETE /api/v0/endptjobs/{id}", "K2", does="`delete endpoint`")
+@peer("POST /api/v0/autojobs", "K2", does="`create workergroup`")
+@peer("GET /api/v0/autojobs", "K2", does="`show workergroups`")
+@peer("PUT /api/v0/autojobs/{id}", "K2", does="`update workergroup`")
+@peer("DELETE /api/v0/autojobs/{id}", "K2", does="`delete workergroup`")
+@peer("POST /get_endpoint_workers", "K2", does="`get endpt-workers`")
+async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline) -> None:
     # fmt: off
     template = await cli.told(
         "create", "template", "--name", "tgi", "--image", "ghcr.io/x/tgi", "--env", "-p 3000:3000 -e A='b c'",
         "--onstart-cmd", "echo 'hello'", "--disk_space", "16", "--search_params", "gpu_ram>=23 num_gpus=1",
     )
     # fmt: on
-    assert template["extra_filters"]["gpu_ram"] == {"gte": 23000.0}
+    assert json.loads(template["extra_filters"])["gpu_ram"] == {"gte": 23000.0}
     assert (template["env"], template["recommended_disk_space"]) == ("-p 3000:3000 -e A='b c'", 16.0)
 
     created = await cli.told("create", "endpoint", "--endpoint_name", "LLama", "--min_load", "10")
@@ -103,7 +88,11 @@ async def test_the_command_line_does_its_whole_round(web: Web, tmp_path: Path) -
     assert endpoint.scaling == Scaling(min_load=10.0, cold_mult=2.5, max_workers=3)
 
     assert await cli.told("update", "workergroup", "1", "--gpu_ram", "32", "--search_params", "gpu_ram>=40")
-    assert web.hub.workergroups[WorkergroupId(1)].search_params.startswith("gpu_ram>=40 verified=True")
+    searched = web.hub.workergroups[WorkergroupId(1)].search_params
+    assert searched == "gpu_ram>=40 verified=True rentable=True rented=False"
+    assert await cli.told("update", "workergroup", "1", "--gpu_ram", "16")
+    group = web.hub.workergroups[WorkergroupId(1)]
+    assert (group.gpu_ram, group.search_params) == (16.0, searched)
 
     # fmt: off
     updated = await cli("update", "template", template["hash_id"], "--name", "tgi", "--image", "ghcr.io/x/other")
@@ -124,6 +113,84 @@ async def test_the_command_line_does_its_whole_round(web: Web, tmp_path: Path) -
     assert (deleted["success"], deleted["failed_workers"]) == (True, 0)
     assert "Failed with error 404: endpoint 1 does not exist" in await cli("update", "endpoint", "1")
     assert (web.hub.ids_by_name, web.hub.workergroups, web.hub.templates) == ({}, {}, {})
+
+
+@peer("GET /api/v0/users/current", "K2", does="`show user`")
+@peer("GET /api/v0/template", "K2", does="`search templates`")
+@peer("POST /api/v0/bundles", "K2", does="`search offers`")
+@peer("PUT /api/v0/search/asks", "K2", does="`search offers --new`")
+@peer("GET /api/v0/benchmarks", "K2", does="`search benchmarks`: none are kept")
+@peer("GET /api/v0/instances/{id}", "K2", does="`show instance`, of a worker")
+async def test_the_command_line_looks_around(web: Web, cli: Commandline) -> None:
+    assert json.loads(await cli("show", "user", "--raw"))["username"] == web.hub.installation
+    for name in ("one", "two"):
+        await web.make_template(name, extra_filters={"gpu_ram": {"gte": 24000}})
+    [found] = json.loads(await cli("search", "templates", "name=two"))
+    assert (found["name"], json.loads(found["extra_filters"])) == ("two", {"gpu_ram": {"gte": 24000}})
+    web.shelf.stock = [Offer(f"o{i}", "shelf", "m", Price(0.5, 0.4, 0.1), "RTX 4090", 1) for i in range(3)]
+    for words in (["--limit", "2"], ["--limit", "2", "--new"]):
+        offers = json.loads(await cli("search", "offers", "gpu_name=RTX_4090 dph<1", *words, "--raw"))
+        assert offers == [
+            {"id": i, "machine_id": "m", "gpu_name": "RTX 4090", "num_gpus": 1, "dph_total": 0.5, "dph_base": 0.4}
+            for i in ("o0", "o1")
+        ]
+        assert web.shelf.asked is not None
+        assert web.shelf.asked["dph_total"] == {"lt": "1"}
+        assert web.shelf.asked.keys().isdisjoint({"limit", "order", "type", "allocated_storage"})
+    assert "type: must be on-demand" in await cli("search", "offers", "--type", "bid")
+    assert json.loads(await cli("search", "benchmarks", "--raw")) == []
+    await web.make_endpoint()
+    web.staff(worker(1))
+    shown = json.loads(await cli("show", "instance", "1", "--raw"))
+    assert (shown["id"], shown["gpu_name"], shown["dph_total"]) == (1, "RTX 4090", 0.5)
+    assert "Failed with error 404: worker 2 does not exist" in await cli("show", "instance", "2")
+
+
+@peer("POST /api/v0/endptjobs", "K2", does="`create endpoint`: a taken name, a number out of bounds")
+@peer("PUT /api/v0/endptjobs/{id}", "K2", does="`update endpoint`: an unknown state")
+@peer("PUT /api/v0/autojobs/{id}", "K2", does="`update workergroup`: a search that is none")
+async def test_the_command_line_says_what_was_wrong(web: Web, cli: Commandline) -> None:
+    endpoint_id = await web.make_endpoint("llama")
+    template = await web.make_template()
+    await web.call("POST", "/api/v0/autojobs/", {"endpoint_id": endpoint_id, "template_id": template["id"]})
+    for words, told in (
+        ("create endpoint --endpoint_name llama", "endpoint_name: 'llama' is taken"),
+        ("create endpoint --endpoint_name other --target_util 7", "target_util: must be a number from 0.01 to 1"),
+        (f"update endpoint {endpoint_id} --endpoint_state paused", "endpoint_state: must be one of active, suspended"),
+        (
+            "update workergroup 1 -n --search_params gpu_ram",
+            "search_params: search: expected an operator after",
+        ),
+        ("delete workergroup 2", "workergroup 2 does not exist"),
+    ):
+        assert re.search(rf"^Failed with error 4\d\d: {re.escape(told)}", await cli(*words.split()), re.M), words
+
+
+NOT_BUILT = {
+    "show deployments": "GET /api/v0/deployments",
+    "show deployment 1": "GET /api/v0/deployment/1",
+    "delete deployment 1": "DELETE /api/v0/deployment/1",
+    "show scheduled-jobs": "GET /api/v0/commands/schedule_job",
+    "show gpu-metrics": "GET /api/v0/metrics/gpu/current",
+    "show instances": "GET /api/v1/instances",
+    "create instance 1 --image x": "PUT /api/v0/asks/1",
+    "stop instance 1": "PUT /api/v0/instances/1",
+    "logs 1": "PUT /api/v0/instances/request_logs/1",
+    "show api-keys": "GET /api/v0/auth/apikeys",
+}
+"""Commands for which there is no call here, with the call they make."""
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        pytest.param(words, call, marks=peer(re.sub(r"/1\b", "/{id}", call), "K2", does=f"`{words}`", works=False))
+        for words, call in NOT_BUILT.items()
+    ],
+)
+async def test_the_command_line_is_told_of_a_call_that_is_not_there(cli: Commandline, words: str, call: str) -> None:
+    printed = await cli(*words.split())
+    assert re.search(rf"Failed with error 40[45]: there is no call {call}/? here", printed), printed
 
 
 def root_certificate() -> bytes:
@@ -157,10 +224,19 @@ async def certificate_url(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]
     application.router.add_get("/root.cer", give)
     async with TestServer(application) as server:
         url = str(server.make_url("/root.cer"))
-        monkeypatch.setattr(CoroutineServerless, "SSL_CERT_URL", url)
+        for client in (CoroutineServerless, AsyncClient):
+            monkeypatch.setattr(client, "SSL_CERT_URL", url)
         yield url
 
 
+@peer("POST /api/v0/endptjobs", "C1", does="`create_endpoint`")
+@peer("GET /api/v0/endptjobs", "C1", does="`get_endpoints`, `get_endpoint`")
+@peer("GET /api/v0/endptjobs/{id}", "C1", does="`fetch_endpoint`")
+@peer("DELETE /api/v0/endptjobs/{id}", "C1", does="`ManagedEndpoint.delete`")
+@peer("POST /api/v0/workergroups", "C1", does="`add_workergroup`: by hash, by its own object, by words")
+@peer("GET /api/v0/workergroups", "C1", does="`find_workergroup_for_endpoint`")
+@peer("DELETE /api/v0/workergroups/{id}", "C1", does="`delete_workergroup`")
+@peer("POST /get_endpoint_workers", "C1", does="`Endpoint.get_workers`")
 @pytest.mark.usefixtures("certificate_url")
 async def test_the_client_makes_and_finds_endpoints_and_workergroups(web: Web) -> None:
     template = await web.make_template()
@@ -189,8 +265,21 @@ async def test_the_client_makes_and_finds_endpoints_and_workergroups(web: Web) -
             await client.fetch_endpoint(managed.id)
 
 
+@peer("GET /api/v0/endptjobs", "C1", does="`get_endpoints` with a wrong key: an error at once")
 @pytest.mark.usefixtures("certificate_url")
 async def test_the_client_gives_up_at_once_on_a_wrong_key(web: Web) -> None:
     async with CoroutineServerless("wrong", webserver_url=web.url, autoscaler_url=web.url) as client:
         with pytest.raises(Exception, match="HTTP 401"):
             await client.get_endpoints()
+
+
+@peer("GET /api/v0/endptjobs", "C1", does="`AsyncClient.serverless`")
+@peer("PUT /api/v0/deployments", "C1", "D", does="`put_deployment`", works=False)
+@pytest.mark.usefixtures("certificate_url")
+async def test_the_client_below_deployments_finds_endpoints_and_is_told_that_there_are_no_deployments(web: Web) -> None:
+    await web.make_endpoint("llama")
+    async with AsyncClient(web.keys["admin"], vast_server=web.url) as below:
+        client = below.serverless(autoscaler_url=web.url)
+        assert (await client.get_endpoint("llama")).name == "llama"
+        with pytest.raises(Exception, match=r"HTTP 404 .*there is no call PUT /api/v0/deployments here"):
+            await client.put_deployment(DeploymentConfig("square", "python:3.12", "0" * 64, 1))

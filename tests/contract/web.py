@@ -31,16 +31,19 @@ from posthouse.store import open_store
 
 
 class Shelf:
-    """A provider that rents nothing out and has only the logs it is given."""
+    """A provider that shows what it is given, and rents nothing of it out."""
 
     name = "shelf"
     poll_s = 60.0
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}
+        self.stock: list[Offer] = []
+        self.asked: Mapping[str, object] | None = None
 
     async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
-        return []
+        self.asked = filters
+        return self.stock
 
     async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
         raise OfferTaken("the shelf is empty")

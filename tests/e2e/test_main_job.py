@@ -60,6 +60,8 @@ def post(url: str, body: Any) -> str:
         return text
 
 
+@pytest.mark.peer("POST /route", "C0", does="the published example, as printed")
+@pytest.mark.peer("worker: POST /ROUTE", "C0", does="the published example, whole and streamed, at our agent")
 def test_the_published_example_works_as_printed(site: Site) -> None:
     url = site.start()["url"]
     key = add_endpoint(site, "--min-load", "0")

@@ -55,6 +55,14 @@ def test_an_agent_listens_where_its_address_can_be_reached(address: str, url: st
     assert (settings.url, settings.listen_host) == (url, listen_host)
 
 
+def test_an_agent_that_serves_https_reports_an_address_with_https() -> None:
+    settings = read({"USE_SSL": "true"})
+    assert (settings.tls, settings.url) == (True, "https://203.0.113.9:40123")
+    with pytest.raises(ValueError, match=r"url: must begin with https:// where tls \(USE_SSL\) is on"):
+        read({"USE_SSL": "true"}, url="http://203.0.113.9:40123")
+    assert read(url="https://post.example:443").tls is False, "something else in front of it may serve HTTPS"
+
+
 def test_an_override_replaces_its_variable_and_none_does_not() -> None:
     settings = AgentSettings.from_environment(
         {}, upstream=UPSTREAM, worker_id=1, report_addrs=(UPSTREAM,), listen_port=1, url=UPSTREAM, listen_host="::1"
@@ -95,7 +103,7 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ({"PUBLIC_IPADDR": "1.2.3.4/x"}, "PUBLIC_IPADDR: must be an IP address or a host name"),
         ({"PUBLIC_IPADDR": "user@1.2.3.4"}, "PUBLIC_IPADDR: must be an IP address or a host name"),
         ({"UNSECURED": "perhaps"}, "UNSECURED: must be true or false, not 'perhaps'"),
-        ({"USE_SSL": "true"}, "USE_SSL: must be false"),
+        ({"USE_SSL": "maybe"}, "USE_SSL: must be true or false, not 'maybe'"),
     ],
 )
 def test_a_malformed_variable_is_named(changes: dict[str, str], message: str) -> None:

@@ -286,6 +286,20 @@ def test_the_key_on_this_machine_is_the_last_resort_and_never_goes_elsewhere(
     assert seen == [key]
 
 
+def test_the_logs_of_an_endpoint_are_printed_at_their_level(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "endpoint", {"id": 4})
+    asked = answers(monkeypatch, "endpoint_logs", {"info0": "", "info1": "one\ntwo", "debug": "x"})
+    assert main(["endpoint", "logs", "llama", "--tail", "3"]) == 0
+    assert (asked, capsys.readouterr().out) == ([(4, 3)], "one\ntwo\n")
+    assert main(["endpoint", "logs", "llama", "--level", "info0"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["endpoint", "logs", "llama", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"level": "info1", "lines": ["one", "two"]}
+    assert main(["endpoint", "logs", "llama", "--level", "all"]) == 2
+
+
 def test_logs_of_a_number_are_a_workers_and_of_a_name_an_endpoints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """How the client reads streams and errors."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,11 @@ def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("POSTHOUSE_URL", "localhost:8080")
     with pytest.raises(BadRequest, match="must begin with http"):
         Client()
+
+
+def test_a_file_of_roots_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for name in ("absent.pem", "empty.pem"):
+        monkeypatch.setenv("POSTHOUSE_CA", str(tmp_path / name))
+        with pytest.raises(BadRequest, match=rf"ca is '.*/{name}'; it must be a file of certificates in PEM"):
+            Client()

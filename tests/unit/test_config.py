@@ -66,6 +66,18 @@ def test_every_setting_can_be_given_in_every_way_and_is_described() -> None:
     assert env_name("providers.process.slots") == "POSTHOUSE_PROVIDERS__PROCESS__SLOTS"
 
 
+def test_https_changes_the_url_of_workers() -> None:
+    assert load({"server.tls": "self"})[0].public_url == "https://127.0.0.1:8080"
+
+
+def test_wrong_settings_of_tls_are_named() -> None:
+    assert problems({"server.tls": "files", "server.tls_certificate": "a.pem"})[1:] == [
+        "server.tls_key = '' (default) should be set, and server.tls_certificate too, because server.tls is files; "
+        "allowed: text"
+    ]
+    assert "tls_names = 'a b' (flag --tls-names) should be host names" in problems({"server.tls_names": "a b"})[1]
+
+
 def test_a_named_file_is_read_instead_of_the_one_in_the_directory() -> None:
     Path("other.toml").write_text("data_dir = '/srv/a'\nserver.port = 5", encoding="utf-8")
     Path("posthouse.toml").write_text("server.port = 6", encoding="utf-8")

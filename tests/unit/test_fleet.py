@@ -189,6 +189,32 @@ def test_a_request_asked_again_after_it_was_assigned_goes_elsewhere() -> None:
     assert fleet.ledger.work == {second.worker.id: 100}
 
 
+def test_a_request_goes_on_from_dead_worker_to_dead_worker_at_a_walk() -> None:
+    fleet = fleet_of(*(worker(WorkerId(i)) for i in range(1, 41)))
+    outcome, asked = fleet.assign(0, 1, NOW), [0.0]
+    while (at := asked[-1]) < 30:  # its client: at once where nobody listens; it is held for 2 s and sleeps for 1 s
+        at += 0.005 if isinstance(outcome, Assignment) else 3.0
+        for i in range(1, 41):
+            fleet.report(WorkerId(i), ready_report(WorkerId(i)), NOW + at)
+        outcome = fleet.assign(outcome.request_idx, 1, NOW + at)
+        asked.append(at)
+    assert fleet.stats.routed >= 15  # it does not give up
+    assert len(asked) <= 31
+
+
+def test_one_that_came_much_later_leaves_the_last_room_to_one_whose_client_sleeps() -> None:
+    fleet = fleet_of(worker(perf=100), max_queue_time=10)
+    filling = [assigned(fleet.assign(0, 1500, NOW)), fleet.assign(0, 1, NOW)]
+    assert isinstance(filling[1], Waiting)  # it asks every 5 s
+    for second in range(5, 40, 5):
+        assert isinstance(fleet.assign(filling[1].request_idx, 1, NOW + second), Waiting)
+    assert fleet.end(ONE, Ended(filling[0].request_idx, success=True), NOW + 36)
+    early = assigned(fleet.assign(0, 900, NOW + 37))  # there is room for both
+    assert isinstance(fleet.assign(0, 101, NOW + 37), Waiting)  # and for one more, but not for both of them
+    assert assigned(fleet.assign(filling[1].request_idx, 1, NOW + 40)).request_idx == filling[1].request_idx
+    assert early.worker.id == ONE
+
+
 def test_a_request_with_one_dead_worker_waits_and_then_tries_it_less_and_less_often() -> None:
     fleet = fleet_of(worker())
     idx = assigned(fleet.assign(0, 1, NOW)).request_idx
@@ -208,8 +234,8 @@ def test_only_distinct_requests_are_held_against_a_worker_and_a_success_clears_t
     fleet = fleet_of(worker(ONE), worker(TWO), worker(WorkerId(3)))
     idx = 0
     for second in range(0, 60, 20):  # the same request fails everywhere, again and again
-        for _ in range(4):
-            outcome = fleet.assign(idx, 1, NOW + second)
+        for tries in range(4):
+            outcome = fleet.assign(idx, 1, NOW + second + 3 * tries)
             idx = outcome.request_idx
     # All are suspected alike, so all are used.
     used = [assigned(fleet.assign(0, 100, NOW + 61)) for _ in range(3)]
@@ -413,6 +439,7 @@ def test_a_command_out_of_order_is_refused() -> None:
 
 def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None:
     fleet = fleet_of(worker())
+    fleet.report(ONE, ready_report(), NOW)
     idx = assigned(fleet.assign(0, 100, NOW)).request_idx
     fleet.want(ONE, Goal.COLD)
     assert fleet.due(NOW) == ()
@@ -467,6 +494,7 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
 
 def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     fleet = fleet_of(worker(goal=Goal.COLD))
+    fleet.report(ONE, ready_report(), NOW)
     fleet.obey(Action(ONE, Command.STOP), NOW)
     fleet.settle(ONE, NOW, "busy")
     assert state_of(fleet) is State.IDLE

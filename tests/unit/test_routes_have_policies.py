@@ -65,7 +65,8 @@ def test_a_key_that_only_routes_changes_nothing() -> None:
 
 
 def test_whatever_changes_something_needs_more_than_reading() -> None:
-    listings = {"/get_endpoint_workers", "/get_autogroup_workers", "/get_workergroup_workers"}
+    listings = {f"/get_{of}_{what}" for of in ("endpoint", "autogroup", "workergroup") for what in ("workers", "logs")}
+    listings |= {"/api/v0/bundles", "/api/v0/search/asks"}
     for (method, path), least in POLICIES.items():
         if method not in ("GET", "HEAD") and path not in listings:
             assert least is not None
@@ -74,6 +75,10 @@ def test_whatever_changes_something_needs_more_than_reading() -> None:
 
 def test_keys_are_for_admins() -> None:
     assert {least for (_, path), least in POLICIES.items() if path.startswith("/v1/keys")} == {Scope.ADMIN}
+
+
+def test_secrets_are_for_those_who_may_make_templates() -> None:
+    assert {least for (_, path), least in POLICIES.items() if path == "/api/v0/secrets"} == {Scope.OPERATE}
 
 
 async def test_a_route_without_a_policy_is_refused_to_everybody() -> None:

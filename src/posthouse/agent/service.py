@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import ClientSession, web
 
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
+from posthouse.agent.certificate import Certificate
 from posthouse.agent.keys import ServerKeys
 from posthouse.agent.proxy import Proxy
 from posthouse.agent.report import Reporter, fetched_verifier, server_session
@@ -38,6 +39,7 @@ async def run(settings: AgentSettings) -> None:
         upstream = await stack.enter_async_context(upstream_session(settings))
         server = await stack.enter_async_context(server_session())
         keys = ServerKeys(server, settings)
+        certificate = Certificate(server, settings) if settings.tls else None
         proxy = Proxy(settings, worker, upstream, keys)
         reporter = Reporter(server, settings, worker)
         runner = web.AppRunner(
@@ -45,7 +47,8 @@ async def run(settings: AgentSettings) -> None:
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, settings.listen_host, settings.listen_port).start()
+        context = certificate.context if certificate else None
+        await web.TCPSite(runner, settings.listen_host, settings.listen_port, ssl_context=context).start()
         log.info(
             "agent: worker %d listens on %s:%d for %s",
             settings.worker_id,
@@ -55,7 +58,7 @@ async def run(settings: AgentSettings) -> None:
         )
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_live(settings, worker, proxy, upstream, server, keys)),
+                group.create_task(_live(settings, worker, proxy, upstream, server, keys, certificate)),
                 group.create_task(reporter.run()),
             ]
             await stop.wait()
@@ -75,12 +78,14 @@ async def _live(
     upstream: ClientSession,
     server: ClientSession,
     keys: ServerKeys,
+    certificate: Certificate | None,
 ) -> None:
     """Make the worker ready, and watch over it."""
     ready_line = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(watch_log(settings, worker, ready_line))
         key = None if settings.unsecured else group.create_task(_fetch_keys(settings, proxy, server, keys))
+        certified = group.create_task(certificate.get()) if certificate else None
         await wait_until_ready(upstream, settings, ready_line)
         log.info("model server: ready after %.1f s", time.time() - worker.started_at)
         try:
@@ -92,6 +97,9 @@ async def _live(
         if key is not None:
             await key  # without it every request would be refused
             group.create_task(keys.refresh())
+        if certificate and certified:
+            await certified
+            group.create_task(certificate.renew())
         worker.become_ready(perf)
         log.info("agent: ready, %g work/s", perf)
         await watch_health(upstream, settings, worker)

@@ -57,6 +57,8 @@ class AgentSettings:
     """This worker's address as clients see it: reported, and the only one whose signature is accepted."""
     listen_host: str
     listen_port: int
+    tls: bool = False
+    """Serve HTTPS, with a certificate that the server gives."""
     unsecured: bool = False
     """Serve requests whose signature does not verify. For development only."""
 
@@ -97,7 +99,11 @@ class AgentSettings:
         _require(bool(self.report_addrs), "report_addrs", "must hold an address", self.report_addrs)
         for address in self.report_addrs:
             _address(address, "report_addrs")
-        _address(self.url, "url")
+        url = _address(self.url, "url")
+        # Plain http where encryption was asked for would send prompts in the clear.
+        _require(
+            not self.tls or url.scheme == "https", "url", "must begin with https:// where tls (USE_SSL) is on", self.url
+        )
         _require(1 <= self.listen_port <= 65535, "listen_port", "must be 1 to 65535", self.listen_port)
         _require(
             self.health is not None or self.ready_log is not None,
@@ -138,7 +144,8 @@ class AgentSettings:
         read("mtoken", lambda: environ.get("MASTER_TOKEN", "").strip())
         read("report_addrs", lambda: _addresses(environ, "REPORT_ADDR"))
         read("listen_port", lambda: _whole(environ, "WORKER_PORT", 1, 65535))
-        read("url", lambda: _own_url(environ, given["listen_port"]))
+        read("tls", lambda: _boolean(environ, "USE_SSL"))
+        read("url", lambda: _own_url(environ, given["listen_port"], given["tls"]))
         read("listen_host", lambda: _listen_host(given["url"]))
         read("unsecured", lambda: _boolean(environ, "UNSECURED"))
         if environ.get("POSTHOUSE_REQUIRE_GRANT", "").strip():
@@ -197,12 +204,10 @@ def _addresses(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     return addresses
 
 
-def _own_url(environ: Mapping[str, str], listen_port: int) -> str:
+def _own_url(environ: Mapping[str, str], listen_port: int, tls: bool) -> str:
     host = _required(environ, "PUBLIC_IPADDR")
     port = _whole(environ, f"VAST_TCP_PORT_{listen_port}", 1, 65535)
-    # Reporting plain http where encryption was asked for would send prompts in the clear.
-    _require(not _boolean(environ, "USE_SSL"), "USE_SSL", "must be false; the agent serves plain HTTP", True)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     _require(str(URL(url).origin()) == url, "PUBLIC_IPADDR", "must be an IP address or a host name", host)
     return url
 

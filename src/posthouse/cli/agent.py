@@ -31,11 +31,22 @@ def agent(
     url: Annotated[
         str | None,
         _option(
-            "This worker's address as clients see it.", "http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>", WORKER
+            "This worker's address as clients see it.",
+            "http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>, https:// with $USE_SSL",
+            WORKER,
         ),
     ] = None,
     listen_host: Annotated[str | None, _option("Address to listen on.", "follows from the url", WORKER)] = None,
     listen_port: Annotated[int | None, _option("Port to listen on.", "$WORKER_PORT", WORKER)] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls",
+            help="Serve HTTPS, with a certificate that the server gives.",
+            show_default="$USE_SSL",
+            rich_help_panel=WORKER,
+        ),
+    ] = None,
     unsecured: Annotated[
         bool | None,
         typer.Option(
@@ -135,6 +146,7 @@ def agent(
             url=url,
             listen_host=listen_host,
             listen_port=listen_port,
+            tls=tls,
             unsecured=unsecured or None,
             require_grant=require_grant,
             health=health,

@@ -1,7 +1,7 @@
 """`posthouse endpoint ...`"""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -199,6 +199,36 @@ def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None
             if time.monotonic() > end:
                 raise TimedOut(f"deleted, and {len(left)} workers are still there after {timeout_s:g} s")
             time.sleep(POLL_S)
+
+
+@app.command()
+def logs(
+    name: Name,
+    level: Annotated[
+        Literal["info0", "info1", "trace", "debug"],
+        typer.Option(
+            help="info0: failures and limits that were reached; info1: also what became of each worker, and decisions; "
+            "trace: also decisions that changed nothing, and what workers reported anew; debug: everything."
+        ),
+    ] = "info1",
+    tail: Annotated[int, typer.Option(min=1, max=10_000, help="Lines from the end.")] = 200,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what happened to an endpoint: its workers' changes and why, decisions, failures.
+
+    What its workers themselves print is in `posthouse logs`.
+
+    Example:
+      posthouse endpoint logs llama --level debug --tail 50
+    """
+    with connect(url, api_key) as client:
+        text = client.endpoint_logs(client.endpoint(name)["id"], tail)[level]
+    if as_json:
+        print_json({"level": level, "lines": text.splitlines()})
+    elif text:
+        typer.echo(text)
 
 
 @app.command("rotate-key")

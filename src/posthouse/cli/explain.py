@@ -56,6 +56,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     """What the server answered, for people, part by part."""
     from rich.text import Text
 
+    from posthouse.engine.journal import orders  # here, because it takes its time
+
     demand, decision, learned = facts["demand"], facts["decision"], facts["learned"]
     lines = {
         "endpoint": f"{facts['endpoint']} ({facts['state']})",
@@ -69,7 +71,7 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
         lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"
-        lines["decided"] = f"{max(0.0, now - decision['at']):.1f} s ago: {_orders(decision)}"
+        lines["decided"] = f"{max(0.0, now - decision['at']):.1f} s ago: {orders(decision)}"
     yield Text("\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items()))
     if decision:
         yield table(decision["because"], ("what", "value", "rule"), "Why")
@@ -93,10 +95,3 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _rate(value: float | None) -> str:
     return "as yet unmeasured" if value is None else f"{value:,.4g} work/s"
-
-
-def _orders(decision: Mapping[str, Any]) -> str:
-    """What a decision changed."""
-    goals = [f"worker {worker} becomes {goal}" for worker, goal in decision["goals"].items()]
-    rentals = [f"one {r['goal']} worker from workergroup {r['workergroup']}" for r in decision["rentals"]]
-    return ", ".join(goals + [f"rent {rental}" for rental in rentals]) or "no change"

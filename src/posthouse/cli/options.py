@@ -19,7 +19,7 @@ Url = Annotated[
         "--url",
         metavar="URL",
         envvar="POSTHOUSE_URL",
-        help="Address of the server.",
+        help="Address of the server. If it has its own root certificate: a file in $POSTHOUSE_CA.",
         show_default="http://127.0.0.1:8080",
         rich_help_panel="Server",
     ),
@@ -47,6 +47,8 @@ ConfigFile = Annotated[
 
 ADMIN_KEY_FILE = "admin-key"
 """In the data directory: the first admin key, so that commands on the same machine need none."""
+ROOT_FILE = "authority.cer"
+"""In the data directory: the root of the server's certificate, if that is its own."""
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -54,15 +56,21 @@ def connect(url: str | None, api_key: str | None) -> "Client":
     """A client of the server at `url`. Use it as a context."""
     from posthouse.client import Client
 
-    return Client(url, api_key or _admin_key(url))
+    data_dir = _data_dir(url)
+    if data_dir is not None:
+        with suppress(OSError, ValueError):  # ValueError: not ASCII
+            api_key = api_key or (data_dir / ADMIN_KEY_FILE).read_text(encoding="ascii").strip()
+        root = data_dir / ROOT_FILE
+        if not os.environ.get("POSTHOUSE_CA") and root.is_file():
+            return Client(url, api_key, ca=root)
+    return Client(url, api_key)
 
 
-def _admin_key(url: str | None) -> str | None:
-    """The key that a server on this machine left in its data directory; no other server is ever sent it."""
-    with suppress(OSError, ValueError):  # ValueError: not a URL, which the client says better
+def _data_dir(url: str | None) -> Path | None:
+    """The data directory of a server on this machine; no other server is sent the key in it."""
+    with suppress(ValueError):  # not a URL, which the client says better
         if not url or urlsplit(url).hostname in LOCAL_HOSTS:
-            data_dir = Path(os.environ.get("POSTHOUSE_DATA_DIR") or "posthouse-data")
-            return (data_dir / ADMIN_KEY_FILE).read_text(encoding="ascii").strip()
+            return Path(os.environ.get("POSTHOUSE_DATA_DIR") or "posthouse-data")
     return None
 
 

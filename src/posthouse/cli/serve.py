@@ -47,8 +47,18 @@ def serve(
     ] = None,
     public_url: Annotated[
         str | None,
-        typer.Option(help="URL at which workers reach the server.", show_default="http://, host and port"),
+        typer.Option(help="URL at which workers reach the server.", show_default="host and port"),
     ] = None,
+    tls: Annotated[
+        Literal["off", "self", "files"] | None,
+        typer.Option(help="HTTPS, with a certificate of our own authority or from files.", show_default="off"),
+    ] = None,
+    tls_names: Annotated[
+        str | None,
+        typer.Option(help="Further names for our own certificate, with commas between.", show_default="none"),
+    ] = None,
+    tls_certificate: Annotated[str | None, typer.Option(help="File of the certificate chain, PEM.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="File of its key, PEM.")] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
         typer.Option(help="Least level that is logged.", show_default="info"),
@@ -66,7 +76,7 @@ def serve(
 
     Examples:
       posthouse serve
-      posthouse serve --host 0.0.0.0 --public-url http://10.0.0.5:8080 --data-dir /var/lib/posthouse
+      posthouse serve --host 0.0.0.0 --public-url https://10.0.0.5:8080 --tls self --data-dir /var/lib/posthouse
     """
     with server_extra():
         import uvloop
@@ -78,6 +88,10 @@ def serve(
             "server.port": port,
             "data_dir": data_dir,
             "public_url": public_url,
+            "server.tls": tls,
+            "server.tls_names": tls_names,
+            "server.tls_certificate": tls_certificate,
+            "server.tls_key": tls_key,
             "server.log_level": log_level,
             "server.log_format": log_format,
         }

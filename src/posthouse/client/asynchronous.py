@@ -5,8 +5,9 @@ import io
 import math
 import os
 import random
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
 from urllib.parse import quote
@@ -26,6 +27,7 @@ RETRIES = 10  # further workers tried; with the back-off below, about 40 s of fa
 BACK_OFF_S = (0.25, 5.0)  # seconds before the first retry, doubled each time, and at most
 POLL_S = (0.2, 1.0)  # seconds until a waiting request asks again; the server has held it for a while already
 COST = 100.0  # work of a request that states none; the wire's own default
+LIFETIME_S = 60.0  # seconds that a session lasts without a request; the wire's own default
 KEEP_ALIVE_S = 4.0  # seconds; below the 5 of the server, so that it never closes a connection just as it is used
 MAX_CONNECTIONS = 1000
 MAX_ANSWER_BYTES = 256 * 2**20
@@ -40,16 +42,26 @@ class AsyncClient:
     """Sends requests to endpoints and manages them.
 
     `url` and `api_key` default to the environment's POSTHOUSE_URL and POSTHOUSE_API_KEY. `timeout_s` bounds each
-    request, its wait for a worker and its retries included. Every method may raise a `PosthouseError`.
+    request, its wait for a worker and its retries included. `ca` is a file of root certificates, in PEM, that are
+    trusted beside the machine's own, and defaults to POSTHOUSE_CA; workers' certificates are checked with the root that
+    the server states. Every method may raise a `PosthouseError`.
     """
 
-    def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        ca: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.url = (url or os.environ.get("POSTHOUSE_URL") or URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise BadRequest(f"url is {self.url!r}; it must begin with http:// or https://")
         self.timeout_s = timeout_s
         self._api_key = (api_key or os.environ.get("POSTHOUSE_API_KEY") or "").strip()
         self._session: aiohttp.ClientSession | None = None
+        self._context = _context(ca or os.environ.get("POSTHOUSE_CA") or None)
+        self._workers_trusted = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -159,6 +171,30 @@ class AsyncClient:
         job = _Job(endpoint, path, body, max_new_tokens, timeout_s, RETRIES, on_waiting)
         return self._stream(job) if stream else self._request(job)
 
+    async def session(
+        self,
+        endpoint: str,
+        cost: float = COST,
+        lifetime_s: float = LIFETIME_S,
+        on_close_route: str | None = None,
+        on_close_payload: object = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> "AsyncSession":
+        """Opens a session: one worker, held for requests that belong together, until it is closed.
+
+        It closes itself once `lifetime_s` have passed; each request in it adds as many. `cost` is what it holds of the
+        worker meanwhile. The worker's model server is then sent `on_close_payload` at `on_close_route`.
+        """
+        terms = {"lifetime": lifetime_s, "on_close_route": on_close_route, "on_close_payload": on_close_payload}
+        job = _Job(endpoint, "/session/create", _wrapped(terms), cost, timeout_s, RETRIES, on_waiting)
+        begun = await self._begin(job, whole=True)
+        try:
+            session_id = msgspec.json.decode(begun.body, type=dict[str, Any])["session_id"]
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise WorkerFailed(f"worker {begun.routed.url} did not say what session it opened: {error}") from error
+        return AsyncSession(self, begun.routed, str(session_id))
+
     async def _request(self, job: "_Job") -> Answer:
         begun = await self._begin(job, whole=True)
         return Answer(
@@ -194,7 +230,7 @@ class AsyncClient:
             async with asyncio.timeout(limit_s):
                 while True:
                     try:
-                        routed = await self.route(job.endpoint, job.cost, request_idx)
+                        routed = job.routed or await self.route(job.endpoint, job.cost, request_idx)
                         request_idx = routed.request_idx or request_idx
                         if isinstance(routed, Waiting):
                             status = routed.status
@@ -226,6 +262,8 @@ class AsyncClient:
         data = io.BytesIO(msgspec.json.encode(job.body(routed)))  # aiohttp warns of bytes when they are many
         headers = {"Content-Type": "application/json"}
         try:
+            if url.startswith("https://") and not self._workers_trusted:
+                await self._trust_workers()
             # The API key is for the server: no worker gets it.
             response = await self._http().post(url, data=data, headers=headers, timeout=timeout, allow_redirects=False)
             try:
@@ -238,7 +276,7 @@ class AsyncClient:
             except BaseException:
                 response.close()
                 raise
-        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+        except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
             raise WorkerFailed(f"worker {url}: {_said(error)}") from error
 
     # --- endpoints, workergroups, templates: the wire's own calls ---
@@ -271,6 +309,11 @@ class AsyncClient:
     async def endpoint_workers(self, endpoint_id: int) -> list[Row]:
         """Returns the workers of an endpoint as the wire knows them; `workers` tells more."""
         return _rows(await self._call("POST", "/get_endpoint_workers/", {"id": endpoint_id}), "workers")
+
+    async def endpoint_logs(self, endpoint_id: int, tail: int = -1) -> dict[str, str]:
+        """Returns what happened to an endpoint, by level; the last `tail` lines of each, all if below 0."""
+        reply: dict[str, str] = await self._call("POST", "/get_endpoint_logs/", {"id": endpoint_id, "tail": tail})
+        return reply
 
     async def workergroups(self) -> list[Row]:
         return _rows(await self._call("GET", "/api/v0/workergroups/"), "results")
@@ -343,9 +386,17 @@ class AsyncClient:
 
     # --- HTTP ---
 
+    async def _trust_workers(self) -> None:
+        """Trusts the root of workers' certificates. The server says where workers are, so its word is as good here."""
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        async with self._http().get(f"{self.url}/static/jvastai_root.cer", timeout=timeout) as response:
+            if response.status == 200:  # a server without one has workers that every machine trusts
+                self._context.load_verify_locations(cadata=(await _read(response)).decode("ascii"))
+        self._workers_trusted = True
+
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, ssl=self._context)
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
 
@@ -377,6 +428,56 @@ class AsyncClient:
         return reply
 
 
+class AsyncSession:
+    """One worker of an endpoint, held for requests that belong together. Leaving its context closes it."""
+
+    def __init__(self, client: AsyncClient, routed: Routed, session_id: str) -> None:
+        self._client = client
+        self._routed = routed
+        self.session_id = session_id
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(WorkerFailed, TimedOut):  # a worker that is gone holds no session, and a lost one closes itself
+            await self.close()
+
+    async def request(self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0) -> Answer:
+        """Sends `payload` to `path` of the session's worker and returns its answer; see `AsyncClient.request`.
+
+        Nothing is tried again unless asked for, because a session's requests may depend on each other. Raises
+        `NotFound` once the session is closed.
+        """
+        return await self._client._request(self._job(path, self._wrapped(payload), timeout_s, retries))
+
+    def stream(
+        self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0
+    ) -> AsyncGenerator[Any, None]:
+        """Sends like `request` and yields the events of the answer as they come: see `AsyncClient.stream`."""
+        return self._client._stream(self._job(path, self._wrapped(payload), timeout_s, retries))
+
+    async def is_open(self) -> bool:
+        answer = await self._client._request(self._job("/session/health", self._named))
+        return bool(answer.json().get("ok"))
+
+    async def close(self) -> None:
+        """Closes the session. One that is closed already stays so."""
+        with suppress(BadRequest):
+            await self._client._request(self._job("/session/end", self._named))
+
+    def _wrapped(self, payload: object) -> Body:
+        return lambda routed: {"auth_data": routed.auth_data, "session_id": self.session_id, "payload": payload}
+
+    def _named(self, routed: Routed) -> object:
+        return {"session_id": self.session_id, "session_auth": routed.auth_data}
+
+    def _job(self, path: str, body: Body, timeout_s: float | None = CALL_TIMEOUT_S, retries: int = 0) -> "_Job":
+        return _Job(self._routed.endpoint, path, body, 0.0, timeout_s, retries, None, self._routed)
+
+
 class _Job(NamedTuple):
     endpoint: str
     path: str
@@ -385,6 +486,8 @@ class _Job(NamedTuple):
     timeout_s: float | None
     retries: int
     on_waiting: OnWaiting | None
+    routed: Routed | None = None
+    """The worker that it must go to."""
 
 
 class _Begun(NamedTuple):
@@ -406,6 +509,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_ANSWER_BYTES:
             raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
+
+
+def _context(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """What servers and workers are checked with. Raises: BadRequest."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise BadRequest(f"ca is {os.fspath(ca)!r}; it must be a file of certificates in PEM: {error}") from None
+    return context
 
 
 def _rows(reply: Any, name: str) -> list[Row]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from posthouse.client.answers import Answer
-from posthouse.client.asynchronous import COST, RETRIES, TIMEOUT_S, AsyncClient, OnWaiting
+from posthouse.client.asynchronous import COST, LIFETIME_S, RETRIES, TIMEOUT_S, AsyncClient, AsyncSession, OnWaiting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +33,14 @@ class Client:
     `on_waiting` is called in the thread of the client.
     """
 
-    def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._client = AsyncClient(url, api_key, timeout_s)
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        ca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._client = AsyncClient(url, api_key, timeout_s, ca)
         self._open: set[AsyncGenerator[Any, None]] = set()
         # A thread and not `asyncio.run` for each call: idle connections are kept well, and notebooks have a loop.
         self._loop = asyncio.new_event_loop()
@@ -134,12 +141,27 @@ class Client:
             return self._events(events)
         return self._run(ask(endpoint, prompt, max_new_tokens, timeout_s=timeout_s, on_waiting=on_waiting))
 
+    def session(
+        self,
+        endpoint: str,
+        cost: float = COST,
+        lifetime_s: float = LIFETIME_S,
+        on_close_route: str | None = None,
+        on_close_payload: object = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+    ) -> "Session":
+        """Opens a session: see `AsyncClient.session`."""
+        terms = (cost, lifetime_s, on_close_route, on_close_payload, timeout_s, on_waiting)
+        return Session(self, self._run(self._client.session(endpoint, *terms)))
+
     endpoints = _blocking(AsyncClient.endpoints)
     endpoint = _blocking(AsyncClient.endpoint)
     create_endpoint = _blocking(AsyncClient.create_endpoint)
     update_endpoint = _blocking(AsyncClient.update_endpoint)
     delete_endpoint = _blocking(AsyncClient.delete_endpoint)
     endpoint_workers = _blocking(AsyncClient.endpoint_workers)
+    endpoint_logs = _blocking(AsyncClient.endpoint_logs)
     workergroups = _blocking(AsyncClient.workergroups)
     create_workergroup = _blocking(AsyncClient.create_workergroup)
     update_workergroup = _blocking(AsyncClient.update_workergroup)
@@ -157,3 +179,37 @@ class Client:
     create_key = _blocking(AsyncClient.create_key)
     delete_key = _blocking(AsyncClient.delete_key)
     status = _blocking(AsyncClient.status)
+
+
+class Session:
+    """Does what `AsyncSession` does, and blocks meanwhile."""
+
+    def __init__(self, client: Client, session: AsyncSession) -> None:
+        self._client = client
+        self._session = session
+        self.session_id = session.session_id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client._run(self._session.__aexit__(kind, error, trace))
+
+    def request(self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0) -> Answer:
+        """Sends `payload` and returns the answer: see `AsyncSession.request`."""
+        return self._client._run(self._session.request(path, payload, timeout_s, retries))
+
+    def stream(
+        self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0
+    ) -> Generator[Any, None, None]:
+        """Sends like `request` and yields the events of the answer as they come: see `AsyncClient.stream`."""
+        return self._client._events(self._session.stream(path, payload, timeout_s, retries))
+
+    def is_open(self) -> bool:
+        return self._client._run(self._session.is_open())
+
+    def close(self) -> None:
+        """Closes the session. One that is closed already stays so."""
+        self._client._run(self._session.close())

@@ -71,6 +71,11 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle(Reason):
+    """What keeps the endpoint from workers that it needs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What an endpoint should look like, and why."""
 

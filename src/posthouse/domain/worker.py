@@ -50,6 +50,8 @@ class Worker:
     spent_usd: float = 0.0
     message: str = ""
     """What it or its provider last said went wrong, for people."""
+    outdated_at: float = 0.0
+    """When an update was asked for that it has not had yet; 0 if none."""
 
     def billing(self) -> Billing:
         return BILLED_AS[self.state]

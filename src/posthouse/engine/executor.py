@@ -1,8 +1,9 @@
 """Carries commands out at providers: bounded, one at a time for each worker; every answer is a sighting."""
 
 import asyncio
+from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.history import Level
 from posthouse.ports import Provider
 from posthouse.wire.env import parse_env
 
@@ -25,6 +27,14 @@ BUSY_TRIES = 5
 DEFAULT_PORT = 3000
 """The port that a worker listens on inside its instance, where its template publishes none."""
 
+TRUST_ROOT = """\
+# The server's root certificate, beside those that are trusted here already.
+{ cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/pki/tls/certs/ca-bundle.crt 2>/dev/null
+echo "$POSTHOUSE_ROOT" | base64 -d; } >"${TMPDIR:-/tmp}/roots.pem"
+export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem"
+"""
+"""In front of a template's onstart: OpenSSL, and so curl and Python, read that variable."""
+
 
 @dataclass(slots=True)
 class Executor:
@@ -32,6 +42,10 @@ class Executor:
     report_url: Callable[[int], str]
     """What a worker is given as REPORT_ADDR."""
     worker_token: Callable[[int], str]
+    secrets: Callable[[], Mapping[str, str]]
+    """What every new instance finds in its environment, unless its template says otherwise. Raises: Refused."""
+    root_pem: str
+    """The root of the server's certificate, which workers must trust to report; empty where every machine does."""
     most_at_once: int
     timeout_s: float
     on_answer: Callable[[str], None] = lambda provider: None
@@ -66,6 +80,7 @@ class Executor:
     async def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
         provider = self.hub.provider_of(worker)
         failure, blame, created = "", True, None
+        outcome = "done"
         try:
             async with self._slots:
                 async with asyncio.timeout(self.timeout_s):
@@ -77,9 +92,11 @@ class Executor:
             failure = f"{command}: {error}"
         except TimeoutError:
             # The outcome is unknown: nothing is noted but the silence, and the next list tells.
+            outcome = f"no answer within {self.timeout_s:g} s, so its provider's list will tell"
             log.warning("command without an answer", worker=worker.id, command=str(command), after_s=self.timeout_s)
             self.counts[f"{command}_unclear"] += 1
         except Exception as error:  # noqa: BLE001 - the seam of an action: a provider may raise anything, and the outcome is unknown
+            outcome = f"its outcome is unclear, so its provider's list will tell: {error!r}"[:300]
             log.warning(
                 "command with an unclear outcome", worker=worker.id, command=str(command), error=repr(error)[:300]
             )
@@ -89,6 +106,7 @@ class Executor:
             log.warning("command refused", worker=worker.id, command=str(command), why=failure[:300])
             self.counts[f"{command}_refused"] += 1
         fleet.settle(worker.id, now, failure, blame)
+        fleet.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker)
         if created is not None and worker.id in fleet.workers:
             fleet.place(worker.id, created, now)
         self.on_answer(worker.provider)
@@ -127,14 +145,17 @@ class Executor:
         if template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
         env, ports = parse_env(template.env)
+        env = {**self.secrets(), **env}
+        root = {"POSTHOUSE_ROOT": b64encode(self.root_pem.encode()).decode()} if self.root_pem else {}
         return InstanceSpec(
             label=worker.label,
             worker_id=worker.id,
             image=f"{template.image}:{template.tag}" if template.tag else template.image,
-            onstart=template.onstart,
+            onstart=TRUST_ROOT + template.onstart if root else template.onstart,
             disk_gb=template.disk_gb,
             env={
                 **env,
+                **root,
                 "REPORT_ADDR": self.report_url(worker.id),
                 "MASTER_TOKEN": self.worker_token(worker.id),
                 "USE_SSL": env.get("USE_SSL", "false"),

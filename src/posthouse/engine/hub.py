@@ -53,6 +53,8 @@ class Hub:
     ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
     templates: dict[TemplateId, Template] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Sealed values by name."""
     offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
@@ -70,6 +72,7 @@ class Hub:
         self.worker_ids = (WorkerId(i) for i in itertools.count(last_id + 1))
         self.templates = {t.id: t for t in await self.store.templates()}
         self.workergroups = {g.id: g for g in await self.store.workergroups()}
+        self.secrets = {**await self.store.secrets()}
         endpoints = {e.id: e for e in await self.store.endpoints()}
         for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
             record = await self.store.fleet(endpoint_id)

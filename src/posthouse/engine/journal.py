@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -33,6 +34,13 @@ def plain(decision: Decision) -> dict[str, Any]:
         ],
         "because": [asdict(reason) for reason in decision.because],
     }
+
+
+def orders(decision: Mapping[str, Any]) -> str:
+    """What a decision, as data, changed."""
+    goals = [f"worker {worker} becomes {goal}" for worker, goal in decision["goals"].items()]
+    rentals = [f"rent one {r['goal']} worker from workergroup {r['workergroup']}" for r in decision["rentals"]]
+    return ", ".join(goals + rentals) or "no change"
 
 
 def explain(stall: Stall, now: float) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Router:
         now, idx = self.hub.clock.now(), ask.request_idx or 0
         held = self._held.get(fleet.endpoint.id)
         if held and idx not in held and fleet.has_room(ask.cost, now):
-            self.serve_held(fleet, misses_left=1)  # room that came with time alone is for those that wait already
+            self.serve_held(fleet)  # room that came with time alone is for those that wait already
         outcome = fleet.assign(idx, ask.cost, now, ask.request_idx is not None)
         if isinstance(outcome, Waiting):
             self.hub.bell.set()
@@ -88,17 +88,19 @@ class Router:
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
         return await self._signed(ask, outcome)
 
-    def serve_held(self, fleet: Fleet, misses_left: int = MISSES) -> None:
+    def serve_held(self, fleet: Fleet) -> None:
         """Gives held requests the workers that have freed up, the one that has waited longest first.
 
-        `misses_left`: how many may find nothing before it looks no further.
+        It is called before a new request is given room and whenever a worker reports. So while a request is held, none
+        that came later takes a room that it could have, unless `MISSES` older ones are kept from that room. Between
+        the polls of its client, `Fleet` sees to it that it is not overtaken for long.
         """
         held = self._held.get(fleet.endpoint.id)
         if not held:
             return
-        now = self.hub.clock.now()
+        now, misses_left = self.hub.clock.now(), MISSES
         for entry in sorted(held.values(), key=lambda h: h.since):
-            if entry.found.done():
+            if entry.found.done() or entry.idx not in fleet.ledger.waiting:
                 continue
             outcome = fleet.assign(entry.idx, entry.ask.cost, now, entry.ask.polls)
             if isinstance(outcome, Assignment):

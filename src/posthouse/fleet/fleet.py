@@ -7,6 +7,7 @@ server and a world in virtual time own the same class.
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import median
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from posthouse.domain.lifecycle import (
     NOTHING_NEW,
     PATIENCE_S,
     STATUS_ON_WIRE,
+    Event,
     Goal,
     Sighting,
     State,
@@ -27,10 +29,12 @@ from posthouse.domain.lifecycle import (
 )
 from posthouse.domain.load import Demand, Ended, Learned, Report
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Action, Decision, Failures, Snapshot
+from posthouse.domain.plan import Action, Decision, Failures, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.bench import Bench
+from posthouse.fleet.figures import Figures
+from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
@@ -49,6 +53,16 @@ AVOID_S = 2.0
 """How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
 LONGEST_AVOID_S = 60.0
 """As often as that is tried what fails for ever: a client without a timeout never gives up."""
+RETRIES_S = 2.0
+"""Within this span a request is sent elsewhere once. Failing again it waits, however many workers are dead: clients ask
+again at once where nobody listens, and sleep for a second where they are told to wait."""
+OVERTAKEN_S = 30.0
+"""A request that came this much later does not take the last room from one that waits, even while that one's client
+sleeps. With less, rooms would stand empty in an overload that is fair anyway; people wait for about a minute."""
+ASLEEP_S = 10.0
+"""How long after it asked a polling client is believed to come back: it is held for up to 4 s, and sleeps up to 5."""
+LOOK_AHEAD = 32
+"""How many of those that wait longest are asked whether the room is theirs: each may be kept from the free workers."""
 REST_S = 10.0
 """How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
@@ -111,6 +125,7 @@ class Fleet:
         self.workers: dict[WorkerId, Worker] = {}
         self.ledger = Ledger()
         self.stats = Stats()
+        self.history = History()
         self.calm_until = now + calm_s
         self.spent_gone_usd = spent_usd
         self._unsaved: dict[WorkerId, Worker | None] = {}
@@ -135,9 +150,13 @@ class Fleet:
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
         self._suspected: dict[WorkerId, Failures] = {}
+        self._figures: dict[WorkerId, Figures] = {}
+        self._obstacles: list[str] = []
         self._born_at = now
         for worker in sorted(workers, key=lambda w: w.id):
             self._adopt(worker, now)
+        if self.workers:
+            self.history.note(now, Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
         self._seat()
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -155,7 +174,7 @@ class Fleet:
         elif request.worker_id is not None:
             self._keep_away(request, request.worker_id, now)
         worker_id = self._pick(request, now)
-        if worker_id is None:
+        if worker_id is None or (self.ledger.waiting and self._overtakes(request, worker_id, now)):
             self.stats.waited += 1
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
                 self._remove(request, now)
@@ -174,13 +193,6 @@ class Fleet:
         self.stats.routed += 1
         return Assignment(worker, request.idx, reqnum)
 
-    def _pick(self, request: Request, now: float) -> WorkerId | None:
-        most_s = self.endpoint.scaling.max_queue_time + self._service_s
-        if not self._suspected and not request.failures:
-            return self._bench.soonest(request.cost, most_s, request.idx)
-        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
-        return self._bench.pick(request.cost, most_s, request.idx, avoid, self._handicaps_s(now))
-
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> bool:
         """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
         request = self.ledger.find(ended.request_idx)
@@ -189,15 +201,44 @@ class Fleet:
             return False
         self._remove(request, now)
         self.stats.ended += 1
-        self.stats.failed += not ended.success
-        if ended.success:
+        if not ended.success:
+            self.stats.failed += 1
+            status = ended.status or "failed"
+            text = f"request {ended.request_idx} ended after {now - request.assigned_at:.1f} s: {status}"
+            self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
+        else:
             self._suspected.pop(worker_id, None)
-            if request.cost > 0:
+            if request.cost > 0 and not ended.session:
                 took_s = now - request.assigned_at
                 self._took.append((took_s / request.cost, took_s))
                 if request.alone:
                     self._took_alone.append((took_s / request.cost, took_s))
         return True
+
+    def _pick(self, request: Request, now: float) -> WorkerId | None:
+        """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
+        if not self._suspected and not request.failures:
+            return self._bench.soonest(request.cost, self._most_s(), request.idx)
+        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
+        if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
+            return None
+        return self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
+
+    def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
+        """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
+
+        So a request is overtaken only by those that came less than `OVERTAKEN_S` after it, as long as it may go where
+        room is, its client comes back, and less than `LOOK_AHEAD` are before it that may not or do not.
+        """
+        for older in islice(self.ledger.waiting.values(), LOOK_AHEAD):
+            awaited = older.expires_at - now > WAITING_KEPT_S - ASLEEP_S
+            if awaited and request.first_at - older.first_at >= OVERTAKEN_S and self._pick(older, now) is not None:
+                work = self.ledger.work.get(worker_id, 0.0)
+                self._bench.set_work(worker_id, work + request.cost)
+                left = self._pick(older, now)
+                self._bench.set_work(worker_id, work)
+                return left is None
+        return False
 
     def has_room(self, cost: float, now: float) -> bool:
         """True if a new request would get a worker now."""
@@ -226,8 +267,11 @@ class Fleet:
         before = request.failures.get(worker_id, Failures())
         request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
         if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
-            failures = self._suspected.get(worker_id, Failures())
-            self._suspected[worker_id] = Failures(failures.count + 1, now)
+            failures = self._suspected.get(worker_id)
+            if failures is None:
+                text = f"request {request.idx} failed here, as it was asked for again: others are preferred for a while"
+                self.history.note(now, Level.TRACE, text, self.workers[worker_id])
+            self._suspected[worker_id] = Failures(1 if failures is None else failures.count + 1, now)
 
     def _most_s(self) -> float:
         """Seconds of work at which a worker still gets requests: those in service at full performance are no queue."""
@@ -262,6 +306,8 @@ class Fleet:
         left = request.worker_id
         self.ledger.remove(request)
         if left is not None:
+            if left in self._figures:
+                self._figures[left].ended(request.cost, now - request.assigned_at, now)
             self._last_request_at = now
             self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
@@ -269,8 +315,10 @@ class Fleet:
 
     def report(self, worker_id: WorkerId, report: Report, now: float) -> None:
         """Takes in a worker's report."""
-        worker = self.workers[worker_id]
+        before = worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
+        figures = self._figures.get(worker_id) or self._figures.setdefault(worker_id, Figures(now))
+        figures.take(report, now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
         seat = worker.url, worker.perf
         worker = replace(worker, version=report.version, scheme=report.scheme)
@@ -295,11 +343,15 @@ class Fleet:
         self._put(worker)
         if seat != (worker.url, worker.perf):
             self._seat()
+            text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"
+            self.history.note(now, Level.TRACE, text, worker)
+        if worker.message != before.message and not report.error:
+            self.history.note(now, Level.INFO0, worker.message, worker)
         if report.error:
             self._see(worker_id, Sighting.REPORTED_ERROR, now)
         else:
             self._see(worker_id, Sighting.REPORTED_READY if ready else Sighting.REPORTED_LOADING, now)
-        self._note_progress(worker_id, "report", f"{report.disk_gb:.3f}", now)
+        self._note_progress(worker_id, "report", f"{figures.disk_gb:.3f}", now)
         if report.working is not None:
             self._reconcile(worker_id, report, now)
 
@@ -342,7 +394,10 @@ class Fleet:
             if left_s == 0:
                 del self._suspected[worker_id]
         for request in self.ledger.expired(now):
-            self.stats.expired += request.worker_id is not None
+            if request.worker_id is not None:
+                self.stats.expired += 1
+                text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
+                self.history.note(now, Level.DEBUG, text, self.workers.get(request.worker_id))
             self._remove(request, now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
@@ -384,6 +439,11 @@ class Fleet:
         """Takes on a decision; returns the commands that are due. `label`: what every label begins with."""
         for worker_id, goal in decision.goals.items():
             self.want(worker_id, goal)
+        obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
+        for text in obstacles:
+            if text not in self._obstacles:
+                self.history.note(now, Level.INFO0, text)
+        self._obstacles = obstacles
         for rental in decision.rentals:
             offer, worker_id = rental.offer.offer, next(ids)
             self._put(
@@ -404,6 +464,8 @@ class Fleet:
                     progressed_at=now,
                 )
             )
+            text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
+            self.history.note(now, Level.INFO1, text, self.workers[worker_id])
         return self.due(now)
 
     def due(self, now: float) -> tuple[Action, ...]:
@@ -419,7 +481,7 @@ class Fleet:
     def obey(self, action: Action, now: float) -> None:
         """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
         state = after_command(self.workers[action.worker_id].state, action.command)
-        self._enter(action.worker_id, state, now)
+        self._enter(action.worker_id, state, now, action.command)
         if state is not State.DESTROYED:
             self._in_flight.add(action.worker_id)
 
@@ -438,6 +500,7 @@ class Fleet:
         # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
         goal = Goal.COLD if worker.state is State.STARTING and worker.goal is Goal.HOT else worker.goal
         self._put(replace(worker, message=failure[:500], goal=goal))
+        self.history.note(now, Level.INFO0, f"its command was refused: {failure}", worker)
         if blame:
             self._blame(worker, now)
         self._see(worker_id, Sighting.FAILED, now)
@@ -475,6 +538,15 @@ class Fleet:
         """True if requests are on the worker, as far as we or it know."""
         return worker_id in self.ledger.at or self._working.get(worker_id, 0) > 0
 
+    def figures(self, worker_id: WorkerId) -> Figures:
+        """What the worker told of itself since this server watches it; all 0 if nothing yet."""
+        return self._figures.get(worker_id) or Figures(self._born_at)
+
+    def mean_load(self, worker_id: WorkerId, now: float) -> float:
+        """Outstanding work of a worker, as a mean of the last minute or so."""
+        there = self.ledger.at.get(worker_id, {}).values()
+        return self.figures(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
+
     def statuses(self) -> str:
         """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
         counts = Counter(STATUS_ON_WIRE[w.state] for w in self.workers.values() if w.state in STATUS_ON_WIRE)
@@ -505,6 +577,8 @@ class Fleet:
             worker = replace(worker, since=now, progressed_at=now)
         if worker.goal is Goal.HOT:  # when it was last asked for is not known: take it to be just now
             self._last_request_at = now
+        if worker.state is State.IDLE:  # until it says what it works on, it may be anything
+            self._working[worker.id] = 1
         self.workers[worker.id] = worker
         self._reported_at[worker.id] = now
 
@@ -522,15 +596,18 @@ class Fleet:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
                 self._blame(worker, now)
-            self._enter(worker_id, state, now)
+            self._enter(worker_id, state, now, sighting)
 
-    def _enter(self, worker_id: WorkerId, state: State, now: float) -> None:
+    def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
         self._accrue(now)
         before = self.workers[worker_id]
         worker = replace(before, state=state, since=now, progressed_at=now)
         if state is State.IDLE:
             worker = self._arrived(before, worker, now)
+            if before.state is State.UNAVAIL and worker_id in self._figures:
+                self._figures[worker_id].away_s += now - before.since
         self._put(worker)
+        self.history.moved(now, before, worker, why)
         if state in (State.STOPPED, State.DESTROYED):
             self._working.pop(worker_id, None)
             self._suspected.pop(worker_id, None)
@@ -541,6 +618,7 @@ class Fleet:
             self._unsaved[worker_id] = self.workers.pop(worker_id)
             for memory in (self._reported_at, self._reqnum, self._settled_at, self._rests_until, self._progress):
                 memory.pop(worker_id, None)
+            self._figures.pop(worker_id, None)
             self._in_flight.discard(worker_id)
         self._seat()
 

@@ -56,7 +56,9 @@ class Ledger:
         return self._ended.get(idx) or self._ended_before.get(idx)
 
     def wait(self, request: Request) -> None:
-        """Puts the request among the waiting, away from any worker."""
+        """Puts the request at the end of the line, away from any worker; one that waits already keeps its place."""
+        if request.idx in self.waiting:
+            return
         self.remove(request)
         self._where[request.idx] = self.waiting[request.idx] = request
         self.waiting_work += request.cost

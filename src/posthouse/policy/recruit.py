@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Failures, Reason, Rental, Snapshot
+from posthouse.domain.plan import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
@@ -31,7 +31,7 @@ def wake(
             break
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
         if not affordable(s.endpoint.scaling, committed, extra_usd_h):
-            reasons.append(Reason("not started", int(worker.id), "max_usd_h would be passed"))
+            reasons.append(Obstacle("not started", int(worker.id), "max_usd_h would be passed"))
             continue
         goals[worker.id] = Goal.HOT
         have += perf_of(worker, s.learned)
@@ -83,7 +83,7 @@ def rent(
                 continue
             break
     short = have < need or many < count
-    return tuple(rentals), [Reason(f"no more {goal} workers", len(rentals), obstacle)] if short else []
+    return tuple(rentals), [Obstacle(f"no more {goal} workers", len(rentals), obstacle)] if short else []
 
 
 def _perf(entry: GroupOffer, s: Snapshot) -> float:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
+from cryptography.fernet import Fernet, InvalidToken
+
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
 
@@ -71,6 +73,7 @@ class Keyring:
     ) -> None:
         """`endpoint_version`: the present key version of an endpoint, None if there is no such endpoint."""
         self._secret = secret
+        self._fernet = Fernet(base64.urlsafe_b64encode(self._mac("secrets")))
         self._endpoint_version = endpoint_version
         self._records: dict[str, KeyRecord] = {}
         self._principals: dict[str, Principal] = {}
@@ -156,6 +159,19 @@ class Keyring:
     def check_worker(self, worker_id: int, token: str) -> bool:
         """True if the token is that worker's."""
         return len(token) <= KEY_LIMIT and token.isascii() and hmac.compare_digest(self.worker_token(worker_id), token)
+
+    def seal(self, value: str) -> str:
+        """A secret's value as it is stored: encrypted, with a key derived from the installation's secret."""
+        return self._fernet.encrypt(value.encode()).decode()
+
+    def unseal(self, name: str, sealed: str) -> str:
+        """The value of the secret `name`. Raises: Refused if it was sealed with another installation's secret."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken:
+            raise Refused(
+                f"the secret {name} cannot be read, as the file `secret` was replaced: delete it and make it anew"
+            ) from None
 
     def _mac(self, text: str) -> bytes:
         return hmac.digest(self._secret, text.encode(), "sha256")

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.lifecycle import STATUS_ON_WIRE
+from posthouse.domain.lifecycle import STATUS_ON_WIRE, State
 from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.fleet.fleet import Fleet
@@ -76,14 +76,14 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
         endpoint_id = integer(ask.get("id"), "id", 1)
         check_endpoint(caller, endpoint_id)
         fleet = hub.stall(endpoint_id).fleet
-        return _worker_rows(fleet, fleet.workers.values())
+        return _worker_rows(fleet, fleet.workers.values(), hub.clock.now())
 
     async def list_group_workers(ask: Ask, caller: Caller) -> list[dict[str, Any]]:
         """The workers of the workergroup `id`."""
         group = catalog.workergroup(integer(ask.get("id"), "id", 1))
         check_endpoint(caller, group.endpoint_id)
         fleet = hub.stall(group.endpoint_id).fleet
-        return _worker_rows(fleet, [w for w in fleet.workers.values() if w.group_id == group.id])
+        return _worker_rows(fleet, [w for w in fleet.workers.values() if w.group_id == group.id], hub.clock.now())
 
     app.post("/get_autogroup_workers")(list_group_workers)
     app.post("/get_workergroup_workers")(list_group_workers)
@@ -95,26 +95,36 @@ def deleted(workers: int) -> dict[str, Any]:
     return {"success": True, "deleted_workers": workers, "failed_workers": 0, "msg": text}
 
 
-def _worker_rows(fleet: Fleet, workers: Iterable[Worker]) -> list[dict[str, Any]]:
-    """Workers as the protocol lists them. What nobody here measures is 0, as clients read a missing number."""
-    return [
-        {
-            "id": worker.id,
-            "status": STATUS_ON_WIRE[worker.state],
-            "gpu_name": worker.gpu_name,
-            "cur_load": fleet.ledger.work.get(worker.id, 0.0),
-            "new_load": 0.0,
-            "cur_load_rolling_avg": 0.0,
-            "cur_perf": 0.0,
-            "perf": worker.perf,
-            "measured_perf": worker.perf,
-            "dlperf": 0.0,
-            "reliability": 1.0,  # so that `perf` is `measured_perf` times this, as the protocol has it
-            "reqs_working": len(fleet.ledger.at.get(worker.id, {})),
-            "disk_usage": 0.0,
-            "loaded_at": worker.loaded_at,
-            "started_at": worker.created_at,
-        }
-        for worker in workers
-        if worker.state in STATUS_ON_WIRE
-    ]
+def _worker_rows(fleet: Fleet, workers: Iterable[Worker], now: float) -> list[dict[str, Any]]:
+    """Workers as the protocol lists them: numbers only, 0 where there is none."""
+    return [_worker_row(fleet, worker, now) for worker in workers if worker.state in STATUS_ON_WIRE]
+
+
+def _worker_row(fleet: Fleet, worker: Worker, now: float) -> dict[str, Any]:
+    """A worker as the protocol lists it. Units: work, work per second, GB, epoch seconds.
+
+    `new_load`: work that it took on between its last two reports. `cur_load_rolling_avg`: its outstanding work, as a
+    mean of the last minute. `cur_perf`: what it did per second between those reports. `reliability`: the share of the
+    time since it was first ready, as far as this server watched, in which it was neither unavail nor failed. `perf` is
+    `measured_perf` times that, as the protocol has it. `dlperf`, a mark of the protocol's own market, nobody here has.
+    """
+    figures = fleet.figures(worker.id)
+    away_since = worker.since if worker.state in (State.UNAVAIL, State.ERROR) else now
+    reliability = figures.reliability(worker.loaded_at, away_since, now)
+    return {
+        "id": worker.id,
+        "status": STATUS_ON_WIRE[worker.state],
+        "gpu_name": worker.gpu_name,
+        "cur_load": fleet.ledger.work.get(worker.id, 0.0),
+        "new_load": figures.taken,
+        "cur_load_rolling_avg": fleet.mean_load(worker.id, now),
+        "cur_perf": figures.done_rate,
+        "perf": worker.perf * reliability,
+        "measured_perf": worker.perf,
+        "dlperf": 0.0,
+        "reliability": reliability,
+        "reqs_working": len(fleet.ledger.at.get(worker.id, {})),
+        "disk_usage": figures.disk_gb,
+        "loaded_at": worker.loaded_at,
+        "started_at": worker.created_at,
+    }

@@ -35,6 +35,8 @@ NOT_FOUND_CODES: Final = {
     "autojobs": "no_such_workergroup",
     "workergroups": "no_such_workergroup",
     "template": "no_such_template",
+    "secrets": "no_such_secret",
+    "instances": "no_such_instance",
 }
 """The protocol's word for what is not there, by the resource in the path: /api/v0/RESOURCE."""
 
@@ -147,9 +149,10 @@ def add_error_handlers(app: FastAPI) -> None:
     """Lets the framework's own errors have the shape of all others."""
 
     @app.exception_handler(HTTPException)
-    async def _(_request: Request, error: HTTPException) -> JSONResponse:
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_args")
-        return _error(error.status_code, code, str(error.detail), error.headers)
+        text = f"there is no call {request.method} {request.url.path[:200]} here; /docs lists those that there are"
+        return _error(error.status_code, code, text, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _(_request: Request, error: RequestValidationError) -> JSONResponse:

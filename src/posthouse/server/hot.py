@@ -1,5 +1,6 @@
 """The calls that clients and workers make all the time, answered without a framework."""
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from urllib.parse import parse_qs
 
 import structlog
 
-from posthouse.domain.errors import BadRequest, NotFound, Unauthorized
+from posthouse.domain.errors import BadRequest, Busy, NotFound, Unauthorized
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
@@ -32,10 +34,11 @@ METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 
 HOT_ROUTES = {
     # Who may call. "key": whoever has an account key, or that endpoint's; "read": an account key with that scope;
-    # "worker": a worker with its own token.
+    # "worker": a worker with its own token. "placed": the same, or who calls from where that worker's instance is.
     ("POST", "/route"): "key",
     ("POST", "/worker_status"): "worker",
     ("POST", "/delete_requests"): "worker",
+    ("POST", "/sign_cert"): "placed",
     ("GET", "/pubkey"): "public",
     ("GET", "/.well-known/jwks.json"): "public",
     ("GET", "/static/jvastai_root.cer"): "public",
@@ -69,6 +72,7 @@ class Hot:
     hub: Hub
     router: Router
     ingest: Ingest
+    certificates: Certificates
     keyring: Keyring
     rest: App
     max_body_bytes: int
@@ -119,6 +123,8 @@ class Hot:
             worker_id, own_token, ended = deletes.decode(await self._body(receive))
             self.ingest.ended(worker_id, _one_token(own_token, token), ended)
             return 200, JSON, b'{"success":true}'
+        if path == "/sign_cert":
+            return await self._sign_cert(token, scope, receive)
         if path == "/metrics":
             if self._principal(scope["headers"], scope["query_string"]).scope < Scope.READ:
                 raise Unauthorized("api_key: this key may not read")
@@ -133,6 +139,22 @@ class Hot:
             return 503, JSON, route.encode({"ready": False, "why": why})
         return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'
 
+    async def _sign_cert(self, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
+        """The protocol has this call beside the management API, so its errors have that shape."""
+        try:
+            asked = parse_qs(scope["query_string"].decode("latin-1")).get("instance_id", [""])[0]
+            if not re.fullmatch(r"[0-9]{1,16}", asked):
+                raise BadRequest(f"instance_id: must be the number in CONTAINER_ID, not {asked[:40]!r}")
+            request = await self._body(receive)
+            source = scope["client"][0] if scope.get("client") else ""
+            return 200, b"application/x-pem-file", await self.certificates.sign(int(asked), token, source, request)
+        except BadRequest as error:
+            return 400, JSON, _web_error("invalid_args", error)
+        except Unauthorized as error:
+            return 401, JSON, _web_error("unauthorized", error)
+        except Busy as error:
+            return 429, JSON, _web_error("rate_limit_exceeded", error)
+
     def begin_route(self, headers: Headers, query: bytes, raw: bytes) -> bytes | Begun:
         """The answer to a `/route/` call where it takes no waiting, else how far it has come.
 
@@ -140,8 +162,7 @@ class Hot:
         """
         ask = route.decode(raw)
         principal = self._principal(headers, query, route.key_in(ask))
-        if isinstance(ask, route.OddAsk):
-            ask = route.checked(ask)
+        ask = route.checked(ask)
         fleet = self.hub.fleet_named(ask.endpoint)
         if fleet is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
@@ -223,3 +244,7 @@ def _one_token(in_body: str, in_path: str) -> str:
 
 def _error(error: BadRequest | NotFound | Unauthorized) -> bytes:
     return route.encode({"error": str(error)})
+
+
+def _web_error(code: str, error: Exception) -> bytes:
+    return route.encode({"success": False, "error": code, "msg": str(error)})

@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from posthouse.engine.certificates import Certificates
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
@@ -22,6 +23,7 @@ class Metrics(Collector):
     loop: Loop
     observer: Observer
     executor: Executor
+    certificates: Certificates
     answers: Counter[tuple[str, int]]
     """Calls answered on the hot paths, by path and status."""
 
@@ -69,7 +71,7 @@ class Metrics(Collector):
         for (path, code), count in self.answers.items():
             calls.add_metric([path, str(code)], count)
         work = CounterMetricFamily("posthouse_engine", "What the engine did.", labels=["what"])
-        for counts in (self.loop.counts, self.observer.counts, self.executor.counts):
+        for counts in (self.loop.counts, self.observer.counts, self.executor.counts, self.certificates.counts):
             for what, count in counts.items():
                 work.add_metric([what], count)
         tick = GaugeMetricFamily("posthouse_round_seconds", "How long the latest round of decisions took.")

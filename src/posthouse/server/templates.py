@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 
 from posthouse.domain.errors import BadRequest
@@ -51,5 +52,6 @@ def add_template_routes(app: FastAPI, catalog: Catalog) -> None:
 
 
 def _row(template: Template) -> dict[str, Any]:
-    """A template in the protocol's words."""
-    return {_WIRE_NAMES.get(n, n): value for n, value in asdict(template).items()} | {"creator_id": ACCOUNT_ID}
+    """A template in the protocol's words. Its filters are JSON as text: the peer that reads them expects no other."""
+    row = {_WIRE_NAMES.get(n, n): value for n, value in asdict(template).items()}
+    return row | {"extra_filters": msgspec.json.encode(template.extra_filters).decode(), "creator_id": ACCOUNT_ID}

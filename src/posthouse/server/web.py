@@ -15,6 +15,9 @@ from posthouse.server.auth import Keyring
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.endpoints import add_endpoint_routes
 from posthouse.server.gate import Gate, add_error_handlers
+from posthouse.server.logs import add_log_routes
+from posthouse.server.market import add_market_routes
+from posthouse.server.secrets import add_secret_routes
 from posthouse.server.templates import add_template_routes
 from posthouse.server.v1 import add_v1_routes
 from posthouse.server.workergroups import add_workergroup_routes
@@ -46,8 +49,11 @@ def web_app(
     catalog = Catalog(hub, limits)
     # Each on the application itself and not on a router, so that the gate finds the policy of every single route.
     add_endpoint_routes(app, catalog, keyring)
+    add_log_routes(app, catalog)
     add_workergroup_routes(app, catalog, keyring)
     add_template_routes(app, catalog)
+    add_secret_routes(app, catalog, keyring)
+    add_market_routes(app, catalog)
     add_v1_routes(app, catalog, keyring, explain)
     add_docs_routes(app)
     add_error_handlers(app)

@@ -89,6 +89,13 @@ keys = Table(
     Column("revoked_at", Double, nullable=False),
 )
 
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("sealed", Text, nullable=False),
+)
+
 # Fleets, workers and the journal outlive their endpoint, so their `endpoint_id` is no foreign key.
 fleets = Table(
     "fleets",
@@ -129,6 +136,7 @@ workers = Table(
     Column("load_s", Double, nullable=False),
     Column("spent_usd", Double, nullable=False),
     Column("message", Text, nullable=False),
+    Column("outdated_at", Double, nullable=False, server_default="0"),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 

@@ -25,6 +25,7 @@ from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
+from posthouse.store import schema
 from posthouse.store.schema import endpoints, fleets, installation, journal, keys, templates, workergroups, workers
 
 DRIVER = "sqlite+aiosqlite"
@@ -195,6 +196,24 @@ class SqlStore:
         """Replaces a key. A revocation stays: whoever notes a last use late must not undo it."""
         revoked_at = case((keys.c.revoked_at > 0, keys.c.revoked_at), else_=key.revoked_at)
         await self._put(keys, asdict(key) | {"revoked_at": revoked_at})
+
+    # Secrets
+
+    async def secrets(self) -> Mapping[str, str]:
+        async with self._engine.begin() as db:
+            rows = await db.execute(select(schema.secrets).order_by(schema.secrets.c.name))
+            return {row.name: row.sealed for row in rows}
+
+    async def put_secret(self, name: str, sealed: str) -> None:
+        async with self._engine.begin() as db:
+            await db.execute(delete(schema.secrets).where(schema.secrets.c.name == name))
+            await db.execute(insert(schema.secrets).values(name=name, sealed=sealed))
+
+    async def drop_secret(self, name: str) -> None:
+        async with self._engine.begin() as db:
+            result = await db.execute(delete(schema.secrets).where(schema.secrets.c.name == name))
+        if result.rowcount == 0:
+            raise _missing(schema.secrets, name)
 
     # Fleets
 

@@ -39,4 +39,6 @@ def _ended(row: object) -> Ended:
     if not isinstance(row, dict):
         raise BadRequest("requests: each must be an object with request_idx, success and status")
     idx = integer(row.get("request_idx"), "requests.request_idx", low=-(2**63), high=2**63)
-    return Ended(idx, bool(row.get("success", True)), text(row.get("status"), "requests.status", 64, cut=True))
+    # Workers say of a session that it was begun the moment it came; of a request, that it was a little later.
+    session = row.get("entered_queue_at") == row.get("work_started_at") not in (None, 0)
+    return Ended(idx, bool(row.get("success", True)), text(row.get("status"), "requests.status", 64, cut=True), session)

@@ -82,8 +82,10 @@ def key_in(ask: RouteAsk | OddAsk) -> str:
     return key if isinstance(key, str) else ""
 
 
-def checked(ask: OddAsk) -> RouteAsk:
+def checked(ask: RouteAsk | OddAsk) -> RouteAsk:
     """The request, with numbers read from quotes and defaults for nulls. Raises: BadRequest naming the field."""
+    if isinstance(ask, RouteAsk):
+        return ask
     name = ask.endpoint
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BadRequest(f"endpoint: must be the name of an endpoint, 1 to {MAX_NAME} characters")

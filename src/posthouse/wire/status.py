@@ -7,7 +7,7 @@ import msgspec
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Report
 from posthouse.wire.body import decoded
-from posthouse.wire.numbers import integer, number
+from posthouse.wire.numbers import MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for
 
 MAX_INDEXES = 100_000
@@ -26,11 +26,14 @@ class StatusBody(msgspec.Struct):
     message: Any = None
     max_perf: Any = None
     cur_load: Any = None
+    new_load: Any = None
+    cur_perf: Any = None
     error_msg: Any = None
     url: Any = None
     num_requests_working: Any = None
     working_request_idxs: Any = None
     disk_usage: Any = None
+    additional_disk_usage: Any = None
     loaded: Any = None
 
 
@@ -48,6 +51,13 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
     max_perf = None if body.max_perf is None else number(body.max_perf, "max_perf")
     if max_perf is None and body.message == "loading update":
         max_perf = 0.0
+    # Since there are request indexes, `cur_load` is a level and the others are sums since the report before. Earlier,
+    # `cur_load` was what came in: per second, but for the one form of the first generation that has an address.
+    # Negative where a generation's own sums cancel; nothing below 0 is meant.
+    cur_load = max(0.0, number(body.cur_load or 0.0, "cur_load", low=-MAX_WORK))
+    level, came_in = (0.0, cur_load) if working is None else (cur_load, 0.0)
+    summed = body.message == "data update" and body.url
+    done = _figure(body.cur_perf)
     return (
         worker_id,
         text(body.mtoken, "mtoken", 512),
@@ -59,11 +69,20 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
             scheme=str(scheme),
             working=working,
             working_count=integer(body.num_requests_working or 0, "num_requests_working"),
-            # Negative where a generation's own sums cancel; it is a level of work, so nothing below 0 is meant.
-            cur_load=max(0.0, number(body.cur_load or 0.0, "cur_load", low=-1e12)),
-            disk_gb=number(body.disk_usage or 0.0, "disk_usage", low=-1e12),
+            cur_load=level,
+            taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
+            taken_rate=0.0 if summed else came_in,
+            done=0.0 if working is None else done,
+            done_rate=done if working is None else 0.0,
+            disk_gb=_figure(body.disk_usage),
+            disk_added_gb=_figure(body.additional_disk_usage, low=-MAX_WORK),
         ),
     )
+
+
+def _figure(value: object, low: float = 0.0) -> float:
+    """A number that is only shown: nothing is refused for it, so what is none is 0."""
+    return float(min(max(value, low), MAX_WORK)) if isinstance(value, int | float) else 0.0
 
 
 def indexes(value: object, field: str) -> frozenset[int]:

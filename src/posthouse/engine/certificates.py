@@ -1,0 +1,102 @@
+"""Certificates for workers: which worker gets one, and for which addresses."""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from posthouse.domain.errors import BadRequest, Busy, Unauthorized
+from posthouse.domain.lifecycle import State
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.engine.hub import Hub
+
+log = structlog.get_logger()
+
+MAX_REQUEST_BYTES = 16_384
+"""Longest signing request. One with an RSA key of 4096 bits has some 1,700."""
+MAX_TRIES = 20
+"""Requests of one worker within `TRIES_S`. The protocol's own script makes five at a boot."""
+TRIES_S = 3600.0
+PLACED_S = 20.0
+"""How long a worker waits for its provider's word where it is: it may ask before its creation has been answered."""
+
+Sign = Callable[[bytes, str, Iterable[str], float], bytes]
+"""A certificate for a request, a name and hosts, at a time. Raises: ValueError."""
+
+
+@dataclass(slots=True)
+class Certificates:
+    hub: Hub
+    check_worker: Callable[[int, str], bool]
+    """Whether a token is that worker's own; constant in time."""
+    authority: Sign
+    counts: Counter[str] = field(default_factory=Counter)
+    _tries: dict[int, list[float]] = field(default_factory=dict)
+
+    async def sign(self, worker_id: int, token: str, source: str, request: bytes) -> bytes:
+        """A certificate, PEM, for the hosts where the provider placed the worker, whatever the request asks for.
+
+        It is given to whoever shows the worker's token; without any, to whoever calls from one of these hosts.
+
+        Raises: Unauthorized, Busy, BadRequest.
+        """
+        if token and not self.check_worker(worker_id, token):
+            raise self._refused()
+        hosts = await self._hosts(worker_id)
+        if not token and _plain(source) not in hosts:
+            raise self._refused()
+        now = self.hub.clock.now()
+        self._count_try(worker_id, now)
+        try:
+            if len(request) > MAX_REQUEST_BYTES:
+                raise ValueError(f"must be at most {MAX_REQUEST_BYTES} bytes")
+            certificate = self.authority(request, f"worker {worker_id}", hosts, now)
+        except ValueError as error:
+            raise BadRequest(f"body: {error}") from None
+        self.counts["certificates"] += 1
+        log.info("certificate for a worker", worker=worker_id, hosts=sorted(hosts), by="token" if token else source)
+        return certificate
+
+    async def _hosts(self, worker_id: int) -> frozenset[str]:
+        """Where the worker is, once that is known. Raises: Unauthorized if there is no such worker, Busy."""
+        until = self.hub.clock.now() + PLACED_S
+        while True:
+            fleet = self.hub.fleet_of(worker_id)
+            worker = None if fleet is None else fleet.workers.get(WorkerId(worker_id))
+            if worker is None or worker.state in (State.DESTROYING, State.DESTROYED):
+                raise self._refused()
+            if hosts := _hosts_of(worker):
+                return hosts
+            if self.hub.clock.now() >= until:
+                raise Busy("instance_id: its provider has not said yet where it is; ask again", PLACED_S)
+            await asyncio.sleep(0.1)
+
+    def _count_try(self, worker_id: int, now: float) -> None:
+        self._tries = {i: times for i, times in self._tries.items() if times[-1] > now - TRIES_S}
+        times = [at for at in self._tries.get(worker_id, ()) if at > now - TRIES_S]
+        if len(times) >= MAX_TRIES:
+            self.counts["certificates_refused"] += 1
+            raise Busy(f"instance_id: asked {MAX_TRIES} times within {TRIES_S:g} s", times[0] + TRIES_S - now)
+        self._tries[worker_id] = [*times, now]
+
+    def _refused(self) -> Unauthorized:
+        """Says the same whether there is such a worker or not."""
+        self.counts["certificates_refused"] += 1
+        return Unauthorized("instance_id: not a worker with this token, or at the address that this call comes from")
+
+
+def _hosts_of(worker: Worker) -> frozenset[str]:
+    """The hosts among its `host:port` pairs."""
+    return frozenset(_plain(pair.rpartition(":")[0].strip("[]")) for pair in worker.addresses)
+
+
+def _plain(host: str) -> str:
+    """The one spelling of an IP address; IPv4 inside IPv6, as a listener on `::` sees it, is IPv4."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -1,0 +1,99 @@
+"""What happened to one endpoint and its workers, in sentences: the latest lines of each level."""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import chain
+
+from posthouse.domain.lifecycle import Command, Event, Sighting, State
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+
+KEPT = 500
+"""Lines kept of each level, so that what is told often never drives out what matters. With texts of at most `TEXT`
+characters that is below 2 MB for an endpoint."""
+TEXT = 800
+"""Longest line, in characters: a worker's message has at most 500."""
+
+
+class Level(IntEnum):
+    """How much a line matters. Whoever asks for a level is also shown those above it, which stand before it here."""
+
+    INFO0 = 0  # what a user must know: failures, refusals, limits that are reached
+    INFO1 = 1  # what becomes of each worker, and decisions that change something
+    TRACE = 2  # every decision that is kept, and reports that say something new
+    DEBUG = 3  # answers to commands, and requests that failed or were given up
+
+    def __str__(self) -> str:
+        """The level's name on the wire."""
+        return self.name.lower()
+
+
+WHY: dict[Event, str] = {
+    Command.RENT: "its provider is asked for it",
+    Command.START: "it is told to start",
+    Command.STOP: "it is told to stop",
+    Command.DESTROY: "it is to be destroyed",
+    Sighting.PROVISIONING: "its provider has accepted it",
+    Sighting.PULLING: "its provider lists it as loading",
+    Sighting.RUNNING: "its provider lists it as running",
+    Sighting.HALTED: "its provider lists it as stopped",
+    Sighting.EXITED: "its provider lists it as ended",
+    Sighting.ABSENT: "its provider lists it no more",
+    Sighting.REPORTED_LOADING: "it reports that it is not ready",
+    Sighting.REPORTED_READY: "it reports that it is ready",
+    Sighting.REPORTED_ERROR: "it reports an error",
+    Sighting.SILENT: "it has not reported for too long",
+    Sighting.OVERDUE: "it has made no progress for too long",
+    Sighting.FAILED: "its command was refused",
+}
+
+_FAILED = frozenset({State.ERROR, State.UNAVAIL})
+_ENDED = frozenset({State.STOPPED, State.DESTROYED})
+_ENDS_SOON = frozenset({State.STOPPING, State.DESTROYING, State.ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that happened."""
+
+    at: float
+    level: Level
+    text: str
+    worker_id: WorkerId | None = None
+    """None: it concerns the whole endpoint."""
+    group_id: WorkergroupId | None = None
+
+
+class History:
+    """The latest lines of each level."""
+
+    def __init__(self) -> None:
+        self._rings: dict[Level, deque[tuple[int, Line]]] = {level: deque(maxlen=KEPT) for level in Level}
+        self._number = 0
+
+    def note(self, now: float, level: Level, text: str, worker: Worker | None = None) -> None:
+        """Takes in a line about a worker, or about the whole endpoint."""
+        ids = (None, None) if worker is None else (worker.id, worker.group_id)
+        self._number += 1
+        self._rings[level].append((self._number, Line(now, level, text[:TEXT], *ids)))
+
+    def moved(self, now: float, before: Worker, after: Worker, why: Event) -> None:
+        """Takes in that a worker changed its state: a failure where it broke, or ended without our having asked for it.
+
+        That a command was refused is noted by whoever was told the refusal.
+        """
+        broke = after.state in _FAILED
+        surprised = isinstance(why, Sighting) and after.state in _ENDED and before.state not in _ENDS_SOON
+        failed = (broke or surprised) and why is not Sighting.FAILED
+        text = f"went from {before.state} to {after.state}: {WHY[why]}"
+        if failed and after.message:
+            text += f": {after.message}"
+        elif after.state is State.IDLE:
+            text += f", {after.perf:g} work/s"
+        self.note(now, Level.INFO0 if failed else Level.INFO1, text, after)
+
+    def lines(self, group_id: WorkergroupId | None = None) -> list[Line]:
+        """Every line in the order in which it was taken in; those of one workergroup only, if it is given."""
+        numbered = sorted(chain(*self._rings.values()))
+        return [line for _, line in numbered if group_id in (None, line.group_id)]

@@ -1,0 +1,87 @@
+"""What every test may use: the marker `peer`, by which a test says what it shows of an unmodified peer.
+
+    @pytest.mark.peer("POST /api/v0/endptjobs", "K2", does="`create endpoint`")
+    @pytest.mark.peer("DELETE /api/v0/endptjobs/{id}", "K2", does="`delete endpoint`")
+    @pytest.mark.peer("POST /worker_status", "W0", "W1", recorded=True)
+    @pytest.mark.peer("GET /api/v0/deployments", "K2", does="`show deployments`", works=False)
+    @pytest.mark.peer("worker: POST /session/create", "C1", "W4", does="`Endpoint.session`")
+
+The first argument is the call: method and path at the server, which must have it (or must not, with `works=False`); for
+a call that goes to a worker, the same after `worker: `. The others are generations of peers, see `GENERATIONS`. `does`:
+what the peer does, in its own words, shorter than a line. `recorded`: the peer itself does not run, the test sends what
+it was seen to send. `works=False`: the test shows what the peer is told where there is no such call. A test may carry
+many of these marks, and `pytest.param(..., marks=...)` too.
+
+`pytest -m peer --peers=FILE` writes each as a row, with what became of its test. `make peers` does so with every test,
+and makes docs/reference/peers.md of it; a test fails where a marked test has no row there, or a row no test.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GENERATIONS = {
+    "C0": "plain HTTP clients, as in the published examples",
+    "C1": "the client of `vastai`",
+    "D": "the deployments of `vastai`",
+    "K0": "`vast.py autoscaler`, 2023",
+    "K1": "`vast.py`, March 2024 to March 2026",
+    "K2": "the command `vastai`",
+    "W0": "workers of `vast-pyworker`, 2023 to July 2024",
+    "W1": "workers of `pyworker`, September 2024 to October 2025",
+    "W2": "workers of `pyworker`, October 2025",
+    "W3": "workers of `pyworker` 0.1 and 0.2, and of `vastai-sdk` up to 0.3",
+    "W4": "the `Worker` of `vastai`",
+}
+"""Generations of clients, command lines and workers."""
+
+
+def shown(call: str, *generations: str, does: str = "", recorded: bool = False, works: bool = True) -> dict[str, Any]:
+    """What one marker says."""
+    unknown = set(generations) - set(GENERATIONS)
+    if unknown or not generations:
+        raise pytest.UsageError(f"peer({call!r}, …) must name generations of {', '.join(GENERATIONS)}, not {unknown}")
+    call = re.sub(r"\{\w+\}", "{id}", call.rstrip("/"))
+    return {"call": call, "generations": list(generations), "does": does, "recorded": recorded, "works": works}
+
+
+class Record:
+    """A row for each marker `peer` of the tests that are collected, with their outcome where they are run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._outcomes: dict[str, str] = {}
+        self._items: list[pytest.Item] = []
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for item in self._items:
+            for marker in item.iter_markers("peer"):
+                outcome = self._outcomes.get(item.nodeid, "not run")
+                yield {"test": item.nodeid, **shown(*marker.args, **marker.kwargs), "outcome": outcome}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._items = session.items
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self._outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        rows = sorted(self._rows(), key=lambda row: [str(value) for value in row.values()])
+        record = {"vastai": version("vastai"), "generations": GENERATIONS, "rows": rows}
+        self.path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--peers", type=Path, metavar="FILE", help="write what the tests show of unmodified peers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "peer(call, *generations, does, recorded, works): see tests/conftest.py")
+    if path := config.getoption("--peers"):
+        config.pluginmanager.register(Record(path))

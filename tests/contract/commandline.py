@@ -1,0 +1,40 @@
+"""The unmodified command line of the protocol, as a program of its own."""
+
+import ast
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Commandline:
+    """The program `vastai`, in a home of its own where it finds nothing to fetch from the internet."""
+
+    def __init__(self, url: str, key: str, home: Path) -> None:
+        cache = home / ".cache" / "vastai"
+        cache.mkdir(parents=True)
+        (cache / "gpu_names_cache.json").write_text('{"gpu_names": ["RTX 4090"]}')
+        (cache / "gpu_types_cache.json").write_text('{"gpu_types": []}')
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAST", "XDG"))}
+        self._environment = kept | {"HOME": str(home), "VASTAI_NO_UPDATE_CHECK": "1"}
+        program = str(Path(sys.executable).parent / "vastai")
+        self._command = [program, "--url", url, "--api-key", key]
+
+    async def __call__(self, *words: str) -> str:
+        """What the command prints; errors too, which it tells with the exit status 0."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            *words,
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(60):
+            printed, _ = await process.communicate()
+        return printed.decode()
+
+    async def told(self, *words: str) -> Any:
+        """The object at the end of what the command prints, in Python's spelling."""
+        printed = await self(*words)
+        return ast.literal_eval(printed[printed.index("{") :])
