@@ -91,7 +91,7 @@ class Site:
 
 
 SITES = (
-    Site("constant"),
+    Site("constant", early=False),
     *(Site(str(n), workers=n) for n in SIZES),
     Site("usual", workers=100, early=False),
     Site("early constant", workers=1),
