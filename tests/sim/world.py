@@ -20,6 +20,7 @@ from posthouse.domain.plan import Action, Decision, Memory
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.fleet import Assignment, Fleet
+from posthouse.policy.capacity import ready
 from posthouse.policy.decide import decide
 
 START_AT = 1_700_000_000.0
@@ -65,6 +66,8 @@ class Box:
     deaf: bool = False
     """It refuses connections, and reports on."""
     progress: int = 0
+    version: int = 0
+    """Of the template that it runs."""
 
     @property
     def address(self) -> str:
@@ -95,6 +98,10 @@ class Moment:
     supply: float
     states: tuple[State, ...]
     usd_h: float
+    ready: int
+    """Workers that take requests."""
+    due: int
+    """Workers that wait for their update."""
 
     def number(self, *states: State) -> int:
         return sum(state in states for state in self.states)
@@ -131,6 +138,11 @@ class World:
         self.down = False
         # Faults, switched by tests.
         self.refuse_creation = ""
+        self.refuse_update: Callable[[Box], str] = lambda box: ""
+        self.version = 0
+        """Of the template: what is made or updated from now on runs it."""
+        self.broken: set[int] = set()
+        """Versions that end as soon as they start."""
         self.lose_answers = False
         self.lose_ends = False
         self.late_s: Callable[[Box], float] = lambda box: 0.0
@@ -198,7 +210,8 @@ class World:
         workers = fleet.workers.values()
         need, supply = (self.decision.hot_need, self.decision.hot_supply) if self.decision else (0.0, 0.0)
         usd_h = sum(w.usd_h() for w in workers)
-        self.history.append(Moment(self.t, need, supply, tuple(w.state for w in workers), usd_h))
+        count, due = len(ready(workers)), sum(w.outdated_at > 0 for w in workers)
+        self.history.append(Moment(self.t, need, supply, tuple(w.state for w in workers), usd_h, count, due))
 
     def _serve_held(self) -> None:
         for client in sorted(self.held, key=lambda c: c.asked_at):
@@ -213,6 +226,12 @@ class World:
         changed = replace(self.endpoint.scaling, **scaling)  # type: ignore[arg-type]
         self.endpoint = replace(self.endpoint, scaling=changed, state=state)
         self.fleet.configure(self.endpoint)
+
+    def update(self, broken: bool = False) -> None:
+        """The template changes, and its workers are to be updated."""
+        self.version += 1
+        self.broken |= {self.version} if broken else set()
+        self.fleet.ask_update(WorkergroupId(1), self.now)
 
     def restart(self, calm_s: float = 60.0, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
@@ -250,9 +269,21 @@ class World:
             failure = self.refuse_creation
             if not failure:
                 box = self.boxes[worker.label] = Box(worker.id, worker.label, [0.0] * self.machines.lanes)
+                box.version = self.version
                 self._phase(box, self.machines.create_s / 2, Sighting.PULLING)
-                self._phase(box, self.machines.create_s, Sighting.RUNNING)
-                self._become_ready(box, self.machines.create_s + self.machines.load_s + self.late_s(box))
+                if box.version in self.broken:
+                    self._phase(box, self.machines.create_s, Sighting.EXITED)
+                else:
+                    self._phase(box, self.machines.create_s, Sighting.RUNNING)
+                    self._become_ready(box, self.machines.create_s + self.machines.load_s + self.late_s(box))
+        elif box is not None and command is Command.UPDATE:
+            failure = self.refuse_update(box)
+            if not failure:
+                self.cut.extend(box.working)
+                box.version = self.version
+                self.kill(box, Sighting.EXITED if box.version in self.broken else Sighting.RUNNING)
+                if box.version not in self.broken:
+                    self._become_ready(box, self.machines.load_s)
         elif box is not None and command is Command.START:
             box.life += 1
             box.seen = Sighting.RUNNING
@@ -264,8 +295,10 @@ class World:
                 del self.boxes[box.label]
         if fleet is not self.fleet or self.down:
             return  # nobody is there any more to hear the answer
-        fleet.settle(worker.id, self.now, "" if self.lose_answers else failure)
-        if command is Command.RENT and box is not None and not self.lose_answers:
+        fleet.settle(worker.id, self.now, "" if self.lose_answers else failure, blame=command is Command.RENT)
+        if command in (Command.RENT, Command.UPDATE) and box is not None and not failure and not self.lose_answers:
+            if command is Command.UPDATE:
+                fleet.updated(worker.id)
             fleet.place(worker.id, self._instance(box), self.now)
 
     def _phase(self, box: Box, span_s: float, seen: Sighting) -> None:
