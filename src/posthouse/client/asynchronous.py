@@ -532,4 +532,6 @@ def _quoted(name_or_id: Id) -> str:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted here, {error.certificate_error}; POSTHOUSE_CA can name its root"
     return str(error) or type(error).__name__
