@@ -204,7 +204,7 @@ async def test_our_client_needs_the_root_of_a_server_that_has_its_own(
     async with live_server(tmp_path / "data", **{"server.tls": "self"}) as server:
         assert server.url.startswith("https://")
         async with AsyncClient(server.url, server.admin_key) as stranger:
-            with pytest.raises(Unreachable, match="certificate verify failed.*POSTHOUSE_CA can name"):
+            with pytest.raises(Unreachable, match=r"certificate verify failed.*POSTHOUSE_CA can name"):
                 await stranger.endpoints()
         async with AsyncClient(server.url, server.admin_key, ca=tmp_path / "data" / "authority.cer") as owner:
             assert await owner.endpoints() == []
