@@ -39,7 +39,8 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
     @app.get("/api/v0/users/current")
     async def show_user() -> dict[str, Any]:
         """Who the key belongs to: the installation."""
-        return {"id": ACCOUNT_ID, "username": hub.installation, "host_agreement_accepted": False}
+        # Older command lines take `api_key` out before they print the rest, and fail where there is none.
+        return {"id": ACCOUNT_ID, "username": hub.installation, "host_agreement_accepted": False, "api_key": ""}
 
     @app.get("/api/v0/endptjobs")
     async def list_endpoints() -> dict[str, Any]:
