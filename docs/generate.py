@@ -260,7 +260,7 @@ def peer_calls() -> str:
     parts = [f"The package `vastai` was {record['vastai']}, from PyPI."]
     for title, letters in (("Clients", "CD"), ("Command lines", "K"), ("Workers", "W")):
         columns = [g for g in record["generations"] if g[0] in letters]
-        calls = sorted({call for call, g in verdicts if g in columns}, key=lambda call: call.split()[::-1])
+        calls = sorted({call for call, g in verdicts if g in columns}, key=_by_path)
         rows = [
             (f"`{call}`", *(min(verdicts.get((call, g), [""]), key=VERDICTS.index) for g in columns)) for call in calls
         ]
@@ -272,12 +272,16 @@ def peer_calls() -> str:
 def peer_tests() -> str:
     """What each marked test shows."""
     rows = []
-    for row in json.loads(PEERS.read_text(encoding="utf-8"))["rows"]:
+    for row in sorted(json.loads(PEERS.read_text(encoding="utf-8"))["rows"], key=lambda row: _by_path(row["call"])):
         path, _, test = row["test"].partition("::")
         sentence = test.partition("[")[0].removeprefix("test_").replace("_", " ")
         shown = (row["does"], _verdict(row), f"[{sentence}](../../{path})")
         rows.append((f"`{row['call']}`", ", ".join(row["generations"]), *shown))
-    return _table(("call", "of", "what the peer does", "result", "test"), rows)
+    return _table(("call", "of", "what the peer does", "result", "test"), dict.fromkeys(rows))
+
+
+def _by_path(call: str) -> list[str]:
+    return call.split()[::-1]
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
