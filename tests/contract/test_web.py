@@ -556,6 +556,21 @@ async def test_a_server_has_room_for_as_much_as_its_limits_say(tmp_path: Path) -
 # -- workers, and our own calls ----------------------------------------------------------------------------------------
 
 
+async def test_a_wrong_search_of_offers_is_refused_by_name(web: Web) -> None:
+    cases: list[tuple[str, str, object, str]] = [
+        ("POST", "/api/v0/bundles/", {"type": "bid"}, "type"),
+        ("POST", "/api/v0/bundles/", {"limit": 0}, "limit"),
+        ("POST", "/api/v0/bundles/", {"allocated_storage": -1}, "allocated_storage"),
+        ("POST", "/api/v0/bundles/", {"gpu_ram": 24}, "search"),
+        ("PUT", "/api/v0/search/asks/", {"select_cols": ["*"]}, "q"),
+    ]
+    for method, path, body, names in cases:
+        answer = await web.call(method, path, body, key="read")
+        assert (answer.status, answer.body["error"]) == (400, "invalid_args"), (body, answer)
+        assert answer.body["msg"].startswith(f"{names}:"), answer
+    assert web.shelf.asked is None
+
+
 async def test_workers_are_listed_with_numbers_only(web: Web) -> None:
     endpoint_id = await web.make_endpoint()
     fleet = web.staff(worker(1), worker(2, state=State.STOPPED, goal=Goal.COLD), worker(3, state=State.WANTED))
