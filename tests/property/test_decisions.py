@@ -300,8 +300,11 @@ def test_a_turn_that_was_called_off_is_over(s: Snapshot, memory: Memory) -> None
     assert Goal.FRESH not in [w.goal for w in after(cancelled, decide(cancelled, memory))]
 
 
-@given(snapshots(), memories)
-def test_updates_leave_enough_ready_workers_while_help_can_be_had(s: Snapshot, memory: Memory) -> None:
+@given(snapshots(), memories, st.booleans())
+def test_updates_leave_enough_ready_workers_while_help_can_be_had(s: Snapshot, memory: Memory, all_serve: bool) -> None:
+    if all_serve:  # so that turns are not as rare as among workers of all kinds
+        serving = [replace(w, state=State.IDLE, goal=Goal.HOT, perf=100.0, outdated_at=NOW - 10) for w in s.workers]
+        s = replace(s, workers=tuple(serving), resting=frozenset())
     decision = decide(s, memory)
     serving = [w for w in begun(s, decision) if w.state is State.IDLE]
     if not serving:

@@ -99,9 +99,11 @@ def test_where_nobody_can_step_in_the_update_goes_on_all_the_same(scaling: Scali
 
 
 def test_help_that_can_be_had_is_there_first_and_leaves_when_it_is_over() -> None:
-    world = World(replace(ONE, max_workers=2), load=lambda t: 50.0).run(AT)
+    world = World(replace(ONE, max_workers=2), load=lambda t: 50.0 if t > 60 else 0.0).run(AT)
+    assert len(world.boxes) == 1
     world.update()
     world.run(AT + 1500)
+    assert len(world.times(Command.RENT)) == 2
     assert done(world)
     assert all(moment.ready >= 1 for moment in world.history if moment.t > AT)
     assert max(len(moment.states) for moment in world.history) == 2
