@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, Sighting
@@ -139,7 +139,7 @@ class World:
         if span_s < math.inf:
             heappush(self._events, (self.now + span_s, next(self._order), do, args))
 
-    def run(self, until_t: float) -> "World":
+    def run(self, until_t: float) -> Self:
         """Lets time pass up to and with `until_t`. Raises: BrokenRule as soon as one is."""
         events, until_at, check = self._events, START_AT + until_t, self.audit.check
         while events and events[0][0] <= until_at:
