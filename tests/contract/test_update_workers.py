@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 from vastai import Serverless
 
+from posthouse.cli import app
 from posthouse.client import AsyncClient
-from posthouse.domain.worker import Worker
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
 from tests.contract.live import PATIENCE_S, add_endpoint, live_server, until
@@ -118,6 +120,30 @@ async def test_its_peers_start_an_update_and_cancel_it(tmp_path: Path) -> None:
         assert told.status == 403
         for wrong in ({}, {"workergroup_id": "x"}, {"workergroup_id": group_id, "cancel_update": "yes"}):
             assert (await web.call("POST", "/update_workers", wrong)).status == 400
+
+
+async def test_our_own_command_and_client_do_the_same(tmp_path: Path) -> None:
+    async with served(tmp_path) as web:
+        endpoint_id, template = await web.make_endpoint(), await web.make_template()
+        group = {"endpoint_id": endpoint_id, "template_id": template["id"]}
+        assert (await web.call("POST", "/api/v0/workergroups/", group)).status == 200
+        fleet = web.staff(worker(1, endpoint_id))
+        address = ["--url", web.url, "--api-key", web.keys["operate"]]
+
+        async def told(*words: str) -> Any:
+            command = ["workergroup", "update-workers", *words, *address]
+            return await asyncio.to_thread(lambda: CliRunner().invoke(app, command))
+
+        assert (await told("1")).output == "workergroup 1: 1 workers to update\n"
+        assert fleet.workers[WorkerId(1)].outdated_at
+        assert (await told("1", "--cancel")).output == "workergroup 1: update cancelled\n"
+        assert not fleet.workers[WorkerId(1)].outdated_at
+        wrong = await told("99")
+        assert wrong.exit_code == 1
+        assert "workergroup 99 does not exist" in str(wrong.exception)
+        async with AsyncClient(web.url, web.keys["operate"]) as client:
+            assert await client.update_workers(1) == 1
+            assert await client.update_workers(1, cancel=True) == 0
 
 
 @peer("POST /update_workers", "C1", does="`update_workers`")
