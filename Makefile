@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench docs lock clean
+.PHONY: help setup demo serve test lint format bench docs peers lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.route
 
 docs: .venv/.ready ## write the generated parts of the documentation anew
+	$(BIN)/python docs/generate.py
+
+peers: .venv/.ready ## run what shows how unmodified peers do here, and record it in docs/reference
+	$(BIN)/python -m pytest -m peer --peers=docs/reference/peers.json tests
 	$(BIN)/python docs/generate.py
 
 lock: ## resolve the dependencies anew (needs uv)

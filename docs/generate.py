@@ -5,6 +5,7 @@ A test fails where a page is not what would be generated now.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections import defaultdict
@@ -62,6 +63,12 @@ WHO = {
     "public": "everybody",
 }
 """The policies of `hot`, in words."""
+
+PEERS = DOCS / "reference" / "peers.json"
+"""What the tests marked `peer` showed when they were last recorded, by `make peers`."""
+
+VERDICTS = ("fails", "not run", "works", "recorded", "no", "")
+"""What a test says of a call, the weightiest first; the last where there is no test."""
 
 EVERYWHERE = (Command.DESTROY, Sighting.ABSENT)
 """Events that mean the same in nearly every state. The picture leaves them out, or nothing could be seen in it."""
@@ -243,6 +250,49 @@ def _meanings(words: type[StrEnum]) -> Mapping[Any, str]:
     }
 
 
+def peer_calls() -> str:
+    """Every call of every generation of peers, and whether it works."""
+    record = json.loads(PEERS.read_text(encoding="utf-8"))
+    verdicts: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in record["rows"]:
+        for generation in row["generations"]:
+            verdicts[row["call"], generation].append(_verdict(row))
+    parts = [f"The package `vastai` was {record['vastai']}, from PyPI."]
+    for title, letters in (("Clients", "CD"), ("Command lines", "K"), ("Workers", "W")):
+        columns = [g for g in record["generations"] if g[0] in letters]
+        calls = sorted({call for call, g in verdicts if g in columns}, key=_by_path)
+        rows = [
+            (f"`{call}`", *(min(verdicts.get((call, g), [""]), key=VERDICTS.index) for g in columns)) for call in calls
+        ]
+        parts += [f"## {title}", _table(("call", *columns), rows)]
+        parts += ["\n".join(f"- {g}: {record['generations'][g]}" for g in columns)]
+    return "\n\n".join(parts)
+
+
+def peer_tests() -> str:
+    """What each marked test shows."""
+    rows = []
+    for row in sorted(json.loads(PEERS.read_text(encoding="utf-8"))["rows"], key=lambda row: _by_path(row["call"])):
+        path, _, test = row["test"].partition("::")
+        sentence = test.partition("[")[0].removeprefix("test_").replace("_", " ")
+        shown = (row["does"], _verdict(row), f"[{sentence}](../../{path})")
+        rows.append((f"`{row['call']}`", ", ".join(row["generations"]), *shown))
+    return _table(("call", "of", "what the peer does", "result", "test"), dict.fromkeys(rows))
+
+
+def _by_path(call: str) -> list[str]:
+    return call.split()[::-1]
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What a row of the record says, one of `VERDICTS`."""
+    if row["outcome"] != "passed":
+        return "fails" if row["outcome"] == "failed" else "not run"
+    if not row["works"]:
+        return "no"
+    return "recorded" if row["recorded"] else "works"
+
+
 def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     lines = [columns, ("---" for _ in columns), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -250,7 +300,18 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (settings, scaling_parameters, routes, commands, exit_codes, state_diagram, states, sightings)
+    for part in (
+        settings,
+        scaling_parameters,
+        routes,
+        commands,
+        exit_codes,
+        state_diagram,
+        states,
+        sightings,
+        peer_calls,
+        peer_tests,
+    )
 }
 
 _REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)

@@ -62,7 +62,7 @@ class Record:
         for item in self._items:
             for marker in item.iter_markers("peer"):
                 outcome = self._outcomes.get(item.nodeid, "not run")
-                yield {"test": item.nodeid, **shown(*marker.args, **marker.kwargs), "outcome": outcome}
+                yield {**shown(*marker.args, **marker.kwargs), "test": item.nodeid, "outcome": outcome}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._items = session.items

@@ -41,6 +41,13 @@ class Provider(Protocol):
         """Starts a stopped instance; one that runs already is success."""
         ...
 
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        """The instance, stopped or not, once nothing of before runs in it and it runs what `spec` says, on its disk.
+
+        `label`, `worker_id` and `disk_gb` stay as they were. Raises: NotFound, Refused, Busy: then it is as it was.
+        """
+        ...
+
     async def stop(self, instance_id: str) -> None:
         """Stops an instance and keeps its disk; one that is stopped already is success."""
         ...

@@ -47,6 +47,9 @@ HOUSEKEEPING_S = 30.0
 """How often the last use of keys is written down, and the age of keys and certificates looked at."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 """That our own certificate is for in any case."""
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open: nginx's default. A client must be the first to close one: if the server is, as
+the client sends its next poll, the request is lost, and the protocol's client then gives up. It closes after 15."""
 GRACEFUL_S = 6
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
 
@@ -151,6 +154,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 server_header=False,
                 proxy_headers=False,  # who calls decides who gets a certificate, and anybody can write a header
                 ssl_context_factory=None if tls is None else lambda config, default: tls,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACEFUL_S,
             )
         )

@@ -65,6 +65,7 @@ class Model:
         self.working = 0
         self.most_working = 0
         self.cancelled = 0
+        self.redirects_to = ""
         self.go_on = asyncio.Semaphore(0)
         """Released once for each step of `/stream` and each answer of `/hold`."""
 
@@ -78,6 +79,7 @@ class Model:
                 web.post("/hold", self._hold),
                 web.post("/stream", self._stream),
                 web.post("/broken", self._broken),
+                web.post("/redirect", self._redirect),
             ]
         )
         return app
@@ -129,6 +131,9 @@ class Model:
         assert request.transport is not None
         request.transport.abort()
         return response
+
+    async def _redirect(self, request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect(self.redirects_to)
 
 
 class ControlPlane:

@@ -25,7 +25,7 @@ from posthouse.signing.rsa import RsaKey
 from posthouse.wire.grant import BEGIN_S
 from tests.contract.agent_world import PATIENCE_S, World, free_port, listening, until
 from tests.contract.live import add_endpoint, live_server, ready
-from tests.contract.test_vastai_peer import complete, peer
+from tests.contract.test_vastai_peer import complete, pointed
 from tests.contract.test_wire import puppets, route
 
 PEER = """
@@ -236,42 +236,83 @@ async def test_altered_fields(world: World, peer_worker: PeerWorker, changes: di
 
 
 async def test_an_unsigned_session(world: World, peer_worker: PeerWorker) -> None:
-    def asked(url: str) -> dict[str, Any]:
-        return {"auth_data": world.auth_data(url=url) | {"signature": "AAAA"}, "payload": {"lifetime": 1.0}}
+    async def created(url: str, **changes: Any) -> tuple[int, str]:
+        auth_data = world.auth_data(url=url) | changes
+        return await post(world, f"{url}/session/create", {"auth_data": auth_data, "payload": {"lifetime": 1.0}})
 
     async with world.agent():
-        assert (await post(world, f"{peer_worker.url}/session/create", asked(peer_worker.url)))[0] == 201
-        assert (await post(world, f"{world.url}/session/create", asked(world.url)))[0] == 401
-        # Nor is there one for those who have a grant, and what calls a session by its id finds none.
-        status, reply = await post(world, f"{world.url}/session/create", world.wrapped({"lifetime": 1.0}))
-        assert (status, reply) == (410, '{"error":"this worker has no sessions"}')
-        for call in ("get", "health", "end"):
-            known = {"session_id": "abc", "session_auth": world.auth_data()}
-            assert (await post(world, f"{world.url}/session/{call}", known))[0] == 422
+        assert (await created(peer_worker.url, signature="AAAA"))[0] == 201
+        status, reply = await created(world.url, signature="AAAA")
+        assert (status, "signature" in reply) == (401, True)
+        status, reply = await created(world.url, grant=None)
+        assert (status, "grant: is missing" in reply) == (401, True)
+        assert (await created(world.url))[0] == 201
+
+
+async def test_a_request_in_a_session_by_one_who_did_not_open_it(world: World, peer_worker: PeerWorker) -> None:
+    async with world.agent():
+        for url, worker_id, expected in ((peer_worker.url, 8, 200), (world.url, 7, 401)):
+            theirs, mine = (world.auth_data(url=url, worker_id=worker_id) for _ in range(2))
+            _, reply = await post(world, f"{url}/session/create", {"auth_data": theirs, "payload": {"lifetime": 60.0}})
+            body = {"auth_data": mine, "session_id": json.loads(reply)["session_id"], "payload": {"inputs": "x"}}
+            assert (await post(world, f"{url}/generate", body))[0] == expected
         assert world.model.seen == []
 
 
 async def test_a_session_that_calls_an_address_off_the_worker_when_it_ends(
     world: World, peer_worker: PeerWorker
 ) -> None:
-    called = peer_worker.elsewhere.posts
+    elsewhere = peer_worker.elsewhere_url
+    host = elsewhere.removeprefix("http://")
 
-    async def on_close(url: str, worker_id: int, mark: str) -> int:
-        """The status of a new session's creation; if there is one, it is ended at once."""
+    async def closed(url: str, worker_id: int, on_close_route: str) -> tuple[int, str]:
+        """What a new session's creation is answered with; if there is one, it is ended at once."""
         auth_data = world.auth_data(url=url, worker_id=worker_id)
-        payload = {"lifetime": 60.0, "on_close_route": f"{peer_worker.elsewhere_url}/{mark}", "on_close_payload": {}}
+        payload = {"lifetime": 60.0, "on_close_route": on_close_route, "on_close_payload": {}}
         status, reply = await post(world, f"{url}/session/create", {"auth_data": auth_data, "payload": payload})
         if status == 201:
             known = {"session_id": json.loads(reply)["session_id"], "session_auth": auth_data}
             assert (await post(world, f"{url}/session/end", known))[0] == 200
-        return status
+        return status, reply
+
+    def called() -> set[str]:
+        return {path for path, _ in list(peer_worker.elsewhere.posts)}
 
     async with world.agent():
-        assert await on_close(peer_worker.url, 8, "by-the-peer") == 201
-        assert await on_close(world.url, 7, "by-our-agent") == 410
-        await until(lambda: "/by-the-peer" in [path for path, _ in called])
-        assert "/by-our-agent" not in [path for path, _ in called]
+        assert (await closed(peer_worker.url, 8, f"{elsewhere}/by-the-peer"))[0] == 201
+        await until(lambda: "/by-the-peer" in called())
+        tricks = [
+            f"{elsewhere}/by-our-agent",
+            f"//{host}/by-our-agent",
+            f"///{host}/by-our-agent",
+            f"/\\{host}/by-our-agent",
+            f"\\\\{host}/by-our-agent",
+            f"@{host}/by-our-agent",
+            f".{host}/by-our-agent",
+            f":80@{host}/by-our-agent",
+            f"/%2f{host}/by-our-agent",
+            f"%2f%2f{host}/by-our-agent",
+            f"/generate@{host}/by-our-agent",
+            f"/a/..//{host}/by-our-agent",
+            "/../by-our-agent",
+            f"/generate?next={elsewhere}/by-our-agent",
+            f"/generate#@{host}/by-our-agent",
+            f" {elsewhere}/by-our-agent",
+            f"/\t/{host}/by-our-agent",
+            "/generate\r\nHost: elsewhere",
+            "/gen\u2044erate",
+            "generate",
+            "/",
+            "",
+            "/" + "x" * 600,
+        ]
+        for trick in tricks:
+            status, reply = await closed(world.url, 7, trick)
+            assert (status, "payload.on_close_route" in reply) == (422, True), trick
+        assert "/by-our-agent" not in called()
         assert world.model.seen == []
+        assert (await closed(world.url, 7, "/generate"))[0] == 201
+        assert [request.path for request in world.model.seen] == ["/generate"]
 
 
 async def test_a_body_without_a_limit(world: World, peer_worker: PeerWorker) -> None:
@@ -431,7 +472,7 @@ async def test_the_peers_client_and_the_published_example_pass_grants_on(tmp_pat
     ):
         await add_endpoint(owner, "llm")
         await ready(server, "llm")
-        async with peer(server) as client:
+        async with pointed(server) as client:
             endpoint = await client.get_endpoint("llm")
             answers = await asyncio.gather(*(complete(endpoint) for _ in range(4)))
         assert all(answer["response"]["choices"][0]["text"].strip() for answer in answers)

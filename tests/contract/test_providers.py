@@ -193,6 +193,49 @@ async def test_a_stopped_worker_keeps_its_disk_and_resumes_at_the_same_address(p
     assert len(set(re.findall(r"port \d+", first + log))) == 1
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+async def test_an_updated_worker_runs_what_it_is_told_now_on_its_disk(provider: Provider, stopped: bool) -> None:
+    made = await rent(provider, spec(1, "echo 1 >>runs; echo old $KIND.; exec sleep 600", KIND="a"))
+    await printed(provider, made.id, "old a.")
+    if stopped:
+        await provider.stop(made.id)
+    updated = await provider.update(
+        made.id, spec(1, "echo 2 >>runs; echo new $KIND, runs $(echo $(<runs)).; exec sleep 600", KIND="b")
+    )
+    assert (updated.id, updated.seen, updated.addresses) == (made.id, Sighting.RUNNING, made.addresses)
+    log = await printed(provider, made.id, "new b, runs 1 2.")
+    assert log.count("old a.") == 1
+    await provider.stop(made.id)
+    await provider.start(made.id)
+    await printed(provider, made.id, "new b, runs 1 2 2.")
+
+
+async def test_a_port_that_is_new_to_a_worker_is_reached_too(provider: Provider) -> None:
+    made = await rent(provider, spec(1))
+    updated = await provider.update(made.id, replace(spec(1), ports=(3000, 8000)))
+    assert made.addresses < updated.addresses
+    assert len(updated.addresses) == 2
+
+
+async def test_what_cannot_be_run_changes_nothing(provider: Provider) -> None:
+    made = await rent(provider, spec(1, "echo up $KIND.; exec sleep 600", KIND="a"))
+    with pytest.raises(Refused, match="onstart"):
+        await provider.update(made.id, spec(1, "echo \0"))
+    assert await seen_as(provider, made.id, Sighting.RUNNING)
+    await provider.stop(made.id)
+    await provider.start(made.id)
+
+    async def twice() -> bool:
+        return (await provider.logs(made.id, 100)).count("up a.") == 2
+
+    await eventually(twice)
+
+
+async def test_what_is_not_there_cannot_be_updated(provider: Provider) -> None:
+    with pytest.raises(NotFound):
+        await provider.update("posthouse-test-404", spec(404))
+
+
 async def test_a_destroyed_worker_is_gone(provider: Provider) -> None:
     made = await rent(provider, spec(1))
     await provider.destroy(made.id)
@@ -459,8 +502,10 @@ async def main():
     await provider.create("cpu", InstanceSpec("posthouse-test-1", 1, "", onstart, 1.0))
     while "up" not in await provider.logs("posthouse-test-1", 5):
         await asyncio.sleep(0.02)
-    stopping = asyncio.create_task(provider.stop("posthouse-test-1")) if sys.argv[3:] else None
-    while stopping and "asked" not in await provider.logs("posthouse-test-1", 5):
+    new = InstanceSpec("posthouse-test-1", 1, "", "", 1.0)
+    ending = {"stop": lambda: provider.stop(new.label), "update": lambda: provider.update(new.label, new)}
+    command = asyncio.create_task(ending[sys.argv[3]]()) if sys.argv[3:] else None
+    while command and "asked" not in await provider.logs("posthouse-test-1", 5):
         await asyncio.sleep(0.02)
     print("ready", flush=True)
     await asyncio.sleep(600)
@@ -507,6 +552,66 @@ async def test_a_stop_that_a_crash_cut_short_is_finished(local: ProcessProvider,
     )
     assert str(root / "posthouse-test-1") in census()
     assert await seen_as(local, "posthouse-test-1", Sighting.HALTED)
+
+
+async def test_an_update_ends_everything_that_ran_before_and_keeps_its_slot(root: Path) -> None:
+    local = ProcessProvider(root, "test", slots=1, grace_s=1.0)
+    made = await rent(local, spec(1, "trap '' TERM; sleep 600 & echo up; while :; do sleep 0.05; done"))
+    await printed(local, made.id, "up")
+    before = await processes_of(root, made.id, 3)
+    updating = asyncio.create_task(local.update(made.id, spec(1)))
+    while not updating.done():
+        assert list(await local.offers({}, 1.0)) == []
+    assert (await updating).seen is Sighting.RUNNING
+    assert [p for p in before if alive(p)] == []
+    await local.destroy(made.id)
+    await local.close()
+
+
+async def test_a_stopped_worker_without_a_free_slot_is_updated_later(root: Path) -> None:
+    local = ProcessProvider(root, "test", slots=1, grace_s=0.5)
+    cold = await rent(local, spec(1, "echo old; exec sleep 600"))
+    await local.stop(cold.id)
+    hot = await rent(local, spec(2))
+    with pytest.raises(Busy, match="no free slot"):
+        await local.update(cold.id, spec(1, "echo new; exec sleep 600"))
+    assert await seen_as(local, cold.id, Sighting.HALTED)
+    await local.destroy(hot.id)
+    await local.update(cold.id, spec(1, "echo new; exec sleep 600"))
+    await printed(local, cold.id, "new")
+    await local.destroy(cold.id)
+    await local.close()
+
+
+async def test_an_update_that_a_crash_cut_short_is_listed_as_halted_and_can_be_given_again(
+    local: ProcessProvider, root: Path
+) -> None:
+    await asyncio.to_thread(
+        killed_server, root, "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done", "update"
+    )
+    assert str(root / "posthouse-test-1") in census()
+    halted = await seen_as(local, "posthouse-test-1", Sighting.HALTED)
+    assert (await local.offers({}, 1.0))[0].available == 3  # its slot waits for it
+    await local.update(halted.id, spec(1, "echo new; exec sleep 600"))
+    assert await seen_as(local, halted.id, Sighting.RUNNING)
+    await printed(local, halted.id, "new")
+
+
+async def test_a_worker_whose_update_a_crash_cut_short_starts_with_what_is_new(
+    local: ProcessProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await rent(local, spec(1))
+
+    def crash(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessProvider, "_start", crash)
+        with pytest.raises(RuntimeError):
+            await local.update(made.id, spec(1, "echo new; exec sleep 600"))
+    assert await seen_as(local, made.id, Sighting.HALTED)
+    await local.start(made.id)
+    await printed(local, made.id, "new")
 
 
 async def test_a_creation_that_a_crash_cut_short_is_listed_as_exited(

@@ -509,6 +509,23 @@ async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
     engine.dispose()
 
 
+async def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    store = await open_store(sqlite_url(path))
+    await store.commit(E1, 0, [worker(1, message="kept")], None)
+    await store.close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        for added in ("drop table secrets", "alter table workers drop column outdated_at"):
+            connection.exec_driver_sql(added)
+        connection.exec_driver_sql("update alembic_version set version_num = '0001_first'")
+    engine.dispose()
+    store = await open_store(sqlite_url(path))
+    [kept] = (await store.fleet(E1)).workers
+    assert (kept.message, kept.outdated_at) == ("kept", 0.0)
+    await store.close()
+
+
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "posthouse.db"
     await (await open_store(sqlite_url(path))).close()

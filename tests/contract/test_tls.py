@@ -18,11 +18,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from posthouse.agent import AgentSettings
+from posthouse.agent.certificate import Certificate
 from posthouse.cli.options import ADMIN_KEY_FILE, connect
 from posthouse.client import AsyncClient, Unreachable
 from posthouse.domain.errors import Refused
@@ -30,6 +33,7 @@ from posthouse.engine.certificates import MAX_TRIES
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
 from posthouse.wiring import Running
+from tests.contract.agent_world import free_port, listening
 from tests.contract.live import AGENT, add_endpoint, live_server, ready, until
 
 IDLER = "exec sleep 600"
@@ -204,7 +208,7 @@ async def test_our_client_needs_the_root_of_a_server_that_has_its_own(
     async with live_server(tmp_path / "data", **{"server.tls": "self"}) as server:
         assert server.url.startswith("https://")
         async with AsyncClient(server.url, server.admin_key) as stranger:
-            with pytest.raises(Unreachable, match="certificate verify failed.*POSTHOUSE_CA can name"):
+            with pytest.raises(Unreachable, match=r"certificate verify failed.*POSTHOUSE_CA can name"):
                 await stranger.endpoints()
         async with AsyncClient(server.url, server.admin_key, ca=tmp_path / "data" / "authority.cer") as owner:
             assert await owner.endpoints() == []
@@ -279,6 +283,50 @@ async def test_files_that_cannot_be_used_are_named_before_the_server_begins(tmp_
         with pytest.raises(Refused, match=rf"server\.tls: .*{says}"):
             async with live_server(tmp_path / "data", **files):
                 pass
+
+
+# --- our agent ---
+
+
+async def test_the_agent_asks_again_until_it_is_given_a_certificate_of_its_own_key(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority.pem", time.time())
+
+    def signed(body: bytes) -> web.Response:
+        return web.Response(body=authority.sign_request(body, "worker 7", {HERE}, time.time()))
+
+    answers = [
+        lambda body: web.json_response({"success": False, "msg": "ask again"}, status=429),
+        lambda body: web.json_response({"success": True}),
+        lambda body: signed(new_request()[1]),
+        signed,
+    ]
+    asked: list[str] = []
+
+    async def sign_cert(call: web.Request) -> web.Response:
+        asked.append(call.path_qs)
+        return answers[len(asked) - 1](await call.read())
+
+    app = web.Application()
+    app.router.add_post("/w/secret/sign_cert/", sign_cert)
+    port = free_port()
+    settings = AgentSettings(
+        upstream="http://127.0.0.1:1",
+        worker_id=7,
+        report_addrs=(f"http://{HERE}:{port}/w/secret",),
+        url=f"https://{HERE}:1",
+        listen_host=HERE,
+        listen_port=1,
+        tls=True,
+    )
+    async with listening(app, port), aiohttp.ClientSession() as session:
+        certificate = Certificate(session, settings)
+        await certificate.get(retry_s=0)
+    assert asked == ["/w/secret/sign_cert/?instance_id=7"] * len(answers)
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "authority.cer"))
+    async with await asyncio.start_server(lambda _, writer: writer.close(), HERE, 0, ssl=certificate.context) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=trusting)
+        writer.close()
+        await writer.wait_closed()
 
 
 # --- the unmodified peers, with all their defaults ---

@@ -238,6 +238,13 @@ async def test_its_worker_whose_server_cannot_start_is_replaced(server: Running,
     assert first.message.startswith("Worker Server failed to launch: Failed to get SSL Certificate")
 
 
+async def test_its_client_closes_an_idle_connection_before_the_server_does(server: Running) -> None:
+    # Else a poll may meet a connection that is just being closed, and its client never tries a poll again.
+    async with pointed(server) as client:
+        session = await client._get_session()
+        assert session.connector._keepalive_timeout < server.server.config.timeout_keep_alive
+
+
 @peer("POST /route", "C1", does="`Endpoint.request` with a wrong key: an error at once")
 async def test_its_client_gets_an_error_at_once_for_a_wrong_key(server: Running, owner: AsyncClient) -> None:
     await owner.create_endpoint("llm", **SCALING)

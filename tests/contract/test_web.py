@@ -11,6 +11,7 @@ import pytest
 from posthouse.config import Limits
 from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.ports import JournalEntry
@@ -498,6 +499,39 @@ async def test_a_template_in_use_stays_until_nobody_uses_it(web: Web) -> None:
     assert (await reloaded(web)).templates == {}
 
 
+@pytest.mark.parametrize(
+    ("edit", "marked"),
+    [
+        ({"env": "-e A=2"}, 2),
+        ({"onstart": "echo 2"}, 2),
+        ({"image": "x/y"}, 2),
+        ({"tag": "2"}, 2),
+        ({"env": "-e A=1", "name": "other", "desc": "text", "extra_filters": "num_gpus=2"}, 0),
+    ],
+)
+async def test_an_edit_of_what_workers_run_has_them_updated(web: Web, edit: dict[str, object], marked: int) -> None:
+    endpoint_id = await web.make_endpoint()
+    template = await web.make_template(env="-e A=1")
+    group = {"endpoint_id": endpoint_id, "template_id": template["id"]}
+    assert (await web.call("POST", "/api/v0/workergroups/", group)).status == 200
+    fleet = web.staff(worker(1, endpoint_id), worker(2, endpoint_id), worker(3, endpoint_id, group_id=9))
+    assert (await web.call("PUT", "/api/v0/template/", {"id": template["id"], **edit})).status == 200
+    assert [w.id for w in fleet.workers.values() if w.outdated_at] == [1, 2][:marked]
+
+
+async def test_another_template_for_a_workergroup_has_its_workers_updated(web: Web) -> None:
+    endpoint_id = await web.make_endpoint()
+    template, same, other = [await web.make_template(n, env=f"-e A={a}") for n, a in (("a", 1), ("b", 1), ("c", 2))]
+    group = {"endpoint_id": endpoint_id, "template_id": template["id"]}
+    group_id = (await web.call("POST", "/api/v0/workergroups/", group)).body["id"]
+    fleet = web.staff(worker(1, endpoint_id, group_id=group_id))
+    for change in ({"gpu_ram": 8}, {"template_id": template["id"]}, {"template_hash": same["hash_id"]}):
+        assert (await web.call("PUT", f"/api/v0/autojobs/{group_id}/", change)).status == 200
+        assert not fleet.workers[WorkerId(1)].outdated_at
+    assert (await web.call("PUT", f"/api/v0/autojobs/{group_id}/", {"template_id": other["id"]})).status == 200
+    assert fleet.workers[WorkerId(1)].outdated_at
+
+
 async def test_an_edit_may_not_make_two_templates_the_same(web: Web) -> None:
     await web.make_template("one")
     two = await web.make_template("two")
@@ -520,6 +554,21 @@ async def test_a_server_has_room_for_as_much_as_its_limits_say(tmp_path: Path) -
 
 
 # -- workers, and our own calls ----------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_search_of_offers_is_refused_by_name(web: Web) -> None:
+    cases: list[tuple[str, str, object, str]] = [
+        ("POST", "/api/v0/bundles/", {"type": "bid"}, "type"),
+        ("POST", "/api/v0/bundles/", {"limit": 0}, "limit"),
+        ("POST", "/api/v0/bundles/", {"allocated_storage": -1}, "allocated_storage"),
+        ("POST", "/api/v0/bundles/", {"gpu_ram": 24}, "search"),
+        ("PUT", "/api/v0/search/asks/", {"select_cols": ["*"]}, "q"),
+    ]
+    for method, path, body, names in cases:
+        answer = await web.call(method, path, body, key="read")
+        assert (answer.status, answer.body["error"]) == (400, "invalid_args"), (body, answer)
+        assert answer.body["msg"].startswith(f"{names}:"), answer
+    assert web.shelf.asked is None
 
 
 async def test_workers_are_listed_with_numbers_only(web: Web) -> None:
@@ -616,4 +665,5 @@ async def test_the_current_user_is_the_installation(web: Web) -> None:
         "id": 1,
         "username": web.hub.installation,
         "host_agreement_accepted": False,
+        "api_key": "",
     }

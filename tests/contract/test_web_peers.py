@@ -91,8 +91,8 @@ async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline)
     searched = web.hub.workergroups[WorkergroupId(1)].search_params
     assert searched == "gpu_ram>=40 verified=True rentable=True rented=False"
     assert await cli.told("update", "workergroup", "1", "--gpu_ram", "16")
-    group = web.hub.workergroups[WorkergroupId(1)]
-    assert (group.gpu_ram, group.search_params) == (16.0, searched)
+    changed_group = web.hub.workergroups[WorkergroupId(1)]
+    assert (changed_group.gpu_ram, changed_group.search_params) == (16.0, searched)
 
     # fmt: off
     updated = await cli("update", "template", template["hash_id"], "--name", "tgi", "--image", "ghcr.io/x/other")

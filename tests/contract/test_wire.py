@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from posthouse.client import AsyncClient
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.load import Report
 from posthouse.domain.worker import WorkerId
+from posthouse.engine import router
+from posthouse.fleet import fleet as fleet_module
+from posthouse.fleet.fleet import UNSEEN_KEPT_S
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.signing.rsa import verifier
 from posthouse.wire.signed import Scheme, signed_text
@@ -380,6 +383,80 @@ async def test_a_broken_store_or_loop_does_not_stop_routing(
     assert states(server, "llm") == ["idle"]
 
 
+def fails(*_: object) -> Any:
+    raise RuntimeError("broken")
+
+
+async def hangs(*_: object) -> Any:
+    await asyncio.sleep(1000)
+
+
+WEATHER: dict[str, Callable[[Running, pytest.MonkeyPatch], None]] = {
+    "every tick fails": lambda server, patch: patch.setattr(type(server.loop), "tick", fails),
+    "the provider hangs": lambda server, patch: patch.setattr(
+        type(server.hub.providers["process"]), "instances", hangs
+    ),
+    "the provider fails": lambda server, patch: patch.setattr(
+        type(server.hub.providers["process"]), "instances", fails
+    ),
+    "the store hangs": lambda server, patch: patch.setattr(server.hub.store, "commit", hangs),
+    "nobody may be held": lambda server, patch: patch.setattr(router, "MAX_HELD", 0),
+    "nobody is remembered": lambda server, patch: patch.setattr(fleet_module, "MAX_WAITING", 0),
+}
+
+
+@pytest.mark.parametrize("weather", WEATHER)
+async def test_in_any_weather_there_is_an_address_or_word_to_wait(
+    weather: str,
+    server: Running,
+    owner: AsyncClient,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    WEATHER[weather](server, monkeypatch)
+    rounds = server.loop.counts["rounds"]
+    many = [route(http, server, {"endpoint": "llm", "cost": 1, "request_idx": 0}) for _ in range(20)]
+    assert {(status, "url" in reply) for status, reply in await asyncio.gather(*many)} == {(200, False)}
+    assert (await puppet.report())[0] == 200
+    assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
+    if weather != "the store hangs":  # then the round waits for it, and requests do not
+        await until(lambda: server.loop.counts["rounds"] > rounds, "rounds go on")
+
+
+async def test_a_signature_that_cannot_be_made_is_one_failed_call_and_no_lasting_load(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    for generation in ("W3", "W4"):  # signed in a thread, and at once
+        await puppet.report(generation)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(server.loop.router.signer), "sign", fails)
+            status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
+        assert (status, reply) == (400, {"error": "the server could not answer this call"})
+        assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
+    fleet.age(server.hub.clock.now() + UNSEEN_KEPT_S, silent_s=1e9)
+    assert fleet.ledger.outstanding() == 0
+
+
+async def test_a_request_is_held_while_its_worker_goes_away_and_told_to_wait(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    await puppet.report()
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    first = (await route(http, server, {"endpoint": "llm", "cost": 1, "request_idx": 0}))[1]["request_idx"]
+    again = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 1, "request_idx": first}))
+    await until(lambda: bool(fleet.ledger.waiting), "it is held, for it failed there")
+    await puppet.report(error_msg="CUDA out of memory")
+    status, reply = await again
+    assert (status, reply["request_idx"], "url" in reply) == (200, first, False)
+
+
 async def test_health_metrics_and_keys_answer_as_they_should(
     server: Running, owner: AsyncClient, http: aiohttp.ClientSession
 ) -> None:
@@ -402,5 +479,6 @@ async def test_every_hot_route_enforces_its_policy(server: Running, http: aiohtt
         for prefix in ("", "/api/v0", "/w/wrong-token"):
             for key in (None, "wrong"):
                 headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-                async with http.request(method, f"{server.url}{prefix}{path}/", json=body, headers=headers) as reply:
-                    assert reply.status == {"public": 200, "key": 401, "read": 401, "worker": 401}[policy], path
+                url = f"{server.url}{prefix}{path}/?instance_id=1"
+                async with http.request(method, url, json=body, headers=headers) as reply:
+                    assert reply.status == (200 if policy == "public" else 401), path

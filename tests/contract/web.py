@@ -51,6 +51,9 @@ class Shelf:
     async def start(self, instance_id: str) -> None:
         raise NotFound(instance_id)
 
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        raise NotFound(instance_id)
+
     async def stop(self, instance_id: str) -> None:
         raise NotFound(instance_id)
 

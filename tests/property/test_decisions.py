@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
 from posthouse.domain.load import Demand, Learned
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.bounds import committed_usd_h, running_usd_h
-from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, perf_of, supply
+from posthouse.policy.bounds import committed_usd_h, least_hot, running_usd_h
+from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, perf_of, ready, supply
 from posthouse.policy.decide import decide
 from posthouse.policy.forecast import predicted_load
+from posthouse.policy.update import INACTIVE, TURN_SHARE
 
 NOW = 1e6
 amounts = st.sampled_from([0.0, 1e-9, 1e12]) | st.floats(0, 1e4)
@@ -97,6 +98,7 @@ def teams(draw: st.DrawFn) -> tuple[Worker, ...]:
                 goal=draw(st.sampled_from(Goal)),
                 perf=draw(st.sampled_from([0.0, 100.0]) | st.floats(0.01, 1e6)),
                 load_s=draw(st.floats(0, 600)),
+                outdated_at=draw(st.sampled_from([0.0, 0.0, NOW - 20, NOW - 10])),
             )
         )
     return tuple(team)
@@ -123,6 +125,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 def after(s: Snapshot, decision: Decision) -> list[Worker]:
     return [replace(w, goal=decision.goals.get(w.id, w.goal)) for w in s.workers]
+
+
+def begun(s: Snapshot, decision: Decision) -> list[Worker]:
+    """Workers whose turn to be updated the decision begins."""
+    return [w for w in s.workers if w.goal is not Goal.FRESH and decision.goals.get(w.id) is Goal.FRESH]
 
 
 @given(snapshots(), memories)
@@ -194,12 +201,13 @@ def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Mem
     decision = decide(replace(s, endpoint=replace(s.endpoint, state=state)), memory)
     assert decision.rentals == ()
     assert decision.memory == memory
-    assert Goal.HOT not in decision.goals.values()
+    assert Goal.FRESH not in [w.goal for w in after(s, decision)]
     if state is EndpointState.SUSPENDED:
+        called_off = {w.id: goal_beyond_update(w.state) for w in s.workers if w.goal is Goal.FRESH}
         failed = {w.id: Goal.GONE for w in s.workers if w.state is State.ERROR and w.goal is not Goal.GONE}
-        assert decision.goals == failed
+        assert decision.goals == called_off | failed
     else:
-        assert all(w.goal is not Goal.HOT for w in after(s, decision))
+        assert Goal.HOT not in [w.goal for w in after(s, decision)]
 
 
 @given(snapshots(), memories)
@@ -233,7 +241,8 @@ def test_what_is_short_is_taken_on_where_nothing_is_in_the_way(s: Snapshot, memo
     )
     decision = decide(s, memory)
     rented = sum(1e9 for r in decision.rentals if r.goal is Goal.HOT)
-    assert supply(hot(after(s, decision)), s.learned) + rented >= decision.hot_need * (1 - 1e-9)
+    coming = hot(after(s, decision)) + begun(s, decision)  # who is updated while it takes no requests will
+    assert supply(coming, s.learned) + rented >= decision.hot_need * (1 - 1e-9)
 
 
 @given(scalings, demands, demands, amounts, amounts)
@@ -274,3 +283,42 @@ def _hot_after(s: Snapshot, memory: Memory) -> int:
     decision = decide(s, memory)
     kept = sum(w.goal is Goal.HOT and w.state in USABLE for w in after(s, decision))
     return kept + sum(r.goal is Goal.HOT for r in decision.rentals)
+
+
+@given(snapshots(), memories)
+def test_only_who_was_asked_to_be_updated_is(s: Snapshot, memory: Memory) -> None:
+    decision = decide(s, memory)
+    for worker in begun(s, decision):
+        assert worker.outdated_at > 0
+        assert worker.state in INACTIVE | {State.IDLE}
+        assert worker.id not in s.resting
+
+
+@given(snapshots(), memories)
+def test_a_turn_that_was_called_off_is_over(s: Snapshot, memory: Memory) -> None:
+    cancelled = replace(s, workers=tuple(replace(w, outdated_at=0.0) for w in s.workers))
+    assert Goal.FRESH not in [w.goal for w in after(cancelled, decide(cancelled, memory))]
+
+
+@given(snapshots(), memories, st.booleans())
+def test_updates_leave_enough_ready_workers_while_help_can_be_had(s: Snapshot, memory: Memory, all_serve: bool) -> None:
+    if all_serve:  # so that turns are not as rare as among workers of all kinds
+        serving = [replace(w, state=State.IDLE, goal=Goal.HOT, perf=100.0, outdated_at=NOW - 10) for w in s.workers]
+        s = replace(s, workers=tuple(serving), resting=frozenset())
+    decision = decide(s, memory)
+    serving = [w for w in begun(s, decision) if w.state is State.IDLE]
+    if not serving:
+        return
+    rest = [w for w in ready(s.workers) if w not in serving]
+    enough = supply(rest, s.learned) >= decision.hot_need and len(rest) >= least_hot(s.endpoint.scaling, s.demand, NOW)
+    left = after(s, decision)
+    alone = len(serving) == 1 and all(w.state is State.IDLE for w in hot(left))
+    alone = alone and Goal.HOT not in [r.goal for r in decision.rentals]
+    assert enough or (alone and not s.group_failures.get(serving[0].group_id, Failures()).count)
+
+
+@given(snapshots(), memories)
+def test_few_are_updated_at_one_time(s: Snapshot, memory: Memory) -> None:
+    for states in (INACTIVE, {State.IDLE}):
+        turns = [w for w in begun(s, decide(s, memory)) if w.state in states]
+        assert len(turns) <= max(1, TURN_SHARE * len(s.workers))

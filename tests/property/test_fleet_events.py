@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import LISTED, Instance
-from posthouse.domain.lifecycle import Command, State
+from posthouse.domain.lifecycle import UPDATING, Command, Goal, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Action, Memory
@@ -86,6 +86,18 @@ class Story:
     def age(self, pick: int, amount: float) -> None:
         self.fleet.age(self.now, SILENT_S)
 
+    def ask_update(self, pick: int, amount: float) -> None:
+        self.fleet.ask_update(WorkergroupId(1), self.now)
+
+    def cancel_update(self, pick: int, amount: float) -> None:
+        self.fleet.cancel_update(WorkergroupId(1), self.now)
+        assert all(w.goal is not Goal.FRESH and not w.outdated_at for w in self.fleet.workers.values())
+
+    def updated(self, pick: int, amount: float) -> None:
+        for worker in [w for w in self.fleet.workers.values() if w.state in UPDATING]:
+            self.fleet.settle(worker.id, self.now)
+            self.fleet.updated(worker.id)
+
     def settle(self, pick: int, amount: float) -> None:
         if worker := self.worker(pick):
             self.fleet.settle(worker.id, self.now, "refused" if pick % 3 == 0 else "", blame=bool(pick % 2))
@@ -99,8 +111,10 @@ class Story:
 
     def obey(self, action: Action) -> None:
         worker = self.fleet.workers[action.worker_id]
-        if action.command in (Command.STOP, Command.DESTROY) and worker.state is State.IDLE:
+        if worker.state is State.IDLE:
             assert not self.fleet.busy(worker.id)
+        if action.command is Command.UPDATE:
+            assert worker.outdated_at
         self.fleet.obey(action, self.now)
 
     def restart(self, pick: int, amount: float) -> None:
@@ -142,6 +156,9 @@ EVENTS: list[Callable[[Story, int, float], None]] = [
     *[Story.place] * 2,
     Story.settle,
     Story.settle,
+    Story.ask_update,
+    Story.cancel_update,
+    Story.updated,
     Story.end,
     Story.forget,
     Story.observe,

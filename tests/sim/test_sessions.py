@@ -62,13 +62,13 @@ def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_
     world = Peers(BARE, load=lambda t: 450.0 if t < 200 else 0.0)
     world.run(150)
     session = world.open()
-    world.run(150 + 4 * 3600)
+    world.run(150 + 1200)
     box = world.box_of(session)
     assert box is not None
     (kept,) = [w for w in world.fleet.workers.values() if w.state is State.IDLE]
     assert (kept.id, world.fleet.ledger.outstanding()) == (box.worker_id, session.cost)
     world.close(session)
-    world.run(150 + 4 * 3600 + SOON_S + 60)
+    world.run(150 + 1200 + SOON_S + 60)
     assert (world.count(State.IDLE), len(world.fleet.ledger), world.cut) == (0, 0, [])
 
 
@@ -102,11 +102,11 @@ def test_a_session_on_a_worker_that_was_to_stop_outlives_a_restart_of_the_server
     assert box is not None
     assert world.fleet.workers[box.worker_id].goal is Goal.COLD
     world.restart(calm_s, away_s)
-    world.run(300 + away_s + 3600)
+    world.run(300 + away_s + 600)
     assert world.box_of(session) is box
     assert world.cut == []
     world.close(session)
-    world.run(300 + away_s + 3600 + SOON_S + 60)
+    world.run(300 + away_s + 600 + SOON_S + 60)
     assert world.fleet.workers[box.worker_id].state is State.STOPPED
 
 
@@ -166,18 +166,18 @@ def test_many_sessions_are_load_that_more_workers_are_made_for() -> None:
     assert world.cut == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_load_and_restarts_come_no_session_is_cut_off(seed: int) -> None:
     random = Random(seed)
-    steps = sorted((random.uniform(0, 3000), random.choice([0.0, 50.0, 300.0, 700.0])) for _ in range(12))
+    steps = sorted((random.uniform(0, 900), random.choice([0.0, 50.0, 150.0])) for _ in range(6))
 
     def load(t: float) -> float:
         return next((work for at, work in reversed(steps) if at <= t), 0.0)
 
     world = Peers(replace(BARE, cold_mult=1.0, max_workers=6), load=load, poisson=True, seed=seed)
     t = 0.0
-    while t < 3000:
-        t += random.uniform(5, 100)
+    while t < 900:
+        t += random.uniform(5, 40)
         world.run(t)
         still = [s for s in world.sessions if world.box_of(s)]
         match random.randrange(6):
@@ -194,5 +194,5 @@ def test_whatever_load_and_restarts_come_no_session_is_cut_off(seed: int) -> Non
     for session in [s for s in world.sessions if world.box_of(s)]:
         world.close(session)
     world.configure(EndpointState.STOPPED)
-    world.run(3600)
+    world.run(1500)
     assert (world.count(State.IDLE), world.cut) == (0, [])

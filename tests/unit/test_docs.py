@@ -1,16 +1,21 @@
 """What the documents say is so: generated parts are current, links lead somewhere, commands exist."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from docs.generate import PARTS, filled
+from docs.generate import PARTS, PEERS, filled
 
 from posthouse.cli import app
+from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.policies import POLICIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -53,6 +58,26 @@ def test_every_posthouse_command_in_a_shell_block_exists(path: Path) -> None:
         for line in block.replace("\\\n", " ").splitlines():
             for words in calls(line):
                 check(words)
+
+
+def test_the_record_of_peers_is_of_the_tests_as_they_are(tmp_path: Path) -> None:
+    now = tmp_path / "now.json"
+    options = ["--collect-only", "-p", "no:cacheprovider", "-m", "peer", f"--peers={now}"]
+    collect = [sys.executable, "-m", "pytest", *options, "tests"]
+    collected = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    shown, recorded = json.loads(text(now)), json.loads(text(PEERS))
+    assert {row["outcome"] for row in recorded["rows"]} == {"passed"}
+    for row in shown["rows"]:
+        row["outcome"] = "passed"
+    assert recorded == shown, "run `make peers`"
+
+
+def test_a_call_of_peers_works_if_there_is_such_a_route() -> None:
+    routes = {f"{method} {re.sub(r'{[^}]+}', '{id}', path)}" for method, path in [*POLICIES, *HOT_ROUTES]}
+    for row in json.loads(text(PEERS))["rows"]:
+        if not row["call"].startswith("worker: "):
+            assert (row["call"].replace("/api/v0", "", 1) in routes or row["call"] in routes) is row["works"], row
 
 
 def text(path: Path) -> str:

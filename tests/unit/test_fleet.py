@@ -737,3 +737,87 @@ def test_a_ledger_at_rest_holds_exactly_nothing() -> None:
     for idx in range(1, 6):
         fleet.forget(idx)
     assert fleet.ledger.waiting_work == 0.0
+
+
+# -- updates -----------------------------------------------------------------------------------------------------------
+
+
+def updating() -> Fleet:
+    """A fleet whose one worker, ready and free, was told to update itself a second ago."""
+    fleet = fleet_of(worker())
+    fleet.report(ONE, ready_report(), NOW)
+    fleet.ask_update(GROUP, NOW)
+    fleet.want(ONE, Goal.FRESH)
+    fleet.obey(Action(ONE, Command.UPDATE), NOW + 1)
+    return fleet
+
+
+def test_what_runs_until_its_end_says_nothing_of_the_update() -> None:
+    fleet = updating()
+    fleet.report(ONE, ready_report(), NOW + 2)
+    fleet.report(ONE, replace(ready_report(), error="the model is gone"), NOW + 3)
+    assert state_of(fleet) is State.UPDATE_REBOOTING
+    fleet.settle(ONE, NOW + 4)
+    fleet.updated(ONE)
+    fleet.report(ONE, replace(ready_report(), max_perf=0.0), NOW + 5)
+    assert state_of(fleet) is State.UPDATE_REBOOTING
+    fleet.report(ONE, ready_report(), NOW + 9)
+    assert fleet.workers[ONE].outdated_at == 0
+    assert assigned(fleet.assign(0, 10, NOW + 10)).worker.id == ONE
+
+
+def test_an_update_asked_for_while_one_is_carried_out_is_not_lost() -> None:
+    fleet = updating()
+    fleet.ask_update(GROUP, NOW + 2)
+    fleet.settle(ONE, NOW + 3)
+    fleet.updated(ONE)
+    assert fleet.workers[ONE].outdated_at == NOW + 2
+
+
+def test_a_worker_whose_update_was_refused_serves_on_and_waits_for_another_try() -> None:
+    fleet = updating()
+    fleet.settle(ONE, NOW + 2, "no such image")
+    assert (state_of(fleet), fleet.workers[ONE].goal) == (State.IDLE, Goal.HOT)
+    assert fleet.workers[ONE].message == "no such image"
+    assert fleet.workers[ONE].outdated_at == NOW
+    assert failures(fleet, NOW + 2) == 1
+    assert fleet.snapshot(NOW + 3, ()).resting == {ONE}
+    assert assigned(fleet.assign(0, 10, NOW + 3)).worker.id == ONE
+
+
+def test_a_cold_worker_is_updated_at_once_and_rests_again_when_it_has_loaded() -> None:
+    fleet = fleet_of(worker(state=State.STOPPED, goal=Goal.COLD))
+    assert fleet.ask_update(GROUP, NOW) == 1
+    fleet.want(ONE, Goal.FRESH)
+    assert fleet.due(NOW) == (Action(ONE, Command.UPDATE),)
+    fleet.obey(Action(ONE, Command.UPDATE), NOW)
+    fleet.settle(ONE, NOW + 1)
+    fleet.updated(ONE)
+    assert fleet.due(NOW + 2) == ()
+    fleet.report(ONE, ready_report(), NOW + 3)
+    assert fleet.due(NOW + 4) == (Action(ONE, Command.STOP),)
+
+
+def test_only_what_will_exist_and_belongs_to_the_workergroup_is_updated() -> None:
+    stays = [worker(WorkerId(i), state) for i, state in enumerate((State.IDLE, State.CREATING, State.UNAVAIL), 1)]
+    goes = [
+        worker(WorkerId(4), goal=Goal.GONE),
+        worker(WorkerId(5), State.ERROR),
+        worker(WorkerId(6), State.DESTROYING),
+    ]
+    other = replace(worker(WorkerId(7)), group_id=WorkergroupId(8))
+    fleet = fleet_of(*stays, *goes, other)
+    assert fleet.ask_update(GROUP, NOW) == len(stays)
+    assert [w.id for w in fleet.workers.values() if w.outdated_at] == [w.id for w in stays]
+
+
+def test_a_worker_of_an_older_template_says_nothing_good_of_the_present_one() -> None:
+    fleet = fleet_of(worker(), worker(TWO, State.UNAVAIL))
+    fleet.ask_update(GROUP, NOW)
+    fleet.want(ONE, Goal.FRESH)
+    fleet.report(ONE, ready_report(), NOW)
+    fleet.obey(Action(ONE, Command.UPDATE), NOW)
+    fleet.settle(ONE, NOW + 1, "no such image")
+    fleet.report(TWO, ready_report(TWO), NOW + 2)
+    assert state_of(fleet, TWO) is State.IDLE
+    assert failures(fleet, NOW + 2) == 1

@@ -41,22 +41,23 @@ model_fields = st.dictionaries(
 
 @given(fields=model_fields)
 def test_a_flat_body_is_the_auth_data_and_the_fields_of_the_model(fields: dict[str, Any]) -> None:
-    auth_data, body = split(json.dumps({**fields, **AUTH_DATA, "__request_id": "x"}).encode())
+    auth_data, body, session_id = split(json.dumps({**fields, **AUTH_DATA, "__request_id": "x"}).encode())
     assert auth_data == READ
     assert json.loads(body) == fields
+    assert session_id is None
 
 
 @given(payload=json_values)
 def test_a_wrapped_payload_passes_to_the_byte(payload: Any) -> None:
     written = json.dumps(payload)
-    body = f'{{"session_id": null, "payload": {written}, "auth_data": {json.dumps(AUTH_DATA)}}}'.encode()
-    auth_data, rest = split(body)
-    assert auth_data == READ
+    body = f'{{"session_id": "s1", "payload": {written}, "auth_data": {json.dumps(AUTH_DATA)}}}'.encode()
+    auth_data, rest, session_id = split(body)
+    assert (auth_data, session_id) == (READ, "s1")
     assert rest.decode() == written
 
 
 def test_numbers_may_be_written_as_strings() -> None:
-    auth_data, _ = split(json.dumps(AUTH_DATA | {"cost": "256.0", "reqnum": "3"}).encode())
+    auth_data, *_ = split(json.dumps(AUTH_DATA | {"cost": "256.0", "reqnum": "3"}).encode())
     assert auth_data == READ
 
 

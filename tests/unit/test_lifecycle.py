@@ -95,6 +95,7 @@ def test_every_stable_state_that_is_not_what_we_want_calls_for_a_command(goal: G
     arrived = {
         Goal.HOT: {State.IDLE},
         Goal.COLD: {State.STOPPED},
+        Goal.FRESH: set[State](),  # nothing that is wanted fresh is so: once its update begins it is hot or cold again
         Goal.GONE: {State.DESTROYED},
     }[goal]
     for state in STABLE - {State.DESTROYED, State.ERROR} - arrived:
@@ -105,7 +106,7 @@ def test_every_stable_state_that_is_not_what_we_want_calls_for_a_command(goal: G
 
 @pytest.mark.parametrize("goal", Goal)
 @pytest.mark.parametrize("state", sorted(SERVING))
-def test_a_busy_worker_that_can_serve_is_neither_stopped_nor_destroyed(goal: Goal, state: State) -> None:
+def test_a_busy_worker_that_can_serve_is_neither_stopped_nor_updated_nor_destroyed(goal: Goal, state: State) -> None:
     assert remedy(goal, state, busy=True) is None
 
 

@@ -49,27 +49,31 @@ class BadGrant(Exception):
         self.stale = stale
 
 
-class NoSuchSession(Exception):
-    """The request belongs to a session; this worker has none."""
-
-
 class _Wrapped(msgspec.Struct):
     auth_data: Raw
     payload: Raw
     session_id: str | None = None
 
 
+class _SessionCall(msgspec.Struct):
+    session_id: str
+    session_auth: AuthData | None = None
+
+
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _wrapped = msgspec.json.Decoder(_Wrapped)
+_session_call = msgspec.json.Decoder(_SessionCall, strict=False)
 _auth_data = msgspec.json.Decoder(AuthData, strict=False)  # peers of all ages send numbers as strings, too
 
 
-def split(body: bytes) -> tuple[AuthData, bytes]:
-    """Return the auth data in a JSON body, and the JSON that is meant for the model, each value of it untouched.
+def split(body: bytes) -> tuple[AuthData, bytes, str | None]:
+    """Return the auth data in a JSON body, the JSON that is meant for the model, each value of it untouched, and the id
+    of the session that the request is in.
 
-    Two shapes: the auth keys beside the model's own fields, or `{"auth_data": {...}, "payload": {...}}`.
+    Two shapes: the auth keys beside the model's own fields, or `{"auth_data": {...}, "payload": {...}}`; sessions are
+    only in the second.
 
-    Raises: BadBody, NoSuchSession.
+    Raises: BadBody.
     """
     try:
         fields = _fields.decode(body)
@@ -77,14 +81,21 @@ def split(body: bytes) -> tuple[AuthData, bytes]:
             auth_data = _auth_data.decode(body)
             for key in _AUTH_KEYS:
                 fields.pop(key, None)
-            return auth_data, msgspec.json.encode(fields)
+            return auth_data, msgspec.json.encode(fields), None
         wrapped = _wrapped.decode(body)
         auth_data = _auth_data.decode(wrapped.auth_data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"body: must be a JSON object with the auth data that /route/ answered: {error}") from None
-    if wrapped.session_id is not None:
-        raise NoSuchSession
-    return auth_data, bytes(wrapped.payload)
+    return auth_data, bytes(wrapped.payload), wrapped.session_id
+
+
+def session_call(body: bytes) -> tuple[str, AuthData | None]:
+    """Return the id of the session that a call is about, and what shows that it is its client's. Raises: BadBody."""
+    try:
+        call = _session_call.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadBody(f"body: must be a JSON object with session_id and session_auth: {error}") from None
+    return call.session_id, call.session_auth
 
 
 def from_header(value: str) -> AuthData:
@@ -118,8 +129,11 @@ class Grants:
         self._used: dict[str, tuple[int, list[str]]] = {}
         """When each nonce's grant expires, and the paths it was used for, in the order of their first use."""
 
-    async def use(self, auth_data: AuthData, path: str) -> Grant:
-        """Return the grant in the auth data, which from now on is used for the path. Raises: BadGrant."""
+    async def use(self, auth_data: AuthData, path: str, up: bool = False) -> Grant:
+        """Return the grant in the auth data, which from now on is used for the path; if `up`, for this one alone.
+
+        Raises: BadGrant.
+        """
         grant = auth_data.grant
         if grant is None:
             raise BadGrant("grant: is missing; pass on all of what /route/ answered")
@@ -147,9 +161,9 @@ class Grants:
         if grant.nonce not in self._used and len(self._used) >= _MAX_USED:
             raise BadGrant("grant: too many were used of late; ask /route/ again", stale=True)
         _, paths = self._used.setdefault(grant.nonce, (grant.exp, []))
-        if path in paths or len(paths) >= _MAX_PATHS:
+        if path in paths or len(paths) >= _MAX_PATHS or (up and paths):
             raise BadGrant("grant.nonce: was used before")
-        paths.append(path)
+        paths.extend([path] * (_MAX_PATHS if up else 1))
         return grant
 
     def _forget(self, before: float) -> None:

@@ -20,13 +20,14 @@ from posthouse.agent.grant import (
     BadBody,
     BadGrant,
     Grants,
-    NoSuchSession,
     Verify,
     from_header,
+    session_call,
     signature_check,
     split,
 )
 from posthouse.agent.keys import ServerKeys
+from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.agent.workload import workload_rule
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
 _LOGGED_PATH: Final = 200  # characters of a path that are logged
-
-_SESSION_CALLS: Final = frozenset({"/session/create", "/session/get", "/session/health", "/session/end"})  # the wire's
 
 # Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
 _HOP_BY_HOP: Final = frozenset(
@@ -83,6 +82,7 @@ class Proxy:
         self._keys = keys
         self._grants = Grants(keys, settings.worker_id)
         self._slots = asyncio.Semaphore(settings.parallel) if settings.parallel else contextlib.nullcontext()
+        self.sessions = Sessions(settings, worker, session)
         self.verify: Verify | None = None
         """Checks a signature by the server's key; None until the key is there."""
         self.cut_off = False
@@ -91,7 +91,16 @@ class Proxy:
     def application(self) -> web.Application:
         """Return the HTTP application. Run it with `handler_cancellation`."""
         app = web.Application(middlewares=[_errors_as_json], client_max_size=self._settings.max_body_bytes)
-        app.add_routes([web.get("/health", self._health), web.post("/{path:.*}", self._serve)])
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.post("/session/create", self._create_session),
+                web.post("/session/get", self._get_session),
+                web.post("/session/health", self._session_health),
+                web.post("/session/end", self._end_session),
+                web.post("/{path:.*}", self._serve),
+            ]
+        )
         return app
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -106,17 +115,82 @@ class Proxy:
             }
         )
 
-    async def _serve(self, client: web.Request) -> web.StreamResponse:
-        auth_data, body = await self._read(client)
-        max_cost = await self._authenticate(auth_data, client.path)
-        payload = _decoded(body) if isinstance(body, bytes) else None
-        request = Request(auth_data.request_idx or 0, self._work_of(payload, auth_data.cost))
+    async def _create_session(self, client: web.Request) -> web.Response:
+        worker, settings = self._worker, self._settings
         try:
-            if client.path in _SESSION_CALLS:
-                raise Refused(410, "this worker has no sessions")
+            auth_data, payload, _ = split(await client.read())
+            asked = terms(payload, settings.max_session_s)
+        except BadBody as error:
+            raise Refused(422, str(error)) from None
+        if not auth_data.request_idx:
+            raise Refused(422, "auth_data.request_idx: is missing; without it the server does not know of the session")
+        max_cost = await self._authenticate(auth_data, client.path, up=True)
+        request = as_request(auth_data)
+        try:
+            self._require_serving()
+            if len(self.sessions) >= settings.max_sessions:
+                raise Refused(429, f"{settings.max_sessions} sessions are open here already, the most that may")
+        except Refused:
+            worker.end(request, "Rejected")
+            raise
+        session = self.sessions.open(request, auth_data, asked, max_cost)
+        return _json({"session_id": session.id, "expiration": session.expiration}, 201)
+
+    async def _get_session(self, client: web.Request) -> web.Response:
+        session = await self._called(client)
+        if session is None:
+            raise Refused(400, "session does not exist")
+        return _json(
+            {
+                "session_id": session.id,
+                "auth_data": session.auth_data,
+                "lifetime": session.terms.lifetime,
+                "expiration": session.expiration,
+                "created_at": session.request.entered_queue_at,
+                "on_close_route": session.terms.on_close_route,
+                "on_close_payload": session.terms.on_close_payload,
+            }
+        )
+
+    async def _session_health(self, client: web.Request) -> web.Response:
+        return _json({"ok": await self._called(client) is not None})
+
+    async def _end_session(self, client: web.Request) -> web.Response:
+        session = await self._called(client)
+        if session is None:
+            raise Refused(400, "session does not exist")
+        await self.sessions.close(session)
+        return _json({"ended": True, "removed_session": session.id})
+
+    async def _called(self, client: web.Request) -> Session | None:
+        """Return the open session that a call about one names. Raises: Refused if the caller may not make it."""
+        try:
+            session_id, auth_data = session_call(await client.read())
+        except BadBody as error:
+            raise Refused(422, str(error)) from None
+        session = self.sessions.find(session_id)
+        if session is not None and not session.is_of(auth_data):
+            raise Refused(401, "session_auth: is not what the session was created with")
+        return session
+
+    async def _serve(self, client: web.Request) -> web.StreamResponse:
+        auth_data, body, session_id = await self._read(client)
+        session = None
+        if session_id is None:
+            max_cost = await self._authenticate(auth_data, client.path)
+        elif (session := self.sessions.find(session_id)) is None:
+            raise Refused(410, "invalid session")
+        elif not session.is_of(auth_data):
+            raise Refused(401, "auth_data: is not what the session was created with")
+        else:
+            max_cost = session.max_cost
+        payload = _decoded(body) if isinstance(body, bytes) else None
+        work = self._work_of(payload, auth_data.cost)
+        request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
+        try:
             if request.work > max_cost:
                 raise Refused(422, f"the request asks for more work than its grant allows, {max_cost:g}")
-            self._admit()
+            self._admit(request)
         except Refused:
             self._worker.end(request, "Rejected")
             raise
@@ -124,9 +198,10 @@ class Proxy:
         outcome: Outcome = "Error"
         status = 0
         try:
-            async with self._slots:
-                request.work_started_at = time.time()
-                response, outcome = await self._forward(client, body)
+            with self.sessions.request_in(session, client.transport):
+                async with self._slots:
+                    request.work_started_at = time.time()
+                    response, outcome = await self._forward(client, body)
             status = response.status
             return response
         except Refused as refusal:
@@ -149,16 +224,17 @@ class Proxy:
                 client.path[:_LOGGED_PATH],
             )
 
-    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | AsyncIterator[bytes]]:
-        """Return the client's auth data and the body that is meant for the model. Raises: Refused."""
+    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | AsyncIterator[bytes], str | None]:
+        """Return the client's auth data, the body that is meant for the model, and the id of the session, if any.
+
+        Raises: Refused.
+        """
         try:
             if (header := client.headers.get(AUTH_HEADER)) is not None:
-                return from_header(header), self._upload(client)
+                return from_header(header), self._upload(client), None
             return split(await client.read())
         except BadBody as error:
             raise Refused(422, str(error)) from None
-        except NoSuchSession:
-            raise Refused(410, "session_id: invalid session; this worker has none") from None
 
     async def _upload(self, client: web.Request) -> AsyncIterator[bytes]:
         """Yield the body of `client` as it comes. Raises: Refused once it is too large."""
@@ -174,8 +250,11 @@ class Proxy:
         if size > limit:
             raise Refused(413, f"body: must be at most {limit} bytes")
 
-    async def _authenticate(self, auth_data: AuthData, path: str) -> float:
-        """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one."""
+    async def _authenticate(self, auth_data: AuthData, path: str, up: bool = False) -> float:
+        """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one.
+
+        `up`: its grant is used up by it.
+        """
         if self._settings.unsecured:
             return math.inf
         if self.verify is None:
@@ -185,18 +264,22 @@ class Proxy:
         if not self._keys.required:
             return math.inf
         try:
-            return (await self._grants.use(auth_data, path)).max_cost
+            return (await self._grants.use(auth_data, path, up)).max_cost
         except BadGrant as error:
             # 408 lets the known clients ask /route/ again; 401 is final.
             raise Refused(408 if error.stale else 401, str(error)) from None
 
-    def _admit(self) -> None:
-        """Raises: Refused when no further request can be taken."""
-        worker, settings = self._worker, self._settings
-        if worker.stopping:
+    def _require_serving(self) -> None:
+        if self._worker.stopping:
             raise Refused(503, "this worker is stopping")
-        if not worker.perf:
+        if not self._worker.perf:
             raise Refused(503, "the model is not ready")
+
+    def _admit(self, request: Request) -> None:
+        """Raises: Refused when the request cannot be taken."""
+        worker, settings = self._worker, self._settings
+        if not request.in_session:  # what was begun may be brought to its end while the worker stops
+            self._require_serving()
         if len(worker.in_flight) >= settings.max_requests:
             raise Refused(429, f"{settings.max_requests} requests are here already, the most that may")
         if worker.wait_s > settings.max_queue_time_s:

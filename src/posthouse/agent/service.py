@@ -60,6 +60,7 @@ async def run(settings: AgentSettings) -> None:
             tasks = [
                 group.create_task(_live(settings, worker, proxy, upstream, server, keys, certificate)),
                 group.create_task(reporter.run()),
+                group.create_task(proxy.sessions.expire()),
             ]
             await stop.wait()
             await _drain(settings, worker, proxy, runner)
@@ -118,4 +119,5 @@ async def _drain(settings: AgentSettings, worker: Worker, proxy: Proxy, runner: 
         async with asyncio.timeout(settings.drain_s):
             await worker.idle.wait()
     proxy.cut_off = True
+    await proxy.sessions.close_all()
     await runner.cleanup()

@@ -88,6 +88,10 @@ class AgentSettings:
     """Longest wait that a request is accepted into; the default of the peer's worker."""
     max_body_bytes: int = 32 * 2**20
     """Largest request body."""
+    max_sessions: int = 10
+    """Sessions open at once, as many as the peer's worker lets. 0: none."""
+    max_session_s: float = 3600.0
+    """Longest time that a session stays open without a request; clients say how much of it they want."""
     silence_s: float = 600.0
     """Longest time without a byte from the model server; the known clients give up after it, too. 0: no limit."""
     drain_s: float = 60.0
@@ -122,7 +126,8 @@ class AgentSettings:
         _require(0 <= self.parallel <= 100_000, "parallel", "must be 0 to 100000", self.parallel)
         _require(1 <= self.max_requests <= 100_000, "max_requests", "must be 1 to 100000", self.max_requests)
         _require(self.max_body_bytes > 0, "max_body_bytes", "must be above 0", self.max_body_bytes)
-        for name in ("max_queue_time_s", "silence_s", "drain_s"):
+        _require(0 <= self.max_sessions <= 1000, "max_sessions", "must be 0 to 1000", self.max_sessions)
+        for name in ("max_queue_time_s", "max_session_s", "silence_s", "drain_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, name, "must be 0 or more seconds", value)
 

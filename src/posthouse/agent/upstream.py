@@ -49,7 +49,7 @@ async def watch_health(session: ClientSession, settings: AgentSettings, worker: 
     failures = 0
     while settings.health is not None:
         await asyncio.sleep(_WELL_POLL_S)
-        problem = await _problem(session, settings, busy=bool(worker.in_flight))
+        problem = await _problem(session, settings, busy=worker.busy)
         failures = failures + 1 if problem else 0
         if failures == 0:
             worker.feel("")

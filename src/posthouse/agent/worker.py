@@ -21,6 +21,10 @@ class Request:
     work: float
     entered_queue_at: float = field(default_factory=time.time)
     work_started_at: float = 0.0
+    is_session: bool = False
+    """It is a session: it holds its work for as long as it is open, and nothing runs for it."""
+    in_session: bool = False
+    """It came in a session, and the server knows only of that."""
 
 
 @dataclass(slots=True)
@@ -74,13 +78,26 @@ class Worker:
 
     @property
     def load(self) -> float:
-        """Work of all requests in flight."""
-        return sum(request.work for request in self.in_flight)
+        """Work of all requests in flight that the server knows of, open sessions among them."""
+        return sum(request.work for request in self._told)
 
     @property
     def wait_s(self) -> float:
         """How long a new request would wait, if all work is done one after the other."""
-        return self.load / self.perf if self.perf else 0.0
+        return sum(request.work for request in self._running) / self.perf if self.perf else 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the model has something to do."""
+        return bool(self._running)
+
+    @property
+    def _told(self) -> list[Request]:
+        return [request for request in self.in_flight if not request.in_session]
+
+    @property
+    def _running(self) -> list[Request]:
+        return [request for request in self.in_flight if not request.is_session]
 
     def become_ready(self, perf: float) -> None:
         self.perf = perf
@@ -101,7 +118,7 @@ class Worker:
     def start(self, request: Request) -> None:
         self.in_flight.add(request)
         self.idle.clear()
-        self.accepted += 1
+        self.accepted += not request.in_session
         self.amounts.received += request.work
         self.changed.set()
 
@@ -116,7 +133,7 @@ class Worker:
         elif outcome == "Rejected":
             self.amounts.rejected += request.work
         # 0: a client that did not pass its index on, so the server cannot know which one has ended.
-        if request.request_idx and len(self.ended) < MAX_UNTOLD:
+        if request.request_idx and not request.in_session and len(self.ended) < MAX_UNTOLD:
             self.ended.append(
                 {
                     "request_idx": request.request_idx,
@@ -141,9 +158,9 @@ class Worker:
             "cur_perf": amounts.done,
             "max_perf": self.perf,
             "error_msg": self.failure or self.illness,
-            "num_requests_working": len(self.in_flight),
+            "num_requests_working": len(self._told),
             "num_requests_recieved": self.accepted,  # the wire's spelling
-            "working_request_idxs": [r.request_idx for r in self.in_flight if r.request_idx],
+            "working_request_idxs": [r.request_idx for r in self._told if r.request_idx],
             "cur_capacity": 0,
             "max_capacity": 0,
         }

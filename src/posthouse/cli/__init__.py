@@ -17,6 +17,7 @@ from posthouse.cli import (
     logs,
     request,
     serve,
+    simulate,
     template,
     worker,
     workergroup,
@@ -55,6 +56,7 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(key.app, name="key")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
+app.command("simulate")(simulate.simulate)
 app.add_typer(config.app, name="config")
 
 

@@ -107,6 +107,10 @@ def agent(
         float | None, _option("Longest wait, in seconds, that a request is accepted into.", "30", LIMITS)
     ] = None,
     max_body_bytes: Annotated[int | None, _option("Largest request body, in bytes.", "33554432", LIMITS)] = None,
+    max_sessions: Annotated[int | None, _option("Sessions open at once; 0: none.", "10", LIMITS)] = None,
+    max_session_s: Annotated[
+        float | None, _option("Longest time, in seconds, that a session stays open without a request.", "3600", LIMITS)
+    ] = None,
     silence_s: Annotated[
         float | None, _option("Longest time, in seconds, without a byte from the model server.", "600", LIMITS)
     ] = None,
@@ -161,6 +165,8 @@ def agent(
             max_requests=max_requests,
             max_queue_time_s=max_queue_time_s,
             max_body_bytes=max_body_bytes,
+            max_sessions=max_sessions,
+            max_session_s=max_session_s,
             silence_s=silence_s,
             drain_s=drain_s,
         )

@@ -105,7 +105,7 @@ def update(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a workergroup. What is not given stays, and so do the workers that it has.
+    """Change a workergroup. What is not given stays. With another template its workers are updated.
 
     Example:
       posthouse workergroup update 3 --search 'gpu_ram>=24'
@@ -126,6 +126,30 @@ def update(
         print_json({"id": group_id})
     else:
         typer.echo(f"workergroup {group_id} updated")
+
+
+@app.command("update-workers")
+def update_workers(
+    group_id: GroupId,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Leave those as they are whose update has not begun.")
+    ] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the workers of a workergroup anew with its template, a few at a time while the others serve.
+
+    Examples:
+      posthouse workergroup update-workers 3
+      posthouse workergroup update-workers 3 --cancel
+    """
+    with connect(url, api_key) as client:
+        workers = client.update_workers(group_id, cancel)
+    if as_json:
+        print_json({"id": group_id, "workers_to_update": workers})
+    else:
+        typer.echo(f"workergroup {group_id}: " + ("update cancelled" if cancel else f"{workers} workers to update"))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The client: sends requests to endpoints and manages them, from a program, sync or async."""
 
 from posthouse.client.answers import Answer, Routed, Waiting
-from posthouse.client.asynchronous import AsyncClient
+from posthouse.client.asynchronous import AsyncClient, AsyncSession
 from posthouse.client.errors import (
     BadRequest,
     NotFound,
@@ -11,16 +11,18 @@ from posthouse.client.errors import (
     Unreachable,
     WorkerFailed,
 )
-from posthouse.client.synchronous import Client
+from posthouse.client.synchronous import Client, Session
 
 __all__ = [
     "Answer",
     "AsyncClient",
+    "AsyncSession",
     "BadRequest",
     "Client",
     "NotFound",
     "PosthouseError",
     "Routed",
+    "Session",
     "TimedOut",
     "Unauthorized",
     "Unreachable",

@@ -325,6 +325,11 @@ class AsyncClient:
     async def update_workergroup(self, /, workergroup_id: int, **fields: Any) -> None:
         await self._call("PUT", f"/api/v0/workergroups/{workergroup_id}/", fields)
 
+    async def update_workers(self, workergroup_id: int, cancel: bool = False) -> int:
+        """Has a workergroup's workers updated, or calls that off; returns how many will be."""
+        body = {"workergroup_id": workergroup_id, "cancel_update": cancel}
+        return int((await self._call("POST", "/update_workers/", body))["workers_to_update"])
+
     async def delete_workergroup(self, workergroup_id: int) -> None:
         """Deletes a workergroup and its workers."""
         await self._call("DELETE", f"/api/v0/workergroups/{workergroup_id}/")
@@ -532,4 +537,6 @@ def _quoted(name_or_id: Id) -> str:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted here, {error.certificate_error}; POSTHOUSE_CA can name its root"
     return str(error) or type(error).__name__

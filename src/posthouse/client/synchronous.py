@@ -165,6 +165,7 @@ class Client:
     workergroups = _blocking(AsyncClient.workergroups)
     create_workergroup = _blocking(AsyncClient.create_workergroup)
     update_workergroup = _blocking(AsyncClient.update_workergroup)
+    update_workers = _blocking(AsyncClient.update_workers)
     delete_workergroup = _blocking(AsyncClient.delete_workergroup)
     templates = _blocking(AsyncClient.templates)
     create_template = _blocking(AsyncClient.create_template)

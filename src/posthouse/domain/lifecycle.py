@@ -24,6 +24,8 @@ class State(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"  # cold: the model stays on disk
     STARTING = "starting"  # a worker that was ready once comes back
+    UPDATE_REBOOTING = "update_rebooting"  # it served, and comes back with what its template says now
+    UPDATE_STARTING = "update_starting"  # it took no requests, and starts with what its template says now
     UNAVAIL = "unavail"  # it fell silent or its instance died; it may yet come back
     ERROR = "error"  # it said that it failed, or it overstayed: it will be replaced
     DESTROYING = "destroying"
@@ -35,6 +37,7 @@ class Goal(StrEnum):
 
     HOT = "hot"  # ready, taking requests
     COLD = "cold"  # stopped, with its model on disk
+    FRESH = "fresh"  # with what its template says now, and then hot or cold again
     GONE = "gone"  # destroyed
 
 
@@ -44,6 +47,7 @@ class Command(StrEnum):
     RENT = "rent"
     START = "start"
     STOP = "stop"
+    UPDATE = "update"
     DESTROY = "destroy"
 
 
@@ -80,6 +84,16 @@ _BIRTH: dict[Event, State] = {
     Command.DESTROY: State.DESTROYING,
 }
 
+_UPDATE: dict[Event, State] = {
+    Command.DESTROY: State.DESTROYING,
+    Sighting.REPORTED_READY: State.IDLE,
+    Sighting.REPORTED_ERROR: State.ERROR,
+    Sighting.HALTED: State.STOPPED,  # the server died between its end and its new start
+    Sighting.EXITED: State.ERROR,
+    Sighting.ABSENT: State.DESTROYED,
+    Sighting.OVERDUE: State.ERROR,
+}
+
 TRANSITIONS: dict[State, dict[Event, State]] = {
     State.WANTED: {
         Command.RENT: State.CREATING,
@@ -90,9 +104,13 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
     },
     State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Sighting.PROVISIONING},
-    State.MODEL_LOADING: {k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)},
+    State.MODEL_LOADING: {
+        **{k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)},
+        Command.UPDATE: State.UPDATE_STARTING,
+    },
     State.IDLE: {
         Command.STOP: State.STOPPING,
+        Command.UPDATE: State.UPDATE_REBOOTING,
         Command.DESTROY: State.DESTROYING,
         Sighting.REPORTED_LOADING: State.STARTING,  # its server began anew inside the same instance
         Sighting.REPORTED_ERROR: State.ERROR,
@@ -111,6 +129,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.STOPPED: {
         Command.START: State.STARTING,
+        Command.UPDATE: State.UPDATE_STARTING,
         Command.DESTROY: State.DESTROYING,
         Sighting.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
         Sighting.EXITED: State.UNAVAIL,
@@ -119,6 +138,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.STARTING: {
         # HALTED is not here: a listing taken just before the start took effect would undo it.
         Command.STOP: State.STOPPING,
+        Command.UPDATE: State.UPDATE_STARTING,
         Command.DESTROY: State.DESTROYING,
         Sighting.REPORTED_READY: State.IDLE,
         Sighting.REPORTED_ERROR: State.ERROR,
@@ -127,6 +147,9 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Sighting.OVERDUE: State.ERROR,
         Sighting.FAILED: State.STOPPED,  # a clear refusal, such as of a machine that is let to others: it stays cold
     },
+    # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
+    State.UPDATE_REBOOTING: {**_UPDATE, Sighting.FAILED: State.IDLE},
+    State.UPDATE_STARTING: {**_UPDATE, Sighting.FAILED: State.STOPPED},
     State.UNAVAIL: {
         Command.DESTROY: State.DESTROYING,
         Sighting.REPORTED_READY: State.IDLE,
@@ -146,14 +169,16 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.DESTROYED: {},
 }
 
+UPDATING = frozenset({State.UPDATE_REBOOTING, State.UPDATE_STARTING})
+
 NOTHING_NEW: dict[Sighting, frozenset[State]] = {
     # The states of which a sighting tells nothing but what is known. In any other it is late or a contradiction.
-    Sighting.PROVISIONING: frozenset({State.CREATING}),
-    Sighting.PULLING: frozenset({State.LOADING}),
+    Sighting.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
+    Sighting.PULLING: frozenset({State.LOADING}) | UPDATING,
     Sighting.RUNNING: frozenset(State) - {State.WANTED, State.CREATING, State.LOADING, State.STOPPED, State.DESTROYED},
     Sighting.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
     Sighting.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
-    Sighting.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR}),
+    Sighting.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR}) | UPDATING,
     Sighting.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
     Sighting.REPORTED_ERROR: frozenset({State.ERROR}),
 }
@@ -162,6 +187,10 @@ REMEDIES: dict[Goal, dict[State, Command]] = {
     Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
     # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
     Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
+    Goal.FRESH: {
+        State.WANTED: Command.RENT,
+        **dict.fromkeys((State.MODEL_LOADING, State.IDLE, State.STOPPED, State.STARTING), Command.UPDATE),
+    },
     Goal.GONE: {state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)},
 }
 
@@ -172,6 +201,8 @@ PATIENCE_S: dict[State, float] = {
     State.LOADING: 600.0,
     State.MODEL_LOADING: 900.0,
     State.STARTING: 600.0,
+    State.UPDATE_REBOOTING: 900.0,  # as long as a first load: what is new may be the model
+    State.UPDATE_STARTING: 900.0,
     State.STOPPING: 120.0,
     State.UNAVAIL: 60.0,
     State.DESTROYING: 60.0,
@@ -184,13 +215,15 @@ for ever is no progress, and the machine is billed)."""
 STABLE = frozenset({State.WANTED, State.IDLE, State.STOPPED, State.ERROR, State.DESTROYED})
 """The states without a deadline. WANTED and ERROR call for a command at every tick, so they do not last either."""
 
-COMING = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING, State.STARTING})
+COMING = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING, State.STARTING}) | UPDATING
 """On the way to IDLE."""
 
 SERVING = frozenset({State.IDLE, State.ERROR})
 """States in which requests may still be served: a worker that reported an error often serves on."""
 
-STATUS_ON_WIRE = {state: str(state) for state in State if state not in (State.WANTED, State.DESTROYED)}
+STATUS_ON_WIRE: dict[State, str] = {
+    state: str(state) for state in State if state not in (State.WANTED, State.DESTROYED)
+}
 
 
 class Billing(StrEnum):
@@ -213,6 +246,8 @@ BILLED_AS: dict[State, Billing] = {
     State.STOPPING: Billing.READY,
     State.STOPPED: Billing.STOPPED,
     State.STARTING: Billing.READY,
+    State.UPDATE_REBOOTING: Billing.READY,
+    State.UPDATE_STARTING: Billing.READY,
     State.UNAVAIL: Billing.READY,
     State.ERROR: Billing.READY,
     State.DESTROYING: Billing.READY,
@@ -236,13 +271,18 @@ def after_sighting(state: State, sighting: Sighting) -> State | None:
 def remedy(goal: Goal, state: State, busy: bool) -> Command | None:
     """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
 
-    A busy worker is never stopped or destroyed while it can still serve: it drains first. In the other states its
-    requests are lost or not there, so nothing is gained by waiting.
+    A busy worker gets no command while it can still serve: it drains first. In the other states its requests are lost
+    or not there, so nothing is gained by waiting.
     """
-    command = REMEDIES[goal].get(state)
-    if busy and state in SERVING and command in (Command.STOP, Command.DESTROY):
-        return None
-    return command
+    return None if busy and state in SERVING else REMEDIES[goal].get(state)
+
+
+def goal_beyond_update(state: State) -> Goal:
+    """What is wanted of a worker once its update has begun or was called off: who served will serve, the others rest.
+
+    Where one that rests is needed, the next decision wakes it.
+    """
+    return Goal.HOT if state is State.IDLE else Goal.COLD
 
 
 def overdue(state: State, now: float, since: float, progressed_at: float) -> bool:

@@ -24,3 +24,7 @@ class Template:
     readme: str = ""
     private: bool = True
     created_at: float = 0.0
+
+    def runs(self) -> tuple[str, str, str, str]:
+        """What a worker runs: where two templates are equal in this, a worker of the one is one of the other."""
+        return self.image, self.tag, self.env, self.onstart

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import NewType
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal, State
+from posthouse.domain.lifecycle import BILLED_AS, STATUS_ON_WIRE, Billing, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -55,6 +55,12 @@ class Worker:
 
     def billing(self) -> Billing:
         return BILLED_AS[self.state]
+
+    def status(self) -> str:
+        """The protocol's word for how it stands; empty for what never goes on the wire."""
+        if self.state is State.IDLE and self.goal is Goal.FRESH:
+            return "update_ready"
+        return STATUS_ON_WIRE.get(self.state, "")
 
     def usd_h(self) -> float:
         """What it costs per hour in its present state."""

@@ -145,7 +145,7 @@ class Catalog:
             return group
 
     async def update_workergroup(self, group_id: int, ask: Ask) -> Workergroup:
-        """The workergroup with what `ask` changes; workers it has already stay as they are.
+        """The workergroup with what `ask` changes. Another template: its workers are updated one after another.
 
         Raises: BadRequest, NotFound.
         """
@@ -159,8 +159,25 @@ class Catalog:
             await self.hub.store.put_workergroup(group)
             self.hub.workergroups[group.id] = group
             self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
+            self._roll_out(group, self.hub.templates[before.template_id])
             self.hub.bell.set()
             return group
+
+    def update_workers(self, group_id: int) -> int:
+        """Asks for an update of every worker that the workergroup has; how many these are. Raises: NotFound."""
+        group = self.workergroup(group_id)
+        self.hub.bell.set()
+        return self.hub.stall(group.endpoint_id).fleet.ask_update(group.id, self.hub.clock.now())
+
+    def cancel_update(self, group_id: int) -> None:
+        """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
+        group = self.workergroup(group_id)
+        self.hub.stall(group.endpoint_id).fleet.cancel_update(group.id, self.hub.clock.now())
+        self.hub.bell.set()
+
+    def _roll_out(self, group: Workergroup, before: Template) -> None:
+        if self.hub.templates[group.template_id].runs() != before.runs():
+            self.update_workers(group.id)
 
     async def delete_workergroup(self, group_id: int) -> int:
         """Deletes the workergroup; how many workers go with it. Raises: NotFound."""
@@ -262,7 +279,7 @@ class Catalog:
             return template
 
     async def update_template(self, ask: Ask) -> Template:
-        """The template that `ask` names by id or hash, with what else it says; workers made already stay as they are.
+        """The template that `ask` names by id or hash, with what else it says. Workers that it makes are updated.
 
         Raises: BadRequest, NotFound.
         """
@@ -277,6 +294,7 @@ class Catalog:
             for group in self.hub.workergroups.values():
                 if group.template_id == template.id:
                     self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
+                    self._roll_out(group, before)
             self.hub.bell.set()
             return template
 

@@ -22,6 +22,10 @@ MAX_TRIES = 20
 TRIES_S = 3600.0
 PLACED_S = 20.0
 """How long a worker waits for its provider's word where it is: it may ask before its creation has been answered."""
+MAX_WAITING = 200
+"""Calls that wait for such a word at once. Anybody can make one; workers that boot at once are fewer."""
+NOWHERE = frozenset({State.WANTED, State.DESTROYING, State.DESTROYED})
+"""States of workers that have no instance, or soon have none."""
 
 Sign = Callable[[bytes, str, Iterable[str], float], bytes]
 """A certificate for a request, a name and hosts, at a time. Raises: ValueError."""
@@ -35,6 +39,7 @@ class Certificates:
     authority: Sign
     counts: Counter[str] = field(default_factory=Counter)
     _tries: dict[int, list[float]] = field(default_factory=dict)
+    _waiting: int = 0
 
     async def sign(self, worker_id: int, token: str, source: str, request: bytes) -> bytes:
         """A certificate, PEM, for the hosts where the provider placed the worker, whatever the request asks for.
@@ -63,16 +68,23 @@ class Certificates:
     async def _hosts(self, worker_id: int) -> frozenset[str]:
         """Where the worker is, once that is known. Raises: Unauthorized if there is no such worker, Busy."""
         until = self.hub.clock.now() + PLACED_S
-        while True:
-            fleet = self.hub.fleet_of(worker_id)
-            worker = None if fleet is None else fleet.workers.get(WorkerId(worker_id))
-            if worker is None or worker.state in (State.DESTROYING, State.DESTROYED):
-                raise self._refused()
-            if hosts := _hosts_of(worker):
-                return hosts
-            if self.hub.clock.now() >= until:
+        while not (hosts := _hosts_of(self._worker(worker_id))):
+            if self.hub.clock.now() >= until or self._waiting >= MAX_WAITING:
                 raise Busy("instance_id: its provider has not said yet where it is; ask again", PLACED_S)
-            await asyncio.sleep(0.1)
+            self._waiting += 1
+            try:
+                await asyncio.sleep(0.1)
+            finally:
+                self._waiting -= 1
+        return hosts
+
+    def _worker(self, worker_id: int) -> Worker:
+        """Raises: Unauthorized if there is no such worker."""
+        fleet = self.hub.fleet_of(worker_id)
+        worker = None if fleet is None else fleet.workers.get(WorkerId(worker_id))
+        if worker is None or worker.state in NOWHERE:
+            raise self._refused()
+        return worker
 
     def _count_try(self, worker_id: int, now: float) -> None:
         self._tries = {i: times for i, times in self._tries.items() if times[-1] > now - TRIES_S}

@@ -79,16 +79,18 @@ class Executor:
 
     async def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
         provider = self.hub.provider_of(worker)
-        failure, blame, created = "", True, None
+        failure, blame, instance = "", True, None
         outcome = "done"
         try:
             async with self._slots:
                 async with asyncio.timeout(self.timeout_s):
-                    created = await self._ask(provider, worker, command)
+                    instance = await self._ask(provider, worker, command)
             self.counts[f"{command}_ok"] += 1
         except OfferTaken as error:
             failure, blame = f"offer {worker.offer_id} was taken: {error}", False
-        except (Refused, BadRequest, Busy) as error:
+        except Busy as error:  # that there is no room for one that exists is nobody's fault
+            failure, blame = f"{command}: {error}", command is Command.RENT
+        except (Refused, BadRequest) as error:
             failure = f"{command}: {error}"
         except TimeoutError:
             # The outcome is unknown: nothing is noted but the silence, and the next list tells.
@@ -107,8 +109,10 @@ class Executor:
             self.counts[f"{command}_refused"] += 1
         fleet.settle(worker.id, now, failure, blame)
         fleet.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker)
-        if created is not None and worker.id in fleet.workers:
-            fleet.place(worker.id, created, now)
+        if instance is not None and worker.id in fleet.workers:
+            if command is Command.UPDATE:
+                fleet.updated(worker.id)
+            fleet.place(worker.id, instance, now)
         self.on_answer(worker.provider)
         self.hub.bell.set()
 
@@ -131,6 +135,8 @@ class Executor:
         if not instance_id:  # its creation was never answered: look by label
             instance_id = next((i.id for i in await provider.instances() if i.label == worker.label), "")
         if instance_id:
+            if command is Command.UPDATE:
+                return await provider.update(instance_id, self._spec(worker))
             if command is Command.START:
                 await provider.start(instance_id)
             elif command is Command.STOP:

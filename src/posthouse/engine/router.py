@@ -14,6 +14,7 @@ from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, Sign, issued
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
+from posthouse.wire.status import FLAT
 
 MAX_HELD = 10_000
 """Most requests held open at once; the others are told at once that they wait."""
@@ -174,6 +175,7 @@ def _text(ask: RouteAsk, found: Assignment, scheme: Scheme) -> bytes:
 
 
 def _reply(ask: RouteAsk, found: Assignment, scheme: Scheme, signature: str) -> RouteReply:
-    # The oldest workers hand unknown fields on to the model; only clients that poll need the index with them.
-    idx = found.request_idx if scheme is not Scheme.A4 or ask.polls else 0
+    # The oldest workers hand unknown fields on to the model; behind the next, only clients that poll need the index.
+    classic = scheme is Scheme.A4 and (not ask.polls or found.worker.version == FLAT)
+    idx = 0 if classic else found.request_idx
     return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, found.worker.url, idx)

@@ -17,13 +17,15 @@ from posthouse.domain.lifecycle import (
     COMING,
     NOTHING_NEW,
     PATIENCE_S,
-    STATUS_ON_WIRE,
+    UPDATING,
+    Command,
     Event,
     Goal,
     Sighting,
     State,
     after_command,
     after_sighting,
+    goal_beyond_update,
     overdue,
     remedy,
 )
@@ -317,6 +319,8 @@ class Fleet:
         """Takes in a worker's report."""
         before = worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
+        if worker.state in UPDATING and worker_id in self._in_flight:
+            return  # by what ran before, which is being ended
         figures = self._figures.get(worker_id) or self._figures.setdefault(worker_id, Figures(now))
         figures.take(report, now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
@@ -480,7 +484,10 @@ class Fleet:
 
     def obey(self, action: Action, now: float) -> None:
         """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
-        state = after_command(self.workers[action.worker_id].state, action.command)
+        worker = self.workers[action.worker_id]
+        state = after_command(worker.state, action.command)
+        if action.command is Command.UPDATE:
+            self.want(worker.id, goal_beyond_update(worker.state))
         self._enter(action.worker_id, state, now, action.command)
         if state is not State.DESTROYED:
             self._in_flight.add(action.worker_id)
@@ -498,7 +505,8 @@ class Fleet:
             return
         self._rests_until[worker_id] = now + REST_S
         # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
-        goal = Goal.COLD if worker.state is State.STARTING and worker.goal is Goal.HOT else worker.goal
+        was_cold = worker.state in (State.STARTING, State.UPDATE_STARTING)
+        goal = Goal.COLD if was_cold and worker.goal is Goal.HOT else worker.goal
         self._put(replace(worker, message=failure[:500], goal=goal))
         self.history.note(now, Level.INFO0, f"its command was refused: {failure}", worker)
         if blame:
@@ -511,6 +519,32 @@ class Fleet:
         if worker is not None and worker.goal is not goal:
             self._put(replace(worker, goal=goal))
             self._seat()
+
+    def ask_update(self, group_id: WorkergroupId, now: float) -> int:
+        """Asks for an update of every worker that a workergroup has; how many these are.
+
+        What nobody was asked to make yet will be made from the present template, and what failed will be replaced.
+        """
+        passing = (State.WANTED, State.ERROR, State.DESTROYING)
+        due = [w for w in self._of(group_id) if w.goal is not Goal.GONE and w.state not in passing]
+        for worker in due:
+            self._put(replace(worker, outdated_at=now))
+        self.history.note(now, Level.INFO1, f"workergroup {group_id} is updated: {len(due)} workers")
+        return len(due)
+
+    def cancel_update(self, group_id: WorkergroupId, now: float) -> None:
+        """Calls off the updates that have not begun: those workers stay as they are."""
+        for worker in self._of(group_id):
+            goal = goal_beyond_update(worker.state) if worker.goal is Goal.FRESH else worker.goal
+            self._put(replace(worker, outdated_at=0.0, goal=goal))
+        self.history.note(now, Level.INFO1, f"the update of workergroup {group_id} is called off")
+        self._seat()
+
+    def updated(self, worker_id: WorkerId) -> None:
+        """Notes that a worker's instance runs what its template says now; not where it was asked anew meanwhile."""
+        worker = self.workers[worker_id]
+        if worker.state in UPDATING and worker.outdated_at <= worker.since:
+            self._put(replace(worker, outdated_at=0.0))
 
     def configure(self, endpoint: Endpoint) -> None:
         """Takes on new parameters."""
@@ -549,7 +583,7 @@ class Fleet:
 
     def statuses(self) -> str:
         """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
-        counts = Counter(STATUS_ON_WIRE[w.state] for w in self.workers.values() if w.state in STATUS_ON_WIRE)
+        counts = Counter(w.status() for w in self.workers.values() if w.status())
         return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
 
     def spent_usd(self) -> float:
@@ -564,6 +598,9 @@ class Fleet:
         return self.busy(worker.id)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _of(self, group_id: WorkergroupId) -> list[Worker]:
+        return [w for w in self.workers.values() if w.group_id == group_id]
 
     def _adopt(self, worker: Worker, now: float) -> None:
         if worker.perf > 0:
@@ -602,13 +639,13 @@ class Fleet:
         self._accrue(now)
         before = self.workers[worker_id]
         worker = replace(before, state=state, since=now, progressed_at=now)
-        if state is State.IDLE:
+        if why is Sighting.REPORTED_READY:
             worker = self._arrived(before, worker, now)
             if before.state is State.UNAVAIL and worker_id in self._figures:
                 self._figures[worker_id].away_s += now - before.since
         self._put(worker)
         self.history.moved(now, before, worker, why)
-        if state in (State.STOPPED, State.DESTROYED):
+        if state in UPDATING or state in (State.STOPPED, State.DESTROYED):
             self._working.pop(worker_id, None)
             self._suspected.pop(worker_id, None)
             for request in list(self.ledger.at.get(worker_id, {}).values()):
@@ -623,15 +660,17 @@ class Fleet:
         self._seat()
 
     def _arrived(self, before: Worker, worker: Worker, now: float) -> Worker:
-        self._group_failures.pop(worker.group_id, None)
+        if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
+            self._group_failures.pop(worker.group_id, None)
         self._machine_failures.pop(worker.machine, None)
+        returns = before.state is State.STARTING or before.state in UPDATING
         if before.state is State.STARTING:
             self._start_s.append(now - before.since)
-        elif before.loaded_at == 0:
+        elif before.loaded_at == 0 and not returns:
             self._create_s.append(now - before.created_at)
-        else:
+        elif not returns:
             return worker  # it was away for a moment and is back: that teaches nothing about starts
-        load_s = now - (before.since if before.state is State.STARTING else before.created_at)
+        load_s = now - (before.since if returns else before.created_at)
         return replace(worker, loaded_at=worker.loaded_at or now, load_s=load_s, message="")
 
     def _blame(self, worker: Worker, now: float) -> None:

@@ -33,6 +33,7 @@ WHY: dict[Event, str] = {
     Command.RENT: "its provider is asked for it",
     Command.START: "it is told to start",
     Command.STOP: "it is told to stop",
+    Command.UPDATE: "it is to run what its template says now",
     Command.DESTROY: "it is to be destroyed",
     Sighting.PROVISIONING: "its provider has accepted it",
     Sighting.PULLING: "its provider lists it as loading",

@@ -43,7 +43,8 @@ def committed_usd_h(workers: Iterable[Worker]) -> float:
     """What the workers may come to cost per hour: each at the dearer of what it is and of where its goal takes it."""
     total_usd_h = 0.0
     for worker in workers:
-        will_run = worker.goal is Goal.HOT or worker.state in COMING  # a cold one, too, is ready once before it rests
+        # A cold one, too, is ready once before it rests.
+        will_run = worker.goal in (Goal.HOT, Goal.FRESH) or worker.state in COMING
         total_usd_h += max(worker.usd_h(), running_usd_h(worker.price) if will_run else 0.0)
     return total_usd_h
 

@@ -8,7 +8,7 @@ from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.policy import bounds, recruit, retire
+from posthouse.policy import bounds, recruit, retire, update
 from posthouse.policy.capacity import expected_wait_s, hot, hot_need, kept, ready, supply
 from posthouse.policy.forecast import predicted_load, sliding_max
 
@@ -20,8 +20,9 @@ TOTAL_HOLD_S = 600.0
 
 def decide(s: Snapshot, memory: Memory) -> Decision:
     """Goals and rentals for one endpoint at `s.now`."""
-    goals = retire.failed(s.workers)
-    if s.endpoint.state is not EndpointState.ACTIVE:
+    active = s.endpoint.state is EndpointState.ACTIVE
+    goals = update.called_off(s.workers, active) | retire.failed(s.workers)
+    if not active:
         return _stand_by(s, memory, goals)
     scaling, demand = s.endpoint.scaling, s.demand
     team = _with(s.workers, goals)
@@ -43,6 +44,12 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     total_needs = sliding_max(memory.total_needs, s.now, total, TOTAL_HOLD_S)
     held_total = total_needs[0][1]
 
+    # Whose turn it is to be updated. Who waits for help counts as away already, so that help is looked for.
+    fresh = update.inactive(s, team)
+    team = _with(team, fresh)
+    turns, waits = update.active(s, team, held, least)
+    team = _with(team, turns | waits)
+
     # Who serves: wake who is there, then rent.
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
     woken, not_woken = recruit.wake(s, team, held, least, urgent)
@@ -50,12 +57,15 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, held, least)
     cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, held_total, scaling.cold_workers, hot_rentals)
 
+    if waits and not hot_rentals and update.nobody_comes(team):
+        turns = waits
+
     # Who rests, and who goes.
     released = retire.release(s, team, held, least, memory.released_at)
     team = _with(team, released)
     discarded = retire.discard(s, team, held_total, scaling.cold_workers)
 
-    goals |= woken | released | discarded
+    goals |= woken | released | fresh | turns | discarded
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
     because += (
         Reason("hot need", held, f"highest need of the last {max(HOT_HOLD_S, s.learned.start_s):.0f} s"),
@@ -65,6 +75,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         Reason(
             "total need", held_total, f"max(cold_mult {scaling.cold_mult:g} x lasting need, min_cold_load), held 600 s"
         ),
+        *update.progress(s, team, waits),
         *not_woken,
         *not_hot,
         *not_cold,
@@ -82,10 +93,10 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
 
 
 def _stand_by(s: Snapshot, memory: Memory, goals: dict[WorkerId, Goal]) -> Decision:
-    """Suspended: every goal stays. Stopped: every worker becomes cold, and nothing is rented."""
+    """Suspended: every goal stays but a turn to be updated. Stopped: every worker becomes cold. Nothing is rented."""
     if s.endpoint.state is EndpointState.STOPPED:
         for worker in s.workers:
-            if worker.goal is not Goal.GONE and worker.id not in goals:
+            if goals.get(worker.id, worker.goal) is not Goal.GONE:
                 goals[worker.id] = Goal.GONE if worker.state is State.WANTED else Goal.COLD
     team = _with(s.workers, goals)
     no_rentals: tuple[Rental, ...] = ()

@@ -25,7 +25,9 @@ def wake(
     reasons: list[Reason] = []
     crew = hot(team)
     have, many, committed = supply(crew, s.learned), len(crew), committed_usd_h(team)
-    candidates = [w for w in kept(team) if w.goal is Goal.COLD and w.id not in s.resting]
+    # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
+    idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
+    candidates = [w for w in idle if w.id not in s.resting]
     for worker in sorted(candidates, key=_readiness(s, urgent)):
         if have >= need and many >= count:
             break

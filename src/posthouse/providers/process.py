@@ -96,7 +96,10 @@ class _Record(msgspec.Struct, frozen=True):
     """Published port as the template names it, and the port of this machine that it became."""
     http_port: int = 0
     model_port: int = 0
-    wanted: Literal["running", "halted"] = "running"
+    wanted: Literal["running", "halted", "updated"] = "running"
+    """`updated`: what runs is ended, so that what is ordered here runs; meanwhile the slot is kept."""
+    onstart: str | None = None
+    """None in records of before there were updates: onstart.sh is there as it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,18 @@ class ProcessProvider:
         Raises: NotFound; Busy while it still stops and while no slot is free.
         """
         await asyncio.to_thread(self._start, instance_id)
+
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        """Ends its processes and runs the new onstart with the new environment, in the same directory, on the same
+        ports as far as they are still published.
+
+        Raises: NotFound, Refused for a spec that cannot be run; Busy while no slot is free, and if processes outlive
+        SIGKILL.
+        """
+        await asyncio.to_thread(self._revise, instance_id, spec)
+        await self._end(self._root / instance_id)
+        await asyncio.to_thread(self._start, instance_id)
+        return await asyncio.to_thread(lambda: self._seen(self._root / instance_id, census()))
 
     async def stop(self, instance_id: str) -> None:
         """Ends its processes and keeps its directory. Raises: Busy if they outlive SIGKILL."""
@@ -258,39 +273,49 @@ class ProcessProvider:
                 ports=dict(zip(spec.ports, chosen, strict=False)),
                 http_port=chosen[-2],
                 model_port=chosen[-1],
+                onstart=spec.onstart,
             )
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self._root / f".new-{spec.label}-{secrets.token_hex(4)}"
             draft.mkdir(mode=0o700)
             (draft / "tmp").mkdir()
-            (draft / "onstart.sh").write_bytes(spec.onstart.encode())
             _write(draft, record)
             draft.rename(directory)
             self._launch(directory, record)
             return self._seen(directory, census())
 
     def _start(self, instance_id: str) -> None:
-        directory = self._root / instance_id
         with self._lock:
-            if not self._label.fullmatch(instance_id) or not (directory / "instance.json").exists():
-                raise NotFound(f"instance {instance_id!r} is not on this machine")
-            record = _read(directory)
+            directory, record = self._ordered(instance_id)
             running = census()
             if str(directory) in running:
-                if record.wanted == "halted":
+                if record.wanted != "running":
                     raise Busy(f"{instance_id} is still being stopped", self.poll_s)
                 return
-            free = self._free_slots(running, but=instance_id)
-            fitting = [number for number, slot in free.items() if slot.offer_id == record.offer_id]
-            if not fitting:
-                raise Busy(f"{instance_id}: no free slot of {record.offer_id!r} on this machine", self.poll_s)
-            slot = record.slot if record.slot in fitting else fitting[0]
+            slot = self._slot_for(instance_id, record, running)
             record = msgspec.structs.replace(record, slot=slot, host=self._host, wanted="running")
             (directory / "exit_code").unlink(missing_ok=True)
             with suppress(FileNotFoundError):  # a line of the last run that says "ready" must not be read again
                 (directory / "model.log").replace(directory / "model.log.1")
             _write(directory, record)
             self._launch(directory, record)
+
+    def _revise(self, instance_id: str, spec: InstanceSpec) -> None:
+        """Writes what is to run from now on. Should the server die before it does, the list says halted."""
+        self._check(spec)
+        with self._lock:
+            directory, record = self._ordered(instance_id)
+            added = [port for port in spec.ports if port not in record.ports]
+            ports = record.ports | dict(zip(added, self._free_ports(len(added), avoid=spec.ports), strict=True))
+            record = msgspec.structs.replace(
+                record,
+                env=spec.env,
+                onstart=spec.onstart,
+                ports={port: ports[port] for port in spec.ports},
+                slot=self._slot_for(instance_id, record, census()),
+                wanted="updated",
+            )
+            _write(directory, record)
 
     def _halt(self, instance_id: str) -> None:
         """Writes that the instance is to be stopped. Should the server die then, it was stopped and did not fail."""
@@ -325,7 +350,7 @@ class ProcessProvider:
         """Finishes what a server that died left half done: stops, removals, creations that never got their name."""
         for label in self._labels():
             directory = self._root / label
-            if _read(directory).wanted == "halted":
+            if _read(directory).wanted != "running":
                 for process in running.get(str(directory), []):
                     send(process, signal.SIGKILL)
         for path in self._root.iterdir():
@@ -347,9 +372,24 @@ class ProcessProvider:
         taken = set()
         for label in self._labels():
             record = _read(self._root / label)
-            if label != but and (record.wanted == "running" or str(self._root / label) in running):
+            if label != but and (record.wanted != "halted" or str(self._root / label) in running):
                 taken.add(record.slot)
         return {number: slot for number, slot in self._slots.items() if number not in taken}
+
+    def _slot_for(self, instance_id: str, record: _Record, running: dict[str, list[Process]]) -> int:
+        """The instance's own slot, or another of its kind. Raises: Busy if there is none."""
+        free = self._free_slots(running, but=instance_id)
+        fitting = [number for number, slot in free.items() if slot.offer_id == record.offer_id]
+        if not fitting:
+            raise Busy(f"{instance_id}: no free slot of {record.offer_id!r} on this machine", self.poll_s)
+        return record.slot if record.slot in fitting else fitting[0]
+
+    def _ordered(self, instance_id: str) -> tuple[Path, _Record]:
+        """The instance's directory, and what was ordered. Raises: NotFound."""
+        directory = self._root / instance_id
+        if not self._label.fullmatch(instance_id) or not (directory / "instance.json").exists():
+            raise NotFound(f"instance {instance_id!r} is not on this machine")
+        return directory, _read(directory)
 
     def _free_ports(self, count: int, avoid: Sequence[int]) -> list[int]:
         """Ports that nothing listens on and no instance of ours has, stopped ones included. Raises: Refused.
@@ -392,6 +432,8 @@ class ProcessProvider:
 
     def _launch(self, directory: Path, record: _Record) -> None:
         """Starts onstart in a session of its own, from which on it does not need us."""
+        if record.onstart is not None:
+            (directory / "onstart.sh").write_bytes(record.onstart.encode())
         memory_kib = "" if self._memory_gb is None else str(int(self._memory_gb * 1e9 / 1024))
         with open(directory / "output.log", "ab", opener=_private) as log:
             child = subprocess.Popen(  # noqa: S603 - nothing of the spec is among the arguments
@@ -440,7 +482,7 @@ class ProcessProvider:
         """The instance as it is listed."""
         record = _read(directory)
         lives = str(directory) in running
-        halted = record.wanted == "halted"
+        halted = record.wanted != "running"
         return Instance(
             id=directory.name,
             label=directory.name,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.lifecycle import STATUS_ON_WIRE, State
+from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.fleet.fleet import Fleet
@@ -39,7 +39,8 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
     @app.get("/api/v0/users/current")
     async def show_user() -> dict[str, Any]:
         """Who the key belongs to: the installation."""
-        return {"id": ACCOUNT_ID, "username": hub.installation, "host_agreement_accepted": False}
+        # Older command lines take `api_key` out before they print the rest, and fail where there is none.
+        return {"id": ACCOUNT_ID, "username": hub.installation, "host_agreement_accepted": False, "api_key": ""}
 
     @app.get("/api/v0/endptjobs")
     async def list_endpoints() -> dict[str, Any]:
@@ -97,7 +98,7 @@ def deleted(workers: int) -> dict[str, Any]:
 
 def _worker_rows(fleet: Fleet, workers: Iterable[Worker], now: float) -> list[dict[str, Any]]:
     """Workers as the protocol lists them: numbers only, 0 where there is none."""
-    return [_worker_row(fleet, worker, now) for worker in workers if worker.state in STATUS_ON_WIRE]
+    return [_worker_row(fleet, worker, now) for worker in workers if worker.status()]
 
 
 def _worker_row(fleet: Fleet, worker: Worker, now: float) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> dict[str, Any]:
     reliability = figures.reliability(worker.loaded_at, away_since, now)
     return {
         "id": worker.id,
-        "status": STATUS_ON_WIRE[worker.state],
+        "status": worker.status(),
         "gpu_name": worker.gpu_name,
         "cur_load": fleet.ledger.work.get(worker.id, 0.0),
         "new_load": figures.taken,

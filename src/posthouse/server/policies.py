@@ -43,6 +43,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("POST", "/api/v0/secrets"): Scope.OPERATE,
     ("PUT", "/api/v0/secrets"): Scope.OPERATE,
     ("DELETE", "/api/v0/secrets"): Scope.OPERATE,
+    ("POST", "/update_workers"): Scope.OPERATE,
     ("POST", "/get_endpoint_workers"): Scope.ROUTE,
     ("POST", "/get_autogroup_workers"): Scope.ROUTE,
     ("POST", "/get_workergroup_workers"): Scope.ROUTE,

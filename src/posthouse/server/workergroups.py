@@ -4,11 +4,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.workergroup import Workergroup
 from posthouse.engine.catalog import Catalog
 from posthouse.server.auth import Keyring
 from posthouse.server.endpoints import ACCOUNT_ID, deleted
 from posthouse.server.gate import Ask
+from posthouse.wire.numbers import integer
 
 PARENT_PARAMETERS = ("min_load", "target_util", "cold_mult", "cold_workers", "max_workers")
 """Shown with a workergroup because the protocol does. They are the endpoint's: a workergroup has none of its own."""
@@ -52,13 +54,28 @@ def add_workergroup_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> 
         return {"success": True, "result": row(catalog.workergroup(group_id))}
 
     async def update_workergroup(group_id: int, ask: Ask) -> dict[str, Any]:
-        """Changes a workergroup; what is absent or null stays. Workers recruited from now on follow it."""
+        """Changes a workergroup; what is absent or null stays. Another template: its workers are updated."""
         await catalog.update_workergroup(group_id, ask)
         return {"success": True}
 
     async def delete_workergroup(group_id: int) -> dict[str, Any]:
         """Deletes a workergroup. Its workers finish what they have and are destroyed."""
         return deleted(await catalog.delete_workergroup(group_id))
+
+    @app.post("/update_workers")
+    async def update_workers(ask: Ask) -> dict[str, Any]:
+        """Updates the workers of the workergroup `workergroup_id` to what its template says now, a few at a time, while
+        the others serve. With `cancel_update` those whose update has not begun stay as they are."""
+        group_id, cancel = integer(ask.get("workergroup_id"), "workergroup_id", 1), ask.get("cancel_update")
+        if cancel is not None and not isinstance(cancel, bool):
+            raise BadRequest("cancel_update: must be true or false")
+        try:
+            if cancel:
+                catalog.cancel_update(group_id)
+                return {"success": True, "cancelled": True, "workers_to_update": 0}
+            return {"success": True, "cancelled": False, "workers_to_update": catalog.update_workers(group_id)}
+        except NotFound as error:  # with 200: the protocol's command line shows the text only then
+            return {"success": False, "error_msg": str(error)}
 
     for path in ("/api/v0/autojobs", "/api/v0/workergroups"):
         app.get(path)(list_workergroups)

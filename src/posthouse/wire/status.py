@@ -15,6 +15,8 @@ MAX_INDEXES = 100_000
 MAX_TEXT = 500
 """How much of an error message is kept, in characters."""
 MAX_URL = 2048
+FLAT = "0"
+"""The version noted for the first generation, which states none: unknown fields of a request reach its model."""
 
 
 class StatusBody(msgspec.Struct):
@@ -48,6 +50,8 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
     working = None if idxs is None else indexes(idxs, "working_request_idxs")
     version = text(body.version, "version", 64)
     scheme = scheme_for(version or None, has_working_request_idxs=working is not None)
+    if not version and working is None and body.mtoken:  # the second has no token in its body
+        version = FLAT
     max_perf = None if body.max_perf is None else number(body.max_perf, "max_perf")
     if max_perf is None and body.message == "loading update":
         max_perf = 0.0

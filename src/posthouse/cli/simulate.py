@@ -1,0 +1,234 @@
+"""`posthouse simulate`"""
+
+import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from posthouse.cli.endpoint import (
+    ColdMult,
+    ColdWorkers,
+    InactivityTimeout,
+    MaxQueueTime,
+    MaxUsdH,
+    MaxWorkers,
+    MinColdLoad,
+    MinLoad,
+    TargetQueueTime,
+    TargetUtil,
+)
+from posthouse.cli.options import AsJson
+from posthouse.cli.output import console, print_json, table
+from posthouse.cli.serve import server_extra
+from posthouse.domain.endpoint import SCALING_LIMITS
+
+if TYPE_CHECKING:
+    from posthouse.sim.record import Summary
+    from posthouse.sim.scenario import Scenario
+    from posthouse.sim.trial import Result
+
+COLUMNS = 72
+"""Of the picture on a terminal."""
+
+
+def _given(panel: str, text: str, default: object, *names: str, **more: Any) -> Any:
+    """An option that lies over what the scenario says."""
+    return typer.Option(*names, help=text, show_default=str(default), rich_help_panel=panel, **more)
+
+
+def simulate(
+    context: typer.Context,
+    scenario: Annotated[
+        Path | None, typer.Argument(metavar="[SCENARIO]", help="Scenario in TOML. Options lie over what it says.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        _given(
+            "Traffic",
+            "Recorded traffic, CSV or CSV.gz: requests (t_s and cost, or t_s, in_tok, out_tok), or rates "
+            "(t_s and rps; with client also iat_cv).",
+            "none",
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, _given("Traffic", "Made-up traffic: constant, step, diurnal, burst or on-off.", "constant")
+    ] = None,
+    load: Annotated[float | None, _given("Traffic", "Work per second offered; the highest of the shape.", 1000)] = None,
+    low: Annotated[float | None, _given("Traffic", "Lowest work per second of the shape.", 0)] = None,
+    period_s: Annotated[float | None, _given("Traffic", "Period of the shape, in seconds.", 86400, "--period")] = None,
+    cost: Annotated[
+        float | None, _given("Traffic", "Mean work of a request, where the trace does not say.", 200)
+    ] = None,
+    duration_s: Annotated[
+        float | None,
+        _given("Traffic", "How much traffic, in seconds.", "the whole trace, or 7200", "--duration"),
+    ] = None,
+    start_s: Annotated[float | None, _given("Traffic", "Where in the trace to begin, in s.", 0, "--start")] = None,
+    scale: Annotated[
+        float | None, _given("Traffic", "Factor of the load; recorded requests can only be thinned out.", 1)
+    ] = None,
+    in_work: Annotated[float | None, _given("Traffic", "Work of one input token.", 0)] = None,
+    out_work: Annotated[float | None, _given("Traffic", "Work of one output token.", 1)] = None,
+    perf: Annotated[float | None, _given("Workers", "Work per second of a worker.", 400)] = None,
+    slots: Annotated[int | None, _given("Workers", "Requests that a worker serves at once.", 8)] = None,
+    price_usd_h: Annotated[
+        float | None, _given("Workers", "US dollars per hour of a worker that is not stopped.", 0.40, "--price")
+    ] = None,
+    stopped_usd_h: Annotated[
+        float | None, _given("Workers", "The same of a stopped one: its storage.", 0.02, "--stopped-price")
+    ] = None,
+    create_s: Annotated[
+        float | None, _given("Workers", "From the order to an instance that runs, in s.", 120, "--create-time")
+    ] = None,
+    load_s: Annotated[
+        float | None, _given("Workers", "From then to the loaded model, in seconds.", 60, "--load-time")
+    ] = None,
+    worker_start_s: Annotated[
+        float | None, _given("Workers", "From stopped to ready, in seconds.", 30, "--start-time")
+    ] = None,
+    min_load: MinLoad = None,
+    target_util: TargetUtil = None,
+    cold_mult: ColdMult = None,
+    min_cold_load: MinColdLoad = None,
+    cold_workers: ColdWorkers = None,
+    max_workers: MaxWorkers = None,
+    max_queue_time: MaxQueueTime = None,
+    target_queue_time: TargetQueueTime = None,
+    inactivity_timeout: InactivityTimeout = None,
+    max_usd_h: MaxUsdH = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="What decides; several are compared.", show_default="posthouse", metavar="NAME"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="One seed, one run.", show_default="0")] = None,
+    tick_s: Annotated[
+        float | None, typer.Option("--tick", help="Between two decisions, in seconds.", show_default="1")
+    ] = None,
+    goal_s: Annotated[
+        float | None, typer.Option("--goal", help="Longest wait that is well, in seconds.", show_default="10")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the first run into this file.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write down everything that happens in the first run.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no picture.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what an endpoint would cost and how long its requests would wait.
+
+    A world in virtual time, around the code that the server runs: the same decisions,
+    the same routing. Nothing is rented. The same options give the same run.
+
+    Examples:
+      posthouse simulate --shape diurnal --load 2000 --low 200 --duration 86400 --min-load 0
+      posthouse simulate --trace requests.csv.gz --perf 400 --price 0.4 --cold-workers 2 --svg run.svg
+      posthouse simulate scenario.toml --json
+    """
+    with server_extra():
+        from posthouse.sim.picture import blocks
+        from posthouse.sim.scenario import load as load_scenario
+    said = context.params
+    changes = _present(
+        seed=seed,
+        tick_s=tick_s,
+        goal_s=goal_s,
+        scaling=_present(**{name: said[name] for name in SCALING_LIMITS}),
+        traffic=_present(
+            trace=str(trace) if trace else None,
+            shape=shape,
+            span_s=duration_s,
+            **{n: said[n] for n in ("load", "low", "period_s", "cost", "start_s", "scale", "in_work", "out_work")},
+        ),
+        workers=_present(
+            ready_usd_h=price_usd_h,
+            loading_usd_h=price_usd_h,
+            start_s=worker_start_s,
+            **{n: said[n] for n in ("perf", "slots", "stopped_usd_h", "create_s", "load_s")},
+        ),
+    )
+    given = load_scenario(scenario, changes)
+    results: dict[str, Result] = {}
+    for name in policy or [given.policy]:
+        files = (None, None) if results else (svg, log)
+        results[name] = _run(msgspec.structs.replace(given, policy=name), _command(context, name), *files, quiet)
+    if as_json:
+        print_json([result.summary.json() for result in results.values()])
+        return
+    console().print(table(_rows(results)))
+    if not quiet:
+        first = next(iter(results.values()))
+        for name, text, highest in blocks(first.record.samples, COLUMNS):
+            console().print(f"{name:<20} {text} at most {highest:,.4g}", markup=False)
+
+
+def _run(given: "Scenario", repeat: str, svg: Path | None, log: Path | None, quiet: bool) -> "Result":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from posthouse.sim.picture import svg as drawn
+    from posthouse.sim.trial import run
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(log.open("w", encoding="utf-8")) if log else None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+        )
+        bar = stack.enter_context(Progress(*columns, console=console(stderr=True), transient=True, disable=quiet))
+        task = bar.add_task(given.policy, total=given.traffic.span_s or None, shown="")
+        result = run(
+            given,
+            repeat,
+            log=(lambda line: lines.write(f"{line}\n")) if lines else None,
+            progress=lambda t: bar.update(task, completed=t, shown=f"{t / 3600:.1f} h"),
+        )
+    if svg is not None:
+        svg.write_text(drawn(result.record.samples, f"posthouse simulate, {given.policy}, seed {given.seed}"), "utf-8")
+    return result
+
+
+def _command(context: typer.Context, policy: str) -> str:
+    """The command that gives one run of this call again."""
+    words = ["posthouse", "simulate"]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in ("policy", "svg", "as_json", "quiet") or value is None or value is False:
+            continue
+        words += [*parameter.opts[:1], str(value)] if parameter.param_type_name == "option" else [str(value)]
+    return shlex.join([*words, "--policy", policy])
+
+
+MEASURES: dict[str, Callable[["Summary"], float]] = {
+    "cost, US dollars": lambda s: s.usd,
+    "worker-hours ready": lambda s: s.ready_h,
+    "worker-hours loading": lambda s: s.loading_h,
+    "worker-hours stopped": lambda s: s.stopped_h,
+    "workers rented": lambda s: s.rents,
+    "workers started": lambda s: s.starts,
+    "workers stopped": lambda s: s.stops,
+    "requests": lambda s: s.requests,
+    "not served": lambda s: s.unserved,
+    "wait, mean, s": lambda s: s.wait_s.mean,
+    "wait, p50, s": lambda s: s.wait_s.p50,
+    "wait, p95, s": lambda s: s.wait_s.p95,
+    "wait, p99, s": lambda s: s.wait_s.p99,
+    "wait, longest, s": lambda s: s.wait_s.most,
+    "work over the goal, %": lambda s: 100 * s.over_goal,
+    "ready time in use, %": lambda s: 100 * s.busy,
+}
+
+
+def _rows(results: dict[str, "Result"]) -> list[dict[str, Any]]:
+    return [
+        {"measure": name} | {policy: measure(result.summary) for policy, result in results.items()}
+        for name, measure in MEASURES.items()
+    ]
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None and value != {}}

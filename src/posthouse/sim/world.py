@@ -1,0 +1,602 @@
+"""A world in virtual time around the fleet that the server runs.
+
+The fleet, its decisions and its routing are the shipped ones; only who tells and who obeys is simulated: the control
+loop's pace, the provider, workers, clients. One seed, one run. Units: seconds since the start for everything that is
+shown (`t`), epoch seconds inside.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import count
+from random import Random
+from typing import Any, Self
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.lifecycle import Command, Sighting
+from posthouse.domain.load import Ended
+from posthouse.domain.plan import Action, Decision, Memory, Snapshot
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.fleet.fleet import Assignment, Fleet
+from posthouse.policy.decide import decide
+from posthouse.sim.audit import Auditor
+from posthouse.sim.box import BEAT_S, REPORT_S, Box
+from posthouse.sim.client import RECONNECT_S, Client, Manner, Manners
+from posthouse.sim.market import GROUP, PROVIDER, Hardware, Market
+from posthouse.sim.traffic import Arrival
+
+Policy = Callable[[Snapshot, Memory], Decision]
+"""What decides. `posthouse.policy.decide.decide` is the shipped one."""
+
+START_AT = 1_700_000_000.0
+"""When the world begins, as an epoch."""
+LEAST_GAP_S = 0.05
+"""Shortest time between two ticks, however often the bell rings. Source: `engine.loop`."""
+MISSES = 32
+"""How many held requests in a row may find nothing before looking on is a waste. Source: `engine.router`."""
+FORGETFUL_S = 1.0
+"""How soon a client asks again whose server was away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The periods of the control plane, in seconds. Defaults: those of the server's settings."""
+
+    tick_s: float = 1.0
+    list_s: float = 2.0
+    """Between two looks at the provider's list."""
+    answer_s: float = 0.2
+    """How long a provider takes to answer a command, and a list. Nominal: a call over the internet."""
+    hold_s: float = 2.0
+    """How long a request without a worker is held open."""
+    silent_s: float = 60.0
+    """A worker without a report for this long is silent."""
+    bell: bool = True
+    """Whether what happens brings the next tick forward, as it does in the server."""
+
+
+class World:
+    """One endpoint, its traffic, its clients, its workers, and the market that they come from."""
+
+    label = "sim-"
+    """What every label begins with."""
+    beats_always = False
+
+    def __init__(
+        self,
+        scaling: Scaling,
+        traffic: Iterable[Arrival] = (),
+        hardware: Sequence[Hardware] = (Hardware(),),
+        seed: int = 0,
+        policy: Policy = decide,
+        manners: Manners | None = None,
+        pace: Pace | None = None,
+        log: Callable[[str], object] | None = None,
+        repeat: str = "",
+    ) -> None:
+        """`log`: takes a line for everything that happens. `repeat`: the command that a broken rule is shown with."""
+        self.now = START_AT
+        self.pace, self.manners, self.policy = pace or Pace(), manners or Manners(), policy
+        self.endpoint = Endpoint(EndpointId(1), "sim", scaling)
+        self.fleet = Fleet(self.endpoint, self.now)
+        self.memory = Memory()
+        self.decision: Decision | None = None
+        self.market = Market(hardware, seed)
+        self.boxes: dict[str, Box] = {}
+        self.held: dict[Client, float] = {}
+        self.pending = 0
+        """Requests that are neither answered nor given up."""
+        self.rows: dict[WorkerId, Worker] = {}
+        self.cut: list[int] = []
+        """Requests that a stop or a destruction cut off."""
+        self.given: dict[Command, int] = dict.fromkeys(Command, 0)
+        self.listed, self.down = True, False
+        self.audit = Auditor(self.fleet, self.now, seed, repeat)
+        self.audit.working = lambda label: self.boxes[label].working if label in self.boxes else ()
+        # Faults that a scenario may switch.
+        self.refuse_creation = ""
+        self.refuse_update: Callable[[Box], str] = lambda box: ""
+        self.version = 0
+        """Of the template: what is made or updated from now on runs it."""
+        self.broken: set[int] = set()
+        """Versions that end as soon as they start."""
+        self.lose_answers = False
+        self.lose_ends = False
+        self.late_s: Callable[[Box], float] = lambda box: 0.0
+        """How much longer than usual the first load takes; infinite: it never ends."""
+        self.shows_progress = False
+        self.speed = 1.0
+        """How fast workers really are, as a share of what they say."""
+        self._random = Random(f"{seed}/clients")
+        self._chance = Random(f"{seed}/market")
+        self._ids = (WorkerId(i) for i in count(1))
+        self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._order = count()
+        self._traffic = iter(traffic)
+        self.expects_more = True
+        """Whether the traffic goes on."""
+        self._queue: list[tuple[float, int, Client]] = []  # held requests, the one that has waited longest first
+        self._listed_as: tuple[object, ...] = ()
+        self._in_flight = 0
+        self._settled_at = self.now
+        self._log = log
+        self._tick_at = self._ticked_at = -math.inf
+        for first in (self._plan_tick, self._list, self._next_arrival):
+            self.after(0.0, first)
+        for kind in self.market.hardware:
+            if kind.offered_h > 0:
+                self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    @property
+    def t(self) -> float:
+        return self.now - START_AT
+
+    def after(self, span_s: float, do: Callable[..., object], *args: Any) -> None:
+        """Has `do` happen `span_s` from now; never if that is infinite."""
+        if span_s < math.inf:
+            heappush(self._events, (self.now + span_s, next(self._order), do, args))
+
+    def run(self, until_t: float) -> Self:
+        """Lets time pass up to and with `until_t`. Raises: BrokenRule as soon as one is."""
+        events, until_at, check = self._events, START_AT + until_t, self.audit.check
+        while events and events[0][0] <= until_at:
+            self.now, _, do, args = heappop(events)
+            do(*args)
+            check(self.now)
+        self.now = until_at
+        return self
+
+    def happened(self, *words: object) -> None:
+        """Notes a line in the log."""
+        if self._log is not None:
+            self._log(" ".join((f"{self.t:.3f}", *map(str, words))))
+
+    # -- what others may want to hear ----------------------------------------------------------------------------------
+
+    def on_tick(self) -> None:
+        """Called after each tick."""
+
+    def on_command(self, action: Action) -> None:
+        """Called for each command that is given."""
+
+    def on_request(self, client: Client) -> None:
+        """Called for each new request, before it is asked."""
+
+    def on_end(self, client: Client) -> None:
+        """Called when a request has been answered or given up."""
+
+    # -- the control plane: what the engine does ---------------------------------------------------------------------
+
+    def _plan_tick(self, span_s: float = 0.0) -> None:
+        self._tick_at = self.now + span_s
+        self.after(span_s, self._tick, self._tick_at)
+
+    def _ring(self) -> None:
+        """Brings the next tick forward."""
+        if self.pace.bell:
+            due_at = max(self.now, self._ticked_at + LEAST_GAP_S)
+            if due_at < self._tick_at:
+                self._plan_tick(due_at - self.now)
+
+    def _tick(self, planned_at: float) -> None:
+        if planned_at != self._tick_at:
+            return  # the bell has brought it forward
+        self._ticked_at = self.now
+        self._plan_tick(self.pace.tick_s)
+        if self.down:
+            return
+        fleet, audit, now = self.fleet, self.audit, self.now
+        audit.ticked()
+        fleet.age(now, self.pace.silent_s)
+        if self.listed:
+            self.decision = decision = self.policy(fleet.snapshot(now, self.market.offers()), self.memory)
+            self.memory = decision.memory
+            actions = fleet.tick(decision, now, self._ids, self.label)
+            for worker in fleet.take_changes():
+                self.rows[worker.id] = worker
+            for action in actions:
+                audit.ordered(action, now)
+                fleet.obey(action, now)
+                self._in_flight += 1
+                self.given[action.command] += 1
+                self.happened(action.command, "worker", action.worker_id)
+                self.on_command(action)
+                self.after(self.pace.answer_s, self._carry_out, fleet, self.rows[action.worker_id], action.command)
+            self.serve_held()
+        self.on_tick()
+
+    def configure(self, state: EndpointState = EndpointState.ACTIVE, **scaling: float | None) -> None:
+        """Changes the endpoint's parameters."""
+        changed = replace(self.endpoint.scaling, **scaling)  # type: ignore[arg-type]
+        self.endpoint = replace(self.endpoint, scaling=changed, state=state)
+        self.fleet.configure(self.endpoint)
+        self.audit.disturb(self.now)
+
+    def update(self, broken: bool = False) -> None:
+        """The template changes, and its workers are to be updated. `broken`: the new version ends when it starts."""
+        self.version += 1
+        self.broken |= {self.version} if broken else set()
+        self.fleet.ask_update(GROUP, self.now)
+        self.audit.disturb(self.now)
+
+    def restart(self, calm_s: float = 60.0, away_s: float = 0.0) -> None:
+        """The server dies and begins anew from what was written down; answers on their way are lost."""
+        self.down, self.listed, self.memory, self.decision = True, False, Memory(), None
+        for client in self.held:
+            self.after(FORGETFUL_S, self._ask, client)
+        self.held.clear()
+
+        def begin() -> None:
+            self.down, self.fleet = False, Fleet(self.endpoint, self.now, self.rows.values(), calm_s)
+            self._listed_as = ()
+            self.audit.adopt(self.fleet, self.now)
+
+        self.after(away_s, begin)
+
+    # -- the provider ------------------------------------------------------------------------------------------------
+
+    def _list(self) -> None:
+        self.after(self.pace.list_s, self._list)
+        if self._listed_as and self._listed_as == self._facts():
+            return  # the same list, met by the same workers, has no effect
+        asked_at, fleet = self.now, self.fleet
+        if self.shows_progress:
+            for box in self.boxes.values():
+                box.progress += not box.ready
+        found = [box.instance() for box in self.boxes.values()]
+
+        def answer() -> None:
+            if fleet is not self.fleet or self.down:
+                return
+            self.audit.touch_all()
+            before = self._facts()
+            fleet.observe(PROVIDER, found, asked_at, self.now)
+            self.listed = True
+            after = self._facts()
+            if before != after:
+                self._ring()
+            fresh = all(b.seen is i.seen for b, i in zip(self.boxes.values(), found, strict=False))
+            every = len(self.boxes) == len(found) == len(fleet.workers)
+            met = self._in_flight == 0 and asked_at > self._settled_at
+            same = before == after and fresh and every and met and not self.shows_progress
+            self._listed_as = after if same else ()
+
+        self.after(self.pace.answer_s, answer)
+
+    def _facts(self) -> tuple[object, ...]:
+        """All that a provider's list is compared with, and what it would say."""
+        workers = tuple([(w.id, w.state, w.instance_id) for w in self.fleet.workers.values()])
+        return workers, tuple([(b.label, b.seen) for b in self.boxes.values()])
+
+    def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
+        box, failure, blame = self.boxes.get(worker.label), "", True
+        self._in_flight -= 1
+        self._settled_at = self.now
+        if command is Command.RENT:
+            failure, blame = self._rent(worker)
+            box = self.boxes.get(worker.label)
+        elif box is not None and command is Command.START:
+            failure = self._start(box)
+        elif box is not None and command is Command.UPDATE:
+            failure = self._update(box)
+        elif box is not None:
+            self.cut.extend(box.working)
+            self.audit.cut_off(box.worker_id, len(box.working))
+            self.kill(box, Sighting.HALTED)
+            if command is Command.DESTROY:
+                self._vanish(box)
+        if fleet is not self.fleet or self.down:
+            return  # nobody is there any more to hear the answer
+        self.audit.touch(worker.id)
+        fleet.settle(worker.id, self.now, "" if self.lose_answers else failure, blame and command is Command.RENT)
+        if failure:
+            self.audit.disturb(self.now)
+            self.happened(command, "refused for worker", worker.id)
+        if command in (Command.RENT, Command.UPDATE) and box is not None and not failure and not self.lose_answers:
+            if command is Command.UPDATE:
+                fleet.updated(worker.id)
+            fleet.place(worker.id, box.instance(), self.now)
+        self._ring()
+
+    def _rent(self, worker: Worker) -> tuple[str, bool]:
+        """Makes the worker's instance. Returns why not, and whether somebody is to blame."""
+        if self.refuse_creation:
+            return self.refuse_creation, True
+        host = self.market.host(worker.machine)
+        kind, chance = host.hardware, self._chance
+        create_s, load_s = kind.create.draw(chance) * host.factor, kind.load.draw(chance) * host.factor
+        if kind.refused and chance.random() < kind.refused:
+            return "the provider refused", True
+        if not self.market.take(worker.machine):
+            return "the offer was taken", False
+        self.audit.made(worker.label)
+        box = self.boxes[worker.label] = Box(worker.id, worker.label, host, kind.perf / host.factor, self.version)
+        ends = self.version in self.broken
+        self.after(create_s / 2, self._show, box, Sighting.PULLING)
+        self.after(create_s, self._show, box, Sighting.EXITED if ends else Sighting.RUNNING)
+        late_s = math.inf if host.broken or ends else self.late_s(box)
+        self.after(create_s + load_s + late_s, self._become_ready, box, box.life)
+        if kind.preempted_h > 0:
+            self.after(chance.expovariate(kind.preempted_h / 3600), self.preempt, box)
+        return "", False
+
+    def _start(self, box: Box) -> str:
+        kind, chance = box.host.hardware, self._chance
+        start_s = kind.start.draw(chance) * box.host.factor
+        if kind.refused and chance.random() < kind.refused:
+            return "the provider refused"
+        box.life += 1
+        box.seen = Sighting.RUNNING
+        self.after(start_s, self._become_ready, box, box.life)
+        return ""
+
+    def _update(self, box: Box) -> str:
+        if failure := self.refuse_update(box):
+            return failure
+        self.cut.extend(box.working)
+        self.audit.cut_off(box.worker_id, len(box.working))
+        box.version = self.version
+        ends = box.version in self.broken
+        self.kill(box, Sighting.EXITED if ends else Sighting.RUNNING)
+        if not ends:
+            self.after(box.host.hardware.load.draw(self._chance) * box.host.factor, self._become_ready, box, box.life)
+        return ""
+
+    def _show(self, box: Box, seen: Sighting) -> None:
+        if box.life == 0 and box.label in self.boxes:
+            box.seen = seen
+            if seen is Sighting.RUNNING:
+                box.began_at = self.now
+                self._plan_beat(box, self.now)
+
+    def _become_ready(self, box: Box, life: int) -> None:
+        if box.life != life:
+            return
+        box.ready, box.changed = True, True
+        if life:
+            box.began_at = self.now
+            self._plan_beat(box, self.now)
+        else:
+            self._tell_soon(box)
+        if box.host.hardware.crashes_h > 0:
+            span_s = self._chance.expovariate(box.host.hardware.crashes_h / 3600)
+            self.after(span_s, self._crash, box, box.life)
+
+    def _crash(self, box: Box, life: int) -> None:
+        if box.life == life:
+            self.happened("worker", box.worker_id, "dies")
+            self.kill(box, Sighting.EXITED)
+
+    def preempt(self, box: Box) -> None:
+        """Takes an instance away; one that is stopped stays."""
+        if self.boxes.get(box.label) is not box:
+            return
+        if box.seen is Sighting.HALTED:
+            span_s = self._chance.expovariate(box.host.hardware.preempted_h / 3600)
+            self.after(span_s, self.preempt, box)
+            return
+        self.happened("worker", box.worker_id, "is taken away")
+        self.kill(box, Sighting.EXITED)
+        self._vanish(box)
+
+    def _withdraw(self, kind: Hardware) -> None:
+        """A type goes from the market, with what runs of it, and comes back later."""
+        self.market.set_offered(kind.gpu, offered=False)
+        self.happened(kind.gpu, "is not offered any more")
+        for box in list(self.boxes.values()):
+            if box.host.hardware is kind and box.seen is not Sighting.HALTED:
+                self.kill(box, Sighting.EXITED)
+                self._vanish(box)
+        self.after(self._chance.expovariate(1 / kind.away_h) * 3600 if kind.away_h > 0 else 0.0, self._restore, kind)
+
+    def _restore(self, kind: Hardware) -> None:
+        self.market.set_offered(kind.gpu, offered=True)
+        self.happened(kind.gpu, "is offered again")
+        self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
+
+    def _vanish(self, box: Box) -> None:
+        del self.boxes[box.label]
+        self.market.give_back(box.host.name)
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def kill(self, box: Box, seen: Sighting) -> None:
+        """Ends what runs in the instance, at once; its clients notice."""
+        box.life += 1
+        box.seen, box.ready, box.served = seen, False, 0
+        box.queue.clear()
+        box.ended.clear()
+        clients, box.working = list(box.working.values()), {}
+        self.audit.disturb(self.now)
+        for client in clients:
+            self.after(RECONNECT_S, self._ask, client)
+
+    def _plan_beat(self, box: Box, at: float) -> None:
+        box.beat_at = at
+        self.after(at - self.now, self._beat, box, box.life, at)
+
+    def _tell_soon(self, box: Box) -> None:
+        """Has a worker report with its next beat, because something has changed."""
+        box.changed = True
+        at = box.next_beat_at(self.now)
+        if at < box.beat_at:
+            self._plan_beat(box, at)
+
+    def _beat(self, box: Box, life: int, planned_at: float) -> None:
+        if box.life != life or box.beat_at != planned_at:
+            return
+        if self.down or box.worker_id not in self.fleet.workers:
+            self._plan_beat(box, self.now + BEAT_S)
+            return
+        fleet = self.fleet
+        self.audit.touch(box.worker_id)
+        for ended in box.ended:
+            if not self.lose_ends:
+                fleet.end(box.worker_id, ended, self.now)
+                self.audit.ended(box.worker_id, ended.request_idx)
+        box.ended.clear()
+        if box.changed or self.now - box.reported_at >= REPORT_S - BEAT_S / 2:
+            box.changed, box.reported_at = False, self.now
+            before = fleet.workers[box.worker_id].state
+            fleet.report(box.worker_id, box.report(), self.now)
+            worker = fleet.workers.get(box.worker_id)
+            if worker is None or worker.state is not before:
+                self._ring()
+        self._plan_beat(box, self.now + BEAT_S if self.beats_always else box.reported_at + REPORT_S)
+        self.serve_held()
+
+    def _send(self, client: Client, to: Assignment) -> None:
+        client.idx, client.assigned_at = to.request_idx, self.now
+        client.workers.append(to.worker.id)
+        box = self.boxes.get(to.worker.label)
+        if box is None or not box.ready or box.deaf or client.broken:  # connection refused
+            self.after(RECONNECT_S, self._ask, client)
+            return
+        box.working[client.idx] = client
+        self._tell_soon(box)
+        if box.served < box.host.hardware.slots:
+            self._serve(box, client)
+        else:
+            box.queue.append(client)
+
+    def _serve(self, box: Box, client: Client) -> None:
+        kind = box.host.hardware
+        box.served += 1
+        client.began_at = self.now
+        span_s = kind.overhead_s * box.host.factor + client.cost * kind.slots / (box.perf * self.speed)
+        self.after(span_s, self._finish, box, box.life, client)
+
+    def _finish(self, box: Box, life: int, client: Client) -> None:
+        if box.life != life or client.gone:
+            return
+        client.answered_at = self.now
+        self.happened("request", client.idx, "is answered")
+        self._leave(box, client, success=True)
+        self._close(client)
+
+    def _leave(self, box: Box, client: Client, success: bool) -> None:
+        """A request ends at a worker, in its slot or in its queue."""
+        del box.working[client.idx]
+        box.ended.append(Ended(client.idx, success))
+        self._tell_soon(box)
+        if client in box.queue:
+            box.queue.remove(client)
+            return
+        box.served -= 1
+        if box.queue:
+            self._serve(box, box.queue.popleft())
+
+    # -- clients -----------------------------------------------------------------------------------------------------
+
+    def request(self, cost: float, broken: bool = False) -> Client:
+        """A new request, asked now. `broken`: its client reaches no worker."""
+        client = Client(cost, self.now, broken)
+        self.pending += 1
+        self.on_request(client)
+        if self.manners.timeout_s > 0 and self.manners.manner is Manner.POLLING:
+            self.after(self.manners.timeout_s, self._lose_patience, client)
+        self._ask(client)
+        return client
+
+    def _next_arrival(self) -> None:
+        arrival = next(self._traffic, None)
+        self.expects_more = arrival is not None
+        if arrival is not None:
+            self.after(START_AT + arrival[0] - self.now, self._arrive, arrival[1])
+
+    def _arrive(self, cost: float) -> None:
+        self._next_arrival()
+        self.request(cost)
+
+    def _ask(self, client: Client) -> None:
+        if client.gone:
+            return
+        if self.down:
+            self.after(FORGETFUL_S, self._ask, client)
+            return
+        fleet = self.fleet
+        if self.held and client not in self.held and fleet.has_room(client.cost, self.now):
+            self.serve_held(1)  # room that came with time alone is for those that wait already
+        polls = self.manners.manner is Manner.POLLING
+        outcome = fleet.assign(client.idx, client.cost, self.now, polls)
+        self.audit.asked(client.idx, client.cost, outcome, self.now)
+        if isinstance(outcome, Assignment):
+            self.happened("request", outcome.request_idx, "goes to worker", outcome.worker.id)
+            self._send(client, outcome)
+            return
+        self.happened("request", outcome.request_idx, "waits")
+        client.idx = outcome.request_idx
+        self._ring()
+        if client.idx == 0:
+            self._answered_without_worker(client)
+            return
+        self.held[client] = self.now
+        if not client.queued:
+            client.queued = True
+            heappush(self._queue, (client.asked_at, next(self._order), client))
+        self.after(self.pace.hold_s, self._let_go, client, self.now)
+
+    def _let_go(self, client: Client, held_at: float) -> None:
+        if self.held.get(client) == held_at:
+            del self.held[client]
+            self._answered_without_worker(client)
+
+    def _answered_without_worker(self, client: Client) -> None:
+        if self.manners.manner is Manner.POLLING:
+            self.after(client.poll_s(self._random), self._ask, client)
+            return
+        client.idx = 0  # to ask anew is another request
+        client.tries += 1
+        if client.tries > self.manners.retries:
+            self._give_up(client)
+        else:
+            self.after(self.manners.retry_s, self._ask, client)
+
+    def serve_held(self, misses_left: int = MISSES) -> None:
+        """Gives held requests the workers that have freed up, the one that has waited longest first."""
+        missed = []
+        while self._queue and misses_left > 0:
+            entry = heappop(self._queue)
+            client = entry[2]
+            if client not in self.held:
+                client.queued = False
+                continue
+            outcome = self.fleet.assign(client.idx, client.cost, self.now)
+            self.audit.asked(client.idx, client.cost, outcome, self.now)
+            if isinstance(outcome, Assignment):
+                del self.held[client]
+                client.queued = False
+                self.happened("request", outcome.request_idx, "goes to worker", outcome.worker.id)
+                self._send(client, outcome)
+                continue
+            missed.append(entry)
+            misses_left -= 1
+            request = self.fleet.ledger.find(client.idx)
+            if request is None or not request.failures:
+                break  # it is kept from no worker, so there is room for nobody
+        for entry in missed:
+            heappush(self._queue, entry)
+
+    def _lose_patience(self, client: Client) -> None:
+        if client.answered_at or client.gone:
+            return
+        if self.held.pop(client, None) is not None and not self.down:
+            self.fleet.forget(client.idx)  # the server sees the connection close
+            self.audit.forgotten(client.idx)
+        box = next((b for b in self.boxes.values() if client.idx in b.working), None)
+        client.gone = True
+        if box is not None:
+            self._leave(box, client, success=False)
+        self._give_up(client)
+
+    def _give_up(self, client: Client) -> None:
+        client.gone = True
+        self.happened("request", client.idx, "is given up")
+        self._close(client)
+
+    def _close(self, client: Client) -> None:
+        self.pending -= 1
+        self.on_end(client)
