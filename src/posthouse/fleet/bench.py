@@ -48,8 +48,11 @@ class Bench:
 
         `handicaps_s`: of workers that are suspected to be dead.
         """
-        if self._plain and not avoid and not handicaps_s and (row := self._soonest(cost, max_queue_s, die)) is not None:
-            return self._ids[row]
+        if self._plain and not avoid and not handicaps_s:
+            if (row := self._soonest(cost, max_queue_s, die)) is not None:
+                return self._ids[row]
+            if self._all_above(max_queue_s):
+                return None
         perf = self._perf
         if avoid and (rows := [self._rows[i] for i in avoid if i in self._rows]):
             perf = perf.copy()
@@ -78,3 +81,9 @@ class Bench:
             if not best.size:
                 return None
         return int(best[die % best.size])
+
+    def _all_above(self, max_queue_s: float) -> bool:
+        """True if every wait is above `max_queue_s`, as with each poll of a long queue."""
+        wait_s = self._end_s
+        np.divide(self._work, self._perf, out=wait_s)
+        return bool(wait_s[wait_s.argmin()] > max_queue_s * (1 + 1e-12))  # what rounding decides, `pick` decides
