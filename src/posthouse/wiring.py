@@ -48,8 +48,8 @@ HOUSEKEEPING_S = 30.0
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 """That our own certificate is for in any case."""
 KEEP_ALIVE_S = 75
-"""How long an idle connection stays open: nginx's default. A client must be the first to close one: if the server is, as
-the client sends its next poll, the request is lost, and the protocol's client then gives up. It closes after 15."""
+"""How long an idle connection stays open: nginx's default. Clients must be the first to close one: a poll that meets a
+server just closing is lost, and the protocol's client then gives up. It closes after 15 s."""
 GRACEFUL_S = 6
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
 

@@ -62,14 +62,14 @@ def test_ended_requests_are_numbers_with_an_outcome_or_refused(body: dict[str, o
 
 @given(ROUTE)
 def test_a_request_for_a_worker_has_a_name_and_a_bounded_cost_or_is_refused(body: dict[str, object]) -> None:
-    asked = route.decode_body(json.dumps(body).encode())
-    assert isinstance(asked.key(), str)
+    asked = route.decode(json.dumps(body).encode())
+    assert isinstance(route.key_in(asked), str)
     try:
-        ask = route.check(asked)
+        ask = route.checked(asked)
     except BadRequest:
         return
     assert 0 <= ask.cost <= MAX_WORK
-    assert 0 <= ask.request_idx <= 2**53
+    assert ask.request_idx is None or 0 <= ask.request_idx <= 2**53
     assert 0 < len(ask.endpoint) <= route.MAX_NAME
 
 
@@ -77,6 +77,6 @@ def test_a_request_for_a_worker_has_a_name_and_a_bounded_cost_or_is_refused(body
     st.binary(max_size=200) | st.binary(max_size=50).map(lambda b: b'{"id":1,"endpoint":"e","worker_id":1,' + b + b"}")
 )
 def test_bytes_of_any_kind_are_read_or_refused(raw: bytes) -> None:
-    for read in (status.decode, deletes.decode, lambda r: route.check(route.decode_body(r))):
+    for read in (status.decode, deletes.decode, lambda r: route.checked(route.decode(r))):
         with suppress(BadRequest):
             read(raw)

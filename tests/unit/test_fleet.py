@@ -785,6 +785,13 @@ def test_a_worker_whose_update_was_refused_serves_on_and_waits_for_another_try()
     assert assigned(fleet.assign(0, 10, NOW + 3)).worker.id == ONE
 
 
+def test_failures_of_before_do_not_hold_up_what_may_be_their_remedy() -> None:
+    fleet = updating()
+    fleet.settle(ONE, NOW + 2, "no such image")
+    fleet.ask_update(GROUP, NOW + 3)
+    assert failures(fleet, NOW + 3) == 0
+
+
 def test_a_cold_worker_is_updated_at_once_and_rests_again_when_it_has_loaded() -> None:
     fleet = fleet_of(worker(state=State.STOPPED, goal=Goal.COLD))
     assert fleet.ask_update(GROUP, NOW) == 1

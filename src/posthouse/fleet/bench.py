@@ -59,6 +59,9 @@ class Bench:
             row = self._end_s.argmin()
             if self._end_s[row] <= max_queue_s:  # and so is its wait, for the end is later
                 return self._ids[row]
+            wait_s = self._work * self._unit_s
+            if wait_s[wait_s.argmin()] > max_queue_s:  # every wait is above it, as with each poll of a long queue
+                return None
         return self.pick(cost, max_queue_s, die, set(), {})
 
     def _expect(self, cost: float) -> None:

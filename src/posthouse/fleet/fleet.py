@@ -529,6 +529,7 @@ class Fleet:
         due = [w for w in self._of(group_id) if w.goal is not Goal.GONE and w.state not in passing]
         for worker in due:
             self._put(replace(worker, outdated_at=now))
+        self._group_failures.pop(group_id, None)  # what comes now may be the remedy
         self.history.note(now, Level.INFO1, f"workergroup {group_id} is updated: {len(due)} workers")
         return len(due)
 

@@ -20,8 +20,9 @@ class RateWindow:
     def rate(self, over_s: int, now: float) -> float:
         """Mean per second over the last `over_s` seconds, the present one included as far as it has come."""
         self._advance(now)
-        ring = len(self._sums)
-        total = sum(self._sums[(self._second - back) % ring] for back in range(over_s))
+        sums, end = self._sums, self._second % len(self._sums) + 1
+        begin = end - over_s
+        total = sum(sums[begin:end]) if begin >= 0 else sum(sums[begin:]) + sum(sums[:end])
         return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
 
     def _advance(self, now: float) -> None:
