@@ -43,10 +43,10 @@ class Peers(World):
         box.changed = True
         box.ended.append(Ended(client.idx, success=True, session=True))
 
-    def kill(self, box: Box, seen: Sighting) -> None:
+    def kill(self, box: Box, seen: Sighting, ordered: bool = False) -> None:
         # Its client cannot go on elsewhere: what the session was about died with the worker.
         box.working = {idx: client for idx, client in box.working.items() if client not in self.sessions}
-        super().kill(box, seen)
+        super().kill(box, seen, ordered)
 
     def _send(self, client: Client, to: Assignment) -> None:
         box = self.boxes.get(to.worker.label)
@@ -65,8 +65,8 @@ def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_
     world.run(150 + 1200)
     box = world.box_of(session)
     assert box is not None
-    (kept,) = [w for w in world.fleet.workers.values() if w.state is State.IDLE]
-    assert (kept.id, world.fleet.ledger.outstanding()) == (box.worker_id, session.cost)
+    kept = world.fleet.workers[box.worker_id]
+    assert (kept.state, world.fleet.ledger.outstanding()) == (State.IDLE, session.cost)
     world.close(session)
     world.run(150 + 1200 + SOON_S + 60)
     assert (world.count(State.IDLE), len(world.fleet.ledger), world.cut) == (0, 0, [])

@@ -74,9 +74,12 @@ class Worker:
 
 def price_in(price: Price, billing: Billing) -> float:
     """Dollars per hour at `price` in the billing state."""
-    return {
-        Billing.READY: price.ready_usd_h,
-        Billing.LOADING: price.loading_usd_h,
-        Billing.STOPPED: price.stopped_usd_h,
-        Billing.NOTHING: 0.0,
-    }[billing]
+    match billing:
+        case Billing.READY:
+            return price.ready_usd_h
+        case Billing.LOADING:
+            return price.loading_usd_h
+        case Billing.STOPPED:
+            return price.stopped_usd_h
+        case Billing.NOTHING:
+            return 0.0

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.lifecycle import COMING, Billing, Goal
+from posthouse.domain.lifecycle import COMING, Goal
 from posthouse.domain.load import Demand
 from posthouse.domain.offer import Price
-from posthouse.domain.worker import Worker, price_in
+from posthouse.domain.worker import Worker
 
 
 def silent_long_enough(scaling: Scaling, demand: Demand, now: float) -> bool:
@@ -36,7 +36,7 @@ def room(scaling: Scaling, workers: Iterable[Worker]) -> int:
 
 def running_usd_h(price: Price) -> float:
     """The most a worker costs per hour while it is not stopped."""
-    return max(price_in(price, Billing.READY), price_in(price, Billing.LOADING))
+    return max(price.ready_usd_h, price.loading_usd_h)
 
 
 def committed_usd_h(workers: Iterable[Worker]) -> float:

@@ -113,6 +113,8 @@ def _stand_by(s: Snapshot, memory: Memory, goals: dict[WorkerId, Goal]) -> Decis
 
 
 def _with(workers: Iterable[Worker], goals: Mapping[WorkerId, Goal]) -> tuple[Worker, ...]:
+    if not goals:
+        return tuple(workers)
     return tuple(replace(w, goal=goals[w.id]) if w.id in goals else w for w in workers)
 
 

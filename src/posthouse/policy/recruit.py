@@ -24,7 +24,10 @@ def wake(
     goals: dict[WorkerId, Goal] = {}
     reasons: list[Reason] = []
     crew = hot(team)
-    have, many, committed = supply(crew, s.learned), len(crew), committed_usd_h(team)
+    have, many = supply(crew, s.learned), len(crew)
+    if have >= need and many >= count:
+        return {}, []
+    committed = committed_usd_h(team)
     # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
     idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
     candidates = [w for w in idle if w.id not in s.resting]

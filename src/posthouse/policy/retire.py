@@ -34,6 +34,8 @@ def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, rele
     most = len(crew) if everything else max(1, int(RELEASE_SHARE * len(crew)))
     goals: dict[WorkerId, Goal] = {}
     have, many = supply(crew, s.learned), len(crew)
+    if many <= count or not (everything or have > need):
+        return {}
     for worker in sorted(crew if everything else ready(team), key=lambda w: _dearest_first(w, s)):
         without = have - perf_of(worker, s.learned) if not everything else 0.0
         if len(goals) < most and many > count and without >= need:
@@ -55,8 +57,9 @@ def discard(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> d
                 goals[worker.id] = Goal.GONE
                 have, many = without, many - 1
     surplus = len(team) - s.endpoint.scaling.max_workers - len(goals) - sum(w.goal is Goal.GONE for w in team)
-    rest = sorted((w for w in team if w.goal is not Goal.GONE and w.id not in goals), key=_least_use_first)
-    goals.update({w.id: Goal.GONE for w in rest[: max(0, surplus)]})
+    if surplus > 0:
+        rest = sorted((w for w in team if w.goal is not Goal.GONE and w.id not in goals), key=_least_use_first)
+        goals.update({w.id: Goal.GONE for w in rest[:surplus]})
     return goals
 
 

@@ -32,11 +32,14 @@ def called_off(workers: Iterable[Worker], active: bool) -> Turns:
 
 def inactive(s: Snapshot, team: tuple[Worker, ...]) -> Turns:
     """Turns of workers that take no requests, as far as money allows: each of them runs for a while."""
+    due = _waiting(s, team, INACTIVE)
+    if not due:
+        return {}
     left = _at_once(team) - len(_going(team, INACTIVE | {State.UPDATE_STARTING}))
     trying = {w.group_id for w in team if w.state in COMING}
     committed = committed_usd_h(team)
     turns: Turns = {}
-    for worker in _waiting(s, team, INACTIVE):
+    for worker in due:
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
         careful = _failures(s, worker).count > 0 and worker.group_id in trying
         if len(turns) < left and not careful and affordable(s.endpoint.scaling, committed, extra_usd_h):

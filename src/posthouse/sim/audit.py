@@ -152,12 +152,11 @@ class Auditor:
 
     def check(self, now: float) -> None:
         """Compares what the last event touched. Raises: BrokenRule."""
+        ledger = self._fleet.ledger
         if self._all:
-            self._touched.update(self._fleet.workers)
-            self._touched.update(self._life)
+            self._look_around()
         for worker_id in self._touched:
             self._check_worker(worker_id, now)
-        ledger = self._fleet.ledger
         if len(ledger.waiting) != len(self._waiting):
             for idx in [i for i in self._waiting if i not in ledger.waiting]:
                 if self._waiting[idx].expires_at > now:
@@ -174,6 +173,17 @@ class Auditor:
             self._check_numbers(now)
         self._touched.clear()
         self._all = self._ticked = False
+
+    def _look_around(self) -> None:
+        """Looks at every worker, but counts the work only of those whose requests changed."""
+        at, workers, nothing = self._fleet.ledger.at, self._fleet.workers, ()
+        for worker_id, worker in workers.items():
+            before = self._life.get(worker_id)
+            same = before is not None and before[0].state is worker.state
+            if not same or len(at.get(worker_id, nothing)) != len(self._at.get(worker_id, nothing)):
+                self._touched.add(worker_id)
+        if len(self._life) != len(workers):
+            self._touched.update(self._life.keys() - workers.keys())
 
     def _check_worker(self, worker_id: WorkerId, now: float) -> None:
         worker = self._fleet.workers.get(worker_id)

@@ -285,7 +285,7 @@ class World:
         elif box is not None:
             self.cut.extend(box.working)
             self.audit.cut_off(box.worker_id, len(box.working))
-            self.kill(box, Sighting.HALTED)
+            self.kill(box, Sighting.HALTED, ordered=True)
             if command is Command.DESTROY:
                 self._vanish(box)
         if fleet is not self.fleet or self.down:
@@ -403,14 +403,15 @@ class World:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def kill(self, box: Box, seen: Sighting) -> None:
-        """Ends what runs in the instance, at once; its clients notice."""
+    def kill(self, box: Box, seen: Sighting, ordered: bool = False) -> None:
+        """Ends what runs in the instance, at once; its clients notice. `ordered`: by a command, so it is no fault."""
         box.life += 1
         box.seen, box.ready, box.served = seen, False, 0
         box.queue.clear()
         box.ended.clear()
         clients, box.working = list(box.working.values()), {}
-        self.audit.disturb(self.now)
+        if not ordered:
+            self.audit.disturb(self.now)
         for client in clients:
             self.after(RECONNECT_S, self._ask, client)
 
