@@ -159,7 +159,7 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    threads = SigningThreads(signer.sign, os.cpu_count() or 1)
+    threads = SigningThreads(signer, os.cpu_count() or 1)
     grant_key = ed25519.Ed25519PrivateKey.generate()
     router = Router(
         hub,

@@ -106,7 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, clock.now())
 
-        threads = SigningThreads(signer.sign, os.cpu_count() or 1)
+        threads = SigningThreads(signer, os.cpu_count() or 1)
         stack.callback(threads.close)
         router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads.sign)
         ingest = Ingest(hub, router, keyring.check_worker)

@@ -104,7 +104,7 @@ def _hot() -> Hot:
         hub.ids_by_name[name] = endpoint.id
     keyring = Keyring(bytes(32), [RECORD], hub.key_version)
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    threads = SigningThreads(signer.sign, 1)
+    threads = SigningThreads(signer, 1)
     router = Router(hub, signer, lambda _: ("", ""), hold_s=0.05, sign_beside=threads.sign)
     return Hot(
         hub,

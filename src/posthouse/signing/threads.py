@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
 from queue import SimpleQueue
+
+from posthouse.ports import Signer
 
 _Job = tuple[bytes, "asyncio.Future[str]"]
 
@@ -12,9 +13,9 @@ _Job = tuple[bytes, "asyncio.Future[str]"]
 class SigningThreads:
     """Threads that sign for one event loop, with less ado than the futures of a thread pool."""
 
-    def __init__(self, sign: Callable[[bytes], str], count: int) -> None:
+    def __init__(self, signer: Signer, count: int) -> None:
         """`count`: of threads; as many as there are cores is best."""
-        self._sign = sign
+        self._signer = signer
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: deque[tuple[asyncio.Future[str], str | Exception]] = deque()
         self._called = False
@@ -38,7 +39,7 @@ class SigningThreads:
         while (job := self._jobs.get()) is not None:
             data, signed = job
             try:
-                self._done.append((signed, self._sign(data)))
+                self._done.append((signed, self._signer.sign(data)))
             except Exception as error:  # noqa: BLE001 - whoever waits for the signature gets it
                 self._done.append((signed, error))
             if not self._called:  # one call of the event loop delivers all that is done by then
