@@ -30,7 +30,7 @@ from posthouse.domain.lifecycle import (
     remedy,
 )
 from posthouse.domain.load import Demand, Ended, Learned, Report
-from posthouse.domain.offer import GroupOffer
+from posthouse.domain.offer import SECONDS_PER_HOUR, GroupOffer
 from posthouse.domain.plan import Action, Decision, Failures, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -73,6 +73,8 @@ FAILED_DRAIN_S = 60.0
 """How long a worker that reported an error may finish what it has: it often serves on."""
 MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
+ACCRUE_S = 10.0
+"""How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
 LEARNED_STARTS = 20
 """Of how many latest starts the median is taken."""
 LEARNED_SERVICES = 50
@@ -142,12 +144,14 @@ class Fleet:
         self._settled_at: dict[WorkerId, float] = {}
         self._rests_until: dict[WorkerId, float] = {}
         self._progress: dict[WorkerId, dict[str, str]] = {}
-        self._accrued_at = now
+        self._accrued_at = self._aged_at = now
         self._perf: dict[str, float] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
         self._took_alone: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)
+        self._took_more = False
+        self._unit_s = self._longest_s = 0.0
         self._service_s = 0.0
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
@@ -212,6 +216,7 @@ class Fleet:
             self._suspected.pop(worker_id, None)
             if request.cost > 0 and not ended.session:
                 took_s = now - request.assigned_at
+                self._took_more = True
                 self._took.append((took_s / request.cost, took_s))
                 if request.alone:
                     self._took_alone.append((took_s / request.cost, took_s))
@@ -287,8 +292,12 @@ class Fleet:
         """
         work, count = self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)
         if work > 0 and self._took_alone:
-            unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in (self._took, self._took_alone))
-            self._service_s = min(unit_s * work / count, max(took_s for _, took_s in self._took_alone))
+            if self._took_more:
+                self._took_more = False
+                both = self._took, self._took_alone
+                self._unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in both)
+                self._longest_s = max(took_s for _, took_s in self._took_alone)
+            self._service_s = min(self._unit_s * work / count, self._longest_s)
 
     def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
         """What is held against workers at which requests failed."""
@@ -385,7 +394,9 @@ class Fleet:
 
     def age(self, now: float, silent_s: float) -> None:
         """Lets time pass: deadlines, silence, requests that nobody asks for any more, money."""
-        self._accrue(now)
+        self._aged_at = now
+        if now - self._accrued_at >= ACCRUE_S:
+            self._accrue(now)
         self._learn_service()
         for worker in list(self.workers.values()):
             if overdue(worker.state, now, worker.since, worker.progressed_at):
@@ -558,6 +569,7 @@ class Fleet:
         """
         rows = {i: gone or self.workers[i] for i, gone in self._unsaved.items()}
         if everything:
+            self._accrue(self._aged_at)
             rows |= self.workers
         self._unsaved = {}
         return tuple(rows.values())
@@ -588,8 +600,9 @@ class Fleet:
         return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
 
     def spent_usd(self) -> float:
-        """Dollars spent so far, by every worker that ever was."""
-        return self.spent_gone_usd + sum(w.spent_usd for w in self.workers.values())
+        """Dollars spent until the latest tick or change of state, by every worker that ever was."""
+        since_h = max(0.0, self._aged_at - self._accrued_at) / SECONDS_PER_HOUR
+        return self.spent_gone_usd + sum(w.spent_usd + w.usd_h() * since_h for w in self.workers.values())
 
     def _drains(self, worker: Worker, now: float) -> bool:
         """True while requests on the worker should be let finish. A failed one that still reports gets a while."""

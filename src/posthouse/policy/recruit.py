@@ -64,7 +64,8 @@ def rent(
     trying = {w.group_id for w in team if w.state in COMING} | {r.group_id for r in already}
     rentals: list[Rental] = []
     obstacle = "no workergroup has an offer"
-    for entry in sorted(s.offers, key=lambda o: _offer_rank(o, s)):
+    ranked = sorted(s.offers, key=lambda o: _offer_rank(o, s)) if left > 0 else s.offers[:1]  # any will say why not
+    for entry in ranked:
         failures = s.group_failures.get(entry.group_id, Failures())
         while have < need or many < count:
             if left <= 0:
