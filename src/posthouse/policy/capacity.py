@@ -44,7 +44,7 @@ def perf_of(worker: Worker, learned: Learned) -> float:
 
 def supply(workers: Iterable[Worker], learned: Learned) -> float:
     """What the workers can do together."""
-    return sum(perf_of(w, learned) for w in workers)
+    return sum([w.perf or perf_of(w, learned) for w in workers])
 
 
 def hot(workers: Iterable[Worker]) -> list[Worker]:

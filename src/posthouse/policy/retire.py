@@ -1,4 +1,4 @@
-"""Whom to let go: the dearest per unit of work first, and never so that the rest could not do the work."""
+"""Whom to let go: suspected workers, then the dearest per unit of work, and never so that the rest could not do it."""
 
 from collections.abc import Iterable
 
@@ -36,7 +36,7 @@ def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, rele
     have, many = supply(crew, s.learned), len(crew)
     if many <= count or not (everything or have > need):
         return {}
-    for worker in sorted(crew if everything else ready(team), key=lambda w: _dearest_first(w, s)):
+    for worker in sorted(crew if everything else ready(team), key=lambda w: _rank(w, s)):
         without = have - perf_of(worker, s.learned) if not everything else 0.0
         if len(goals) < most and many > count and without >= need:
             goals[worker.id] = Goal.COLD
@@ -49,9 +49,9 @@ def discard(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> d
     goals: dict[WorkerId, Goal] = {}
     crew = kept(team)
     have, many = supply(crew, s.learned), len(crew)
-    if s.now >= s.calm_until:
+    if s.now >= s.calm_until and many > count:
         stopped = [w for w in crew if w.goal is Goal.COLD and w.state is State.STOPPED]
-        for worker in sorted(stopped, key=lambda w: _dearest_first(w, s)):
+        for worker in sorted(stopped, key=lambda w: _rank(w, s)):
             without = have - perf_of(worker, s.learned) if many > 1 else 0.0
             if many > count and without >= need:
                 goals[worker.id] = Goal.GONE
@@ -63,8 +63,9 @@ def discard(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> d
     return goals
 
 
-def _dearest_first(worker: Worker, s: Snapshot) -> tuple[float, bool, int]:
-    return -running_usd_h(worker.price) / perf_of(worker, s.learned), worker.id in s.busy, -worker.id
+def _rank(worker: Worker, s: Snapshot) -> tuple[bool, float, bool, int]:
+    usd_h = running_usd_h(worker.price) / perf_of(worker, s.learned)
+    return worker.id not in s.suspected, -usd_h, worker.id in s.busy, -worker.id
 
 
 def _least_use_first(worker: Worker) -> tuple[bool, bool, int]:

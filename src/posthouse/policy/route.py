@@ -8,8 +8,10 @@ from posthouse.domain.plan import Failures
 Floats = NDArray[np.float64]
 
 FIRST_HANDICAP_S = 5.0
-"""For one request that failed there; doubles with each further one. More than healthy workers differ in their expected
-ends, so that an idle-looking dead one loses; less than people wait for, since one failure may be the client's own."""
+"""For one failure; doubles with each further one. More than healthy workers differ in their expected ends, so that an
+idle-looking dead one loses; less than people wait for, since one failure may be the client's own."""
+MOST_FAILURES = 5
+"""More are not counted: with these the handicap is the longest, and each success takes back one."""
 LONGEST_HANDICAP_S = 60.0
 """Well above the default `max_queue_time`, and as long as it takes until a dead worker counts as silent."""
 HANDICAP_HALF_LIFE_S = 10.0
@@ -19,7 +21,7 @@ LEAST_HANDICAP_S = 0.1
 
 
 def handicap_s(failures: Failures, reported_at: float, now: float) -> float:
-    """Seconds added to a worker's expected wait for the requests that failed there since its last success.
+    """Seconds added to a worker's expected wait for the failures there that no success has taken back.
 
     It stays until the worker reports again, and then halves every `HANDICAP_HALF_LIFE_S`: a report says that the worker
     lives, not that clients can reach it. Below `LEAST_HANDICAP_S` it is 0.

@@ -56,6 +56,8 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
     workergroup fails, one at a time, and never so that capacity is short: a template that does not start must not
     end what still serves.
     """
+    if not any(w.outdated_at for w in team):
+        return {}, {}
     refused = any(w.outdated_at and w.id in s.resting for w in team)
     if _going(team, INACTIVE | {State.UPDATE_STARTING}) and not refused:
         return {}, {}
