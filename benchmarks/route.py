@@ -35,6 +35,7 @@ import uvicorn
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
+from posthouse.config import Rates
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.load import Ended
@@ -51,6 +52,7 @@ from posthouse.ports import KeyRecord, Store
 from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Headers, Hot, Message, Receive, Send
 from posthouse.server.protocol import protocol_for
+from posthouse.server.throttle import Throttle
 from posthouse.signing.rsa import RsaKey
 from posthouse.signing.threads import SigningThreads
 from posthouse.wire.grant import AGENT
@@ -183,13 +185,14 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         metrics=lambda: b"",
         root_certificate=b"",
         jwks=lambda: b"",
+        throttle=Throttle(Rates(routes_per_key=1e6, routes_per_address=1e6)),  # counted, and never too many
     )
 
 
 class _Constant(Hot):
     """What answering early costs by itself."""
 
-    def begin_route(self, headers: Headers, query: bytes, raw: bytes) -> bytes:
+    def begin_route(self, headers: Headers, query: bytes, raw: bytes, address: str) -> bytes:
         return CONSTANT
 
 

@@ -48,6 +48,13 @@ class Server(Section):
         description="Answer /route/ calls that need not wait as soon as they are read, at less cost.",
     )
     max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
+    max_connections: int = Field(
+        10_000,
+        ge=10,
+        le=1_000_000,
+        description="Most connections served at a time; fewer where the limit of open files is lower. Beyond, /route/ "
+        "is told to wait, other calls get 503, and the connection is closed.",
+    )
     tls: Literal["off", "self", "files"] = Field(
         "off",
         description="HTTPS: `self` makes a certificate, signed by the authority of this installation and renewed in "
@@ -98,6 +105,40 @@ class Limits(Section):
     )
 
 
+class Rates(Section):
+    """Calls per second, as a mean: after a pause ten times as many may come at once. 0: no limit."""
+
+    routes_per_key: float = Field(
+        5000.0,
+        ge=0,
+        le=1e6,
+        description="Most /route/ calls of one key, per second; those beyond are told to wait. 0: no limit.",
+    )
+    routes_per_address: float = Field(
+        5000.0,
+        ge=0,
+        le=1e6,
+        description="Most /route/ calls from one address, per second; those beyond are told to wait. 0: no limit, as "
+        "behind a proxy, where all clients have one address.",
+    )
+    calls_per_key: float = Field(
+        50.0, ge=0, le=1e6, description="Most management calls of one key, per second; 0: no limit."
+    )
+    calls_per_address: float = Field(
+        100.0, ge=0, le=1e6, description="Most management calls from one address, per second; 0: no limit."
+    )
+    wrong_keys_per_address: float = Field(
+        10.0,
+        ge=0,
+        le=1e6,
+        description="Most wrong keys from one address, per second; beyond, only keys that were good lately are looked "
+        "at. 0: no limit.",
+    )
+    reports_per_worker: float = Field(
+        10.0, ge=0, le=1e6, description="Most messages of one worker that are taken in, per second; 0: no limit."
+    )
+
+
 class Process(Section):
     """Workers as processes on this machine."""
 
@@ -143,6 +184,7 @@ class Settings(Section):
         description="URL at which workers reach the server; default: the server's host and its port.",
     )
     limits: Limits = Limits()
+    rates: Rates = Rates()
     providers: Providers = Providers()
     default_provider: str = Field("process", min_length=1, description="Provider of the workergroups that name none.")
 

@@ -1,5 +1,7 @@
 """Errors, split by what the caller does next and not by who failed."""
 
+import math
+
 
 class PosthouseError(Exception):
     """Anything that Posthouse raises on purpose."""
@@ -31,6 +33,15 @@ class Busy(PosthouseError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after_whole_s(self) -> int:
+        """The same in whole seconds, at least 1, as the header Retry-After has it."""
+        return max(1, math.ceil(self.retry_after_s))
+
+
+class Unavailable(Busy):
+    """Something that this server needs fails: its database. Nothing was changed; an operator may have to act."""
 
 
 class Refused(PosthouseError):

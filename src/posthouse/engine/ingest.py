@@ -1,11 +1,13 @@
 """What workers tell: checked against their token, and handed to their fleet."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from posthouse.domain.errors import Unauthorized
+from posthouse.domain.errors import Busy, Unauthorized
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
@@ -17,32 +19,52 @@ class Ingest:
     router: Router
     check_worker: Callable[[int, str], bool]
     """Whether a token is that worker's own; constant in time."""
-    refused: int = 0
+    messages: Buckets = field(default_factory=lambda: Buckets(10.0))
+    """How many messages are taken in from each worker."""
+    counts: Counter[str] = field(default_factory=Counter)
 
     def report(self, worker_id: int, token: str, report: Report) -> None:
-        """Takes in a report. Raises: Unauthorized for an unknown worker or a token that is not its own."""
-        fleet = self._fleet(worker_id, token)
+        """Takes in a report.
+
+        Raises: Unauthorized for an unknown worker or a token that is not its own, Busy where it tells too much.
+        """
+        now = self.hub.clock.now()
+        fleet = self._fleet(worker_id, token, now)
         worker = fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
             report = replace(report, scheme=group.signature_scheme)
-        fleet.report(worker.id, report, self.hub.clock.now())
+        fleet.report(worker.id, report, now)
         now_state = fleet.workers.get(worker.id)
         if now_state is None or now_state.state is not worker.state:
             self.hub.bell.set()
         self.router.serve_held(fleet)
 
     def ended(self, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
-        """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
-        fleet = self._fleet(worker_id, token)
+        """Takes in the ends of requests; those that the worker does not have are counted and ignored.
+
+        Raises: as `report`.
+        """
         now = self.hub.clock.now()
+        fleet = self._fleet(worker_id, token, now)
         for one in ended:
             fleet.end(WorkerId(worker_id), one, now)
         self.router.serve_held(fleet)
 
-    def _fleet(self, worker_id: int, token: str) -> Fleet:
+    def fleet(self, worker_id: int, token: str) -> Fleet:
+        """The worker's fleet. Raises: Unauthorized for an unknown worker or a token that is not its own."""
         fleet = self.hub.fleet_of(worker_id) if self.check_worker(worker_id, token) else None
         if fleet is None:
-            self.refused += 1
+            self.counts["messages_refused"] += 1
             raise Unauthorized("mtoken: not the token of this worker")
+        return fleet
+
+    def _fleet(self, worker_id: int, token: str, now: float) -> Fleet:
+        fleet = self.fleet(worker_id, token)
+        if wait_s := self.messages.take(worker_id, now):
+            self.counts["messages_throttled"] += 1
+            raise Busy(
+                "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",
+                wait_s,
+            )
         return fleet

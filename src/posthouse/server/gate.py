@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from posthouse.domain.errors import BadRequest, Busy, NotFound, Refused, StaleVersion, Unauthorized
+from posthouse.domain.errors import BadRequest, Busy, NotFound, Refused, StaleVersion, Unauthorized, Unavailable
 from posthouse.ports import Clock
 from posthouse.server.auth import Keyring, Principal, keys_in
 from posthouse.server.policies import POLICIES
+from posthouse.server.throttle import Throttle, TooMany
 
 log = structlog.get_logger()
 
@@ -48,10 +49,11 @@ class Forbidden(Unauthorized):
 class Gate:
     """An ASGI middleware: no request passes but with a key that the policy of its route asks for."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, clock: Clock, throttle: Throttle) -> None:
         self._app = app
         self._keyring = keyring
         self._clock = clock
+        self._throttle = throttle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # no policy speaks of these
@@ -79,11 +81,13 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        address = request.client.host if request.client else ""
+        self._throttle.call_from(address, self._clock.now())
         raw = await _read(request)
         body = _decoded(raw)
         route = _route(request.app.routes, scope)
         if route is not None:
-            principal = self._principal(request, route, body)
+            principal = self._principal(request, address, route, body)
             scope["state"] = {**scope.get("state", {}), "principal": principal, "body": body}
 
         given = False
@@ -97,8 +101,8 @@ class Gate:
 
         await self._app(scope, receive_again, send)
 
-    def _principal(self, request: Request, route: BaseRoute, body: object) -> Principal | None:
-        """Who calls; None where the route is public. Raises: Unauthorized, Forbidden."""
+    def _principal(self, request: Request, address: str, route: BaseRoute, body: object) -> Principal | None:
+        """Who calls; None where the route is public. Raises: Unauthorized, Forbidden, TooMany."""
         path: str = getattr(route, "path_format", "") or getattr(route, "path", "")
         if (request.method, path) not in POLICIES:
             raise Forbidden("this call has no policy, so nobody may make it")
@@ -108,9 +112,11 @@ class Gate:
         key = keys_in(request.headers, request.query_params, body)
         if not key:
             raise Unauthorized("a key is missing: send it as the header Authorization: Bearer KEY")
-        principal = self._keyring.check(key, self._clock.now())
+        now = self._clock.now()
+        principal = self._throttle.principal(self._keyring, key, address, now)
         if principal is None:
             raise Unauthorized("the key is wrong or revoked")
+        self._throttle.call_with(principal.key_id, now)
         if principal.scope < least:
             raise Forbidden(
                 f"this key has the scope {principal.scope.name.lower()}, and this call needs {least.name.lower()}"
@@ -223,8 +229,12 @@ def _told(error: Exception, path: str) -> JSONResponse | None:
         case NotFound():
             resource = path.split("/")[3] if path.startswith("/api/v0/") else ""
             return _error(404, NOT_FOUND_CODES.get(resource, "not_found"), text)
+        case TooMany():
+            return _error(429, "rate_limit_exceeded", text, {"Retry-After": str(error.retry_after_whole_s)})
+        case Unavailable():
+            return _error(503, "unavailable", text, {"Retry-After": str(error.retry_after_whole_s)})
         case Busy():
-            return _error(503, "busy", text, {"Retry-After": str(max(1, round(error.retry_after_s)))})
+            return _error(503, "busy", text, {"Retry-After": str(error.retry_after_whole_s)})
         case StaleVersion() | Refused():
             return _error(409, "conflict", text)
     return None

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import structlog
 
+from posthouse.config import Rates
 from posthouse.domain.errors import BadRequest, Busy, NotFound, Unauthorized
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
@@ -16,7 +17,10 @@ from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
+from posthouse.server.throttle import Throttle, TooMany
 from posthouse.wire import deletes, route, status
+from posthouse.wire.body import sender
+from posthouse.wire.grant import TIME_HEADER
 
 log = structlog.get_logger()
 
@@ -29,6 +33,9 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 """Without a charset: a command line of this protocol refuses to read any other spelling."""
+
+LONG_BYTES = 16_384
+"""Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
 
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -54,7 +61,7 @@ SPELLINGS = {
 """The usual spellings of their paths, each with what `_normal` makes of it."""
 
 BEGUN = "posthouse.begun"
-"""Where a scope says how far a `/route/` call has come, if the protocol has begun it."""
+"""Where a scope says how far a `/route/` call has come, or how it failed, if the protocol has begun it."""
 
 
 class Begun(NamedTuple):
@@ -83,6 +90,9 @@ class Hot:
     """Of the authority that signs workers' certificates, PEM."""
     jwks: Callable[[], bytes]
     """The keys that sign grants, as a JSON Web Key Set."""
+    throttle: Throttle = field(default_factory=lambda: Throttle(Rates()))
+    troubles: Callable[[], list[str]] = list
+    """What fails, for everybody to read. A server in trouble is ready: it routes."""
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -94,15 +104,21 @@ class Hot:
         if policy is None:
             await self.rest(scope, receive, send)
             return
+        more: Headers = []
         try:
             if path == "/route":
                 code, content_type, body = 200, JSON, await self._route(scope, receive)
             else:
                 code, content_type, body = await self._answer(path, token, scope, receive)
+                if path == "/.well-known/jwks.json":
+                    more = [(TIME_HEADER.encode(), b"%.3f" % self.hub.clock.now())]
         except BadRequest as error:
             code, content_type, body = 400, JSON, _error(error)
         except Unauthorized as error:
             code, content_type, body = 401, JSON, _error(error)
+        except Busy as error:
+            code, content_type, body = 429, JSON, _error(error)
+            more = [(b"retry-after", b"%d" % error.retry_after_whole_s)]
         except _Gone:
             return
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
@@ -110,23 +126,23 @@ class Hot:
             self.answers[path, 500] += 1
             code, content_type, body = 400, JSON, b'{"error":"the server could not answer this call"}'
         self.answers[path, code] += 1
-        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more]
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, path: str, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
         if path == "/worker_status":
-            worker_id, own_token, report = status.decode(await self._body(receive))
+            worker_id, own_token, report = status.decode(await self._message(receive, token))
             self.ingest.report(worker_id, _one_token(own_token, token), report)
             return 200, JSON, b'{"success":true}'
         if path == "/delete_requests":
-            worker_id, own_token, ended = deletes.decode(await self._body(receive))
+            worker_id, own_token, ended = deletes.decode(await self._message(receive, token))
             self.ingest.ended(worker_id, _one_token(own_token, token), ended)
             return 200, JSON, b'{"success":true}'
         if path == "/sign_cert":
             return await self._sign_cert(token, scope, receive)
         if path == "/metrics":
-            if self._principal(scope["headers"], scope["query_string"]).scope < Scope.READ:
+            if self._principal(scope["headers"], scope["query_string"], _address(scope)).scope < Scope.READ:
                 raise Unauthorized("api_key: this key may not read")
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
@@ -135,9 +151,11 @@ class Hot:
             return 200, b"application/jwk-set+json", self.jwks()
         if path == "/static/jvastai_root.cer":
             return 200, b"application/x-x509-ca-cert", self.root_certificate
-        if path == "/readyz" and (why := self.ready()):
-            return 503, JSON, route.encode({"ready": False, "why": why})
-        return 200, JSON, b'{"ready":true}' if path == "/readyz" else b'{"alive":true}'
+        if path == "/readyz":
+            if why := self.ready():
+                return 503, JSON, route.encode({"ready": False, "why": why})
+            return 200, JSON, route.encode({"ready": True, "troubles": self.troubles()})
+        return 200, JSON, b'{"alive":true}'
 
     async def _sign_cert(self, token: str, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
         """The protocol has this call beside the management API, so its errors have that shape."""
@@ -146,8 +164,8 @@ class Hot:
             if not re.fullmatch(r"[0-9]{1,16}", asked):
                 raise BadRequest(f"instance_id: must be the number in CONTAINER_ID, not {asked[:40]!r}")
             request = await self._body(receive)
-            source = scope["client"][0] if scope.get("client") else ""
-            return 200, b"application/x-pem-file", await self.certificates.sign(int(asked), token, source, request)
+            pem = await self.certificates.sign(int(asked), token, _address(scope), request)
+            return 200, b"application/x-pem-file", pem
         except BadRequest as error:
             return 400, JSON, _web_error("invalid_args", error)
         except Unauthorized as error:
@@ -155,26 +173,37 @@ class Hot:
         except Busy as error:
             return 429, JSON, _web_error("rate_limit_exceeded", error)
 
-    def begin_route(self, headers: Headers, query: bytes, raw: bytes) -> bytes | Begun:
-        """The answer to a `/route/` call where it takes no waiting, else how far it has come.
+    def begin_route(self, headers: Headers, query: bytes, raw: bytes, address: str) -> bytes | Begun:
+        """The answer to a `/route/` call from an address where it takes no waiting, else how far it has come.
+
+        Calls beyond the rates are answered that they wait, and nothing is remembered of them: the protocol's client
+        gives a request up for any other answer.
 
         Raises: BadRequest, Unauthorized; nothing has been done then.
         """
         ask = route.decode(raw)
-        principal = self._principal(headers, query, route.key_in(ask))
+        try:
+            principal = self._principal(headers, query, address, route.key_in(ask))
+        except TooMany:
+            return _put_off(route.checked(ask), "too many wrong keys")
         ask = route.checked(ask)
         fleet = self.hub.fleet_named(ask.endpoint)
         if fleet is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
         if principal.endpoint_id is not None and principal.endpoint_id != fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
+        if not self.throttle.allows_route(principal.key_id, address, self.hub.clock.now()):
+            return _put_off(ask, "too many calls")
         reply = self.router.route_now(fleet, ask)
         return route.encode(reply) if isinstance(reply, route.RouteReply) else Begun(fleet, ask, reply)
 
     async def _route(self, scope: Message, receive: Receive) -> bytes:
         begun = scope.get(BEGUN)
         if begun is None:
-            begun = self.begin_route(scope["headers"], scope["query_string"], await self._body(receive))
+            raw = await self._body(receive)
+            begun = self.begin_route(scope["headers"], scope["query_string"], raw, _address(scope))
+        if isinstance(begun, Exception):
+            raise begun
         if isinstance(begun, bytes):
             return begun
         later = await self.router.route_later(begun.fleet, begun.ask, begun.outcome, lambda: _disconnected(receive))
@@ -182,17 +211,25 @@ class Hot:
             raise _Gone
         return route.encode(later)
 
-    def _principal(self, headers: Headers, query: bytes, key_in_body: str = "") -> Principal:
+    def _principal(self, headers: Headers, query: bytes, address: str, key_in_body: str = "") -> Principal:
         key = ""
         for name, value in headers:
             if name == b"authorization":
                 key = key_in_header(value.decode("latin-1"))
                 break
         key = key or key_in_body or (parse_qs(query.decode("latin-1")).get("api_key", [""])[0] if query else "")
-        principal = self.keyring.check(key, self.hub.clock.now())
+        principal = self.throttle.principal(self.keyring, key, address, self.hub.clock.now())
         if principal is None:
             raise Unauthorized("api_key: missing, wrong or revoked")
         return principal
+
+    async def _message(self, receive: Receive, token: str) -> bytes:
+        """A message of a worker. A long one is costly to read, so its sender is looked at before the rest."""
+        raw = await self._body(receive)
+        if len(raw) > LONG_BYTES:
+            worker_id, own_token = sender(raw)
+            self.ingest.fleet(worker_id, _one_token(own_token, token))
+        return raw
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -242,7 +279,16 @@ def _one_token(in_body: str, in_path: str) -> str:
     return in_body or in_path
 
 
-def _error(error: BadRequest | NotFound | Unauthorized) -> bytes:
+def _address(scope: Message) -> str:
+    """Where a call comes from; empty where that is no address."""
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _put_off(ask: route.RouteAsk, why: str) -> bytes:
+    return route.encode(route.WaitReply(ask.endpoint, why, ask.request_idx or 0))
+
+
+def _error(error: BadRequest | Busy | NotFound | Unauthorized) -> bytes:
     return route.encode({"error": str(error)})
 
 

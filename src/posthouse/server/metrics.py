@@ -1,18 +1,15 @@
 """What Prometheus reads, gathered from the counts that the parts keep anyway."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from posthouse.engine.certificates import Certificates
-from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
-from posthouse.engine.observer import Observer
 
 
 @dataclass(slots=True, eq=False)
@@ -21,11 +18,11 @@ class Metrics(Collector):
 
     hub: Hub
     loop: Loop
-    observer: Observer
-    executor: Executor
-    certificates: Certificates
+    counts: Sequence[Mapping[str, int]]
+    """What the parts of the engine count, by name."""
     answers: Counter[tuple[str, int]]
     """Calls answered on the hot paths, by path and status."""
+    troubles: Callable[[], list[str]]
 
     def page(self) -> bytes:
         """The text that is scraped."""
@@ -33,6 +30,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         workers = GaugeMetricFamily("posthouse_workers", "Workers by state.", labels=["endpoint", "state"])
+        suspected = GaugeMetricFamily(
+            "posthouse_suspected_workers", "Workers that are asked last, as requests failed there.", labels=["endpoint"]
+        )
         gauges = {
             "offered_load": ("Work asked for, per second, mean of the last minute.", "rate"),
             "waiting_work": ("Work of requests without a worker.", "waiting"),
@@ -57,6 +57,7 @@ class Metrics(Collector):
             fleet, name = stall.fleet, stall.fleet.endpoint.name
             for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
                 workers.add_metric([name, state], count)
+            suspected.add_metric([name], len(fleet.suspected(now)))
             demand = fleet.snapshot(now, ()).demand
             for gauge, (_, field) in gauges.items():
                 families[gauge].add_metric([name], getattr(demand, field))
@@ -71,9 +72,11 @@ class Metrics(Collector):
         for (path, code), count in self.answers.items():
             calls.add_metric([path, str(code)], count)
         work = CounterMetricFamily("posthouse_engine", "What the engine did.", labels=["what"])
-        for counts in (self.loop.counts, self.observer.counts, self.executor.counts, self.certificates.counts):
+        for counts in self.counts:
             for what, count in counts.items():
                 work.add_metric([what], count)
         tick = GaugeMetricFamily("posthouse_round_seconds", "How long the latest round of decisions took.")
         tick.add_metric([], self.loop.last_tick_s)
-        yield from (workers, *families.values(), capacity, spent, rate, requests, calls, work, tick)
+        troubles = GaugeMetricFamily("posthouse_troubles", "How many parts fail now; /readyz says which.")
+        troubles.add_metric([], len(self.troubles()))
+        yield from (workers, suspected, troubles, *families.values(), capacity, spent, rate, requests, calls, work, tick)

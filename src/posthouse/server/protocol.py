@@ -6,6 +6,8 @@ unusual about it takes uvicorn's own way: another call, an error, a worker or a 
 pieces, an answer before it on the same connection that is not out yet.
 """
 
+from asyncio import Transport
+from collections.abc import Iterable
 from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +18,19 @@ HEAD_BYTES = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
 EARLY_BYTES = 65_536
 """Longest body of a call that is answered early; usual ones have less than 1,000 bytes."""
+READ_WAIT_S = 40.0
+"""How long a request may take to arrive, and a connection may stay silent before its first. The gate gives a body 30 s
+and answers; this ends what goes on regardless."""
+IDLE_S = 15.0
+"""How long a connection is left idle when there are nearly too many. Clients of the protocol close theirs then."""
+NEARLY = 0.9
+"""Share of the most connections from which on idle ones are closed sooner."""
+BEYOND = 1.25
+"""Share of the most connections from which on new ones are not even answered."""
+
+CROWDED = b"""HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%s\r\n%s"""
+CROWDED_ROUTE = b'{"endpoint":"","status":"the server has too many connections"}'
+CROWDED_OTHER = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
 _PATHS = frozenset(path.encode() for path, (normal, _) in SPELLINGS.items() if normal == "/route")
 _NO_HEAD: tuple[object, bytes] = (None, b"")
@@ -26,12 +41,32 @@ class Protocol(HttpToolsProtocol):
 
     hot: Hot
     early: bool
+    most: int
+    """Connections that are served at a time."""
+    since = 0.0
+    """When its present state began, by the event loop's clock."""
+    reading = True
+    """It waits for a request, or for the rest of one; otherwise it answers one, or is idle."""
+    _crowded = False
+    """It came when there were too many: it is told so once, and closed."""
     _in_head = False
     _head_bytes = 0
     _read: bytes | None = None
     """The body so far of a call that may be answered early."""
     _answer_head = _NO_HEAD
     """The beginning of a good answer, and the default headers it was made of, of which uvicorn makes new ones."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        count = len(self.connections)
+        self._crowded = count > self.most
+        if count > BEYOND * self.most:
+            transport.abort()
+
+    @property
+    def idle(self) -> bool:
+        return not self.reading and (self.cycle is None or self.cycle.response_complete)
 
     def data_received(self, data: bytes) -> None:
         head = self.headers if self._in_head else None
@@ -44,16 +79,21 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._head_bytes, self._read = True, 0, None
+        self.since, self.reading = self.loop.time(), True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         path, _, _ = self.url.partition(b"?")
+        if self._crowded:
+            return
         if self.early and path in _PATHS and self._is_usual():
             self._read = b""
         else:
             self._go_the_usual_way()
 
     def on_body(self, body: bytes) -> None:
+        if self._crowded:
+            return
         if self._read is None:
             super().on_body(body)
             return
@@ -62,6 +102,10 @@ class Protocol(HttpToolsProtocol):
             self._go_the_usual_way(self._read)
 
     def on_message_complete(self) -> None:
+        self.reading = False
+        if self._crowded:
+            self._turn_away()
+            return
         if self._read is not None:
             answer = self._begin(self._read)
             if isinstance(answer, bytes):
@@ -70,6 +114,19 @@ class Protocol(HttpToolsProtocol):
                 return
             self._go_the_usual_way(self._read, answer)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def _turn_away(self) -> None:
+        """Answers `/route/` that it waits: the protocol's client gives a request up for any error."""
+        if self.url.partition(b"?")[0] in _PATHS:
+            status, more, body = b"200 OK", b"", CROWDED_ROUTE
+        else:
+            status, more, body = b"503 Service Unavailable", b"retry-after: 1\r\n", CROWDED_OTHER
+        self.transport.write(CROWDED % (status, len(body), more, body))
+        self.transport.close()
 
     def _is_usual(self) -> bool:
         """True for a POST that nothing on this connection stands before, whose answer can be written at once."""
@@ -85,11 +142,12 @@ class Protocol(HttpToolsProtocol):
             and not self.flow.write_paused
         )
 
-    def _begin(self, body: bytes) -> bytes | Begun | None:
+    def _begin(self, body: bytes) -> bytes | Begun | Exception:
         try:
-            return self.hot.begin_route(self.headers, self.url.partition(b"?")[2], body)
-        except Exception:  # noqa: BLE001 - the usual way meets the same error again, and answers it
-            return None
+            address = self.client[0] if self.client else ""
+            return self.hot.begin_route(self.headers, self.url.partition(b"?")[2], body, address)
+        except Exception as error:  # noqa: BLE001 - it is answered where all errors are
+            return error
 
     def _write(self, answer: bytes) -> None:
         self.hot.answers["/route", 200] += 1
@@ -102,7 +160,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"%s%d\r\n\r\n%s" % (head, len(answer), answer))
         self.on_response_complete()
 
-    def _go_the_usual_way(self, read: bytes = b"", begun: Begun | None = None) -> None:
+    def _go_the_usual_way(self, read: bytes = b"", begun: Begun | Exception | None = None) -> None:
         """Makes of the request what uvicorn would have made of it so far."""
         self._read = None
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -116,6 +174,22 @@ class Protocol(HttpToolsProtocol):
             super().on_body(read)
 
 
-def protocol_for(hot: Hot, early: bool) -> type[Protocol]:
-    """The protocol class of connections to `hot`, for uvicorn. `early`: `/route/` is answered early."""
-    return type("ConnectedProtocol", (Protocol,), {"hot": hot, "early": early})
+def protocol_for(hot: Hot, early: bool, most: int = 10_000) -> type[Protocol]:
+    """The protocol class of connections to `hot`, for uvicorn.
+
+    `early`: `/route/` is answered early. `most`: connections that are served at a time.
+    """
+    return type("ConnectedProtocol", (Protocol,), {"hot": hot, "early": early, "most": most})
+
+
+def close_late(connections: Iterable[Protocol], now: float) -> None:
+    """Closes the connections whose request does not arrive, and those that are idle while others need their place.
+
+    To be called every second or so. `now`: by the event loop's clock.
+    """
+    connections = list(connections)
+    for connection in connections:
+        waits_s = now - connection.since
+        crowded = len(connections) > NEARLY * connection.most
+        if waits_s > READ_WAIT_S if connection.reading else crowded and waits_s > IDLE_S and connection.idle:
+            connection.transport.abort()

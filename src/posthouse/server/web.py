@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 from posthouse import __version__
-from posthouse.config import Limits
+from posthouse.config import Limits, Rates
 from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
@@ -19,6 +19,7 @@ from posthouse.server.logs import add_log_routes
 from posthouse.server.market import add_market_routes
 from posthouse.server.secrets import add_secret_routes
 from posthouse.server.templates import add_template_routes
+from posthouse.server.throttle import Throttle
 from posthouse.server.v1 import add_v1_routes
 from posthouse.server.workergroups import add_workergroup_routes
 
@@ -34,8 +35,10 @@ def web_app(
     keyring: Keyring,
     limits: Limits,
     explain: Callable[[EndpointId], dict[str, Any]],
+    throttle: Throttle | None = None,
 ) -> FastAPI:
-    """The ASGI application. `explain` says why an endpoint has the workers that it has."""
+    """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`: by default its own,
+    with the default rates."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -57,5 +60,5 @@ def web_app(
     add_v1_routes(app, catalog, keyring, explain)
     add_docs_routes(app)
     add_error_handlers(app)
-    app.add_middleware(Gate, keyring=keyring, clock=hub.clock)
+    app.add_middleware(Gate, keyring=keyring, clock=hub.clock, throttle=throttle or Throttle(Rates()))
     return app

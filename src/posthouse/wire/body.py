@@ -1,12 +1,31 @@
 """Bodies: JSON objects, or refused in words."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from posthouse.domain.errors import BadRequest
+from posthouse.wire.numbers import integer
 
 T = TypeVar("T")
+
+
+class Sender(msgspec.Struct):
+    """What a worker's message says of who sent it; `id` and `worker_id` are the two calls' words for one thing."""
+
+    id: Any = None
+    worker_id: Any = None
+    mtoken: Any = None
+
+
+_sender = msgspec.json.Decoder(Sender)
+
+
+def sender(raw: bytes) -> tuple[int, str]:
+    """The worker and its token as a message states them, which is soon found however long it is. Raises: BadRequest."""
+    said = decoded(_sender, raw)
+    worker_id = integer(said.worker_id if said.id is None else said.id, "id")
+    return worker_id, said.mtoken if isinstance(said.mtoken, str) else ""
 
 
 def decoded(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:

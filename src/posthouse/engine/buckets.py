@@ -1,0 +1,50 @@
+"""Token buckets: so many calls a second for each caller, and more of them at once after a pause."""
+
+import math
+from collections.abc import Hashable
+
+BURST_S = 10.0
+"""A full bucket has what comes in within this time: our choice, so that programs may ask a lot when they start."""
+REMEMBERED = 10_000
+"""How many callers are remembered at least; twice as many at most. One that was forgotten has a full bucket."""
+GRAIN_S = 1e-3
+"""Less than that is not worth a wait, and covers what is lost in rounding."""
+
+
+class Buckets:
+    """A bucket for each caller. It is full at first, and gets `per_s` tokens a second; 0: tokens without end."""
+
+    def __init__(self, per_s: float) -> None:
+        self._each_s = 1.0 / per_s if per_s > 0 else 0.0
+        self._slack_s = max(BURST_S - self._each_s, 0.0)
+        # When a bucket would be full again: all that need be known of it.
+        self._full_at: dict[Hashable, float] = {}
+        self._full_at_before: dict[Hashable, float] = {}
+
+    def wait_s(self, caller: Hashable, now: float) -> float:
+        """How long until there is a token for the caller, in seconds; 0 if there is one. None is taken."""
+        if not self._each_s:
+            return 0.0
+        wait_s = self._full(caller, now) - now - self._slack_s
+        return wait_s if wait_s > GRAIN_S else 0.0
+
+    def take(self, caller: Hashable, now: float) -> float:
+        """Takes a token and returns 0; where there is none, how long until there is, in seconds."""
+        if not self._each_s:
+            return 0.0
+        full_at = self._full(caller, now)
+        wait_s = full_at - now - self._slack_s
+        if wait_s > GRAIN_S:
+            return wait_s
+        self._full_at[caller] = full_at + self._each_s
+        if len(self._full_at) >= REMEMBERED:
+            self._full_at_before, self._full_at = self._full_at, {}
+        return 0.0
+
+    def __len__(self) -> int:
+        return len(self._full_at) + len(self._full_at_before)
+
+    def _full(self, caller: Hashable, now: float) -> float:
+        full_at = self._full_at.get(caller) or self._full_at_before.get(caller, -math.inf)
+        # No bucket takes longer than that to fill, unless the clock went back.
+        return full_at if now < full_at <= now + self._slack_s + 2 * self._each_s else now

@@ -1,0 +1,77 @@
+"""Who may call how often: for each key, each address and each worker."""
+
+from collections import Counter
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_network
+
+from posthouse.config import Rates
+from posthouse.domain.errors import Busy
+from posthouse.engine.buckets import Buckets
+from posthouse.server.auth import Keyring, Principal
+
+
+class TooMany(Busy):
+    """The caller called more often than the settings `rates` allow."""
+
+
+class Throttle:
+    """The buckets of one server."""
+
+    def __init__(self, rates: Rates) -> None:
+        self.counts: Counter[str] = Counter()
+        """Calls that were put off."""
+        self._routes_of_key = Buckets(rates.routes_per_key)
+        self._routes_of_address = Buckets(rates.routes_per_address)
+        self._calls_of_key = Buckets(rates.calls_per_key)
+        self._calls_of_address = Buckets(rates.calls_per_address)
+        self._wrong_keys_of_address = Buckets(rates.wrong_keys_per_address)
+
+    def principal(self, keyring: Keyring, key: str, address: str, now: float) -> Principal | None:
+        """Whose key this is; None if it is missing or wrong.
+
+        Raises: TooMany if too many wrong ones came from the address. Those that were good lately still are.
+        """
+        wrong = self._wrong_keys_of_address
+        if not key:
+            return None
+        if (wait_s := wrong.wait_s(place(address), now)) and not keyring.knows(key):
+            self.counts["throttled_keys"] += 1
+            raise TooMany("api_key: too many wrong keys came from this address", wait_s)
+        principal = keyring.check(key, now)
+        if principal is None:
+            wrong.take(place(address), now)
+        return principal
+
+    def allows_route(self, key_id: str, address: str, now: float) -> bool:
+        """Whether a `/route/` call of this key, from this address, may have a worker now."""
+        if self._routes_of_key.take(key_id, now) or self._routes_of_address.take(place(address), now):
+            self.counts["throttled_routes"] += 1
+            return False
+        return True
+
+    def call_from(self, address: str, now: float) -> None:
+        """Counts a call of the management API. Raises: TooMany."""
+        self._count(self._calls_of_address, place(address), "from this address", now)
+
+    def call_with(self, key_id: str, now: float) -> None:
+        """Counts a call of the management API. Raises: TooMany."""
+        self._count(self._calls_of_key, key_id, "with this key", now)
+
+    def _count(self, buckets: Buckets, caller: str, how: str, now: float) -> None:
+        if wait_s := buckets.take(caller, now):
+            self.counts["throttled_calls"] += 1
+            raise TooMany(f"too many calls {how}: the next may come in {wait_s:.1f} s", wait_s)
+
+
+def place(address: str) -> str:
+    """What an address counts as: with IPv6 whoever has one has 2^64 of them."""
+    return _network(address) if ":" in address else address
+
+
+@lru_cache(maxsize=10_000)
+def _network(address: str) -> str:
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+        return str(mapped or ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address

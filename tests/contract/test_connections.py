@@ -1,0 +1,131 @@
+"""Connections that do not end, or are too many: they cost a bounded time and place, and nobody else is kept waiting."""
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posthouse.client import AsyncClient
+from posthouse.server import protocol
+from posthouse.wiring import Running
+from tests.contract.live import live_server, until
+
+MOST = 10
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Running]:
+    async with live_server(
+        tmp_path / "data", **{"server.max_connections": MOST, "server.route_hold_s": 0, "engine.observe_s": 30}
+    ) as server:
+        async with AsyncClient(server.url, server.admin_key) as owner:
+            await owner.create_endpoint("llm", min_load=0, cold_workers=0)
+        await until(lambda: not server.server.server_state.connections, "nobody is connected")
+        yield server
+
+
+class Caller:
+    """A plain connection that says what the test says."""
+
+    def __init__(self, server: Running, stack: ExitStack) -> None:
+        host, port = server.url.removeprefix("http://").split(":")
+        self._socket = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        self._socket.setblocking(False)
+        self._key = server.admin_key
+        self.said = b""
+
+    def send(self, raw: bytes) -> None:
+        self._socket.send(raw)
+
+    def ask(self, method: str = "POST", path: str = "/route/") -> None:
+        body = b'{"endpoint":"llm"}'
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {self._key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.send(head.encode() + body)
+
+    def closed(self) -> bool:
+        """Reads what has come; true once the server has closed the connection."""
+        try:
+            while data := self._socket.recv(65_536):
+                self.said += data
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            pass
+        return True
+
+    def answer(self) -> tuple[int, Any]:
+        """Status and body of the one answer so far."""
+        head, _, body = self.said.partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(body)
+
+
+async def open_ones(server: Running, stack: ExitStack, count: int) -> list[Caller]:
+    before = len(server.server.server_state.connections)
+    callers = [Caller(server, stack) for _ in range(count)]
+    await until(lambda: len(server.server.server_state.connections) == before + count, "all are connected")
+    return callers
+
+
+async def test_beyond_the_most_connections_a_request_waits_and_nothing_is_held(server: Running) -> None:
+    with ExitStack() as stack:
+        inside = await open_ones(server, stack, MOST)
+        route, manage = await open_ones(server, stack, 2)
+        route.ask()
+        manage.ask("GET", "/v1/status")
+        await until(lambda: route.closed() and manage.closed(), "both are answered and closed")
+        assert route.answer() == (200, {"endpoint": "", "status": "the server has too many connections"})
+        status, body = manage.answer()
+        assert (status, body["success"], body["error"]) == (503, False, "busy")
+        assert b"retry-after: 1" in manage.said
+        inside[0].ask()
+        await until(lambda: not inside[0].closed() and bool(inside[0].said), "who was there is served")
+        assert inside[0].answer()[0] == 200
+
+
+async def test_far_beyond_they_are_closed_at_once(server: Running) -> None:
+    with ExitStack() as stack:
+        await open_ones(server, stack, int(MOST * protocol.BEYOND))
+        more = [Caller(server, stack) for _ in range(5)]
+        await until(lambda: all(caller.closed() for caller in more), "the others are closed")
+        assert not any(caller.said for caller in more)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /route/ HTTP/1.1\r\nHo", b"POST /route/ HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
+)
+async def test_a_request_that_does_not_arrive_is_not_waited_for(
+    sent: bytes, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        fresh, used = await open_ones(server, stack, 2)
+        used.ask()
+        await until(lambda: not used.closed() and bool(used.said), "one has had an answer")
+        for caller in (fresh, used):
+            if sent:
+                caller.send(sent)
+        monkeypatch.setattr(protocol, "READ_WAIT_S", 0.2)
+        await until(fresh.closed, "the first request is given up")
+        await until(lambda: used.closed() or not sent, "so is a later one; one that is idle may stay")
+        assert used.closed() is bool(sent)
+
+
+async def test_idle_connections_make_place_when_it_gets_narrow(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "IDLE_S", 0.1)
+    with ExitStack() as stack:
+        few = await open_ones(server, stack, 3)
+        for caller in few:
+            caller.ask()
+        await until(lambda: not any(c.closed() for c in few) and all(c.said for c in few), "they were answered")
+        rounds = server.loop.counts["rounds"]
+        await until(lambda: server.loop.counts["rounds"] > rounds + 10, "more than a second goes by")
+        assert not any(caller.closed() for caller in few)
+        await open_ones(server, stack, MOST - 3)
+        await until(lambda: all(caller.closed() for caller in few), "those that are idle are closed")
