@@ -62,6 +62,7 @@ class Demand:
     waiting_count: int = 0
     outstanding: float = 0.0
     """Work that workers have been given and not finished."""
+    outstanding_count: int = 0
     service_s: float = 0.0
     """Seconds that a request takes at a worker that has no other, at the mean cost of those outstanding; 0: unknown."""
     oldest_wait_s: float = 0.0

@@ -89,7 +89,7 @@ def run(
         traffic=scenario.traffic.arrivals(scenario.seed),
         hardware=scenario.hardware(),
         seed=scenario.seed,
-        policy=policy(scenario.policy),
+        policy=policy(scenario),
         manners=scenario.clients.manners(),
         pace=Pace(tick_s=scenario.tick_s),
         log=log,

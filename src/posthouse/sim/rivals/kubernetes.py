@@ -1,0 +1,69 @@
+"""The horizontal pod autoscaler (HPA), and KEDA on a queue.
+
+Source: kubernetes pkg/controller/podautoscaler and the documented defaults of `behavior`; KEDA's documentation; for
+KEDA's numbers helm/values.yaml of vLLM's production-stack, which scales on `vllm:num_requests_waiting`.
+"""
+
+import math
+
+from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
+from posthouse.sim.rivals.window import Samples
+
+TICK_S = 15.0
+TOLERANCE = 0.1
+DOWN_STABLE_S = 300.0
+MOST_UP_FACTOR, MOST_UP_PODS = 2, 4
+"""Of one step: the larger of the two."""
+WAITING_TARGET, POLL_S, COOLDOWN_S = 5.0, 15.0, 360.0
+
+
+class Hpa:
+    """An external metric with an average value: requests at once per worker. It never goes to zero."""
+
+    def __init__(self, slots: int, utilisation: float = 0.7, least: int = 1) -> None:
+        self.target, self.least = slots * utilisation, least
+        self._tick_at = -math.inf
+        self._recommended = Samples(DOWN_STABLE_S)
+        self._wanted = least
+
+    def __call__(self, s: Snapshot, memory: Memory) -> Decision:
+        if s.now - self._tick_at >= TICK_S:
+            self._tick_at = s.now
+            self._wanted = self.scale(s.now, float(in_flight(s)), hot_count(s))
+        return steer(s, memory, self._wanted, "Kubernetes HPA")
+
+    def scale(self, now: float, total: float, current: int) -> int:
+        """How many are wanted, for a metric that sums to `total` over `current` workers."""
+        within = current > 0 and abs(total / (self.target * current) - 1) <= TOLERANCE
+        recommended = max(self.least, current if within else math.ceil(total / self.target))
+        self._recommended.add(now, recommended)
+        if recommended > current:
+            return min(recommended, max(current * MOST_UP_FACTOR, current + MOST_UP_PODS))
+        return min(max(current, self.least), int(self._recommended.most()))
+
+
+class Keda:
+    """Between 1 and n an HPA on requests that wait; to 0 after the cool-down, and from 0 with the first."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._hpa = Hpa(slots, least=1)
+        self._hpa.target = WAITING_TARGET
+        self._poll_at = -math.inf
+        self._active_at = -math.inf
+        self._wanted = 0
+
+    def __call__(self, s: Snapshot, memory: Memory) -> Decision:
+        if s.now - self._poll_at >= POLL_S:
+            self._poll_at = s.now
+            waiting = max(0, in_flight(s) - self.slots * ready_count(s))
+            if waiting > 0:
+                self._active_at = s.now
+            if s.now - self._active_at >= COOLDOWN_S:
+                self._wanted = 0
+            elif self._wanted == 0:
+                self._wanted = 1
+            else:
+                self._wanted = self._hpa.scale(s.now, float(waiting), hot_count(s))
+        return steer(s, memory, self._wanted, "KEDA on waiting requests")
