@@ -54,9 +54,9 @@ def test_work_that_is_not_given_back_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     sick = world()
 
     def leaking(remove: Any) -> Any:
-        def removed(request: Any) -> None:
+        def removed(request: Any, *more: Any) -> None:
             worker_id = request.worker_id
-            remove(request)
+            remove(request, *more)
             if worker_id in sick.fleet.ledger.work:
                 sick.fleet.ledger.work[worker_id] += 0.01
 

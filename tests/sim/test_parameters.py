@@ -168,5 +168,5 @@ def test_a_stopped_endpoint_makes_every_worker_inactive_after_its_requests() -> 
 
 
 def test_max_usd_h_is_never_passed() -> None:
-    world = World(replace(BARE, cold_mult=3.0, max_usd_h=4.5), load=lambda t: 1000.0).run(600)
+    world = World(replace(BARE, cold_mult=3.0, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(600)
     assert 4.0 <= max(moment.usd_h for moment in world.history) <= 4.5

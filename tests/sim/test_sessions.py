@@ -40,8 +40,8 @@ class Peers(World):
         box = self.box_of(client)
         assert box is not None
         del box.working[client.idx]
-        box.changed = True
         box.ended.append(Ended(client.idx, success=True, session=True))
+        self.tell_soon(box)
 
     def kill(self, box: Box, seen: Sighting, ordered: bool = False) -> None:
         # Its client cannot go on elsewhere: what the session was about died with the worker.
@@ -55,7 +55,8 @@ class Peers(World):
             return
         client.idx = to.request_idx
         client.workers.append(to.worker.id)
-        box.working[client.idx], box.changed = client, True
+        box.working[client.idx] = client
+        self.tell_soon(box)
 
 
 def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_is_closed() -> None:

@@ -36,13 +36,13 @@ FAULTY = replace(
 )
 
 
-def arrivals(span_s: float = 1500.0, seed: int = 5) -> Iterator[Arrival]:
+def arrivals(span_s: float = 900.0, seed: int = 5) -> Iterator[Arrival]:
     return poisson(lambda t: 120 + 100 * sin(t / 200), 220.0, Costs(60.0, 0.8), span_s, Random(seed))
 
 
 def logged(kind: type[World] = World, hardware: Hardware = FAULTY, **others: object) -> list[str]:
     lines: list[str] = []
-    kind(SCALING, arrivals(), (hardware,), 3, log=lines.append, **others).run(2500)  # type: ignore[arg-type]
+    kind(SCALING, arrivals(), (hardware,), 3, log=lines.append, **others).run(1500)  # type: ignore[arg-type]
     return lines
 
 

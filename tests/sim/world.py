@@ -81,7 +81,6 @@ class World(sim.World):
     """`load(t)` is offered work per second, in requests of `cost`, evenly spaced or `poisson`."""
 
     label = "test-"
-    beats_always = True
 
     def __init__(
         self,

@@ -61,7 +61,6 @@ class World:
 
     label = "sim-"
     """What every label begins with."""
-    beats_always = False
 
     def __init__(
         self,
@@ -360,7 +359,7 @@ class World:
             box.began_at = self.now
             self._plan_beat(box, self.now)
         else:
-            self._tell_soon(box)
+            self.tell_soon(box)
         if box.host.hardware.crashes_h > 0:
             span_s = self._chance.expovariate(box.host.hardware.crashes_h / 3600)
             self.after(span_s, self._crash, box, box.life)
@@ -419,7 +418,7 @@ class World:
         box.beat_at = at
         self.after(at - self.now, self._beat, box, box.life, at)
 
-    def _tell_soon(self, box: Box) -> None:
+    def tell_soon(self, box: Box) -> None:
         """Has a worker report with its next beat, because something has changed."""
         box.changed = True
         at = box.next_beat_at(self.now)
@@ -446,7 +445,7 @@ class World:
             worker = fleet.workers.get(box.worker_id)
             if worker is None or worker.state is not before:
                 self._ring()
-        self._plan_beat(box, self.now + BEAT_S if self.beats_always else box.reported_at + REPORT_S)
+        self._plan_beat(box, box.reported_at + REPORT_S)
         self.serve_held()
 
     def _send(self, client: Client, to: Assignment) -> None:
@@ -457,7 +456,7 @@ class World:
             self.after(RECONNECT_S, self._ask, client)
             return
         box.working[client.idx] = client
-        self._tell_soon(box)
+        self.tell_soon(box)
         if box.served < box.host.hardware.slots:
             self._serve(box, client)
         else:
@@ -482,7 +481,7 @@ class World:
         """A request ends at a worker, in its slot or in its queue."""
         del box.working[client.idx]
         box.ended.append(Ended(client.idx, success))
-        self._tell_soon(box)
+        self.tell_soon(box)
         if client in box.queue:
             box.queue.remove(client)
             return
