@@ -52,10 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, help="request trace, CSV or CSV.gz, run as a whole")
     parser.add_argument("--perf", type=float, default=10.0, help="work per second of a worker that serves the trace")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the length; less exact")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the length; less exact")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    hours = 1.0 if options.quick else 10.0
+    hours = 1.0 if options.quick else 5.0
     rows = [
         *(measured(f"requests x {n}", scenario(400.0, hours, cost=100.0 / n)) for n in (1, 2, 4, 8)),
         *(measured(f"length x {n}", scenario(400.0, n * hours)) for n in (1, 2, 4)),
