@@ -17,6 +17,7 @@ from posthouse.cli import (
     logs,
     request,
     serve,
+    shutdown,
     simulate,
     template,
     worker,
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
 app.command("agent")(agent.agent)
 app.command("request")(request.request)

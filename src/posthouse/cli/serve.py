@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from posthouse.config import Settings
     from posthouse.wiring import Running
 
-OVER = frozenset({State.WANTED, State.STOPPED, State.DESTROYING, State.DESTROYED})
-"""States of workers of which nothing runs, or soon nothing will."""
+OVER = frozenset({State.WANTED, State.DESTROYING, State.DESTROYED})
+"""States of workers of which there is nothing, or soon nothing will be."""
+RESTART = signal.SIGUSR2
+"""Asks for a restart in place; nginx and gunicorn have the same for a new version."""
+TAKE_DOWN = signal.SIGUSR1
+"""Asks for a stop that takes the workers down."""
+LISTED = 20
+"""Most workers that are listed at a stop."""
 
 
 @contextmanager
@@ -70,6 +77,9 @@ def serve(
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C. Workers outlive it.
 
+    SIGUSR2 restarts it in place, without a refused call: for a new version or
+    other settings. To take the workers down, too: posthouse shutdown --workers
+
     The first start prints an admin key, once, and keeps it in the file admin-key
     of its data directory, where commands on this machine find it. Every other
     setting comes from the file or the environment: posthouse config show --long
@@ -101,17 +111,28 @@ def serve(
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:
+    from posthouse.handover import inherited, tell_supervisor
     from posthouse.wiring import running
 
-    async with running(settings) as server:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    async with running(settings, inherited(os.environ)) as server:
+        loop = asyncio.get_running_loop()
+        for number, answer in (
+            (signal.SIGINT, server.stop),
+            (signal.SIGTERM, server.stop),
+            (RESTART, server.restart),
+            (TAKE_DOWN, partial(server.stop, take_down=True)),
+        ):
+            loop.add_signal_handler(number, answer)
         data_dir = settings.data_dir.absolute()
-        if server.admin_key:
-            _write_key(data_dir / ADMIN_KEY_FILE, server.admin_key)
         _greet(server, data_dir, as_json)
         await server.until_stopped()
-        sys.stderr.write(_farewell(server, data_dir))
+        if server.takes_down:
+            await server.take_down(lambda text: typer.echo(text, err=True))
+        if server.successor is None:
+            sys.stderr.write(_farewell(server, data_dir))
+    if server.successor is not None:
+        tell_supervisor(server.successor.process.pid)
+        sys.stderr.write(f"Handed over to process {server.successor.process.pid}.\n")
 
 
 def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
@@ -129,23 +150,28 @@ def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
         typer.echo(f"  The admin key is shown this once. Commands on this machine find it in {ADMIN_KEY_FILE} there.")
 
 
-def _write_key(path: Path, key: str) -> None:
-    """Writes the key to a file that only its owner may read."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
-        file.write(key + "\n")
-
-
 def _farewell(server: "Running", data_dir: Path) -> str:
-    states = [worker.state for stall in server.hub.stalls.values() for worker in stall.fleet.workers.values()]
-    count = sum(state not in OVER for state in states)
-    if not count:
-        return "Stopping; no worker is running.\n"
-    return (
-        f"Stopping; {count} {'worker keeps' if count == 1 else 'workers keep'} running. "
-        f"The next `posthouse serve --data-dir {data_dir}` finds them again by their label, "
-        f"{server.hub.label_prefix}<worker id>.\n"
-    )
+    left = [
+        (stall.fleet.endpoint.name or "a deleted endpoint", worker)
+        for stall in server.hub.stalls.values()
+        for worker in stall.fleet.workers.values()
+        if worker.state not in OVER
+    ]
+    if not left:
+        return "Stopping; no worker is left.\n"
+    usd_h = sum(worker.usd_h() for _, worker in left)
+    lines = [
+        f"Stopping; {'1 worker stays' if len(left) == 1 else f'{len(left)} workers stay'}, at ${usd_h:.2f} an hour:"
+    ]
+    lines += [
+        f"  worker {worker.id} of {name}: {worker.state}, ${worker.usd_h():.2f} an hour, "
+        f"{worker.label} at {worker.provider}"
+        for name, worker in left[:LISTED]
+    ]
+    lines += [f"  and {len(left) - LISTED} more"] if len(left) > LISTED else []
+    again = f"`posthouse serve --data-dir {data_dir}`"
+    lines.append(f"The next {again} finds them again; `posthouse shutdown --workers` takes them down.")
+    return "\n".join(lines) + "\n"
 
 
 def configure_logging(level: str, form: str) -> None:

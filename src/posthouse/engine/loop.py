@@ -18,12 +18,13 @@ from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.policy.decide import decide
-from posthouse.ports import JournalEntry
 
 log = structlog.get_logger()
 
 SAVE_S = 60.0
 """How often what workers have spent is written down while nothing else changes."""
+LATE_S = 10.0
+"""A round that takes longer is a trouble. One of thousands of workers takes less than a second."""
 LEAST_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings."""
 
@@ -36,18 +37,24 @@ class Loop:
     executor: Executor
     tick_s: float
     silent_s: float
+    taking_down: bool = False
+    """Every worker is to go; nothing is decided any more."""
     counts: Counter[str] = field(default_factory=Counter)
     last_tick_s: float = 0.0
     """How long the latest round took."""
+    failing: set[EndpointId] = field(default_factory=set)
+    """Endpoints whose latest tick failed."""
+    _round_began_s: float = 0.0
 
     async def run(self) -> None:
         """Ticks for ever: every `tick_s`, and when the bell rings."""
         while True:
             self.hub.bell.clear()
-            began = time.perf_counter()
+            began = self._round_began_s = time.perf_counter()
             for endpoint_id in list(self.hub.stalls):
                 await self.tick_safely(endpoint_id)
-            self.last_tick_s = time.perf_counter() - began
+            self.last_tick_s, self._round_began_s = time.perf_counter() - began, 0.0
+            self.failing &= self.hub.stalls.keys()
             self.counts["rounds"] += 1
             await asyncio.sleep(LEAST_GAP_S)
             try:
@@ -56,6 +63,13 @@ class Loop:
             except TimeoutError:
                 continue
 
+    def troubles(self) -> list[str]:
+        """What fails in the loop, in words that anybody may read."""
+        late_s = time.perf_counter() - self._round_began_s if self._round_began_s else 0.0
+        stuck = [f"a round of decisions has taken {late_s:.0f} s so far"] if late_s > LATE_S else []
+        failing = [f"decisions fail for {len(self.failing)} endpoints, which stay as they are"] if self.failing else []
+        return stuck + failing
+
     async def tick_safely(self, endpoint_id: EndpointId) -> None:
         """One tick of one endpoint; a failure is counted and logged, and the next tick tries again."""
         stall = self.hub.stalls.get(endpoint_id)
@@ -63,17 +77,18 @@ class Loop:
             return
         try:
             await self.tick(stall)
+            self.failing.discard(endpoint_id)
         except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
             self.counts["failed_ticks"] += 1
+            self.failing.add(endpoint_id)
             log.error("a tick failed", endpoint=stall.fleet.endpoint.name, error=repr(error)[:500])
 
     async def tick(self, stall: Stall) -> None:
         """One tick of one endpoint."""
         fleet, now = stall.fleet, self.hub.clock.now()
         fleet.age(now, self.silent_s)
-        entry: JournalEntry | None = None
         actions: tuple[Action, ...] = ()
-        if stall.leaving:
+        if stall.leaving or self.taking_down:
             for worker_id in list(fleet.workers):
                 fleet.want(worker_id, Goal.GONE)
             actions = fleet.due(now)
@@ -81,8 +96,8 @@ class Loop:
             decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), stall.memory)
             stall.decision, stall.memory = decision, decision.memory
             actions = fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
-            entry = journal.entry(stall, decision)
-        await self._write_down(stall, entry, now)
+            journal.note(stall, decision)
+        await self._write_down(stall, now)
         # Everything in `actions` is written down now: intent before effect. The world went on meanwhile, so some of it
         # may not be due any more; and what has become due since, no decision has seen.
         now = self.hub.clock.now()
@@ -93,12 +108,13 @@ class Loop:
                 self.executor.submit(fleet, action)
         self.router.serve_held(fleet)
         if stall.leaving and not fleet.workers:
-            await self._write_down(stall, None, now)
+            await self._write_down(stall, now)
             self.hub.stalls.pop(fleet.endpoint.id, None)
 
-    async def _write_down(self, stall: Stall, entry: JournalEntry | None, now: float) -> None:
+    async def _write_down(self, stall: Stall, now: float) -> None:
         save_all = now - stall.saved_at >= SAVE_S
         rows = stall.fleet.take_changes(everything=save_all)
+        entry = stall.unwritten[0] if stall.unwritten else None
         if not rows and entry is None:
             return
         try:
@@ -109,7 +125,7 @@ class Loop:
         if save_all:
             stall.saved_at = now
         if entry is not None:
-            stall.journalled_at = entry.at
+            stall.unwritten.popleft()
 
     def _seen(self, stall: Stall) -> bool:
         """True once every provider that this endpoint uses has been listed: before that, what exists is not known."""

@@ -33,7 +33,7 @@ class _Held:
     ask: RouteAsk
     idx: int
     since: float
-    found: asyncio.Future[Assignment]
+    found: asyncio.Future[Assignment | Waiting]
 
 
 @dataclass(slots=True)
@@ -111,6 +111,14 @@ class Router:
                 if misses_left <= 0:
                     break
 
+    def release(self) -> None:
+        """Tells every held request that it waits, and holds none from now on."""
+        self.hold_s = 0.0
+        for held in self._held.values():
+            for entry in held.values():
+                if not entry.found.done():
+                    entry.found.set_result(Waiting(entry.idx))
+
     async def _hold(
         self, fleet: Fleet, ask: RouteAsk, waiting: Waiting, left: Callable[[], Coroutine[Any, Any, None]]
     ) -> Assignment | Waiting | None:
@@ -120,7 +128,7 @@ class Router:
             return waiting
         request = fleet.ledger.find(idx)
         since = request.first_at if request is not None else self.hub.clock.now()
-        found: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[Assignment | Waiting] = asyncio.get_running_loop().create_future()
         held[idx] = _Held(fleet, ask, idx, since, found)
         self._held_count += 1
         leaving = asyncio.ensure_future(left())

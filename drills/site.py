@@ -1,0 +1,111 @@
+"""Where drills take place: a server in a process of its own, its endpoint, and what is measured of it."""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tests.e2e.site import Site
+
+RESULTS = Path(__file__).parent / "results"
+ONSTART = f'exec "$PYTHON" -I -S {Path(__file__).with_name("worker.py")}\n'
+QUICK = {
+    "POSTHOUSE_ENGINE__TICK_S": "0.2",
+    "POSTHOUSE_ENGINE__OBSERVE_S": "0.5",
+    "POSTHOUSE_ENGINE__CALM_S": "1",
+    "POSTHOUSE_PROVIDERS__PROCESS__GRACE_S": "2",
+    "POSTHOUSE_SERVER__LOG_LEVEL": "error",
+}
+"""Settings by which the loop runs quicker than in earnest: more happens in the time."""
+
+
+class Ground(Site):
+    """A site with one endpoint named `drill`, whose workers are `drills/worker.py`."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        super().__init__(directory)
+        self.environ |= QUICK | {f"POSTHOUSE_{name.upper()}": str(value) for name, value in settings.items()}
+        self.url = ""
+        self.key = ""
+
+    def begin(self, onstart: str = ONSTART, env: str = "-p 3000:3000", **scaling: Any) -> None:
+        """Starts the server and makes the endpoint."""
+        facts = self.start()
+        self.url, self.key = facts["url"], facts["admin_key"]
+        (self.directory / "onstart.sh").write_text(onstart)
+        self.json("template", "create", "--name", "drill", "--env", env, "--onstart", "onstart.sh")
+        flags = [word for name, value in scaling.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        self.json("endpoint", "create", "drill", *flags)
+        self.json("workergroup", "create", "--endpoint", "drill", "--template", "drill")
+
+    def start_again(self) -> None:
+        """Starts the server at the address where it was."""
+        self.start("--port", self.url.rpartition(":")[2])
+
+    def states(self) -> list[str]:
+        return sorted(row["state"] for row in self.json("worker", "list"))
+
+    def process(self) -> psutil.Process:
+        """The server's."""
+        assert self.server is not None
+        return psutil.Process(self.server.pid)
+
+    def clear(self) -> None:
+        super().clear()
+        for process in self.processes():
+            process.wait(5)
+
+
+@contextmanager
+def ground(**settings: Any) -> Iterator[Ground]:
+    """A ground in a directory of its own; whatever is left there is ended and removed."""
+    with tempfile.TemporaryDirectory(prefix="posthouse-drill-") as directory:
+        made = Ground(Path(directory), **settings)
+        try:
+            yield made
+        finally:
+            made.clear()
+
+
+def until(reached: Any, patience_s: float = 60.0) -> float:
+    """Waits for a condition; the seconds that it took. Raises: TimeoutError."""
+    began = time.monotonic()
+    while not reached():
+        if time.monotonic() - began > patience_s:
+            raise TimeoutError(f"not within {patience_s:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def options(about: str, **defaults: float) -> argparse.Namespace:
+    """The command line of a drill: one number for each of `defaults`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help="how many")
+    return parser.parse_args()
+
+
+def conclude(name: str, figures: dict[str, Any], violations: list[str]) -> int:
+    """Prints the figures, keeps them in `drills/results`, and returns the exit code: 1 if something was violated."""
+    for what, value in figures.items():
+        print(f"{what:<28} {value}")
+    for violation in violations[:20]:
+        print(f"VIOLATION: {violation}")
+    print(f"{name}: {'BROKEN' if violations else 'holds'}")
+    machine = {"cpus": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 1e9), "os": platform.system()}
+    versions = {"python": platform.python_version(), **{p: version(p) for p in ("posthouse", "uvicorn", "uvloop")}}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"drill": name, "at": at, "holds": not violations, "figures": figures, "violations": violations[:20]}
+    RESULTS.mkdir(exist_ok=True)
+    record |= {"machine": machine, "versions": versions}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return 1 if violations else 0

@@ -1,0 +1,113 @@
+"""Requests from many clients at a set rate, each followed to its end."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+POLL_S = (0.5, 1.5)
+"""How long a client sleeps that was told to wait; the protocol's own sleeps 1 s at first."""
+CALL_TIMEOUT_S = 10.0
+"""How long the protocol's own client waits for an answer to `/route/`."""
+
+
+@dataclass
+class Traffic:
+    url: str
+    key: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+    endpoint: str = "drill"
+    patient: bool = False
+    """Whether a client whose call finds no server asks again: what a crash does to such calls is known."""
+    asked: int = 0
+    routed: int = 0
+    waited: int = 0
+    """Answers that told a request to wait."""
+    refused: list[str] = field(default_factory=list)
+    """What calls for a worker met that was no answer."""
+    broken: list[str] = field(default_factory=list)
+    """What happened to requests that had been given a worker."""
+    answered_at: list[float] = field(default_factory=list)
+    routed_at: list[float] = field(default_factory=list)
+    _requests: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def send(self, http: aiohttp.ClientSession, rate: float, span_s: float) -> None:
+        """Begins requests at `rate` per second for `span_s`, however long each takes."""
+        began, sent = time.monotonic(), 0
+        while (passed_s := time.monotonic() - began) < span_s:
+            while sent < passed_s * rate:
+                self.begin(http)
+                sent += 1
+            await asyncio.sleep(0.01)
+
+    def begin(self, http: aiohttp.ClientSession) -> None:
+        request = asyncio.create_task(self._one(http))
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+
+    async def finished(self, patience_s: float) -> int:
+        """Waits for those that are on their way, and gives up the rest; how many these were."""
+        if self._requests:
+            await asyncio.wait(set(self._requests), timeout=patience_s)
+        left = list(self._requests)
+        for request in left:
+            request.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return len(left)
+
+    @property
+    def open(self) -> int:
+        return len(self._requests)
+
+    async def _one(self, http: aiohttp.ClientSession) -> None:
+        self.asked += 1
+        idx = 0
+        while True:
+            answer = await self._route(http, idx)
+            if answer is None:
+                return
+            if "url" in answer:
+                break
+            self.waited += 1
+            idx = answer.get("request_idx", idx)
+            await asyncio.sleep(random.uniform(*POLL_S))
+        self.routed += 1
+        self.routed_at.append(time.monotonic())
+        try:
+            body = {"auth_data": answer, "payload": self.payload}
+            async with http.post(answer["url"] + "/generate", json=body) as reply:
+                await reply.read()
+                if reply.status != 200:
+                    self.broken.append(f"status {reply.status} of a worker")
+                    return
+            self.answered_at.append(time.monotonic())
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.broken.append(repr(error))
+
+    async def _route(self, http: aiohttp.ClientSession, idx: int) -> dict[str, Any] | None:
+        ask = {"endpoint": self.endpoint, "api_key": self.key, "cost": self.cost, "request_idx": idx}
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        while True:
+            try:
+                async with http.post(f"{self.url}/route/", json=ask, timeout=timeout) as reply:
+                    if reply.status == 200:
+                        found: dict[str, Any] = await reply.json()
+                        return found
+                    self.refused.append(f"status {reply.status}: {(await reply.text())[:200]}")
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                if not self.patient:
+                    self.refused.append(repr(error))
+            if not self.patient:
+                return None
+            await asyncio.sleep(0.05)
+
+
+def session() -> aiohttp.ClientSession:
+    """A session without a bound of connections, as many clients have together."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=120)
+    )

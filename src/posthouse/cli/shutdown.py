@@ -1,0 +1,70 @@
+"""`posthouse shutdown`"""
+
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posthouse.cli.options import AsJson, ConfigFile
+from posthouse.cli.output import print_json
+from posthouse.cli.serve import TAKE_DOWN, server_extra
+from posthouse.domain.errors import NotFound
+
+LOOK_S = 0.1
+
+
+def shutdown(
+    workers: Annotated[
+        bool, typer.Option("--workers", help="First have every worker finish what it has, and destroy it.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the server that runs on this machine, and wait for its end.
+
+    Its workers stay and cost what they cost, and the next start finds them. With
+    --workers they are taken down first, whatever that takes; Ctrl-C here leaves
+    the server at it, another `posthouse shutdown` makes it stop at once.
+
+    Examples:
+      posthouse shutdown
+      posthouse shutdown --workers --data-dir /var/lib/posthouse
+    """
+    with server_extra():
+        from posthouse.config import load_settings
+        from posthouse.wiring import LOCK_FILE
+
+        settings, _ = load_settings({"data_dir": data_dir}, config, os.environ)
+    lock = settings.data_dir / LOCK_FILE
+    pid = _owner(lock)
+    if not pid:
+        raise NotFound(f"no server runs on {settings.data_dir.absolute()}")
+    os.kill(pid, TAKE_DOWN if workers else signal.SIGTERM)
+    if not as_json:
+        typer.echo(f"process {pid} {'takes its workers down and ' if workers else ''}stops")
+    while _owner(lock):
+        time.sleep(LOOK_S)
+    if as_json:
+        print_json({"pid": pid, "workers_taken_down": workers})
+    else:
+        typer.echo("it has stopped")
+
+
+def _owner(lock: Path) -> int:
+    """The process id of the server that holds the lock, 0 if none does."""
+    try:
+        with lock.open(encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read().strip() or 0)
+    except FileNotFoundError:
+        return 0
+    return 0

@@ -1,0 +1,209 @@
+"""Restarts in place, and stops. Unmodified clients look on, who give a request up at the first refused call."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from posthouse.cli.serve import RESTART
+from tests.e2e.site import ONSTART, START_S, Site, until
+
+CLIENTS = """\
+import asyncio, json, sys
+from vastai import Serverless
+
+url, key, rate = sys.argv[1:]
+Serverless.SSL_CERT_URL = f"{url}/static/jvastai_root.cer"
+
+async def one(endpoint, answers, errors):
+    try:
+        payload = {"inputs": "Hi", "parameters": {"max_new_tokens": 5}}
+        answer = await endpoint.request("/generate", payload, cost=5)
+        answers.append(bool(answer["response"]["generated_text"]))
+    except Exception as error:
+        errors.append(repr(error))
+
+async def main():
+    answers, errors, asked = [], [], set()
+    async with Serverless(key, autoscaler_url=url, webserver_url=url) as client:
+        endpoint = await client.get_endpoint("llm")
+        print("begins", flush=True)
+        ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        while not ended.done():
+            asked.add(asyncio.create_task(one(endpoint, answers, errors)))
+            await asyncio.sleep(1 / float(rate))
+        await asyncio.wait(asked, timeout=60)
+    print(json.dumps({"asked": len(asked), "right": sum(answers), "errors": errors[:10]}))
+
+asyncio.run(main())
+"""
+"""Requests at a set rate through the protocol's own client, with its own pool of connections, until its input ends."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    made.environ |= {
+        "POSTHOUSE_ENGINE__TICK_S": "0.2",
+        "POSTHOUSE_ENGINE__OBSERVE_S": "0.2",
+        "POSTHOUSE_ENGINE__CALM_S": "1",
+        "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
+        "POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H": "0.4",
+    }
+    yield made
+    with suppress(OSError):  # the process that has taken over
+        os.kill(owner(made), signal.SIGKILL)
+    made.clear()
+
+
+def add_endpoint(site: Site, *scaling: str) -> None:
+    (site.directory / "onstart.sh").write_text(ONSTART)
+    site.json("template", "create", "--name", "llm", "--env", "-p 3000:3000", "--onstart", "onstart.sh")
+    site.json("endpoint", "create", "llm", "--cold-workers", "0", "--cold-mult", "1", *scaling)
+    site.json("workergroup", "create", "--endpoint", "llm", "--template", "llm")
+    until(lambda: "idle" in states(site))
+
+
+def states(site: Site) -> list[str]:
+    return sorted(row["state"] for row in site.json("worker", "list"))
+
+
+def owner(site: Site) -> int:
+    """The process that owns the data directory."""
+    return int((site.directory / "posthouse-data" / "lock").read_text() or 0)
+
+
+def restarted(site: Site) -> None:
+    """Restarts the server in place, and waits until the old process has ended well."""
+    assert site.server is not None
+    assert site.server.stdout is not None
+    old = owner(site)
+    os.kill(old, RESTART)
+    assert json.loads(site.server.stdout.readline())["url"] == site.environ["POSTHOUSE_URL"]
+    until(lambda: not psutil.pid_exists(old) or psutil.Process(old).status() == psutil.STATUS_ZOMBIE)
+    assert owner(site) != old
+
+
+def ended(site: Site) -> None:
+    """Stops whichever process owns the data directory now."""
+    done = site.run("shutdown", "--workers")
+    assert done.returncode == 0, done.stderr
+    assert site.server is not None
+    site.server.communicate(timeout=START_S)
+    site.server = None
+    assert site.processes() == []
+
+
+@pytest.mark.parametrize("tls", ["off", "self"])
+@pytest.mark.peer("POST /route/", "C1", does="requests while the server is restarted in place")
+def test_no_client_sees_a_restart_in_place(site: Site, tls: str) -> None:
+    facts = site.start("--tls", tls)
+    root = site.directory / "posthouse-data" / "authority.cer"
+    add_endpoint(site, "--min-load", "1", "--max-workers", "2")
+    workers = {p.pid for p in site.processes()}
+    trust = {"SSL_CERT_FILE": str(root)} if tls == "self" else {}
+    clients = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CLIENTS, facts["url"], facts["admin_key"], "20"],
+        cwd=site.directory,
+        env=site.environ | trust,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert clients.stdout is not None
+        assert clients.stdout.readline() == "begins\n"
+        restarted(site)
+        said, complaint = clients.communicate("", timeout=START_S)
+    finally:
+        clients.kill()
+    assert clients.returncode == 0, complaint
+    told = json.loads(said)
+    assert told["errors"] == []
+    assert told["right"] == told["asked"] > 20
+    assert workers <= {p.pid for p in site.processes()}
+    ended(site)
+
+
+def test_a_new_process_that_cannot_start_leaves_the_old_one_at_work(site: Site) -> None:
+    site.start()
+    (site.directory / "posthouse.toml").write_text("[server]\nport = 1\nhost = 'nowhere'\n")
+    before = owner(site)
+    os.kill(before, RESTART)
+    assert site.server is not None
+    assert site.server.stderr is not None
+    said = ""
+    while "this process goes on" not in said:
+        said += site.server.stderr.readline()
+    assert "server.host: 'nowhere' is not an address" in said
+    assert owner(site) == before
+    assert site.json("endpoint", "list") == []
+
+
+def test_a_supervisor_is_told_which_process_is_the_service_now(site: Site) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(site.directory / "notify"))
+        supervisor.settimeout(START_S)
+        site.environ["NOTIFY_SOCKET"] = str(site.directory / "notify")
+        site.start()
+        restarted(site)
+        assert supervisor.recv(100).decode() == f"MAINPID={owner(site)}"
+    ended(site)
+
+
+def test_a_killed_server_is_followed_by_the_one_it_had_begun(site: Site) -> None:
+    site.start()
+    before = owner(site)
+    with socket.create_connection(("127.0.0.1", int(site.environ["POSTHOUSE_URL"].rpartition(":")[2]))):
+        os.kill(before, RESTART)  # which waits for this silent connection
+        until(lambda: len(psutil.Process(before).children()) == 1)
+        time.sleep(0.5)
+        os.kill(before, signal.SIGKILL)
+    until(lambda: owner(site) != before)
+    assert site.json("endpoint", "list") == []
+    ended(site)
+
+
+def test_a_stop_says_which_workers_stay_and_what_they_cost(site: Site) -> None:
+    site.start()
+    add_endpoint(site, "--min-load", "1")
+    (worker,) = site.json("worker", "list")
+    code, said = site.stop(signal.SIGTERM)
+    assert code == 0
+    assert "1 worker stays, at $0.40 an hour" in said
+    assert f"worker {worker['id']} of llm: idle, $0.40 an hour, posthouse-" in said
+    assert "posthouse shutdown --workers" in said
+    assert len(site.processes()) > 0
+
+
+def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site: Site) -> None:
+    site.start()
+    add_endpoint(site, "--min-load", "1")
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "posthouse", "request", "llm", "Hi", "--max-new-tokens", "2000"],  # 4 s
+        cwd=site.directory,
+        env=site.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: bool(site.json("worker", "list")[0]["busy"]))
+    done = site.run("shutdown", "--workers", "--json")
+    assert done.returncode == 0, done.stderr
+    assert site.server is not None
+    server, site.server = site.server, None
+    said = server.communicate(timeout=START_S)[1]
+    assert "1 worker left: 1 idle" in said
+    assert "no worker is left" in said
+    assert len(asking.communicate(timeout=START_S)[0].split()) > 900
+    assert site.processes() == []
+    assert site.run("shutdown").returncode == 4
