@@ -14,7 +14,11 @@ from posthouse.domain.workergroup import Workergroup, WorkergroupId
 
 class Clock(Protocol):
     def now(self) -> float:
-        """Seconds since the epoch, never going back."""
+        """Seconds since the epoch as we count them: even, never going back, not even across a restart."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the epoch as other machines count them; it may jump. For what others compare with theirs."""
         ...
 
 
@@ -117,7 +121,8 @@ class JournalEntry:
 class Store(Protocol):
     """What survives a restart. Every write is durable when the call returns.
 
-    Raises: NotFound for an id that is not there, BadRequest for a name that is taken.
+    Raises: NotFound for an id that is not there, BadRequest for a name that is taken, Unavailable while it cannot be
+    read or written; nothing has been changed then.
     """
 
     async def installation(self) -> str:
@@ -181,6 +186,10 @@ class Store(Protocol):
 
         Raises: StaleVersion if the stored version is not `expected_version`; nothing is written then.
         """
+        ...
+
+    async def latest_at(self) -> float:
+        """The latest time in what is stored of fleets, 0 if none: no clock may start before it."""
         ...
 
     async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:

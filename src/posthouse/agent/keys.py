@@ -11,6 +11,7 @@ from aiohttp import ClientError, ClientSession
 
 from posthouse.agent.settings import AgentSettings, place
 from posthouse.signing.ed25519 import Verify, verifiers
+from posthouse.wire.grant import TIME_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,12 @@ class ServerKeys:
                     await self._look()
         return self._keys.get(kid)
 
+    async def set_clock(self) -> None:
+        """Ask the server for its time, unless that was done just now: one of the two clocks may have stood still."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at >= _GAP_S:
+                await self._look()
+
     async def _look(self) -> bool:
         """Ask the server, and return whether that was answered. Keys that are known stay until there are others."""
         self._looked_at = time.monotonic()
@@ -80,13 +87,14 @@ class ServerKeys:
                         continue
                     answer.raise_for_status()
                     self._keys = verifiers(await answer.read()) or self._keys
-                    sent_at = answer.headers.get("Date")
+                    sent_at, told_s = answer.headers.get("Date", ""), answer.headers.get(TIME_HEADER, "")
             except (ClientError, OSError, TimeoutError, ValueError) as error:
                 log.warning("grant keys: %s: %s", place(url), type(error).__name__)
                 continue
             log.info("grant keys: %d, from %s", len(self._keys), place(url))
-            if sent_at:
-                with contextlib.suppress(ValueError):
-                    self._ahead_s = parsedate_to_datetime(sent_at).timestamp() - time.monotonic()
+            with contextlib.suppress(ValueError):
+                if told_s or sent_at:
+                    server_s = float(told_s) if told_s else parsedate_to_datetime(sent_at).timestamp()
+                    self._ahead_s = server_s - time.monotonic()
             return True
         return answered

@@ -13,7 +13,7 @@ from posthouse.domain.workergroup import WorkergroupId
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Failures in a row of one workergroup, or of one machine."""
+    """Failures of one workergroup, machine or worker that no success has made up for."""
 
     count: int = 0
     last_at: float = 0.0
@@ -36,6 +36,8 @@ class Snapshot:
     machine_failures: Mapping[str, Failures] = field(default_factory=dict)
     resting: frozenset[WorkerId] = frozenset()
     """Workers whose start was refused a moment ago: others are sooner."""
+    suspected: frozenset[WorkerId] = frozenset()
+    """Workers at which requests failed lately."""
     calm_until: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
 

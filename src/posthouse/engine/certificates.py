@@ -58,7 +58,7 @@ class Certificates:
         try:
             if len(request) > MAX_REQUEST_BYTES:
                 raise ValueError(f"must be at most {MAX_REQUEST_BYTES} bytes")
-            certificate = self.authority(request, f"worker {worker_id}", hosts, now)
+            certificate = self.authority(request, f"worker {worker_id}", hosts, self.hub.clock.wall())
         except ValueError as error:
             raise BadRequest(f"body: {error}") from None
         self.counts["certificates"] += 1

@@ -1,7 +1,7 @@
 """What the running server knows, in memory: endpoints with their fleets, workergroups, templates, offers."""
 
 import asyncio
-import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +14,12 @@ from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.fleet.fleet import Fleet
-from posthouse.ports import Clock, Provider, Store
+from posthouse.ports import Clock, JournalEntry, Provider, Store
 
+ID_DIGITS = 15
+"""Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
+UNWRITTEN_KEPT = 100
+"""Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
 MAX_HOMES = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
 
@@ -31,6 +35,8 @@ class Stall:
     decision: Decision | None = None
     """The latest."""
     journalled_at: float = 0.0
+    unwritten: deque[JournalEntry] = field(default_factory=lambda: deque(maxlen=UNWRITTEN_KEPT))
+    """Decisions for the journal that could not be stored yet."""
     saved_at: float = 0.0
     leaving: bool = False
     """Its endpoint was deleted; it stays until its last worker is gone."""
@@ -48,7 +54,8 @@ class Hub:
     """The name of this installation; part of every label."""
     calm_s: float
     """No scale-down for this long after a start."""
-    worker_ids: Iterator[WorkerId] = field(default_factory=lambda: (WorkerId(i) for i in itertools.count(1)))
+    last_worker_id: int = 0
+    """The highest that was ever given, as far as is known."""
     stalls: dict[EndpointId, Stall] = field(default_factory=dict)
     ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
@@ -62,14 +69,26 @@ class Hub:
     """Where workers were last found."""
 
     @property
+    def worker_ids(self) -> Iterator[WorkerId]:
+        """Ids that no worker ever had."""
+        while True:
+            self.last_worker_id += 1
+            yield WorkerId(self.last_worker_id)
+
+    def note_label(self, label: str) -> None:
+        """Takes in the label of an instance: a store from a backup may not know ids that were given since."""
+        worker_id = label.removeprefix(self.label_prefix)
+        if worker_id != label and worker_id.isascii() and worker_id.isdecimal() and len(worker_id) <= ID_DIGITS:
+            self.last_worker_id = max(self.last_worker_id, int(worker_id))
+
+    @property
     def label_prefix(self) -> str:
         """What every label of this installation begins with."""
         return f"posthouse-{self.installation}-"
 
     async def load(self) -> None:
         """Reads everything from the store, once, at the start."""
-        last_id = await self.store.last_worker_id()
-        self.worker_ids = (WorkerId(i) for i in itertools.count(last_id + 1))
+        self.last_worker_id = await self.store.last_worker_id()
         self.templates = {t.id: t for t in await self.store.templates()}
         self.workergroups = {g.id: g for g in await self.store.workergroups()}
         self.secrets = {**await self.store.secrets()}

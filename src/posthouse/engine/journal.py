@@ -14,11 +14,11 @@ QUIET_S = 60.0
 """A decision that changes nothing is kept this often."""
 
 
-def entry(stall: Stall, decision: Decision) -> JournalEntry | None:
-    """What to keep of a decision; None if it changes nothing and the last one kept is recent."""
-    if not decision.goals and not decision.rentals and decision.at - stall.journalled_at < QUIET_S:
-        return None
-    return JournalEntry(stall.fleet.endpoint.id, decision.at, plain(decision))
+def note(stall: Stall, decision: Decision) -> None:
+    """Takes a decision in, to be stored; not one that changes nothing while the last one is recent."""
+    if decision.goals or decision.rentals or decision.at - stall.journalled_at >= QUIET_S:
+        stall.unwritten.append(JournalEntry(stall.fleet.endpoint.id, decision.at, plain(decision)))
+        stall.journalled_at = decision.at
 
 
 def plain(decision: Decision) -> dict[str, Any]:

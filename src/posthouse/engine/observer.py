@@ -9,6 +9,7 @@ import structlog
 
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.instance import Instance
+from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
@@ -18,6 +19,8 @@ from posthouse.wire.search import parse_search
 
 log = structlog.get_logger()
 
+TRUSTED_S = 12.0
+"""How long a worker's report outweighs a list without it: reports come every 10 s."""
 LIST_TIMEOUT_S = 30.0
 """How long a provider may take to list what it has."""
 
@@ -30,9 +33,13 @@ class Observer:
     counts: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
     """Providers that have been listed at least once since the start."""
+    failing: set[str] = field(default_factory=set)
+    """Providers whose latest look failed."""
     _look: dict[str, asyncio.Event] = field(default_factory=dict)
     _orphans: dict[str, set[str]] = field(default_factory=dict)
-    """Labels without a worker at the latest look, by provider."""
+    """Ids of instances that no worker owns at the latest look, by provider."""
+    _listed: dict[str, dict[str, Instance]] = field(default_factory=dict)
+    """The latest list by label, by provider."""
 
     def poke(self, provider: str) -> None:
         """Asks for a look at a provider soon."""
@@ -46,8 +53,10 @@ class Observer:
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
                     await self.observe(provider)
+                self.failing.discard(provider.name)
             except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; routing goes on
                 self.counts[f"{provider.name}_failed"] += 1
+                self.failing.add(provider.name)
                 log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
             try:
                 async with asyncio.timeout(provider.poll_s):
@@ -58,24 +67,59 @@ class Observer:
     async def observe(self, provider: Provider) -> None:
         """Takes in one complete list of a provider and what it offers to each workergroup."""
         asked_at = self.hub.clock.now()
-        instances = await provider.instances()
+        instances = list(await provider.instances())
         now = self.hub.clock.now()
+        for instance in instances:
+            self.hub.note_label(instance.label)
+        instances += self._left_out(provider, instances, now)
         for stall in list(self.hub.stalls.values()):
             before = {i: w.state for i, w in stall.fleet.workers.items()}
             stall.fleet.observe(provider.name, instances, asked_at, now)
             if before != {i: w.state for i, w in stall.fleet.workers.items()}:
                 self.hub.bell.set()
-        self._sweep(provider, list(instances))
+        self._sweep(provider, instances)
         self.seen.add(provider.name)
         self.counts[f"{provider.name}_looks"] += 1
         await self._offers(provider)
 
+    def _left_out(self, provider: Provider, instances: list[Instance], now: float) -> list[Instance]:
+        """What a list that cannot be complete leaves out, as it was in the one before.
+
+        A worker that its provider does not list, and that reported after that may have begun, is there all the same.
+        Then nothing is concluded from any absence in this list: else one empty answer would end a whole fleet.
+        """
+        listed = {i.label: i for i in instances}
+        mine = [
+            (stall.fleet, worker)
+            for stall in self.hub.stalls.values()
+            for worker in stall.fleet.workers.values()
+            if worker.provider == provider.name and worker.label not in listed
+        ]
+        before = self._listed.get(provider.name, {})
+        if not any(w.state is State.IDLE and now - f.reported_at(w.id) < TRUSTED_S for f, w in mine):
+            self._listed[provider.name] = listed
+            return []
+        self.counts[f"{provider.name}_incomplete"] += 1
+        left_out = [before[w.label] for _, w in mine if w.state is not State.DESTROYING and w.label in before]
+        self._listed[provider.name] = {**listed, **{i.label: i for i in left_out}}
+        return left_out
+
+    def troubles(self) -> list[str]:
+        """What fails at providers, in words that anybody may read."""
+        return [f"provider {name} cannot be looked at" for name in sorted(self.failing)]
+
     def _sweep(self, provider: Provider, instances: list[Instance]) -> None:
         """Destroys what carries our label and belongs to no worker; seen twice, so that no answer is overtaken."""
-        owned = {w.label for stall in self.hub.stalls.values() for w in stall.fleet.workers.values()}
-        orphans = {i.label: i for i in instances if i.label.startswith(self.hub.label_prefix) and i.label not in owned}
-        for label in orphans.keys() & self._orphans.get(provider.name, set()):
-            self.executor.destroy_orphan(provider, orphans[label])
+        owned = {w.label: w.instance_id for stall in self.hub.stalls.values() for w in stall.fleet.workers.values()}
+        listed = {i.id for i in instances}
+        orphans = {
+            i.id: i
+            for i in instances
+            if i.label.startswith(self.hub.label_prefix)
+            and (i.label not in owned or (i.id != owned[i.label] and owned[i.label] in listed))  # or made twice
+        }
+        for instance_id in orphans.keys() & self._orphans.get(provider.name, set()):
+            self.executor.destroy_orphan(provider, orphans[instance_id])
         self._orphans[provider.name] = set(orphans)
 
     async def _offers(self, provider: Provider) -> None:

@@ -41,7 +41,7 @@ from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.patience import resume_at
-from posthouse.policy.route import handicap_s
+from posthouse.policy.route import MOST_FAILURES, handicap_s
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
@@ -82,6 +82,10 @@ LEARNED_SERVICES = 50
 SERVICE_RANK = 0.1
 """Which of them in order of time: few enough are faster that some that failed at once, and say they did well, do not
 matter; too low an estimate only means that more counts as queue."""
+
+
+FAULTS = ("", "Error")
+"""Words of workers for an end that is their own fault; the older generations have none."""
 
 
 class Assignment(NamedTuple):
@@ -205,21 +209,19 @@ class Fleet:
         if request is None or request.worker_id != worker_id:
             self.stats.refused_ends += 1
             return False
-        self._remove(request, now)
+        self._remove(request, now, self._judge(request, worker_id, ended, now))
         self.stats.ended += 1
         if not ended.success:
             self.stats.failed += 1
             status = ended.status or "failed"
             text = f"request {ended.request_idx} ended after {now - request.assigned_at:.1f} s: {status}"
             self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
-        else:
-            self._suspected.pop(worker_id, None)
-            if request.cost > 0 and not ended.session:
-                took_s = now - request.assigned_at
-                self._took_more = True
-                self._took.append((took_s / request.cost, took_s))
-                if request.alone:
-                    self._took_alone.append((took_s / request.cost, took_s))
+        elif request.cost > 0 and not ended.session:
+            took_s = now - request.assigned_at
+            self._took_more = True
+            self._took.append((took_s / request.cost, took_s))
+            if request.alone:
+                self._took_alone.append((took_s / request.cost, took_s))
         return True
 
     def _pick(self, request: Request, now: float) -> WorkerId | None:
@@ -266,19 +268,52 @@ class Fleet:
             return Request(idx, cost, now, now)
         request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
-            ended_at, request.failures = ended
-            self._keep_away(request, ended_at, now)
+            ended_at, request.failures, counted = ended
+            self._keep_away(request, ended_at, now, counted)
         return request
 
-    def _keep_away(self, request: Request, worker_id: WorkerId, now: float) -> None:
+    def _keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
+        """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""
         before = request.failures.get(worker_id, Failures())
         request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
-        if before.count == 0 and worker_id in self.workers:  # one request's many tries are one failure of the worker
-            failures = self._suspected.get(worker_id)
-            if failures is None:
-                text = f"request {request.idx} failed here, as it was asked for again: others are preferred for a while"
-                self.history.note(now, Level.TRACE, text, self.workers[worker_id])
-            self._suspected[worker_id] = Failures(1 if failures is None else failures.count + 1, now)
+        once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker
+        self._hold_against(worker_id, once - counted, now, f"request {request.idx} failed here: it was asked for again")
+
+    def _judge(self, request: Request, worker_id: WorkerId, ended: Ended, now: float) -> int:
+        """Counts what a worker says of a request's end for or against it, and returns what was counted.
+
+        A success is not certain: workers call it one when their model answers with an error. So it only takes back one
+        failure, and that not for good if the request is asked for again. What a worker rejects is no fault of it.
+        """
+        if ended.success:
+            if worker_id not in self._suspected:
+                return 0
+            self._hold_against(worker_id, -1, now, "")
+            return -1
+        if ended.status not in FAULTS or worker_id in request.failures:
+            return 0
+        self._hold_against(worker_id, 1, now, f"request {request.idx} failed here: {ended.status or 'failed'}")
+        return 1
+
+    def _judge_lost(self, request: Request, worker_id: WorkerId, now: float) -> int:
+        """The same for one that its worker never had: its host may neither refuse nor answer. The oldest never say."""
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.scheme == "A4" or request.seen or worker_id in request.failures:
+            return 0
+        self._hold_against(worker_id, 1, now, f"request {request.idx} never came here")
+        return 1
+
+    def _hold_against(self, worker_id: WorkerId, count: int, now: float, why: str) -> None:
+        before = self._suspected.get(worker_id, Failures())
+        after = min(before.count + count, MOST_FAILURES)
+        if count == 0 or worker_id not in self.workers:
+            return
+        if after <= 0:
+            self._suspected.pop(worker_id, None)
+            return
+        if before.count == 0:
+            self.history.note(now, Level.TRACE, f"{why}; others are preferred for a while", self.workers[worker_id])
+        self._suspected[worker_id] = Failures(after, now if count > 0 else before.last_at)
 
     def _most_s(self) -> float:
         """Seconds of work at which a worker still gets requests: those in service at full performance are no queue."""
@@ -313,9 +348,9 @@ class Fleet:
         if left is not None and left != worker_id:
             self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
-    def _remove(self, request: Request, now: float) -> None:
+    def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
-        self.ledger.remove(request)
+        self.ledger.remove(request, counted)
         if left is not None:
             if left in self._figures:
                 self._figures[left].ended(request.cost, now - request.assigned_at, now)
@@ -371,11 +406,12 @@ class Fleet:
     def observe(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
         """Takes in a provider's complete list, asked for at `asked_at`."""
         by_label = {i.label: i for i in instances}
+        by_id = {i.id: i for i in instances}
         for worker in [w for w in self.workers.values() if w.provider == provider]:
             settled_at = self._settled_at.get(worker.id, self._born_at)
             if worker.state is State.WANTED or worker.id in self._in_flight or asked_at < settled_at:
                 continue  # the list may be older than our last command
-            instance = by_label.get(worker.label)
+            instance = by_id.get(worker.instance_id, by_label.get(worker.label))
             if instance is not None:
                 self.place(worker.id, instance, now)
             elif worker.instance_id or worker.state is State.DESTROYING or asked_at >= settled_at + UNCLEAR_S:
@@ -409,11 +445,13 @@ class Fleet:
             if left_s == 0:
                 del self._suspected[worker_id]
         for request in self.ledger.expired(now):
+            counted = 0
             if request.worker_id is not None:
                 self.stats.expired += 1
                 text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
                 self.history.note(now, Level.DEBUG, text, self.workers.get(request.worker_id))
-            self._remove(request, now)
+                counted = self._judge_lost(request, request.worker_id, now)
+            self._remove(request, now, counted)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
@@ -446,6 +484,7 @@ class Fleet:
             learned=learned,
             busy=frozenset(i for i in self.workers if self.busy(i)),
             resting=frozenset(i for i, until in self._rests_until.items() if until > now),
+            suspected=frozenset(self.suspected(now)),
             group_failures=dict(self._group_failures),
             machine_failures=dict(self._machine_failures),
             calm_until=self.calm_until,
@@ -586,9 +625,17 @@ class Fleet:
         """True if requests are on the worker, as far as we or it know."""
         return worker_id in self.ledger.at or self._working.get(worker_id, 0) > 0
 
+    def reported_at(self, worker_id: WorkerId) -> float:
+        """When the worker last reported, or this server began; 0 if never."""
+        return self._reported_at.get(worker_id, 0.0)
+
     def figures(self, worker_id: WorkerId) -> Figures:
         """What the worker told of itself since this server watches it; all 0 if nothing yet."""
         return self._figures.get(worker_id) or Figures(self._born_at)
+
+    def suspected(self, now: float) -> dict[WorkerId, float]:
+        """Workers at which requests failed lately, with the seconds of waiting that are held against each."""
+        return {i: left_s for i, left_s in self._handicaps_s(now).items() if left_s > 0}
 
     def mean_load(self, worker_id: WorkerId, now: float) -> float:
         """Outstanding work of a worker, as a mean of the last minute or so."""

@@ -11,6 +11,9 @@ ENDED_KEPT = 10_000
 """How many ended requests are remembered at least, so that one asked again goes elsewhere than where it failed; twice
 as many at most."""
 
+End = tuple[WorkerId, Mapping[WorkerId, Failures], int]
+"""Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
+
 _NONE: Mapping[WorkerId, Failures] = MappingProxyType({})
 
 
@@ -42,8 +45,8 @@ class Ledger:
         self.work: dict[WorkerId, float] = {}
         self.waiting_work = 0.0
         self._where: dict[int, Request] = {}
-        self._ended: dict[int, tuple[WorkerId, Mapping[WorkerId, Failures]]] = {}
-        self._ended_before: dict[int, tuple[WorkerId, Mapping[WorkerId, Failures]]] = {}
+        self._ended: dict[int, End] = {}
+        self._ended_before: dict[int, End] = {}
 
     def __len__(self) -> int:
         return len(self._where)
@@ -51,8 +54,8 @@ class Ledger:
     def find(self, idx: int) -> Request | None:
         return self._where.get(idx)
 
-    def ended(self, idx: int) -> tuple[WorkerId, Mapping[WorkerId, Failures]] | None:
-        """Where a request that has ended was last, and its failures before that; None if that is not remembered."""
+    def ended(self, idx: int) -> End | None:
+        """How a request that has ended did so; None if that is not remembered."""
         return self._ended.get(idx) or self._ended_before.get(idx)
 
     def wait(self, request: Request) -> None:
@@ -79,8 +82,8 @@ class Ledger:
             there[idx] = request
             self.work[worker_id] += request.cost
 
-    def remove(self, request: Request) -> None:
-        """Takes the request out, wherever it is; nothing if it is nowhere."""
+    def remove(self, request: Request, counted: int = 0) -> None:
+        """Takes the request out, wherever it is; nothing if it is nowhere. `counted`: see `End`."""
         if self._where.pop(request.idx, None) is None:
             return
         if request.worker_id is None:
@@ -95,7 +98,7 @@ class Ledger:
             self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
         else:
             del self.at[worker_id], self.work[worker_id]
-        self._ended[request.idx] = worker_id, request.failures
+        self._ended[request.idx] = worker_id, request.failures, counted
         if len(self._ended) >= ENDED_KEPT:
             self._ended_before, self._ended = self._ended, {}
 

@@ -23,6 +23,7 @@ class Metrics(Collector):
     answers: Counter[tuple[str, int]]
     """Calls answered on the hot paths, by path and status."""
     troubles: Callable[[], list[str]]
+    """What fails now."""
 
     def page(self) -> bytes:
         """The text that is scraped."""
@@ -79,4 +80,5 @@ class Metrics(Collector):
         tick.add_metric([], self.loop.last_tick_s)
         troubles = GaugeMetricFamily("posthouse_troubles", "How many parts fail now; /readyz says which.")
         troubles.add_metric([], len(self.troubles()))
-        yield from (workers, suspected, troubles, *families.values(), capacity, spent, rate, requests, calls, work, tick)
+        yield from (workers, suspected, *families.values(), capacity, spent, rate, requests, calls, work, tick)
+        yield troubles

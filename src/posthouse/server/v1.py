@@ -58,6 +58,7 @@ class WorkerRow(BaseModel):
     perf: float = Field(description="Work per second that it can do; 0 until it has measured itself.")
     outstanding: float = Field(description="Work that it was given and has not finished.")
     busy: bool
+    suspected_s: float = Field(description="Seconds of waiting held against it, as requests failed there lately.")
     price_usd_h: float = Field(description="US dollars per hour in its present state.")
     spent_usd: float
     age_s: float
@@ -221,6 +222,7 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
         perf=worker.perf,
         outstanding=fleet.ledger.work.get(worker.id, 0.0),
         busy=fleet.busy(worker.id),
+        suspected_s=fleet.suspected(now).get(worker.id, 0.0),
         price_usd_h=worker.usd_h(),
         spent_usd=worker.spent_usd,
         age_s=now - worker.created_at,

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Row, Select, Table, bindparam, case, delete, event, func, insert, or_, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
+from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion, Unavailable
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.template import Template, TemplateId
@@ -36,6 +37,11 @@ PRAGMAS = (
     "synchronous = FULL",  # in WAL mode anything less may lose the last commits when the power fails
     "foreign_keys = ON",
 )
+
+QUEUE_S = 15.0
+"""How long a call waits for those before it: longer than SQLite's wait for another process, and twice."""
+RETRY_S = 5.0
+"""When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
 
 JOURNAL_KEEP = 5000
 """Entries kept per endpoint: over an hour of decisions at one a second."""
@@ -68,7 +74,7 @@ async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep:
 
     # One connection: SQLite has one writer anyway, and a queue here is fairer than SQLite's polling for its lock.
     # Errors keep quiet about parameters: a template's environment may hold secrets.
-    engine = create_async_engine(parsed, pool_size=1, max_overflow=0, hide_parameters=True)
+    engine = create_async_engine(parsed, pool_size=1, max_overflow=0, pool_timeout=QUEUE_S, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
     try:
@@ -85,7 +91,7 @@ async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep:
         if isinstance(error, DBAPIError | OSError):
             raise Refused(f"cannot use the database {path}: {getattr(error, 'orig', error)}") from error
         raise
-    return SqlStore(engine, name, journal_keep, destroyed_keep)
+    return SqlStore(engine, path, name, journal_keep, destroyed_keep)
 
 
 def _prepare(connection: Any, _record: object) -> None:
@@ -120,8 +126,10 @@ def _migrate(connection: Connection) -> None:
 class SqlStore:
     """The `Store` port. Every call is one transaction."""
 
-    def __init__(self, engine: AsyncEngine, name: str, journal_keep: int, destroyed_keep: int) -> None:
+    def __init__(self, engine: AsyncEngine, path: Path, name: str, journal_keep: int, destroyed_keep: int) -> None:
         self._engine = engine
+        self._path = path
+        self._file = _identity(path)
         self._name = name
         self._journal_keep = journal_keep
         self._destroyed_keep = destroyed_keep
@@ -144,7 +152,7 @@ class SqlStore:
         await self._put(endpoints, _endpoint_row(endpoint))
 
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             await _sweep(db)
         await self._drop(endpoints, endpoint_id)
 
@@ -200,17 +208,17 @@ class SqlStore:
     # Secrets
 
     async def secrets(self) -> Mapping[str, str]:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             rows = await db.execute(select(schema.secrets).order_by(schema.secrets.c.name))
             return {row.name: row.sealed for row in rows}
 
     async def put_secret(self, name: str, sealed: str) -> None:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             await db.execute(delete(schema.secrets).where(schema.secrets.c.name == name))
             await db.execute(insert(schema.secrets).values(name=name, sealed=sealed))
 
     async def drop_secret(self, name: str) -> None:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             result = await db.execute(delete(schema.secrets).where(schema.secrets.c.name == name))
         if result.rowcount == 0:
             raise _missing(schema.secrets, name)
@@ -224,7 +232,7 @@ class SqlStore:
             .order_by(workers.c.since.desc(), workers.c.id.desc())
             .limit(LEARN_FROM)
         )
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             fleet = (
                 await db.execute(
                     select(fleets.c.version, fleets.c.spent_usd).where(fleets.c.endpoint_id == endpoint_id)
@@ -248,7 +256,7 @@ class SqlStore:
         )
 
     async def last_worker_id(self) -> WorkerId:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             return WorkerId(await db.scalar(select(func.max(fleets.c.last_worker_id))) or 0)
 
     async def commit(
@@ -259,7 +267,7 @@ class SqlStore:
         entry: JournalEntry | None,
     ) -> int:
         version = expected_version + 1
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             await _advance(db, endpoint_id, expected_version, workers)
             await _replace(db, endpoint_id, workers)
             if entry is not None:
@@ -268,6 +276,11 @@ class SqlStore:
             if version % TRIM_EVERY == 0:
                 await self._trim(db, endpoint_id)
         return version
+
+    async def latest_at(self) -> float:
+        times = (workers.c.since, workers.c.progressed_at, workers.c.outdated_at, journal.c.at)
+        async with self._transaction() as db:
+            return max([await db.scalar(select(func.max(column))) or 0.0 for column in times])
 
     async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
         newest = (
@@ -289,10 +302,25 @@ class SqlStore:
         )
         await db.execute(delete(workers).where(workers.c.id.in_(destroyed.offset(self._destroyed_keep))))
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, all or nothing. Raises: Unavailable where the database fails, and not the caller."""
+        try:
+            async with self._engine.begin() as db:
+                # A file that was removed could be written to for as long as it is open, and everything would be lost.
+                if _identity(self._path) != self._file:
+                    raise Unavailable(f"{self._path} is not the file that was opened: put it back", RETRY_S)
+                yield db
+        except (IntegrityError, ProgrammingError, DataError):
+            raise
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            why = getattr(error, "orig", None) or error
+            raise Unavailable(f"the database cannot be used now, so nothing was changed: {why}", RETRY_S) from error
+
     # What the tables have in common
 
     async def _all(self, query: Select[Any], build: Callable[[Row[Any]], T]) -> list[T]:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             return [build(row) for row in await db.execute(query)]
 
     async def _add(self, table: Table, row: dict[str, Any]) -> Any:
@@ -300,7 +328,7 @@ class SqlStore:
         if row["id"] == 0:
             row = {column: value for column, value in row.items() if column != "id"}
         try:
-            async with self._engine.begin() as db:
+            async with self._transaction() as db:
                 inserted = (await db.execute(insert(table).values(row))).inserted_primary_key
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
@@ -309,7 +337,7 @@ class SqlStore:
 
     async def _put(self, table: Table, row: dict[str, Any]) -> None:
         try:
-            async with self._engine.begin() as db:
+            async with self._transaction() as db:
                 result = await db.execute(update(table).where(table.c.id == row["id"]).values(row))
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
@@ -317,10 +345,19 @@ class SqlStore:
             raise _missing(table, row["id"])
 
     async def _drop(self, table: Table, row_id: int) -> None:
-        async with self._engine.begin() as db:
+        async with self._transaction() as db:
             result = await db.execute(delete(table).where(table.c.id == row_id))
         if result.rowcount == 0:
             raise _missing(table, row_id)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from every other; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _missing(table: Table, row_id: object) -> NotFound:

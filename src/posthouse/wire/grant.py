@@ -16,6 +16,9 @@ AGENT: Final = "+posthouse"
 BEGIN_S: Final = 120
 """Seconds within which a granted request must reach its worker, by way of a client that may queue it for a while."""
 
+TIME_HEADER: Final = "posthouse-time"
+"""Beside the server's keys: epoch seconds of the server's clock, which does not jump when its machine's is set."""
+
 _LONGEST_S: Final = 3600.0  # no request may take more work than its worker does in this many seconds, unless announced
 _DOMAIN: Final = "posthouse-grant-1"  # no other text that is ever signed begins with it
 
