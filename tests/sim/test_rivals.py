@@ -1,6 +1,7 @@
 """Each rival does what its source says, and can live in the world."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def snapshot(t: float, requests: int, ready: int, busy: int = 0, **demand: float
     )
 
 
-def wanted(policy: Policy, times: Iterable[float], requests: int, ready: int, **more: float) -> list[int]:
+def wanted(policy: Policy, times: Iterable[float], requests: int, ready: int, **more: Any) -> list[int]:
     """How many workers it wants ready, second by second."""
     return [int(policy(snapshot(t, requests, ready, **more), Memory()).hot_need) for t in times]
 

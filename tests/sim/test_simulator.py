@@ -108,8 +108,12 @@ def test_a_type_that_leaves_the_market_takes_its_workers_with_it() -> None:
 
 class Remembering(World):
     def __init__(self, *args: object, **others: object) -> None:
+        self.asked: list[Client] = []
         self.ends: list[Client] = []
         super().__init__(*args, **others)  # type: ignore[arg-type]
+
+    def on_request(self, client: Client) -> None:
+        self.asked.append(client)
 
     def on_end(self, client: Client) -> None:
         self.ends.append(client)
@@ -142,3 +146,23 @@ def test_the_bell_brings_the_first_worker_sooner() -> None:
     (first,) = ringing.fleet.workers.values()
     (later,) = quiet.fleet.workers.values()
     assert first.created_at < later.created_at == sim.START_AT + 11
+
+
+@pytest.mark.parametrize(("agent", "latest_s"), [(True, 0.0), (False, 1.0)])
+def test_an_agent_tells_at_once_what_the_other_worker_tells_within_a_second(agent: bool, latest_s: float) -> None:
+    scaling = replace(SCALING, min_load=50.0, cold_workers=0)
+    world = World(scaling, (), (replace(HARDWARE, agent=agent),)).run(120.3)
+    client = world.request(150.0)  # 6 s
+    world.run(126.25)
+    assert (client.answered_at, len(world.fleet.ledger)) == (0.0, 1)
+    world.run(126.3 + latest_s + 1e-3)
+    assert client.answered_at == pytest.approx(sim.START_AT + 126.3)
+    assert len(world.fleet.ledger) == 0
+
+
+def test_how_often_clients_poll_can_be_said() -> None:
+    def polls(manners: Manners) -> int:
+        world = Remembering(replace(SCALING, max_workers=0), [(1.0, 100.0)], (HARDWARE,), manners=manners).run(101)
+        return world.asked[0].polls
+
+    assert polls(Manners(polls_s=(0.2, 0.4))) > 1.5 * polls(Manners())

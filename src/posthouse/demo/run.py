@@ -66,8 +66,9 @@ class Sample:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request. Units: seconds."""
+    """What became of one request. Units: seconds, of the traffic for `at_s`."""
 
+    at_s: float
     cost: float
     wait_s: float = 0.0
     total_s: float = 0.0
@@ -81,6 +82,8 @@ class Record:
     began_at: float
     requests: int
     samples: list[Sample] = field(default_factory=list)
+    learned: dict[str, Any] = field(default_factory=dict)
+    """What the endpoint had learned of its workers when it was last looked at."""
     outcomes: list[Outcome] = field(default_factory=list)
     phase: str = "starting"
 
@@ -140,7 +143,13 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
             await asyncio.wait([watching])
     gone = gone and not _kill_left(data_dir)
     summary = _summary(record, gone)
-    (out / "demo.json").write_text(json.dumps({"summary": summary, "samples": [asdict(s) for s in record.samples]}))
+    seen = {
+        "summary": summary,
+        "learned": record.learned,
+        "outcomes": [asdict(o) for o in record.outcomes],
+        "samples": [asdict(s) for s in record.samples],
+    }
+    (out / "demo.json").write_text(json.dumps(seen))
     _picture(record, out / "demo.png")
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
@@ -175,7 +184,7 @@ def _trace(duration_s: float) -> list[tuple[float, int]]:
 async def _send(client: AsyncClient, record: Record, at_s: float, tokens: int) -> None:
     await asyncio.sleep(at_s)
     began = time.perf_counter()
-    outcome = Outcome(cost=tokens)
+    outcome = Outcome(at_s, cost=tokens)
     payload = {"inputs": "Tell me about post horses.", "parameters": {"max_new_tokens": tokens}}
     try:
         answer = await client.request(ENDPOINT, "/generate", payload, cost=tokens, timeout_s=REQUEST_S)
@@ -230,7 +239,8 @@ def _sample(server: Running, record: Record) -> Sample:
     if stall is None:
         return Sample(t_s, 0.0, 0.0, 0.0, 0, 0.0, {}, answered, 0.0, 0.0)
     fleet, now = stall.fleet, server.hub.clock.now()
-    demand = fleet.snapshot(now, ()).demand
+    snapshot = fleet.snapshot(now, ())
+    demand, record.learned = snapshot.demand, asdict(snapshot.learned)
     workers = list(fleet.workers.values())
     return Sample(
         t_s=t_s,

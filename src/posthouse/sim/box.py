@@ -57,5 +57,7 @@ class Box:
         return Report(perf, "", f"http://{self.address}", "1.1.0", "U", frozenset(self.working))
 
     def next_beat_at(self, now: float) -> float:
-        """The first beat after `now`."""
+        """When it next tells what has changed."""
+        if self.host.hardware.agent:
+            return max(now, self.reported_at + BEAT_S)
         return self.began_at + BEAT_S * (int((now - self.began_at) / BEAT_S + 1e-6) + 1)

@@ -24,6 +24,8 @@ class Manners:
     manner: Manner = Manner.POLLING
     timeout_s: float = 0.0
     """From the first ask to giving up, the service included; 0: they never do. Polling clients only."""
+    polls_s: tuple[float, float] | None = None
+    """Between two polls, at random; None: as the protocol's own client does."""
     retries: int = 0
     """How often a classic client asks anew."""
     retry_s: float = 1.0
@@ -52,8 +54,10 @@ class Client:
     workers: list[WorkerId] = field(default_factory=list)
     """The workers it was sent to, in order."""
 
-    def poll_s(self, random: Random) -> float:
+    def poll_s(self, manners: Manners, random: Random) -> float:
         """How long until it asks again, after an answer without a worker."""
         n, self.polls = self.polls, self.polls + 1
+        if manners.polls_s is not None:
+            return random.uniform(*manners.polls_s)
         longest_s = min(2 ** min(n, 10) + random.random(), LONGEST_POLL_S)
         return FIRST_POLL_S if n == 0 else random.uniform(LEAST_POLL_S, longest_s)

@@ -53,6 +53,9 @@ class Hardware:
     """Requests at once, each at `perf / slots`."""
     overhead_s: float = 0.0
     """Added to the service of every request."""
+    agent: bool = False
+    """Posthouse's agent runs on it, which tells at once what has changed, at most once a second. Else the protocol's
+    own worker does, which looks once a second whether there is something to tell."""
     price: Price = field(default_factory=lambda: Price(ready_usd_h=1.0, loading_usd_h=1.0, stopped_usd_h=0.05))
     create: Duration = Duration(60.0)
     """From the order to an instance that runs."""

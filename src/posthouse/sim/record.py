@@ -10,9 +10,6 @@ from posthouse.domain.lifecycle import BILLED_AS, Billing, Command, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.sim.client import Client
 
-SHOWN_PARTS = 400
-"""Into how many parts the time of a run is cut for its picture."""
-
 
 @dataclass(slots=True)
 class Sample:

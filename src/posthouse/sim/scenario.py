@@ -51,6 +51,7 @@ class Workers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     perf: Above0 = 400.0
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 8
     overhead_s: Seconds = 0.0
+    agent: bool = False
     ready_usd_h: Usd = 0.40
     loading_usd_h: Usd | None = None
     stopped_usd_h: Usd = 0.02
@@ -139,7 +140,7 @@ class Clients(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     retry_s: Seconds = 1.0
 
     def manners(self) -> Manners:
-        return Manners(self.manner, self.timeout_s, self.retries, self.retry_s)
+        return Manners(self.manner, self.timeout_s, retries=self.retries, retry_s=self.retry_s)
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

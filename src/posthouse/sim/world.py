@@ -546,7 +546,7 @@ class World:
 
     def _answered_without_worker(self, client: Client) -> None:
         if self.manners.manner is Manner.POLLING:
-            self.after(client.poll_s(self._random), self._ask, client)
+            self.after(client.poll_s(self.manners, self._random), self._ask, client)
             return
         client.idx = 0  # to ask anew is another request
         client.tries += 1

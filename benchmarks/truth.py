@@ -1,0 +1,120 @@
+"""Does the simulator tell the truth? `python -m benchmarks.truth [--demo DIRECTORY]`
+
+Runs `posthouse demo` for real, or takes the results of one, and replays it in the simulator with what was measured
+there: how long starts took, how fast workers said they were, and how long requests were served. Prints both side by
+side and writes `benchmarks/results/truth.json`.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from posthouse.client.asynchronous import POLL_S
+from posthouse.demo.run import SCALING, SLOTS, demo
+from posthouse.domain.endpoint import Scaling
+from posthouse.domain.lifecycle import State
+from posthouse.domain.offer import Price
+from posthouse.sim.client import Client, Manners
+from posthouse.sim.market import Duration, Hardware
+from posthouse.sim.world import Pace, World
+
+RESULTS = Path(__file__).parent / "results" / "truth.json"
+PACE = Pace(tick_s=0.5, list_s=0.5, answer_s=0.05)
+"""As the demo sets the server; its provider is this machine, and answers soon."""
+NOT_COUNTED = (State.WANTED, State.STOPPED, State.DESTROYED)
+
+
+class Replay(World):
+    """The demo's traffic, from the moment at which its cold workers are ready, as in the demo."""
+
+    def __init__(self, outcomes: list[Mapping[str, float]], hardware: Hardware) -> None:
+        super().__init__(Scaling(**SCALING), (), (hardware,), manners=Manners(polls_s=POLL_S), pace=PACE)
+        self.outcomes, self.clients = outcomes, list[Client]()
+        self.began = False
+
+    def on_tick(self) -> None:
+        resting = sum(w.state is State.STOPPED for w in self.fleet.workers.values())
+        if not self.began and resting >= SCALING["cold_workers"]:
+            self.began = True
+            for outcome in self.outcomes:
+                self.after(outcome["at_s"], self.request, outcome["cost"])
+
+    def on_request(self, client: Client) -> None:
+        self.clients.append(client)
+
+    @property
+    def over(self) -> bool:
+        """Everything is answered, and every worker rests."""
+        still = all(w.state is State.STOPPED for w in self.fleet.workers.values())
+        return len(self.clients) == len(self.outcomes) and self.pending == 0 and still
+
+
+def measured(seen: Mapping[str, Any]) -> tuple[Hardware, float]:
+    """The demo's machines as it measured them, and how fast they really were as a share of what they said."""
+    learned = seen["learned"]
+    perf = median(learned["perf"].values())
+    served = [(o["cost"], o["total_s"] - o["wait_s"]) for o in seen["outcomes"] if not o["error"]]
+    # Seconds = overhead + work x seconds for each unit, by the requests that nothing delayed: a line below the others.
+    work, took_s = (np.array(column) for column in zip(*served, strict=True))
+    unit_s, overhead_s = np.polyfit(work, took_s, 1)
+    for _ in range(5):  # those that queued at their worker lie above
+        free = took_s <= overhead_s + unit_s * work + 0.05
+        unit_s, overhead_s = np.polyfit(work[free], took_s[free], 1)
+    hardware = Hardware(
+        perf=perf,
+        slots=SLOTS,
+        overhead_s=max(0.0, float(overhead_s)),
+        agent=True,
+        price=Price(0.4, 0.4, 0.01),
+        create=Duration(0.2),
+        load=Duration(learned["create_s"] - 0.2 - PACE.answer_s),
+        start=Duration(learned["start_s"] - PACE.answer_s),
+        available=8,
+        per_host=8,
+    )
+    return hardware, SLOTS / float(unit_s) / perf
+
+
+def replayed(seen: Mapping[str, Any]) -> dict[str, float]:
+    hardware, speed = measured(seen)
+    world = Replay(seen["outcomes"], hardware)
+    world.speed = speed
+    while not world.over:
+        world.run(world.t + 0.5)
+    world.audit.close_bill(world.now)
+    worker_s = sum(spent_s for state, spent_s in world.audit.state_s.items() if state not in NOT_COUNTED)
+    waits = [c.assigned_at - c.asked_at for c in world.clients]
+    return {"worker_s": round(worker_s, 1), "wait_mean_s": round(mean(waits), 4), "wait_max_s": round(max(waits), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, help="directory with the demo.json of an earlier demo")
+    parser.add_argument("--duration", type=float, default=90.0, help="length of the demo's traffic, in seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    directory = options.demo or Path(tempfile.mkdtemp(prefix="posthouse-truth-"))
+    if options.demo is None and demo(options.duration, directory, quiet=True) != 0:
+        raise SystemExit("the demo failed")
+    seen = json.loads((directory / "demo.json").read_text())
+    summary = seen["summary"]
+    real = {
+        "worker_s": summary["worker_s"],
+        "wait_mean_s": round(mean(o["wait_s"] for o in seen["outcomes"] if not o["error"]), 4),
+        "wait_max_s": summary["wait_s"]["max"],
+    }
+    simulated = replayed(seen)
+    for name, value in real.items():
+        off = f"{simulated[name] / value - 1:+.1%}" if value else "-"
+        print(f"{name:<12} real {value:>8}  simulated {simulated[name]:>8}  {off}")
+    options.output.write_text(json.dumps({"real": real, "simulated": simulated}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
