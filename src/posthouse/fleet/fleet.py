@@ -434,7 +434,8 @@ class Fleet:
         if now - self._accrued_at >= ACCRUE_S:
             self._accrue(now)
         self._learn_service()
-        for worker in list(self.workers.values()):
+        for worker_id in list(self.workers):
+            worker = self.workers[worker_id]  # as it is now: what one was seen to do adds up the money of all
             if overdue(worker.state, now, worker.since, worker.progressed_at):
                 reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
                 self._put(replace(worker, message=worker.message or reason))
