@@ -246,6 +246,78 @@ def test_only_distinct_requests_are_held_against_a_worker_and_a_success_clears_t
     assert {assigned(fleet.assign(0, 100, NOW + 62)).worker.id for _ in range(6)} == {a.worker.id for a in used[1:]}
 
 
+def failing(fleet: Fleet, number: int, now: float = NOW, success: bool = False, status: str = "Error") -> list[int]:
+    """Has the fleet's one worker end new requests like this at once; their indexes."""
+    indexes = []
+    for _ in range(number):
+        indexes.append(assigned(fleet.assign(0, 1, now)).request_idx)
+        assert fleet.end(ONE, Ended(indexes[-1], success, status), now)
+    return indexes
+
+
+@pytest.mark.parametrize(
+    ("success", "status", "held_s"),
+    [
+        (False, "Error", 10.0),
+        (False, "", 10.0),
+        (False, "Rejected", 0.0),
+        (True, "Success", 0.0),
+        (True, "Cancelled", 0),
+    ],
+)
+def test_what_a_worker_says_of_an_end_counts_against_it_only_where_the_fault_is_its_own(
+    success: bool, status: str, held_s: float
+) -> None:
+    fleet = fleet_of(worker())
+    failing(fleet, 2, success=success, status=status)
+    assert fleet.suspected(NOW).get(ONE, 0.0) == held_s
+    assert fleet.snapshot(NOW, ()).suspected == ({ONE} if held_s else set())
+
+
+def test_failures_are_held_against_a_worker_up_to_a_bound_and_each_success_takes_one_back() -> None:
+    fleet = fleet_of(worker())
+    failing(fleet, 20)
+    assert fleet.suspected(NOW) == {ONE: 60.0}
+    held = []
+    for _ in range(5):
+        failing(fleet, 1, success=True)
+        held.append(fleet.suspected(NOW).get(ONE, 0.0))
+    assert held == [40.0, 20.0, 10.0, 5.0, 0.0]
+
+
+def test_an_end_that_was_told_and_the_request_asked_again_are_one_failure() -> None:
+    fleet = fleet_of(worker())
+    (idx,) = failing(fleet, 1)
+    fleet.assign(idx, 1, NOW)
+    assert fleet.suspected(NOW) == {ONE: 5.0}
+
+
+def test_a_success_that_turns_out_to_be_none_takes_nothing_back() -> None:
+    fleet = fleet_of(worker())
+    failing(fleet, 2)
+    (idx,) = failing(fleet, 1, success=True)  # its model answered with an error, which its worker calls a success
+    assert fleet.suspected(NOW) == {ONE: 5.0}
+    fleet.assign(idx, 1, NOW + 1)
+    assert fleet.suspected(NOW + 1) == {ONE: 20.0}
+
+
+def test_the_failure_of_a_duplicate_after_the_success_counts_for_nothing() -> None:
+    fleet = fleet_of(worker())
+    (idx,) = failing(fleet, 1, success=True)
+    assert not fleet.end(ONE, Ended(idx, success=False, status="Error"), NOW)
+    assert fleet.suspected(NOW) == {}
+
+
+@pytest.mark.parametrize(("seen", "scheme", "held_s"), [(False, "U", 5.0), (True, "U", 0.0), (False, "A4", 0.0)])
+def test_a_request_that_never_came_to_its_worker_is_held_against_it(seen: bool, scheme: str, held_s: float) -> None:
+    fleet = fleet_of(replace(worker(), scheme=scheme))
+    idx = assigned(fleet.assign(0, 1, NOW)).request_idx
+    if seen:
+        fleet.report(ONE, ready_report(working=[idx]), NOW)
+    fleet.age(NOW + UNSEEN_KEPT_S, silent_s=1e9)
+    assert fleet.suspected(NOW + UNSEEN_KEPT_S).get(ONE, 0.0) == held_s
+
+
 def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     first = assigned(fleet.assign(0, 100, NOW))

@@ -342,6 +342,13 @@ def test_the_dearest_per_unit_of_work_rests_first() -> None:
     assert decided(snapshot(worker(1), dear, worker(3), demand=load(200))).goals == {WorkerId(2): Goal.COLD}
 
 
+def test_a_worker_at_which_requests_fail_rests_before_the_dearest() -> None:
+    dear = worker(2, price=Price(3.0, 3.0, 0.1))
+    suspected = frozenset({WorkerId(3)})
+    s = snapshot(worker(1), dear, worker(3), demand=load(200), suspected=suspected)
+    assert decided(s).goals == {WorkerId(3): Goal.COLD}
+
+
 def test_none_rests_that_is_needed() -> None:
     assert decided(snapshot(worker(1), worker(2), demand=load(101))).goals == {}
 
