@@ -251,6 +251,8 @@ class Fleet:
 
     def has_room(self, cost: float, now: float) -> bool:
         """True if a new request would get a worker now."""
+        if not self._suspected:
+            return self._bench.soonest(cost, self._most_s(), 0) is not None
         return self._bench.pick(cost, self._most_s(), 0, set(), self._handicaps_s(now)) is not None
 
     def forget(self, idx: int) -> None:
