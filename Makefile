@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench docs peers lock clean
+.PHONY: help setup demo serve test lint format bench fuzz drill docs peers lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ format: .venv/.ready ## let ruff format and fix
 
 bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.route
+
+drill: .venv/.ready ## list the drills; make drill NAME=crash runs one, results go to drills/results
+	$(BIN)/python -m drills$(if $(NAME),.$(NAME)) $(ARGS)
+
+fuzz: .venv/.ready ## make over 100,000 calls that nobody foresaw; ends with 1 and the case where one breaks the server
+	$(BIN)/python -m tests.fuzz
 
 docs: .venv/.ready ## write the generated parts of the documentation anew
 	$(BIN)/python docs/generate.py

@@ -4,10 +4,11 @@ import argparse
 import json
 import os
 import platform
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,12 +55,18 @@ class Ground(Site):
     def states(self) -> list[str]:
         return sorted(row["state"] for row in self.json("worker", "list"))
 
+    def owner(self) -> int:
+        """The process that owns the data directory; 0 for an instant while one takes over."""
+        return int((self.directory / "posthouse-data" / "lock").read_text() or 0)
+
     def process(self) -> psutil.Process:
         """The server's."""
         assert self.server is not None
         return psutil.Process(self.server.pid)
 
     def clear(self) -> None:
+        with suppress(OSError, ValueError):  # one that has taken over
+            os.kill(self.owner(), signal.SIGKILL)
         super().clear()
         for process in self.processes():
             process.wait(5)

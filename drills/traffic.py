@@ -3,13 +3,14 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-POLL_S = (0.5, 1.5)
-"""How long a client sleeps that was told to wait; the protocol's own sleeps 1 s at first."""
+FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0
+"""How long a client sleeps that was told to wait: the protocol's own at first exactly so long, then anything below."""
 CALL_TIMEOUT_S = 10.0
 """How long the protocol's own client waits for an answer to `/route/`."""
 
@@ -32,7 +33,10 @@ class Traffic:
     broken: list[str] = field(default_factory=list)
     """What happened to requests that had been given a worker."""
     answered_at: list[float] = field(default_factory=list)
-    routed_at: list[float] = field(default_factory=list)
+    took_s: list[tuple[float, float]] = field(default_factory=list)
+    """When each request that was answered began, and how long it took in all."""
+    by_worker: Counter[str] = field(default_factory=Counter)
+    """Requests that each worker, by its address, works on."""
     _requests: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def send(self, http: aiohttp.ClientSession, rate: float, span_s: float) -> None:
@@ -44,10 +48,15 @@ class Traffic:
                 sent += 1
             await asyncio.sleep(0.01)
 
-    def begin(self, http: aiohttp.ClientSession) -> None:
-        request = asyncio.create_task(self._one(http))
+    def begin(self, http: aiohttp.ClientSession, answer: dict[str, Any] | None = None) -> None:
+        """Begins a request; or goes on with one whose first call was given this answer."""
+        request = asyncio.create_task(self._one(http, answer))
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
+
+    def answered(self, since: float, until: float) -> float:
+        """Requests answered per second."""
+        return sum(since <= at < until for at in self.answered_at) / (until - since)
 
     async def finished(self, patience_s: float) -> int:
         """Waits for those that are on their way, and gives up the rest; how many these were."""
@@ -63,20 +72,26 @@ class Traffic:
     def open(self) -> int:
         return len(self._requests)
 
-    async def _one(self, http: aiohttp.ClientSession) -> None:
+    def ask(self, idx: int) -> dict[str, Any]:
+        """The body of a `/route/` call."""
+        return {"endpoint": self.endpoint, "api_key": self.key, "cost": self.cost, "request_idx": idx}
+
+    async def _one(self, http: aiohttp.ClientSession, answer: dict[str, Any] | None) -> None:
         self.asked += 1
-        idx = 0
+        idx, sleep_s, began = 0, FIRST_POLL_S, time.monotonic()
         while True:
-            answer = await self._route(http, idx)
+            answer = answer or await self._route(http, idx)
             if answer is None:
                 return
             if "url" in answer:
                 break
             self.waited += 1
-            idx = answer.get("request_idx", idx)
-            await asyncio.sleep(random.uniform(*POLL_S))
+            idx, answer = answer.get("request_idx", idx), None
+            await asyncio.sleep(sleep_s)
+            sleep_s = random.uniform(0.1, LONGEST_POLL_S)
         self.routed += 1
-        self.routed_at.append(time.monotonic())
+        place = answer["url"]
+        self.by_worker[place] += 1
         try:
             body = {"auth_data": answer, "payload": self.payload}
             async with http.post(answer["url"] + "/generate", json=body) as reply:
@@ -84,12 +99,18 @@ class Traffic:
                 if reply.status != 200:
                     self.broken.append(f"status {reply.status} of a worker")
                     return
-            self.answered_at.append(time.monotonic())
+            now = time.monotonic()
+            self.answered_at.append(now)
+            self.took_s.append((began, now - began))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.broken.append(repr(error))
+        finally:
+            self.by_worker[place] -= 1
+            if not self.by_worker[place]:
+                del self.by_worker[place]
 
     async def _route(self, http: aiohttp.ClientSession, idx: int) -> dict[str, Any] | None:
-        ask = {"endpoint": self.endpoint, "api_key": self.key, "cost": self.cost, "request_idx": idx}
+        ask = self.ask(idx)
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         while True:
             try:

@@ -14,6 +14,8 @@ REPORT_S = 0.25
 IDLE_REPORT_S = 5.0
 PERF = float(os.environ.get("DRILL_PERF", "100"))
 """Work per second that it says it can do."""
+SLOTS = int(os.environ.get("DRILL_SLOTS", "1000"))
+"""Requests that it works on at a time; others queue."""
 
 
 class Worker:
@@ -29,6 +31,7 @@ class Worker:
         self.working: dict[int, float] = {}
         self.ended: list[dict[str, Any]] = []
         self.taken = 0
+        self.slots = asyncio.Semaphore(SLOTS)
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -51,10 +54,11 @@ class Worker:
             lines = ("HTTP/1.1 200 OK", "content-type: application/json", "connection: close", "content-length: ")
             pieces = [b" "] * int(payload.get("pieces", 1)) + [b'{"done":true}']
             writer.write(("\r\n".join(lines) + f"{len(b''.join(pieces))}\r\n\r\n").encode())
-            for piece in pieces:
-                await asyncio.sleep(float(payload.get("piece_s", 0.0)))
-                writer.write(piece)
-                await writer.drain()
+            async with self.slots:
+                for piece in pieces:
+                    await asyncio.sleep(float(payload.get("piece_s", 0.0)))
+                    writer.write(piece)
+                    await writer.drain()
             ok = True
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client left

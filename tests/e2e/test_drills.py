@@ -1,0 +1,42 @@
+"""Each drill in small: what it measures is the same, and what it calls broken must not happen here either."""
+
+import pytest
+from drills import burst, crash, drains, overload, soak
+from drills.site import ONSTART, ground
+
+
+def test_what_was_routed_outlives_kills_of_the_server_and_restarts_in_place() -> None:
+    figures, violations = crash.crash(kill_count=3, restart_count=1)
+    assert [v for v in violations if not v.startswith("routing was back")] == []  # how soon is the drill's to judge
+    assert figures["answered"] == figures["routed"] > 0
+    assert figures["answered_right"] == figures["unmodified_requests"] > 0
+
+
+def test_no_stream_is_killed_when_a_fleet_is_scaled_down() -> None:
+    figures, violations = drains.run(scale_downs=8, workers=4)
+    assert violations == []
+    assert figures["with_streams_open"] == 8
+    assert figures["whole"] == figures["streams"] > 0
+
+
+def test_an_overloaded_endpoint_serves_what_it_can_and_tells_the_others_to_wait() -> None:
+    figures, violations = overload.run(span_s=4.0)
+    assert [v for v in violations if "refused" in v or "status" in v or "end" in v] == []
+    assert figures["told_to_wait"] > 0
+    assert figures["served_per_s"] > 0
+
+
+def test_a_burst_without_workers_loses_no_request() -> None:
+    figures, violations = burst.run(count=200)
+    assert [v for v in violations if "to be sent" not in v] == []
+    assert figures["answered"] == 200
+
+
+async def test_a_soak_sees_growth_and_leaks() -> None:
+    with ground(providers__process__slots=8) as site:
+        site.begin("export DRILL_PERF=100\n" + ONSTART, min_load=50, cold_workers=1, cold_mult=1, max_workers=3)
+        figures, violations = await soak.soak(site, minutes=0.5)
+    assert [v for v in violations if not v.startswith("memory grows")] == []  # which it does in the first minutes
+    assert figures["endpoints_made_and_deleted"] > 0
+    assert figures["answered"] > 0
+    assert soak.slope([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) == pytest.approx(2.0)
