@@ -10,6 +10,7 @@ from posthouse.cli import main
 from posthouse.domain.worker import Worker
 from posthouse.sim import world
 from posthouse.sim.audit import BrokenRule
+from posthouse.sim.policies import POLICIES
 
 BRIEF = ["--load", "200", "--duration", "900", "--quiet"]
 SCENARIO = """
@@ -109,6 +110,12 @@ def test_it_draws_a_picture_and_writes_a_log(tmp_path: Path, capsys: pytest.Capt
 )
 def test_what_it_cannot_use_is_named(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert words in refused(capsys, *argv, "--quiet")
+
+
+def test_the_help_names_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--help"]) == 0
+    words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
+    assert set(POLICIES) <= set(words)
 
 
 def test_a_scenario_with_an_unknown_field_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

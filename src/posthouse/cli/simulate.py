@@ -43,7 +43,7 @@ def _given(panel: str, text: str, default: object, *names: str, **more: Any) -> 
 def simulate(
     context: typer.Context,
     scenario: Annotated[
-        Path | None, typer.Argument(metavar="[SCENARIO]", help="Scenario in TOML. Options lie over what it says.")
+        Path | None, typer.Argument(metavar="SCENARIO", help="Scenario in TOML. Options lie over what it says.")
     ] = None,
     trace: Annotated[
         Path | None,
@@ -102,7 +102,12 @@ def simulate(
     max_usd_h: MaxUsdH = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="What decides; several are compared.", show_default="posthouse", metavar="NAME"),
+        typer.Option(
+            help="What decides; given several times, all are compared: posthouse, static-mean, static-p99, static-max, "
+            "knative, hpa, keda, ray, runpod-count, runpod-delay, vast.",
+            show_default="posthouse",
+            metavar="NAME",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed, one run.", show_default="0")] = None,
     tick_s: Annotated[
