@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from posthouse.agent import AgentSettings, run
 from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
-from posthouse.wire.grant import issued
+from posthouse.wire.grant import TIME_HEADER, issued
 from posthouse.wire.signed import Scheme, signed_text
 
 PATIENCE_S = 20.0  # a test that waits longer has failed
@@ -145,6 +145,8 @@ class ControlPlane:
         self.key = key
         self.grant_keys: Ed25519Keys | None = None
         self.clock_ahead_s = 0.0
+        self.date_ahead_s = 0.0
+        """How far its machine's clock is ahead of the server's own; it tells its own then."""
         self.looks = 0
         """How often the grant keys were asked for."""
         self.refuses = False
@@ -179,8 +181,11 @@ class ControlPlane:
         self.looks += 1
         if self.grant_keys is None:
             return web.Response(status=404)
-        date = formatdate(time.time() + self.clock_ahead_s, usegmt=True)
-        return web.Response(body=self.grant_keys.jwks, headers={"Date": date})
+        told_s = time.time() + self.clock_ahead_s
+        headers = {"Date": formatdate(told_s + self.date_ahead_s, usegmt=True)}
+        if self.date_ahead_s:
+            headers[TIME_HEADER] = str(told_s)
+        return web.Response(body=self.grant_keys.jwks, headers=headers)
 
     async def _status(self, request: web.Request) -> web.Response:
         return await self._take(request, self.statuses)

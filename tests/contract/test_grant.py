@@ -19,10 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.agent import keys
 from posthouse.client import AsyncClient
 from posthouse.signing.ed25519 import LIFETIME_S, Ed25519Keys, verifiers
 from posthouse.signing.rsa import RsaKey
-from posthouse.wire.grant import BEGIN_S
+from posthouse.wire.grant import BEGIN_S, TIME_HEADER
 from tests.contract.agent_world import PATIENCE_S, World, free_port, listening, until
 from tests.contract.live import add_endpoint, live_server, ready
 from tests.contract.test_vastai_peer import complete, pointed
@@ -383,6 +384,26 @@ async def test_the_clock_of_the_server_counts(world: World) -> None:
         assert (await post(world, f"{world.url}/generate", expired))[0] == 408
 
 
+async def test_the_server_s_own_clock_counts_and_not_that_of_its_machine_which_was_set(world: World) -> None:
+    world.control.date_ahead_s = 7200.0
+    async with world.agent():
+        assert (await post(world, f"{world.url}/generate", world.wrapped({})))[0] == 200
+
+
+async def test_after_the_server_stood_still_its_grants_are_good_once_it_was_asked_for_the_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_GAP_S", 0.0)
+    world.control.clock_ahead_s = -7200.0
+    async with world.agent():
+        world.control.clock_ahead_s = 0.0
+        unknown = world.wrapped({}, at=time.time() - 7200.0 - BEGIN_S - 1)
+        assert (await post(world, f"{world.url}/generate", unknown))[0] == 408  # which is why the time was asked for
+        world.control.clock_ahead_s = -3600.0
+        body = world.wrapped({}, at=time.time() - 3600.0)
+        assert (await post(world, f"{world.url}/generate", body))[0] == 200
+
+
 async def test_a_grant_used_before_an_agent_began_anew_stays_used(world: World) -> None:
     async with world.agent():
         body = world.wrapped({"inputs": "x"})
@@ -461,6 +482,7 @@ async def test_only_workers_with_our_agent_are_given_grants(tmp_path: Path) -> N
         assert reply["grant"]["max_cost"] == 100.0 * 3600
         async with http.get(f"{server.url}/.well-known/jwks.json") as answer:
             assert answer.content_type == "application/jwk-set+json"
+            assert float(answer.headers[TIME_HEADER]) <= server.hub.clock.now()
             assert list(verifiers(await answer.read())) == [reply["grant"]["kid"]]
 
 
