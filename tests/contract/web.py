@@ -26,6 +26,7 @@ from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, Stall
 from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
+from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app
 from posthouse.store import open_store
 
@@ -151,7 +152,7 @@ def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
 
 
 @asynccontextmanager
-async def served(directory: Path, limits: Limits | None = None) -> AsyncIterator[Web]:
+async def served(directory: Path, limits: Limits | None = None, throttle: Throttle | None = None) -> AsyncIterator[Web]:
     """A web API with an empty SQLite store in `directory`."""
     store = await open_store(f"sqlite+aiosqlite:///{directory / 'posthouse.db'}")
     shelf = Shelf()
@@ -162,7 +163,9 @@ async def served(directory: Path, limits: Limits | None = None) -> AsyncIterator
         record, keys[scope.name.lower()] = keyring.mint(scope.name.lower(), scope, hub.clock.now())
         await store.add_key(record)
         keyring.put(record)
-    app = web_app(hub, keyring, limits or Limits(), explain=lambda endpoint_id: {"explained": endpoint_id})
+    app = web_app(
+        hub, keyring, limits or Limits(), explain=lambda endpoint_id: {"explained": endpoint_id}, throttle=throttle
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))

@@ -26,6 +26,6 @@ def add_docs_routes(app: FastAPI) -> None:
     @app.get("/docs/{asset}", include_in_schema=False)
     def docs_asset(asset: str) -> Response:
         if asset not in ASSETS:
-            raise NotFound(f"there is no {asset!r} here; there are: {', '.join(ASSETS)}")
+            raise NotFound(f"there is no {asset[:64]!r} here; there are: {', '.join(ASSETS)}")
         content = resources.files("fastapi_offline").joinpath("static", asset).read_bytes()
         return Response(content, media_type=ASSETS[asset])

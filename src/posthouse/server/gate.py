@@ -192,7 +192,7 @@ def _decoded(raw: bytes) -> object:
         body: object = msgspec.json.decode(raw)
     except RecursionError:
         raise BadRequest(f"body: is nested deeper than {MAX_DEPTH} levels") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"body: is not JSON: {error}") from None
     level: list[object] = [body]
     for _ in range(MAX_DEPTH):

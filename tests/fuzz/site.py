@@ -1,0 +1,152 @@
+"""A whole server in this process, without network: the hot calls in front of the management API, over a real store."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, MutableSequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from fastapi import FastAPI
+from structlog.testing import capture_logs
+
+from posthouse.config import Limits, Rates
+from posthouse.engine.buckets import Buckets
+from posthouse.engine.certificates import Certificates
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.router import Router
+from posthouse.server.hot import Hot
+from posthouse.server.throttle import Throttle
+from posthouse.signing.authority import Authority
+from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
+from tests.contract.web import Web, served, worker
+
+FEW = Limits(endpoints=30, workergroups=30, templates=30, keys=30)
+UNLIMITED = Rates(
+    routes_per_key=0,
+    routes_per_address=0,
+    calls_per_key=0,
+    calls_per_address=0,
+    wrong_keys_per_address=0,
+    reports_per_worker=0,
+)
+ENDPOINT, WORKER_ID = "llm", 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call. Its text is a call that makes it again."""
+
+    method: str
+    path: str
+    query: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+@dataclass
+class Site:
+    web: Web
+    hot: Hot
+    logs: MutableSequence[Any]
+    secrets: dict[str, str] = field(default_factory=dict)
+    """What no log line may hold: keys and tokens, by the role of who has them."""
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def app(self) -> FastAPI:
+        return self.web.app
+
+    async def prepare(self) -> None:
+        """There is an endpoint with a ready worker, and a key for each role, whatever the cases before have done."""
+        hub = self.web.hub
+        if ENDPOINT not in hub.ids_by_name:
+            for endpoint_id in list(hub.ids_by_name.values()):
+                await self.web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}")
+            await self.web.make_endpoint(ENDPOINT)
+        endpoint_id = hub.ids_by_name[ENDPOINT]
+        ready = worker(WORKER_ID, endpoint_id, addresses=frozenset({"127.0.0.1:9"}))
+        self.web.staff(ready)
+        self.web.shelf.lines[ready.instance_id] = ["a line"]
+        self.secrets = {
+            **self.web.keys,
+            "endpoint": self.web.endpoint_key(endpoint_id),
+            "worker": self.web.keyring.worker_token(WORKER_ID),
+            "wrong": "ph_00000000_" + "w" * 43,
+        }
+
+    async def answer(self, case: Case) -> tuple[int, bytes]:
+        """Status and body of the answer; 0 where the caller has left. Fails on what no caller may bring about."""
+        sent: list[dict[str, Any]] = []
+        body: list[dict[str, Any]] = [{"type": "http.request", "body": case.body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return body.pop() if body else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": case.method,
+            "path": unquote(case.path),
+            "raw_path": case.path.encode(),
+            "query_string": case.query.encode(),
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in case.headers],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "scheme": "http",
+            "root_path": "",
+            "http_version": "1.1",
+        }
+        self.logs.clear()
+        async with asyncio.timeout(60):
+            await self.hot(scope, receive, send)
+        status = sent[0]["status"] if sent else 0
+        said = b"".join(message.get("body", b"") for message in sent)
+        self.statuses[status] += 1
+        assert status < 500, (case, status, said[:500], self.logs)
+        assert b"could not answer" not in said, (case, said, self.logs)
+        assert b"Traceback" not in said, case
+        logged = str(self.logs)
+        assert "Traceback" not in logged, logged
+        for role, secret in self.secrets.items():
+            assert secret not in logged, role
+        return status, said
+
+
+@asynccontextmanager
+async def site(directory: Path) -> AsyncIterator[Site]:
+    """A site with its store in `directory`."""
+    throttle = Throttle(UNLIMITED)
+    with capture_logs() as logs:
+        async with served(directory, FEW, throttle) as web:
+            hub, keyring = web.hub, web.keyring
+            signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+            threads = SigningThreads(signer, 1)
+            router = Router(hub, signer, lambda _: ("kid", "signature"), hold_s=0.0, sign_beside=threads.sign)
+            authority = Authority(directory / "authority.pem", hub.clock.now())
+            hot = Hot(
+                hub,
+                router,
+                Ingest(hub, router, keyring.check_worker, Buckets(0)),
+                Certificates(hub, keyring.check_worker, authority.sign_request),
+                keyring,
+                rest=web.app,
+                max_body_bytes=1_048_576,
+                ready=lambda: "",
+                metrics=lambda: b"",
+                root_certificate=authority.root_pem,
+                jwks=lambda: b"{}",
+                throttle=throttle,
+            )
+            try:
+                made = Site(web, hot, logs)
+                await made.prepare()
+                yield made
+            finally:
+                threads.close()
