@@ -50,7 +50,7 @@ HOT_CALLS = {
     "/.well-known/jwks.json": "The keys, as a JWK set, by which the agent checks grants.",
     "/static/jvastai_root.cer": "The root certificate, in PEM, that `vastai` clients fetch before their first call.",
     "/healthz": "200 while the process answers.",
-    "/readyz": "200 once the control loop has done a round, else 503 and why.",
+    "/readyz": "200 once the control loop has done a round, with what fails now; else 503 and why.",
     "/metrics": "What Prometheus scrapes.",
 }
 """What the calls of `hot` do: they have no docstrings, being branches of one function."""
