@@ -67,7 +67,7 @@ class Loop:
         """What fails in the loop, in words that anybody may read."""
         late_s = time.perf_counter() - self._round_began_s if self._round_began_s else 0.0
         stuck = [f"a round of decisions has taken {late_s:.0f} s so far"] if late_s > LATE_S else []
-        failing = [f"decisions fail for {len(self.failing)} endpoints, which stay as they are"] if self.failing else []
+        failing = [f"decisions fail, and endpoints stay as they are: {len(self.failing)}"] if self.failing else []
         return stuck + failing
 
     async def tick_safely(self, endpoint_id: EndpointId) -> None:
