@@ -475,9 +475,12 @@ try:
     raise ValueError("broken")
 except ValueError:
     log.exception("failed")
+logging.getLogger("uvicorn").error("x" * 1_000_000)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
+    endless = lines.pop()["event"]
+    assert 10_000 < len(endless) < 10_100
     assert [(line["event"], line["level"]) for line in lines] == [
         ("shown", "info"),
         ("warned", "warning"),

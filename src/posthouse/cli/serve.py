@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from posthouse.config import Settings
     from posthouse.wiring import Running
 
+TEXT_LOGGED = 10_000
+"""Most characters of one text in a log line; a long traceback stays below."""
 OVER = frozenset({State.WANTED, State.DESTROYING, State.DESTROYED})
 """States of workers of which there is nothing, or soon nothing will be."""
 RESTART = signal.SIGUSR2
@@ -174,6 +176,14 @@ def _farewell(server: "Running", data_dir: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _short(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A log entry whose texts are at most `TEXT_LOGGED` long: some are of others' making."""
+    for name, value in entry.items():
+        if isinstance(value, str) and len(value) > TEXT_LOGGED:
+            entry[name] = f"{value[:TEXT_LOGGED]}... and {len(value) - TEXT_LOGGED} more characters"
+    return entry
+
+
 def configure_logging(level: str, form: str) -> None:
     """Has every log line, ours and those of libraries, go to stderr in one form: `console` or `json`.
 
@@ -187,11 +197,11 @@ def configure_logging(level: str, form: str) -> None:
     ]
     last: list[structlog.typing.Processor]
     if form == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.format_exc_info, _short, structlog.processors.JSONRenderer()]
     else:
         # Without the values of variables, which may be keys.
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        last = [_short, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
