@@ -108,9 +108,14 @@ def conclude(name: str, figures: dict[str, Any], violations: list[str]) -> int:
     for violation in violations[:20]:
         print(f"VIOLATION: {violation}")
     print(f"{name}: {'BROKEN' if violations else 'holds'}")
-    machine = {"cpus": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 1e9), "os": platform.system()}
+    machine: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "os": platform.system(),
+    }
     versions = {"python": platform.python_version(), **{p: version(p) for p in ("posthouse", "uvicorn", "uvloop")}}
     at = datetime.now(UTC).isoformat(timespec="seconds")
+    machine["load_average"] = [round(load, 1) for load in os.getloadavg()]
     record = {"drill": name, "at": at, "holds": not violations, "figures": figures, "violations": violations[:20]}
     RESULTS.mkdir(exist_ok=True)
     record |= {"machine": machine, "versions": versions}

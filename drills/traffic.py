@@ -11,6 +11,8 @@ import aiohttp
 
 FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0
 """How long a client sleeps that was told to wait: the protocol's own at first exactly so long, then anything below."""
+AGAIN_S = 0.2
+"""After which a patient client calls again."""
 CALL_TIMEOUT_S = 10.0
 """How long the protocol's own client waits for an answer to `/route/`."""
 
@@ -24,6 +26,8 @@ class Traffic:
     endpoint: str = "drill"
     patient: bool = False
     """Whether a client whose call finds no server asks again: what a crash does to such calls is known."""
+    most_open: int = 10_000
+    """Requests under way beyond which none is begun: the load would break down, and not the server."""
     asked: int = 0
     routed: int = 0
     waited: int = 0
@@ -44,7 +48,8 @@ class Traffic:
         began, sent = time.monotonic(), 0
         while (passed_s := time.monotonic() - began) < span_s:
             while sent < passed_s * rate:
-                self.begin(http)
+                if self.open < self.most_open:
+                    self.begin(http)
                 sent += 1
             await asyncio.sleep(0.01)
 
@@ -124,7 +129,7 @@ class Traffic:
                     self.refused.append(repr(error))
             if not self.patient:
                 return None
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(AGAIN_S)
 
 
 def session() -> aiohttp.ClientSession:
