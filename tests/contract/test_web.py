@@ -618,6 +618,7 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
         "perf": 100.0,
         "outstanding": 250.0 if 1 in fleet.ledger.at else 0.0,
         "busy": 1 in fleet.ledger.at,
+        "suspected_s": 0.0,
         "price_usd_h": 0.5,
         "spent_usd": 0.0,
         "load_s": 0.0,
