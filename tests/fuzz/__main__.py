@@ -25,6 +25,7 @@ from posthouse.wire.body import sender
 from posthouse.wire.env import parse_env
 from posthouse.wire.search import parse_search
 from tests.fuzz.cases import OBJECTS, RAW, TEXTS, cases, mutated, recorded_bodies, targets
+from tests.fuzz.described import described
 from tests.fuzz.site import Case, Site, site
 
 AT_ONCE = 500
@@ -41,7 +42,10 @@ DECODERS: dict[str, Callable[[Any], object]] = {
 
 
 def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Counter[str]:
-    """How many cases of what were made, all of which went well. Raises: the error of the first that did not."""
+    """How many cases of what were made, all of which went well. Raises: the error of the first that did not.
+
+    `per_call`: cases of each call of our own making, and a quarter as many that Schemathesis makes of its description.
+    """
     made: Counter[str] = Counter()
     with asyncio.Runner() as runner:
         context = site(directory)
@@ -52,6 +56,9 @@ def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Coun
                     runner.run(here.prepare())
                     drawn = cases(here, method, path, operation)
                     _try(drawn, _caller(runner, here, made), min(AT_ONCE, per_call - first), seed + first)
+            for strategy in described(here):
+                runner.run(here.prepare())
+                _try(strategy, _caller(runner, here, made), max(per_call // 4, 2), seed)
             made.update({f"answered {code}": count for code, count in here.statuses.items()})
         finally:
             runner.run(context.__aexit__(None, None, None))
@@ -98,7 +105,7 @@ def _decoder(name: str, decode: Callable[[Any], object], made: Counter[str]) -> 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--per-call", type=int, default=1600, help="cases of each call (1600)")
+    options.add_argument("--per-call", type=int, default=1600, help="cases of each call (1600); see `explore`")
     options.add_argument("--per-decoder", type=int, default=4000, help="cases of each decoder (4000)")
     options.add_argument("--seed", type=int, default=random.randrange(2**32), help="of what is drawn (random)")
     chosen = options.parse_args()
