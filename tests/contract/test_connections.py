@@ -1,6 +1,7 @@
 """Connections that do not end, or are too many: they cost a bounded time and place, and nobody else is kept waiting."""
 
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from posthouse import wiring
 from posthouse.client import AsyncClient
 from posthouse.server import protocol
 from posthouse.wiring import Running
@@ -129,3 +131,22 @@ async def test_idle_connections_make_place_when_it_gets_narrow(
         assert not any(caller.closed() for caller in few)
         await open_ones(server, stack, MOST - 3)
         await until(lambda: all(caller.closed() for caller in few), "those that are idle are closed")
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "most"),
+    [
+        (20_000, 20_000, None, 10_000),
+        (1024, 524_288, 12_700, 10_000),
+        (1024, 2048, 2048, 1478),
+        (1024, 1024, 1024, 659),
+    ],
+)
+def test_there_are_never_more_connections_than_files_may_be_open(
+    soft: int, hard: int, raised: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    assert wiring._connections(10_000) == most
+    assert limits == ([] if raised is None else [(raised, hard)])
