@@ -57,7 +57,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, held, least)
     cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, held_total, scaling.cold_workers, hot_rentals)
 
-    if waits and not hot_rentals and update.nobody_comes(team):
+    if waits and not hot_rentals and update.nobody_comes(s, team, waits):
         turns = waits
 
     # Who rests, and who goes.

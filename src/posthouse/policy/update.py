@@ -74,14 +74,18 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
         if len(rest) >= count and supply(rest, s.learned) >= need:
             turns[worker.id] = Goal.FRESH
             trying.add(worker.group_id)
-        elif not failing and not waits:
+        elif not waits:
             waits[worker.id] = Goal.FRESH
     return turns, {} if turns or going else waits
 
 
-def nobody_comes(team: tuple[Worker, ...]) -> bool:
-    """True if no help is on its way, so that who waits for it would wait for ever."""
-    return all(w.state is State.IDLE for w in hot(team))
+def nobody_comes(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> bool:
+    """True if no help is on its way, so that who waits for it would wait for ever.
+
+    While the workergroup fails that is borne: a worker made as help shows first that the template starts again.
+    """
+    failing = any(w.id in waits and _failures(s, w).count for w in team)
+    return not failing and all(w.state is State.IDLE for w in hot(team))
 
 
 def progress(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> tuple[Reason, ...]:
