@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench fuzz drill docs peers lock clean
+.PHONY: help setup demo serve test lint format bench fuzz campaign drill docs peers lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ drill: .venv/.ready ## list the drills; make drill NAME=crash runs one, results 
 
 fuzz: .venv/.ready ## make over 100,000 calls that nobody foresaw; ends with 1 and the case where one breaks the server
 	$(BIN)/python -m tests.fuzz
+
+campaign: .venv/.ready ## live through 2,000 virtual days of faults; the record goes to tests/campaign
+	$(BIN)/python -m tests.campaign --record tests/campaign/record.json
 
 docs: .venv/.ready ## write the generated parts of the documentation anew
 	$(BIN)/python docs/generate.py

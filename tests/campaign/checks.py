@@ -1,0 +1,308 @@
+"""What must hold in every world. Each check compares what the engine says with what the campaign knows by itself."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import fsum
+from types import MethodType
+from typing import Any
+
+from posthouse.domain.endpoint import EndpointId, EndpointState
+from posthouse.domain.errors import PosthouseError
+from posthouse.domain.lifecycle import Command, Event, Goal, Sighting, State
+from posthouse.domain.load import Ended, Report
+from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.engine.hub import Hub
+from posthouse.engine.loop import SAVE_S
+from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S, Assignment, Fleet, Waiting
+from posthouse.wire.route import RouteReply
+from tests.campaign.world import Box, World
+
+ROUNDING = 1e-6
+"""Largest share by which sums of floats may differ."""
+UNSAVED_S = SAVE_S + 150.0
+"""A crash may lose what was spent in that time: what is written down once a minute, where a tick comes as late as one
+in a minute, and each of its writes may be slow."""
+
+
+class Broken(PosthouseError):
+    """A rule does not hold. The text names it, and the moment."""
+
+
+@dataclass(slots=True)
+class _Bill:
+    """What an endpoint has spent, counted from each change of each worker's state."""
+
+    usd: float
+    since: dict[WorkerId, tuple[float, float]] = field(default_factory=dict)
+    """Dollars per hour, and since when, on the engine's clock."""
+    seen: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=200))
+    """(virtual time, dollars)."""
+
+    def usd_at(self, now: float) -> float:
+        return self.usd + fsum(rate * (now - at) / SECONDS_PER_HOUR for rate, at in self.since.values())
+
+
+@dataclass(slots=True)
+class _Waits:
+    """A request as its client knows it."""
+
+    cost: float
+    since: float
+    asked_at: float
+
+
+class Checks:
+    """The rules, over all lives of the server in one world."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.found: Broken | None = None
+        """The first rule that was broken: the engine itself bears any exception, as it should."""
+        self._most: dict[EndpointId, int] = {}
+        self._reqnums: dict[str, int] = {}
+        self._bills: dict[EndpointId, _Bill] = {}
+        self._bills_before: dict[EndpointId, _Bill] = {}
+        self._waiting: dict[EndpointId, dict[int, _Waits]] = {}
+        self._store_failed_s = -1e9
+        self._ended_s = 0.0
+
+    def broken(self, rule: str, said: str) -> None:
+        error = Broken(f"at {self._world.loop.time():.3f} s: {rule}: {said}")
+        self.found = self.found or error
+        raise error
+
+    # -- lives of the server -----------------------------------------------------------------------------------------
+
+    def begin(self, hub: Hub, world: World) -> None:
+        """The server has begun a life."""
+        self._hub, self._world = hub, world
+        world.broken = self.broken
+        self._bills = {}
+        self._waiting = {}
+        for box in world.boxes.values():
+            box.known, box.heard = {}, False
+        for endpoint_id, stall in hub.stalls.items():
+            self._watch(stall.fleet)
+            if before := self._bills_before.get(endpoint_id):
+                self._compare_lives(endpoint_id, stall.fleet.spent_usd(), before)
+
+    def end(self) -> None:
+        """The server's life is over."""
+        if self._bills:
+            self._bills_before = self._bills
+            self._bills = {}
+            self._ended_s = self._world.loop.time()
+
+    def store_failed(self) -> None:
+        self._store_failed_s = self._world.loop.time()
+
+    def _compare_lives(self, endpoint_id: EndpointId, usd: float, before: _Bill) -> None:
+        """What was spent is neither forgotten nor counted twice over a crash."""
+        if not before.seen:
+            return
+        most = before.seen[-1][1]
+        if usd > most * (1 + ROUNDING) + ROUNDING:
+            self.broken("spend is time billed", f"endpoint {endpoint_id} had spent ${most:.6f}, and ${usd:.6f} after")
+        saved = [spent for at, spent in before.seen if at < self._ended_s - UNSAVED_S]
+        if saved and self._store_failed_s < self._ended_s - UNSAVED_S and usd < saved[-1] * (1 - ROUNDING) - ROUNDING:
+            self.broken(
+                "spend is time billed", f"endpoint {endpoint_id} forgot ${saved[-1] - usd:.6f} of what it spent"
+            )
+
+    def _watch(self, fleet: Fleet) -> None:
+        now = self._hub.clock.now()
+        bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd())
+        bill.since = {w.id: (w.usd_h(), fleet._accrued_at) for w in fleet.workers.values()}
+        moved = fleet.history.moved
+
+        def watched(history: object, at: float, before: Worker, worker: Worker, why: Event) -> None:
+            rate, since = bill.since.get(worker.id, (0.0, at))
+            bill.usd += rate * (at - since) / SECONDS_PER_HOUR
+            bill.since[worker.id] = worker.usd_h(), at
+            if worker.state is State.DESTROYED:
+                del bill.since[worker.id]
+            if before.state is State.IDLE and why in (Command.STOP, Command.UPDATE, Command.DESTROY):
+                self._check_drained(worker, why)
+            moved(at, before, worker, why)
+
+        fleet.history.moved = MethodType(watched, fleet.history)  # type: ignore[method-assign]
+        assign = fleet.assign
+
+        def numbered(idx: int, cost: float, at: float, polls: bool = True) -> Assignment | Waiting:
+            outcome = assign(idx, cost, at, polls)
+            if isinstance(outcome, Assignment):
+                url, before = outcome.worker.url, self._reqnums.get(outcome.worker.url, 0)
+                if outcome.reqnum <= before:
+                    self.broken("reqnum rises", f"{url} was given {outcome.reqnum} after {before}")
+                self._reqnums[url] = outcome.reqnum
+            return outcome
+
+        fleet.assign = numbered  # type: ignore[method-assign,assignment]
+        assert now >= fleet._accrued_at
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def heard(self, box: Box, message: Report | Ended) -> None:
+        """The server has taken in a message of a worker."""
+        now = self._world.loop.time()
+        if isinstance(message, Ended):
+            box.known.pop(message.request_idx, None)
+            return
+        assert message.working is not None
+        box.heard = True
+        unseen = {i: until for i, until in box.known.items() if now < until < 1e9}
+        box.known = {**{i: until for i, until in unseen.items() if i not in message.working}}
+        box.known |= dict.fromkeys(message.working, 1e9)
+
+    def asked(self, endpoint_id: EndpointId, idx: int, cost: float) -> None:
+        """A client was told that its request waits."""
+        now = self._world.loop.time()
+        waiting = self._waiting.setdefault(endpoint_id, {})
+        known = waiting.get(idx)
+        if known is None or now - known.asked_at > WAITING_KEPT_S:
+            waiting[idx] = _Waits(cost, now, now)
+        else:
+            known.asked_at = now
+
+    def left(self, endpoint_id: EndpointId, idx: int) -> None:
+        """A client has given up."""
+        self._waiting.get(endpoint_id, {}).pop(idx, None)
+
+    def routed(self, fleet: Fleet, reply: RouteReply, cost: float, first_s: float) -> None:
+        """A client was given a worker. `first_s`: when this server first heard of its request."""
+        now = self._world.loop.time()
+        box = next((b for b in self._world.boxes.values() if b.url == reply.url), None)
+        if box is not None:
+            box.known[reply.request_idx] = now + UNSEEN_KEPT_S
+        waiting = self._waiting.get(fleet.endpoint.id, {})
+        waiting.pop(reply.request_idx, None)
+        self._check_order(fleet, reply, cost, first_s, waiting, now)
+
+    def _check_order(
+        self, fleet: Fleet, reply: RouteReply, cost: float, first_s: float, waiting: dict[int, _Waits], now: float
+    ) -> None:
+        """Nobody who waits and polls would have this room, were it not for one that came so much later."""
+        mine = fleet.ledger.find(reply.request_idx)
+        if mine is None or mine.worker_id is None or mine.assigned_at != self._hub.clock.now():
+            return
+        for idx, other in waiting.items():
+            request = fleet.ledger.waiting.get(idx)
+            later_s = first_s - other.since
+            if request is None or request.failures or later_s < OVERTAKEN_S + 1.0 or now - other.asked_at >= ASLEEP_S:
+                continue
+            if fleet.has_room(other.cost, self._hub.clock.now()):
+                continue
+            work = fleet.ledger.work[mine.worker_id]
+            fleet._bench.set_work(mine.worker_id, work - cost)
+            had_room = fleet.has_room(other.cost, self._hub.clock.now())
+            fleet._bench.set_work(mine.worker_id, work)
+            if had_room:
+                self.broken(
+                    "waiting is bounded", f"request {idx} was overtaken by {reply.request_idx}, {later_s:.0f} s younger"
+                )
+
+    # -- what must hold at every moment ------------------------------------------------------------------------------
+
+    def look(self, endpoint_id: EndpointId) -> None:
+        """Looks at a fleet as it is about to be written down."""
+        stall = self._hub.stalls.get(endpoint_id)
+        if stall is None:
+            return
+        self.looks += 1
+        fleet = stall.fleet
+        if endpoint_id not in self._bills:
+            self._watch(fleet)
+        number, most = len(fleet.workers), fleet.endpoint.scaling.max_workers
+        if not stall.leaving and number > max(most, self._most.get(endpoint_id, 0)):
+            self.broken("never above max_workers", f"endpoint {endpoint_id} has {number} workers, {most} are allowed")
+        self._most[endpoint_id] = number
+        self._check_work(fleet)
+        bill = self._bills[endpoint_id]
+        until = max(fleet._aged_at, fleet._accrued_at)
+        mine, said = bill.usd_at(until), fleet.spent_usd()
+        if abs(mine - said) > ROUNDING * (1 + mine):
+            self.broken("spend is time billed", f"endpoint {endpoint_id} says ${said:.6f}, its time is ${mine:.6f}")
+        bill.seen.append((self._world.loop.time(), said))
+
+    def _check_work(self, fleet: Fleet) -> None:
+        ledger = fleet.ledger
+        for worker_id, work in ledger.work.items():
+            true_work = fsum(r.cost for r in ledger.at[worker_id].values())
+            if work < 0 or abs(work - true_work) > ROUNDING * (1 + true_work):
+                self.broken("outstanding work", f"worker {worker_id} has {work:g}, its requests are {true_work:g}")
+        true_work = fsum(r.cost for r in ledger.waiting.values())
+        if ledger.waiting_work < 0 or abs(ledger.waiting_work - true_work) > ROUNDING * (1 + true_work):
+            self.broken("outstanding work", f"{ledger.waiting_work:g} waits, the requests are {true_work:g}")
+        if ledger.work.keys() != ledger.at.keys():
+            self.broken("outstanding work", f"work at {set(ledger.work)}, requests at {set(ledger.at)}")
+
+    def _check_drained(self, worker: Worker, why: Event) -> None:
+        """A ready worker is ordered away: no request may be there that the server can know of."""
+        now = self._world.loop.time()
+        for box in self._world.boxes.values():
+            if box.label != worker.label or box.id != worker.instance_id:
+                continue
+            known = [i for i in box.working if not box.heard or box.known.get(i, 0.0) > now]
+            if known:
+                self.broken(
+                    "no kill of a draining worker", f"{why} for worker {worker.id}, which has request {known[0]}"
+                )
+
+    # -- what must hold at rest ----------------------------------------------------------------------------------------
+
+    def settled(self) -> None:
+        """Long after the last fault and the last request: everything is as the parameters say, and nothing leaks."""
+        workers: dict[str, Worker] = {}
+        for endpoint_id, stall in self._hub.stalls.items():
+            fleet = stall.fleet
+            workers |= {w.label: w for w in fleet.workers.values()}
+            if stall.leaving:
+                self.broken("convergence", f"endpoint {endpoint_id} was deleted and has {len(fleet.workers)} workers")
+            if len(fleet.ledger) or fleet.ledger.work or fleet.ledger.waiting_work:
+                self.broken("outstanding work", f"at rest {len(fleet.ledger)} requests are open: {fleet.ledger.work}")
+            self._check_size(fleet)
+        for box in self._world.boxes.values():
+            worker = workers.get(box.label)
+            if worker is None or worker.instance_id != box.id:
+                self.broken(
+                    "no leak", f"instance {box.id}, {box.label}, {box.state}, belongs to no worker and is billed"
+                )
+            assert worker is not None
+            serves = box.state is Sighting.RUNNING and box.serves
+            if (worker.state is State.IDLE) is not serves or (worker.state is State.STOPPED) is serves:
+                self.broken("convergence", f"worker {worker.id} is {worker.state}, in truth {box.state}")
+            if abs(worker.usd_h() - box.usd_h()) > ROUNDING:
+                self.broken("spend is time billed", f"worker {worker.id}: {worker.usd_h()} $/h, billed {box.usd_h()}")
+        if missing := workers.keys() - {b.label for b in self._world.boxes.values()}:
+            self.broken("convergence", f"no instance is there for {sorted(missing)}")
+
+    def _check_size(self, fleet: Fleet) -> None:
+        endpoint, scaling = fleet.endpoint, fleet.endpoint.scaling
+        by_state = {w.id: f"{w.state}/{w.goal}" for w in fleet.workers.values()}
+        told: dict[str, Any] = {"workers": by_state, "state": str(endpoint.state), "scaling": scaling}
+        groups = self._hub.groups_of(endpoint.id)
+        if any(
+            (w.state, w.goal) not in ((State.IDLE, Goal.HOT), (State.STOPPED, Goal.COLD))
+            for w in fleet.workers.values()
+        ):
+            self.broken("convergence", f"endpoint {endpoint.id} is not at rest: {told}")
+        if endpoint.state is EndpointState.STOPPED and any(
+            w.state is not State.STOPPED for w in fleet.workers.values()
+        ):
+            self.broken("convergence", f"endpoint {endpoint.id} is stopped and has workers that run: {told}")
+        if endpoint.state is not EndpointState.ACTIVE:
+            return
+        if any(w.outdated_at for w in fleet.workers.values()):
+            self.broken("convergence", f"endpoint {endpoint.id} has workers that were not updated: {told}")
+        hot = sum(w.goal is Goal.HOT for w in fleet.workers.values())
+        if len(fleet.workers) > scaling.max_workers:
+            self.broken("convergence", f"endpoint {endpoint.id} has too many workers: {told}")
+        if groups and len(fleet.workers) < min(scaling.cold_workers, scaling.max_workers):
+            self.broken("convergence", f"endpoint {endpoint.id} has too few workers: {told}")
+        timeout_s = scaling.inactivity_timeout or 0.0
+        least = 1 if scaling.min_load > 0 or timeout_s < 0 else 0
+        if groups and scaling.max_workers and hot < least:
+            self.broken("convergence", f"endpoint {endpoint.id} has no hot worker: {told}")
+        if least == 0 and hot:
+            self.broken("convergence", f"endpoint {endpoint.id} has hot workers that nobody asks for: {told}")

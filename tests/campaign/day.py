@@ -1,0 +1,361 @@
+"""A virtual day from a seed: storms of faults, edits and traffic, each followed by a calm in which all must settle."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.wire.route import RouteAsk, RouteReply
+from tests.campaign.checks import Broken, Checks
+from tests.campaign.disk import Disk
+from tests.campaign.server import Gone, Server
+from tests.campaign.virtual import VirtualLoop
+from tests.campaign.world import World
+
+HOUR_S = 3600.0
+STORM_S = 1.5 * HOUR_S
+SETTLE_S = 1.25 * HOUR_S
+"""Within this time after the last fault and the last new request everything must be as it should. The longest chain:
+900 s until a load counts as stuck, 600 s of patience after failures, a new load, 600 s until cold workers go."""
+REST_S = 0.25 * HOUR_S
+"""For so long nothing may be asked of the provider then."""
+PROBE_S = 900.0
+"""A request after the calm must be served within this time, by a worker that may have to be made first."""
+POLL_S = (0.5, 5.0)
+"""How long clients sleep between two calls: the protocol's client does so."""
+RETRIES = 5
+
+TEMPLATES = ("one", "two", "three")
+EDITS = (
+    *("parameters", "parameters", "state", "state", "update", "cancel", "template", "switch"),
+    *("dismiss", "delete group", "delete endpoint", "add"),
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a seed."""
+
+    seed: int
+    hours: float
+    faults: Counter[str]
+    happened: Counter[str]
+    violation: str = ""
+
+
+def run(seed: int, hours: float = 24.0) -> Outcome:
+    """Lives through a day. Deterministic: what the seed does, it does again."""
+    loop = VirtualLoop()
+    day = Day(seed, loop)
+    violation = ""
+    logs = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # The only places where the engine itself looks at a clock.
+    time = SimpleNamespace(
+        perf_counter=loop.time, clock_gettime=lambda which: loop.time(), time=lambda: day.world.wall_s + loop.time()
+    )
+    try:
+        with patch("posthouse.engine.clock.time", time), patch("posthouse.engine.loop.time", time):
+            loop.run_until_complete(day.live(hours * HOUR_S))
+    except Broken as error:
+        violation = str(error)
+    except Exception as error:
+        violation = f"at {loop.time():.3f} s: {error!r}"
+    finally:
+        day.close()
+        structlog.configure(**logs)
+    return Outcome(seed, hours, day.world.counts, day.happened, violation)
+
+
+class Day:
+    def __init__(self, seed: int, loop: VirtualLoop) -> None:
+        self.loop = loop
+        self.world = World(seed, loop)
+        self.random = self.world.random
+        self.checks = Checks()
+        self.disk = Disk()
+        self.tick_s = self.random.choice([30.0, 60.0])
+        self.server = Server(self.world, self.disk, self.checks, self.tick_s)
+        self.happened: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._crashes = self.random.random() < 0.8
+        self._edits = self.random.random() < 0.8
+        self._names = 0
+        self._busy = self.random.choice([0.3, 0.8])
+
+    def close(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+    async def live(self, span_s: float) -> None:
+        self.loop.set_exception_handler(lambda loop, context: self._fail(context.get("exception")))
+        await self._begin()
+        await self._set_up()
+        while self.loop.time() < span_s:
+            await self._storm()
+            await self._calm()
+
+    def _fail(self, error: BaseException | None) -> None:
+        if self._failure is None:
+            self._failure = error
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._fail(error)
+
+        task.add_done_callback(ended)
+
+    async def _pass(self, span_s: float) -> None:
+        """Lets time pass, and stops where something is broken."""
+        until = self.loop.time() + span_s
+        while (left_s := until - self.loop.time()) > 0:
+            await asyncio.sleep(min(left_s, 60.0))
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._failure is None and self.checks.found is not None:
+            self._failure = self.checks.found
+        if self._failure is not None:
+            raise self._failure
+
+    # -- the server ----------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        while True:
+            self.server = Server(self.world, self.disk, self.checks, self.tick_s)
+            try:
+                await self.server.start()
+                return
+            except PosthouseError:
+                self.server.kill()
+                await asyncio.sleep(5.0)
+
+    async def _set_up(self) -> None:
+        for number in range(len(TEMPLATES)):
+            await self._edit(self.server.catalog.create_template({"name": TEMPLATES[number], "image": "v1"}))
+        for _ in range(self.random.choice([1, 1, 2])):
+            await self._add_endpoint()
+
+    async def _crash(self) -> None:
+        """Ends the server at some step, and begins it anew on what the disk has."""
+        server, dead = self.server, asyncio.Event()
+        how = self.random.choice(["now", "commit", "commit", "put", "stop"])
+
+        def kill() -> None:
+            server.kill()
+            dead.set()
+
+        if how == "stop":
+            self.happened["restarts"] += 1
+            try:
+                await server.stop()
+            except PosthouseError:
+                server.kill()
+        else:
+            self.happened["crashes"] += 1
+            if how == "now":
+                self.loop.after_steps = self.loop.steps + self.random.randrange(1, 20), kill
+            else:
+                server.kill_at(how, self.random.randrange(0, 12), kill)
+            try:
+                async with asyncio.timeout(120.0):
+                    await dead.wait()
+            except TimeoutError:
+                kill()
+        if self.random.random() < 0.3:
+            self.happened["clock set"] += 1
+            self.world.wall_s += self.random.choice([-1, 1]) * self.random.choice([1.0, 300.0, HOUR_S, 24 * HOUR_S])
+        await asyncio.sleep(self.random.choice([0.0, 1.0, 10.0, 60.0, 600.0]))
+        await self._begin()
+
+    # -- storm and calm ------------------------------------------------------------------------------------------------
+
+    async def _storm(self) -> None:
+        self.world.storm(True)
+        if not self.server.hub.ids_by_name:
+            await self._add_endpoint()
+        until = self.loop.time() + STORM_S
+        self._spawn(self._traffic(until))
+        if self._edits:
+            self._spawn(self._operate(until))
+        while self.loop.time() < until:
+            await self._pass(self.random.uniform(10.0, HOUR_S))
+            if self._crashes:
+                await self._crash()
+            if self.random.random() < 0.3:
+                self.happened["freezes"] += 1
+                self.loop.skip(self.random.choice([2.0, 30.0, 90.0, 400.0]))
+        self.world.storm(False)
+
+    async def _calm(self) -> None:
+        await self._pass(SETTLE_S)
+        self.checks.settled()
+        before = self.world.commands
+        await self._pass(REST_S)
+        self.checks.settled()
+        if self.world.commands != before:
+            self.checks.broken("convergence", f"at rest {self.world.commands - before} commands were given")
+        self.happened["calms"] += 1
+        for fleet in [stall.fleet for stall in self.server.hub.stalls.values()]:
+            endpoint = fleet.endpoint
+            if str(endpoint.state) == "active" and endpoint.scaling.max_workers and self._has_group(endpoint.id):
+                before = self.happened["served"]
+                await self._client(endpoint.name, 100.0, PROBE_S)
+                self._raise()
+                if self.happened["served"] == before:
+                    self.checks.broken("convergence", f"endpoint {endpoint.id} served nothing for {PROBE_S:.0f} s")
+
+    def _has_group(self, endpoint_id: EndpointId) -> bool:
+        return bool(self.server.hub.groups_of(endpoint_id))
+
+    # -- clients -------------------------------------------------------------------------------------------------------
+
+    async def _traffic(self, until: float) -> None:
+        """Bursts of requests with pauses between them."""
+        while self.loop.time() < until:
+            await asyncio.sleep(self.random.expovariate(self._busy / 900.0))
+            names = list(self.server.hub.ids_by_name) if self.server.up else []
+            if not names:
+                continue
+            name, gap_s = self.random.choice(names), self.random.choice([0.2, 2.0, 20.0])
+            for _ in range(self.random.choice([1, 2, 5, 10])):
+                if self.loop.time() >= until:
+                    return
+                cost = self.random.choice([10.0, 100.0, 100.0, 1000.0])
+                self._spawn(self._client(name, cost, self.random.choice([20.0, 60.0, 60.0, 240.0])))
+                await asyncio.sleep(self.random.expovariate(1.0 / gap_s))
+
+    async def _client(self, name: str, cost: float, patience_s: float) -> None:
+        """Asks until it is served, or gives up."""
+        self.happened["requests"] += 1
+        until = self.loop.time() + patience_s
+        idx, failures, server, first_s = 0, 0, self.server, 0.0
+        while (left_s := until - self.loop.time()) > 0:
+            if server is not self.server or not first_s:
+                server, first_s = self.server, self.loop.time()
+            try:
+                reply = await server.route(RouteAsk(name, cost, idx), left_s)
+            except BadRequest:
+                return
+            except Gone:
+                await asyncio.sleep(self.random.uniform(0.5, 5.0))
+                continue
+            if reply is None:  # it left, or there is no such endpoint
+                break
+            idx = reply.request_idx or idx
+            fleet = server.hub.fleet_named(name) if server.up and server is self.server else None
+            if isinstance(reply, RouteReply):
+                if fleet is not None:
+                    self.checks.routed(fleet, reply, cost, first_s)
+                served = self.world.serve(reply.url, idx, cost)
+                await asyncio.wait([served], timeout=max(0.0, until - self.loop.time()))
+                if not served.done():
+                    self.world.abandon(reply.url, idx)
+                    break
+                if served.result():
+                    self.happened["served"] += 1
+                    return
+                failures += 1
+                if failures > RETRIES:
+                    break
+                await asyncio.sleep(min(0.5 * 2**failures, 10.0))
+                continue
+            if fleet is not None:
+                self.checks.asked(fleet.endpoint.id, idx, cost)
+            await asyncio.sleep(self.random.uniform(*POLL_S))
+        self.happened["given up"] += 1
+        if self.server.up and (fleet := self.server.hub.fleet_named(name)) is not None:
+            self.checks.left(fleet.endpoint.id, idx)
+
+    # -- the operator --------------------------------------------------------------------------------------------------
+
+    async def _operate(self, until: float) -> None:
+        while True:
+            await asyncio.sleep(self.random.uniform(60.0, 2400.0))
+            if self.loop.time() >= until:
+                return
+            if self.server.up:
+                await self._change()
+
+    async def _edit(self, change: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await self.server.call(change)
+        except PosthouseError:
+            self.happened["edits failed"] += 1
+
+    async def _add_endpoint(self) -> None:
+        self._names += 1
+        name = f"endpoint-{self._names}"
+        catalog = self.server.catalog
+        await self._edit(catalog.create_endpoint({"endpoint_name": name, **self._parameters()}))
+        for _ in range(self.random.choice([1, 1, 2])):
+            template = self.random.choice(list(self.server.hub.templates.values()) or [None])
+            if template is not None:
+                await self._edit(catalog.create_workergroup({"endpoint_name": name, "template_id": template.id}))
+
+    def _parameters(self) -> dict[str, Any]:
+        """Parameters as the wire has them, within what machines of this world can do."""
+        choose = self.random.choice
+        return {
+            "min_load": choose([0, 0, 1, 60]),
+            "target_util": choose([0.5, 0.9]),
+            "cold_mult": choose([0, 1, 3]),
+            "cold_workers": choose([0, 0, 1, 3]),
+            "max_workers": choose([0, 1, 2, 4, 6]),
+            "max_queue_time": choose([1, 30]),
+            "target_queue_time": choose([1, 10]),
+            "inactivity_timeout": choose(["none", 0, 60, 600]),
+        }
+
+    async def _change(self) -> None:
+        """Changes something, at random."""
+        hub, catalog, choose = self.server.hub, self.server.catalog, self.random.choice
+        endpoints, groups = list(hub.ids_by_name.values()), list(hub.workergroups)
+        kind = choose(EDITS)
+        self.happened[f"edit: {kind}"] += 1
+        workers = [i for stall in hub.stalls.values() for i in stall.fleet.workers]
+        if kind == "add" and len(endpoints) < 2:
+            await self._add_endpoint()
+        elif kind == "parameters" and endpoints:
+            said = self._parameters()
+            await self._edit(catalog.update_endpoint(choose(endpoints), {n: said[n] for n in said if choose([0, 1])}))
+        elif kind == "state" and endpoints:
+            state = choose(["active", "active", "suspended", "stopped"])
+            await self._edit(catalog.update_endpoint(choose(endpoints), {"endpoint_state": state}))
+        elif kind in ("update", "cancel") and groups:
+            await self._edit(
+                _later(catalog.update_workers if kind == "update" else catalog.cancel_update, choose(groups))
+            )
+        elif kind == "template" and hub.templates:
+            self._names += 1
+            ask = {"id": choose(list(hub.templates)), "image": f"v{self._names}"}
+            await self._edit(catalog.update_template(ask))
+        elif kind == "switch" and groups and hub.templates:
+            await self._edit(catalog.update_workergroup(choose(groups), {"template_id": choose(list(hub.templates))}))
+        elif kind == "dismiss" and workers:
+            await self._edit(_later(catalog.dismiss_worker, choose(workers)))
+        elif kind == "delete group" and groups:
+            await self._edit(catalog.delete_workergroup(choose(groups)))
+        elif kind == "delete endpoint" and endpoints:
+            await self._edit(catalog.delete_endpoint(choose(endpoints)))
+
+
+async def _later(work: Any, *args: Any) -> Any:
+    return work(*args)

@@ -1,0 +1,177 @@
+"""What survives a crash: a store in memory that answers as the SQL store does, and a connection to it that may fail."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.lifecycle import State
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.ports import FleetRecord, JournalEntry
+from posthouse.store.sql import LEARN_FROM
+
+DESTROYED_KEEP = 2 * LEARN_FROM
+"""Destroyed workers kept of each endpoint; more than are handed back."""
+
+Row = TypeVar("Row", Endpoint, Workergroup, Template)
+
+
+class Disk:
+    """Every method is one transaction, and happens whole or not at all."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[int, Any]] = {"endpoint": {}, "workergroup": {}, "template": {}}
+        self._last_id = dict.fromkeys(self._rows, 0)
+        self._versions: dict[EndpointId, int] = {}
+        self._spent: dict[EndpointId, float] = {}
+        self._workers: dict[EndpointId, dict[WorkerId, Worker]] = {}
+        self._journal: dict[EndpointId, list[JournalEntry]] = {}
+        self._last_worker_id = 0
+
+    def installation(self) -> str:
+        return "disk"
+
+    def secrets(self) -> dict[str, str]:
+        return {}
+
+    def endpoints(self) -> list[Endpoint]:
+        return list(self._rows["endpoint"].values())
+
+    def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        return self._add("endpoint", endpoint, "name")
+
+    def put_endpoint(self, endpoint: Endpoint) -> None:
+        self._put("endpoint", endpoint, "name")
+
+    def drop_endpoint(self, endpoint_id: EndpointId) -> None:
+        for left in [i for i in self._workers if i not in self._rows["endpoint"] and i not in self.fleet_ids()]:
+            del self._workers[left]
+            self._journal.pop(left, None)
+        self._drop("endpoint", endpoint_id)
+        for group in [g for g in self.workergroups() if g.endpoint_id == endpoint_id]:
+            del self._rows["workergroup"][group.id]
+
+    def workergroups(self) -> list[Workergroup]:
+        return list(self._rows["workergroup"].values())
+
+    def add_workergroup(self, group: Workergroup) -> Workergroup:
+        self._check_home(group)
+        return self._add("workergroup", group, "")
+
+    def put_workergroup(self, group: Workergroup) -> None:
+        if group.id in self._rows["workergroup"]:
+            self._check_home(group)
+        self._put("workergroup", group, "")
+
+    def drop_workergroup(self, group_id: WorkergroupId) -> None:
+        self._drop("workergroup", group_id)
+
+    def templates(self) -> list[Template]:
+        return list(self._rows["template"].values())
+
+    def add_template(self, template: Template) -> Template:
+        return self._add("template", template, "hash_id")
+
+    def put_template(self, template: Template) -> None:
+        self._put("template", template, "hash_id")
+
+    def drop_template(self, template_id: TemplateId) -> None:
+        if any(g.template_id == template_id for g in self.workergroups()):
+            raise BadRequest(f"template_id {template_id} is used by a workergroup: remove that first")
+        self._drop("template", template_id)
+
+    def fleet(self, endpoint_id: EndpointId) -> FleetRecord:
+        rows = self._workers.get(endpoint_id, {}).values()
+        gone = [w for w in rows if w.state is State.DESTROYED and w.perf > 0]
+        taught = {w.id for w in sorted(gone, key=lambda w: (-w.since, -w.id))[:LEARN_FROM]}
+        kept = tuple(sorted((w for w in rows if w.state is not State.DESTROYED or w.id in taught), key=lambda w: w.id))
+        return FleetRecord(self._versions.get(endpoint_id, 0), kept, self._spent.get(endpoint_id, 0.0))
+
+    def fleet_ids(self) -> list[EndpointId]:
+        return sorted(
+            i for i, rows in self._workers.items() if any(w.state is not State.DESTROYED for w in rows.values())
+        )
+
+    def last_worker_id(self) -> WorkerId:
+        return WorkerId(self._last_worker_id)
+
+    def commit(
+        self, endpoint_id: EndpointId, expected_version: int, workers: tuple[Worker, ...], entry: JournalEntry | None
+    ) -> int:
+        if self._versions.get(endpoint_id, 0) != expected_version:
+            raise StaleVersion(f"fleet {endpoint_id} is not at version {expected_version}")
+        version = self._versions[endpoint_id] = expected_version + 1
+        rows = self._workers.setdefault(endpoint_id, {})
+        for worker in workers:
+            rows[worker.id] = worker
+            self._last_worker_id = max(self._last_worker_id, worker.id)
+            if worker.state is State.DESTROYED:
+                self._spent[endpoint_id] = self._spent.get(endpoint_id, 0.0) + worker.spent_usd
+        if len(rows) > 2 * DESTROYED_KEEP:
+            gone = sorted((w for w in rows.values() if w.state is State.DESTROYED), key=lambda w: (-w.since, -w.id))
+            for worker in gone[DESTROYED_KEEP:]:
+                del rows[worker.id]
+        if entry is not None:
+            self._journal.setdefault(endpoint_id, []).append(entry)
+            del self._journal[endpoint_id][:-DESTROYED_KEEP]
+        return version
+
+    def latest_at(self) -> float:
+        rows = [w for fleet in self._workers.values() for w in fleet.values()]
+        times = [t for w in rows for t in (w.since, w.progressed_at, w.outdated_at)]
+        return max([0.0, *times, *(e.at for entries in self._journal.values() for e in entries)])
+
+    def journal(self, endpoint_id: EndpointId, limit: int) -> list[JournalEntry]:
+        return self._journal.get(endpoint_id, [])[::-1][: max(0, limit)]
+
+    def _add(self, kind: str, row: Row, unique: str) -> Row:
+        self._check_unique(kind, row, unique)
+        row_id = row.id
+        if row_id == 0:
+            row_id = self._last_id[kind] + 1  # type: ignore[assignment]
+        self._last_id[kind] = max(self._last_id[kind], row_id)
+        row = replace(row, id=row_id)
+        self._rows[kind][row_id] = row
+        return row
+
+    def _put(self, kind: str, row: Row, unique: str) -> None:
+        if row.id not in self._rows[kind]:
+            raise NotFound(f"there is no {kind} {row.id}")
+        self._check_unique(kind, row, unique)
+        self._rows[kind][row.id] = row
+
+    def _drop(self, kind: str, row_id: int) -> None:
+        if self._rows[kind].pop(row_id, None) is None:
+            raise NotFound(f"there is no {kind} {row_id}")
+
+    def _check_unique(self, kind: str, row: Row, unique: str) -> None:
+        others = [r for r in self._rows[kind].values() if r.id != row.id]
+        if unique and any(getattr(r, unique) == getattr(row, unique) for r in others):
+            raise BadRequest(f"{unique} {getattr(row, unique)!r} is taken: choose another")
+
+    def _check_home(self, group: Workergroup) -> None:
+        if group.endpoint_id not in self._rows["endpoint"] or group.template_id not in self._rows["template"]:
+            raise NotFound(f"there is no endpoint_id {group.endpoint_id} or no template_id {group.template_id}")
+
+
+class Connection:
+    """The `Store` port to a disk: every call has await points before and after it happens."""
+
+    def __init__(self, disk: Disk, before: Callable[[str, tuple[Any, ...]], Awaitable[None]]) -> None:
+        self._disk = disk
+        self._before = before
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._disk, name)
+
+        async def call(*args: Any) -> Any:
+            await self._before(name, args)
+            result = method(*args)
+            await asyncio.sleep(0)
+            return result
+
+        return call

@@ -1,0 +1,168 @@
+"""The engine as `wiring` puts it together, on a disk that survives it: it can be killed between any two steps."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, cast
+
+from posthouse.config import Limits
+from posthouse.domain.errors import PosthouseError, Unavailable
+from posthouse.domain.load import Ended, Report
+from posthouse.engine.buckets import Buckets
+from posthouse.engine.catalog import Catalog
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
+from posthouse.engine.router import Router
+from posthouse.ports import Store
+from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
+from posthouse.wiring import _for_ever
+from tests.campaign.checks import Checks
+from tests.campaign.disk import Connection, Disk
+from tests.campaign.virtual import LIFE
+from tests.campaign.world import Box, World
+
+CALM_S = 60.0
+SILENT_S = 60.0
+ACTION_TIMEOUT_S = 120.0
+"""The settings' defaults."""
+HOLD_S = 4.0
+"""As in the settings."""
+
+T = TypeVar("T")
+
+
+class Gone(PosthouseError):
+    """The server died before it answered."""
+
+
+class _Signer:
+    public_pem = ""
+
+    def sign(self, data: bytes) -> str:
+        return "signed"
+
+    async def sign_beside(self, data: bytes) -> str:
+        return "signed"
+
+
+class Server:
+    """One life of the server, from its start to its end."""
+
+    def __init__(self, world: World, disk: Disk, checks: Checks, tick_s: float) -> None:
+        self.world, self.checks = world, checks
+        self.up = False
+        self._tick_s = tick_s
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._own: Context = copy_context()
+        self._own.run(LIFE.set, self._tasks)
+        self._store = cast(Store, Connection(disk, self._before_store))
+        self._kill_in: tuple[str, int, Callable[[], None]] | None = None
+
+    async def start(self) -> None:
+        """As `wiring.running`. Raises: Unavailable where the store cannot be read; Gone."""
+        await self.call(self._start())
+
+    async def _start(self) -> None:
+        clock = SystemClock(await self._store.latest_at())
+        providers = {self.world.name: self.world}
+        self.hub = Hub(self._store, clock, providers, self.world.name, await self._store.installation(), CALM_S)
+        await self.hub.load()
+        signer = _Signer()
+        self.router = Router(self.hub, signer, lambda data: ("", ""), HOLD_S, signer.sign_beside)
+        self.ingest = Ingest(self.hub, self.router, lambda worker_id, token: True, Buckets(10.0))
+        self.executor = Executor(
+            self.hub,
+            report_url=lambda worker_id: "",
+            worker_token=lambda worker_id: "",
+            secrets=dict,
+            root_pem="",
+            most_at_once=8,
+            timeout_s=ACTION_TIMEOUT_S,
+        )
+        self.observer = Observer(self.hub, self.router, self.executor)
+        self.executor.on_answer = self.observer.poke
+        self.loop = Loop(self.hub, self.router, self.observer, self.executor, self._tick_s, SILENT_S)
+        self.catalog = Catalog(self.hub, Limits())
+        self.checks.begin(self.hub, self.world)
+        self.world.tell = self._hear
+        self._for_ever = [
+            asyncio.create_task(_for_ever("control loop", self.loop.run)),
+            asyncio.create_task(_for_ever("observer", lambda: self.observer.run(self.world))),
+        ]
+        self.up = True
+
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the server answers. Raises: Gone where it dies before."""
+        task = asyncio.get_running_loop().create_task(work, context=self._own)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Gone("connection reset")
+        return task.result()
+
+    async def route(self, ask: RouteAsk, left_s: float) -> RouteReply | WaitReply | None:
+        """What `/route/` answers to a client that leaves after `left_s`. Raises: Gone, BadRequest."""
+        if not self.up:
+            raise Gone("connection refused")
+        fleet = self.hub.fleet_named(ask.endpoint)
+        if fleet is None:
+            return None
+        outcome = self.router.route_now(fleet, ask)
+        if isinstance(outcome, RouteReply):
+            return outcome
+        return await self.call(self.router.route_later(fleet, ask, outcome, lambda: asyncio.sleep(left_s)))
+
+    def _hear(self, box: Box, message: Report | Ended) -> None:
+        if not self.up:
+            return
+        try:
+            if isinstance(message, Report):
+                self.ingest.report(box.worker_id, "", message)
+            else:
+                self.ingest.ended(box.worker_id, "", (message,))
+        except PosthouseError:
+            return
+        self.checks.heard(box, message)
+
+    def kill(self) -> None:
+        """Ends it at once: nothing of it runs on, nothing in its memory is kept."""
+        self.up = False
+        self.world.tell = lambda box, message: None
+        self.checks.end()
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def stop(self) -> None:
+        """As the end of `wiring.running`: what was begun is finished, and what is only in memory written down."""
+        self.up = False
+        self.world.tell = lambda box, message: None
+        await self.call(self._stop())
+        self.kill()
+
+    async def _stop(self) -> None:
+        for task in self._for_ever:
+            task.cancel()
+        await asyncio.wait(self._for_ever)
+        await self.executor.close()
+        for endpoint_id, stall in self.hub.stalls.items():
+            if rows := stall.fleet.take_changes(everything=True):
+                stall.version = await self.hub.store.commit(endpoint_id, stall.version, rows, None)
+
+    def kill_at(self, call: str, steps: int, kill: Callable[[], None]) -> None:
+        """Has it killed so many steps after the next call of that kind to the store has begun."""
+        self._kill_in = call, steps, kill
+
+    async def _before_store(self, call: str, args: tuple[Any, ...]) -> None:
+        if self._kill_in is not None and call.startswith(self._kill_in[0]):
+            _, steps, kill = self._kill_in
+            self._kill_in = None
+            self.world.loop.after_steps = self.world.loop.steps + steps, kill
+        if call == "commit":
+            self.checks.look(args[0])
+        await asyncio.sleep(self.world.random.uniform(0.1, 20.0) if self.world.hit("store slow") else 0)
+        if self.world.hit("store fails"):
+            self.checks.store_failed()
+            raise Unavailable("the database is locked", 5.0)

@@ -1,0 +1,215 @@
+"""The campaign with a small budget, and that each of its rules can be broken and is seen to be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.lifecycle import State
+from posthouse.domain.offer import Price
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
+from posthouse.fleet import fleet
+from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.ledger import Ledger, Request
+from posthouse.policy import recruit, retire
+from posthouse.ports import JournalEntry
+from posthouse.store import open_store
+from tests.campaign.__main__ import KEPT
+from tests.campaign.day import run
+from tests.campaign.disk import Connection, Disk
+
+KEPT_SEEDS = [row.split("#")[0].split() for row in KEPT.read_text().splitlines() if row.split("#")[0].strip()]
+
+
+@pytest.mark.parametrize(("seed", "hours"), KEPT_SEEDS)
+def test_a_seed_that_once_broke_a_rule_breaks_none(seed: str, hours: str) -> None:
+    assert run(int(seed), float(hours)).violation == ""
+
+
+@pytest.mark.parametrize("seed", [1001, 1002])
+def test_the_engine_keeps_every_rule_in_a_faulty_world(seed: int) -> None:
+    outcome = run(seed, 9)
+    assert outcome.violation == ""
+    assert outcome.happened["served"] > 0
+
+
+def test_a_seed_does_again_what_it_did() -> None:
+    assert run(3, 6) == run(3, 6)
+
+
+# -- what a mutant breaks is seen --------------------------------------------------------------------------------------
+
+Mutate = Callable[[pytest.MonkeyPatch], None]
+
+
+def _nothing(value: Any = None) -> Callable[..., Any]:
+    return lambda *args, **kwargs: value
+
+
+def _no_orphan_is_destroyed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Observer, "_sweep", _nothing())
+
+
+def _intent_is_not_written(patch: pytest.MonkeyPatch) -> None:
+    async def write_nothing(*args: object) -> None:
+        return None
+
+    patch.setattr(Loop, "_write_down", write_nothing)
+
+
+def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(recruit, "room", _nothing(100))
+
+
+def _nobody_drains(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fleet, "_drains", _nothing(False))
+
+
+def _ends_leave_work_behind(patch: pytest.MonkeyPatch) -> None:
+    remove = Ledger.remove
+
+    def leave_work(ledger: Ledger, request: Request, counted: int = 0) -> None:
+        worker_id, cost = request.worker_id, request.cost
+        remove(ledger, request, counted)
+        if worker_id in ledger.work:
+            ledger.work[worker_id] += cost
+
+    patch.setattr(Ledger, "remove", leave_work)
+
+
+def _requests_are_never_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "expired", _nothing([]))
+
+
+def _money_is_not_added_up(patch: pytest.MonkeyPatch) -> None:
+    def accrue(fleet: Fleet, now: float) -> None:
+        fleet._accrued_at = now
+
+    patch.setattr(Fleet, "_accrue", accrue)
+
+
+def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
+    assign = Fleet.assign
+
+    def from_one(fleet: Fleet, *args: Any) -> Any:
+        for worker_id in fleet.workers:
+            fleet._reqnum.setdefault(worker_id, 0)
+        return assign(fleet, *args)
+
+    patch.setattr(Fleet, "assign", from_one)
+
+
+def _who_comes_late_may_be_first(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fleet, "OVERTAKEN_S", 1e9)
+
+
+def _failed_workers_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retire, "failed", _nothing({}))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "seed", "rule"),
+    [
+        (_no_orphan_is_destroyed, 2, "no leak"),
+        (_intent_is_not_written, 1, "no double rent"),
+        (_a_limit_is_ignored, 1, "never above max_workers"),
+        (_nobody_drains, 28, "no kill of a draining worker"),
+        (_ends_leave_work_behind, 1, "outstanding work"),
+        (_requests_are_never_forgotten, 9, "outstanding work"),
+        (_money_is_not_added_up, 1, "spend is time billed"),
+        (_numbers_begin_anew, 1, "reqnum rises"),
+        (_who_comes_late_may_be_first, 29, "waiting is bounded"),
+        (_failed_workers_stay, 1, "convergence"),
+    ],
+)
+def test_a_mutant_of_the_engine_is_caught(
+    mutate: Mutate, seed: int, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(seed, 6).violation == ""
+    mutate(monkeypatch)
+    assert f": {rule}: " in run(seed, 6).violation
+
+
+# -- the store in memory -----------------------------------------------------------------------------------------------
+
+
+def _worker(random: Random, worker_id: int, endpoint_id: int) -> Worker:
+    return Worker(
+        id=WorkerId(worker_id),
+        endpoint_id=EndpointId(endpoint_id),
+        group_id=WorkergroupId(1),
+        label=f"posthouse-x-{worker_id}",
+        provider="world",
+        offer_id="small",
+        machine="host",
+        gpu_name="",
+        num_gpus=0,
+        price=Price(),
+        created_at=1.0,
+        state=random.choice([State.WANTED, State.IDLE, State.DESTROYED]),
+        since=float(random.randrange(100)),
+        perf=random.choice([0.0, 1.0]),
+        spent_usd=0.5,
+    )
+
+
+def _call(random: Random, gone: set[int]) -> tuple[str, tuple[Any, ...]]:
+    """Some call of the port, often one that must be refused."""
+    no_id: Any = 0
+    number = random.randrange(1, 5)
+    endpoint_id = EndpointId(random.randrange(1, 3))
+    fresh = [w for w in (_worker(random, number * 2 + endpoint_id % 2, endpoint_id),) if w.id not in gone]
+    gone |= {w.id for w in fresh if w.state is State.DESTROYED}
+    return random.choice(
+        [
+            ("add_endpoint", (Endpoint(no_id, f"e{number}"),)),
+            ("put_endpoint", (Endpoint(EndpointId(number), f"e{random.randrange(1, 5)}"),)),
+            ("drop_endpoint", (EndpointId(number),)),
+            ("add_template", (Template(no_id, f"h{number}", "t"),)),
+            ("put_template", (Template(TemplateId(number), f"h{random.randrange(1, 5)}", "t"),)),
+            ("add_workergroup", (Workergroup(no_id, EndpointId(number), TemplateId(1)),)),
+            ("put_workergroup", (Workergroup(WorkergroupId(number), EndpointId(1), TemplateId(2)),)),
+            ("drop_workergroup", (WorkergroupId(number),)),
+            ("commit", (endpoint_id, random.randrange(3), tuple(fresh), JournalEntry(endpoint_id, float(number), {}))),
+            ("commit", (endpoint_id, -1, tuple(fresh), None)),
+        ]
+    )
+
+
+async def test_the_disk_of_the_campaign_answers_as_the_sql_store_does(tmp_path: Path) -> None:
+    async def before(name: str, args: tuple[Any, ...]) -> None:
+        return None
+
+    random, gone = Random(1), set[int]()
+    stores: list[Any] = [await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"), Connection(Disk(), before)]
+    asked = ["endpoints", "templates", "workergroups", "fleet_ids", "last_worker_id", "latest_at"]
+    refused = 0
+    for _ in range(250):
+        name, args = _call(random, gone)
+        if name == "commit" and args[1] == -1:  # the version that is there
+            args = (args[0], (await stores[0].fleet(args[0])).version, *args[2:])
+        answers = []
+        for store in stores:
+            try:
+                answers.append(await getattr(store, name)(*args))
+            except (BadRequest, NotFound, StaleVersion) as error:
+                answers.append(type(error))
+                refused += 1
+        assert answers[0] == answers[1], (name, args)
+        for question in asked:
+            sql, disk = [await getattr(store, question)() for store in stores]
+            assert sql == disk, (question, name, args)
+        for endpoint_id in (1, 2):
+            sql, disk = [await store.fleet(endpoint_id) for store in stores]
+            assert sql == disk, (name, args)
+    assert refused > 50
+    await stores[0].close()
+    assert await stores[1].journal(1, 0) == []
