@@ -11,7 +11,7 @@ from typing import Any
 from drills.site import ONSTART, Ground, conclude, ground, options, until
 from drills.traffic import Traffic, session
 
-WORKERS, SLOTS, SERVICE_S = 2, 4, 0.2
+WORKERS, SLOTS, SERVICE_S = 2, 2, 0.2
 CAPACITY = WORKERS * SLOTS / SERVICE_S
 """Requests per second."""
 PEAK_S = 10.0
