@@ -693,6 +693,14 @@ def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     assert fleet.spent_usd() == pytest.approx(0.90)
 
 
+def test_workers_that_overstay_at_one_tick_are_billed_for_all_their_time() -> None:
+    fleet = fleet_of(worker(ONE, State.STOPPING, Goal.COLD), worker(TWO, State.STOPPING, Goal.COLD))
+    for seconds in (115, 121):
+        fleet.age(NOW + seconds, SILENT_S)
+    assert state_of(fleet, ONE) is state_of(fleet, TWO) is State.ERROR
+    assert fleet.spent_usd() == pytest.approx(2 * PRICE.ready_usd_h * 121 / 3600)
+
+
 # -- what is stored, and a restart -----------------------------------------------------------------------------------
 
 
