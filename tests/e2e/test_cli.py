@@ -34,7 +34,7 @@ def test_the_first_start_shows_the_admin_key_and_keeps_it_for_its_owner(site: Si
     assert path.read_text() == first["admin_key"] + "\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert first["docs"] == first["url"] + "/docs"
-    assert site.stop(signal.SIGTERM) == (0, "Stopping; no worker is running.\n")
+    assert site.stop(signal.SIGTERM) == (0, "Stopping; no worker is left.\n")
     assert "admin_key" not in site.start()
     assert site.run("key", "list").returncode == 0
     assert site.stop(signal.SIGINT)[0] == 0
@@ -152,7 +152,7 @@ def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_
 
     code, said = site.stop(signal.SIGTERM)
     assert code == 0
-    assert said.startswith("Stopping; 1 worker keeps running. The next `posthouse serve --data-dir ")
+    assert said.startswith("Stopping; 1 worker stays, at $0.00 an hour:\n")
     assert site.processes()
     site.start("--port", first["url"].rpartition(":")[2])
     assert site.run("request", "demo", "Once", "--max-new-tokens", "2").stdout == "a demo\n"
