@@ -118,7 +118,7 @@ class Observer:
             if i.label.startswith(self.hub.label_prefix)
             and (i.label not in owned or (i.id != owned[i.label] and owned[i.label] in listed))  # or made twice
         }
-        for instance_id in orphans.keys() & self._orphans.get(provider.name, set()):
+        for instance_id in sorted(orphans.keys() & self._orphans.get(provider.name, set())):
             self.executor.destroy_orphan(provider, orphans[instance_id])
         self._orphans[provider.name] = set(orphans)
 
