@@ -117,3 +117,27 @@ async def story(arrivals: list[bool]) -> None:
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it() -> None:
+    fleet = full_fleet(1)
+    hub = SimpleNamespace(clock=Clock(), bell=asyncio.Event())
+    router = Router(cast(Any, hub), cast(Any, SimpleNamespace(sign=str)), cast(Any, None), 3.0, cast(Any, None))
+    gone = asyncio.Event()
+
+    async def left() -> None:
+        await gone.wait()
+
+    ask = RouteAsk("e", 500.0, 0)
+    outcome = router.route_now(fleet, ask)
+    assert isinstance(outcome, Waiting)
+    held = asyncio.create_task(router.route_later(fleet, ask, outcome, left))
+    await asyncio.sleep(0)
+    there = [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]
+    gone.set()
+    for worker_id, idx in there:
+        fleet.end(worker_id, Ended(idx, success=True), NOW)
+    router.serve_held(fleet)
+    assert fleet.ledger.outstanding() > 0
+    assert await held is None
+    assert fleet.ledger.outstanding() == 0

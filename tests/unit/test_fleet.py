@@ -180,6 +180,14 @@ def test_a_client_that_left_takes_its_waiting_request_with_it() -> None:
     assert len(fleet.ledger) == 0
 
 
+def test_a_client_that_left_before_it_was_told_of_its_worker_leaves_the_room_to_others_and_no_suspicion() -> None:
+    fleet = fleet_of(worker())
+    given = assigned(fleet.assign(0, 100, NOW))
+    fleet.forget(given.request_idx)
+    assert (len(fleet.ledger), fleet.ledger.outstanding()) == (0, 0.0)
+    assert assigned(fleet.assign(given.request_idx, 100, NOW)).worker.id == ONE
+
+
 def test_a_request_asked_again_after_it_was_assigned_goes_elsewhere() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     first = assigned(fleet.assign(0, 100, NOW))

@@ -134,6 +134,7 @@ def test_requests_that_fail_or_are_given_up_are_details() -> None:
     assert told(fleet)[1:] == [
         (Level.DEBUG, f"request {failed} ended after 2.0 s: Rejected"),
         (Level.DEBUG, f"request {lost} was given up, 30 s after it was sent here"),
+        (Level.TRACE, f"request {lost} never came here; others are preferred for a while"),
     ]
 
 

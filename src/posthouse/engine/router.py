@@ -135,12 +135,10 @@ class Router:
         try:
             both: set[asyncio.Future[Any]] = {found, leaving}
             await asyncio.wait(both, timeout=self.hold_s, return_when=asyncio.FIRST_COMPLETED)
-            if found.done():
-                return found.result()
-            if leaving.done():
+            if leaving.done():  # even with a worker found: nobody is there to go to it
                 fleet.forget(idx)  # should the client come back, it asks with this index again
                 return None
-            return waiting
+            return found.result() if found.done() else waiting
         except asyncio.CancelledError:
             fleet.forget(idx)
             raise

@@ -256,10 +256,13 @@ class Fleet:
         return self._bench.pick(cost, self._most_s(), 0, set(), self._handicaps_s(now)) is not None
 
     def forget(self, idx: int) -> None:
-        """Drops a waiting request whose client went away."""
+        """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
         request = self.ledger.find(idx)
-        if request is not None and request.worker_id is None:
-            self.ledger.remove(request)
+        if request is not None:
+            left = request.worker_id
+            self.ledger.withdraw(request)
+            if left is not None:
+                self._bench.set_work(left, self.ledger.work.get(left, 0.0))
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:

@@ -102,6 +102,11 @@ class Ledger:
         if len(self._ended) >= ENDED_KEPT:
             self._ended_before, self._ended = self._ended, {}
 
+    def withdraw(self, request: Request) -> None:
+        """Takes the request out as if it had never been anywhere."""
+        self.remove(request)
+        self._ended.pop(request.idx, None)
+
     def outstanding(self) -> float:
         """Work given to workers and not finished."""
         return sum(self.work.values())
