@@ -21,8 +21,8 @@ demo: .venv/.ready ## a server, an endpoint, real requests: watch them routed, s
 serve: .venv/.ready ## run the server on 127.0.0.1:8080
 	$(BIN)/posthouse serve
 
-test: .venv/.ready ## run every test
-	$(BIN)/python -m pytest
+test: .venv/.ready ## run every test, four files at a time: most of them wait for something
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 lint: .venv/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
