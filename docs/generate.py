@@ -38,6 +38,7 @@ from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.server.policies import POLICIES
 from posthouse.server.web import web_app
+from posthouse.sim.policies import POLICIES as SIMULATED
 
 DOCS = Path(__file__).parent
 
@@ -104,6 +105,16 @@ def scaling_parameters() -> str:
         values = f"{limit.low:g} to {limit.high:g}" + (", or none" if name in MAY_BE_NONE else "")
         rows.append((f"`{name}`", f"`{'none' if value is None else value}`", values, meaning[1]))
     return _table(("parameter", "default", "allowed", "meaning"), rows)
+
+
+def knobs() -> str:
+    """Every knob of a policy that can be simulated."""
+    rows = [
+        (f"`{name}`", f"`{knob}`", f"{entry.default(knob):g}", limit.allowed)
+        for name, entry in SIMULATED.items()
+        for knob, limit in entry.knobs.items()
+    ]
+    return _table(("policy", "knob", "default", "allowed"), rows)
 
 
 def routes() -> str:
@@ -303,6 +314,7 @@ PARTS: dict[str, Callable[[], str]] = {
     for part in (
         settings,
         scaling_parameters,
+        knobs,
         routes,
         commands,
         exit_codes,

@@ -102,6 +102,8 @@ def test_it_draws_a_picture_and_writes_a_log(tmp_path: Path, capsys: pytest.Capt
         (["--trace", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
         (["--policy", "psychic"], "there is no policy 'psychic'; there are posthouse"),
+        (["--policy", "knative(0.5)"], "policy knative: there is no knob `0.5`; there are utilisation, stable_s"),
+        (["--policy", "knative(utilisation=2)"], "`utilisation` is '2'; it must be a number from 0.01 to 1"),
         (["--shape", "round"], "shape"),
         (["--perf", "0"], "`float` > 0.0, at `workers[0].perf`"),
         (["--target-util", "7"], "`target_util` is 7.0; it must be a number from 0.01 to 1"),

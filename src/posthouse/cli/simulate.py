@@ -103,8 +103,8 @@ def simulate(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="What decides; given several times, all are compared: posthouse, static-mean, static-p99, static-max, "
-            "knative, hpa, keda, ray, runpod-count, runpod-delay, vast.",
+            help="What decides; given several times, all are compared: posthouse, static, knative, hpa, keda, ray, "
+            "runpod-count, runpod-delay, vast. With knobs: 'knative(utilisation=0.5,stable_s=120)'.",
             show_default="posthouse",
             metavar="NAME",
         ),

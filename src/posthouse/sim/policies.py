@@ -1,40 +1,185 @@
-"""What can decide in a simulated world, by name."""
+"""What can decide in a simulated world, by name: `knative`, or with knobs `knative(utilisation=0.5,stable_s=120)`."""
 
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
 
 from posthouse.domain.errors import BadRequest
 from posthouse.policy.decide import decide
 from posthouse.sim.rivals.knative import Knative
 from posthouse.sim.rivals.kubernetes import Hpa, Keda
 from posthouse.sim.rivals.ray import RayServe
-from posthouse.sim.rivals.runpod import RunPod
+from posthouse.sim.rivals.runpod import RunPodByCount, RunPodByDelay
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import Vast
 from posthouse.sim.scenario import Scenario
 from posthouse.sim.world import Policy
 
-POLICIES: dict[str, Callable[[Scenario], Policy]] = {
-    "posthouse": lambda given: decide,
-    "static-mean": lambda given: _static(given, 0.0),
-    "static-p99": lambda given: _static(given, 0.99),
-    "static-max": lambda given: _static(given, 1.0),
-    "knative": lambda given: Knative(given.workers[0].slots),
-    "hpa": lambda given: Hpa(given.workers[0].slots),
-    "keda": lambda given: Keda(given.workers[0].slots),
-    "ray": lambda given: RayServe(),
-    "runpod-count": lambda given: RunPod(),
-    "runpod-delay": lambda given: RunPod(by_delay=True),
-    "vast": lambda given: Vast(given.workers[0].perf),
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A number that a policy is made with, and what is allowed for it."""
+
+    low: float
+    high: float
+    whole: bool = False
+    or_zero: bool = False
+    """0 is allowed as well: another knob holds."""
+
+    @property
+    def allowed(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}{', or 0' if self.or_zero else ''}"
+
+    def read(self, text: str) -> float | None:
+        """The value; None if it is not allowed."""
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if not (self.low <= value <= self.high or (self.or_zero and value == 0)) or (self.whole and value % 1):
+            return None
+        return int(value) if self.whole else value
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A policy that can be named."""
+
+    make: Callable[..., Policy]
+    """Takes what `told` returns, and its knobs by name; their defaults are in its signature."""
+    told: Callable[[Scenario], tuple[Any, ...]] = lambda given: ()
+    """What its operator would have to know, of the first type of worker."""
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Values of the main knobs; every combination is a point of the sweep."""
+
+    def default(self, knob: str) -> float:
+        value: float = inspect.signature(self.make).parameters[knob].default
+        return value
+
+
+def _perf(given: Scenario) -> tuple[float]:
+    return (given.workers[0].perf,)
+
+
+def _slots(given: Scenario) -> tuple[int]:
+    return (given.workers[0].slots,)
+
+
+def _traffic(given: Scenario) -> tuple[Any, ...]:
+    return given.traffic.arrivals(given.seed), given.workers[0].perf
+
+
+LEAST = Knob(0, 1000, whole=True)
+SECONDS = Knob(0, 86_400)
+SHARE = Knob(0.01, 1)
+SHARE_OR_ZERO = Knob(0.01, 1, or_zero=True)
+COUNT = Knob(0.01, 10_000)
+
+UTILISATIONS = (0.4, 0.55, 0.7, 0.85, 0.95)
+
+POLICIES: dict[str, Entry] = {
+    "posthouse": Entry(lambda: decide),
+    "static": Entry(
+        Static,
+        _traffic,
+        {"share": Knob(0, 1)},
+        {"share": (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)},
+    ),
+    "knative": Entry(
+        Knative,
+        _slots,
+        {"utilisation": SHARE, "stable_s": Knob(6, 3600), "down_delay_s": Knob(0, 3600)},
+        {"utilisation": UTILISATIONS, "down_delay_s": (0, 300, 900)},
+    ),
+    "hpa": Entry(
+        Hpa,
+        _slots,
+        {"utilisation": SHARE, "down_stable_s": Knob(0, 3600)},
+        {"utilisation": UTILISATIONS, "down_stable_s": (60, 300, 900)},
+    ),
+    "keda": Entry(
+        Keda,
+        _slots,
+        {"waiting": COUNT, "cooldown_s": SECONDS, "least": Knob(0, 1, whole=True)},
+        {"waiting": (0.5, 1, 2, 5, 10), "least": (0, 1)},
+    ),
+    "ray": Entry(
+        RayServe,
+        _slots,
+        {
+            "target": COUNT,
+            "utilisation": SHARE_OR_ZERO,
+            "up_delay_s": SECONDS,
+            "down_delay_s": SECONDS,
+            "least": LEAST,
+        },
+        {"utilisation": UTILISATIONS, "down_delay_s": (60, 300, 600)},
+    ),
+    "runpod-count": Entry(
+        RunPodByCount,
+        _slots,
+        {"value": COUNT, "utilisation": SHARE_OR_ZERO, "idle_s": Knob(1, 3600)},
+        {"utilisation": UTILISATIONS, "idle_s": (5, 60, 300)},
+    ),
+    "runpod-delay": Entry(
+        RunPodByDelay,
+        knobs={"value": COUNT, "idle_s": Knob(1, 3600)},
+        grid={"value": (0.5, 1, 2, 4, 8), "idle_s": (5, 60, 300)},
+    ),
+    "vast": Entry(
+        Vast,
+        _perf,
+        {"utilisation": SHARE_OR_ZERO, "hold_s": Knob(0, 3600)},
+        {"utilisation": (0.5, 0.7, 0.8, 0.9, 0.97), "hold_s": (60, 300, 900)},
+    ),
 }
-"""Each call makes one anew: most remember. Where they must know a worker, they are told of the first type."""
+"""Every policy that can be named, in the order in which they are shown."""
+
+_WRITTEN = re.compile(r"([\w-]+)(?:\((.*)\))?")
 
 
 def policy(given: Scenario) -> Policy:
-    """A new one of the name that the scenario says. Raises: BadRequest."""
-    if given.policy not in POLICIES:
-        raise BadRequest(f"there is no policy {given.policy!r}; there are {', '.join(POLICIES)}")
-    return POLICIES[given.policy](given)
+    """A new one of the name and the knobs that the scenario says: most remember. Raises: BadRequest."""
+    name, knobs = parse(given.policy)
+    entry = POLICIES[name]
+    return entry.make(*entry.told(given), **knobs)
 
 
-def _static(given: Scenario, share: float) -> Policy:
-    return Static(given.traffic.arrivals(given.seed), given.workers[0].perf, share)
+def parse(text: str) -> tuple[str, dict[str, float]]:
+    """The name and the knobs of a policy as it is written. Raises: BadRequest."""
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
+        raise BadRequest(f"policy {text!r}: it must be written NAME or NAME(KNOB=NUMBER,KNOB=NUMBER)")
+    name, inside = match.groups()
+    if name not in POLICIES:
+        raise BadRequest(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
+    knobs = POLICIES[name].knobs
+    said: dict[str, float] = {}
+    for part in inside.split(",") if inside and inside.strip() else ():
+        word, equals, value = (piece.strip() for piece in part.partition("="))
+        knob = knobs.get(word)
+        if knob is None:
+            there = f"there are {', '.join(knobs)}" if knobs else "it has none"
+            raise BadRequest(f"policy {name}: there is no knob `{word}`; {there}")
+        number = knob.read(value)
+        if number is None:
+            shown = f"is {value!r}" if equals else "has no value"
+            raise BadRequest(f"policy {name}: `{word}` {shown}; it must be {knob.allowed}")
+        if word in said:
+            raise BadRequest(f"policy {name}: `{word}` is there twice")
+        said[word] = number
+    return name, said
+
+
+def sweep(name: str) -> tuple[str, ...]:
+    """The policy at every point of its main knobs, as it is written; by its name alone where it has none."""
+    grid = POLICIES[name].grid
+    if not grid:
+        return (name,)
+    points = [zip(grid, values, strict=True) for values in product(*grid.values())]
+    return tuple(f"{name}({','.join(f'{knob}={value:g}' for knob, value in point)})" for point in points)

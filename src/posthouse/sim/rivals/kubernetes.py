@@ -1,14 +1,14 @@
 """The horizontal pod autoscaler (HPA), and KEDA on a queue.
 
 Source: kubernetes pkg/controller/podautoscaler and the documented defaults of `behavior`; KEDA's documentation; for
-KEDA's numbers helm/values.yaml of vLLM's production-stack, which scales on `vllm:num_requests_waiting`.
+KEDA's numbers helm/values.yaml of vLLM's production-stack, which scales on `vllm:num_requests_waiting` and keeps one.
 """
 
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
-from posthouse.sim.rivals.window import Samples
+from posthouse.sim.rivals.window import Most
 
 TICK_S = 15.0
 TOLERANCE = 0.1
@@ -19,40 +19,46 @@ WAITING_TARGET, POLL_S, COOLDOWN_S = 5.0, 15.0, 360.0
 
 
 class Hpa:
-    """An external metric with an average value: requests at once per worker. It never goes to zero."""
+    """An external metric with an average value: requests at once per worker. It never goes to zero.
 
-    def __init__(self, slots: int, utilisation: float = 0.7, least: int = 1) -> None:
-        self.target, self.least = slots * utilisation, least
+    `utilisation`: which share of what a worker may have is the target. `down_stable_s`: the stabilisation window.
+    """
+
+    def __init__(self, slots: int, utilisation: float = 0.7, down_stable_s: float = DOWN_STABLE_S) -> None:
+        self.target = slots * utilisation
         self._tick_at = -math.inf
-        self._recommended = Samples(DOWN_STABLE_S)
-        self._wanted = least
+        self._recommended = Most(down_stable_s)
+        self._wanted = 1
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         if s.now - self._tick_at >= TICK_S:
             self._tick_at = s.now
-            self._wanted = self.scale(s.now, float(in_flight(s)), hot_count(s))
+            self._wanted = self.scale(s.now, in_flight(s), hot_count(s))
         return steer(s, memory, self._wanted, "Kubernetes HPA")
 
-    def scale(self, now: float, total: float, current: int) -> int:
+    def scale(self, now: float, total: int, current: int) -> int:
         """How many are wanted, for a metric that sums to `total` over `current` workers."""
         within = current > 0 and abs(total / (self.target * current) - 1) <= TOLERANCE
-        recommended = max(self.least, current if within else math.ceil(total / self.target))
-        self._recommended.add(now, recommended)
+        recommended = max(1, current if within else math.ceil(total / self.target))
+        most = self._recommended.add(now, recommended)
         if recommended > current:
             return min(recommended, max(current * MOST_UP_FACTOR, current + MOST_UP_PODS))
-        return min(max(current, self.least), int(self._recommended.most()))
+        return min(max(current, 1), most)
 
 
 class Keda:
-    """Between 1 and n an HPA on requests that wait; to 0 after the cool-down, and from 0 with the first."""
+    """Between 1 and n an HPA on `waiting` requests per worker.
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self._hpa = Hpa(slots, least=1)
-        self._hpa.target = WAITING_TARGET
-        self._poll_at = -math.inf
-        self._active_at = -math.inf
-        self._wanted = 0
+    With `least` 0 it goes to zero after `cooldown_s` in which none waited, and from zero with the first that does.
+    """
+
+    def __init__(
+        self, slots: int, waiting: float = WAITING_TARGET, cooldown_s: float = COOLDOWN_S, least: int = 1
+    ) -> None:
+        self.slots, self.cooldown_s, self.least = slots, cooldown_s, least
+        self._hpa = Hpa(1, utilisation=waiting)
+        self._poll_at = self._active_at = -math.inf
+        self._wanted = least
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         if s.now - self._poll_at >= POLL_S:
@@ -60,10 +66,10 @@ class Keda:
             waiting = max(0, in_flight(s) - self.slots * ready_count(s))
             if waiting > 0:
                 self._active_at = s.now
-            if s.now - self._active_at >= COOLDOWN_S:
+            if not self.least and s.now - self._active_at >= self.cooldown_s:
                 self._wanted = 0
             elif self._wanted == 0:
                 self._wanted = 1
             else:
-                self._wanted = self._hpa.scale(s.now, float(waiting), hot_count(s))
+                self._wanted = self._hpa.scale(s.now, waiting, hot_count(s))
         return steer(s, memory, self._wanted, "KEDA on waiting requests")

@@ -11,9 +11,9 @@ BIN_S = 60.0
 
 
 class Static:
-    """`share`: of the minutes that shall have enough; 0 stands for the mean."""
+    """`share`: of the minutes that shall have enough; all of them unless it is said; 0 stands for the mean."""
 
-    def __init__(self, traffic: Iterable[Arrival], perf: float, share: float) -> None:
+    def __init__(self, traffic: Iterable[Arrival], perf: float, share: float = 1.0) -> None:
         minutes: dict[int, float] = {}
         for t, work in traffic:
             minutes[int(t / BIN_S)] = minutes.get(int(t / BIN_S), 0.0) + work

@@ -9,26 +9,30 @@ import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.policy.capacity import expected_wait_s, ready, supply
-from posthouse.sim.rivals.steer import ready_count, steer
-from posthouse.sim.rivals.window import Samples
+from posthouse.sim.rivals.steer import steer
+from posthouse.sim.rivals.window import Most
 
 HOLD_S = 300.0
 
 
 class Vast:
-    """`perf`: work per second of a worker, until one has been measured."""
+    """`perf`: work per second of a worker, until one has been measured.
 
-    def __init__(self, perf: float) -> None:
-        self.perf = perf
-        self._needs = Samples(HOLD_S)
+    `utilisation`: in place of the endpoint's `target_util`, where it is not 0.
+    """
+
+    def __init__(self, perf: float, utilisation: float = 0.0, hold_s: float = HOLD_S) -> None:
+        self.perf, self.utilisation = perf, utilisation
+        self._needs = Most(hold_s)
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         scaling, team = s.endpoint.scaling, ready(s.workers)
-        perf = supply(team, s.learned) / len(team) if team else self.perf
-        wanted = math.ceil(max(s.demand.rate, scaling.min_load) / scaling.target_util / perf)
+        power = supply(team, s.learned)
+        perf = power / len(team) if team else self.perf
+        utilisation = self.utilisation or scaling.target_util
+        wanted = math.ceil(max(s.demand.rate, scaling.min_load) / utilisation / perf)
         if s.demand.waiting > 0:
             wanted = max(wanted, 1)
-        if expected_wait_s(s.demand, supply(team, s.learned)) > scaling.target_queue_time:
-            wanted = max(wanted, ready_count(s) + 1)
-        self._needs.add(s.now, wanted)
-        return steer(s, memory, int(self._needs.most()), "documented rule of Vast.ai")
+        if expected_wait_s(s.demand, power) > scaling.target_queue_time:
+            wanted = max(wanted, len(team) + 1)
+        return steer(s, memory, self._needs.add(s.now, wanted), "documented rule of Vast.ai")

@@ -3,24 +3,39 @@
 from collections import deque
 
 
-class Samples:
-    """Values with their times, for the last `span_s` seconds; one for each second, the latest."""
+class Mean:
+    """The mean of counts over the last `span_s` seconds; of each second the latest counts."""
 
     def __init__(self, span_s: float) -> None:
         self.span_s = span_s
-        self._values: deque[tuple[float, float]] = deque()
+        self._values: deque[tuple[float, int]] = deque()
+        self._sum = 0  # whole numbers: it never drifts
 
-    def add(self, now: float, value: float) -> None:
-        if self._values and int(self._values[-1][0]) == int(now):
-            self._values.pop()
-        self._values.append((now, value))
-        while self._values[0][0] <= now - self.span_s:
-            self._values.popleft()
+    def add(self, now: float, value: int) -> float:
+        """The mean with `value` in it, which is always among those that count."""
+        values = self._values
+        if values and int(values[-1][0]) == int(now):
+            self._sum -= values.pop()[1]
+        values.append((now, value))
+        self._sum += value
+        while values[0][0] <= now - self.span_s:
+            self._sum -= values.popleft()[1]
+        return self._sum / len(values)
 
-    def mean(self, now: float, span_s: float) -> float:
-        """Of those of the last `span_s` seconds; the one added last is always among them."""
-        values = [value for at, value in self._values if at > now - span_s]
-        return sum(values) / len(values)
 
-    def most(self) -> float:
-        return max(value for _, value in self._values)
+class Most:
+    """The highest of the values of the last `span_s` seconds."""
+
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
+        self._values: deque[tuple[float, int]] = deque()  # decreasing: one below a newer one is never the highest
+
+    def add(self, now: float, value: int) -> int:
+        """The highest with `value` in it."""
+        values = self._values
+        while values and values[-1][1] <= value:
+            values.pop()
+        values.append((now, value))
+        while values[0][0] <= now - self.span_s and len(values) > 1:
+            values.popleft()
+        return values[0][1]
