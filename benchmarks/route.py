@@ -161,7 +161,7 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    threads = SigningThreads(signer, os.cpu_count() or 1)
+    threads = SigningThreads(signer, 2 * (os.cpu_count() or 1))
     grant_key = ed25519.Ed25519PrivateKey.generate()
     router = Router(
         hub,
@@ -292,7 +292,9 @@ class Seen:
     p50_ms: float
     p99_ms: float
     cpu_us: float
-    """Processor time of the server for each request: what other programs on the machine do not change."""
+    """Processor time of the server for each request: what other programs on the machine hardly change."""
+    load_cpu_us: float
+    """The same of the load."""
 
 
 async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
@@ -302,13 +304,15 @@ async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
     await asyncio.sleep(WARM_UP_S)
     load.latencies_s.clear()
     server = psutil.Process(pid)
-    began_at, used_s = time.perf_counter(), sum(server.cpu_times()[:2])
+    began_at, used_s, load_s = time.perf_counter(), sum(server.cpu_times()[:2]), time.process_time()
     await asyncio.sleep(span_s)
     took_s, used_s = time.perf_counter() - began_at, sum(server.cpu_times()[:2]) - used_s
+    load_s = time.process_time() - load_s
     latencies_ms = sorted(s * 1000 for s in load.latencies_s)
     await _disconnect(load, callers)
     n = len(latencies_ms)
-    return Seen(n / took_s, latencies_ms[n // 2], latencies_ms[n * 99 // 100], used_s / n * 1e6)
+    p50_ms, p99_ms = latencies_ms[n // 2], latencies_ms[n * 99 // 100]
+    return Seen(n / took_s, p50_ms, p99_ms, used_s / n * 1e6, load_s / n * 1e6)
 
 
 async def reporting(port: int, requests: list[bytes], during: Callable[[], Awaitable[Seen]]) -> tuple[float, Seen]:
@@ -422,10 +426,13 @@ def echo(pipe: Connection) -> None:
 # -- the run ---------------------------------------------------------------------------------------------------------
 
 
-def bare_rps(span_s: float) -> float:
-    """RSA-2048 signatures per second that threads on every core can make, with nothing else to do."""
+def bare(span_s: float) -> tuple[float, float]:
+    """RSA-2048 signatures per second that threads on every core can make, with nothing else to do.
+
+    And the microseconds of processor time that each takes.
+    """
     signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    began_at = time.perf_counter()
+    began_at, used_s = time.perf_counter(), time.process_time()
 
     def sign() -> int:
         count = 0
@@ -437,7 +444,7 @@ def bare_rps(span_s: float) -> float:
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         counts = [threads.submit(sign) for _ in range(os.cpu_count() or 1)]
         total = sum(c.result() for c in counts)
-    return total / (time.perf_counter() - began_at)
+    return total / (time.perf_counter() - began_at), (time.process_time() - used_s) / total * 1e6
 
 
 async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int, span_s: float) -> dict[str, Any]:
@@ -478,11 +485,11 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     rss_mb = psutil.Process(pids["100x100"]).memory_info().rss / 1e6
 
     os.sched_setaffinity(0, both_cores)
-    bare, signed = [], []
+    alone, signed = [], []
     for i in range(rounds):
-        bare.append(bare_rps(span_s))
-        signed.append((await load("signed")).rps)
-        print(f"signed {i + 1}/{rounds}  bare: {bare[-1]:,.0f}  routed: {signed[-1]:,.0f}", flush=True)
+        alone.append(bare(span_s))
+        signed.append(await load("signed"))
+        print(f"signed {i + 1}/{rounds}  bare: {alone[-1][0]:,.0f}  routed: {signed[-1].rps:,.0f}", flush=True)
 
     constant_cpu_us = median(s.cpu_us for s in constants)
     rows = {
@@ -502,9 +509,17 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
         **{name.replace(" ", "_"): rows.pop(name) for name in ("granted", "usual", "early constant")},
         "workers": rows,
         "signed": {
-            "rps": round(median(signed)),
-            "bare_rps": round(median(bare)),
-            "ratio": round(median(s / b for s, b in zip(signed, bare, strict=True)), 3),
+            "rps": round(median(s.rps for s in signed)),
+            "bare_rps": round(median(rps for rps, _ in alone)),
+            "ratio": round(median(s.rps / rps for s, (rps, _) in zip(signed, alone, strict=True)), 3),
+            "cpu_us": round(median(s.cpu_us for s in signed), 1),
+            "load_cpu_us": round(median(s.load_cpu_us for s in signed), 1),
+            "bare_cpu_us": round(median(us for _, us in alone), 1),
+            # With what the load takes of the two cores, which a server alone would have to itself, and without.
+            "cpu_ratio": round(
+                median(us / (s.cpu_us + s.load_cpu_us) for s, (_, us) in zip(signed, alone, strict=True)), 3
+            ),
+            "server_cpu_ratio": round(median(us / s.cpu_us for s, (_, us) in zip(signed, alone, strict=True)), 3),
         },
         "reports_per_s": round(median(arrived)),
         "reports": {
@@ -539,7 +554,10 @@ def table(result: dict[str, Any]) -> str:
         )
     signed, reports = result["signed"], result["reports"]
     lines += [
-        f"signed one by one: {signed['rps']:,}/s, bare RSA-2048 {signed['bare_rps']:,}/s, ratio {signed['ratio']:.2f}",
+        f"signed one by one: {signed['rps']:,}/s, bare RSA-2048 {signed['bare_rps']:,}/s, ratio {signed['ratio']:.3f}",
+        f"  processor time: bare {signed['bare_cpu_us']:.0f} µs, server {signed['cpu_us']:.0f} µs, load "
+        f"{signed['load_cpu_us']:.0f} µs, ratio {signed['cpu_ratio']:.3f}, or {signed['server_cpu_ratio']:.3f} "
+        "without the load",
         f"{result['reports_per_s']:,} reports/s cost {reports['cost']:.1%} of route throughput, "
         f"{reports['cpu_cost']:.1%} of the processor time",
         f"memory with 100 endpoints of 100 workers: {result['rss_mb']:.0f} MB",

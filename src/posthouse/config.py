@@ -45,7 +45,7 @@ class Server(Section):
     )
     early_answers: bool = Field(
         True,
-        description="Answer /route/ calls that need not wait as soon as they are read, at less cost.",
+        description="Answer /route/ calls that wait for no worker as soon as they are read, or signed, at less cost.",
     )
     max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
     max_connections: int = Field(

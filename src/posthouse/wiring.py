@@ -223,7 +223,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, data_dir / "admin-key", clock.now())
 
-        threads = SigningThreads(signer, os.cpu_count() or 1)
+        threads = SigningThreads(signer, 2 * (os.cpu_count() or 1))
         stack.callback(threads.close)
         router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads.sign)
         ingest = Ingest(hub, router, keyring.check_worker, Buckets(settings.rates.reports_per_worker))

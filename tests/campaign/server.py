@@ -45,8 +45,8 @@ class _Signer:
     def sign(self, data: bytes) -> str:
         return "signed"
 
-    async def sign_beside(self, data: bytes) -> str:
-        return "signed"
+    def sign_beside(self, data: bytes, then: Callable[[str | Exception], None]) -> None:
+        then("signed")
 
 
 class Server:

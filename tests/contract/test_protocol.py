@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import queue
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
@@ -46,6 +48,7 @@ class Served:
 
     port: int
     hot: Hot
+    server: uvicorn.Server
 
     def talk(self, pieces: list[bytes], answers: int) -> list[tuple[int, dict[str, str], bytes]]:
         """Sends the pieces one by one and reads as many answers, fewer if the server closes the connection."""
@@ -161,7 +164,7 @@ def _serve(early: bool) -> Iterator[Served]:
         serving = asyncio.ensure_future(server._serve())
         while not server.started:
             await asyncio.sleep(0.01)
-        up.append(Served(server.servers[0].sockets[0].getsockname()[1], hot))
+        up.append(Served(server.servers[0].sockets[0].getsockname()[1], hot, server))
         is_up.set()
         await serving
 
@@ -265,6 +268,100 @@ def test_a_call_that_needs_a_signature_of_its_own_is_begun_once(early: Served) -
     routed = fleet.stats.routed
     early.talk([REQUESTS["good, each signed"]], 1)
     assert fleet.stats.routed == routed + 1
+
+
+Then = Callable[[str | Exception], None]
+
+
+@dataclass
+class Signer:
+    """Signs when the test says so."""
+
+    asked: "queue.Queue[tuple[asyncio.AbstractEventLoop, Then]]" = field(default_factory=queue.Queue)
+
+    def sign(self, data: bytes, then: Then) -> None:
+        self.asked.put((asyncio.get_running_loop(), then))
+
+    def answer(self, first: Callable[[], None] = lambda: None) -> None:
+        """Signs what was asked for first; `first` is called right before, on the event loop."""
+        loop, then = self.asked.get(timeout=30)
+        loop.call_soon_threadsafe(first)
+        loop.call_soon_threadsafe(then, "signed")
+
+
+@pytest.fixture
+def signer(early: Served, monkeypatch: pytest.MonkeyPatch) -> Signer:
+    signer = Signer()
+    monkeypatch.setattr(early.hot.router, "sign_beside", signer.sign)
+    return signer
+
+
+SIGNED = REQUESTS["good, each signed"]
+
+
+def test_what_comes_while_an_answer_is_signed_is_answered_after_it(early: Served, signer: Signer) -> None:
+    answers: list[tuple[int, dict[str, str], bytes]] = []
+    stream = SIGNED + REQUESTS["good"] + SIGNED + REQUESTS["wrong key"]
+    thread = threading.Thread(target=lambda: answers.extend(early.talk([stream], 4)))
+    thread.start()
+    signer.answer()
+    signer.answer()
+    thread.join(30)
+    said = [(status, json.loads(body).get("endpoint")) for status, _, body in answers]
+    assert said == [(200, "every-field"), (200, "address-alone"), (200, "every-field"), (401, None)]
+
+
+def test_a_client_that_leaves_while_its_answer_is_signed_disturbs_nobody(early: Served, signer: Signer) -> None:
+    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+        connection.sendall(SIGNED)
+        asked = signer.asked.get(timeout=30)
+    here = early.server.server_state.connections
+    for _ in range(1000):
+        if not here:
+            break
+        time.sleep(0.01)
+    assert not here
+    signer.asked.put(asked)
+    signer.answer()
+    assert early.talk([REQUESTS["good"]], 1)[0][0] == 200
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
+def test_a_signature_that_fails_is_an_error_and_the_connection_goes_on(
+    early: Served, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(data: bytes, then: Then) -> None:
+        if not late:
+            raise OSError("no key")
+        asyncio.get_running_loop().call_soon(then, OSError("no key"))
+
+    monkeypatch.setattr(early.hot.router, "sign_beside", fail)
+    failed, good = early.talk([SIGNED + REQUESTS["good"]], 2)
+    assert (failed[0], json.loads(failed[2])) == (400, {"error": "the server could not answer this call"})
+    assert good[0] == 200
+
+
+@pytest.mark.parametrize("parting", [False, True], ids=["stop", "restart in place"])
+def test_a_server_that_ends_sends_what_it_has_begun_to_sign(
+    early: Served, signer: Signer, parting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = early.server.server_state.connections
+
+    def end() -> None:
+        if parting:
+            monkeypatch.setattr(early.server.config.http_protocol_class, "early", False)
+        else:
+            for connection in connections:
+                connection.shutdown()
+
+    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+        connection.sendall(SIGNED)
+        signer.answer(first=end)
+        said = b""
+        while data := connection.recv(5000):
+            said += data
+    assert said.startswith(b"HTTP/1.1 200 OK\r\nconnection: close\r\n")
+    assert b'"signature":"signed"' in said
 
 
 def test_every_answer_is_counted(early: Served) -> None:

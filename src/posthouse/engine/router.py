@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from posthouse.domain.endpoint import EndpointId
@@ -44,8 +45,8 @@ class Router:
     """Signs grants, on the event loop: a grant takes some 20 µs."""
     hold_s: float
     """How long a request that finds no worker is held open for one that frees up."""
-    sign_beside: Callable[[bytes], Awaitable[str]]
-    """The same signature as the signer's, made while the event loop goes on."""
+    sign_beside: Callable[[bytes, Callable[[str | Exception], None]], None]
+    """Makes the signer's signature while the event loop goes on, and calls with it, or with what the signer raised."""
     _held: dict[EndpointId, OrderedDict[int, _Held]] = field(default_factory=dict)
     _held_count: int = 0
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
@@ -87,7 +88,14 @@ class Router:
         if isinstance(outcome, Waiting):
             idx = outcome.request_idx if ask.polls else 0
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
-        return await self._signed(ask, outcome)
+        reply: asyncio.Future[RouteReply] = asyncio.get_running_loop().create_future()
+        self.when_signed(ask, outcome, partial(_settle, reply))
+        return await reply
+
+    def when_signed(self, ask: RouteAsk, found: Assignment, then: Callable[[RouteReply | Exception], None]) -> None:
+        """Has `then` called with the signed reply, or with what kept it from being signed."""
+        text = _text(ask, found, found.worker.scheme or Scheme.U)
+        self.sign_beside(text, partial(self._signed, ask, found, then))
 
     def serve_held(self, fleet: Fleet) -> None:
         """Gives held requests the workers that have freed up, the one that has waited longest first.
@@ -147,11 +155,14 @@ class Router:
             self._held_count -= 1
             del held[idx]
 
-    async def _signed(self, ask: RouteAsk, found: Assignment) -> RouteReply:
-        scheme = Scheme(found.worker.scheme or Scheme.U)
-        signature = await self.sign_beside(_text(ask, found, scheme))
-        reply = _reply(ask, found, scheme, signature)
-        return self._granted(reply, found.worker) if found.worker.version.endswith(AGENT) else reply
+    def _signed(
+        self, ask: RouteAsk, found: Assignment, then: Callable[[RouteReply | Exception], None], signed: str | Exception
+    ) -> None:
+        if isinstance(signed, Exception):
+            then(signed)
+            return
+        reply = _reply(ask, found, signed)
+        then(self._granted(reply, found.worker) if found.worker.version.endswith(AGENT) else reply)
 
     def _granted(self, reply: RouteReply, worker: Worker) -> RouteReply:
         """The reply with a grant, for a worker that runs our agent."""
@@ -169,7 +180,16 @@ class Router:
         return reply
 
 
-def _text(ask: RouteAsk, found: Assignment, scheme: Scheme) -> bytes:
+def _settle(future: "asyncio.Future[RouteReply]", reply: RouteReply | Exception) -> None:
+    if future.done():  # whoever waited went away
+        return
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
+
+
+def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:
     return signed_text(
         scheme,
         cost=wire_cost(ask.cost),
@@ -180,8 +200,8 @@ def _text(ask: RouteAsk, found: Assignment, scheme: Scheme) -> bytes:
     )
 
 
-def _reply(ask: RouteAsk, found: Assignment, scheme: Scheme, signature: str) -> RouteReply:
+def _reply(ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
     # The oldest workers hand unknown fields on to the model; behind the next, only clients that poll need the index.
-    classic = scheme is Scheme.A4 and (not ask.polls or found.worker.version == FLAT)
+    classic = found.worker.scheme == Scheme.A4 and (not ask.polls or found.worker.version == FLAT)
     idx = 0 if classic else found.request_idx
     return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, found.worker.url, idx)

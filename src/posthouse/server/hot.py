@@ -122,9 +122,7 @@ class Hot:
         except _Gone:
             return
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
-            log.error("a call failed", path=path, error=repr(error)[:500])
-            self.answers[path, 500] += 1
-            code, content_type, body = 400, JSON, b'{"error":"the server could not answer this call"}'
+            code, content_type, body = 400, JSON, self._failed(path, error)
         self.answers[path, code] += 1
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more]
         await send({"type": "http.response.start", "status": code, "headers": headers})
@@ -197,6 +195,20 @@ class Hot:
         reply = self.router.route_now(fleet, ask)
         return route.encode(reply) if isinstance(reply, route.RouteReply) else Begun(fleet, ask, reply)
 
+    def when_signed(self, begun: Begun, found: Assignment, then: Callable[[int, bytes], None]) -> None:
+        """Has `then` called with status and body, for a `/route/` call that waits for nothing but its signature."""
+
+        def signed(reply: route.RouteReply | Exception) -> None:
+            if isinstance(reply, Exception):
+                then(400, self._failed("/route", reply))
+            else:
+                then(200, route.encode(reply))
+
+        try:
+            self.router.when_signed(begun.ask, found, signed)
+        except Exception as error:  # noqa: BLE001 - as in __call__
+            then(400, self._failed("/route", error))
+
     async def _route(self, scope: Message, receive: Receive) -> bytes:
         begun = scope.get(BEGUN)
         if begun is None:
@@ -210,6 +222,11 @@ class Hot:
         if later is None:
             raise _Gone
         return route.encode(later)
+
+    def _failed(self, path: str, error: Exception) -> bytes:
+        log.error("a call failed", path=path, error=repr(error)[:500])
+        self.answers[path, 500] += 1
+        return b'{"error":"the server could not answer this call"}'
 
     def _principal(self, headers: Headers, query: bytes, address: str, key_in_body: str = "") -> Principal:
         key = ""

@@ -6,12 +6,14 @@ unusual about it takes uvicorn's own way: another call, an error, a worker or a 
 pieces, an answer before it on the same connection that is not out yet.
 """
 
-from asyncio import Transport
+from asyncio import Event, Transport
 from collections.abc import Iterable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from posthouse.fleet.fleet import Assignment
 from posthouse.server.hot import BEGUN, JSON, SPELLINGS, Begun, Hot, Message
 
 HEAD_BYTES = 65_536
@@ -34,6 +36,17 @@ CROWDED_OTHER = b'{"success":false,"error":"busy","msg":"the server has too many
 
 _PATHS = frozenset(path.encode() for path, (normal, _) in SPELLINGS.items() if normal == "/route")
 _NO_HEAD: tuple[object, bytes] = (None, b"")
+
+
+class _Signing:
+    """Stands in the place of uvicorn's cycle while an early answer is signed, so that the next request waits for it."""
+
+    response_complete = False
+    keep_alive = True
+    """uvicorn sets it to False where the connection is to end with this answer."""
+    disconnected = False
+    message_event = Event()
+    """Nobody waits for it; uvicorn sets it when the client leaves."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -110,14 +123,26 @@ class Protocol(HttpToolsProtocol):
             answer = self._begin(self._read)
             if isinstance(answer, bytes):
                 self._read = None
-                self._write(answer)
+                self._write(200, answer)
+                return
+            if isinstance(answer, Begun) and isinstance(answer.outcome, Assignment):
+                self._read = None
+                signing = _Signing()
+                self.cycle = cast(Any, signing)
+                self.hot.when_signed(answer, answer.outcome, partial(self._signed, signing))
                 return
             self._go_the_usual_way(self._read, answer)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """As uvicorn does, but without a timer for each connection that is idle then: `close_late` ends those."""
         self.since = self.loop.time()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _turn_away(self) -> None:
         """Answers `/route/` that it waits: the protocol's client gives a request up for any error."""
@@ -149,15 +174,24 @@ class Protocol(HttpToolsProtocol):
         except Exception as error:  # noqa: BLE001 - it is answered where all errors are
             return error
 
-    def _write(self, answer: bytes) -> None:
-        self.hot.answers["/route", 200] += 1
+    def _signed(self, signing: _Signing, code: int, answer: bytes) -> None:
+        signing.response_complete = True
+        if not self.transport.is_closing():
+            self._write(code, answer, last=not (signing.keep_alive and self.early))
+
+    def _write(self, code: int, answer: bytes, last: bool = False) -> None:
+        """Sends an answer. `last`: and ends the connection."""
+        self.hot.answers["/route", code] += 1
         made_of, head = Protocol._answer_head
         defaults = self.server_state.default_headers
         if made_of is not defaults:
             lines = b"".join(b"%s: %s\r\n" % header for header in defaults)
-            head = b"HTTP/1.1 200 OK\r\n%scontent-type: %s\r\ncontent-length: " % (lines, JSON)
+            head = b"%scontent-type: %s\r\ncontent-length: " % (lines, JSON)
             Protocol._answer_head = defaults, head
-        self.transport.write(b"%s%d\r\n\r\n%s" % (head, len(answer), answer))
+        ending = b"connection: close\r\n" if last else b""
+        self.transport.write(b"%s%s%s%d\r\n\r\n%s" % (STATUS_LINE[code], ending, head, len(answer), answer))
+        if last:
+            self.transport.close()
         self.on_response_complete()
 
     def _go_the_usual_way(self, read: bytes = b"", begun: Begun | Exception | None = None) -> None:
@@ -183,13 +217,19 @@ def protocol_for(hot: Hot, early: bool, most: int = 10_000) -> type[Protocol]:
 
 
 def close_late(connections: Iterable[Protocol], now: float) -> None:
-    """Closes the connections whose request does not arrive, and those that are idle while others need their place.
+    """Closes the connections whose request does not arrive, and those that are idle for long, or while others need
+    their place.
 
     To be called every second or so. `now`: by the event loop's clock.
     """
     connections = list(connections)
     for connection in connections:
         waits_s = now - connection.since
-        crowded = len(connections) > NEARLY * connection.most
-        if waits_s > READ_WAIT_S if connection.reading else crowded and waits_s > IDLE_S and connection.idle:
-            connection.transport.abort()
+        if connection.reading:
+            if waits_s > READ_WAIT_S:
+                connection.transport.abort()
+        elif connection.idle and waits_s > IDLE_S:
+            if len(connections) > NEARLY * connection.most:
+                connection.transport.abort()
+            elif waits_s > connection.config.timeout_keep_alive:
+                connection.transport.close()
