@@ -1,5 +1,6 @@
 """Connections that do not end, or are too many: they cost a bounded time and place, and nobody else is kept waiting."""
 
+import asyncio
 import json
 import resource
 import socket
@@ -117,6 +118,21 @@ async def test_a_request_that_does_not_arrive_is_not_waited_for(
         assert used.closed() is bool(sent)
 
 
+async def test_a_connection_that_is_idle_for_long_is_closed(server: Running) -> None:
+    with ExitStack() as stack:
+        (idle,) = await open_ones(server, stack, 1)
+        idle.ask()
+        await until(lambda: not idle.closed() and bool(idle.said), "it was answered")
+        connections: Any = server.server.server_state.connections
+        now = asyncio.get_running_loop().time()
+        protocol.close_late(connections, now + wiring.KEEP_ALIVE_S - 1)
+        rounds = server.loop.counts["rounds"]
+        await until(lambda: server.loop.counts["rounds"] > rounds + 2, "some time goes by")
+        assert not idle.closed()
+        protocol.close_late(connections, now + wiring.KEEP_ALIVE_S + 1)
+        await until(idle.closed, "it is closed")
+
+
 async def test_idle_connections_make_place_when_it_gets_narrow(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +145,8 @@ async def test_idle_connections_make_place_when_it_gets_narrow(
         rounds = server.loop.counts["rounds"]
         await until(lambda: server.loop.counts["rounds"] > rounds + 10, "more than a second goes by")
         assert not any(caller.closed() for caller in few)
-        await open_ones(server, stack, MOST - 3)
+        for _ in range(MOST - 3):
+            Caller(server, stack)
         await until(lambda: all(caller.closed() for caller in few), "those that are idle are closed")
 
 
