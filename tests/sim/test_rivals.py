@@ -16,10 +16,17 @@ from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.sim.policies import POLICIES, parse, policy, sweep
+from posthouse.sim.record import Summary
+from posthouse.sim.rivals.aibrix import Aibrix
+from posthouse.sim.rivals.aws import Aws, Forecast
+from posthouse.sim.rivals.dynamo import Dynamo, Kalman
+from posthouse.sim.rivals.histogram import Histogram, Rank
 from posthouse.sim.rivals.knative import STABLE_S, ZERO_GRACE_S, Knative
 from posthouse.sim.rivals.kubernetes import COOLDOWN_S, DOWN_STABLE_S, Hpa, Keda
+from posthouse.sim.rivals.modal import Modal
 from posthouse.sim.rivals.ray import DOWN_DELAY_S, LOOK_BACK_S, UP_DELAY_S, RayServe
 from posthouse.sim.rivals.runpod import IDLE_S, RunPodByCount, RunPodByDelay
+from posthouse.sim.rivals.skyserve import SkyServe
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import HOLD_S, Vast
 from posthouse.sim.scenario import Scenario, load
@@ -31,16 +38,19 @@ OFFER = GroupOffer(WorkergroupId(1), Offer("o", "sim", "m", Price(1.0, 1.0, 0.1)
 AT = 1_700_000_000.0
 
 
-def snapshot(t: float, requests: int, ready: int, busy: int = 0, **demand: float) -> Snapshot:
-    """`ready` workers of 100 work per second, `busy` of them with requests; so many requests in flight, none waits."""
+def snapshot(t: float, requests: int, ready: int, busy: int = 0, coming: int = 0, **demand: float) -> Snapshot:
+    """`ready` workers of 100 work per second, `busy` of them with requests; so many requests in flight, none waits.
+
+    `coming`: workers that are starting.
+    """
     workers = tuple(
         Worker(
             *(WorkerId(i), EndpointId(1), WorkergroupId(1), f"w{i}", "sim", "o", "m", "GPU", 1, OFFER.offer.price, AT),
-            state=State.IDLE,
+            state=State.IDLE if i < ready else State.STARTING,
             url=f"http://w{i}",
             perf=100.0,
         )
-        for i in range(ready)
+        for i in range(ready + coming)
     )
     return Snapshot(
         now=AT + t,
@@ -122,15 +132,200 @@ def test_ray_waits_half_a_minute_to_go_up_and_ten_to_go_down() -> None:
 def test_runpod_by_count_has_a_worker_for_four_requests_and_lets_it_go_after_five_idle_seconds() -> None:
     policy = RunPodByCount(slots=10)
     assert wanted(policy, [0], 9, ready=0) == [3]
-    idle = wanted(policy, range(1, 12), 0, ready=2)
-    assert idle == [2] * int(IDLE_S) + [0] * (11 - int(IDLE_S))
+    assert wanted(policy, range(1, 12), 4, ready=3) == [3] * (int(IDLE_S) - 1) + [1] * (12 - int(IDLE_S))
 
 
 def test_runpod_by_delay_adds_one_when_a_request_waits_longer_than_four_seconds() -> None:
-    policy = RunPodByDelay()
+    policy = RunPodByDelay(slots=10)
     assert wanted(policy, [0], 1, ready=0) == [1]
-    assert wanted(policy, [1], 9, ready=2, oldest_wait_s=4.0) == [2]
-    assert wanted(policy, [2], 9, ready=2, oldest_wait_s=4.1) == [3]
+    assert wanted(policy, [1], 19, ready=2, oldest_wait_s=4.0) == [2]
+    assert wanted(policy, [2], 19, ready=2, oldest_wait_s=4.1) == [3]
+    assert wanted(policy, [3], 30, ready=2, coming=1, oldest_wait_s=5.0) == [3]  # one is on its way
+
+
+def test_runpod_by_delay_lets_a_worker_go_while_others_have_requests() -> None:
+    policy = RunPodByDelay(slots=10)
+    wanted(policy, [0], 29, ready=3)
+    assert wanted(policy, range(1, 12), 9, ready=3) == [3] * (int(IDLE_S) - 1) + [1] * (12 - int(IDLE_S))
+
+
+def test_skyserve_goes_up_after_fifteen_equal_decisions_and_down_after_sixty() -> None:
+    policy = SkyServe(perf=100.0)
+    times = range(0, 2000, 20)
+    up = wanted(policy, times, 0, ready=1, rate=140.0)
+    assert up.index(2) == 14
+    down = wanted(policy, range(2000, 4000, 20), 0, ready=2, rate=70.0)
+    assert down.index(1) == 59
+
+
+def test_skyserve_counts_anew_when_a_decision_differs() -> None:
+    policy = SkyServe(perf=100.0)
+    wanted(policy, range(0, 280, 20), 0, ready=1, rate=140.0)
+    wanted(policy, [280], 0, ready=1, rate=70.0)
+    assert wanted(policy, range(300, 580, 20), 0, ready=1, rate=140.0) == [1] * 14
+    assert wanted(policy, [580], 0, ready=1, rate=140.0) == [2]
+
+
+def test_skyserve_decides_only_every_twenty_seconds_and_from_zero_every_five_at_once() -> None:
+    policy = SkyServe(perf=100.0, least=0)
+    assert wanted(policy, [0, 4], 0, ready=0) == [0, 0]
+    assert wanted(policy, [4.5, 5], 0, ready=0, rate=210.0) == [0, 3]
+    hasty = SkyServe(perf=100.0, up_delay_s=0, over=1)
+    assert wanted(hasty, [0], 0, ready=1, rate=70.0) == [2]
+    assert wanted(hasty, [19, 20], 0, ready=1, rate=140.0) == [2, 3]
+
+
+def test_modal_keeps_its_buffer_while_there_are_requests_and_a_window_longer() -> None:
+    policy = Modal(slots=10, buffer=2)
+    assert wanted(policy, [0], 11, ready=0) == [4]
+    after = wanted(policy, range(1, 200), 0, ready=4)
+    assert after.index(0) + 1 == 60
+    assert wanted(policy, [200], 1, ready=0) == [3]
+
+
+def test_aibrix_holds_within_a_tenth_and_at_most_doubles_or_halves() -> None:
+    def fresh() -> Aibrix:
+        return Aibrix(slots=10, cooldown_s=0)
+
+    assert wanted(fresh(), [0], 30, ready=4) == [4]
+    assert wanted(fresh(), [0], 26, ready=4) == [4]
+    assert wanted(fresh(), [0], 31, ready=4) == [5]
+    assert wanted(fresh(), [0], 300, ready=4) == [8]
+    assert wanted(fresh(), [0], 0, ready=8) == [4]
+
+
+def test_aibrix_goes_down_only_after_its_cooldown_and_never_to_zero() -> None:
+    policy = Aibrix(slots=10)
+    wanted(policy, [0], 28, ready=4)
+    down = wanted(policy, range(10, 1000, 10), 0, ready=4)
+    assert (down.index(2) + 1) * 10 == pytest.approx(300, abs=20)
+    assert wanted(policy, range(1000, 2000, 10), 0, ready=1)[-1] == 1
+
+
+def test_aibrix_counts_pending_workers_so_that_it_does_not_cascade() -> None:
+    policy = Aibrix(slots=10)
+    assert wanted(policy, [0], 28, ready=2) == [4]
+    assert set(wanted(policy, range(10, 60, 10), 28, ready=2, coming=2)) == {4}
+
+
+def test_without_a_ready_worker_aibrix_has_no_metric_and_holds() -> None:
+    assert wanted(Aibrix(slots=10), range(0, 60, 10), 100, ready=0, coming=1) == [1] * 6
+
+
+def test_a_rank_is_warmed_before_the_fifth_percentile_and_kept_until_the_ninety_ninth() -> None:
+    rank = Rank(tail=0.99, fixed_s=600.0)
+    assert rank.window == (0.0, 600.0)
+    for minutes in range(60, 80):  # idle for 60 to 79 minutes
+        rank.learn(minutes * 60.0 + 30)
+    assert list(rank.window) == pytest.approx([60 * 60 * 0.9, 80 * 60 * 1.1])
+    assert rank.stays(0.0, needed=True)
+    assert [rank.stays(minutes * 60.0, needed=False) for minutes in (0, 53, 55, 87, 89)] == [
+        *(False, False, True, True, False)
+    ]
+
+
+def test_a_flat_histogram_and_one_that_is_mostly_exceeded_fall_back_to_the_fixed_time() -> None:
+    flat = Rank(tail=0.99, fixed_s=600.0)
+    for minutes in range(240):
+        flat.learn(minutes * 60.0)
+    assert flat.window == (0.0, 600.0)
+    late = Rank(tail=0.99, fixed_s=600.0)
+    for hours in (1, 5, 6):
+        late.learn(hours * 3600.0)
+    assert late.window == (0.0, 600.0)
+
+
+def test_the_histogram_policy_learns_each_rank_by_itself() -> None:
+    policy = Histogram(slots=10)
+    assert wanted(policy, [0], 15, ready=0) == [2]
+    for start in range(0, 6000, 60):  # the second worker is needed every minute for ten seconds, the first always
+        wanted(policy, [start], 15, ready=2)
+        wanted(policy, [start + 10], 5, ready=2)
+    idle = wanted(policy, range(6000, 6400, 10), 5, ready=2)
+    assert idle.index(1) * 10 == pytest.approx(66 - 50, abs=10)  # kept for 60 s and a tenth
+    silent = wanted(policy, range(6400, 7100, 10), 0, ready=1)
+    assert silent[55] == 1
+    assert silent[-1] == 0  # the first never was idle before: ten minutes
+
+
+def test_aws_tracks_its_target_up_at_once_and_down_after_the_cooldown() -> None:
+    policy = Aws(slots=10, perf=100.0)
+    assert wanted(policy, [0], 28, ready=1) == [4]
+    assert wanted(policy, range(60, 300, 60), 7, ready=4) == [4] * 4
+    assert wanted(policy, [300], 7, ready=4) == [1]
+    assert wanted(policy, [360], 0, ready=1) == [1]
+
+
+def test_the_forecast_of_aws_needs_a_day_and_is_met_early() -> None:
+    policy = Aws(slots=10, perf=100.0)
+    hour = 3600 - int(AT) % 3600  # from here on, hours are whole
+
+    for quarter in range(2 * 96):
+        peak = 32 <= quarter % 96 < 36  # one hour of 700, else 70
+        wanted(policy, [hour + 900 * (quarter + 1)], 0, ready=1, rate=700.0 if peak else 70.0)
+        assert bool(policy.forecast.ahead) == (quarter >= 95)
+    peak_at = hour + 2 * 86_400 + 8 * 3600
+    before = wanted(policy, range(hour + 2 * 86_400, peak_at - 300, 60), 0, ready=1, rate=70.0)
+    assert set(before) == {1}
+    assert wanted(policy, [peak_at - 300, peak_at, peak_at + 3000], 0, ready=1, rate=70.0) == [10, 10, 10]
+    assert wanted(policy, range(peak_at + 3600, peak_at + 4300, 60), 0, ready=1, rate=70.0)[-1] == 1
+
+
+def test_the_forecast_of_aws_only_adds() -> None:
+    policy = Aws(slots=10, perf=100.0)
+    for quarter in range(96 * 3):
+        wanted(policy, [900 * quarter], 0, ready=1)
+    assert policy.forecast.ahead
+    assert set(policy.forecast.ahead.values()) == {0.0}
+    assert wanted(policy, [900 * 96 * 3], 28, ready=1) == [4]
+
+
+def test_the_forecast_of_aws_prefers_the_same_hour_a_week_ago() -> None:
+    forecast = Forecast()
+    for hour in range(14 * 24):
+        forecast.add(hour * 3600.0, 100.0 if hour // 24 % 7 == 0 else 10.0)
+    assert forecast.at(14 * 24 * 3600.0) == pytest.approx(100.0)
+    assert forecast.at(15 * 24 * 3600.0) == pytest.approx(10.0)
+    assert len(forecast.hours) <= 14 * 24
+
+
+def test_dynamo_has_its_forecast_as_the_floor_and_changes_it_by_eight_at_most() -> None:
+    policy = Dynamo(slots=10, perf=100.0, kalman=0)
+    ends = 180 - int(AT) % 180  # of the first period
+    assert wanted(policy, range(0, ends, 5), 0, ready=1, rate=1250.0)[-1] == 1
+    assert wanted(policy, range(ends, ends + 180, 5), 0, ready=1, rate=1250.0)[-1] == 9
+    assert wanted(policy, range(ends + 180, ends + 360, 5), 0, ready=9, rate=1250.0)[-1] == 13
+
+
+def test_dynamo_adds_one_when_every_engine_is_over_and_takes_one_when_the_rest_stay_at_four_fifths() -> None:
+    def step(requests: int, ready: int, **more: float) -> int:
+        return wanted(Dynamo(slots=10, perf=100.0), [0], requests, ready, **more)[0]
+
+    assert step(31, ready=3) == 4
+    assert step(30, ready=3, service_s=10.0) == 3
+    assert step(16, ready=3, service_s=10.0) == 3
+    assert step(15, ready=3, service_s=10.0) == 2
+    assert step(0, ready=1) == 1
+    assert step(9, ready=3, service_s=10.0, waiting=200.0) == 4  # 0.67 s for those that wait
+
+
+def test_dynamo_only_watches_while_a_worker_starts() -> None:
+    policy = Dynamo(slots=10, perf=100.0)
+    assert wanted(policy, [0], 21, ready=2) == [3]
+    assert wanted(policy, range(5, 60, 5), 60, ready=2, coming=1) == [3] * 11
+    assert wanted(policy, [60], 60, ready=3) == [4]
+
+
+def test_the_kalman_filter_follows_a_trend_and_skips_zeros_at_the_beginning() -> None:
+    kalman = Kalman()
+    assert [kalman.next(0.0) for _ in range(5)] == [0.0] * 5
+    assert [kalman.next(10.0 * n) for n in range(1, 5)] == [10.0, 20.0, 30.0, 40.0]  # too few points: the last value
+    for n in range(5, 60):
+        forecast = kalman.next(10.0 * n)
+    assert forecast == pytest.approx(600.0, rel=0.01)
+    for _ in range(60):
+        forecast = kalman.next(0.0)
+    assert forecast == pytest.approx(0.0, abs=1.0)
 
 
 def test_the_documented_rule_of_vast_is_load_over_target_util_held_for_a_while() -> None:
@@ -155,18 +350,28 @@ def test_who_is_surplus_rests_idle_ones_last_and_those_with_requests_last_of_all
     assert decision.goals == {3: Goal.COLD, 2: Goal.COLD}
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_serves_everything_and_breaks_no_rule(name: str) -> None:
+def brief(written: str) -> Summary:
+    """Ten minutes with two bursts, audited after every event, and never more than four workers."""
     tree = {
-        "traffic": {"shape": "burst", "load": 300, "low": 60, "period_s": 600, "length_s": 120, "span_s": 1500},
-        "workers": {"perf": 100, "slots": 4, "create_s": 30, "load_s": 20, "start_s": 8},
-        "scaling": {"min_load": 0, "cold_workers": 2, "cold_mult": 1.5, "max_workers": 12},
-        "policy": name,
+        "traffic": {"shape": "burst", "load": 150, "low": 30, "period_s": 300, "length_s": 60, "span_s": 600},
+        "workers": {"perf": 50, "slots": 4, "create_s": 30, "load_s": 20, "start_s": 8},
+        "scaling": {"min_load": 0, "cold_workers": 2, "cold_mult": 1.5, "max_workers": 4},
+        "policy": written,
     }
-    summary = run(load(None, tree)).summary
+    return run(load(None, tree)).summary
+
+
+@pytest.mark.parametrize("written", [point for name in POLICIES for point in dict.fromkeys((name, *sweep(name)))])
+def test_every_policy_at_every_point_serves_everything_and_breaks_no_rule(written: str) -> None:
+    summary = brief(written)
     assert summary.requests > 100
     assert summary.unserved == 0
     assert summary.usd > 0
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_does_the_same_again(name: str) -> None:
+    assert brief(name) == brief(name)
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "posthouse"])

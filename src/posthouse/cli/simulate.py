@@ -104,7 +104,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             help="What decides; given several times, all are compared: posthouse, static, knative, hpa, keda, ray, "
-            "runpod-count, runpod-delay, vast. With knobs: 'knative(utilisation=0.5,stable_s=120)'.",
+            "skyserve, runpod-count, runpod-delay, modal, aibrix, vast, histogram, aws, dynamo. With knobs: "
+            "'knative(utilisation=0.5,stable_s=120)'.",
             show_default="posthouse",
             metavar="NAME",
         ),

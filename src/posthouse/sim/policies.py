@@ -9,10 +9,16 @@ from typing import Any
 
 from posthouse.domain.errors import BadRequest
 from posthouse.policy.decide import decide
+from posthouse.sim.rivals.aibrix import Aibrix
+from posthouse.sim.rivals.aws import Aws
+from posthouse.sim.rivals.dynamo import Dynamo
+from posthouse.sim.rivals.histogram import Histogram
 from posthouse.sim.rivals.knative import Knative
 from posthouse.sim.rivals.kubernetes import Hpa, Keda
+from posthouse.sim.rivals.modal import Modal
 from posthouse.sim.rivals.ray import RayServe
 from posthouse.sim.rivals.runpod import RunPodByCount, RunPodByDelay
+from posthouse.sim.rivals.skyserve import SkyServe
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import Vast
 from posthouse.sim.scenario import Scenario
@@ -70,6 +76,10 @@ def _slots(given: Scenario) -> tuple[int]:
     return (given.workers[0].slots,)
 
 
+def _slots_and_perf(given: Scenario) -> tuple[int, float]:
+    return given.workers[0].slots, given.workers[0].perf
+
+
 def _traffic(given: Scenario) -> tuple[Any, ...]:
     return given.traffic.arrivals(given.seed), given.workers[0].perf
 
@@ -120,6 +130,18 @@ POLICIES: dict[str, Entry] = {
         },
         {"utilisation": UTILISATIONS, "down_delay_s": (60, 300, 600)},
     ),
+    "skyserve": Entry(
+        SkyServe,
+        _perf,
+        {
+            "utilisation": SHARE,
+            "up_delay_s": SECONDS,
+            "down_delay_s": SECONDS,
+            "over": LEAST,
+            "least": LEAST,
+        },
+        {"utilisation": (0.4, 0.7, 0.95), "up_delay_s": (20, 300), "down_delay_s": (300, 1200)},
+    ),
     "runpod-count": Entry(
         RunPodByCount,
         _slots,
@@ -128,14 +150,45 @@ POLICIES: dict[str, Entry] = {
     ),
     "runpod-delay": Entry(
         RunPodByDelay,
-        knobs={"value": COUNT, "idle_s": Knob(1, 3600)},
-        grid={"value": (0.5, 1, 2, 4, 8), "idle_s": (5, 60, 300)},
+        _slots,
+        {"value": COUNT, "idle_s": Knob(1, 3600)},
+        {"value": (0.5, 1, 2, 4, 8), "idle_s": (5, 60, 300)},
+    ),
+    "modal": Entry(
+        Modal,
+        _slots,
+        {"utilisation": SHARE, "buffer": LEAST, "window_s": Knob(2, 1200), "least": LEAST},
+        {"utilisation": (0.5, 0.75, 1), "buffer": (0, 2), "window_s": (60, 300)},
+    ),
+    "aibrix": Entry(
+        Aibrix,
+        _slots,
+        {"utilisation": SHARE, "cooldown_s": Knob(0, 3600)},
+        {"utilisation": UTILISATIONS, "cooldown_s": (60, 300, 900)},
     ),
     "vast": Entry(
         Vast,
         _perf,
         {"utilisation": SHARE_OR_ZERO, "hold_s": Knob(0, 3600)},
         {"utilisation": (0.5, 0.7, 0.8, 0.9, 0.97), "hold_s": (60, 300, 900)},
+    ),
+    "histogram": Entry(
+        Histogram,
+        _slots,
+        {"utilisation": SHARE, "tail": Knob(0.05, 1), "fixed_s": SECONDS},
+        {"utilisation": UTILISATIONS, "tail": (0.9, 0.95, 0.99)},
+    ),
+    "aws": Entry(
+        Aws,
+        _slots_and_perf,
+        {"utilisation": SHARE, "cooldown_s": Knob(0, 3600), "buffer_s": Knob(0, 3599)},
+        {"utilisation": UTILISATIONS, "cooldown_s": (60, 300, 900)},
+    ),
+    "dynamo": Entry(
+        Dynamo,
+        _slots_and_perf,
+        {"utilisation": SHARE, "sensitivity": SHARE, "kalman": Knob(0, 1, whole=True)},
+        {"utilisation": (0.55, 0.7, 0.85, 1), "sensitivity": (0.4, 0.6, 0.8)},
     ),
 }
 """Every policy that can be named, in the order in which they are shown."""

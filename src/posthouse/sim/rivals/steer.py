@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.plan import Decision, Memory, Reason, Snapshot
+from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import recruit, retire
-from posthouse.policy.capacity import hot, ready, supply
+from posthouse.policy.capacity import hot, kept, ready, supply
 from posthouse.policy.forecast import sliding_max
 
 TOTAL_HOLD_S = 600.0
@@ -38,28 +38,40 @@ def steer(s: Snapshot, memory: Memory, wanted: int, why: str) -> Decision:
     total = min(scaling.max_workers, max(scaling.cold_workers, round(total_needs[0][1])))
     goals = retire.failed(s.workers)
     team = _with(s.workers, goals)
-    woken, _ = recruit.wake(s, team, 0.0, wanted, urgent=True)
-    team = _with(team, woken)
-    rentals, obstacles = recruit.rent(s, team, Goal.HOT, 0.0, wanted)
-    cold_rentals, _ = recruit.rent(s, team, Goal.COLD, 0.0, total, rentals)
+    rentals: tuple[Rental, ...] = ()
+    obstacles: list[Reason] = []
+    # The counts alone decide, so nothing is looked for where they are right: a run has many thousands of ticks.
     crew = hot(team)
-    surplus = sorted(crew, key=lambda w: _least_use_first(w, s))[: max(0, len(crew) - wanted)]
-    released = {w.id: Goal.COLD for w in surplus}
-    team = _with(team, released)
-    goals |= woken | released | retire.discard(s, team, 0.0, total)
+    if len(crew) < wanted:
+        woken, _ = recruit.wake(s, team, 0.0, wanted, urgent=True)
+        goals |= woken
+        team = _with(team, woken)
+        rentals, obstacles = recruit.rent(s, team, Goal.HOT, 0.0, wanted)
+    elif len(crew) > wanted:
+        surplus = sorted(crew, key=lambda w: _least_use_first(w, s))[: len(crew) - wanted]
+        released = {w.id: Goal.COLD for w in surplus}
+        goals |= released
+        team = _with(team, released)
+    there = len(kept(team))
+    if there + len(rentals) < total:
+        rentals += recruit.rent(s, team, Goal.COLD, 0.0, total, rentals)[0]
+    if there > total or len(team) > scaling.max_workers:
+        goals |= retire.discard(s, team, 0.0, total)
     return Decision(
         at=s.now,
         hot_need=float(wanted),
         hot_supply=supply(hot(team), s.learned),
         ready_supply=supply(ready(team), s.learned),
-        goals={w.id: goals[w.id] for w in s.workers if goals.get(w.id, w.goal) is not w.goal},
-        rentals=rentals + cold_rentals,
+        goals={w.id: goals[w.id] for w in s.workers if goals.get(w.id, w.goal) is not w.goal} if goals else {},
+        rentals=rentals,
         memory=Memory(total_needs=total_needs),
         because=(Reason("workers wanted ready", wanted, why), *obstacles),
     )
 
 
 def _with(workers: tuple[Worker, ...], goals: dict[WorkerId, Goal]) -> tuple[Worker, ...]:
+    if not goals:
+        return workers
     return tuple(replace(w, goal=goals[w.id]) if w.id in goals else w for w in workers)
 
 

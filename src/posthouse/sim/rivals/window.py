@@ -39,3 +39,25 @@ class Most:
         while values[0][0] <= now - self.span_s and len(values) > 1:
             values.popleft()
         return values[0][1]
+
+
+class Periods:
+    """The mean of a rate over each period of `span_s` seconds, one after the other."""
+
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
+        self._period: int | None = None
+        self._at = self._work = 0.0
+
+    def add(self, now: float, rate: float) -> list[tuple[int, float]]:
+        """Periods that have ended, as their number and mean. `rate` is taken to hold since it was told last."""
+        ended = []
+        if self._period is None:
+            self._period, self._at = int(now // self.span_s), now
+            self._work = rate * (now - self._period * self.span_s)  # as if it had been so from the beginning
+        while now >= (end_at := (self._period + 1) * self.span_s):
+            ended.append((self._period, (self._work + rate * (end_at - self._at)) / self.span_s))
+            self._period, self._at, self._work = self._period + 1, end_at, 0.0
+        self._work += rate * (now - self._at)
+        self._at = now
+        return ended
