@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ from posthouse.sim.rivals.runpod import IDLE_S, RunPodByCount, RunPodByDelay
 from posthouse.sim.rivals.skyserve import SkyServe
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import HOLD_S, Vast
+from posthouse.sim.rivals.window import Mean, Most, Periods
 from posthouse.sim.scenario import Scenario, load
 from posthouse.sim.trial import run
 from posthouse.sim.world import Policy
@@ -334,6 +337,35 @@ def test_the_documented_rule_of_vast_is_load_over_target_util_held_for_a_while()
     later = wanted(policy, range(1, 400), 0, ready=5, rate=90.0)
     assert later.index(1) == pytest.approx(HOLD_S, abs=1)
     assert wanted(policy, [500], 100, ready=5, rate=90.0) == [6]  # 20 s of work for each is above target_queue_time
+
+
+def test_the_documented_rule_of_vast_goes_to_zero_only_after_inactivity_timeout() -> None:
+    def alone(timeout_s: float, last_request_s: float) -> int:
+        s = snapshot(0.0, 0, ready=1, last_request_at=AT - last_request_s)
+        scaling = replace(SCALING, inactivity_timeout=timeout_s)
+        return int(Vast(perf=100.0)(replace(s, endpoint=replace(s.endpoint, scaling=scaling)), Memory()).hot_need)
+
+    assert [alone(60.0, 59.0), alone(60.0, 61.0), alone(0.0, 1.0), alone(-1.0, 1e6)] == [1, 0, 0, 1]
+
+
+def test_means_and_maxima_are_those_of_the_seconds_in_the_window() -> None:
+    random, seen = Random(1), list[tuple[float, int]]()
+    mean, most, now = Mean(20.0), Most(20.0), 0.0
+    for _ in range(2000):
+        now += random.choice((0.05, 0.4, 1.0, 7.0))
+        seen.append((now, random.randrange(100)))
+        recent = [(at, value) for at, value in seen if at > now - 20]
+        latest = {int(at): value for at, value in recent}  # of each second
+        assert mean.add(*seen[-1]) == pytest.approx(sum(latest.values()) / len(latest))
+        assert most.add(*seen[-1]) == max(value for _, value in recent)
+
+
+def test_a_period_has_the_mean_of_the_rate_over_its_time() -> None:
+    periods = Periods(100.0)
+    assert periods.add(1000.0, 5.0) == []
+    assert periods.add(1050.0, 1.0) == []
+    assert periods.add(1100.0, 3.0) == [(10, 2.0)]
+    assert periods.add(1350.0, 4.0) == [(11, 4.0), (12, 4.0)]
 
 
 def test_static_has_what_the_mean_or_a_share_of_minutes_needs() -> None:

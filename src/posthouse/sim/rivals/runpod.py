@@ -6,9 +6,8 @@ request goes to is not documented: here a worker is idle while fewer, filled one
 
 import math
 
-from posthouse.domain.lifecycle import COMING
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import hot_count, in_flight, steer
+from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
 from posthouse.sim.rivals.window import Most
 
 SCALER_VALUE = 4.0
@@ -40,7 +39,7 @@ class RunPodByDelay:
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         asked, have = in_flight(s), hot_count(s)
         needed = self._needed.add(s.now, math.ceil(asked / self.slots))
-        if any(w.state in COMING for w in s.workers):
+        if have > ready_count(s):  # one is on its way
             wanted = have
         elif s.demand.oldest_wait_s > self.value or (asked and not have):
             wanted = have + 1
