@@ -155,6 +155,8 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tick_s: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
     goal_s: Seconds = 10.0
     """The wait that is still well."""
+    warm_s: Seconds = 0.0
+    """How much of the beginning is not counted: requests asked, and money spent, before it."""
 
     def parameters(self) -> Scaling:
         """The scaling parameters. Raises: BadRequest."""

@@ -10,7 +10,7 @@ from posthouse.sim.client import Client
 from posthouse.sim.policies import policy
 from posthouse.sim.record import Record, Sample, Summary, Waits, commands, hours, share_over
 from posthouse.sim.scenario import Scenario
-from posthouse.sim.world import Pace, World
+from posthouse.sim.world import START_AT, Pace, Policy, World
 
 TAIL_S = 3600.0
 """How long after the last arrival requests may still be answered."""
@@ -28,30 +28,48 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class _Bill:
-    """What had come together when the traffic ended."""
+    """What had come together by a moment."""
 
     usd: float
     state_s: dict[State, float]
     ready_work: float
     given: dict[Command, int]
 
+    @classmethod
+    def of(cls, world: World) -> "_Bill":
+        audit = world.audit
+        audit.close_bill(world.now)
+        return cls(audit.usd, dict(audit.state_s), audit.ready_work, dict(world.given))
+
+    def since(self, before: "_Bill") -> "_Bill":
+        return _Bill(
+            self.usd - before.usd,
+            {state: spent_s - before.state_s[state] for state, spent_s in self.state_s.items()},
+            self.ready_work - before.ready_work,
+            {command: times - before.given[command] for command, times in self.given.items()},
+        )
+
 
 class _RecordedWorld(World):
     """A world that writes down what it came to."""
 
-    def __init__(self, sample_s: float, **world: Any) -> None:
+    def __init__(self, sample_s: float, warm_s: float, **world: Any) -> None:
         self.record = Record()
-        self.sample_s, self._sampled_at, self._offered_before = sample_s, -math.inf, 0.0
+        self.sample_s, self._sampled_at = sample_s, -math.inf
+        self._warm_at, self._offered_since = START_AT + warm_s, 0.0
         self.last_arrival_t = 0.0
         super().__init__(**world)
 
     def on_request(self, client: Client) -> None:
-        self.record.requests += 1
-        self.record.offered += client.cost
+        self._offered_since += client.cost
         self.last_arrival_t = self.t
+        if self.now >= self._warm_at:
+            self.record.requests += 1
+            self.record.offered += client.cost
 
     def on_end(self, client: Client) -> None:
-        self.record.end(client)
+        if client.asked_at >= self._warm_at:
+            self.record.end(client)
 
     def on_tick(self) -> None:
         if self.now - self._sampled_at < self.sample_s or self.decision is None:
@@ -62,7 +80,7 @@ class _RecordedWorld(World):
         record.samples.append(
             Sample(
                 t=self.t,
-                load=(record.offered - self._offered_before) / span_s,
+                load=self._offered_since / span_s,
                 need=self.decision.hot_need,
                 ready=self.decision.ready_supply,
                 waiting=len(self.fleet.ledger.waiting),
@@ -72,7 +90,7 @@ class _RecordedWorld(World):
                 usd_h=sum(w.usd_h() for w in self.fleet.workers.values()),
             )
         )
-        self._offered_before = record.offered
+        self._offered_since = 0.0
 
 
 def run(
@@ -80,22 +98,28 @@ def run(
     repeat: str = "",
     log: Callable[[str], object] | None = None,
     progress: Callable[[float], object] = lambda t: None,
+    around: Callable[[Policy], Policy] = lambda policy: policy,
 ) -> Result:
-    """What a scenario comes to. `progress`: told the virtual time now and then. Raises: BadRequest, BrokenRule."""
+    """What a scenario comes to. Raises: BadRequest, BrokenRule.
+
+    `progress`: told the virtual time now and then. `around`: what the policy is wrapped in, to watch it.
+    """
     span_s = scenario.traffic.span_s or (0.0 if scenario.traffic.trace else 7200.0)
     world = _RecordedWorld(
         sample_s=max(FIRST_SAMPLE_S, span_s / 2000),
+        warm_s=scenario.warm_s,
         scaling=scenario.parameters(),
         traffic=scenario.traffic.arrivals(scenario.seed),
         hardware=scenario.hardware(),
         seed=scenario.seed,
-        policy=policy(scenario),
+        policy=around(policy(scenario)),
         manners=scenario.clients.manners(),
         pace=Pace(tick_s=scenario.tick_s),
         log=log,
         repeat=repeat,
     )
-    until_t = 0.0
+    until_t = scenario.warm_s
+    before = _Bill.of(world.run(until_t))
     while world.t < span_s or world.expects_more:
         until_t = min(until_t + STRETCH_S, span_s) if span_s else until_t + STRETCH_S
         world.run(until_t)
@@ -103,12 +127,10 @@ def run(
         if span_s and until_t >= span_s:
             break
     end_t = span_s or world.last_arrival_t
-    world.audit.close_bill(world.now)
-    audit = world.audit
-    bill = _Bill(audit.usd, dict(audit.state_s), audit.ready_work, dict(world.given))
+    bill = _Bill.of(world).since(before)
     while world.pending and world.t < end_t + TAIL_S:
         world.run(world.t + 10.0)
-    return Result(_summary(scenario, world, end_t, bill), world.record)
+    return Result(_summary(scenario, world, end_t - scenario.warm_s, bill), world.record)
 
 
 def _summary(
