@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench fuzz campaign drill docs peers lock clean
+.PHONY: help setup demo serve test lint format bench evaluate fuzz campaign drill docs peers lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ format: .venv/.ready ## let ruff format and fix
 
 bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.route
+
+evaluate: .venv/.ready ## our scaling against every rival and against the bounds; TRACES="FILE FOLDER ..."
+	$(BIN)/python -m benchmarks.evaluate $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
 drill: .venv/.ready ## list the drills; make drill NAME=crash runs one, results go to drills/results
 	$(BIN)/python -m drills$(if $(NAME),.$(NAME)) $(ARGS)

@@ -88,7 +88,7 @@ def least_usd(
     slowest. What is on its way when it begins may arrive for nothing.
     """
     bins = round(span_s / bin_s)
-    ends = np.arange(1, bins + 1) * bin_s
+    ends: Floats = np.arange(1, bins + 1, dtype=np.float64) * np.float64(bin_s)
     came = np.array([(t, cost) for t, cost in arrivals if 0 <= t < span_s]).reshape(-1, 2)
     if not len(came):
         return 0.0
@@ -119,9 +119,7 @@ def least_usd(
         program.rows(np.zeros(bins - 1), (1.0, there, later), (-1.0, there, before), (-1.0, made, later))
         able.append((-bin_s * kind.perf, ready, now))
     program.rows(np.zeros(1), (1.0, done, now[:1]), *((f, v, now[:1]) for f, v, _ in able))
-    program.rows(
-        np.zeros(bins - 1), (1.0, done, later), (-1.0, done, before), *((f, v, later) for f, v, _ in able)
-    )
+    program.rows(np.zeros(bins - 1), (1.0, done, later), (-1.0, done, before), *((f, v, later) for f, v, _ in able))
     return program.solve()
 
 
@@ -194,9 +192,7 @@ class KeepAlive:
     starts: int
 
 
-def keep_alive(
-    arrivals: Iterable[Arrival], kind: Kind, span_s: float, thetas_s: Sequence[float]
-) -> list[KeepAlive]:
+def keep_alive(arrivals: Iterable[Arrival], kind: Kind, span_s: float, thetas_s: Sequence[float]) -> list[KeepAlive]:
     """The exact cost of whole workers, where each request begins at once and each idle gap is kept or not.
 
     Source: the k-th worker is needed while more than (k - 1) x slots requests are in service. Those needs are

@@ -157,17 +157,16 @@ class Kept:
             file.write(json.dumps(row) + "\n")
 
 
-def results(
-    grid: Grid, cells: Sequence[Cell], wanted: Sequence[tuple[Cell, str]], kept: Kept, jobs: int, told: "Told"
-) -> list[Row]:
-    """A row for each wanted run: kept ones are taken, the others are made, `jobs` at a time."""
+def results(grid: Grid, wanted: Sequence[tuple[Cell, str]], kept: Kept, jobs: int, told: "Told") -> list[Row]:
+    """A row for each wanted run: kept ones are taken, the others are made, `jobs` at a time; with 0, left out."""
     tasks = [prepared(grid, cell, policy) for cell, policy in wanted]
     missing = [task for task in tasks if kept.find(task.key) is None]
     told.begin(sum(map(_effort, missing)), len(tasks) - len(missing))
-    for row in _done(missing, jobs):
+    for row in _done(missing, jobs) if jobs else ():
         kept.add(row)
         told.done(_effort_of(row), row)
-    return [row for task in tasks if (row := kept.find(task.key)) is not None]
+    found = [kept.find(task.key) for task in tasks]
+    return [row for row in found if row is not None]
 
 
 class Told:
@@ -289,5 +288,3 @@ def _turns(samples: Sequence[Sample], warm_s: float) -> int:
     numbers = [sample.hot + sample.coming for sample in samples if sample.t >= warm_s]
     ways = [b > a for a, b in pairwise(numbers) if a != b]
     return sum(a != b for a, b in pairwise(ways))
-
-

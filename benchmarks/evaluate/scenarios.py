@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -37,6 +37,8 @@ SIZES: dict[float, float] = {0.5: 4 * HOUR, 3.0: 2 * HOUR, 12.0: 1.5 * HOUR, 60.
 """Mean busy workers, and how long is scored: the larger, the shorter, so that a run of each takes about as long."""
 STARTS = ((5.0, 120.0), (30.0, 300.0), (60.0, 600.0))
 """Medians: from stopped to ready, and from nothing to ready."""
+SWEPT = {STARTS[0]: (3.0,), STARTS[1]: (0.5, 12.0), STARTS[2]: (3.0,)}
+"""Sizes at which rivals are swept, by start times: for all there is not the time."""
 GOALS_S = (1.0, 10.0, 30.0)
 GOAL_S = 10.0
 JITTER_S = 15.0
@@ -69,6 +71,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.scenario_name}/{self.draw}"
+
+    @property
+    def swept(self) -> bool:
+        """Whether rivals are swept in it: it has one draw, and start times that go round with the sizes."""
+        return self.draw == 0 and self.size in SWEPT.get((self.start_s, self.create_s), ())
 
     @property
     def warm_s(self) -> float:
@@ -125,13 +132,18 @@ class Trace:
         return self.requests[-1][0] + 1.0 if self.requests else 0.0
 
     def window_s(self, span_s: float, draw: int, tune: bool) -> float:
-        """Where a window begins. Of a long trace by day and hour; of a short one, which goes round, anywhere."""
+        """Where a window begins. Of a long trace by day and hour; of a short one, which goes round, anywhere.
+
+        Raises: BadRequest for rates that end before the window would: they do not go round.
+        """
+        if self.has_rates and self.length_s < span_s:
+            raise BadRequest(f"{self.path}: is {self.length_s:g} s long; rates must be given for {span_s:g} s")
         random = Random(f"{self.name}/{draw}/{tune}")
         half = self.length_s / 2
         if self.length_s >= LONG_S and half > span_s:
             hour = random.uniform(0, half - span_s) if half <= 24 * HOUR else _hours(half - span_s, draw, random)
             return (0.0 if tune else half) + hour
-        return random.uniform(0, self.length_s)
+        return random.uniform(0, self.length_s - span_s if self.has_rates else self.length_s)
 
     def arrivals(self, begin_s: float, span_s: float, rps: float, work: Path, seed: str) -> list[Arrival]:
         """At least `rps` requests per second in the mean, from `begin_s` on; costs as the file says."""
@@ -164,7 +176,7 @@ class Trace:
 
     def _from_rates(self, begin_s: float, span_s: float, rps: float, work: Path, seed: str) -> list[Arrival]:
         times = sorted({float(row["t_s"]) for row in self.rows})
-        bin_s = min((b - a for a, b in zip(times, times[1:], strict=False)), default=600.0)
+        bin_s = min((b - a for a, b in pairwise(times)), default=600.0)
         rows = [row for row in self.rows if begin_s - bin_s < float(row["t_s"]) < begin_s + span_s]
         mean = sum(float(row["rps"]) for row in rows) / max(1, len({row["t_s"] for row in rows}))
         if mean <= 0:

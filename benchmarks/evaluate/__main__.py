@@ -1,0 +1,113 @@
+"""Evaluates the scaling: `python -m benchmarks.evaluate [--traces PATH ...] [--quick]`.
+
+Every policy in the same simulated worlds: ours, every rival with its defaults and at the points of its sweep, and the
+bounds. Every run that has ended is kept, so an evaluation that is broken off goes on where it was.
+
+While a controller is tuned: `--only posthouse,auto --split tune --cells '*/12/*'` runs these policies in these cells
+alone, and shows them beside the rivals whose runs are kept.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.evaluate import score
+from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, is_ours, ours, results, rivals, sweeps
+from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
+from posthouse.domain.errors import BadRequest
+
+HERE = Path(__file__).parent
+DEMO = Path("src/posthouse/demo/azure_2023_conversation.csv")
+QUICK_RIVALS = ("knative", "hpa", "vast")
+
+
+class Shown(Told):
+    """A bar on stderr, with the time that is left by the effort that is left."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, speed_estimate_period=600, transient=True)
+        self._task = self.bar.add_task("runs", total=None)
+
+    def begin(self, effort: float, kept: int) -> None:
+        self.bar.update(self._task, total=effort, description=f"{kept} runs were kept")
+
+    def done(self, effort: float, row: Row) -> None:
+        self.bar.update(self._task, advance=effort, description=f"{row['cell']} {row['policy']}")
+        if "broken" in row:
+            self.bar.console.print(f"{row['cell']} {row['policy']}: {row['broken']}", style="red", markup=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    errors = Console(stderr=True)
+    paths = [path for given in options.traces for path in given] or [DEMO]
+    try:
+        grid = Grid(traces_in(paths), options.cache, tune=options.split == "tune", quick=options.quick)
+    except BadRequest as error:
+        errors.print(f"error: {error}", markup=False)
+        return 2
+    cells = [cell for cell in grid.cells if _chosen(cell, options.cells)]
+    if not cells:
+        errors.print(f"error: --cells: no cell is called so; there are {', '.join(c.name for c in grid.cells)}")
+        return 2
+    defaults = list(QUICK_RIVALS) if options.quick else rivals()
+    swept = [] if options.quick or options.no_sweeps else sweeps()
+    mine = [policy for policy in (options.only.split(",") if options.only else ours()) if is_ours(policy)]
+    kept = Kept(options.cache / "runs.jsonl")
+    everybody = _wanted(cells, [BOUND, *ours(), *defaults], swept)
+    if options.only:
+        runs = [(cell, policy) for cell in cells for policy in (*options.only.split(","), BOUND)]
+    else:
+        runs = everybody
+    shown = Shown(errors)
+    with shown.bar:
+        rows = results(grid, runs, kept, options.jobs, shown)
+        if options.only:
+            rows += results(grid, [pair for pair in everybody if pair not in runs], kept, 0, Told())
+    found = score.scenarios(rows)
+    print(score.columns(score.table(found, mine, defaults)), end="\n\n")
+    judged = {policy: score.summary(found, policy, defaults, swept) for policy in mine}
+    print(score.columns(score.brief(judged)))
+    if not options.only:
+        options.output.mkdir(parents=True, exist_ok=True)
+        said = {"split": options.split, "traces": [p.name for p in paths], "summary": judged, "rows": rows}
+        (options.output / "evaluation.json").write_text(json.dumps(said, indent=None) + "\n", encoding="utf-8")
+    return 1 if any("broken" in row for row in rows) else 0
+
+
+def _wanted(cells: Sequence[Cell], policies: Sequence[str], swept: Sequence[str]) -> list[tuple[Cell, str]]:
+    """Each policy in each cell; sweeps in the cells that are for them."""
+    return [(cell, policy) for cell in cells for policy in (*policies, *(swept if cell.swept else ()))]
+
+
+def _chosen(cell: Cell, patterns: str) -> bool:
+    return not patterns or any(fnmatchcase(cell.name, pattern) for pattern in patterns.split(","))
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--traces", type=Path, nargs="+", action="append", default=[], metavar="PATH",
+        help="files of traffic, or folders of such; default: the piece of a trace that the demo has",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="few and short cells, three rivals; a minute or two")
+    parser.add_argument("--split", choices=("score", "tune"), default="score", help="which windows and seeds")
+    parser.add_argument("--only", default="", metavar="POLICY,...", help="run these alone; write no report")
+    parser.add_argument("--cells", default="", metavar="PATTERN,...", help="of these names alone, as '*/12/30-300/*'")
+    parser.add_argument("--no-sweeps", action="store_true", help="rivals with their defaults alone")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--cache", type=Path, default=HERE / ".cache", metavar="DIR", help="where runs are kept")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "results", metavar="DIR")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""From rows to a judgement: what ours costs and how long it lets wait, against every rival and against the bounds.
+
+A scenario is a trace or shape at one size with one pair of start times; its figures are means over its draws.
+
+- A policy *lets wait no longer* than another if its share of work over the goal is not above the other's, and its 99th
+  percentile of waits not by more than a tenth of a second.
+- It *dominates* another if it is cheaper, lets wait no longer, and is better by one of the two measures of waiting.
+- The *best rival default* for ours is the cheapest rival that does not let wait less than ours: at equal or better
+  waits of ours. `as_good` is the other way round: the cheapest rival that lets wait no longer than ours.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluate.runs import BOUND, SEES, Row
+
+TOLERANCE_S = 0.1
+DRAWS = 2000
+"""Of the bootstrap."""
+MEASURES = (
+    *("usd", "wait_p50_s", "wait_p95_s", "wait_p99_s", "wait_max_s", "over_1", "over_10", "over_30", "unserved"),
+    *("ready_h", "loading_h", "stopped_h", "stopped_usd", "starts", "rents", "busy", "turns_h", "tick_us"),
+)
+BOUNDS = ("wait_0_usd", "wait_10_usd", "wait_30_usd", "no_wait_usd", "whole_usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One policy in one scenario: means over draws."""
+
+    policy: str
+    draws: frozenset[str]
+    figures: Mapping[str, float]
+
+    @property
+    def usd(self) -> float:
+        return self.figures["usd"]
+
+    @property
+    def p99_s(self) -> float:
+        return self.figures["wait_p99_s"]
+
+    @property
+    def over(self) -> float:
+        return self.figures["over_10"]
+
+    def waits_no_longer(self, other: "Scored") -> bool:
+        return self.over <= other.over and self.p99_s <= other.p99_s + TOLERANCE_S
+
+    def waits_less(self, other: "Scored") -> bool:
+        """Better by one of the two measures."""
+        return self.over < other.over or self.p99_s < other.p99_s - TOLERANCE_S
+
+    def dominates(self, other: "Scored") -> bool:
+        return self.usd < other.usd and self.waits_no_longer(other) and self.waits_less(other)
+
+
+Scenarios = dict[str, dict[str, Scored]]
+"""Policies, and the bounds, by the scenario's name and theirs."""
+
+
+def scenarios(rows: Iterable[Row]) -> Scenarios:
+    """The figures of every policy in every scenario."""
+    grouped: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if "broken" not in row:
+            grouped[row["scenario"]][row["policy"]].append(row)
+    return {
+        name: {
+            policy: Scored(
+                policy,
+                frozenset(row["cell"] for row in many),
+                {m: sum(row[m] for row in many) / len(many) for m in (BOUNDS if policy == BOUND else MEASURES)},
+            )
+            for policy, many in there.items()
+        }
+        for name, there in grouped.items()
+    }
+
+
+def comparable(there: Mapping[str, Scored], mine: str, others: Iterable[str]) -> list[Scored]:
+    """Those of the others that met the same draws."""
+    me = there[mine]
+    return [there[name] for name in others if name in there and there[name].draws == me.draws]
+
+
+def best_default(me: Scored, rivals: Sequence[Scored]) -> Scored | None:
+    """The cheapest rival that does not let wait less than ours."""
+    return min((r for r in rivals if me.waits_no_longer(r)), key=lambda r: r.usd, default=None)
+
+
+def as_good(me: Scored, rivals: Sequence[Scored]) -> Scored | None:
+    """The cheapest rival that lets wait no longer than ours."""
+    return min((r for r in rivals if r.waits_no_longer(me)), key=lambda r: r.usd, default=None)
+
+
+def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequence[str]) -> dict[str, Any]:
+    """All that is judged of one variant of ours."""
+    names = [name for name, there in found.items() if mine in there and comparable(there, mine, defaults)]
+    dominated: dict[str, list[str]] = {}
+    undominated: list[float] = []
+    savings: dict[str, dict[str, float]] = {"best": {}, "as_good": {}}
+    for name in names:
+        there = found[name]
+        me, rivals = there[mine], comparable(there, mine, defaults)
+        if above := [rival.policy for rival in rivals if rival.dominates(me)]:
+            dominated[name] = above
+        if points := comparable(there, mine, swept):
+            undominated.append(not any(point.dominates(me) for point in [*points, *rivals]))
+        for which, choose in (("best", best_default), ("as_good", as_good)):
+            if rival := choose(me, rivals):
+                savings[which][name] = me.usd / rival.usd
+    said: dict[str, Any] = {
+        "scenarios": len(names),
+        "dominated_by_a_rival_default": dominated,
+        "undominated_by_sweeps_share": _share(undominated),
+    }
+    for which, ratios in savings.items():
+        prefix = "saving_vs_best_rival_default" if which == "best" else "saving_vs_as_good_rival_default"
+        worst = max(ratios, key=lambda name: ratios[name], default=None)
+        said |= {
+            f"{prefix}_geomean": _geomean(ratios.values(), lambda ratio: round(1 - ratio, 4)),
+            f"{prefix}_none": len(names) - len(ratios),
+            f"worst_excess_cost{'' if which == 'best' else '_as_good'}": worst
+            and {"scenario": worst, "excess": round(ratios[worst] - 1, 4)},
+        }
+    said["cost_over_bound"] = {f"{size:g}": _over_bound(found, mine, size) for size in _sizes(found, mine)}
+    return said
+
+
+def _sizes(found: Scenarios, mine: str) -> list[float]:
+    return sorted({_size(name) for name, there in found.items() if mine in there and BOUND in there})
+
+
+def _size(scenario_name: str) -> float:
+    return float(scenario_name.split("/")[1])
+
+
+def _over_bound(found: Scenarios, mine: str, size: float) -> dict[str, Any]:
+    """Cost over the clairvoyant bound with 10 s of permitted waiting, and what it is made of."""
+    parts: dict[str, list[float]] = defaultdict(list)
+    for name, there in found.items():
+        if _size(name) != size or mine not in there or BOUND not in there or there[mine].draws != there[BOUND].draws:
+            continue
+        me, least = there[mine], there[BOUND].figures
+        parts["cost"].append(me.usd / least["wait_10_usd"])
+        parts["without_storage"].append((me.usd - me.figures["stopped_usd"]) / least["wait_10_usd"])
+        parts["granularity"].append(least["whole_usd"] / least["no_wait_usd"])
+        seer = there.get(mine + SEES)
+        if seer is not None and seer.draws == me.draws:
+            parts["prediction"].append(me.usd / seer.usd)
+            parts["foresight"].append(seer.usd / least["wait_10_usd"])
+    return {part: _geomean(ratios, lambda ratio: round(ratio, 4)) for part, ratios in parts.items()}
+
+
+def _share(values: Sequence[float]) -> dict[str, Any] | None:
+    """The mean, with an interval of 95 % over scenarios."""
+    return _interval(np.asarray(values, dtype=np.float64), lambda mean: round(mean, 4)) if values else None
+
+
+def _geomean(ratios: Iterable[float], shown: Callable[[float], float]) -> dict[str, Any] | None:
+    logs = np.log(np.asarray([*ratios], dtype=np.float64))
+    return _interval(logs, lambda mean: shown(math.exp(mean))) if len(logs) else None
+
+
+def _interval(values: "np.ndarray[Any, np.dtype[np.float64]]", shown: Callable[[float], float]) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    means = values[random.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
+    ends = sorted(shown(float(end)) for end in np.percentile(means, [2.5, 97.5]))
+    return {"value": shown(float(values.mean())), "low": ends[0], "high": ends[1], "scenarios": len(values)}
+
+
+def table(found: Scenarios, mine: Sequence[str], defaults: Sequence[str]) -> list[dict[str, str]]:
+    """A line for each scenario and variant of ours, against the rivals and the bound."""
+    lines = []
+    for name, there in found.items():
+        for me in [there[policy] for policy in mine if policy in there]:
+            rivals = comparable(there, me.policy, defaults)
+            least = there[BOUND].figures["wait_10_usd"] if BOUND in there else math.nan
+            lines.append(
+                {
+                    "scenario": name,
+                    "policy": me.policy,
+                    "usd": f"{me.usd:.3f}",
+                    "p99 s": f"{me.p99_s:.1f}",
+                    "over 10 s, %": f"{100 * me.over:.2f}",
+                    "turns/h": f"{me.figures['turns_h']:.0f}",
+                    "storage": f"{me.figures['stopped_usd']:.3f}",
+                    "x bound": f"{me.usd / least:.2f}",
+                    "to best rival": _against(me, best_default(me, rivals)),
+                    "to as good": _against(me, as_good(me, rivals)),
+                    "dominated by": " ".join(rival.policy for rival in rivals if rival.dominates(me)),
+                }
+            )
+    return lines
+
+
+def _against(me: Scored, rival: Scored | None) -> str:
+    if rival is None:
+        return "none"
+    return f"{100 * (me.usd / rival.usd - 1):+.1f} % {rival.policy} ({rival.p99_s:.1f} s, {100 * rival.over:.2f} %)"
+
+
+def brief(judged: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """A line for each variant of ours."""
+    return [
+        {
+            "policy": policy,
+            "scenarios": str(said["scenarios"]),
+            "dominated": str(len(said["dominated_by_a_rival_default"])),
+            "undominated by sweeps": _percent(said["undominated_by_sweeps_share"]),
+            "saving to best": _percent(said["saving_vs_best_rival_default_geomean"]),
+            "worst": _worst(said["worst_excess_cost"]),
+            "saving to as good": _percent(said["saving_vs_as_good_rival_default_geomean"]),
+            "worst ": _worst(said["worst_excess_cost_as_good"]),
+            "x bound by size": "  ".join(f"{k}: {v['cost']['value']:.2f}" for k, v in said["cost_over_bound"].items()),
+        }
+        for policy, said in judged.items()
+    ]
+
+
+def _percent(said: Mapping[str, float] | None) -> str:
+    if said is None:
+        return "none"
+    value, low, high = (100 * said[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f}, n {said['scenarios']})"
+
+
+def _worst(said: Mapping[str, Any] | None) -> str:
+    return "none" if said is None else f"{100 * said['excess']:+.1f} % {said['scenario']}"
+
+
+def columns(lines: Sequence[Mapping[str, str]]) -> str:
+    """The lines as text, one column under the other."""
+    if not lines:
+        return ""
+    names = list(lines[0])
+    widths = [max(len(name), *(len(line[name]) for line in lines)) for name in names]
+    rows = [names, *([line[name] for name in names] for line in lines)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
