@@ -93,6 +93,13 @@ class Engine(Section):
     calm_s: float = Field(
         60.0, ge=0, le=3600, description="Time after a restart during which nothing is scaled down, in seconds."
     )
+    tape_mb: float = Field(
+        8.0,
+        ge=0,
+        le=10_000,
+        description="How much is kept of what each endpoint was asked, for `simulate --from-journal` and `advise`, in "
+        "MB: some million requests fit in 8. Beyond it the oldest go. 0: nothing is kept.",
+    )
 
 
 class Limits(Section):

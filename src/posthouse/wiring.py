@@ -30,6 +30,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
+from posthouse.engine.recorder import Recorder
 from posthouse.engine.router import Router
 from posthouse.handover import Inheritance, Successor
 from posthouse.ports import Clock, Provider, Store
@@ -240,6 +241,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         observer = Observer(hub, router, executor)
         executor.on_answer = observer.poke
         loop = Loop(hub, router, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
+        recorder = Recorder(hub, int(settings.engine.tape_mb * 1_000_000))
         throttle = Throttle(settings.rates)
         web = web_app(
             hub,
@@ -263,7 +265,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             jwks=lambda: grant_keys.jwks,
             throttle=throttle,
         )
-        parts = (loop, observer, executor, certificates, ingest, throttle)
+        parts = (loop, observer, executor, certificates, ingest, throttle, recorder)
         metrics = Metrics(hub, loop, [part.counts for part in parts], hot.answers, hot.troubles)
         server = _Server(
             uvicorn.Config(
@@ -296,6 +298,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         tasks = [
             asyncio.create_task(_for_ever("control loop", loop.run)),
             asyncio.create_task(_for_ever("housekeeping", housekeeping)),
+            asyncio.create_task(_for_ever("recorder", recorder.run)),
             asyncio.create_task(_for_ever("late connections", close_late_connections)),
             *(
                 asyncio.create_task(_for_ever(f"observer of {p.name}", _looking(observer, p)))
@@ -318,7 +321,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             await executor.close()
             await found.close()
             await asyncio.wait([serving])
-            await _save(hub, keyring)
+            await _save(hub, keyring, recorder)
     if found.successor is not None:
         await found.successor.let_go()
 
@@ -469,7 +472,7 @@ async def _for_ever(what: str, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _save(hub: Hub, keyring: Keyring) -> None:
+async def _save(hub: Hub, keyring: Keyring, recorder: Recorder) -> None:
     """Writes down what is only in memory. Best effort: everything that matters was written before."""
     with suppress(Exception):
         for record in keyring.dirty():
@@ -478,3 +481,4 @@ async def _save(hub: Hub, keyring: Keyring) -> None:
             rows = stall.fleet.take_changes(everything=True)
             if rows:
                 stall.version = await hub.store.commit(endpoint_id, stall.version, rows, None)
+        await recorder.keep_all(at_once=True)

@@ -8,6 +8,7 @@ import typer
 
 from posthouse import __version__
 from posthouse.cli import (
+    advise,
     agent,
     config,
     demo,
@@ -59,6 +60,7 @@ app.add_typer(key.app, name="key")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)
+app.command("advise")(advise.advise)
 app.add_typer(config.app, name="config")
 
 

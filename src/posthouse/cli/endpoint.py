@@ -7,6 +7,7 @@ import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
 from posthouse.cli.output import console, print_json, print_record, print_rows
+from posthouse.cli.serve import server_extra
 from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
 
 if TYPE_CHECKING:
@@ -229,6 +230,37 @@ def logs(
         print_json({"level": level, "lines": text.splitlines()})
     elif text:
         typer.echo(text)
+
+
+@app.command()
+def traffic(
+    name: Name,
+    last_s: Annotated[
+        float | None,
+        typer.Option("--last", min=1, help="Only the last so many seconds.", show_default="all that is kept"),
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the requests that an endpoint was asked, as CSV: seconds from the first reel kept, work.
+
+    `posthouse simulate --trace` reads it, and `--from-journal` needs no file.
+
+    Example:
+      posthouse endpoint traffic llama > requests.csv
+    """
+    with server_extra():
+        from posthouse.sim.recorded import recording
+    with connect(url, api_key) as client:
+        found = recording(client.traffic(name, last_s))
+    rows = zip(found.at_s.tolist(), found.work.tolist(), strict=True)
+    if as_json:
+        print_json([{"t_s": round(at_s, 3), "cost": work} for at_s, work in rows])
+        return
+    typer.echo("t_s,cost")
+    for at_s, work in rows:
+        typer.echo(f"{at_s:.3f},{work:.7g}")
 
 
 @app.command("rotate-key")

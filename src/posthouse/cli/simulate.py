@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from posthouse.cli import replay
 from posthouse.cli.endpoint import (
     ColdMult,
     ColdWorkers,
@@ -21,16 +22,19 @@ from posthouse.cli.endpoint import (
     TargetQueueTime,
     TargetUtil,
 )
-from posthouse.cli.options import AsJson
+from posthouse.cli.options import ApiKey, AsJson, Url
 from posthouse.cli.output import console, print_json, table
 from posthouse.cli.serve import server_extra
 from posthouse.domain.endpoint import SCALING_LIMITS
+from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
     from posthouse.sim.record import Summary
     from posthouse.sim.scenario import Scenario
     from posthouse.sim.trial import Result
 
+AS_WAS, AS_IS, AS_ASKED = "as it was", "as it is", "as asked"
+"""What the server measured; the present parameters, simulated; the same with the options over them."""
 COLUMNS = 72
 """Of the picture on a terminal."""
 
@@ -44,6 +48,19 @@ def simulate(
     context: typer.Context,
     scenario: Annotated[
         Path | None, typer.Argument(metavar="SCENARIO", help="Scenario in TOML. Options lie over what it says.")
+    ] = None,
+    from_journal: Annotated[
+        str | None,
+        _given(
+            "Traffic",
+            "An endpoint of a running server: its own recorded traffic, parameters and workers. Options lie over them; "
+            "what was and what is stand beside.",
+            "none",
+            metavar="ENDPOINT",
+        ),
+    ] = None,
+    last_s: Annotated[
+        float | None, _given("Traffic", "Of that the last so many seconds.", "all that is kept", "--last", min=1)
     ] = None,
     trace: Annotated[
         Path | None,
@@ -122,6 +139,8 @@ def simulate(
         Path | None, typer.Option(metavar="FILE", help="Write down everything that happens in the first run.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no picture.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what an endpoint would cost and how long its requests would wait.
@@ -133,6 +152,7 @@ def simulate(
       posthouse simulate --shape diurnal --load 2000 --low 200 --duration 86400 --min-load 0
       posthouse simulate --trace requests.csv.gz --perf 400 --price 0.4 --cold-workers 2 --svg run.svg
       posthouse simulate scenario.toml --json
+      posthouse simulate --from-journal llama --target-util 0.95 --cold-workers 1
     """
     with server_extra():
         from posthouse.sim.picture import blocks
@@ -156,6 +176,11 @@ def simulate(
             **{n: said[n] for n in ("perf", "slots", "stopped_usd_h", "create_s", "load_s")},
         ),
     )
+    if from_journal is not None:
+        _replayed(context, changes, svg, log)
+        return
+    if last_s is not None:
+        raise BadRequest("--last is of the traffic of --from-journal, which is not given")
     given = load_scenario(scenario, changes)
     results: dict[str, Result] = {}
     for name in policy or [given.policy]:
@@ -169,6 +194,50 @@ def simulate(
         first = next(iter(results.values()))
         for name, text, highest in blocks(first.record.samples, COLUMNS):
             console().print(f"{name:<20} {text} at most {highest:,.4g}", markup=False)
+
+
+def _replayed(context: typer.Context, changes: dict[str, Any], svg: Path | None, log: Path | None) -> None:
+    """The traffic of a running endpoint: what was, what is, and what was asked for beside."""
+    from posthouse.sim.picture import blocks
+    from posthouse.sim.policies import parse
+
+    said = context.params
+    other = ("scenario", "trace", "shape", "load", "low", "period_s", "cost", "in_work", "out_work")
+    if wrong := [name for name in other if said[name] is not None]:
+        raise BadRequest(f"--from-journal says what the traffic is: leave out {', '.join(wrong)}")
+    policies = said["policy"] or []
+    for policy in policies:
+        parse(policy)
+    recording = replay.fetched(said["from_journal"], said["url"], said["api_key"], said["last_s"])
+    start_s = said["start_s"] or 0.0
+    part = recording.snapped(start_s, start_s + said["duration_s"] if said["duration_s"] else recording.span_s)
+    pace = _present(seed=said["seed"], tick_s=said["tick_s"], goal_s=said["goal_s"])
+    as_is = recording.scenario(pace, begin_s=part[0], end_s=part[1])
+    asked = recording.scenario(changes, begin_s=part[0], end_s=part[1])
+    runs = {AS_IS: as_is}
+    if changes.keys() & {"scaling", "workers"} or said["scale"] is not None:
+        runs[AS_ASKED] = asked
+    runs |= {policy: msgspec.structs.replace(asked, policy=policy) for policy in policies}
+    if not said["quiet"]:
+        replay.say(recording.notes)
+    results: dict[str, Result] = {}
+    for name, given in runs.items():
+        files = (svg, log) if name == list(runs)[-1] else (None, None)
+        results[name] = _run(given, _command(context, given.policy), *files, said["quiet"])
+    was = recording.measured(as_is.goal_s, *part)
+    columns: dict[str, Any] = {AS_WAS: was} | {name: result.summary for name, result in results.items()}
+    if said["as_json"]:
+        print_json([{"column": name} | summary.json() for name, summary in columns.items()])
+        return
+    console().print(replay.about(recording, *part), markup=False)
+    console().print(table(replay.rows(columns)))
+    if not said["quiet"]:
+        last = list(results)[-1]
+        counted = [s for s in results[last].record.samples if s.t >= as_is.warm_s]
+        for title, samples in ((AS_WAS, recording.samples(*part)), (last, counted)):
+            console().print(f"\n{title}", markup=False)
+            for name, text, highest in blocks(samples, COLUMNS):
+                console().print(f"{name:<20} {text} at most {highest:,.4g}", markup=False)
 
 
 def _run(given: "Scenario", repeat: str, svg: Path | None, log: Path | None, quiet: bool) -> "Result":
@@ -203,7 +272,7 @@ def _command(context: typer.Context, policy: str) -> str:
     words = ["posthouse", "simulate"]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if parameter.name in ("policy", "svg", "as_json", "quiet") or value is None or value is False:
+        if parameter.name in ("policy", "svg", "as_json", "quiet", "api_key") or value is None or value is False:
             continue
         words += [*parameter.opts[:1], str(value)] if parameter.param_type_name == "option" else [str(value)]
     return shlex.join([*words, "--policy", policy])

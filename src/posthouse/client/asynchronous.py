@@ -357,6 +357,12 @@ class AsyncClient:
         row: Row = await self._call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/explain")
         return row
 
+    async def traffic(self, name_or_id: Id, last_s: float | None = None) -> Row:
+        """Returns what an endpoint was asked, and what became of it: all that is kept, or of the last `last_s`."""
+        query = "" if last_s is None else f"?last_s={last_s}"
+        row: Row = await self._call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/traffic{query}")
+        return row
+
     async def rotate_endpoint_key(self, name_or_id: Id) -> str:
         """Gives an endpoint a new key and returns it; the one before is refused from now on."""
         return str((await self._call("POST", f"/v1/endpoints/{_quoted(name_or_id)}/rotate-key"))["api_key"])

@@ -172,6 +172,7 @@ class Client:
     update_template = _blocking(AsyncClient.update_template)
     delete_template = _blocking(AsyncClient.delete_template)
     explain = _blocking(AsyncClient.explain)
+    traffic = _blocking(AsyncClient.traffic)
     rotate_endpoint_key = _blocking(AsyncClient.rotate_endpoint_key)
     workers = _blocking(AsyncClient.workers)
     delete_worker = _blocking(AsyncClient.delete_worker)

@@ -10,6 +10,7 @@ from posthouse.domain.errors import NotFound
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Decision, Memory
+from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
@@ -20,6 +21,8 @@ ID_DIGITS = 15
 """Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
 UNWRITTEN_KEPT = 100
 """Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
+REELS_KEPT = 12
+"""Reels of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
 MAX_HOMES = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
 
@@ -37,6 +40,8 @@ class Stall:
     journalled_at: float = 0.0
     unwritten: deque[JournalEntry] = field(default_factory=lambda: deque(maxlen=UNWRITTEN_KEPT))
     """Decisions for the journal that could not be stored yet."""
+    unkept: deque[Reel] = field(default_factory=lambda: deque(maxlen=REELS_KEPT))
+    """Reels of its tape that could not be stored yet."""
     saved_at: float = 0.0
     leaving: bool = False
     """Its endpoint was deleted; it stays until its last worker is gone."""

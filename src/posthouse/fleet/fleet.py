@@ -38,6 +38,7 @@ from posthouse.fleet.bench import Bench
 from posthouse.fleet.figures import Figures
 from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.patience import resume_at
@@ -165,6 +166,7 @@ class Fleet:
         self._born_at = now
         for worker in sorted(workers, key=lambda w: w.id):
             self._adopt(worker, now)
+        self.tape = Tape(now, len(self.workers))
         if self.workers:
             self.history.note(now, Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
         self._seat()
@@ -192,6 +194,10 @@ class Fleet:
             request.expires_at = now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
             self._move(request, None, now)
             return Waiting(request.idx)
+        if request.unserved:
+            request.unserved = False
+            if now > request.first_at:
+                self.tape.waited(now - request.first_at, request.cost)
         self._move(request, worker_id, now)
         worker = self.workers[worker_id]
         if worker.scheme == "A4":  # a generation that does not say what it works on: expect it done by then
@@ -222,6 +228,7 @@ class Fleet:
             self._took.append((took_s / request.cost, took_s))
             if request.alone:
                 self._took_alone.append((took_s / request.cost, took_s))
+                self.tape.served(request.cost, took_s)
         return True
 
     def _pick(self, request: Request, now: float) -> WorkerId | None:
@@ -260,6 +267,7 @@ class Fleet:
         request = self.ledger.find(idx)
         if request is not None:
             left = request.worker_id
+            self._count_out(request)
             self.ledger.withdraw(request)
             if left is not None:
                 self._bench.set_work(left, self.ledger.work.get(left, 0.0))
@@ -270,7 +278,8 @@ class Fleet:
             while self.ledger.find(idx) is not None:  # taken by one of before a restart
                 idx = self._next_idx = self._next_idx + 1
             self._offered.add(cost, now)
-            return Request(idx, cost, now, now)
+            self.tape.asked(cost, now)
+            return Request(idx, cost, now, now, unserved=True)
         request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures, counted = ended
@@ -355,12 +364,18 @@ class Fleet:
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
+        self._count_out(request)
         self.ledger.remove(request, counted)
         if left is not None:
             if left in self._figures:
                 self._figures[left].ended(request.cost, now - request.assigned_at, now)
             self._last_request_at = now
             self._bench.set_work(left, self.ledger.work.get(left, 0.0))
+
+    def _count_out(self, request: Request) -> None:
+        if request.unserved:
+            request.unserved = False
+            self.tape.gave_up(request.cost)
 
     # -- what workers and providers tell ---------------------------------------------------------------------------
 
@@ -546,6 +561,7 @@ class Fleet:
         if action.command is Command.UPDATE:
             self.want(worker.id, goal_beyond_update(worker.state))
         self._enter(action.worker_id, state, now, action.command)
+        self.tape.given[action.command] += 1
         if state is not State.DESTROYED:
             self._in_flight.add(action.worker_id)
 
@@ -607,6 +623,16 @@ class Fleet:
     def configure(self, endpoint: Endpoint) -> None:
         """Takes on new parameters."""
         self.endpoint = endpoint
+
+    def cut_tape(self, now: float) -> Take:
+        """What happened since the tape was cut before, up to now."""
+        self._accrue(now)
+        return self.tape.cut(now, len(self.workers))
+
+    def copy_tape(self, now: float) -> Take:
+        """The same, to look at."""
+        self._accrue(now)
+        return self.tape.copy(now)
 
     def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
         """Workers that changed since they were last taken, destroyed ones included; all of them for `everything`.
@@ -734,8 +760,10 @@ class Fleet:
         returns = before.state is State.STARTING or before.state in UPDATING
         if before.state is State.STARTING:
             self._start_s.append(now - before.since)
+            self.tape.start_s.append(now - before.since)
         elif before.loaded_at == 0 and not returns:
             self._create_s.append(now - before.created_at)
+            self.tape.create_s.append(now - before.created_at)
         elif not returns:
             return worker  # it was away for a moment and is back: that teaches nothing about starts
         load_s = now - (before.since if returns else before.created_at)
@@ -772,6 +800,8 @@ class Fleet:
         span_s = now - self._accrued_at
         if span_s > 0:
             self._accrued_at = now
+            for worker in self.workers.values():
+                self.tape.passed(worker, span_s)
             self.workers = {i: w.with_spend(span_s) for i, w in self.workers.items()}
 
     def _seat(self) -> None:

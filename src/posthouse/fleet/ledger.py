@@ -32,6 +32,8 @@ class Request:
     """Its worker reported that it works on it."""
     alone: bool = False
     """Its worker had no other when it came."""
+    unserved: bool = False
+    """It is new, and never had a worker."""
     failures: Mapping[WorkerId, Failures] = field(default_factory=lambda: _NONE)
     """Where it failed, how often and when last. Kept when it ends, for it may be asked for again."""
 

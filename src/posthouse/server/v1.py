@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query
+import msgspec
+from fastapi import FastAPI, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from posthouse import __version__
@@ -14,6 +15,7 @@ from posthouse.domain.errors import BadRequest, Busy, NotFound
 from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
+from posthouse.engine.recorder import traffic
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import KeyRecord
 from posthouse.server.auth import Keyring, Scope
@@ -36,6 +38,44 @@ class Status(BaseModel):
 class JournalRow(BaseModel):
     at: float
     decision: dict[str, Any]
+
+
+class Reel(BaseModel):
+    since: float = Field(description="Epoch seconds.")
+    until: float
+    requests: int = Field(description="How many came. Those that `asked` lacks were too many to keep.")
+    asked: str = Field(
+        description="Base64 of a zlib stream of n uint32 and n float32, little-endian: milliseconds since the request "
+        "before or `since`, and work. First the lowest byte of every number, then the next, and so on."
+    )
+    waited: str = Field(description="The same, of those that waited for a worker: milliseconds, work.")
+    figures: dict[str, Any] = Field(
+        description="`workers` at its beginning; `state_s`, worker-seconds by state; `usd`; `ready_work`, what ready "
+        "workers could have done; `given`, commands to providers; `unserved` requests and their work; seconds of "
+        "starts and creations; `served`, pairs of work and seconds of requests that had a worker for themselves."
+    )
+
+
+class Kind(BaseModel):
+    kind: str
+    gpu_name: str
+    num_gpus: int
+    perf: float = Field(description="Work per second, as learned; 0 if not yet.")
+    ready_usd_h: float
+    loading_usd_h: float
+    stopped_usd_h: float
+    workers: int
+    available: int = Field(description="How many more could be rented.")
+    agent: bool = Field(description="Posthouse's agent runs on them.")
+
+
+class Traffic(BaseModel):
+    endpoint: str
+    scaling: dict[str, Any]
+    kinds: list[Kind]
+    start_s: float = Field(description="Seconds from stopped to ready, as learned or assumed.")
+    create_s: float = Field(description="The same from nothing to ready.")
+    reels: list[Reel]
 
 
 class EndpointKey(BaseModel):
@@ -122,6 +162,14 @@ def add_v1_routes(
         """The latest decisions about the endpoint, newest first."""
         entries = await hub.store.journal(_endpoint_id(hub, endpoint), limit)
         return [JournalRow(at=entry.at, decision=entry.body) for entry in entries]
+
+    @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=Traffic)
+    async def show_traffic(endpoint: str, last_s: Annotated[float, Query(gt=0, le=1e10)] = 1e10) -> Response:
+        """What the endpoint was asked and what became of it: all that is kept, or of the last `last_s` seconds."""
+        found = await traffic(hub, _endpoint_id(hub, endpoint), last_s)
+        # Megabytes, packed: beside the event loop, and not looked through again on the way out.
+        body = await asyncio.to_thread(msgspec.json.encode, found)
+        return Response(body, media_type="application/json")
 
     @app.post("/v1/endpoints/{endpoint:path}/rotate-key")
     async def rotate_endpoint_key(endpoint: str) -> EndpointKey:

@@ -1,6 +1,7 @@
 """What a run came to: money, worker-hours, waits; and how it went on the way."""
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,6 +103,8 @@ class Summary:
     """From the first ask until the request had a worker."""
     over_goal: float
     """Share of work that waited longer than the goal, or for ever."""
+    route_over_goal: float
+    """Share of work that waited longer than that until it had a worker, or for ever."""
     goal_s: float
     busy: float
     """Work done as a share of what ready workers could have done."""
@@ -110,7 +113,7 @@ class Summary:
         return asdict(self)
 
 
-def hours(state_s: dict[State, float]) -> tuple[float, float, float]:
+def hours(state_s: Mapping[State, float]) -> tuple[float, float, float]:
     """Worker-hours ready, otherwise running, and stopped."""
     tiers = {"ready": 0.0, "loading": 0.0, "stopped": 0.0}
     for state, spent_s in state_s.items():
@@ -124,17 +127,18 @@ def hours(state_s: dict[State, float]) -> tuple[float, float, float]:
     return ready_s / SECONDS_PER_HOUR, loading_s / SECONDS_PER_HOUR, stopped_s / SECONDS_PER_HOUR
 
 
-def share_over(record: Record, goal_s: float, unfinished_work: float) -> float:
-    """Share of work that waited longer than `goal_s`, or was not served."""
+def share_over(record: Record, goal_s: float, unfinished_work: float, until_routed: bool = False) -> float:
+    """Share of work that waited longer than `goal_s`, for service or until it had a worker, or was not served."""
+    wait_s = record.route_s if until_routed else record.wait_s
     late = record.unserved_work + unfinished_work
     total = late
-    if record.wait_s:
-        waits, work = np.frombuffer(record.wait_s), np.frombuffer(record.work)
+    if wait_s:
+        waits, work = np.frombuffer(wait_s), np.frombuffer(record.work)
         late += float(work[waits > goal_s].sum())
         total += float(work.sum())
     return late / total if total else 0.0
 
 
-def commands(given: dict[Command, int]) -> tuple[int, int, int, int]:
+def commands(given: Mapping[Command, int]) -> tuple[int, int, int, int]:
     """How many rents, starts, stops and destructions."""
     return given[Command.RENT], given[Command.START], given[Command.STOP], given[Command.DESTROY]

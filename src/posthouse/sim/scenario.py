@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from random import Random
@@ -170,8 +171,8 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return tuple(kind.hardware() for kind in self.workers)
 
 
-def load(path: Path | None, changes: Mapping[str, Any]) -> Scenario:
-    """The scenario in a file, or the default one, with `changes` laid over it. Raises: BadRequest."""
+def load(path: Path | None, *changes: Mapping[str, Any]) -> Scenario:
+    """The scenario in a file, or the default one, with `changes` laid over it, one by one. Raises: BadRequest."""
     tree: dict[str, Any] = {}
     if path is not None:
         try:
@@ -183,7 +184,8 @@ def load(path: Path | None, changes: Mapping[str, Any]) -> Scenario:
         trace = tree.get("traffic", {}).get("trace") if isinstance(tree.get("traffic"), dict) else None
         if isinstance(trace, str) and trace:
             tree["traffic"]["trace"] = str(path.parent / trace)  # named from where the scenario is
-    _lay_over(tree, changes)
+    for layer in changes:
+        _lay_over(tree, deepcopy(layer))
     if isinstance(tree.get("workers"), dict):  # one type needs no list
         tree["workers"] = [tree["workers"]]
     try:

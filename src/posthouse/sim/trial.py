@@ -1,8 +1,8 @@
 """One run of a scenario, from its first second until its last request is answered."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from posthouse.domain.lifecycle import COMING, Command, State
@@ -30,10 +30,10 @@ class Result:
 class _Bill:
     """What had come together by a moment."""
 
-    usd: float
-    state_s: dict[State, float]
-    ready_work: float
-    given: dict[Command, int]
+    usd: float = 0.0
+    state_s: Mapping[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
+    ready_work: float = 0.0
+    given: Mapping[Command, int] = field(default_factory=lambda: dict.fromkeys(Command, 0))
 
     @classmethod
     def of(cls, world: World) -> "_Bill":
@@ -118,8 +118,9 @@ def run(
         log=log,
         repeat=repeat,
     )
-    until_t = scenario.warm_s
-    before = _Bill.of(world.run(until_t))
+    until_t, before = scenario.warm_s, _Bill()
+    if until_t:  # what happens at 0 counts where all does
+        before = _Bill.of(world.run(until_t))
     while world.t < span_s or world.expects_more:
         until_t = min(until_t + STRETCH_S, span_s) if span_s else until_t + STRETCH_S
         world.run(until_t)
@@ -164,6 +165,7 @@ def _summary(
         wait_s=Waits.of(record.wait_s),
         route_s=Waits.of(record.route_s),
         over_goal=round(share_over(record, scenario.goal_s, left), 6),
+        route_over_goal=round(share_over(record, scenario.goal_s, left, until_routed=True), 6),
         goal_s=scenario.goal_s,
         busy=round(done / bill.ready_work, 4) if bill.ready_work else 0.0,
     )

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -148,5 +149,21 @@ journal = Table(
     Column("at", Double, nullable=False),
     Column("body", JSON, nullable=False),
     Index("ix_journal_endpoint_id_id", "endpoint_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+reels = Table(
+    "reels",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("endpoint_id", Integer, nullable=False),
+    Column("size", Integer, nullable=False),  # in bytes, by which they are bounded
+    Column("since", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("asked", LargeBinary, nullable=False),
+    Column("waited", LargeBinary, nullable=False),
+    Column("figures", JSON, nullable=False),
+    Index("ix_reels_endpoint_id_id", "endpoint_id", "id"),
     sqlite_autoincrement=True,
 )

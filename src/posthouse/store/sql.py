@@ -1,5 +1,6 @@
 """The store on a SQL database: SQLAlchemy Core, SQLite today. Never on the hot path."""
 
+import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,12 +23,23 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion, Unavailable
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
+from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
 from posthouse.store import schema
-from posthouse.store.schema import endpoints, fleets, installation, journal, keys, templates, workergroups, workers
+from posthouse.store.schema import (
+    endpoints,
+    fleets,
+    installation,
+    journal,
+    keys,
+    reels,
+    templates,
+    workergroups,
+    workers,
+)
 
 DRIVER = "sqlite+aiosqlite"
 
@@ -49,6 +61,8 @@ DESTROYED_KEEP = 200
 """Destroyed workers kept per endpoint, for people to look at."""
 LEARN_FROM = 50
 """Destroyed workers handed back with a fleet: enough to know what each kind of machine can do."""
+ROW_BYTES = 100
+"""What a reel takes in the database beside what is in it, about."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
 
@@ -291,6 +305,22 @@ class SqlStore:
         )
         return await self._all(newest, lambda row: JournalEntry(**row._mapping))
 
+    async def add_reel(self, endpoint_id: EndpointId, reel: Reel, keep_bytes: int) -> None:
+        row = {field.name: getattr(reel, field.name) for field in fields(Reel)}
+        size = ROW_BYTES + len(reel.asked) + len(reel.waited) + len(json.dumps(reel.figures))
+        newest = reels.c.id.desc()
+        sums = select(reels.c.id, func.sum(reels.c.size).over(order_by=newest).label("bytes"))
+        of_it = sums.where(reels.c.endpoint_id == endpoint_id).subquery()
+        beyond = select(of_it.c.id).where(of_it.c.bytes > keep_bytes)
+        async with self._transaction() as db:
+            await db.execute(insert(reels).values(**row, endpoint_id=endpoint_id, size=size))
+            await db.execute(delete(reels).where(reels.c.id.in_(beyond)))
+
+    async def reels(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Reel]:
+        columns = [reels.c[field.name] for field in fields(Reel)]
+        wanted = select(*columns).where(reels.c.endpoint_id == endpoint_id, reels.c.until > after).order_by(reels.c.id)
+        return await self._all(wanted, lambda row: Reel(**row._mapping))
+
     async def _trim(self, db: AsyncConnection, endpoint_id: EndpointId) -> None:
         """Deletes the oldest of what is kept within bounds."""
         entries = select(journal.c.id).where(journal.c.endpoint_id == endpoint_id).order_by(journal.c.id.desc())
@@ -378,7 +408,7 @@ def _refusal(error: IntegrityError, table: Table, row: Mapping[str, Any]) -> Exc
 async def _sweep(db: AsyncConnection) -> None:
     """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive."""
     alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
-    for table in (journal, workers):
+    for table in (journal, reels, workers):
         endpoint_id = table.c.endpoint_id
         await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
 

@@ -1,0 +1,98 @@
+"""What endpoints were asked and what became of it: kept, and told. Nothing here is on the way of a request."""
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import Unavailable
+from posthouse.engine.hub import Hub, Stall
+from posthouse.policy.capacity import kind, kind_of
+from posthouse.wire.grant import AGENT
+
+log = structlog.get_logger()
+
+LOOK_S = 5.0
+"""Between two looks at which tapes are due."""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Cuts the tapes of all fleets and stores the reels, in their order."""
+
+    hub: Hub
+    keep_bytes: int
+    """Most of one endpoint; 0: nothing is kept."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> None:
+        """One round, after a while."""
+        await asyncio.sleep(LOOK_S)
+        await self.keep_all()
+
+    async def keep_all(self, at_once: bool = False) -> None:
+        """Cuts every tape that is due, or `at_once` each that has something, and stores what is cut.
+
+        What cannot be stored is tried again the next time, and beyond `REELS_KEPT` the oldest is lost and counted.
+        """
+        usable = True
+        for stall in [s for s in self.hub.stalls.values() if not s.leaving]:
+            await self._cut(stall, at_once)
+            try:
+                while usable and stall.unkept:
+                    reel = stall.unkept[0]
+                    await self.hub.store.add_reel(stall.fleet.endpoint.id, reel, self.keep_bytes)
+                    stall.unkept.popleft()
+            except Unavailable:
+                usable = False  # for no other either: each try may take seconds
+
+    async def _cut(self, stall: Stall, at_once: bool) -> None:
+        now = self.hub.clock.now()
+        if not (stall.fleet.tape.due(now) or (at_once and not stall.fleet.tape.blank)):
+            return
+        take = stall.fleet.cut_tape(now)
+        if not self.keep_bytes:
+            return
+        if len(stall.unkept) == stall.unkept.maxlen:
+            self.counts["lost_reels"] += 1
+        stall.unkept.append(await asyncio.to_thread(take.pack))
+
+
+async def traffic(hub: Hub, endpoint_id: EndpointId, last_s: float) -> dict[str, Any]:
+    """All that a replay follows from, as data for JSON: reels, those not stored yet too; parameters; workers."""
+    stall = hub.stall(endpoint_id)
+    now = hub.clock.now()
+    reels = [*await hub.store.reels(endpoint_id, now - last_s)]
+    fleet = stall.fleet
+    reels += [*stall.unkept, await asyncio.to_thread(fleet.copy_tape(now).pack)]
+    learned = fleet.snapshot(now, ()).learned
+    return {
+        "endpoint": fleet.endpoint.name,
+        "scaling": asdict(fleet.endpoint.scaling),
+        "kinds": _kinds(hub, stall, learned.perf),
+        "start_s": learned.start_s,
+        "create_s": learned.create_s,
+        "reels": [asdict(reel) for reel in reels],
+    }
+
+
+def _kinds(hub: Hub, stall: Stall, perf: dict[str, float]) -> list[dict[str, Any]]:
+    """Every kind of machine that the endpoint has or could have, those it has most of first."""
+    found: dict[str, dict[str, Any]] = {}
+    machines = [(w.group_id, w.gpu_name, w.num_gpus, w.price) for w in stall.fleet.workers.values()]
+    offers = hub.offers_for(stall.fleet.endpoint.id)
+    machines += [(o.group_id, o.offer.gpu_name, o.offer.num_gpus, o.offer.price) for o in offers]
+    for group_id, gpu_name, num_gpus, price in machines:
+        name = kind(group_id, gpu_name, num_gpus)
+        row = {"kind": name, "gpu_name": gpu_name, "num_gpus": num_gpus, "perf": perf.get(name, 0.0), **asdict(price)}
+        found.setdefault(name, row | {"workers": 0, "available": 0, "agent": False})
+    for worker in stall.fleet.workers.values():
+        row = found[kind_of(worker)]
+        row["workers"] += 1
+        row["agent"] |= worker.version.endswith(AGENT)
+    for offer in offers:
+        found[kind(offer.group_id, offer.offer.gpu_name, offer.offer.num_gpus)]["available"] += offer.offer.available
+    return sorted(found.values(), key=lambda row: -row["workers"])

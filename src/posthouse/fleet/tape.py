@@ -1,0 +1,170 @@
+"""What was asked of an endpoint and what became of it, kept so that it can be played again.
+
+Filled on the way of a request with an append or two; whoever stores it cuts it into reels. Units: seconds, work, US
+dollars.
+"""
+
+import zlib
+from array import array
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posthouse.domain.lifecycle import Command, State
+from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.domain.reel import Reel
+from posthouse.domain.worker import Worker
+
+REEL_S = 300.0
+"""Length of a reel; the picture of what really happened is as coarse."""
+REST_S = 86_400.0
+"""Length of a reel in which there was nothing at all: between two of its requests 49 days fit."""
+FULL = 50_000
+"""Requests after which a reel is cut sooner."""
+MOST_KEPT = 200_000
+"""Requests kept in memory, 3 MB, where nobody cuts; the oldest are dropped, `DROPPED` at a time."""
+DROPPED = MOST_KEPT // 10
+TIMES_KEPT = 50
+"""Of each kind of duration that a reel tells: of starts, of creations, of requests that had a worker for themselves."""
+LARGEST = 3e38
+"""Of the four bytes in which an amount is stored."""
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A piece of the tape, not packed yet."""
+
+    since: float
+    until: float
+    requests: int
+    at: "array[float]"
+    work: "array[float]"
+    waited_s: "array[float]"
+    waited_work: "array[float]"
+    figures: dict[str, Any]
+
+    def pack(self) -> Reel:
+        """The same as it is stored. Takes milliseconds, so not on the way of a request."""
+        milliseconds = np.rint((np.array(self.at) - self.since) * 1000)
+        asked = packed(np.diff(milliseconds, prepend=0.0), np.array(self.work))
+        waited = packed(np.array(self.waited_s) * 1000, np.array(self.waited_work))
+        return Reel(self.since, self.until, self.requests, asked, waited, self.figures)
+
+
+class Tape:
+    """What has happened since it was last cut."""
+
+    def __init__(self, now: float, workers: int = 0) -> None:
+        """`workers`: how many there are."""
+        self._since, self._workers = now, workers
+        self._begin()
+
+    def _begin(self) -> None:
+        self._at, self._work = array("d"), array("d")
+        self._waited_s, self._waited_work = array("d"), array("d")
+        self._unserved, self._unserved_work, self._dropped = 0, 0.0, 0
+        self._state_s: dict[State, float] = {}
+        self._usd = self._ready_work = 0.0
+        self._served: deque[tuple[float, float]] = deque(maxlen=TIMES_KEPT)
+        self.given: Counter[Command] = Counter()
+        """Commands that went out."""
+        self.start_s: deque[float] = deque(maxlen=TIMES_KEPT)
+        self.create_s: deque[float] = deque(maxlen=TIMES_KEPT)
+
+    # -- on the way of a request ---------------------------------------------------------------------------------------
+
+    def asked(self, work: float, now: float) -> None:
+        """A new request."""
+        self._at.append(now)
+        self._work.append(work)
+        if len(self._at) > MOST_KEPT:
+            del self._at[:DROPPED], self._work[:DROPPED]
+            self._dropped += DROPPED
+
+    def waited(self, wait_s: float, work: float) -> None:
+        """A request was given its first worker, later than it came."""
+        self._waited_s.append(wait_s)
+        self._waited_work.append(work)
+        if len(self._waited_s) > MOST_KEPT:
+            del self._waited_s[:DROPPED], self._waited_work[:DROPPED]
+
+    def gave_up(self, work: float) -> None:
+        """A request went away before it was given a worker."""
+        self._unserved += 1
+        self._unserved_work += work
+
+    def served(self, work: float, took_s: float) -> None:
+        """A request was answered by a worker that had no other when it came."""
+        self._served.append((work, took_s))
+
+    # -- otherwise -----------------------------------------------------------------------------------------------------
+
+    def passed(self, worker: Worker, span_s: float) -> None:
+        """A worker spent `span_s` in its state."""
+        self._state_s[worker.state] = self._state_s.get(worker.state, 0.0) + span_s
+        self._usd += worker.usd_h() * span_s / SECONDS_PER_HOUR
+        if worker.state is State.IDLE:
+            self._ready_work += worker.perf * span_s
+
+    def due(self, now: float) -> bool:
+        """True if it is long enough to be cut, or has lasted for long enough."""
+        age_s = now - self._since
+        return len(self._at) >= FULL or age_s >= (REST_S if self.blank else REEL_S)
+
+    @property
+    def blank(self) -> bool:
+        """True if there is nothing on it."""
+        return not (self._at or self._state_s or self._waited_s or self.given)
+
+    def cut(self, now: float, workers: int) -> Take:
+        """What it has, which it no longer has then. `workers`: how many there are now."""
+        take = self.seen(now)
+        self._since, self._workers = max(self._since, now), workers
+        self._begin()
+        return take
+
+    def copy(self, now: float) -> Take:
+        """What it has, to look at."""
+        take = self.seen(now)
+        arrays = (take.at[:], take.work[:], take.waited_s[:], take.waited_work[:])
+        return Take(take.since, take.until, take.requests, *arrays, take.figures)
+
+    def seen(self, now: float) -> Take:
+        """What it has, and goes on filling."""
+        figures = {
+            "workers": self._workers,  # at its beginning
+            "state_s": {str(state): round(spent_s, 3) for state, spent_s in self._state_s.items()},
+            "usd": self._usd,
+            "ready_work": round(self._ready_work, 3),  # what ready workers could have done
+            "given": {str(command): count for command, count in self.given.items()},
+            "unserved": self._unserved,
+            "unserved_work": self._unserved_work,
+            "start_s": [round(s, 3) for s in self.start_s],
+            "create_s": [round(s, 3) for s in self.create_s],
+            "served": [[work, round(took_s, 4)] for work, took_s in self._served],
+        }
+        requests = len(self._at) + self._dropped
+        arrays = (self._at, self._work, self._waited_s, self._waited_work)
+        return Take(self._since, max(self._since, now), requests, *arrays, figures)
+
+
+def packed(milliseconds: Numbers, work: Numbers) -> bytes:
+    """Pairs in as few bytes as is easy: whole milliseconds and work, four bytes each, byte by byte, deflated."""
+    columns = np.clip(np.rint(milliseconds), 0, 2**32 - 1).astype("<u4"), np.minimum(work, LARGEST).astype("<f4")
+    return zlib.compress(b"".join(c.view(np.uint8).reshape(-1, 4).T.tobytes() for c in columns), 6)
+
+
+def unpacked(data: bytes) -> tuple[Numbers, Numbers]:
+    """(milliseconds, work) of `packed`. Raises: ValueError for anything else."""
+    try:
+        flat = np.frombuffer(zlib.decompress(data), np.uint8)
+    except zlib.error as error:
+        raise ValueError(f"not a reel: {error}") from None
+    planes = flat.reshape(2, 4, -1)
+    milliseconds, work = (np.ascontiguousarray(plane.T).reshape(-1) for plane in planes)
+    return milliseconds.view("<u4").astype(np.float64), work.view("<f4").astype(np.float64)

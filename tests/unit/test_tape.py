@@ -1,0 +1,167 @@
+"""The tape: what it keeps of what an endpoint was asked, exactly, and never too much of it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posthouse.domain.lifecycle import Command, Goal, State
+from posthouse.domain.load import Ended
+from posthouse.domain.plan import Action
+from posthouse.fleet.fleet import MAX_WAITING, WAITING_KEPT_S, Fleet
+from posthouse.fleet.tape import DROPPED, FULL, MOST_KEPT, REEL_S, REST_S, Tape, packed, unpacked
+from tests.unit.test_fleet import NOW, ONE, SILENT_S, assigned, fleet_of, instance, new_fleet, ready_report, worker
+
+
+def asked(fleet: Fleet, now: float) -> list[tuple[float, float]]:
+    """(seconds since the tape began, work) of every request on it."""
+    reel = fleet.copy_tape(now).pack()
+    gaps_ms, work = unpacked(reel.asked)
+    return [(round(t / 1000, 3), w) for t, w in zip(np.cumsum(gaps_ms).tolist(), work.tolist(), strict=True)]
+
+
+def waited(fleet: Fleet, now: float) -> list[tuple[float, float]]:
+    wait_ms, work = unpacked(fleet.copy_tape(now).pack().waited)
+    return list(zip((wait_ms / 1000).tolist(), work.tolist(), strict=True))
+
+
+# -- what is on it -----------------------------------------------------------------------------------------------------
+
+
+def test_every_request_is_on_it_once_with_its_time_and_its_work_however_often_it_is_asked_again() -> None:
+    fleet = fleet_of()
+    first = fleet.assign(0, 100.0, NOW + 1.25).request_idx
+    for again_s in (2.0, 3.0):
+        fleet.assign(first, 100.0, NOW + again_s)
+    fleet.assign(0, 33.5, NOW + 4.001)
+    fleet.assign(987_654_321, 50.0, NOW + 5.0)  # from a life before: it was counted there
+    assert asked(fleet, NOW + 9) == [(1.25, 100.0), (4.001, 33.5)]
+    assert fleet.copy_tape(NOW + 9).requests == 2
+
+
+def test_only_the_wait_for_the_first_worker_is_on_it() -> None:
+    fleet = fleet_of(worker(ONE, state=State.STARTING))
+    waits = fleet.assign(0, 100.0, NOW).request_idx
+    fleet.report(ONE, ready_report(), NOW + 7.5)
+    assigned(fleet.assign(waits, 100.0, NOW + 7.5))
+    fleet.assign(waits, 100.0, NOW + 20)  # it failed there, and waits for another
+    assigned(fleet.assign(0, 10.0, NOW + 21))
+    fleet.age(NOW + 30, SILENT_S)
+    assert waited(fleet, NOW + 30) == [(7.5, 100.0)]
+    assert fleet.copy_tape(NOW + 30).requests == 2
+    assert fleet.copy_tape(NOW + 30).figures["unserved"] == 0
+
+
+def test_what_goes_away_before_it_has_a_worker_counts_as_not_served() -> None:
+    fleet = fleet_of()
+    fleet.assign(0, 100.0, NOW)
+    left = fleet.assign(0, 20.0, NOW).request_idx
+    fleet.forget(left)
+    fleet.age(NOW + WAITING_KEPT_S + 1, SILENT_S)
+    figures = fleet.copy_tape(NOW + 30).figures
+    assert (figures["unserved"], figures["unserved_work"]) == (2, 120.0)
+
+
+def test_what_cannot_even_wait_is_on_it_too() -> None:
+    fleet = fleet_of()
+    for _ in range(MAX_WAITING + 3):
+        fleet.assign(0, 1.0, NOW)
+    take = fleet.copy_tape(NOW)
+    assert (take.requests, take.figures["unserved"]) == (MAX_WAITING + 3, 3)
+
+
+def test_worker_seconds_dollars_and_commands_are_those_of_the_time_since_it_was_cut() -> None:
+    fleet = fleet_of(worker())
+    assert fleet.cut_tape(NOW + 3600).figures["state_s"] == {"idle": 3600.0}
+    fleet.want(ONE, Goal.COLD)
+    fleet.obey(Action(ONE, Command.STOP), NOW + 3700)
+    figures = fleet.cut_tape(NOW + 3710).figures
+    assert figures["state_s"] == {"idle": 100.0, "stopping": 10.0}
+    assert figures["usd"] == pytest.approx(1.2 * 110 / 3600)
+    assert figures["ready_work"] == 100.0 * 100.0
+    assert figures["given"] == {"stop": 1}
+    assert figures["workers"] == 1
+    assert fleet.cut_tape(NOW + 3710).figures["given"] == {}
+
+
+def test_it_tells_how_long_creations_and_unhurried_requests_took() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW + 1)
+    fleet.place(ONE, instance(), NOW + 60)
+    fleet.settle(ONE, NOW + 60)
+    fleet.report(ONE, ready_report(), NOW + 90)
+    first, second = (assigned(fleet.assign(0, 50.0, NOW + 100)) for _ in range(2))
+    for idx in (first.request_idx, second.request_idx):
+        fleet.end(ONE, Ended(idx, success=True), NOW + 102)
+    figures = fleet.cut_tape(NOW + 110).figures
+    assert figures["create_s"] == [90.0]
+    assert figures["start_s"] == []
+    assert figures["served"] == [[50.0, 2.0]]  # the second was not alone
+
+
+# -- its bounds --------------------------------------------------------------------------------------------------------
+
+
+def test_where_nobody_cuts_it_the_oldest_requests_are_dropped_and_counted() -> None:
+    tape = Tape(NOW)
+    for number in range(MOST_KEPT + 1):
+        tape.asked(float(number), NOW + number / 1000)
+        tape.waited(1.0, 1.0)
+    take = tape.cut(NOW + 1000, 0)
+    assert take.requests == MOST_KEPT + 1
+    assert len(take.at) == len(take.work) == len(take.waited_s) == MOST_KEPT + 1 - DROPPED
+    assert take.work[0] == DROPPED
+    gaps_ms, _ = unpacked(take.pack().asked)
+    assert np.cumsum(gaps_ms)[-1] == MOST_KEPT
+
+
+def test_it_is_due_after_a_while_when_it_is_full_and_once_a_day_when_nothing_is_on_it() -> None:
+    tape = Tape(NOW)
+    assert not tape.due(NOW + REEL_S)
+    assert tape.due(NOW + REST_S)
+    tape.asked(1.0, NOW)
+    assert not tape.due(NOW + REEL_S - 1)
+    assert tape.due(NOW + REEL_S)
+    for _ in range(FULL):
+        tape.asked(1.0, NOW)
+    assert tape.due(NOW)
+    tape.cut(NOW + 1, 0)
+    assert tape.blank
+    assert not tape.due(NOW + 1)
+
+
+# -- how it is stored --------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**32 - 1), st.floats(min_value=0, max_value=2.0**100, width=32)),
+        max_size=50,
+    )
+)
+def test_what_is_packed_is_unpacked(pairs: list[tuple[int, float]]) -> None:
+    milliseconds, work = (np.array([pair[i] for pair in pairs], dtype=np.float64) for i in (0, 1))
+    found = unpacked(packed(milliseconds, work))
+    assert found[0].tolist() == milliseconds.tolist()
+    assert found[1].tolist() == work.tolist()
+
+
+def test_amounts_beyond_all_measure_are_stored_as_the_largest() -> None:
+    milliseconds, work = unpacked(packed(np.array([-1.0, 1e20]), np.array([1e300, 0.0])))
+    assert milliseconds.tolist() == [0, 2**32 - 1]
+    assert np.isfinite(work).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", packed(np.zeros(3), np.zeros(3))[:-3]])
+def test_what_is_no_reel_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a reel"):
+        unpacked(data)
+
+
+def test_times_of_many_requests_do_not_drift() -> None:
+    tape = Tape(NOW)
+    times = [NOW + number * 0.0123456 for number in range(10_000)]
+    for at in times:
+        tape.asked(1.0, at)
+    gaps_ms, _ = unpacked(tape.cut(NOW + 1000, 0).pack().asked)
+    assert np.abs(np.cumsum(gaps_ms) / 1000 + NOW - np.array(times)).max() < 0.00051
