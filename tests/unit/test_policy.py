@@ -151,12 +151,13 @@ def test_a_queue_wants_more_capacity_even_at_exactly_the_target(waiting: float, 
         waiting=waiting,
         waiting_count=int(waiting),
         outstanding=outstanding,
+        queued=outstanding,
         oldest_wait_s=11.0 if waiting else 0.0,
         last_request_at=NOW,
     )
     scaling = replace(BARE, target_util=0.9, target_queue_time=10.0)
     assert rented(decided(snapshot(worker(1), scaling=scaling, demand=full))) >= (1, 0)
-    calm = replace(full, waiting=0.0, waiting_count=0, outstanding=1000.0, oldest_wait_s=0.0)
+    calm = replace(full, waiting=0.0, waiting_count=0, outstanding=1000.0, queued=1000.0, oldest_wait_s=0.0)
     assert rented(decided(snapshot(worker(1), scaling=scaling, demand=calm))) == (0, 0)
 
 
@@ -364,7 +365,12 @@ def test_few_rest_at_once_and_not_soon_after_the_last() -> None:
 
 
 def test_none_rests_while_help_is_on_its_way() -> None:
-    assert decided(snapshot(*map(worker, (1, 2, 3)), worker(4, State.LOADING), demand=load(100))).goals == {}
+    assert decided(snapshot(*map(worker, (1, 2, 3)), worker(4, State.LOADING), demand=load(350))).goals == {}
+
+
+def test_help_that_is_no_longer_needed_is_let_go_before_any_that_serves() -> None:
+    team = [*map(worker, (1, 2, 3)), worker(4, State.LOADING)]
+    assert decided(snapshot(*team, demand=load(100))).goals == {WorkerId(4): Goal.COLD}
 
 
 def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:

@@ -63,6 +63,8 @@ class Demand:
     outstanding: float = 0.0
     """Work that workers have been given and not finished."""
     outstanding_count: int = 0
+    queued: float = 0.0
+    """The part of `outstanding` that is not in service yet."""
     service_s: float = 0.0
     """Seconds that a request takes at a worker that has no other, at the mean cost of those outstanding; 0: unknown."""
     oldest_wait_s: float = 0.0

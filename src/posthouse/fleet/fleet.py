@@ -42,7 +42,7 @@ from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.patience import resume_at
-from posthouse.policy.route import MOST_FAILURES, handicap_s
+from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
@@ -83,7 +83,8 @@ LEARNED_SERVICES = 50
 SERVICE_RANK = 0.1
 """Which of them in order of time: few enough are faster that some that failed at once, and say they did well, do not
 matter; too low an estimate only means that more counts as queue."""
-
+RESEAT_SHARE = 0.1
+"""By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
 FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
@@ -156,7 +157,8 @@ class Fleet:
         self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
         self._took_alone: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)
         self._took_more = False
-        self._unit_s = self._longest_s = 0.0
+        self._unit_s = self._longest_s = self._slot_unit_s = 0.0
+        self._slots: dict[WorkerId, float] = {}
         self._service_s = 0.0
         self._group_failures: dict[WorkergroupId, Failures] = {}
         self._machine_failures: dict[str, Failures] = {}
@@ -234,11 +236,11 @@ class Fleet:
     def _pick(self, request: Request, now: float) -> WorkerId | None:
         """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
         if not self._suspected and not request.failures:
-            return self._bench.soonest(request.cost, self._most_s(), request.idx)
+            return self._bench.soonest(request.cost, self.endpoint.scaling.max_queue_time, request.idx)
         avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
         if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
             return None
-        return self._bench.pick(request.cost, self._most_s(), request.idx, avoid, self._handicaps_s(now))
+        return self._bench.pick(request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid, self._handicaps_s(now))
 
     def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
         """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
@@ -249,18 +251,19 @@ class Fleet:
         for older in islice(self.ledger.waiting.values(), LOOK_AHEAD):
             awaited = older.expires_at - now > WAITING_KEPT_S - ASLEEP_S
             if awaited and request.first_at - older.first_at >= OVERTAKEN_S and self._pick(older, now) is not None:
-                work = self.ledger.work.get(worker_id, 0.0)
-                self._bench.set_work(worker_id, work + request.cost)
+                work, count = self._load_of(worker_id)
+                slots = self._slots.get(worker_id, 1.0)
+                self._bench.set_work(worker_id, work_ahead(work + request.cost, count + 1, slots))
                 left = self._pick(older, now)
-                self._bench.set_work(worker_id, work)
+                self._bench.set_work(worker_id, work_ahead(work, count, slots))
                 return left is None
         return False
 
     def has_room(self, cost: float, now: float) -> bool:
         """True if a new request would get a worker now."""
         if not self._suspected:
-            return self._bench.soonest(cost, self._most_s(), 0) is not None
-        return self._bench.pick(cost, self._most_s(), 0, set(), self._handicaps_s(now)) is not None
+            return self._bench.soonest(cost, self.endpoint.scaling.max_queue_time, 0) is not None
+        return self._bench.pick(cost, self.endpoint.scaling.max_queue_time, 0, set(), self._handicaps_s(now)) is not None
 
     def forget(self, idx: int) -> None:
         """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
@@ -270,7 +273,7 @@ class Fleet:
             self._count_out(request)
             self.ledger.withdraw(request)
             if left is not None:
-                self._bench.set_work(left, self.ledger.work.get(left, 0.0))
+                self._bench.set_work(left, self._ahead(left))
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
@@ -329,9 +332,13 @@ class Fleet:
             self.history.note(now, Level.TRACE, f"{why}; others are preferred for a while", self.workers[worker_id])
         self._suspected[worker_id] = Failures(after, now if count > 0 else before.last_at)
 
-    def _most_s(self) -> float:
-        """Seconds of work at which a worker still gets requests: those in service at full performance are no queue."""
-        return self.endpoint.scaling.max_queue_time + self._service_s
+    def _load_of(self, worker_id: WorkerId) -> tuple[float, int]:
+        """Work and number of the requests at a worker."""
+        return self.ledger.work.get(worker_id, 0.0), len(self.ledger.at.get(worker_id, ()))
+
+    def _ahead(self, worker_id: WorkerId) -> float:
+        """Work at a worker before it can begin with another request."""
+        return work_ahead(*self._load_of(worker_id), self._slots.get(worker_id, 1.0))
 
     def _learn_service(self) -> None:
         """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
@@ -347,6 +354,10 @@ class Fleet:
                 self._unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in both)
                 self._longest_s = max(took_s for _, took_s in self._took_alone)
             self._service_s = min(self._unit_s * work / count, self._longest_s)
+            unit_s = self._service_s * count / work
+            if abs(unit_s - self._slot_unit_s) > RESEAT_SHARE * self._slot_unit_s:
+                self._slot_unit_s = unit_s
+                self._seat()
 
     def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
         """What is held against workers at which requests failed."""
@@ -358,9 +369,9 @@ class Fleet:
             self.ledger.wait(request)
         else:
             self.ledger.assign(request, worker_id, now)
-            self._bench.set_work(worker_id, self.ledger.work[worker_id])
+            self._bench.set_work(worker_id, self._ahead(worker_id))
         if left is not None and left != worker_id:
-            self._bench.set_work(left, self.ledger.work.get(left, 0.0))
+            self._bench.set_work(left, self._ahead(left))
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
@@ -370,7 +381,7 @@ class Fleet:
             if left in self._figures:
                 self._figures[left].ended(request.cost, now - request.assigned_at, now)
             self._last_request_at = now
-            self._bench.set_work(left, self.ledger.work.get(left, 0.0))
+            self._bench.set_work(left, self._ahead(left))
 
     def _count_out(self, request: Request) -> None:
         if request.unserved:
@@ -486,6 +497,7 @@ class Fleet:
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),
             outstanding_count=len(self.ledger) - len(self.ledger.waiting),
+            queued=sum(queued_work(*self._load_of(i), self._slots.get(i, 1.0)) for i in self.ledger.at),
             service_s=self._service_s,
             oldest_wait_s=0.0 if oldest_at is None else now - oldest_at,
             last_request_at=self._last_request_at,
@@ -811,7 +823,9 @@ class Fleet:
             for w in self.workers.values()
             if w.state is State.IDLE and w.goal is Goal.HOT and w.url and w.perf > 0
         }
-        self._bench.seat(perf, self.ledger.work)
+        # How many requests are in service where each goes as fast as alone. Little's law, for one worker.
+        self._slots = {w.id: max(1.0, w.perf * self._slot_unit_s) for w in self.workers.values()}
+        self._bench.seat(perf, {i: self._ahead(i) for i in perf})
 
 
 def _place(url: str) -> str:

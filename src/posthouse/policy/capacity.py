@@ -62,14 +62,6 @@ def kept(workers: Iterable[Worker]) -> list[Worker]:
     return [w for w in workers if w.goal is not Goal.GONE and w.state in USABLE]
 
 
-def queued_work(demand: Demand, ready_supply: float) -> float:
-    """Work at workers beyond what is in service when they run at full performance and nobody waits.
-
-    Little's law: work in service = performance x the time that one request takes when nothing is in its way.
-    """
-    return max(0.0, demand.outstanding - ready_supply * demand.service_s)
-
-
 def expected_wait_s(demand: Demand, ready_supply: float) -> float:
     """What a request that comes now will wait: for the work before it; as long as the oldest where nobody is ready.
 
@@ -78,7 +70,7 @@ def expected_wait_s(demand: Demand, ready_supply: float) -> float:
     """
     if ready_supply <= 0:
         return demand.oldest_wait_s
-    return (demand.waiting + queued_work(demand, ready_supply)) / ready_supply
+    return (demand.waiting + demand.queued) / ready_supply
 
 
 def hot_need(
@@ -97,7 +89,7 @@ def hot_need(
         ),
     ]
     patience_s = scaling.target_queue_time
-    open_work = demand.waiting + queued_work(demand, ready_supply)
+    open_work = demand.waiting + demand.queued
     wait_s = expected_wait_s(demand, ready_supply)
     if demand.waiting > 0 or wait_s > patience_s:
         # What is open, and what comes until help is there, shall be done once help has been there for `patience_s`.

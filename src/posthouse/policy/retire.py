@@ -29,7 +29,12 @@ def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, rele
     everything = need <= 0 and count == 0
     if s.now < s.calm_until:
         return {}
-    if not everything and (s.now - released_at < RELEASE_EVERY_S or any(w.state in COMING for w in crew)):
+    coming = [w for w in crew if w.state in COMING]
+    if coming and not everything:  # help that is no longer needed goes first
+        serving = ready(team)
+        spare = len(serving) >= count and supply(serving, s.learned) >= need
+        return {w.id: Goal.COLD for w in coming} if spare else {}
+    if not everything and s.now - released_at < RELEASE_EVERY_S:
         return {}
     most = len(crew) if everything else max(1, int(RELEASE_SHARE * len(crew)))
     goals: dict[WorkerId, Goal] = {}

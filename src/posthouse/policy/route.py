@@ -18,6 +18,23 @@ HANDICAP_HALF_LIFE_S = 10.0
 """Of a worker that goes on reporting: the period of reports. At the most failures it is tried about once a minute."""
 LEAST_HANDICAP_S = 0.1
 """Below this nothing is held against a worker any more."""
+IN_SERVICE_SHARE = 1e-3
+"""What work in service counts where a slot is free: enough that of two such workers the less loaded one is taken."""
+
+
+def work_ahead(work: float, count: int, slots: float) -> float:
+    """Work that a worker must do before it can begin with another request.
+
+    With a free slot next to none, however much work the others are: each of them keeps no more than one slot. Else the
+    work of those that queue and of the one whose end frees the slot: of `count` requests `count + 1 - slots`, each
+    taken to be as large as their mean. One slot: all of it, as the protocol's workers reckon.
+    """
+    return work * max(IN_SERVICE_SHARE, (count + 1 - slots) / count) if count else 0.0
+
+
+def queued_work(work: float, count: int, slots: float) -> float:
+    """Work at a worker that is not in service yet: that of the requests beyond its slots, at their mean."""
+    return work * max(0.0, count - slots) / count if count else 0.0
 
 
 def handicap_s(failures: Failures, reported_at: float, now: float) -> float:
