@@ -42,6 +42,8 @@ demands = st.builds(
     waiting=amounts,
     waiting_count=st.integers(0, 100),
     outstanding=amounts,
+    queued=amounts,
+    variance=amounts,
     service_s=amounts,
     oldest_wait_s=amounts,
     last_request_at=st.floats(0, NOW),
@@ -255,6 +257,7 @@ def test_more_load_never_means_less_capacity(
         recent_rate=one.recent_rate + more.recent_rate,
         waiting=one.waiting + more.waiting,
         outstanding=one.outstanding + more.outstanding,
+        queued=one.queued + more.queued,
         oldest_wait_s=one.oldest_wait_s + more.oldest_wait_s,
     )
     need, _ = hot_need(scaling, one, predicted_load(one), ready, help_s)

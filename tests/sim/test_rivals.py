@@ -336,7 +336,9 @@ def test_the_documented_rule_of_vast_is_load_over_target_util_held_for_a_while()
     assert wanted(policy, [0], 0, ready=0, rate=450.0) == [5]
     later = wanted(policy, range(1, 400), 0, ready=5, rate=90.0)
     assert later.index(1) == pytest.approx(HOLD_S, abs=1)
-    assert wanted(policy, [500], 100, ready=5, rate=90.0, queued=1e4) == [6]  # 20 s of work for each is above target_queue_time
+    assert wanted(policy, [500], 100, ready=5, rate=90.0, queued=1e4) == [
+        6
+    ]  # 20 s of work for each is above target_queue_time
 
 
 def test_the_documented_rule_of_vast_goes_to_zero_only_after_inactivity_timeout() -> None:

@@ -774,7 +774,7 @@ def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_kn
     demand = fleet.snapshot(NOW + 50, ()).demand
     assert demand.service_s == pytest.approx(16.0)  # that of the fastest: 0.08 s for each of 200 units of work
     assert (demand.outstanding, expected_wait_s(demand, 200.0)) == (1600, 0.0)
-    # 8 in service at each worker, and as many in its queue as a next one waits 10 s for: the first of the 8, and 4 more.
+    # 8 in service at each worker, and as many in its queue as a next one waits 10 s for: the end of one, and 4 more.
     given += [fleet.assign(0, 200, NOW + 50) for _ in range(30)]
     assert sum(isinstance(g, Assignment) for g in given) == 26
     # 10 queue at the workers and 12 wait without one: 22 x 200 of work at 200 a second.

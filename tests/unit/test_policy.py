@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
@@ -15,11 +17,11 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h
 from posthouse.policy.capacity import expected_perf, hot_need
-from posthouse.policy.decide import HOT_HOLD_S, TOTAL_HOLD_S, decide
+from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
-from posthouse.policy.retire import RELEASE_EVERY_S
-from posthouse.policy.route import beyond_median, handicap_s, pick
+from posthouse.policy.retire import LONGEST_STORAGE_S, RELEASE_EVERY_S, SHORTEST_STORAGE_S, storage_s
+from posthouse.policy.route import beyond_median, handicap_s, pick, queued_work, work_ahead
 
 NOW = 10_000.0
 GROUP = WorkergroupId(1)
@@ -51,7 +53,7 @@ def worker(
     )
 
 
-def cold(number: int, **fields: float) -> Worker:
+def cold(number: int, **fields: float | Price) -> Worker:
     return replace(worker(number, State.STOPPED, Goal.COLD), **fields)  # type: ignore[arg-type]
 
 
@@ -386,14 +388,50 @@ def test_a_need_is_held_for_a_while() -> None:
         assert decision.hot_need == need
 
 
-def test_capacity_in_all_is_held_longer() -> None:
+def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_would() -> None:
     scaling = replace(BARE, cold_mult=2)
     memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
     team = [worker(1), cold(2), cold(3), cold(4)]
-    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + TOTAL_HOLD_S - 1)
+    even_s = Learned().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
+    assert even_s == 600.0
+    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + even_s - 1)
     assert decided(held, memory).goals == {}
-    over = replace(held, now=NOW + TOTAL_HOLD_S)
+    over = replace(held, now=NOW + even_s)
     assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
+
+
+@pytest.mark.parametrize(
+    ("loading_usd_h", "stopped_usd_h", "held_s"),
+    [(0.4, 0.02, 2400.0), (0.0, 0.0, SHORTEST_STORAGE_S), (1.0, 0.0, LONGEST_STORAGE_S), (0.1, 0.1, 600.0)],
+)
+def test_dear_machines_with_cheap_storage_are_kept_longer(
+    loading_usd_h: float, stopped_usd_h: float, held_s: float
+) -> None:
+    team = [cold(1, price=Price(1.0, loading_usd_h, stopped_usd_h))]
+    assert storage_s(team, Learned(create_s=120.0)) == pytest.approx(held_s)
+
+
+def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
+    steady = Demand(rate=100.0, recent_rate=140.0, recent_s=10.0)
+    assert predicted_load(steady) == 140.0
+    assert predicted_load(replace(steady, variance=1000.0)) == pytest.approx(120.0)  # 2 x sqrt(1000 / 10) off
+    assert predicted_load(replace(steady, variance=1e6)) == 100.0
+
+
+@given(st.floats(0, 1e9), st.integers(0, 1000), st.floats(1, 100), st.floats(0, 100))
+def test_work_ahead_is_all_of_it_with_one_slot_and_never_more_with_more(
+    work: float, count: int, slots: float, more: float
+) -> None:
+    assert work_ahead(work, count, 1.0) == (work if count else 0.0)
+    assert 0.0 <= work_ahead(work, count, slots + more) <= work_ahead(work, count, slots) <= work
+    assert 0.0 <= queued_work(work, count, slots) <= work_ahead(work, count, slots)
+
+
+def test_large_requests_in_other_slots_are_no_wait() -> None:
+    assert work_ahead(8000.0, 7, 8.0) == pytest.approx(8.0)
+    assert work_ahead(800.0, 8, 8.0) == pytest.approx(100.0)  # until the first of eight ends
+    assert queued_work(800.0, 8, 8.0) == 0.0
+    assert queued_work(1000.0, 10, 8.0) == pytest.approx(200.0)
 
 
 def test_the_sliding_maximum_forgets_what_is_too_old() -> None:

@@ -57,6 +57,8 @@ class Demand:
     """The same over the last `recent_s`."""
     recent_s: float = 10.0
     """10 s, or as long as a request takes if that is more: that long it keeps its worker busy, whenever it came."""
+    variance: float = 0.0
+    """Of the work offered in one second, over the last minute; in work squared."""
     waiting: float = 0.0
     """Work of requests that have no worker yet."""
     waiting_count: int = 0

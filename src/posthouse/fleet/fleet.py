@@ -240,7 +240,9 @@ class Fleet:
         avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
         if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
             return None
-        return self._bench.pick(request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid, self._handicaps_s(now))
+        return self._bench.pick(
+            request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid, self._handicaps_s(now)
+        )
 
     def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
         """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
@@ -263,7 +265,9 @@ class Fleet:
         """True if a new request would get a worker now."""
         if not self._suspected:
             return self._bench.soonest(cost, self.endpoint.scaling.max_queue_time, 0) is not None
-        return self._bench.pick(cost, self.endpoint.scaling.max_queue_time, 0, set(), self._handicaps_s(now)) is not None
+        return (
+            self._bench.pick(cost, self.endpoint.scaling.max_queue_time, 0, set(), self._handicaps_s(now)) is not None
+        )
 
     def forget(self, idx: int) -> None:
         """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
@@ -493,6 +497,7 @@ class Fleet:
             rate=self._offered.rate(60, now),
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
+            variance=self._offered.variance(now),
             waiting=self.ledger.waiting_work,
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),

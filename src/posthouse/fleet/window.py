@@ -25,6 +25,14 @@ class RateWindow:
         total = sum(sums[begin:end]) if begin >= 0 else sum(sums[begin:]) + sum(sums[:end])
         return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
 
+    def variance(self, now: float) -> float:
+        """Of the sums of single seconds, over the whole ring but the present second, which is not over."""
+        self._advance(now)
+        present = self._second % len(self._sums)
+        sums = self._sums[:present] + self._sums[present + 1 :]
+        mean = sum(sums) / len(sums)
+        return sum([(amount - mean) ** 2 for amount in sums]) / len(sums)
+
     def _advance(self, now: float) -> None:
         ring = len(self._sums)
         for second in range(max(self._second + 1, int(now) - ring + 1), int(now) + 1):

@@ -14,8 +14,6 @@ from posthouse.policy.forecast import predicted_load, sliding_max
 
 HOT_HOLD_S = 30.0
 """A need is held at least this long, and at least as long as a start takes, so that no lull drops what comes back."""
-TOTAL_HOLD_S = 600.0
-"""The need for hot and cold workers together is held this long: making a worker anew is slow and dear."""
 
 
 def decide(s: Snapshot, memory: Memory) -> Decision:
@@ -41,7 +39,8 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     # Cold workers are for load that lasts: a backlog is over before a worker made for it is there.
     lasting = min(need, max(demand.rate, scaling.min_load) / scaling.target_util)
     total = max(scaling.cold_mult * lasting, scaling.min_cold_load, held)
-    total_needs = sliding_max(memory.total_needs, s.now, total, TOTAL_HOLD_S)
+    total_hold_s = retire.storage_s(team, s.learned)
+    total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
 
     # Whose turn it is to be updated. Who waits for help counts as away already, so that help is looked for.
@@ -73,7 +72,9 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
         Reason(
-            "total need", held_total, f"max(cold_mult {scaling.cold_mult:g} x lasting need, min_cold_load), held 600 s"
+            "total need",
+            held_total,
+            f"max(cold_mult {scaling.cold_mult:g} x lasting need, min_cold_load), held {total_hold_s:.0f} s",
         ),
         *update.progress(s, team, waits),
         *not_woken,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.load import Learned
 from posthouse.domain.plan import Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.bounds import running_usd_h
@@ -13,6 +14,24 @@ RELEASE_EVERY_S = 15.0
 RELEASE_SHARE = 0.2
 """Largest share of the hot workers in one release, at least one."""
 
+SHORTEST_STORAGE_S, LONGEST_STORAGE_S = 600.0, 14_400.0
+"""Bounds of how long a cold worker is kept that nobody needs: making one anew is slow whatever it costs, and what was
+needed hours ago says little."""
+
+
+def storage_s(team: Iterable[Worker], learned: Learned) -> float:
+    """How long what was needed in all is kept: until its storage has cost as much as making it anew would.
+
+    Never more than twice what the best choice in hindsight costs. Source: the ski-rental problem, Karlin et al. 1988.
+    """
+    running = stored = 0.0
+    for worker in team:
+        running, stored = running + worker.price.loading_usd_h, stored + worker.price.stopped_usd_h
+    if running == 0.0:
+        return SHORTEST_STORAGE_S
+    even_s = learned.create_s * running / stored if stored else LONGEST_STORAGE_S
+    return min(max(even_s, SHORTEST_STORAGE_S), LONGEST_STORAGE_S)
+
 
 def failed(workers: Iterable[Worker]) -> dict[WorkerId, Goal]:
     """Workers in ERROR go: they are replaced, not repaired."""
@@ -22,7 +41,8 @@ def failed(workers: Iterable[Worker]) -> dict[WorkerId, Goal]:
 def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, released_at: float) -> dict[WorkerId, Goal]:
     """Hot workers that become cold, so that the rest can still do `need` and are at least `count`.
 
-    None while help is on its way, during the calm after a restart, or sooner than `RELEASE_EVERY_S` after the last.
+    Help on its way goes first, if those that serve are enough; while it is needed none rests. None during the calm
+    after a restart, or sooner than `RELEASE_EVERY_S` after the last.
     With nothing needed all go at once: there is nobody left to disturb.
     """
     crew = hot(team)
@@ -30,7 +50,7 @@ def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, rele
     if s.now < s.calm_until:
         return {}
     coming = [w for w in crew if w.state in COMING]
-    if coming and not everything:  # help that is no longer needed goes first
+    if coming and not everything:
         serving = ready(team)
         spare = len(serving) >= count and supply(serving, s.learned) >= need
         return {w.id: Goal.COLD for w in coming} if spare else {}
