@@ -15,6 +15,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import SAVE_S
 from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S, Assignment, Fleet, Waiting
+from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
 from tests.campaign.world import Box, World
 
@@ -193,10 +194,11 @@ class Checks:
                 continue
             if fleet.has_room(other.cost, self._hub.clock.now()):
                 continue
-            work = fleet.ledger.work[mine.worker_id]
-            fleet._bench.set_work(mine.worker_id, work - cost)
+            work, count = fleet._load_of(mine.worker_id)
+            before = work_ahead(work - cost, count - 1, fleet._slots.get(mine.worker_id, 1.0))
+            fleet._bench.set_work(mine.worker_id, before)
             had_room = fleet.has_room(other.cost, self._hub.clock.now())
-            fleet._bench.set_work(mine.worker_id, work)
+            fleet._bench.set_work(mine.worker_id, fleet._ahead(mine.worker_id))
             if had_room:
                 self.broken(
                     "waiting is bounded", f"request {idx} was overtaken by {reply.request_idx}, {later_s:.0f} s younger"

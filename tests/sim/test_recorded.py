@@ -54,7 +54,7 @@ def test_what_was_measured_is_what_the_world_came_to(world: Taped, record: Recor
     was = record.measured(10.0)
     assert was.span_s == pytest.approx(4 * HOUR)
     assert was.requests == world.record.requests
-    assert was.usd == pytest.approx(world.audit.usd, rel=0.002)
+    assert was.usd == pytest.approx(world.audit.usd, rel=0.005)
     assert (was.ready_h, was.loading_h, was.stopped_h) == pytest.approx(world.hours, rel=0.002)
     assert was.starts == world.given["start"]  # type: ignore[index]
     assert was.rents == world.given["rent"]  # type: ignore[index]
@@ -207,7 +207,7 @@ def test_what_was_what_is_and_what_was_asked_for_stand_side_by_side(
     assert columns[1]["usd"] == is_now["usd"]
     assert columns[2]["ready_h"] < columns[1]["ready_h"]
     table = said(capsys, *ask)
-    for words in ("llm: 1.0", "as it was", "as it is", "wait for a worker, p99, s", "cost, US dollars"):
+    for words in ("of its traffic", "as it was", "as it is", "wait for a worker, p99, s", "cost, US dollars"):
         assert words in table
 
 
