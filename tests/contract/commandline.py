@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.contract.live import AUTHORITY_DIR
+
 
 class Commandline:
     """The program `vastai`, in a home of its own where it finds nothing to fetch from the internet."""
@@ -19,7 +21,8 @@ class Commandline:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAST", "XDG"))}
         self._environment = kept | {"HOME": str(home), "VASTAI_NO_UPDATE_CHECK": "1"}
         program = str(Path(sys.executable).parent / "vastai")
-        self._command = [program, "--url", url, "--api-key", key]
+        address = [] if AUTHORITY_DIR else ["--url", url]
+        self._command = [program, *address, "--api-key", key]
 
     async def __call__(self, *words: str) -> str:
         """What the command prints; errors too, which it tells with the exit status 0."""

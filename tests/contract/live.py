@@ -1,6 +1,8 @@
 """A real server with process workers, for tests."""
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,12 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from vastai import Serverless
 
 from posthouse.client import AsyncClient
 from posthouse.config import load_settings
 from posthouse.wiring import Running, running
 
 PATIENCE_S = 60.0
+AUTHORITY_DIR = os.environ.get("PEERS_AUTHORITY_DIR", "")
+"""Where the authority is that every program here trusts. Set only by `peers_at_home.py`, where the service's names are
+this machine: there the server has its own port and names, and all its peers have all their defaults."""
+NAMES = ("console.vast.ai", "run.vast.ai")
+AT_HOME = {
+    "server.port": 443,
+    "server.tls": "self",
+    "server.tls_names": ",".join(NAMES),
+    "public_url": f"https://{NAMES[1]}",
+}
+WORKER_ENV = "-p 3000:3000" + (" -e USE_SSL=true" if AUTHORITY_DIR else "")
+SIGNED = """\
+(
+flock 9
+if [ ! -s /etc/instance.crt ]; then
+openssl req -newkey rsa:2048 -subj /C=US/ST=CA/CN=pyworker.vast.ai/ -addext subjectAltName=IP:0.0.0.0 -nodes -sha256 \\
+  -keyout /etc/instance.key -out /etc/instance.csr
+curl --header 'Content-Type: application/octet-stream' --data-binary @//etc/instance.csr -X \\
+  POST "https://console.vast.ai/api/v0/sign_cert/?instance_id=$CONTAINER_ID" > /etc/instance.crt
+fi
+) 9> /etc/instance.lock
+"""
+"""What the peer's script does before its worker: a key, a request for no address, and a call that shows no key and
+checks nothing. Workers of one machine are one after another, for the place of the files is fixed."""
 AGENT = """\
 "$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 0.2 &
 exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 4 \\
@@ -25,6 +52,11 @@ SCALING: dict[str, Any] = {"min_load": 1, "cold_workers": 0, "cold_mult": 1, "ma
 @asynccontextmanager
 async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
     """A server on a free port; at the end every worker process it left is ended."""
+    if AUTHORITY_DIR:
+        shutil.copytree(AUTHORITY_DIR, data_dir, dirs_exist_ok=True)
+        for file in Path("/etc").glob("instance.*"):
+            file.unlink()
+        flags = AT_HOME | flags
     settings, _ = load_settings(
         {
             "server.port": 0,
@@ -64,13 +96,24 @@ def end_workers(data_dir: Path) -> None:
 
 
 async def add_endpoint(
-    client: AsyncClient, name: str, onstart: str = AGENT, env: str = "-p 3000:3000", **scaling: Any
+    client: AsyncClient, name: str, onstart: str = AGENT, env: str = WORKER_ENV, **scaling: Any
 ) -> int:
     """The id of a new endpoint with one workergroup."""
     template = await client.create_template(name=name, env=env, onstart=onstart)
     endpoint_id = await client.create_endpoint(name, **{**SCALING, **scaling})
     await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
     return endpoint_id
+
+
+def pointed(server: Running) -> Any:
+    """The unmodified client, pointed at a server by its own constructor and attribute; at home it needs neither."""
+    if AUTHORITY_DIR:
+        return Serverless(server.admin_key)
+
+    class Pointed(Serverless):  # type: ignore[misc]
+        SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
+
+    return Pointed(api_key=server.admin_key, autoscaler_url=server.url, webserver_url=server.url)
 
 
 async def until(reached: Callable[[], bool], what: str) -> None:

@@ -165,7 +165,13 @@ async def test_every_form_of_ending_is_accepted_and_means_what_its_generation_me
 @pytest.mark.parametrize(
     "generation",
     [
-        pytest.param(g, marks=pytest.mark.peer("POST /route/", "C0", "C1", g, does="a signed address", recorded=True))
+        pytest.param(
+            g,
+            marks=[
+                pytest.mark.peer("POST /route/", "C0", "C1", g, does="a signed address", recorded=True),
+                pytest.mark.peer("GET /pubkey/", g, does="the key that verifies it", recorded=True),
+            ],
+        )
         for g in VERIFIED
     ],
 )

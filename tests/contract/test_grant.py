@@ -25,8 +25,8 @@ from posthouse.signing.ed25519 import LIFETIME_S, Ed25519Keys, verifiers
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.grant import BEGIN_S, TIME_HEADER
 from tests.contract.agent_world import PATIENCE_S, World, free_port, listening, until
-from tests.contract.live import add_endpoint, live_server, ready
-from tests.contract.test_vastai_peer import complete, pointed
+from tests.contract.live import add_endpoint, live_server, pointed, ready
+from tests.contract.test_vastai_peer import complete
 from tests.contract.test_wire import puppets, route
 
 PEER = """

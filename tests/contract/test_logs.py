@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vastai import Serverless
 
 from posthouse.client import AsyncClient
 from posthouse.domain.load import Ended, Report
@@ -18,7 +17,7 @@ from posthouse.fleet.fleet import Assignment, Fleet
 from posthouse.fleet.history import Level
 from posthouse.ports import JournalEntry
 from tests.contract.commandline import Commandline
-from tests.contract.live import add_endpoint, live_server, ready, states, until, worker_processes
+from tests.contract.live import add_endpoint, live_server, pointed, ready, states, until, worker_processes
 from tests.contract.web import Web, served, worker
 
 LEVELS = [str(level) for level in Level]
@@ -112,6 +111,8 @@ async def test_the_command_line_says_why_there_are_no_logs(web: Web, cli: Comman
 
 
 @pytest.mark.peer("POST /get_endpoint_logs/", "C0", recorded=True, does="by name, with the key in the body")
+@pytest.mark.peer("POST /get_autogroup_logs/", "C0", recorded=True, does="by id")
+@pytest.mark.peer("POST /get_workergroup_logs/", "C0", recorded=True, does="by id")
 async def test_plain_clients_ask_by_name_with_the_key_anywhere(web: Web) -> None:
     await endpoint_with_history(web)
     key, ask = web.keys["read"], {"endpoint": "llama"}
@@ -166,15 +167,22 @@ async def test_what_is_asked_wrong_is_named(web: Web) -> None:
 
 
 @pytest.mark.peer("POST /get_endpoint_workers/", "K2", does="`get endpt-workers`")
+@pytest.mark.peer("POST /get_endpoint_workers/", "C0", recorded=True, does="with the key as `api_key`, `api_token`")
+@pytest.mark.peer("POST /get_autogroup_workers/", "C0", recorded=True, does="by id")
+@pytest.mark.peer("POST /get_workergroup_workers/", "C0", recorded=True, does="by id")
 async def test_workers_are_listed_with_what_they_reported(web: Web, cli: Commandline) -> None:
     fleet = await endpoint_with_history(web)
-    told = Report(200.0, "", "http://127.0.0.1:1", "1.1.0", "U", frozenset(), taken=30.0, done=0.5, disk_gb=12.5)
-    fleet.report(WorkerId(1), told, web.hub.clock.now())
+    report = Report(200.0, "", "http://127.0.0.1:1", "1.1.0", "U", frozenset(), taken=30.0, done=0.5, disk_gb=12.5)
+    fleet.report(WorkerId(1), report, web.hub.clock.now())
     assert (await cli("get", "endpt-workers", "1")).splitlines() == [
         "id=1 status=idle gpu_name=RTX 4090 measured_perf=200.0",
         "id=2 status=error gpu_name=RTX 4090 measured_perf=100.0",
     ]
-    rows = (await web.call("POST", "/get_endpoint_workers/", {"id": 1})).body
+    key, ask = web.keys["read"], {"id": 1}
+    rows = (await web.call("POST", "/get_endpoint_workers/", ask)).body
+    for where in ({"api_key": key}, {"api_token": key}):
+        told = await web.call("POST", "/get_endpoint_workers/", ask | where, key=None)
+        assert [row["id"] for row in told.body] == [row["id"] for row in rows]
     for path in ("/get_workergroup_workers/", "/get_autogroup_workers/"):
         assert [row["id"] for row in (await web.call("POST", path, {"id": 2})).body] == [2]
     assert all(value is not None for row in rows for value in row.values())
@@ -192,14 +200,10 @@ async def test_workers_are_listed_with_what_they_reported(web: Web, cli: Command
 @pytest.mark.peer("POST /get_endpoint_workers/", "C1", does="`get_workers` of a worker that serves")
 @pytest.mark.peer("POST /get_endpoint_logs/", "K2", does="`get endpt-logs` of a worker's whole life")
 async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
-    class Pointed(Serverless):  # type: ignore[misc]
-        SSL_CERT_URL = ""
-
     async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as owner:
-        Pointed.SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
         endpoint_id = await add_endpoint(owner, "llama", max_workers=1)
         await ready(server, "llama")
-        async with Pointed(api_key=server.admin_key, autoscaler_url=server.url, webserver_url=server.url) as client:
+        async with pointed(server) as client:
             endpoint = await client.get_endpoint("llama")
             await owner.generate("llama", "hello", max_new_tokens=50)
             fleet = server.hub.fleet_named("llama")

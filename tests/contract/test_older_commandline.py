@@ -1,4 +1,4 @@
-"""What the command line of `vastai` 0.3.1 was seen to send on one round, sent again: it works, and means the same."""
+"""What older command lines were seen to send on one round, sent again: it works, and means the same."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,6 +47,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
 @peer("DELETE /api/v0/autojobs/{id}", "K1", does="`delete autogroup`", recorded=True)
 @peer("GET /api/v0/users/current", "K1", does="`show user`", recorded=True)
 async def test_an_older_command_line_does_its_whole_round(web: Web) -> None:
+    """That of `vastai` 0.3.1."""
     key = web.keys["admin"]
     itself = {"client_id": "me"}
 
@@ -105,4 +106,51 @@ async def test_an_older_command_line_does_its_whole_round(web: Web) -> None:
     await sent("DELETE", "/api/v0/template/", {"hash_id": changed["template"]["hash_id"]})
     await sent("DELETE", "/api/v0/endptjobs/1/", itself | {"endptjob_id": 1})
     assert (web.hub.ids_by_name, web.hub.workergroups, web.hub.templates) == ({}, {}, {})
+    assert "api_key" in await sent("GET", "/api/v0/users/current?owner=me")  # it takes this away, and fails without
+
+
+@peer("POST /api/v0/autojobs", "K0", does="`create autoscaler`, of an endpoint that is there", recorded=True)
+@peer("GET /api/v0/autojobs", "K0", does="`show autoscalers`", recorded=True)
+@peer("PUT /api/v0/autojobs/{id}", "K0", does="`update autoscaler`", recorded=True)
+@peer("DELETE /api/v0/autojobs/{id}", "K0", does="`delete autoscaler`", recorded=True)
+@peer("GET /api/v0/users/current", "K0", does="`show user`", recorded=True)
+async def test_the_oldest_command_line_does_its_whole_round(web: Web) -> None:
+    """That of `vastai` 0.1.8, of October 2023: it has no command for endpoints, and its key is in the query."""
+    key = web.keys["admin"]
+
+    async def sent(method: str, path: str, body: object = None, status: int = 200) -> Any:
+        answer = await web.call(method, f"{path}{'&' if '?' in path else '?'}api_key={key}", body, key=None)
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer
+        return answer.body
+
+    template = await web.make_template()
+    nothing = dict.fromkeys((
+        "min_load", "target_util", "cold_mult", "template_hash", "template_id", "search_params", "launch_args",
+        "gpu_ram", "endpoint_name",
+    ))  # fmt: skip
+    asked = {
+        "client_id": "me",
+        **nothing,
+        "min_load": 10.0,
+        "template_hash": template["hash_id"],
+        "search_params": "gpu_ram>=23 num_gpus=1",
+        "gpu_ram": 24.0,
+        "endpoint_name": "LLama",
+    }
+    refused = await sent("POST", "/api/v0/autojobs/", asked, status=400)
+    assert refused["msg"].startswith("endpoint_id or endpoint_name: there is no such endpoint")
+    await web.make_endpoint("LLama")
+    by_arguments = asked | {"template_hash": None, "launch_args": "--image x/y --disk 64"}
+    refused = await sent("POST", "/api/v0/autojobs/", by_arguments, status=400)
+    assert refused["msg"].startswith("template_hash or template_id: one of them is required")
+
+    assert await sent("POST", "/api/v0/autojobs/", asked) == {"success": True, "id": 1}
+    scaling = web.hub.stall(EndpointId(1)).fleet.endpoint.scaling
+    assert scaling == Scaling()  # what it says of the workergroup is not said of the endpoint
+    change = {"client_id": "me", "autojob_id": 1, **nothing, "gpu_ram": 32.0}
+    assert await sent("PUT", "/api/v0/autojobs/1/", change) == {"success": True}
+    [row] = (await sent("GET", "/api/v0/autojobs/", {"client_id": "me", "api_key": key}))["results"]
+    assert (row["gpu_ram"], row["search_params"], row["endpoint_name"]) == (32.0, "gpu_ram>=23 num_gpus=1", "LLama")
+    web.staff(worker(1))
+    assert (await sent("DELETE", "/api/v0/autojobs/1/", {"client_id": "me", "autojob_id": 1}))["deleted_workers"] == 1
     assert "api_key" in await sent("GET", "/api/v0/users/current?owner=me")  # it takes this away, and fails without

@@ -18,10 +18,10 @@ from posthouse.wire.deletes import decode
 from posthouse.wiring import Running
 from tests.contract import live
 from tests.contract.agent_world import PATIENCE_S, World, listening, until
-from tests.contract.live import add_endpoint, ready, states
+from tests.contract.live import add_endpoint, pointed, ready, states
 from tests.contract.test_agent import agent_process
 from tests.contract.test_grant import PeerWorker, peer_worker
-from tests.contract.test_vastai_peer import complete, onstart, owner, pointed, server
+from tests.contract.test_vastai_peer import complete, onstart, owner, server
 
 __all__ = ["owner", "peer_worker", "server"]  # fixtures
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner
-from vastai import Serverless
 
 from posthouse.cli import app
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
-from tests.contract.live import PATIENCE_S, add_endpoint, live_server, until
+from tests.contract.live import PATIENCE_S, add_endpoint, live_server, pointed, until
 from tests.contract.web import served, worker
 
 peer = pytest.mark.peer
@@ -64,13 +63,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
 async def owner(server: Running) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server.url, server.admin_key) as client:
         yield client
-
-
-def pointed(server: Running) -> Any:
-    class Pointed(Serverless):  # type: ignore[misc]
-        SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
-
-    return Pointed(api_key=server.admin_key, autoscaler_url=server.url, webserver_url=server.url)
 
 
 async def ask(endpoint: Any, **payload: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vastai import Serverless
+from vastai.data.endpoint import EndpointConfig
+from vastai.data.workergroup import WorkergroupConfig
 
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker
@@ -16,10 +17,14 @@ from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
 from tests.contract.live import (
     AGENT,
+    AUTHORITY_DIR,
     PATIENCE_S,
     SCALING,
+    SIGNED,
+    WORKER_ENV,
     add_endpoint,
     live_server,
+    pointed,
     ready,
     states,
     until,
@@ -79,10 +84,11 @@ asyncio.run(main())
 """
 
 
-def onstart(model: str = DEMO_MODEL, **scripts: str) -> str:
+def onstart(model: str = DEMO_MODEL, certified: bool = True, **scripts: str) -> str:
     """What runs the peer's own `Worker` beside a model, with further scripts in files of their names."""
+    certificate = SIGNED if AUTHORITY_DIR and certified else ""
     files = "".join(f"cat > {name}.py <<'END'\n{text}END\n" for name, text in {**scripts, "peer": PEER}.items())
-    return f'{files}"$PYTHON" -u {model} > "$MODEL_LOG" 2>&1 &\nexec "$PYTHON" peer.py\n'
+    return f'{certificate}{files}"$PYTHON" -u {model} > "$MODEL_LOG" 2>&1 &\nexec "$PYTHON" peer.py\n'
 
 
 @pytest.fixture
@@ -95,13 +101,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
 async def owner(server: Running) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server.url, server.admin_key) as client:
         yield client
-
-
-def pointed(server: Running) -> Any:
-    class Pointed(Serverless):  # type: ignore[misc]
-        SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
-
-    return Pointed(api_key=server.admin_key, autoscaler_url=server.url, webserver_url=server.url)
 
 
 async def complete(endpoint: Any, tokens: int = 5) -> Any:
@@ -140,14 +139,20 @@ async def succeeded(fleet: Fleet) -> Worker:
 async def test_its_client_waits_for_the_first_worker_and_is_answered_by_our_agent(
     server: Running, owner: AsyncClient
 ) -> None:
-    await add_endpoint(owner, "llm", min_load=0)
+    await add_endpoint(owner, "llm", onstart=f"sleep 5\n{AGENT}", min_load=0)
+    fleet = fleet_of(server, "llm")
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         assert states(server, "llm") == []
-        answer = await complete(endpoint)
-    assert answer["response"]["choices"][0]["text"].strip()
-    fleet = fleet_of(server, "llm")
+        answer = asyncio.create_task(complete(endpoint))
+        await until(lambda: fleet.stats.waited >= 3, "it has asked again")
+        [(idx, waiting)] = fleet.ledger.waiting.items()
+        assert waiting.cost == fleet.ledger.waiting_work == 5  # one request, however often it is asked for
+        await answer
+    assert (await answer)["response"]["choices"][0]["text"].strip()
+    assert fleet.stats.routed == 1
     await until(lambda: len(fleet.ledger) == 0, "the request has ended in the ledger")
+    assert fleet.ledger.ended(idx) is not None
 
 
 @peer("worker: POST /ROUTE", "C1", does="`Endpoint.request(stream=True)`, at our agent")
@@ -187,8 +192,8 @@ async def test_its_worker_serves_its_client(server: Running, owner: AsyncClient)
     await until(lambda: len(fleet.ledger) == 0, "its worker has reported the ends")
 
 
-@peer("POST /route", "C1", does="`Endpoint.request`: again, under the same number, after a 500 or 429 of the worker")
-@peer("POST /delete_requests", "W4", does="reports as a success what the model answered with 500 or 429")
+@peer("POST /route", "C1", does="`Endpoint.request`: again, under the same number, after a worker's 408, 429 or 500")
+@peer("POST /delete_requests", "W4", does="reports as a success what the model answered with 408, 429 or 500")
 async def test_a_failure_of_the_model_is_asked_again_and_not_held_against_its_worker(
     server: Running, owner: AsyncClient
 ) -> None:
@@ -198,10 +203,10 @@ async def test_a_failure_of_the_model_is_asked_again_and_not_held_against_its_wo
         endpoint = await client.get_endpoint("peer")
         requests = [
             endpoint.request("/v1/completions", {"name": str(status), "failing": status}, cost=5)
-            for status in (500, 429)
+            for status in (408, 429, 500)
         ]
         answers = await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S)
-    assert [answer["response"] for answer in answers] == [{"asked": 2}, {"asked": 2}]
+    assert [answer["response"] for answer in answers] == 3 * [{"asked": 2}]
     fleet = fleet_of(server, "peer")
     await until(lambda: len(fleet.ledger) == 0, "its worker has reported the ends")
     assert states(server, "peer") == ["idle"]
@@ -233,7 +238,7 @@ async def test_its_worker_whose_model_fails_is_replaced_and_the_next_one_answers
 
 @peer("POST /worker_status", "W4", does="its own server cannot start (“beacon”): replaced")
 async def test_its_worker_whose_server_cannot_start_is_replaced(server: Running, owner: AsyncClient) -> None:
-    await add_endpoint(owner, "peer", onstart="export USE_SSL=true\n" + onstart())
+    await add_endpoint(owner, "peer", onstart="export USE_SSL=true\n" + onstart(certified=False))
     first = await succeeded(fleet_of(server, "peer"))
     assert first.message.startswith("Worker Server failed to launch: Failed to get SSL Certificate")
 
@@ -255,6 +260,94 @@ async def test_its_client_gets_an_error_at_once_for_a_wrong_key(server: Running,
             await complete(endpoint)
 
 
+@peer("POST /api/v0/endptjobs", "C1", does="`create_endpoint`, and it is served")
+@peer("GET /api/v0/endptjobs/{id}", "C1", does="`fetch_endpoint` of one that is served")
+@peer("POST /api/v0/workergroups", "C1", does="`add_workergroup` in three forms, and one has a worker")
+@peer("GET /api/v0/workergroups", "C1", does="`find_workergroup_for_endpoint` of one that is served")
+@peer("POST /get_endpoint_workers", "C1", does="`Endpoint.get_workers`")
+@peer("POST /update_workers", "C1", does="`update_workers` of three workergroups")
+@peer("DELETE /api/v0/workergroups/{id}", "C1", does="`delete_workergroup` of one that is served")
+@peer("DELETE /api/v0/endptjobs/{id}", "C1", does="`ManagedEndpoint.delete`: its worker goes, too")
+async def test_its_client_makes_an_endpoint_is_served_and_leaves_nothing(
+    server: Running, owner: AsyncClient, tmp_path: Path
+) -> None:
+    template = await owner.create_template(name="llm", env=WORKER_ENV, onstart=AGENT)
+    async with pointed(server) as client:
+        managed = await client.create_endpoint(EndpointConfig(endpoint_name="llm", **SCALING | {"max_workers": 1}))
+        groups = [
+            await managed.add_workergroup(template["hash_id"]),
+            await managed.add_workergroup(WorkergroupConfig(template_id=template["id"], gpu_ram=8)),
+            await managed.add_workergroup(template_hash=template["hash_id"], search_params={"num_gpus": {"lte": 1}}),
+        ]
+        assert (await client.find_workergroup_for_endpoint(managed.id), len(set(groups))) == (groups[0], 3)
+        assert (await client.fetch_endpoint(managed.id)).config.max_workers == 1
+        endpoint = await client.get_endpoint("llm")
+        assert (await complete(endpoint))["response"]["choices"][0]["text"].strip()
+        [row] = await endpoint.get_workers()
+        assert row.status == "idle"
+        assert [(await client.update_workers(group))["workers_to_update"] for group in groups] == [1, 0, 0]
+        await client.delete_workergroup(groups[2])
+        await managed.delete()
+        assert await client.get_endpoints() == []
+    await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "its worker is gone")
+
+
+@peer("POST /api/v0/template", "K2", does="`create template` that workers run")
+@peer("GET /api/v0/template", "K2", does="`search templates` by name")
+@peer("PUT /api/v1/template", "K2", does="`update template` that workers run")
+@peer("DELETE /api/v0/template", "K2", does="`delete template` by id, and by hash")
+@peer("POST /api/v0/endptjobs", "K2", does="`create endpoint` that serves")
+@peer("GET /api/v0/endptjobs", "K2", does="`show endpoints` that serve")
+@peer("PUT /api/v0/endptjobs/{id}", "K2", does="`update endpoint` to `stopped`: its worker stops")
+@peer("DELETE /api/v0/endptjobs/{id}", "K2", does="`delete endpoint`: its worker goes, too")
+@peer("POST /api/v0/autojobs", "K2", does="`create workergroup` that has a worker")
+@peer("GET /api/v0/autojobs", "K2", does="`show workergroups` that have workers")
+@peer("PUT /api/v0/autojobs/{id}", "K2", does="`update workergroup` that has a worker")
+@peer("DELETE /api/v0/autojobs/{id}", "K2", does="`delete workergroup`: its worker goes, too")
+@peer("POST /get_endpoint_workers", "K2", does="`get endpt-workers` of one that serves")
+@peer("POST /get_endpoint_logs", "K2", does="`get endpt-logs` of one that serves, four levels")
+@peer("POST /get_autogroup_logs", "K2", does="`get wrkgrp-logs` of one that has a worker")
+@peer("POST /update_workers", "K2", does="`update workers`, and `--cancel`, of a worker that serves")
+async def test_its_command_line_makes_an_endpoint_that_serves_and_leaves_nothing(
+    server: Running, owner: AsyncClient, tmp_path: Path
+) -> None:
+    cli = Commandline(server.url, server.admin_key, tmp_path / "home")
+    # fmt: off
+    template = await cli.told("create", "template", "--name", "llm", "--env", WORKER_ENV, "--onstart-cmd", AGENT, "-n")
+    await cli("create", "endpoint", "--endpoint_name", "llm", "--min_load", "1", "--cold_workers", "0",
+              "--cold_mult", "1", "--max_workers", "1")
+    # fmt: on
+    assert (await cli.told("create", "workergroup", "--endpoint_id", "1", "--template_hash", template["hash_id"]))["id"]
+    await ready(server, "llm")
+    assert (await owner.generate("llm", "Hello", max_new_tokens=5)).status == 200
+    assert " status=idle gpu_name=CPU measured_perf=" in await cli("get", "endpt-workers", "1")
+    levels = [await cli("get", "endpt-logs", "1", "--level", level) for level in "0123"]
+    assert " went from model_loading to idle" in levels[1]
+    assert [len(level) for level in levels] == sorted(len(level) for level in levels)
+    assert " went from model_loading to idle" in await cli("get", "wrkgrp-logs", "1")
+
+    assert await cli("update", "workers", "1") == "Update started for workergroup 1 (1 workers)\n"
+    assert await cli("update", "workers", "1", "--cancel") == "Update cancelled for workergroup 1\n"
+    assert await cli.told("update", "workergroup", "1", "--gpu_ram", "8") == {"success": True}
+    [row] = json.loads(await cli("show", "workergroups"))
+    assert (row["gpu_ram"], row["endpoint_name"]) == (8.0, "llm")
+    changed = await cli("update", "template", template["hash_id"], "--name", "other", "--env", WORKER_ENV, "-n")
+    assert changed.startswith("updated template: ")
+    [found] = json.loads(await cli("search", "templates", "name=other"))
+    assert (found["id"], found["hash_id"] != template["hash_id"]) == (template["id"], True)
+
+    assert await cli.told("update", "endpoint", "1", "--endpoint_state", "stopped") == {"success": True}
+    [row] = json.loads(await cli("show", "endpoints"))
+    assert row["endpoint_state"] == "stopped"
+    await until(lambda: states(server, "llm") == ["stopped"], "its worker has stopped")
+    assert (await cli.told("delete", "workergroup", "1"))["deleted_workers"] == 1
+    await until(lambda: states(server, "llm") == [], "its worker is gone")
+    assert "was deleted" in await cli("delete", "template", "--template-id", str(template["id"]))
+    assert (await cli.told("delete", "endpoint", "1"))["success"]
+    assert json.loads(await cli("show", "endpoints")) == []
+    await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "nothing is left")
+
+
 @peer("GET /api/v0/template", "K2", does="`run benchmarks`")
 @peer("GET /api/v0/benchmarks", "K2", does="`run benchmarks`: measures anew each time")
 @peer("POST /api/v0/bundles", "K2", does="`run benchmarks`")
@@ -268,7 +361,7 @@ async def test_its_benchmarks_measure_a_template_and_leave_nothing(
     server: Running, owner: AsyncClient, tmp_path: Path
 ) -> None:
     filters = "num_gpus<=4 gpu_ram<1000"
-    template = await owner.create_template(name="llm", env="-p 3000:3000", onstart=AGENT, extra_filters=filters)
+    template = await owner.create_template(name="llm", env=WORKER_ENV, onstart=AGENT, extra_filters=filters)
     cli = Commandline(server.url, server.admin_key, tmp_path / "home")
     # A machine without a GPU has workers with none.
     specs = ["--gpus", "0x CPU, 8x RTX_4090"]

@@ -31,6 +31,17 @@ def test_published_queries_mean_what_the_unmodified_client_makes_of_them(text: s
     assert parse_search(text) == parse_query(text, {}, offers_fields, offers_alias, offers_mult)
 
 
+SYMBOLS = ["=", "==", "!=", ">", ">=", "<", "<="]
+WORDS = ["eq", "neq", "noteq", "not eq", "gt", "gte", "lt", "lte", "in", "notin", "nin", "not in"]
+
+
+@pytest.mark.parametrize("op", [*SYMBOLS, *WORDS])
+def test_every_operator_means_what_the_unmodified_client_makes_of_it(op: str) -> None:
+    value = "[2,4]" if op.endswith("in") else "2"
+    for text in (f"num_gpus {op} {value}", f"verified=true cuda_vers {op} {value} rented=false"):
+        assert parse_search(text) == parse_query(text, {}, offers_fields, offers_alias, offers_mult)
+
+
 @pytest.mark.parametrize(
     ("text", "filters"),
     [
