@@ -1,7 +1,7 @@
 """Each drill in small: what it measures is the same, and what it calls broken must not happen here either."""
 
 import pytest
-from drills import burst, crash, drains, overload, restart, soak
+from drills import burst, crash, dead, drains, overload, restart, soak
 from drills.site import ONSTART, ground
 
 
@@ -37,6 +37,12 @@ def test_a_burst_without_workers_loses_no_request() -> None:
     figures, violations = burst.run(count=200)
     assert [v for v in violations if "to be sent" not in v] == []
     assert figures["answered"] == 200
+
+
+@pytest.mark.peer("POST /route/", "C1", does="50 requests of an endpoint whose worker is dead, for 30 s")
+async def test_a_storm_at_a_dead_worker_is_slowed_to_a_route_a_second_and_healthy_requests_go_on() -> None:
+    figures, violations = await dead.run(clients=50, span_s=30.0)
+    assert violations == [], figures
 
 
 async def test_a_soak_sees_growth_and_leaks() -> None:
