@@ -275,6 +275,19 @@ async def test_a_renewed_certificate_is_shown_to_who_comes_next_and_disturbs_nob
         await writer.wait_closed()
 
 
+async def test_a_server_shows_the_certificate_that_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    authority = Authority(tmp_path / "elsewhere" / "authority.pem", time.time())
+    authority.renew(given := tmp_path / "given.pem", {HERE}, time.time(), begin=True)
+    files = {"server.tls": "files", "server.tls_certificate": str(given), "server.tls_key": str(given)}
+    root = tmp_path / "elsewhere" / "authority.cer"
+    async with (
+        live_server(tmp_path / "data", **files) as server,
+        AsyncClient(server.url, server.admin_key, ca=root) as owner,
+    ):
+        assert await owner.endpoints() == []
+
+
 async def test_files_that_cannot_be_used_are_named_before_the_server_begins(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for chain, says in ((tmp_path / "absent", "No such file"), (tmp_path / "empty", "are not a certificate")):

@@ -295,7 +295,7 @@ async def test_its_client_makes_an_endpoint_is_served_and_leaves_nothing(
 @peer("POST /api/v0/template", "K2", does="`create template` that workers run")
 @peer("GET /api/v0/template", "K2", does="`search templates` by name")
 @peer("PUT /api/v1/template", "K2", does="`update template` that workers run")
-@peer("DELETE /api/v0/template", "K2", does="`delete template` by id, and by hash")
+@peer("DELETE /api/v0/template", "K2", does="`delete template` by id")
 @peer("POST /api/v0/endptjobs", "K2", does="`create endpoint` that serves")
 @peer("GET /api/v0/endptjobs", "K2", does="`show endpoints` that serve")
 @peer("PUT /api/v0/endptjobs/{id}", "K2", does="`update endpoint` to `stopped`: its worker stops")
