@@ -27,6 +27,7 @@ def enter(directory: Path) -> None:
     of a server with a publicly trusted certificate is.
     """
     etc = directory / "etc"
+    shutil.rmtree(etc, ignore_errors=True)
     shutil.copytree("/etc", etc, symlinks=True, ignore_dangling_symlinks=True)
     (etc / "hosts").unlink()
     (etc / "hosts").write_text(f"127.0.0.1 localhost {' '.join(NAMES)}\n")
