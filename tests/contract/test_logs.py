@@ -111,6 +111,7 @@ async def test_the_command_line_says_why_there_are_no_logs(web: Web, cli: Comman
 
 
 @pytest.mark.peer("POST /get_endpoint_logs/", "C0", recorded=True, does="by name, with the key in the body")
+@pytest.mark.peer("POST /get_endpoint_logs/", "K1", recorded=True, does="`get endpt-logs`, if `run.vast.ai` is here")
 @pytest.mark.peer("POST /get_autogroup_logs/", "C0", recorded=True, does="by id")
 @pytest.mark.peer("POST /get_workergroup_logs/", "C0", recorded=True, does="by id")
 async def test_plain_clients_ask_by_name_with_the_key_anywhere(web: Web) -> None:
@@ -122,6 +123,7 @@ async def test_plain_clients_ask_by_name_with_the_key_anywhere(web: Web) -> None
     for answer in (
         await web.call("POST", "/get_endpoint_logs", ask | {"api_key": key}, key=None),
         await web.call("POST", f"/get_endpoint_logs/?api_key={key}", ask, key=None),
+        await web.call("POST", "/get_endpoint_logs/", {"id": 1, "api_key": key}, key=None),  # K1
     ):
         assert (answer.status, answer.body) == (200, by_id)
     groups = [await logs(web, {"id": 1}, path) for path in ("/get_autogroup_logs/", "/get_workergroup_logs/")]
