@@ -17,8 +17,10 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from posthouse.client import AsyncClient
+from posthouse.server.auth import Keyring
 from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.wire.status import MAX_INDEXES
@@ -208,10 +210,24 @@ ROWS: dict[tuple[str, str], list[Row]] = {
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Running]:
+async def server(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Running]:
+    """A server whose logs, at the level debug, hold no traceback, no key and no token in the end."""
     flags = {**UNLIMITED, "server.route_hold_s": 0.1, "server.max_body_bytes": MAX_BODY_BYTES}
-    async with live_server(tmp_path / "data", **flags) as server:
-        yield server
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, "aiosqlite")  # it tells of every statement
+    with capture_logs() as ours:
+        async with live_server(tmp_path / "data", **flags) as server:
+            yield server
+    keyring = Keyring((tmp_path / "data" / "secret").read_bytes(), [], lambda _: None)
+    out, err = capfd.readouterr()
+    logged = f"{out}{err}{caplog.text}{ours}"
+    assert "Traceback" not in logged
+    assert server.admin_key not in logged
+    for number in range(1, 10):
+        assert keyring.worker_token(number) not in logged
+        assert keyring.endpoint_key(number, 1) not in logged
 
 
 @pytest.fixture

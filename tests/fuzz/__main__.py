@@ -25,6 +25,7 @@ from posthouse.wire.body import sender
 from posthouse.wire.env import parse_env
 from posthouse.wire.search import parse_search
 from tests.fuzz.cases import OBJECTS, RAW, TEXTS, cases, mutated, recorded_bodies, targets
+from tests.fuzz.connections import streams, talk
 from tests.fuzz.described import described
 from tests.fuzz.site import Case, Site, site
 
@@ -44,7 +45,8 @@ DECODERS: dict[str, Callable[[Any], object]] = {
 def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Counter[str]:
     """How many cases of what were made, all of which went well. Raises: the error of the first that did not.
 
-    `per_call`: cases of each call of our own making, and a quarter as many that Schemathesis makes of its description.
+    `per_call`: cases of each call of our own making, and a quarter as many that Schemathesis makes of its description;
+    three times as many connections, where requests are signed one by one and where they are not.
     """
     made: Counter[str] = Counter()
     with asyncio.Runner() as runner:
@@ -59,6 +61,9 @@ def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Coun
             for strategy in described(here):
                 runner.run(here.prepare())
                 _try(strategy, _caller(runner, here, made), max(per_call // 4, 2), seed)
+            for scheme in ("", "A5S"):
+                runner.run(here.prepare(scheme))
+                _try(streams(here), _talker(runner, here, made), 3 * per_call, seed)
             made.update({f"answered {code}": count for code, count in here.statuses.items()})
         finally:
             runner.run(context.__aexit__(None, None, None))
@@ -90,6 +95,15 @@ def _caller(runner: asyncio.Runner, here: Site, made: Counter[str]) -> Callable[
         role, case = drawn
         made[f"as {role}"] += 1
         runner.run(here.answer(case))
+
+    return check
+
+
+def _talker(runner: asyncio.Runner, here: Site, made: Counter[str]) -> Callable[[list[bytes]], None]:
+    def check(pieces: list[bytes]) -> None:
+        made["connections"] += 1
+        early, usual = (runner.run(talk(here, pieces, way)) for way in (True, False))
+        assert early is None or usual is None or early == usual, (pieces, early, usual)
 
     return check
 

@@ -9,17 +9,15 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
+from tests.fuzz.cases import ROLES
 from tests.fuzz.site import Case, Site
-
-KEYS = ("none", "route", "read", "operate", "admin")
-"""Whose calls are made: nobody's, and those of a key of each scope."""
 
 
 def described(site: Site) -> Iterator[st.SearchStrategy[tuple[str, Case]]]:
     """Cases of each call in the description, each with the role of who makes it."""
     for found in schemathesis.openapi.from_dict(site.app.openapi()).get_all_operations():
         assert isinstance(found, Ok), found
-        yield st.builds(_case, st.just(site), st.sampled_from(KEYS), found.ok().as_strategy())
+        yield st.builds(_case, st.just(site), st.sampled_from(ROLES), found.ok().as_strategy())
 
 
 def _case(site: Site, role: str, made: schemathesis.Case[Any]) -> tuple[str, Case]:

@@ -61,15 +61,18 @@ class Site:
     def app(self) -> FastAPI:
         return self.web.app
 
-    async def prepare(self) -> None:
-        """There is an endpoint with a ready worker, and a key for each role, whatever the cases before have done."""
+    async def prepare(self, scheme: str = "") -> None:
+        """There is an endpoint with a ready worker, and a key for each role, whatever the cases before have done.
+
+        `scheme`: in which the worker's requests are signed.
+        """
         hub = self.web.hub
         if ENDPOINT not in hub.ids_by_name:
             for endpoint_id in list(hub.ids_by_name.values()):
                 await self.web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}")
             await self.web.make_endpoint(ENDPOINT)
         endpoint_id = hub.ids_by_name[ENDPOINT]
-        ready = worker(WORKER_ID, endpoint_id, addresses=frozenset({"127.0.0.1:9"}))
+        ready = worker(WORKER_ID, endpoint_id, addresses=frozenset({"127.0.0.1:9"}), scheme=scheme)
         self.web.staff(ready)
         self.web.shelf.lines[ready.instance_id] = ["a line"]
         self.secrets = {

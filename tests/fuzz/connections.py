@@ -1,0 +1,126 @@
+"""Connections, byte by byte: what is HTTP, or hardly, in pieces, through the protocol that reads it."""
+
+import asyncio
+import json
+import logging
+import re
+from itertools import pairwise
+from typing import Any, cast
+
+import uvicorn
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from posthouse.server.protocol import protocol_for
+from tests.fuzz.cases import mutated
+from tests.fuzz.site import ENDPOINT, WORKER_ID, Site
+
+NO_HTTP = b"Invalid HTTP request received."
+"""uvicorn's word for it, which it says at once, before the answers to calls that came before."""
+_STATUS = re.compile(rb"(?:^|\n|\})HTTP/1\.1 ([0-9]{3}) ")
+
+
+class Wire(asyncio.Transport):
+    """What the protocol thinks is a connection."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.said, self.paused, self.closed = b"", False, False
+
+    def write(self, data: Any) -> None:
+        if not self.closed:
+            self.said += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+def streams(here: Site) -> st.SearchStrategy[list[bytes]]:
+    """What a client sends on one connection, in pieces: calls whose answers do not depend on those before, damaged."""
+    route = {"endpoint": ENDPOINT, "cost": 5, "request_idx": 0}
+    report = {"id": WORKER_ID, "mtoken": here.secrets["worker"], "cur_load": 1}
+    key = f"Authorization: Bearer {here.secrets['endpoint']}"
+    calls = [
+        _call("POST", "/route/", route, key),
+        _call("POST", "/route/", {**route, "note": "x" * 3000}, key, "Expect: 100-continue"),
+        _call("POST", "/api/v0/route", {**route, "endpoint": "nobody"}, key),
+        _call("POST", "/route/", route),
+        _call("POST", "/route/", route, key, "Connection: close"),
+        _call("POST", "/worker_status/", report),
+        _call("GET", "/pubkey/", None),
+        _call("GET", "/v1/status", None, f"Authorization: {here.secrets['read']}"),
+        _call("POST", "/route/", None, key, "Transfer-Encoding: chunked") + b'5\r\n{"end\r\n0\r\n\r\n',
+    ]
+    whole = st.lists(st.sampled_from(calls), min_size=1, max_size=4).map(b"".join)
+    damaged = st.lists(st.sampled_from(calls) | mutated(calls), min_size=1, max_size=4).map(b"".join)
+    return st.builds(_cut, whole | damaged, st.lists(st.floats(0, 1), max_size=6))
+
+
+def _call(method: str, path: str, body: object, *headers: str) -> bytes:
+    raw = b"" if body is None else json.dumps(body).encode()
+    length = [] if any("chunked" in header for header in headers) else [f"Content-Length: {len(raw)}"]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, *length, "", ""]).encode() + raw
+
+
+def _cut(stream: bytes, cuts: list[float]) -> list[bytes]:
+    edges = sorted({0, len(stream), *(int(cut * len(stream)) for cut in cuts)})
+    return [stream[a:b] for a, b in pairwise(edges)]
+
+
+async def talk(here: Site, pieces: list[bytes], early: bool) -> list[int] | None:
+    """The statuses of the answers to what is sent; None where it was no HTTP, so that some answers may not have come.
+
+    Fails on what no client may bring about.
+    """
+    loop, troubles = asyncio.get_running_loop(), list[Any]()
+    config = uvicorn.Config(here.hot, http="httptools", lifespan="off", access_log=False, log_config=None)
+    state, wire = ServerState(), Wire()
+    config.load()
+    protocol = protocol_for(here.hot, early)(config, state, {})
+    heard = logging.Handler(logging.ERROR)
+    heard.emit = troubles.append  # type: ignore[method-assign,assignment]
+    logging.getLogger("uvicorn.error").addHandler(heard)
+    loop.set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    here.logs.clear()
+    try:
+        protocol.connection_made(wire)
+        async with asyncio.timeout(60):
+            for piece in pieces:
+                while wire.paused and not wire.closed:
+                    await asyncio.sleep(0)
+                if wire.closed:
+                    break
+                protocol.data_received(piece)
+                await asyncio.sleep(0)
+            while not (wire.closed or protocol.idle or _is_read(protocol)):
+                await asyncio.sleep(0)
+            protocol.connection_lost(None)
+            while state.tasks:
+                await asyncio.wait(set(state.tasks))
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(heard)
+        loop.set_exception_handler(None)
+    statuses = [int(code) for code in _STATUS.findall(wire.said)]
+    assert not troubles, (pieces, troubles)
+    assert all(status < 500 for status in statuses), (pieces, wire.said)
+    logged = str(here.logs) + wire.said.decode("latin-1")
+    assert "Traceback" not in logged, (pieces, logged)
+    assert "could not answer" not in logged, (pieces, logged)
+    return None if NO_HTTP in wire.said else statuses
+
+
+def _is_read(protocol: Any) -> bool:
+    """It waits for more of a request, and everything before that is answered."""
+    cycle = cast(Any, protocol.cycle)
+    return protocol.reading and not protocol.pipeline and (cycle is None or cycle.response_complete or cycle.more_body)
