@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from tests.campaign.awaits import AWAITS
 from tests.campaign.day import Outcome, run
 
 HERE = Path(__file__).parent
@@ -47,6 +48,10 @@ def main() -> int:
     broken = [o for o in outcomes if o.violation]
     done = f"{len(outcomes)} seeds of {args.hours:g} virtual hours, {len(broken)} broken"
     print(f"{done}, {_rate(outcomes, began):.1f} a minute")
+    crashed_at, never = _crashed_at(outcomes)
+    print(f"it crashed at {len(crashed_at)} of the {len(AWAITS)} places where the engine waits")
+    for place in never:
+        print(f"  never at {place}")
     if args.record and outcomes:
         args.record.write_text(json.dumps(_record(outcomes, args.hours, args.jobs, began), indent=1) + "\n")
     return 1 if broken else 0
@@ -64,6 +69,12 @@ def _outcomes(seeds: range, hours: float, jobs: int, limit_s: float) -> Iterator
             if limit_s and time.monotonic() - began > limit_s:
                 pool.shutdown(wait=False, cancel_futures=True)
                 return
+
+
+def _crashed_at(outcomes: list[Outcome]) -> tuple[Counter[str], list[str]]:
+    """Crashes by where the engine waited then, and where it waits and none was."""
+    crashed_at = sum((outcome.crashed_at for outcome in outcomes), Counter[str]())
+    return crashed_at, [str(place) for place in AWAITS if not crashed_at[str(place)]]
 
 
 def _rate(outcomes: list[Outcome], began: float) -> float:
@@ -87,12 +98,15 @@ def _record(outcomes: list[Outcome], hours: float, jobs: int, began: float) -> d
     for outcome in outcomes:
         faults += outcome.faults
         happened += outcome.happened
+    crashed_at, never = _crashed_at(outcomes)
     return {
         "seeds": {"from": outcomes[0].seed, "to": outcomes[-1].seed, "count": len(outcomes)},
         "virtual_hours_each": hours,
         "violations": {str(o.seed): o.violation for o in outcomes if o.violation},
         "seeds_per_minute": round(_rate(outcomes, began), 1),
         "processes": jobs,
+        "crashed_at": dict(sorted(crashed_at.items())),
+        "never_crashed_at": never,
         "faults": dict(sorted(faults.items())),
         "happened": dict(sorted(happened.items())),
         "version": version.stdout.strip() or "unknown",

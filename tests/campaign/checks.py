@@ -85,6 +85,8 @@ class Checks:
             box.known, box.heard = {}, False
         for endpoint_id, stall in hub.stalls.items():
             self._watch(stall.fleet)
+            # What was looked at last may never have been written down.
+            self._most[endpoint_id] = len(stall.fleet.workers)
             if before := self._bills_before.get(endpoint_id):
                 self._compare_lives(endpoint_id, stall.fleet.spent_usd(), before)
 

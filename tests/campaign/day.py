@@ -14,6 +14,7 @@ import structlog
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import BadRequest, PosthouseError
 from posthouse.wire.route import RouteAsk, RouteReply
+from tests.campaign.awaits import AWAITS, Await
 from tests.campaign.checks import Broken, Checks
 from tests.campaign.disk import Disk
 from tests.campaign.server import Gone, Server
@@ -29,10 +30,13 @@ REST_S = 0.25 * HOUR_S
 """For so long nothing may be asked of the provider then."""
 PROBE_S = 900.0
 """A request after the calm must be served within this time, by a worker that may have to be made first."""
+AIMED_S = 1800.0
+"""How long an aimed crash waits for the server to come to that place; then it strikes wherever it is."""
 POLL_S = (0.5, 5.0)
 """How long clients sleep between two calls: the protocol's client does so."""
 RETRIES = 5
 
+RARE_EDITS = ("rotate key", "add template", "delete template")
 TEMPLATES = ("one", "two", "three")
 EDITS = (
     *("parameters", "parameters", "state", "state", "update", "cancel", "template", "switch"),
@@ -48,6 +52,8 @@ class Outcome:
     hours: float
     faults: Counter[str]
     happened: Counter[str]
+    crashed_at: Counter[str]
+    """Crashes by where in the engine something waited then."""
     violation: str = ""
 
 
@@ -72,7 +78,7 @@ def run(seed: int, hours: float = 24.0) -> Outcome:
     finally:
         day.close()
         structlog.configure(**logs)
-    return Outcome(seed, hours, day.world.counts, day.happened, violation)
+    return Outcome(seed, hours, day.world.counts, day.happened, day.crashed_at, violation)
 
 
 class Day:
@@ -85,6 +91,10 @@ class Day:
         self.tick_s = self.random.choice([30.0, 60.0])
         self.server = Server(self.world, self.disk, self.checks, self.tick_s)
         self.happened: Counter[str] = Counter()
+        self.crashed_at: Counter[str] = Counter()
+        self._aims = seed % 2 == 1
+        """On every other day each crash is aimed at some await of the engine."""
+        self.world.thorough = self._aims
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._crashes = self.random.random() < 0.8
@@ -156,26 +166,25 @@ class Day:
     async def _crash(self) -> None:
         """Ends the server at some step, and begins it anew on what the disk has."""
         server, dead = self.server, asyncio.Event()
-        how = self.random.choice(["now", "commit", "commit", "put", "stop"])
+        how = "aimed" if self._aims else self.random.choice(["now", "commit", "commit", "put", "stop"])
 
         def kill() -> None:
-            server.kill()
+            self._kill(server)
             dead.set()
 
         if how == "stop":
             self.happened["restarts"] += 1
-            try:
-                await server.stop()
-            except PosthouseError:
-                server.kill()
+            await self._stop(server)
         else:
             self.happened["crashes"] += 1
-            if how == "now":
+            if how == "aimed":
+                self._aim(self.random.choice(AWAITS), server, dead)
+            elif how == "now":
                 self.loop.after_steps = self.loop.steps + self.random.randrange(1, 20), kill
             else:
                 server.kill_at(how, self.random.randrange(0, 12), kill)
             try:
-                async with asyncio.timeout(120.0):
+                async with asyncio.timeout(AIMED_S if self._aims else 120.0):
                     await dead.wait()
             except TimeoutError:
                 kill()
@@ -184,6 +193,43 @@ class Day:
             self.world.wall_s += self.random.choice([-1, 1]) * self.random.choice([1.0, 300.0, HOUR_S, 24 * HOUR_S])
         await asyncio.sleep(self.random.choice([0.0, 1.0, 10.0, 60.0, 600.0]))
         await self._begin()
+        self.loop.at_each_step = None
+
+    def _kill(self, server: Server) -> None:
+        self.crashed_at.update(map(str, server.waits_at()))
+        server.kill()
+
+    async def _stop(self, server: Server) -> None:
+        try:
+            await server.stop()
+        except PosthouseError:
+            server.kill()
+
+    def _aim(self, at: Await, server: Server, dead: asyncio.Event) -> None:
+        """Has the server die as soon as it waits there, and sees to it that it comes there."""
+
+        stopping = False
+
+        def look() -> bool:
+            nonlocal stopping
+            waits_at = self.server.waits_at()
+            if at not in waits_at:
+                if at.function == "close" and not stopping and any(place.module == "executor" for place in waits_at):
+                    stopping = True
+                    self._spawn(self._stop(server))
+                return False
+            self._kill(self.server)
+            self.loop.at_each_step = None
+            dead.set()
+            return True
+
+        self.loop.at_each_step = look
+        if at.module == "hub":  # the next one dies as it begins
+            self._kill(server)
+            dead.set()
+        elif at.module == "catalog":
+            for _ in range(12):
+                self._spawn(self._change())
 
     # -- storm and calm ------------------------------------------------------------------------------------------------
 
@@ -291,10 +337,13 @@ class Day:
             await asyncio.sleep(self.random.uniform(60.0, 2400.0))
             if self.loop.time() >= until:
                 return
-            if self.server.up:
-                await self._change()
+            await self._change()
 
     async def _edit(self, change: Coroutine[Any, Any, Any]) -> None:
+        if not self.server.up:
+            change.close()
+            self.happened["edits failed"] += 1
+            return
         try:
             await self.server.call(change)
         except PosthouseError:
@@ -306,6 +355,8 @@ class Day:
         catalog = self.server.catalog
         await self._edit(catalog.create_endpoint({"endpoint_name": name, **self._parameters()}))
         for _ in range(self.random.choice([1, 1, 2])):
+            if not self.server.up:
+                return
             template = self.random.choice(list(self.server.hub.templates.values()) or [None])
             if template is not None:
                 await self._edit(catalog.create_workergroup({"endpoint_name": name, "template_id": template.id}))
@@ -325,10 +376,12 @@ class Day:
         }
 
     async def _change(self) -> None:
-        """Changes something, at random."""
+        """Changes something, at random, if the server lives."""
+        if not self.server.up:
+            return
         hub, catalog, choose = self.server.hub, self.server.catalog, self.random.choice
         endpoints, groups = list(hub.ids_by_name.values()), list(hub.workergroups)
-        kind = choose(EDITS)
+        kind = choose(EDITS + RARE_EDITS if self._aims else EDITS)
         self.happened[f"edit: {kind}"] += 1
         workers = [i for stall in hub.stalls.values() for i in stall.fleet.workers]
         if kind == "add" and len(endpoints) < 2:
@@ -347,6 +400,13 @@ class Day:
             self._names += 1
             ask = {"id": choose(list(hub.templates)), "image": f"v{self._names}"}
             await self._edit(catalog.update_template(ask))
+        elif kind == "rotate key" and endpoints:
+            await self._edit(catalog.rotate_key(choose(endpoints)))
+        elif kind == "add template" and len(hub.templates) < 2 * len(TEMPLATES):
+            self._names += 1
+            await self._edit(catalog.create_template({"name": f"template-{self._names}", "image": "v1"}))
+        elif kind == "delete template" and hub.templates:
+            await self._edit(catalog.delete_template(choose(list(hub.templates)), None))
         elif kind == "switch" and groups and hub.templates:
             await self._edit(catalog.update_workergroup(choose(groups), {"template_id": choose(list(hub.templates))}))
         elif kind == "dismiss" and workers:

@@ -20,6 +20,7 @@ from posthouse.engine.router import Router
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from posthouse.wiring import _for_ever
+from tests.campaign.awaits import Await, suspended
 from tests.campaign.checks import Checks
 from tests.campaign.disk import Connection, Disk
 from tests.campaign.virtual import LIFE
@@ -46,7 +47,7 @@ class _Signer:
         return "signed"
 
     def sign_beside(self, data: bytes, then: Callable[[str | Exception], None]) -> None:
-        then("signed")
+        asyncio.get_running_loop().call_soon(then, "signed")
 
 
 class Server:
@@ -80,7 +81,7 @@ class Server:
             worker_token=lambda worker_id: "",
             secrets=dict,
             root_pem="",
-            most_at_once=8,
+            most_at_once=1 if self.world.thorough else 8,
             timeout_s=ACTION_TIMEOUT_S,
         )
         self.observer = Observer(self.hub, self.router, self.executor)
@@ -126,6 +127,10 @@ class Server:
         except PosthouseError:
             return
         self.checks.heard(box, message)
+
+    def waits_at(self) -> set[Await]:
+        """Where in the engine its tasks wait."""
+        return suspended(self._tasks)
 
     def kill(self) -> None:
         """Ends it at once: nothing of it runs on, nothing in its memory is kept."""

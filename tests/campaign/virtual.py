@@ -19,6 +19,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.steps = 0
         self.after_steps: tuple[int, Callable[[], None]] | None = None
         """What is done between two steps of tasks, at that number of steps."""
+        self.at_each_step: Callable[[], bool] | None = None
+        """Looks on between any two steps; true if it did something."""
         super().__init__(_Jump(self))
         self.set_task_factory(_task)
 
@@ -51,6 +53,8 @@ class _Jump(selectors.SelectSelector):
         if loop.after_steps is not None and loop.steps >= loop.after_steps[0]:
             (_, work), loop.after_steps = loop.after_steps, None
             work()
+            return []
+        if loop.at_each_step is not None and loop.at_each_step():
             return []
         if timeout is None:
             raise RuntimeError("nothing will ever happen any more")
