@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Coun
     three times as many connections, where requests are signed one by one and where they are not.
     """
     made: Counter[str] = Counter()
+    seeds = count(seed)  # or the first case of every call would be made in the same role
     with asyncio.Runner() as runner:
         context = site(directory)
         here = runner.run(context.__aenter__())
@@ -57,27 +59,27 @@ def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Coun
                 for first in range(0, per_call, AT_ONCE):
                     runner.run(here.prepare())
                     drawn = cases(here, method, path, operation)
-                    _try(drawn, _caller(runner, here, made), min(AT_ONCE, per_call - first), seed + first)
+                    _try(drawn, _caller(runner, here, made), min(AT_ONCE, per_call - first), next(seeds))
             for strategy in described(here):
                 runner.run(here.prepare())
-                _try(strategy, _caller(runner, here, made), max(per_call // 4, 2), seed)
+                _try(strategy, _caller(runner, here, made), max(per_call // 4, 2), next(seeds))
             for scheme in ("", "A5S"):
                 runner.run(here.prepare(scheme))
-                _try(streams(here), _talker(runner, here, made), 3 * per_call, seed)
-            made.update({f"answered {code}": count for code, count in here.statuses.items()})
+                _try(streams(here), _talker(runner, here, made), 3 * per_call, next(seeds))
+            made.update({f"answered {code}": number for code, number in here.statuses.items()})
         finally:
             runner.run(context.__aexit__(None, None, None))
     for name, decode in DECODERS.items():
         texts = name in ("searches", "environments")
         strategy = st.one_of(TEXTS, OBJECTS) if texts else st.one_of(RAW, mutated(recorded_bodies()))
-        _try(strategy, _decoder(name, decode, made), per_decoder, seed)
+        _try(strategy, _decoder(name, decode, made), per_decoder, next(seeds))
     return made
 
 
-def _try(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], count: int, number: int) -> None:
+def _try(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], most: int, number: int) -> None:
     @seed(number)
     @settings(
-        max_examples=count,
+        max_examples=most,
         database=None,
         deadline=None,
         phases=(Phase.generate, Phase.shrink),
@@ -133,10 +135,10 @@ def main() -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             print(f"again: python -m tests.fuzz --seed {chosen.seed} --per-call {chosen.per_call}", file=sys.stderr)
             return 1
-    for what, count in sorted(made.items()):
-        print(f"{what:<24} {count:>8,}")
-    count = sum(count for what, count in made.items() if not what.startswith("answered"))
-    print(f"{count:,} cases in {time.monotonic() - began:.0f} s: no 5xx, no traceback, no key in a log")
+    for what, number in sorted(made.items()):
+        print(f"{what:<24} {number:>8,}")
+    cases_made = sum(number for what, number in made.items() if not what.startswith("answered"))
+    print(f"{cases_made:,} cases in {time.monotonic() - began:.0f} s: no 5xx, no traceback, no key in a log")
     return 0
 
 

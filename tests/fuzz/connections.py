@@ -123,4 +123,8 @@ async def talk(here: Site, pieces: list[bytes], early: bool) -> list[int] | None
 def _is_read(protocol: Any) -> bool:
     """It waits for more of a request, and everything before that is answered."""
     cycle = cast(Any, protocol.cycle)
-    return protocol.reading and not protocol.pipeline and (cycle is None or cycle.response_complete or cycle.more_body)
+    return (
+        protocol.reading
+        and not protocol.pipeline
+        and (cycle is None or cycle.response_complete or getattr(cycle, "more_body", False))
+    )
