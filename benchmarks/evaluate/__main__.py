@@ -58,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"error: --cells: no cell is called so; there are {', '.join(c.name for c in grid.cells)}")
         return 2
     defaults = list(QUICK_RIVALS) if options.quick else rivals()
-    swept = [] if options.quick or options.no_sweeps else sweeps()
+    swept = [] if options.quick or options.sweeps == "none" else sweeps()
     mine = [policy for policy in (options.only.split(",") if options.only else ours()) if is_ours(policy)]
     kept = Kept(options.cache / "runs.jsonl")
-    everybody = _wanted(cells, [BOUND, *ours(), *defaults], swept)
+    everybody = [(cell, policy) for cell in cells for policy in (BOUND, *ours(), *defaults)]
+    everybody += [(c, policy) for c in cells if c.swept or options.sweeps == "all" for policy in swept]
     if options.only:
         runs = [(cell, policy) for cell in cells for policy in (*options.only.split(","), BOUND)]
     else:
@@ -82,11 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if any("broken" in row for row in rows) else 0
 
 
-def _wanted(cells: Sequence[Cell], policies: Sequence[str], swept: Sequence[str]) -> list[tuple[Cell, str]]:
-    """Each policy in each cell; sweeps in the cells that are for them."""
-    return [(cell, policy) for cell in cells for policy in (*policies, *(swept if cell.swept else ()))]
-
-
 def _chosen(cell: Cell, patterns: str) -> bool:
     return not patterns or any(fnmatchcase(cell.name, pattern) for pattern in patterns.split(","))
 
@@ -102,7 +98,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("score", "tune"), default="score", help="which windows and seeds")
     parser.add_argument("--only", default="", metavar="POLICY,...", help="run these alone; write no report")
     parser.add_argument("--cells", default="", metavar="PATTERN,...", help="of these names alone, as '*/12/30-300/*'")
-    parser.add_argument("--no-sweeps", action="store_true", help="rivals with their defaults alone")
+    parser.add_argument(
+        "--sweeps", choices=("none", "some", "all"), default="some",
+        help="where rivals are swept: nowhere, with one pair of start times at two sizes, or everywhere",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", metavar="DIR", help="where runs are kept")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results", metavar="DIR")

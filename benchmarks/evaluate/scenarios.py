@@ -33,12 +33,13 @@ IN_WORK, OUT_WORK = 0.1, 1.0
 COST_SPREAD = 0.8
 """Where a trace does not say what a request costs; standard deviation of the logarithm."""
 READY_USD_H, STOPPED_USD_H = 0.40, 0.02
-SIZES: dict[float, float] = {0.5: 4 * HOUR, 3.0: 2 * HOUR, 12.0: 1.5 * HOUR, 60.0: 0.75 * HOUR}
+SIZES: dict[float, float] = {0.5: 3 * HOUR, 3.0: 1.5 * HOUR, 12.0: HOUR, 60.0: 0.5 * HOUR}
 """Mean busy workers, and how long is scored: the larger, the shorter, so that a run of each takes about as long."""
 STARTS = ((5.0, 120.0), (30.0, 300.0), (60.0, 600.0))
 """Medians: from stopped to ready, and from nothing to ready."""
-SWEPT = {STARTS[0]: (3.0,), STARTS[1]: (0.5, 12.0), STARTS[2]: (3.0,)}
-"""Sizes at which rivals are swept, by start times: for all there is not the time."""
+SWEPT = {0.5: STARTS[1], 3.0: STARTS[2]}
+"""Where rivals are swept unless all is asked for: sizes, and the start times there. For all there is not the time."""
+WARM_S = 900.0
 GOALS_S = (1.0, 10.0, 30.0)
 GOAL_S = 10.0
 JITTER_S = 15.0
@@ -46,6 +47,8 @@ JITTER_S = 15.0
 LONG_S = 12 * HOUR
 """A trace of at least this length is scored in windows of its second half, and tuned on in windows of its first."""
 SHAPES = ("steps", "spikes", "flash-crowd", "outage", "diurnal", "on-off")
+LARGE_SHAPES = ("spikes", "diurnal")
+"""Those that are run at 60 busy workers as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Cell:
     """Which window or seed; the same for every policy."""
     span_s: float
     """How much is scored."""
+    warm_s: float = WARM_S
+    """Before that: the fleet that was there at the beginning becomes that of the policy."""
 
     @property
     def scenario_name(self) -> str:
@@ -74,13 +79,8 @@ class Cell:
 
     @property
     def swept(self) -> bool:
-        """Whether rivals are swept in it: it has one draw, and start times that go round with the sizes."""
-        return self.draw == 0 and self.size in SWEPT.get((self.start_s, self.create_s), ())
-
-    @property
-    def warm_s(self) -> float:
-        """Before it is scored: traffic rises over the first half, and the fleet with it."""
-        return 1200.0 + 2.0 * self.create_s
+        """Whether rivals are swept in it, where they are not swept everywhere."""
+        return self.draw == 0 and SWEPT.get(self.size) == (self.start_s, self.create_s)
 
     @property
     def rps(self) -> float:
@@ -233,14 +233,14 @@ def _made_up(cell: Cell, seed: str) -> list[Arrival]:
 
 
 def _fitted(arrivals: Sequence[Arrival], cell: Cell, seed: str) -> Iterator[Arrival]:
-    """Thinned out to the rate of the cell, with its mean cost, and rising from nothing over half the warm-up."""
+    """Thinned out to the rate of the cell, with costs that come to its size."""
     warm_s = cell.warm_s
     scored = [cost for t, cost in arrivals if t >= warm_s]
     if not scored:
         return
     kept = min(1.0, cell.rps * cell.span_s / len(scored))
     random = Random(f"{seed}/thinning")
-    chosen = [(t, cost) for t, cost in arrivals if random.random() < kept * min(1.0, t / (warm_s / 2))]
+    chosen = [(t, cost) for t, cost in arrivals if random.random() < kept]
     work = sum(cost for t, cost in chosen if t >= warm_s)
     factor = cell.size * PERF * cell.span_s / work if work else 1.0
     for t, cost in chosen:
@@ -264,9 +264,9 @@ class Grid:
                 for start_s, create_s in STARTS:
                     for draw in draws:
                         yield Cell(source, size, start_s, create_s, draw, span_s)
-            for number, source in enumerate(SHAPES):  # each shape at each size, and start times in turn
-                start_s, create_s = STARTS[(number + list(SIZES).index(size)) % len(STARTS)]
-                yield Cell(source, size, start_s, create_s, 0, span_s)
+            turn = list(SIZES).index(size)
+            for number, source in enumerate(SHAPES if size < 60 else LARGE_SHAPES):
+                yield Cell(source, size, *STARTS[(number + turn) % len(STARTS)], 0, span_s)
 
     def _quick(self) -> Iterator[Cell]:
         for source in [*list(self.traces)[:1], "spikes", "on-off"]:
@@ -293,6 +293,8 @@ class Grid:
                     "load_s": half,
                     "start_s": span,
                     "available": most,
+                    "ready": math.ceil(1.3 * cell.size),
+                    "stopped": 2 * math.ceil(1.3 * cell.size) + 3,
                     "per_host": 8 if most >= 64 else 1,
                     "refused": 0.03,
                     "crashes_h": 0.005,

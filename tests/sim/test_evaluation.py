@@ -140,6 +140,16 @@ def test_a_beginning_that_is_not_counted_changes_nothing_of_the_rest() -> None:
     assert whole.usd == pytest.approx(first.usd + late.usd, rel=1e-4)
 
 
+def test_a_world_may_begin_with_workers() -> None:
+    tree = {"workers": {"ready": 3, "stopped": 2, "available": 4}, "traffic": {"span_s": 60.0, "load": 1200.0}}
+    lines: list[str] = []
+    summary = run(load(None, tree | {"scaling": {"max_workers": 4, "cold_workers": 0}}), log=lines.append).summary
+    assert summary.ready_h == pytest.approx(3 / 60, rel=0.1)  # there is room for four: one is stopped
+    assert summary.stopped_h == pytest.approx(1 / 60, rel=0.1)
+    assert summary.wait_s.most < 5.0
+    assert not any(" rent worker" in line for line in lines)
+
+
 def rows_of(path: Path) -> list[tuple[float, float]]:
     with path.open(encoding="utf-8", newline="") as file:
         return [(float(row["t_s"]), float(row["cost"])) for row in csv.DictReader(file)]

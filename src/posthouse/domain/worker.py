@@ -1,6 +1,7 @@
 """A worker as it is seen from outside the fleet: what it is, where it stands, what is wanted of it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import NewType
 
 from posthouse.domain.endpoint import EndpointId
@@ -69,7 +70,15 @@ class Worker:
     def with_spend(self, span_s: float) -> "Worker":
         """The same worker after `span_s` more seconds in its present state."""
         cost_usd = self.usd_h() * span_s / SECONDS_PER_HOUR
-        return replace(self, spent_usd=self.spent_usd + cost_usd) if cost_usd > 0 else self
+        if cost_usd <= 0:
+            return self
+        values = list(_VALUES(self))  # `replace` takes three times as long, and every change of state adds up all
+        values[_SPENT] += cost_usd
+        return Worker(*values)
+
+
+_NAMES = [f.name for f in fields(Worker)]
+_VALUES, _SPENT = attrgetter(*_NAMES), _NAMES.index("spent_usd")
 
 
 def price_in(price: Price, billing: Billing) -> float:

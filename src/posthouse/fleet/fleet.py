@@ -193,7 +193,7 @@ class Fleet:
             if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
                 self._remove(request, now)
                 return Waiting(0)
-            request.expires_at = now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
+            self.ledger.keep(request, now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S))
             self._move(request, None, now)
             return Waiting(request.idx)
         if request.unserved:
@@ -203,9 +203,9 @@ class Fleet:
         self._move(request, worker_id, now)
         worker = self.workers[worker_id]
         if worker.scheme == "A4":  # a generation that does not say what it works on: expect it done by then
-            request.expires_at = now + 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf
+            self.ledger.keep(request, now + 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf)
         else:
-            request.expires_at = now + UNSEEN_KEPT_S
+            self.ledger.keep(request, now + UNSEEN_KEPT_S)
         reqnum = self._reqnum.get(worker_id)
         reqnum = self._reqnum[worker_id] = int(self._born_at * 1000) + 1 if reqnum is None else reqnum + 1
         self.stats.routed += 1
@@ -404,13 +404,14 @@ class Fleet:
         figures.take(report, now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
         seat = worker.url, worker.perf
-        worker = replace(worker, version=report.version, scheme=report.scheme)
+        if (worker.version, worker.scheme) != (report.version, report.scheme):
+            worker = replace(worker, version=report.version, scheme=report.scheme)
         url = report.url or worker.url
         if not report.url and _place(url) not in worker.addresses and len(worker.addresses) == 1:
             url = f"http://{next(iter(worker.addresses))}"  # the oldest do not say where they are
         placed = _place(url) in worker.addresses
         if placed:
-            worker = replace(worker, url=url)
+            worker = worker if url == worker.url else replace(worker, url=url)
         elif report.url:
             self.stats.refused_addresses += 1
             worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
@@ -423,7 +424,8 @@ class Fleet:
             self._perf[kind_of(worker)] = perf if known is None else (known + perf) / 2
         if report.error:
             worker = replace(worker, message=report.error[:500])
-        self._put(worker)
+        if worker is not before:
+            self._put(worker)
         if seat != (worker.url, worker.perf):
             self._seat()
             text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"

@@ -1,5 +1,6 @@
 """Which requests are open, where, and how much work they are."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -47,6 +48,8 @@ class Ledger:
         self.work: dict[WorkerId, float] = {}
         self.waiting_work = 0.0
         self._where: dict[int, Request] = {}
+        self._expires_at = math.inf
+        """No open request runs out before this."""
         self._ended: dict[int, End] = {}
         self._ended_before: dict[int, End] = {}
 
@@ -66,6 +69,7 @@ class Ledger:
             return
         self.remove(request)
         self._where[request.idx] = self.waiting[request.idx] = request
+        self.keep(request, request.expires_at)
         self.waiting_work += request.cost
 
     def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
@@ -75,6 +79,7 @@ class Ledger:
             self.remove(request)
         request.worker_id, request.assigned_at, request.seen = worker_id, now, False
         self._where[idx] = request
+        self.keep(request, request.expires_at)
         there = self.at.get(worker_id)
         request.alone = there is None
         if there is None:
@@ -117,6 +122,15 @@ class Ledger:
         """When the request that has waited longest was first asked for. Insertion is by age but for re-opened ones."""
         return min((r.first_at for r in self.waiting.values()), default=None)
 
+    def keep(self, request: Request, until: float) -> None:
+        """Says when the request runs out."""
+        request.expires_at = until
+        if until < self._expires_at:
+            self._expires_at = until
+
     def expired(self, now: float) -> list[Request]:
-        """Requests whose time has run out."""
+        """Requests whose time has run out. Looks at them only when one may have."""
+        if now < self._expires_at:
+            return []
+        self._expires_at = min([r.expires_at for r in self._where.values()], default=math.inf)
         return [r for r in self._where.values() if r.expires_at <= now]

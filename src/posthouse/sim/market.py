@@ -78,6 +78,10 @@ class Hardware:
     """How often a ready worker dies; its instance stays."""
     preempted_h: float = 0.0
     """How often a running instance is taken away, as spot ones are."""
+    ready: int = 0
+    """How many are ready when the world begins, for as long as there is room."""
+    stopped: int = 0
+    """The same of stopped ones."""
     offered_h: float = 0.0
     """Mean time for which the type is offered; 0: always. When it ends, what runs is taken away."""
     away_h: float = 0.0
@@ -117,6 +121,10 @@ class Market:
         if self._shown is None:
             self._shown = tuple(self._offers.values())
         return self._shown
+
+    def hosts(self, gpu: str) -> list[Host]:
+        """Those that have a type."""
+        return [self._hosts[name] for name in self._by_type[gpu]]
 
     def host(self, name: str) -> Host:
         return self._hosts[name]

@@ -61,6 +61,8 @@ class Workers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     start_s: Span = 30.0
     available: Annotated[int, Meta(ge=1, le=10_000)] = 64
     per_host: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    ready: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    stopped: Annotated[int, Meta(ge=0, le=10_000)] = 0
     refused: Share = 0.0
     broken: Share = 0.0
     slow: Share = 0.0

@@ -6,15 +6,15 @@ shown (`t`), epoch seconds inside.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 from random import Random
 from typing import Any, Self
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.lifecycle import Command, Sighting
+from posthouse.domain.lifecycle import Command, Goal, Sighting, State
 from posthouse.domain.load import Ended
 from posthouse.domain.plan import Action, Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
@@ -123,9 +123,53 @@ class World:
         self._tick_at = self._ticked_at = -math.inf
         for first in (self._plan_tick, self._list, self._next_arrival):
             self.after(0.0, first)
+        stock = [worker for kind in self.market.hardware for worker in self._stock(kind)]
+        if stock:
+            self.rows = {worker.id: worker for worker in stock}
+            self.fleet = Fleet(self.endpoint, self.now, stock)
+            self.audit.adopt(self.fleet, self.now)
         for kind in self.market.hardware:
             if kind.offered_h > 0:
                 self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
+
+    def _stock(self, kind: Hardware) -> Iterator[Worker]:
+        """The workers of a type that are there when the world begins, made as they are taken."""
+        rooms = (host for host in self.market.hosts(kind.gpu) for _ in range(kind.per_host))
+        for number, host in enumerate(islice(rooms, kind.ready + kind.stopped)):
+            if not self.market.take(host.name):
+                return
+            ready, worker_id = number < kind.ready, next(self._ids)
+            box = Box(worker_id, f"{self.label}{worker_id}", host, kind.perf / host.factor, began_at=self.now)
+            self.boxes[box.label] = box
+            self.audit.made(box.label)
+            box.seen = Sighting.RUNNING if ready else Sighting.HALTED
+            if ready:
+                self._plan_beat(box, self.now + BEAT_S)
+                self._become_ready(box, box.life)
+            yield Worker(
+                id=worker_id,
+                endpoint_id=self.endpoint.id,
+                group_id=GROUP,
+                label=box.label,
+                provider=PROVIDER,
+                offer_id=host.name,
+                machine=host.name,
+                gpu_name=kind.gpu,
+                num_gpus=1,
+                price=kind.price,
+                created_at=self.now,
+                state=State.IDLE if ready else State.STOPPED,
+                goal=Goal.HOT if ready else Goal.COLD,
+                since=self.now,
+                progressed_at=self.now,
+                instance_id=box.label,
+                addresses=frozenset({box.address}),
+                url=box.report().url,
+                version=box.report().version,
+                scheme=box.report().scheme,
+                perf=box.perf,
+                loaded_at=self.now,
+            )
 
     # -- time ------------------------------------------------------------------------------------------------------
 
