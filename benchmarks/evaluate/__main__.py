@@ -8,7 +8,6 @@ alone, and shows them beside the rivals whose runs are kept.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,12 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.evaluate import score
+from benchmarks.evaluate import report, score
 from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, is_ours, ours, results, rivals, sweeps
 from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
 from posthouse.domain.errors import BadRequest
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
 DEMO = Path("src/posthouse/demo/azure_2023_conversation.csv")
 QUICK_RIVALS = ("knative", "hpa", "vast")
 
@@ -76,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(score.columns(score.table(found, mine, defaults)), end="\n\n")
     judged = {policy: score.summary(found, policy, defaults, swept) for policy in mine}
     print(score.columns(score.brief(judged)))
-    if not options.only:
-        options.output.mkdir(parents=True, exist_ok=True)
-        said = {"split": options.split, "traces": [p.name for p in paths], "summary": judged, "rows": rows}
-        (options.output / "evaluation.json").write_text(json.dumps(said, indent=None) + "\n", encoding="utf-8")
+    whole = not (options.only or options.cells or options.quick) and options.split == "score"
+    if options.output or whole:
+        folder, beside = (options.output,) * 2 if options.output else (RESULTS, RESULTS.parent)
+        told = report.Told(options.split, list(grid.traces), defaults)
+        report.write(folder, beside / "evaluation.md", rows, judged, told)
     return 1 if any("broken" in row for row in rows) else 0
 
 
@@ -104,7 +105,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", metavar="DIR", help="where runs are kept")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "results", metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR",
+        help="where everything goes; default: benchmarks/results and benchmarks/evaluation.md, if this is the whole",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -9,20 +9,28 @@ from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.sim.traffic import Arrival
 from posthouse.sim.world import START_AT, Policy
 
-BLOCK_S, STEP_S = 30.0, 10.0
-"""Capacity is for the highest mean of a block, as it lies anywhere in what is seen, in steps."""
+MEAN_S, SHORT_S = 60.0, 30.0
+"""Over which load is told: as long as the fleet measures it, and longer than its last seconds, for what is known needs
+no allowance for chance and must not jump with every request."""
 
 
 class Foresight:
-    """`horizon_s`: how far it sees; the time of one start is what help takes."""
+    """Where the policy is told the load of the last minute and of the last seconds, it is told of the coming ones.
+
+    `horizon_s`: how far it sees the short mean; the time of one start is what help takes.
+    """
 
     def __init__(self, policy: Policy, traffic: Iterable[Arrival], horizon_s: float) -> None:
         arrivals = np.array([*traffic, (np.inf, 0.0)])
         self._at, self._work = arrivals[:, 0], np.concatenate(([0.0], np.cumsum(arrivals[:, 1])))
-        self._policy, self._begins = policy, np.arange(0.0, horizon_s + STEP_S, STEP_S)
+        self._policy, self._horizon_s = policy, horizon_s
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
-        begins = s.now - START_AT + self._begins
-        before, after = np.searchsorted(self._at, (begins, begins + BLOCK_S), side="right")
-        coming = float((self._work[after] - self._work[before]).max()) / BLOCK_S
-        return self._policy(replace(s, demand=replace(s.demand, rate=coming, recent_rate=coming)), memory)
+        t, short_s = s.now - START_AT, max(SHORT_S, s.demand.recent_s)
+        short = max(self._mean(t, short_s), self._mean(t + self._horizon_s, short_s))
+        demand = replace(s.demand, rate=self._mean(t, MEAN_S), recent_rate=short, variance=0.0)
+        return self._policy(replace(s, demand=demand), memory)
+
+    def _mean(self, begin: float, span_s: float) -> float:
+        before, after = np.searchsorted(self._at, (begin, begin + span_s), side="right")
+        return float(self._work[after] - self._work[before]) / span_s

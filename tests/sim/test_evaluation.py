@@ -141,9 +141,9 @@ def test_a_beginning_that_is_not_counted_changes_nothing_of_the_rest() -> None:
 
 
 def test_a_world_may_begin_with_workers() -> None:
-    tree = {"workers": {"ready": 3, "stopped": 2, "available": 4}, "traffic": {"span_s": 60.0, "load": 1200.0}}
+    tree = {"workers": {"ready": 3, "stopped": 2, "available": 4}, "traffic": {"span_s": 60.0, "load": 600.0}}
     lines: list[str] = []
-    summary = run(load(None, tree | {"scaling": {"max_workers": 4, "cold_workers": 0}}), log=lines.append).summary
+    summary = run(load(None, tree | {"scaling": {"max_workers": 4, "min_load": 1000.0}}), log=lines.append).summary
     assert summary.ready_h == pytest.approx(3 / 60, rel=0.1)  # there is room for four: one is stopped
     assert summary.stopped_h == pytest.approx(1 / 60, rel=0.1)
     assert summary.wait_s.most < 5.0
@@ -237,5 +237,10 @@ def test_the_quick_evaluation_of_one_cell(tmp_path: Path, capsys: pytest.Capture
     assert "spikes/0.5/5-120" in capsys.readouterr().out
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["summary"]["posthouse"]["scenarios"] == 1
-    assert {"posthouse", "posthouse+foresight", "knative", BOUND} <= {r["policy"] for r in found["rows"]}
+    rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+    assert {"posthouse", "posthouse+foresight", "knative"} <= {r["policy"] for r in rows}
+    assert all(r["broken"] is None and r["usd"] > found["bounds"][r["cell"]]["wait_30_usd"] for r in rows)
+    told = (tmp_path / "evaluation.md").read_text()
+    assert "![spikes](evaluation/spikes.png)" in told
+    assert (tmp_path / "evaluation" / "spikes.png").stat().st_size > 1000
     assert main([*said[:2], "nothing", *said[3:]]) == 2

@@ -1,0 +1,260 @@
+"""Writes what an evaluation came to: every row and the summary as JSON, a report to read, and pictures."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.evaluate import score
+from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours
+from benchmarks.evaluate.score import MEASURES, Scenarios
+
+COLUMNS = ("cell", "policy", *MEASURES, "cpu_s", "broken")
+COLOURS = {"posthouse": "#c44536", "auto": "#1f6f8b"}
+DOTS = 70
+"""Per inch, in pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was evaluated."""
+
+    split: str
+    traces: Sequence[str]
+    defaults: Sequence[str]
+
+
+def write(folder: Path, report: Path, rows: Sequence[Row], judged: Mapping[str, dict[str, Any]], told: Told) -> None:
+    """Writes `evaluation.json`, and the pictures to `evaluation/`, into the folder; and the report that shows them."""
+    pictures = folder / "evaluation"
+    pictures.mkdir(parents=True, exist_ok=True)
+    runs = [row for row in rows if row["policy"] != BOUND]
+    tree = {
+        "split": told.split,
+        "traces": list(told.traces),
+        "summary": judged,
+        "columns": COLUMNS,
+        "rows": [[row.get(column) for column in COLUMNS] for row in runs],
+        "bounds": {
+            row["cell"]: {name: round(row[name], 4) for name in score.BOUNDS} for row in rows if row["policy"] == BOUND
+        },
+    }
+    (folder / "evaluation.json").write_text(_lines(tree), encoding="utf-8")
+    found = score.scenarios(rows)
+    drawn = [os.path.relpath(path, report.parent) for path in _draw(pictures, found, told.defaults)]
+    report.write_text(_report(found, judged, told, drawn, runs), encoding="utf-8")
+
+
+def _lines(tree: Mapping[str, Any]) -> str:
+    """JSON with a line for each row, so that two evaluations can be compared."""
+    parts = []
+    for name, value in tree.items():
+        if name == "rows":
+            inside = "[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in value) + "\n]"
+        else:
+            inside = json.dumps(value, indent=1 if name == "summary" else None)
+        parts.append(f"{json.dumps(name)}: {inside}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+# -- to read -----------------------------------------------------------------------------------------------------------
+
+
+def _report(
+    found: Scenarios, judged: Mapping[str, dict[str, Any]], told: Told, pictures: Sequence[str], runs: Sequence[Row]
+) -> str:
+    variants = [policy for policy in judged if not policy.endswith(SEES)]
+    swept = {policy for there in found.values() for policy in there} - set(told.defaults) - {BOUND}
+    swept = {policy for policy in swept if not is_ours(policy)}
+    broken = [f"{row['cell']} {row['policy']}: {row['broken']}" for row in runs if "broken" in row]
+    parts = [
+        "# The evaluation",
+        "Made by `make evaluate`. What is run is described in the README beside it, words are defined in"
+        " `evaluate/score.py`.",
+        f"{len(found)} scenarios, {len(runs)} runs, windows and seeds to {told.split}. Traces:"
+        f" {', '.join(told.traces)}; the other sources are shapes made up. Rivals with their defaults:"
+        f" {', '.join(told.defaults)}; and {len(swept)} points of their sweeps.",
+        "## What must hold",
+        _table(_goals(judged, variants)),
+        "Intervals are of 95 %, by bootstrap over scenarios. The *best rival* is the cheapest one that does not let"
+        " wait less than ours; *as good* is the cheapest one that lets wait no longer than ours. Some scenarios have"
+        " no such rival.",
+        "## Cost over the clairvoyant bound",
+        "The bound permits a wait of 10 s and leaves out 1 % of the work. *Prediction*: cost to that of the same policy"
+        " with the true future. *Granularity*: the least with whole workers to the least with divisible ones, both"
+        " without any wait. *Without storage*: stopped workers are not counted, which the bound hardly needs.",
+        _table(_over_bound(judged, variants)),
+        "## Every rival",
+        "Means over the scenarios that both met, geometric for cost. Above 1 the rival is dearer.",
+        _table(_rivals(found, variants, told.defaults)),
+        "## Every scenario",
+        _table(score.table(found, variants, told.defaults)),
+        "## Pictures",
+        "Cost against the share of work that waited longer than 10 s. Grey: rivals with their defaults, and small the"
+        " points of their sweeps. Dashed: the bound.",
+        "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures),
+    ]
+    if broken:
+        parts += ["## Runs that broke a rule", *(f"- {line}" for line in broken)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(lines: Sequence[Mapping[str, str]]) -> str:
+    if not lines:
+        return "None."
+    names = list(lines[0])
+    rows = [names, ["---"] * len(names), *([line.get(name, "") for name in names] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _goals(judged: Mapping[str, dict[str, Any]], variants: Sequence[str]) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+
+    def add(what: str, goal: str, shown: Mapping[str, tuple[str, bool | None]]) -> None:
+        words = {True: "met", False: "missed", None: ""}
+        line = {"": what, "goal": goal}
+        rows.append(line | {policy: f"{text} {words[well]}".strip() for policy, (text, well) in shown.items()})
+
+    said = {policy: judged[policy] for policy in variants}
+    dominated = {p: (len(s["dominated_by_a_rival_default"]), s["scenarios"]) for p, s in said.items()}
+    add(
+        "scenarios in which a rival's default dominates",
+        "0",
+        {p: (f"{some} of {every}", some == 0) for p, (some, every) in dominated.items()},
+    )
+    share = {p: _shown(s, "undominated_by_sweeps_share", 0.8) for p, s in said.items()}
+    add("not dominated by any point of a sweep", "80 %", share)
+    for which, key, judges in (
+        ("the best rival", "best_rival_default", True),
+        ("the rival that is as good", "as_good_rival_default", False),
+    ):
+        saving, none = f"saving_vs_{key}_geomean", f"saving_vs_{key}_none"
+        worst = "worst_excess_cost" if judges else "worst_excess_cost_as_good"
+        add(
+            f"saving to {which}",
+            "10 %" if judges else "",
+            {p: _shown(s, saving, 0.1 if judges else None) for p, s in said.items()},
+        )
+        add("scenarios without one", "", {p: (str(s[none]), None) for p, s in said.items()})
+        add("dearest to it", "3 %" if judges else "", {p: _worst(s[worst], judges) for p, s in said.items()})
+    for size, goal in (("3", 1.6), ("12", 1.15), ("60", 1.15)):
+        costs = {p: s["cost_over_bound"].get(size, {}).get("cost") for p, s in said.items()}
+        shown = {p: (_span(cost), cost["value"] <= goal if cost else None) for p, cost in costs.items()}
+        add(f"cost over the bound, {size} busy workers", f"{goal:g}", shown)
+    return rows
+
+
+def _shown(said: Mapping[str, Any], name: str, goal: float | None) -> tuple[str, bool | None]:
+    value = said[name]
+    if value is None:
+        return "", None
+    text = f"{100 * value['value']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    return text, None if goal is None else value["value"] >= goal
+
+
+def _span(value: Mapping[str, float] | None) -> str:
+    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})" if value else ""
+
+
+def _worst(said: Mapping[str, Any] | None, judged: bool) -> tuple[str, bool | None]:
+    if said is None:
+        return "", None
+    return f"{100 * said['excess']:+.1f} % in {said['scenario']}", said["excess"] <= 0.03 if judged else None
+
+
+def _over_bound(judged: Mapping[str, dict[str, Any]], variants: Sequence[str]) -> list[dict[str, str]]:
+    lines = []
+    for policy in variants:
+        for size, parts in judged[policy]["cost_over_bound"].items():
+            line = {"policy": policy, "busy workers": size}
+            for part in ("cost", "without_storage", "prediction", "foresight", "granularity"):
+                value = parts.get(part)
+                words = part.replace("_", " ").replace("foresight", "with foresight, over the bound")
+                line[words] = _span(value)
+            lines.append(line)
+    return lines
+
+
+def _rivals(found: Scenarios, variants: Sequence[str], defaults: Sequence[str]) -> list[dict[str, str]]:
+    lines = []
+    for name in [*variants, *defaults]:
+        line = {"policy": name}
+        for mine in variants:
+            pairs = [
+                (there[mine], there[name])
+                for there in found.values()
+                if mine in there and name in there and there[mine].draws == there[name].draws
+            ]
+            if not pairs:
+                continue
+            logs = [math.log(other.usd / me.usd) for me, other in pairs]
+            line[f"cost to {mine}"] = f"{math.exp(sum(logs) / len(logs)):.3f}"
+            line[f"no longer waits than {mine}"] = f"{sum(o.waits_no_longer(me) for me, o in pairs)} of {len(pairs)}"
+        mean = [there[name].figures for there in found.values() if name in there]
+        for words, measure, factor in (
+            ("p99 s", "wait_p99_s", 1.0),
+            ("over 1 s, %", "over_1", 100.0),
+            ("over 10 s, %", "over_10", 100.0),
+            ("over 30 s, %", "over_30", 100.0),
+            ("turns/h", "turns_h", 1.0),
+            ("tick, us", "tick_us", 1.0),
+        ):
+            line[words] = f"{factor * sum(figures[measure] for figures in mean) / max(1, len(mean)):.4g}"
+        lines.append(line)
+    return lines
+
+
+# -- to look at --------------------------------------------------------------------------------------------------------
+
+
+def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> list[Path]:
+    """A picture for each source, with a column for each size; returns where they are."""
+    columns: dict[str, dict[str, list[str]]] = {}
+    for name in found:
+        source, size, _ = name.split("/")
+        columns.setdefault(source, {}).setdefault(size, []).append(name)
+    paths = []
+    for source, sizes in columns.items():
+        rows = max(map(len, sizes.values()))
+        figure = Figure(figsize=(4 * len(sizes), 0.4 + 3 * rows), layout="constrained")
+        panels = figure.subplots(rows, len(sizes), squeeze=False)
+        for column, (size, names) in enumerate(sizes.items()):
+            for row in range(rows):
+                panel = panels[row][column]
+                if row >= len(names):
+                    panel.set_axis_off()
+                    continue
+                start_s, create_s = names[row].split("/")[2].split("-")
+                panel.set_title(f"{size} busy, start {start_s} s, creation {create_s} s", fontsize=9)
+                _panel(panel, found[names[row]], defaults)
+        figure.suptitle(source)
+        paths.append(folder / f"{source}.png")
+        figure.savefig(paths[-1], dpi=DOTS, metadata={"Software": ""})
+    return paths
+
+
+def _panel(panel: Axes, there: Mapping[str, score.Scored], defaults: Sequence[str]) -> None:
+    """Cost to the left, waiting below: whoever has nobody to the left and below is on the front."""
+    for name, scored in there.items():
+        if name == BOUND:
+            panel.axvline(scored.figures["wait_10_usd"], color="#888888", linestyle="--", linewidth=1)
+            continue
+        at = scored.usd, max(100 * scored.over, 0.01)
+        colour = COLOURS.get(name.removesuffix(SEES))
+        if colour:
+            panel.plot(*at, marker="o" if not name.endswith(SEES) else "^", color=colour, markersize=8, zorder=3)
+        elif name in defaults:
+            panel.plot(*at, marker="s", color="#777777", markersize=4)
+            panel.annotate(name, at, fontsize=6, color="#444444", xytext=(2, 2), textcoords="offset points")
+        else:
+            panel.plot(*at, marker=".", color="#bbbbbb", markersize=2, zorder=1)
+    panel.set_yscale("log")
+    panel.set_xlabel("dollars", fontsize=8)
+    panel.set_ylabel("% of work over 10 s", fontsize=8)
+    panel.tick_params(labelsize=7, which="both")
