@@ -9,6 +9,8 @@ alone, and shows them beside the rivals whose runs are kept.
 
 import argparse
 import os
+import sys
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,24 +26,35 @@ from posthouse.domain.errors import BadRequest
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 DEMO = Path("src/posthouse/demo/azure_2023_conversation.csv")
+LINE_S = 60.0
 QUICK_RIVALS = ("knative", "hpa", "vast")
 
 
 class Shown(Told):
-    """A bar on stderr, with the time that is left by the effort that is left."""
+    """A bar on stderr, with the time that is left by the effort that is left; where nobody looks, a line a minute."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=console, speed_estimate_period=600, transient=True)
         self._task = self.bar.add_task("runs", total=None)
+        self._began_s = self._told_s = time.monotonic()
+        self._total = self._spent = 0.0
 
     def begin(self, effort: float, kept: int) -> None:
+        self._total = effort
         self.bar.update(self._task, total=effort, description=f"{kept} runs were kept")
 
     def done(self, effort: float, row: Row) -> None:
+        self._spent += effort
         self.bar.update(self._task, advance=effort, description=f"{row['cell']} {row['policy']}")
         if "broken" in row:
             self.bar.console.print(f"{row['cell']} {row['policy']}: {row['broken']}", style="red", markup=False)
+        now_s = time.monotonic()
+        if not self.bar.console.is_terminal and now_s - self._told_s >= LINE_S:
+            self._told_s = now_s
+            left_s = (now_s - self._began_s) * (self._total - self._spent) / self._spent
+            line = f"{100 * self._spent / self._total:.0f} %, about {left_s / 60:.0f} minutes left: {row['cell']}"
+            print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

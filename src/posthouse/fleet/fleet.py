@@ -459,7 +459,8 @@ class Fleet:
         worker = self.workers[worker_id]
         addresses = instance.addresses or worker.addresses
         message = instance.message or worker.message
-        self._put(replace(worker, instance_id=instance.id, addresses=addresses, message=message))
+        if (worker.instance_id, worker.addresses, worker.message) != (instance.id, addresses, message):
+            self._put(replace(worker, instance_id=instance.id, addresses=addresses, message=message))
         self._note_progress(worker_id, "instance", instance.progress, now)
         self._see(worker_id, instance.seen, now)
 
