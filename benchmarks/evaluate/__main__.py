@@ -48,8 +48,9 @@ class Shown(Told):
     def done(self, effort: float, row: Row) -> None:
         self._spent += effort
         self.bar.update(self._task, advance=effort, description=f"{row['cell']} {row['policy']}")
-        if "broken" in row:
-            self.bar.console.print(f"{row['cell']} {row['policy']}: {row['broken']}", style="red", markup=False)
+        if "broken" in row or ("gave_up" in row and is_ours(row["policy"])):
+            why = row.get("broken") or f"gave up: {row['gave_up']}"
+            self.bar.console.print(f"{row['cell']} {row['policy']}: {why}", style="red", markup=False)
         now_s = time.monotonic()
         if not self.bar.console.is_terminal and now_s - self._told_s >= LINE_S:
             self._told_s = now_s

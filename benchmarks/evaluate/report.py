@@ -15,7 +15,7 @@ from benchmarks.evaluate import score
 from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours
 from benchmarks.evaluate.score import MEASURES, Scenarios
 
-COLUMNS = ("cell", "policy", *MEASURES, "cpu_s", "broken")
+COLUMNS = ("cell", "policy", *MEASURES, "cpu_s", "gave_up", "broken")
 COLOURS = {"posthouse": "#c44536", "auto": "#1f6f8b"}
 DOTS = 70
 """Per inch, in pictures."""
@@ -100,6 +100,8 @@ def _report(
         " points of their sweeps. Dashed: the bound.",
         "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures),
     ]
+    if gave_up := [f"{row['policy']} in {row['cell']}" for row in runs if "gave_up" in row]:
+        parts += ["## Runs that were not gone on with", "Their queue only grew.", *(f"- {line}" for line in gave_up)]
     if broken:
         parts += ["## Runs that broke a rule", *(f"- {line}" for line in broken)]
     return "\n\n".join(parts) + "\n"

@@ -40,6 +40,9 @@ SEES = "+foresight"
 BOUND = "bound"
 MISSED = 0.01
 """Share of the work that the bounds may leave out."""
+HOPELESS_S, HOPELESS = 600.0, 9000
+"""A run in which more requests wait than come in this time, or than this, is not gone on with: its queue only grows,
+and a world takes the longer the more are asking."""
 PROBED = ("knative", "vast")
 """Rivals whose short run tells how the world behaves."""
 
@@ -223,12 +226,14 @@ def row_of(task: Task) -> Row:
     def around(policy: Policy) -> Policy:
         if task.policy.endswith(SEES):
             policy = _seeing(policy, given)
-        watch.append(_Watched(policy))
+        watch.append(_Watched(policy, min(HOPELESS_S * cell.rps, HOPELESS)))
         return watch[0]
 
     began_s = time.process_time()
     try:
         result = run(given, around=around)
+    except _Hopeless as error:
+        return row | {"gave_up": str(error), "cpu_s": round(time.process_time() - began_s, 2)}
     except PosthouseError as error:
         return row | {"broken": str(error)}
     summary, record = result.summary, result.record
@@ -265,13 +270,19 @@ def _seeing(policy: Policy, given: Scenario) -> Policy:
     return Foresight(policy, given.traffic.arrivals(given.seed), horizon_s)
 
 
-class _Watched:
-    """A policy, with the processor time that its decisions take."""
+class _Hopeless(PosthouseError):
+    """More requests wait than will ever be served in time."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy, self._ticks, self._spent_ns = policy, 0, 0
+
+class _Watched:
+    """A policy, with the processor time that its decisions take. Raises: _Hopeless when more than `most` wait."""
+
+    def __init__(self, policy: Policy, most: float) -> None:
+        self._policy, self._most, self._ticks, self._spent_ns = policy, most, 0, 0
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
+        if s.demand.waiting_count > self._most:
+            raise _Hopeless(f"{s.demand.waiting_count} requests wait")
         began_ns = time.thread_time_ns()
         decision = self._policy(s, memory)
         self._spent_ns += time.thread_time_ns() - began_ns

@@ -5,6 +5,7 @@ A scenario is a trace or shape at one size with one pair of start times; its fig
 - A policy *lets wait no longer* than another if its share of work over the goal is not above the other's, and its 99th
   percentile of waits not by more than a tenth of a second.
 - It *dominates* another if it is cheaper, lets wait no longer, and is better by one of the two measures of waiting.
+- A policy *gave up* in a scenario if its queue grew so long that the run was not gone on with. It is left out there.
 - The *best rival default* for ours is the cheapest rival that does not let wait less than ours: at equal or better
   waits of ours. `as_good` is the other way round: the cheapest rival that lets wait no longer than ours.
 """
@@ -65,10 +66,10 @@ Scenarios = dict[str, dict[str, Scored]]
 
 
 def scenarios(rows: Iterable[Row]) -> Scenarios:
-    """The figures of every policy in every scenario."""
+    """The figures of every policy in every scenario; a policy that gave up in one draw has fewer draws there."""
     grouped: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if "broken" not in row:
+        if "broken" not in row and "gave_up" not in row:
             grouped[row["scenario"]][row["policy"]].append(row)
     return {
         name: {

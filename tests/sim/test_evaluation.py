@@ -231,6 +231,14 @@ def test_what_was_run_is_kept_and_a_torn_line_is_not(traces: list[Trace], tmp_pa
     assert [r["policy"] for r in results(grid, [*wanted, (cell, "hpa")], Kept(path), 0, Told())] == [BOUND, "knative"]
 
 
+def test_a_run_whose_queue_only_grows_is_not_gone_on_with(traces: list[Trace], tmp_path: Path) -> None:
+    grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[2], 0, 3600.0)
+    mean = "static(share=0)"
+    (found,) = results(grid, [(cell, mean)], Kept(tmp_path / "runs.jsonl"), 1, Told())
+    assert found["gave_up"].endswith("requests wait")
+    assert score.scenarios([found, row("posthouse", 1.0, 1.0, 0.0)]).keys() == {"a/3/5-120"}
+
+
 def test_the_quick_evaluation_of_one_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["--quick", "--cells", "spikes/0.5/*", "--jobs", "1", "--cache", str(tmp_path), "--output", str(tmp_path)]
     assert main(said) == 0

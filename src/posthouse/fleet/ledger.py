@@ -50,6 +50,7 @@ class Ledger:
         self._where: dict[int, Request] = {}
         self._expires_at = math.inf
         """No open request runs out before this."""
+        self._oldest: Request | None = None
         self._ended: dict[int, End] = {}
         self._ended_before: dict[int, End] = {}
 
@@ -71,6 +72,8 @@ class Ledger:
         self._where[request.idx] = self.waiting[request.idx] = request
         self.keep(request, request.expires_at)
         self.waiting_work += request.cost
+        if self._oldest is not None and request.first_at < self._oldest.first_at:
+            self._oldest = request
 
     def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
         """Puts the request at a worker, away from wherever it was."""
@@ -119,8 +122,11 @@ class Ledger:
         return sum(self.work.values())
 
     def oldest_waiting_at(self) -> float | None:
-        """When the request that has waited longest was first asked for. Insertion is by age but for re-opened ones."""
-        return min((r.first_at for r in self.waiting.values()), default=None)
+        """When the request that has waited longest was first asked for. Looked for anew when that one is served."""
+        oldest = self._oldest
+        if oldest is None or self.waiting.get(oldest.idx) is not oldest:
+            self._oldest = oldest = min(self.waiting.values(), key=lambda r: r.first_at, default=None)
+        return oldest.first_at if oldest is not None else None
 
     def keep(self, request: Request, until: float) -> None:
         """Says when the request runs out."""
