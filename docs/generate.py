@@ -10,6 +10,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from posthouse.cli import EXIT_CODES, app
 from posthouse.config import LEAVES, Limits, allowed, env_name
-from posthouse.domain.endpoint import SCALING_LIMITS, Scaling
+from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling
 from posthouse.domain.lifecycle import (
     BILLED_AS,
     PATIENCE_S,
@@ -98,11 +99,14 @@ def scaling_parameters() -> str:
     """Every scaling parameter of an endpoint; the meanings are the docstrings in `Scaling`."""
     source = inspect.getsource(Scaling)
     rows = []
-    for name, limit in SCALING_LIMITS.items():
+    for name in (field.name for field in fields(Scaling)):
         meaning = re.search(rf'^    {name}: [^\n]+\n    """(.+?)"""', source, re.M | re.S)
         assert meaning is not None, f"{name} has no docstring"
         value = getattr(Scaling(), name)
-        values = f"{limit.low:g} to {limit.high:g}" + (", or none" if name in MAY_BE_NONE else "")
+        if (limit := SCALING_LIMITS.get(name)) is None:
+            values = ", ".join(f"`{mode}`" for mode in SLO_MODES)
+        else:
+            values = f"{limit.low:g} to {limit.high:g}" + (", or none" if name in MAY_BE_NONE else "")
         rows.append((f"`{name}`", f"`{'none' if value is None else value}`", values, meaning[1]))
     return _table(("parameter", "default", "allowed", "meaning"), rows)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
 from posthouse.domain.load import Demand, Learned
 from posthouse.domain.offer import GroupOffer, Offer, Price
@@ -34,10 +34,12 @@ scalings = st.builds(
     target_queue_time=st.floats(0.1, 86_400),
     inactivity_timeout=st.none() | st.sampled_from([0.0, -1.0, 300.0]),
     max_usd_h=st.none() | st.floats(0, 30),
+    slo_mode=st.sampled_from(SLO_MODES),
 )
 demands = st.builds(
     Demand,
     rate=amounts,
+    long_rate=amounts,
     recent_rate=amounts,
     waiting=amounts,
     waiting_count=st.integers(0, 100),
@@ -254,6 +256,7 @@ def test_more_load_never_means_less_capacity(
     higher = replace(
         one,
         rate=one.rate + more.rate,
+        long_rate=one.long_rate + more.long_rate,
         recent_rate=one.recent_rate + more.recent_rate,
         waiting=one.waiting + more.waiting,
         outstanding=one.outstanding + more.outstanding,

@@ -412,10 +412,14 @@ def test_dear_machines_with_cheap_storage_are_kept_longer(
 
 
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
-    steady = Demand(rate=100.0, recent_rate=140.0, recent_s=10.0)
+    steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
     assert predicted_load(steady) == 140.0
     assert predicted_load(replace(steady, variance=1000.0)) == pytest.approx(120.0)  # 2 x sqrt(1000 / 10) off
     assert predicted_load(replace(steady, variance=1e6)) == 100.0
+    lull = replace(steady, rate=40.0, recent_rate=40.0)
+    assert predicted_load(lull) == 40.0
+    assert predicted_load(replace(lull, variance=6000.0)) == pytest.approx(50.0)  # sqrt(6000 / 60) off
+    assert predicted_load(replace(lull, variance=1e6)) == 100.0
 
 
 @given(st.floats(0, 1e9), st.integers(0, 1000), st.floats(1, 100), st.floats(0, 100))

@@ -1,6 +1,7 @@
 """`posthouse endpoint ...`"""
 
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -8,7 +9,7 @@ import typer
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
 from posthouse.cli.output import console, print_json, print_record, print_rows
 from posthouse.cli.serve import server_extra
-from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
+from posthouse.domain.endpoint import EndpointState, Scaling, SloMode
 
 if TYPE_CHECKING:
     from posthouse.client import Client
@@ -52,13 +53,17 @@ TargetQueueTime = Annotated[
 InactivityTimeout = Annotated[
     object, _option("inactivity_timeout", "Seconds without a request after which it may go to zero; below 0: never.")
 ]
+Mode = Annotated[
+    SloMode | None,
+    _option("slo_mode", "fixed: by target_util and cold_mult. auto: by what keeps waits within target_queue_time."),
+]
 MaxUsdH = Annotated[object, _option("max_usd_h", "Most US dollars per hour that it may come to cost.")]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")]
 
 
 def _scaling(context: typer.Context) -> dict[str, Any]:
     """The scaling parameters among the options."""
-    return {name: context.params[name] for name in SCALING_LIMITS}
+    return {field.name: context.params[field.name] for field in fields(Scaling)}
 
 
 def _without_key(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +111,7 @@ def create(
     target_queue_time: TargetQueueTime = None,
     inactivity_timeout: InactivityTimeout = None,
     max_usd_h: MaxUsdH = None,
+    slo_mode: Mode = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -143,6 +149,7 @@ def update(
     target_queue_time: TargetQueueTime = None,
     inactivity_timeout: InactivityTimeout = None,
     max_usd_h: MaxUsdH = None,
+    slo_mode: Mode = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +20,14 @@ from posthouse.cli.endpoint import (
     MaxWorkers,
     MinColdLoad,
     MinLoad,
+    Mode,
     TargetQueueTime,
     TargetUtil,
 )
 from posthouse.cli.options import ApiKey, AsJson, Url
 from posthouse.cli.output import console, print_json, table
 from posthouse.cli.serve import server_extra
-from posthouse.domain.endpoint import SCALING_LIMITS
+from posthouse.domain.endpoint import Scaling
 from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ def simulate(
     target_queue_time: TargetQueueTime = None,
     inactivity_timeout: InactivityTimeout = None,
     max_usd_h: MaxUsdH = None,
+    slo_mode: Mode = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,7 +165,7 @@ def simulate(
         seed=seed,
         tick_s=tick_s,
         goal_s=goal_s,
-        scaling=_present(**{name: said[name] for name in SCALING_LIMITS}),
+        scaling=_present(**{field.name: said[field.name] for field in fields(Scaling)}),
         traffic=_present(
             trace=str(trace) if trace else None,
             shape=shape,

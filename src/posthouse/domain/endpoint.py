@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import NewType
+from typing import Literal, NewType
 
 EndpointId = NewType("EndpointId", int)
+SloMode = Literal["fixed", "auto"]
+SLO_MODES: tuple[SloMode, ...] = ("fixed", "auto")
 
 
 class EndpointState(StrEnum):
@@ -40,6 +42,9 @@ class Scaling:
     """Seconds without a request after which the endpoint may go to zero. None or 0: no such gate. Below 0: never."""
     max_usd_h: float | None = None
     """Posthouse's own: never rent or start what would let the endpoint cost more than this per hour. None: no cap."""
+    slo_mode: SloMode = "fixed"
+    """Posthouse's own. `auto`: as much capacity as keeps waits within `target_queue_time`, by queueing theory, not by
+    fixed ratios; `target_util` and `cold_mult` are then upper bounds, the other parameters lower ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,12 @@ SCALING_LIMITS: dict[str, Limit] = {
     "inactivity_timeout": Limit(-1e9, 1e9),
     "max_usd_h": Limit(0, 1e6),
 }
-assert set(SCALING_LIMITS) == {f.name for f in fields(Scaling)}
+assert {*SCALING_LIMITS, "slo_mode"} == {f.name for f in fields(Scaling)}
+
+
+def defaults(slo_mode: object) -> Scaling:
+    """The parameters of a new endpoint that names only its mode. In `auto` the fixed ratios' own bounds do not bind."""
+    return Scaling(slo_mode="auto", target_util=1.0, cold_workers=0) if slo_mode == "auto" else Scaling()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,12 +53,14 @@ class Demand:
 
     rate: float = 0.0
     """Offered work per second, mean of the last minute, each request counted once however often it is asked again."""
+    long_rate: float = 0.0
+    """The same over the last five minutes."""
     recent_rate: float = 0.0
     """The same over the last `recent_s`."""
     recent_s: float = 10.0
     """10 s, or as long as a request takes if that is more: that long it keeps its worker busy, whenever it came."""
     variance: float = 0.0
-    """Of the work offered in one second, over the last minute; in work squared."""
+    """Of the work offered in ten seconds, for each of them, over the last five minutes; in work squared per second."""
     waiting: float = 0.0
     """Work of requests that have no worker yet."""
     waiting_count: int = 0

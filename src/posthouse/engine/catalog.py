@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from posthouse.config import Limits
-from posthouse.domain.endpoint import SCALING_LIMITS, Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling, defaults
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.template import Template, TemplateId
@@ -59,7 +59,7 @@ class Catalog:
         """The new endpoint. Raises: BadRequest."""
         async with self._one_at_a_time:
             now = self.hub.clock.now()
-            blank = Endpoint(EndpointId(0), DEFAULT_NAME, created_at=now)
+            blank = Endpoint(EndpointId(0), DEFAULT_NAME, defaults(ask.get("slo_mode")), created_at=now)
             endpoint = self._endpoint(blank, ask)
             _check_room(len(self.hub.ids_by_name), self.limits.endpoints, "endpoints")
             endpoint = await self.hub.store.add_endpoint(endpoint)
@@ -328,7 +328,12 @@ def _scaling(before: Scaling, ask: Ask) -> Scaling:
     alias = ask.get("min_workers")
     if alias is not None and said.setdefault("cold_workers", alias) != alias:
         raise BadRequest("min_workers: is another name of cold_workers, and the two differ")
-    values: dict[str, float | None] = {}
+    values: dict[str, float | str | None] = {}
+    mode = ask.get("slo_mode")
+    if mode is not None:
+        if mode not in SLO_MODES:
+            raise BadRequest(f"slo_mode: is {mode!r:.100}; it must be one of {', '.join(SLO_MODES)}")
+        values["slo_mode"] = str(mode)
     for name, value in said.items():
         limit = SCALING_LIMITS[name]
         if name in MAY_BE_NONE and value == "none":

@@ -76,6 +76,9 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 ACCRUE_S = 10.0
 """How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
+LONG_S, BLOCK_S = 300, 10
+"""Seconds over which the load is remembered, and the spans between which its variance is taken: a burst of one client
+lasts longer than a second, and counts as one."""
 LEARNED_STARTS = 20
 """Of how many latest starts the median is taken."""
 LEARNED_SERVICES = 50
@@ -140,7 +143,7 @@ class Fleet:
         self.spent_gone_usd = spent_usd
         self._unsaved: dict[WorkerId, Worker | None] = {}
         self._bench = Bench()
-        self._offered = RateWindow(60, now)
+        self._offered = RateWindow(LONG_S, now)
         self._next_idx = int(now * 1e6)
         self._reqnum: dict[WorkerId, int] = {}
         self._last_request_at = 0.0
@@ -498,9 +501,10 @@ class Fleet:
         recent_s = int(min(60.0, max(10.0, self._service_s)))
         demand = Demand(
             rate=self._offered.rate(60, now),
+            long_rate=self._offered.rate(LONG_S, now),
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
-            variance=self._offered.variance(now),
+            variance=self._offered.variance(BLOCK_S, now) / BLOCK_S,
             waiting=self.ledger.waiting_work,
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),

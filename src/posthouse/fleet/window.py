@@ -25,13 +25,14 @@ class RateWindow:
         total = sum(sums[begin:end]) if begin >= 0 else sum(sums[begin:]) + sum(sums[:end])
         return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
 
-    def variance(self, now: float) -> float:
-        """Of the sums of single seconds, over the whole ring but the present second, which is not over."""
+    def variance(self, block_s: int, now: float) -> float:
+        """Of the sums of blocks of `block_s` seconds, over the whole ring but the present block, which is not over."""
         self._advance(now)
-        present = self._second % len(self._sums)
-        sums = self._sums[:present] + self._sums[present + 1 :]
-        mean = sum(sums) / len(sums)
-        return sum([(amount - mean) ** 2 for amount in sums]) / len(sums)
+        present = self._second % len(self._sums) // block_s
+        blocks = [sum(self._sums[i : i + block_s]) for i in range(0, len(self._sums), block_s)]
+        del blocks[present]
+        mean = sum(blocks) / len(blocks)
+        return sum([(amount - mean) ** 2 for amount in blocks]) / len(blocks)
 
     def _advance(self, now: float) -> None:
         ring = len(self._sums)

@@ -10,10 +10,15 @@ from posthouse.domain.load import Demand, Learned
 from posthouse.domain.plan import Reason
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.headroom import slots_for
 
 USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 """States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""
 
+WAITING_SHARE = 0.05
+"""Largest share of requests that may wait longer than they should, in `auto` mode, if the load stays as it is."""
+MOST_BURSTY = 4.0
+"""Beyond it a variance tells of a change that is over, not of bursts to come."""
 MORE = 1.001
 """Just above 1: capacity wanted beyond what is ready, which whole workers round up."""
 
@@ -73,6 +78,26 @@ def expected_wait_s(demand: Demand, ready_supply: float) -> float:
     return (demand.waiting + demand.queued) / ready_supply
 
 
+def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
+    """The capacity that `load` takes while nothing waits.
+
+    `auto`: at most `WAITING_SHARE` of requests shall wait longer than half of `target_queue_time`, so that the other
+    half is left for what no mean foretells.
+    """
+    floor = max(load, scaling.min_load)
+    fixed = floor / scaling.target_util
+    if scaling.slo_mode == "fixed" or not (demand.outstanding_count and demand.outstanding and demand.service_s):
+        rule = f"max(load, min_load {scaling.min_load:g}) / target_util {scaling.target_util:g}"
+        return Reason("need for load", fixed, rule)
+    cost = demand.outstanding / demand.outstanding_count
+    slot = cost / demand.service_s
+    burstiness = min(max(1.0, demand.variance / (floor * cost)), MOST_BURSTY) if floor else 1.0
+    patience = scaling.target_queue_time / 2 / demand.service_s
+    need = slot * slots_for(floor / slot, patience, burstiness, WAITING_SHARE)
+    rule = f"{WAITING_SHARE:.0%} wait longer than target_queue_time / 2; bursts {burstiness:.1f} times those of chance"
+    return Reason("need for load", max(need, fixed), rule)
+
+
 def hot_need(
     scaling: Scaling, demand: Demand, load: float, ready_supply: float, help_s: float
 ) -> tuple[float, tuple[Reason, ...]]:
@@ -81,12 +106,8 @@ def hot_need(
     `help_s`: seconds until more capacity could be ready.
     """
     rules = [
-        Reason("load", load, f"higher mean of the last 60 s and the last {demand.recent_s:.0f} s"),
-        Reason(
-            "need for load",
-            max(load, scaling.min_load) / scaling.target_util,
-            f"max(load, min_load {scaling.min_load:g}) / target_util {scaling.target_util:g}",
-        ),
+        Reason("load", load, f"mean of 5 min, or of 60 s or {demand.recent_s:.0f} s beyond what chance explains"),
+        need_for_load(scaling, demand, load),
     ]
     patience_s = scaling.target_queue_time
     open_work = demand.waiting + demand.queued

@@ -14,6 +14,12 @@ from posthouse.policy.forecast import predicted_load, sliding_max
 
 HOT_HOLD_S = 30.0
 """A need is held at least this long, and at least as long as a start takes, so that no lull drops what comes back."""
+AUTO_HOLD_STARTS = 5.0
+"""In `auto` mode a need is held for so many starts: what an idle worker costs in that time is one start, and the waits
+that another would bring, at four times their price."""
+AUTO_RESERVE = 1.25
+"""In `auto` mode hot and cold workers together can do this much more than was needed while they are kept: machines fail
+and loads grow past what they were; more would be storage for nothing."""
 
 
 def decide(s: Snapshot, memory: Memory) -> Decision:
@@ -34,11 +40,14 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     if bounds.silent_long_enough(scaling, demand, s.now) and least == 0:
         need, memory = 0.0, Memory()
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
-    hot_needs = sliding_max(memory.hot_needs, s.now, need, max(HOT_HOLD_S, s.learned.start_s))
+    auto = scaling.slo_mode == "auto"
+    hold_s = max(HOT_HOLD_S, s.learned.start_s * (AUTO_HOLD_STARTS if auto else 1.0))
+    hot_needs = sliding_max(memory.hot_needs, s.now, need, hold_s)
     held = hot_needs[0][1]
     # Cold workers are for load that lasts: a backlog is over before a worker made for it is there.
     lasting = min(need, max(demand.rate, scaling.min_load) / scaling.target_util)
-    total = max(scaling.cold_mult * lasting, scaling.min_cold_load, held)
+    reserve = min(AUTO_RESERVE * held, scaling.cold_mult * lasting) if auto else scaling.cold_mult * lasting
+    total = max(reserve, scaling.min_cold_load, held)
     total_hold_s = retire.storage_s(team, s.learned)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
@@ -67,14 +76,15 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     goals |= woken | released | fresh | turns | discarded
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
     because += (
-        Reason("hot need", held, f"highest need of the last {max(HOT_HOLD_S, s.learned.start_s):.0f} s"),
+        Reason("hot need", held, f"highest need of the last {hold_s:.0f} s"),
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
         Reason(
             "total need",
             held_total,
-            f"max(cold_mult {scaling.cold_mult:g} x lasting need, min_cold_load), held {total_hold_s:.0f} s",
+            f"max({f'{AUTO_RESERVE:g} x hot need, at most ' if auto else ''}cold_mult {scaling.cold_mult:g} x lasting "
+            f"need, min_cold_load), held {total_hold_s:.0f} s",
         ),
         *update.progress(s, team, waits),
         *not_woken,

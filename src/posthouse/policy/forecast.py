@@ -4,20 +4,23 @@ import math
 
 from posthouse.domain.load import Demand
 
-SURPRISE = 2.0
-"""Standard deviations by which the short mean must be above the long one to be more than chance: once in 44 looks it is
-by chance alone. Without, the higher one of two noisy means, held, would stand for a load that nobody asks for."""
+MINUTE_S = 60.0
+CHANCE, SURPRISE = 1.0, 2.0
+"""Standard deviations within which the mean of a minute says nothing new, and beyond which that of the last seconds is
+more than chance: once in 44 looks it is by chance alone. Without, the highest of noisy means, held, would stand for a
+load that nobody asks for."""
 
 
 def predicted_load(demand: Demand) -> float:
-    """Work per second to prepare for: the mean of the last minute, or of the last `recent_s` where that is a surprise.
+    """Work per second to prepare for: the mean of five minutes, as far as later ones do not contradict it.
 
     Persistence. On public traces of language-model traffic the last value predicts the next ten minutes better than
-    any season does; rising at once and falling slowly is what the short window adds. Of that only what chance cannot
-    explain counts, by the variance between single seconds.
+    any season does. What a minute, and the last `recent_s`, show counts as far as chance does not explain it, by the
+    variance within these five minutes.
     """
-    chance = SURPRISE * math.sqrt(demand.variance / demand.recent_s)
-    return max(demand.rate, demand.recent_rate - chance)
+    chance = CHANCE * math.sqrt(demand.variance / MINUTE_S)
+    steady = min(max(demand.long_rate, demand.rate - chance), demand.rate + chance)
+    return max(steady, demand.recent_rate - SURPRISE * math.sqrt(demand.variance / demand.recent_s))
 
 
 def sliding_max(

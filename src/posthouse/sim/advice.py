@@ -160,6 +160,7 @@ class Search:
         load = _two_digits(float(self.recording.work[first:end].sum()) / (end_s - begin_s))
         floors = sorted({1.0, *(_two_digits(load * f) for f in (0.5, 1.0, 1.5, 2.0))} - {0.0})
         most = int(self._present.get("max_workers") or SCALING_LIMITS["max_workers"].high)
+        yield [{"slo_mode": "fixed"}, {"slo_mode": "auto", "target_util": 1.0, "cold_workers": 0}]
         yield [{"cold_workers": n} for n in (0, 1, 2, 3, 5, 8) if n <= most]
         yield [{"cold_mult": x} for x in (1.0, 1.5, 2.0, 3.0, 4.0)]
         yield [

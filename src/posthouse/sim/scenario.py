@@ -4,7 +4,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from posthouse.domain.endpoint import SCALING_LIMITS, Scaling
+from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling, defaults
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.sim import traffic as shapes
@@ -218,9 +218,15 @@ def scaling(values: Mapping[str, object]) -> Scaling:
     """Scaling parameters from their names and values. Raises: BadRequest for one that is unknown or not allowed."""
     said: dict[str, Any] = {}
     for name, value in values.items():
+        if name == "slo_mode":
+            if value not in SLO_MODES:
+                raise BadRequest(f"scaling: `slo_mode` is {value!r}; it must be one of {', '.join(SLO_MODES)}")
+            said[name] = value
+            continue
         limit = SCALING_LIMITS.get(name)
         if limit is None:
-            raise BadRequest(f"scaling: there is no parameter `{name}`; there are {', '.join(SCALING_LIMITS)}")
+            names = ", ".join(field.name for field in fields(Scaling))
+            raise BadRequest(f"scaling: there is no parameter `{name}`; there are {names}")
         if value in (None, "none") and name in MAY_BE_NONE:
             said[name] = None
             continue
@@ -230,4 +236,4 @@ def scaling(values: Mapping[str, object]) -> Scaling:
             kind = "a whole number" if whole else "a number"
             raise BadRequest(f"scaling: `{name}` is {value!r}; it must be {kind} from {limit.low:g} to {limit.high:g}")
         said[name] = int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
-    return Scaling(**said)
+    return replace(defaults(said.get("slo_mode")), **said)
