@@ -28,7 +28,8 @@ class Foresight:
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         t, short_s = s.now - START_AT, max(SHORT_S, s.demand.recent_s)
         short = max(self._mean(t, short_s), self._mean(t + self._horizon_s, short_s))
-        demand = replace(s.demand, rate=self._mean(t, MEAN_S), recent_rate=short, variance=0.0)
+        mean = self._mean(t, MEAN_S)
+        demand = replace(s.demand, rate=mean, long_rate=mean, recent_rate=short, variance=0.0)
         return self._policy(replace(s, demand=demand), memory)
 
     def _mean(self, begin: float, span_s: float) -> float:

@@ -230,6 +230,20 @@ async def test_changes_at_the_same_time_are_all_kept(web: Web) -> None:
     assert (await reloaded(web)).stall(endpoint_id).fleet.endpoint.scaling == wanted
 
 
+async def test_an_endpoint_in_auto_mode_begins_without_the_bounds_of_fixed_ratios(web: Web) -> None:
+    made = (await web.call("POST", "/api/v0/endptjobs", {"endpoint_name": "a", "slo_mode": "auto"})).body["result"]
+    scaling = web.hub.stall(made).fleet.endpoint.scaling
+    assert scaling == Scaling(slo_mode="auto", target_util=1.0, cold_workers=0)
+    assert (await reloaded(web)).stall(made).fleet.endpoint.scaling == scaling
+    shown = (await web.call("GET", f"/api/v0/endptjobs/{made}")).body["result"]
+    assert (shown["slo_mode"], shown["target_util"]) == ("auto", 1.0)
+    bounded = {"endpoint_name": "b", "slo_mode": "auto", "target_util": 0.8}
+    made = (await web.call("POST", "/api/v0/endptjobs", bounded)).body["result"]
+    assert web.hub.stall(made).fleet.endpoint.scaling.target_util == 0.8
+    await web.call("PUT", f"/api/v0/endptjobs/{made}", {"slo_mode": "fixed"})
+    assert web.hub.stall(made).fleet.endpoint.scaling == Scaling(target_util=0.8, cold_workers=0)
+
+
 async def test_a_wrong_parameter_is_refused_by_name_and_changes_nothing(web: Web) -> None:
     cases: list[dict[str, object]] = [
         {"min_load": -1},
@@ -237,6 +251,8 @@ async def test_a_wrong_parameter_is_refused_by_name_and_changes_nothing(web: Web
         {"min_load": "much"},
         {"min_load": "inf"},
         {"target_util": 0},
+        {"slo_mode": "fast"},
+        {"slo_mode": 1},
         {"target_util": 1.1},
         {"cold_workers": 1.5},
         {"cold_workers": 10**30},

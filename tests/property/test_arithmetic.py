@@ -34,7 +34,7 @@ def test_a_rate_is_the_sum_of_what_came_in_those_seconds(
     first_second = int(now) - over_s + 1
     naive = sum(amount for at, amount in arrivals if int(at) >= first_second) / (now - first_second)
     assert math.isclose(window.rate(over_s, now), naive, rel_tol=1e-9, abs_tol=1e-9)
-    blocks = {}
+    blocks: dict[int, float] = {}
     for second in range(int(now) - SPAN_S + 1, int(now) + 1):
         came = sum(amount for at, amount in arrivals if int(at) == second)
         blocks[second % SPAN_S // BLOCK_S] = blocks.get(second % SPAN_S // BLOCK_S, 0.0) + came

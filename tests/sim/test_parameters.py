@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from posthouse.domain.endpoint import EndpointState, Scaling
+from posthouse.domain.endpoint import EndpointState, Scaling, defaults
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
 from tests.sim.world import START_AT, Machines, World
 
@@ -170,3 +170,31 @@ def test_a_stopped_endpoint_makes_every_worker_inactive_after_its_requests() -> 
 def test_max_usd_h_is_never_passed() -> None:
     world = World(replace(BARE, cold_mult=3.0, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(600)
     assert 4.0 <= max(moment.usd_h for moment in world.history) <= 4.5
+
+
+def busy_world(slo_mode: str, load: float) -> World:
+    """Random arrivals that an endpoint with the mode's own defaults serves, on machines of 4 slots."""
+    scaling = replace(defaults(slo_mode), min_load=0.0, max_workers=80, target_queue_time=4.0)
+    return World(scaling, load=lambda t: load, poisson=True, seed=7).run(2400)
+
+
+@pytest.mark.parametrize("load", [300.0, 3000.0])
+def test_auto_keeps_waits_within_target_queue_time_and_costs_less_where_there_is_much_to_do(load: float) -> None:
+    auto, fixed = busy_world("auto", load), busy_world("fixed", load)
+    for world in (auto, fixed):
+        settled = [c for c in world.clients if c.asked_at > START_AT + 600 and c.began_at]
+        assert sum(c.began_at - c.asked_at > 4.0 for c in settled) <= 0.01 * len(settled)
+    if load == 3000.0:
+        assert auto.fleet.spent_usd() < fixed.fleet.spent_usd()
+
+
+def test_auto_takes_a_smaller_share_of_headroom_for_more_load() -> None:
+    shares = [busy_world("auto", load).history[-1].need / load for load in (100.0, 1000.0, 5000.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 1.08
+
+
+def test_in_auto_mode_target_util_is_the_highest_use_and_cold_mult_the_largest_reserve() -> None:
+    world = World(replace(BARE, slo_mode="auto", target_util=0.5, cold_mult=1.0), load=lambda t: 400.0).run(1200)
+    assert world.history[-1].need >= 800.0
+    assert world.count(State.STOPPED) == 0

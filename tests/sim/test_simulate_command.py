@@ -106,6 +106,7 @@ def test_it_draws_a_picture_and_writes_a_log(tmp_path: Path, capsys: pytest.Capt
         (["--policy", "knative(utilisation=2)"], "`utilisation` is '2'; it must be a number from 0.01 to 1"),
         (["--shape", "round"], "shape"),
         (["--perf", "0"], "`float` > 0.0, at `workers[0].perf`"),
+        (["--slo-mode", "fast"], "'fast' is not one of"),
         (["--target-util", "7"], "`target_util` is 7.0; it must be a number from 0.01 to 1"),
         (["--load", "nan"], "traffic.load"),
     ],

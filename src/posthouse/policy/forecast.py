@@ -18,6 +18,8 @@ def predicted_load(demand: Demand) -> float:
     any season does. What a minute, and the last `recent_s`, show counts as far as chance does not explain it, by the
     variance within these five minutes.
     """
+    if demand.rate == 0.0:
+        return 0.0  # a minute of silence is an end, whatever was before
     chance = CHANCE * math.sqrt(demand.variance / MINUTE_S)
     steady = min(max(demand.long_rate, demand.rate - chance), demand.rate + chance)
     return max(steady, demand.recent_rate - SURPRISE * math.sqrt(demand.variance / demand.recent_s))
