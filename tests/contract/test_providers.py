@@ -540,6 +540,25 @@ async def test_workers_outlive_a_killed_server_and_are_adopted(local: ProcessPro
     assert list(await local.instances()) == []
 
 
+async def test_looking_again_adds_nothing_to_the_table_of_interned_strings(
+    local: ProcessProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rent(local, spec(1))
+    await local.instances()
+    added: set[str] = set()
+    intern = sys.intern
+
+    def noting(text: str) -> str:
+        if intern(text) is text and text != "instance.json" and not text.endswith(".log"):  # these are constants
+            added.add(text)
+        return intern(text)
+
+    monkeypatch.setattr(sys, "intern", noting)
+    assert [i.id for i in await local.instances()] == ["posthouse-test-1"]
+    await local.offers({}, 1.0)
+    assert added == set()
+
+
 async def test_an_adopted_worker_that_died_meanwhile_has_exited(local: ProcessProvider, root: Path) -> None:
     await asyncio.to_thread(
         killed_server, root, "echo up; read -r _ < <(while [ ! -e go ]; do sleep 0.02; done); exit 4"

@@ -153,6 +153,7 @@ class ProcessProvider:
         self._grace_s = grace_s
         self._children: list[subprocess.Popen[bytes]] = []
         self._recovered = False
+        self._directories: list[Path] = []
         # Held by every thread that lists or starts instances, so that none sees another's instance half made.
         self._lock = threading.Lock()
 
@@ -339,8 +340,9 @@ class ProcessProvider:
                 self._recovered = True
             labels = set(self._labels())
             # Processes whose directory somebody removed by hand are listed too, or they would run for ever.
-            labels |= {Path(d).name for d in running if Path(d).parent == self._root}
+            labels |= {os.path.basename(d) for d in running if os.path.dirname(d) == str(self._root)}
             found = [self._root / label for label in sorted(labels) if self._label.fullmatch(label)]
+            self._directories = found  # kept, so that the strings that each Path interns live on for the next ones
             for directory in found:
                 _rotate(directory)
             self._reap()
