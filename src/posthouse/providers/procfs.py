@@ -71,7 +71,7 @@ def send(process: Process, number: signal.Signals) -> None:
 def _read(pid: int, name: str) -> bytes:
     """A file of the process, whole."""
     # No Path: each interns its parts, and interned strings that die leave holes. With one for every process at every
-    # look, Python's table of them, 4 MB, was filled and made anew every few minutes, and stayed in one arena or another.
+    # look, Python's table of them, 4 MB, was filled and made anew every few minutes, now in one arena, now in another.
     with open(f"/proc/{pid}/{name}", "rb") as file:
         return file.read()
 
