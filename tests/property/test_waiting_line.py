@@ -12,7 +12,7 @@ from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet, Waiting
-from posthouse.wire.route import RouteAsk
+from posthouse.wire.route import RouteAsk, WaitReply
 from tests.unit.test_fleet import NOW, worker
 
 PAUSE_S = 5.0
@@ -141,3 +141,19 @@ async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it
     assert fleet.ledger.outstanding() > 0
     assert await held is None
     assert fleet.ledger.outstanding() == 0
+
+
+async def test_an_endpoint_leaves_nothing_behind_for_the_requests_that_were_held_for_it() -> None:
+    hub = SimpleNamespace(clock=Clock(), bell=asyncio.Event())
+    router = Router(cast(Any, hub), cast(Any, SimpleNamespace(sign=str)), cast(Any, None), 0.01, cast(Any, None))
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    ask = RouteAsk("e", 500.0, 0)
+    for number in range(1, 4):
+        fleet = Fleet(Endpoint(EndpointId(number), "e"), NOW)
+        outcomes = [router.route_now(fleet, ask) for _ in range(2)]
+        asking = [router.route_later(fleet, ask, cast(Waiting, outcome), never) for outcome in outcomes]
+        assert all(isinstance(reply, WaitReply) for reply in await asyncio.gather(*asking))
+    assert router._held == {}

@@ -556,6 +556,22 @@ def test_a_refused_creation_leaves_nothing_behind() -> None:
     assert failures(fleet) == 1
 
 
+def test_a_worker_that_is_gone_is_in_no_memory_even_if_its_command_is_answered_late() -> None:
+    fleet = new_fleet()
+    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.settle(ONE, NOW + 1)
+    fleet.place(ONE, instance(), NOW + 1)
+    fleet.report(ONE, ready_report(), NOW + 2)
+    assert isinstance(fleet.assign(0, 100, NOW + 2), Assignment)
+    fleet.obey(Action(ONE, Command.DESTROY), NOW + 3)
+    fleet.settle(ONE, NOW + 4)
+    fleet.observe("sim", [], NOW + 5, NOW + 5)
+    fleet.settle(ONE, NOW + 6)
+    fleet.take_changes()
+    memories = {name: memory for name, memory in vars(fleet).items() if isinstance(memory, dict | set)}
+    assert [name for name, memory in memories.items() if ONE in memory] == []
+
+
 def test_an_offer_that_was_taken_is_nobodys_fault() -> None:
     fleet = new_fleet()
     fleet.obey(Action(ONE, Command.RENT), NOW)

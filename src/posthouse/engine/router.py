@@ -131,13 +131,14 @@ class Router:
         self, fleet: Fleet, ask: RouteAsk, waiting: Waiting, left: Callable[[], Coroutine[Any, Any, None]]
     ) -> Assignment | Waiting | None:
         idx = waiting.request_idx
-        held = self._held.setdefault(fleet.endpoint.id, OrderedDict())
+        held = self._held.get(fleet.endpoint.id) or OrderedDict()
         if self.hold_s <= 0 or idx == 0 or idx in held or self._held_count >= MAX_HELD:
             return waiting
         request = fleet.ledger.find(idx)
         since = request.first_at if request is not None else self.hub.clock.now()
         found: asyncio.Future[Assignment | Waiting] = asyncio.get_running_loop().create_future()
         held[idx] = _Held(fleet, ask, idx, since, found)
+        self._held[fleet.endpoint.id] = held
         self._held_count += 1
         leaving = asyncio.ensure_future(left())
         try:
@@ -154,6 +155,8 @@ class Router:
             leaving.cancel()
             self._held_count -= 1
             del held[idx]
+            if not held:  # or every endpoint that ever was would leave one
+                del self._held[fleet.endpoint.id]
 
     def _signed(
         self, ask: RouteAsk, found: Assignment, then: Callable[[RouteReply | Exception], None], signed: str | Exception

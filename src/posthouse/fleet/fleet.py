@@ -596,9 +596,11 @@ class Fleet:
         and the machine.
         """
         self._in_flight.discard(worker_id)
-        self._settled_at[worker_id] = now
         worker = self.workers.get(worker_id)
-        if worker is None or not failure:
+        if worker is None:
+            return
+        self._settled_at[worker_id] = now
+        if not failure:
             return
         self._rests_until[worker_id] = now + REST_S
         # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
