@@ -1,6 +1,10 @@
 """The recorder: what fleets have on their tapes is stored in order, and a store that is away harms nobody."""
 
+import asyncio
+import threading
 from typing import Any
+
+import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import Unavailable
@@ -8,7 +12,7 @@ from posthouse.domain.reel import Reel
 from posthouse.engine.hub import REELS_KEPT, Hub, Stall
 from posthouse.engine.recorder import Recorder, traffic
 from posthouse.fleet.fleet import Fleet
-from posthouse.fleet.tape import REEL_S, unpacked
+from posthouse.fleet.tape import REEL_S, Take, unpacked
 from tests.unit.test_fleet import NOW
 
 
@@ -81,6 +85,28 @@ async def test_at_the_end_what_there_is_is_stored_at_once() -> None:
     site.fleet(2).assign(0, 5.0, NOW)
     await site.recorder.keep_all(at_once=True)
     assert [(i, asked(reel)) for i, reel in site.store.kept] == [(2, [5.0])]
+
+
+async def test_every_reel_is_packed_by_the_same_thread_whatever_others_are_busy_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site, open_gate, packed_by, pack = Site(), threading.Event(), set[int](), Take.pack
+
+    def noting(take: Take) -> Reel:
+        packed_by.add(threading.get_ident())
+        return pack(take)
+
+    monkeypatch.setattr(Take, "pack", noting)
+    busy = []
+    for _ in range(3):
+        site.fleet().assign(0, 5.0, site.clock.now())
+        await site.pass_time()
+        busy.append(asyncio.create_task(asyncio.to_thread(open_gate.wait)))
+        await asyncio.sleep(0)
+    open_gate.set()
+    await asyncio.gather(*busy)
+    assert len(site.store.kept) == 3
+    assert len(packed_by) == 1
 
 
 async def test_while_the_store_is_away_reels_wait_in_order_and_it_is_tried_once_a_round() -> None:
