@@ -194,6 +194,13 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         *ids("endpoint"),
         *(Row(query=wrong, path={"endpoint": "llm"}) for wrong in QUERIES),
     ],
+    ("GET", "/v1/endpoints/{endpoint}/traffic"): [
+        *ids("endpoint"),
+        *(
+            Row(query=f"last_s={wrong}", path={"endpoint": "llm"})
+            for wrong in ("0", "-1", "nan", "inf", "1e11", "long")
+        ),
+    ],
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): ids("endpoint"),
     ("GET", "/v1/workers"): [Row(query=f"endpoint={wrong}") for wrong in IDS],
     ("DELETE", "/v1/workers/{worker_id}"): ids("worker_id"),
