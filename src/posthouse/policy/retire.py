@@ -14,9 +14,9 @@ RELEASE_EVERY_S = 15.0
 RELEASE_SHARE = 0.2
 """Largest share of the hot workers in one release, at least one."""
 
-SHORTEST_STORAGE_S, LONGEST_STORAGE_S = 600.0, 14_400.0
+SHORTEST_STORAGE_S, LONGEST_STORAGE_S = 600.0, 3600.0
 """Bounds of how long a cold worker is kept that nobody needs: making one anew is slow whatever it costs, and what was
-needed hours ago says little."""
+needed an hour ago says little."""
 
 
 def storage_s(team: Iterable[Worker], learned: Learned) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyond_update
 from posthouse.domain.plan import Failures, Obstacle, Reason, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.policy.bounds import affordable, committed_usd_h, running_usd_h
+from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import hot, kept, ready, supply
-from posthouse.policy.patience import resume_at
+from posthouse.policy.patience import LONGEST_WAIT_S, resume_at
 
 TURN_SHARE = 0.25
 """Largest share of the workers in turn at one time, of those that serve and of the others; at least one. What does not
@@ -82,9 +82,15 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
 def nobody_comes(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> bool:
     """True if no help is on its way, so that who waits for it would wait for ever.
 
-    While the workergroup fails that is borne: a worker made as help shows first that the template starts again.
+    While the workergroup fails that is borne: a worker made as help shows first that the template starts again. Where
+    there is no room for one, a failure is history after the longest back-off.
     """
-    failing = any(w.id in waits and _failures(s, w).count for w in team)
+    no_room = room(s.endpoint.scaling, team) == 0
+    failing = any(
+        w.id in waits and f.count and not (no_room and s.now >= f.last_at + LONGEST_WAIT_S)
+        for w in team
+        for f in [_failures(s, w)]
+    )
     return not failing and all(w.state is State.IDLE for w in hot(team))
 
 
