@@ -9,7 +9,7 @@ from posthouse.cli.output import console, printable
 if TYPE_CHECKING:
     from posthouse.sim.recorded import Recording
 
-MEASURES: dict[str, Callable[[Any], float]] = {
+SPENT: dict[str, Callable[[Any], float]] = {
     "cost, US dollars": lambda s: s.usd,
     "worker-hours ready": lambda s: s.ready_h,
     "worker-hours loading": lambda s: s.loading_h,
@@ -19,6 +19,10 @@ MEASURES: dict[str, Callable[[Any], float]] = {
     "workers stopped": lambda s: s.stops,
     "requests": lambda s: s.requests,
     "not served": lambda s: s.unserved,
+}
+"""What a run took, and how much it was asked."""
+MEASURES: dict[str, Callable[[Any], float]] = {
+    **SPENT,
     "wait for a worker, mean, s": lambda s: s.route_s.mean,
     "wait for a worker, p50, s": lambda s: s.route_s.p50,
     "wait for a worker, p95, s": lambda s: s.route_s.p95,

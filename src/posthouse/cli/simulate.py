@@ -282,15 +282,7 @@ def _command(context: typer.Context, policy: str) -> str:
 
 
 MEASURES: dict[str, Callable[["Summary"], float]] = {
-    "cost, US dollars": lambda s: s.usd,
-    "worker-hours ready": lambda s: s.ready_h,
-    "worker-hours loading": lambda s: s.loading_h,
-    "worker-hours stopped": lambda s: s.stopped_h,
-    "workers rented": lambda s: s.rents,
-    "workers started": lambda s: s.starts,
-    "workers stopped": lambda s: s.stops,
-    "requests": lambda s: s.requests,
-    "not served": lambda s: s.unserved,
+    **replay.SPENT,
     "wait, mean, s": lambda s: s.wait_s.mean,
     "wait, p50, s": lambda s: s.wait_s.p50,
     "wait, p95, s": lambda s: s.wait_s.p95,

@@ -86,11 +86,8 @@ def nobody_comes(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> bool:
     there is no room for one, a failure is history after the longest back-off.
     """
     no_room = room(s.endpoint.scaling, team) == 0
-    failing = any(
-        w.id in waits and f.count and not (no_room and s.now >= f.last_at + LONGEST_WAIT_S)
-        for w in team
-        for f in [_failures(s, w)]
-    )
+    counted = [f for f in (_failures(s, w) for w in team if w.id in waits) if f.count]
+    failing = any(not no_room or s.now < f.last_at + LONGEST_WAIT_S for f in counted)
     return not failing and all(w.state is State.IDLE for w in hot(team))
 
 

@@ -16,7 +16,8 @@ from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.fleet.ledger import Request
 
 REST_S = 900.0
-"""Without a request and a disturbance for this long, an endpoint is at rest. Above the longest hold of the policy."""
+"""Without a request and a disturbance for this long, an endpoint is at rest: nothing is begun any more. Cold workers
+may still go, when what was needed in all has been held long enough."""
 BILL_S = 60.0
 """How often the whole bill is compared."""
 ROUNDING = 1e-6
