@@ -44,8 +44,8 @@ from posthouse.server.tls import ServerCertificate
 from posthouse.server.web import web_app
 from posthouse.signing.authority import Authority
 from posthouse.signing.ed25519 import Ed25519Keys
+from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
-from posthouse.signing.threads import SigningThreads
 from posthouse.store import open_store
 
 log = structlog.get_logger()
@@ -224,9 +224,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, data_dir / "admin-key", clock.now())
 
-        threads = SigningThreads(signer, 2 * (os.cpu_count() or 1))
-        stack.callback(threads.close)
-        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, threads.sign)
+        signing = SigningProcesses(signer, os.cpu_count() or 1)
+        stack.push_async_callback(signing.close)
+        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, signing.sign)
         ingest = Ingest(hub, router, keyring.check_worker, Buckets(settings.rates.reports_per_worker))
         certificates = Certificates(hub, keyring.check_worker, authority.sign_request)
         executor = Executor(

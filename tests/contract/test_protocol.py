@@ -15,7 +15,6 @@ from typing import Any, cast
 import httptools
 import pytest
 import uvicorn
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +34,6 @@ from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Hot, Message, Receive, Send
 from posthouse.server.protocol import protocol_for
 from posthouse.signing.rsa import RsaKey
-from posthouse.signing.threads import SigningThreads
 
 NOBODY = "an endpoint without workers"
 SCHEMES = {"address-alone": "U", "every-field": "A5S"}
@@ -106,9 +104,12 @@ def _hot() -> Hot:
         hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), workers))
         hub.ids_by_name[name] = endpoint.id
     keyring = Keyring(bytes(32), [RECORD], hub.key_version)
-    signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-    threads = SigningThreads(signer, 1)
-    router = Router(hub, signer, lambda _: ("", ""), hold_s=0.05, sign_beside=threads.sign)
+    signer = RsaKey.generate()
+
+    def sign_beside(data: bytes, then: Callable[[str | Exception], None]) -> None:
+        asyncio.get_running_loop().call_soon(then, signer.sign(data))
+
+    router = Router(hub, signer, lambda _: ("", ""), hold_s=0.05, sign_beside=sign_beside)
     return Hot(
         hub,
         router,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI
 from structlog.testing import capture_logs
 
@@ -21,8 +20,8 @@ from posthouse.engine.router import Router
 from posthouse.server.hot import Hot
 from posthouse.server.throttle import Throttle
 from posthouse.signing.authority import Authority
+from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
-from posthouse.signing.threads import SigningThreads
 from tests.contract.web import Web, served, worker
 
 FEW = Limits(endpoints=30, workergroups=30, templates=30, keys=30)
@@ -129,9 +128,9 @@ async def site(directory: Path) -> AsyncIterator[Site]:
     with capture_logs() as logs:
         async with served(directory, FEW, throttle) as web:
             hub, keyring = web.hub, web.keyring
-            signer = RsaKey(rsa.generate_private_key(public_exponent=65537, key_size=2048))
-            threads = SigningThreads(signer, 1)
-            router = Router(hub, signer, lambda _: ("kid", "signature"), hold_s=0.0, sign_beside=threads.sign)
+            signer = RsaKey.generate()
+            signing = SigningProcesses(signer, 1)
+            router = Router(hub, signer, lambda _: ("kid", "signature"), hold_s=0.0, sign_beside=signing.sign)
             authority = Authority(directory / "authority.pem", hub.clock.now())
             hot = Hot(
                 hub,
@@ -152,4 +151,4 @@ async def site(directory: Path) -> AsyncIterator[Site]:
                 await made.prepare()
                 yield made
             finally:
-                threads.close()
+                await signing.close()

@@ -16,7 +16,7 @@ _KEY_BITS: Final = 2048  # the smallest that workers of all generations take; la
 
 
 class RsaKey:
-    """A private key in memory. `sign` may be called from many threads; it releases the interpreter lock."""
+    """A private key in memory."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self._key = key
@@ -25,6 +25,11 @@ class RsaKey:
             .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
             .decode()
         )
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Return a new key."""
+        return cls(rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS))
 
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
@@ -43,12 +48,26 @@ class RsaKey:
     @classmethod
     def _load(cls, path: Path) -> Self:
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            return cls.from_pem(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Return a key in PEM. Raises: ValueError when it is no unencrypted RSA key of at least 2048 bits."""
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: holds no unencrypted PEM private key") from error
+            raise ValueError("holds no unencrypted PEM private key") from error
         if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < _KEY_BITS:
-            raise ValueError(f"{path}: must hold an RSA key of at least {_KEY_BITS} bits")
+            raise ValueError(f"must hold an RSA key of at least {_KEY_BITS} bits")
         return cls(key)
+
+    def private_pem(self) -> bytes:
+        """Return the key as `from_pem` takes it."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
 
     def sign(self, data: bytes) -> str:
         """Return the signature of `data`; the same data always gives the same signature."""
@@ -56,8 +75,7 @@ class RsaKey:
 
 
 def _write_new_key(path: Path) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = RsaKey.generate().private_pem()
     path.parent.mkdir(parents=True, exist_ok=True)
     # A temporary file is readable by its owner only. A link appears whole or not at all, and never replaces.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
