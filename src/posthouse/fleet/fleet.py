@@ -814,13 +814,13 @@ class Fleet:
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request, now)
-        unknown = [i for i in report.working if self.ledger.find(i) is None and self.ledger.ended(i) is None]
-        if unknown and now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
-            for idx in unknown:
-                cost = report.cur_load / len(report.working)
-                request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S)
-                self._move(request, worker_id, now)
-                request.seen = True
+        if now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
+            for idx in report.working:
+                if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
+                    cost = report.cur_load / len(report.working)
+                    request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S)
+                    self._move(request, worker_id, now)
+                    request.seen = True
 
     def _accrue(self, now: float) -> None:
         span_s = now - self._accrued_at
