@@ -1,6 +1,7 @@
 """`posthouse serve`"""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -126,6 +127,9 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
         ):
             loop.add_signal_handler(number, answer)
         data_dir = settings.data_dir.absolute()
+        # What the start made stays. A full collection that walks through all of it stops the server for a tenth of a
+        # second, and so Python makes one only once there is a quarter as much garbage.
+        gc.freeze()
         _greet(server, data_dir, as_json)
         await server.until_stopped()
         if server.takes_down:
