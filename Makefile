@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint format bench evaluate fuzz campaign drill docs peers lock clean
+.PHONY: help setup demo serve test lint format bench evaluate fuzz campaign ticks drill docs peers lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ fuzz: .venv/.ready ## make over 100,000 calls that nobody foresaw; ends with 1 a
 
 campaign: .venv/.ready ## live through 2,000 virtual days of faults; the record goes to tests/campaign
 	$(BIN)/python -m tests.campaign --record tests/campaign/record.json
+
+ticks: .venv/.ready ## live through a million random ticks, with random edits; the record goes to tests/sim
+	$(BIN)/python -m tests.sim.ticks --record tests/sim/ticks.json
 
 docs: .venv/.ready ## write the generated parts of the documentation anew
 	$(BIN)/python docs/generate.py
