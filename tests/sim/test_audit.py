@@ -127,6 +127,17 @@ def test_a_worker_that_is_stopped_with_requests_on_it_is_seen(monkeypatch: pytes
     assert broken(sick) == "a busy worker is not stopped"
 
 
+def test_a_worker_whose_last_request_is_given_up_in_the_tick_that_stops_it_was_not_busy() -> None:
+    sound = world(scaling=replace(SCALING, min_load=50.0))
+    sound.run(400)
+    sound.lose_ends = True
+    sound.request(0.1)  # over before any report tells of it
+    sound.configure(EndpointState.STOPPED)
+    sound.run(600)
+    assert sound.fleet.stats.expired > 0
+    assert sound.given[Command.STOP] > 0
+
+
 def test_flapping_at_rest_is_seen() -> None:
     def restless(s: Snapshot, memory: Memory) -> Decision:
         decision = decide(s, memory)

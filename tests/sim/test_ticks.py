@@ -29,5 +29,5 @@ def test_one_worker_too_many_is_found() -> None:
             return replace(decision, rentals=(*decision.rentals, extra))
         return decision
 
-    with pytest.raises(BrokenRule, match="never above max_workers.*python -m tests.sim.ticks --seeds 1$"):
+    with pytest.raises(BrokenRule, match=r"never above max_workers.*python -m tests\.sim\.ticks --seeds 1$"):
         live(1, 800, generous)

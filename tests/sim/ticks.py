@@ -80,7 +80,7 @@ def arrivals(random: Random) -> Iterator[Arrival]:
     """Requests at a rate that is drawn anew every few minutes, for ever."""
     t = 0.0
     while True:
-        rate, until_t = random.choice([0.0, 0.1, 1.0, 4.0]), t + random.expovariate(1 / 200)
+        rate, until_t = random.choice([0.0, 0.03, 0.3, 1.0]), t + random.expovariate(1 / 200)
         cost = random.choice([10.0, 100.0, 500.0])
         while rate and (t := t + random.expovariate(rate)) < until_t:
             yield t, cost * random.expovariate(1.0)

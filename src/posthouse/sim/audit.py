@@ -120,7 +120,7 @@ class Auditor:
         worker = self._fleet.workers[action.worker_id]
         self._left_from[worker.id] = worker.state
         if action.command in (Command.STOP, Command.DESTROY, Command.UPDATE):
-            if worker.state is State.IDLE and self._at.get(worker.id):
+            if worker.state is State.IDLE and self._has_open(worker, now):
                 self._break("a busy worker is not stopped", f"{action.command} worker {worker.id}, which has requests")
             return
         if now - max(self._asked_at, self._disturbed_at) > REST_S:
@@ -128,6 +128,11 @@ class Auditor:
             if self._begun_at_rest > self._fleet.endpoint.scaling.max_workers:
                 quiet_s = now - max(self._asked_at, self._disturbed_at)
                 self._break("no flapping at rest", f"{action.command} after {quiet_s:.0f} s in which nothing happened")
+
+    def _has_open(self, worker: Worker, now: float) -> bool:
+        """True if a request is at the worker; one that this very tick gave up counts only while it is truly there."""
+        at = self._at.get(worker.id, {}).items()
+        return any(request.expires_at > now or idx in self.working(worker.label) for idx, request in at)
 
     def made(self, label: str) -> None:
         """A provider made an instance with this label."""
