@@ -169,7 +169,7 @@ def main() -> int:
     """The exit status: 1 if a rule was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.ticks", description=__doc__)
     parser.add_argument("--seeds", default="1-200", help="one seed, or the first and the last: 1-200")
-    parser.add_argument("--ticks", type=int, default=5000, help="of each seed, at least")
+    parser.add_argument("--ticks", type=int, default=5050, help="of each seed, at least")
     parser.add_argument("--record", type=Path, help="write what was shown")
     args = parser.parse_args()
     first, _, last = args.seeds.partition("-")

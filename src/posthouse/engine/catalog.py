@@ -89,7 +89,7 @@ class Catalog:
             stall.leaving = True
             del self.hub.ids_by_name[endpoint.name]
             for group in self.hub.groups_of(endpoint.id):
-                self._forget_group(group.id)
+                self.hub.drop_group(group.id)
             return self._dismiss(stall.fleet, stall.fleet.workers.values())
 
     async def _put_endpoint(self, endpoint: Endpoint) -> Endpoint:
@@ -140,7 +140,7 @@ class Catalog:
             group = self._group(blank, ask)
             _check_room(len(self.hub.workergroups), self.limits.workergroups, "workergroups")
             group = await self.hub.store.add_workergroup(group)
-            self.hub.workergroups[group.id] = group
+            self.hub.put_group(group)
             self.hub.bell.set()
             return group
 
@@ -157,7 +157,7 @@ class Catalog:
             group = self._group(before, ask)
             group = group if template is None else replace(group, template_id=template.id)
             await self.hub.store.put_workergroup(group)
-            self.hub.workergroups[group.id] = group
+            self.hub.put_group(group)
             self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
             self._roll_out(group, self.hub.templates[before.template_id])
             self.hub.bell.set()
@@ -184,7 +184,7 @@ class Catalog:
         async with self._one_at_a_time:
             group = self.workergroup(group_id)
             await self.hub.store.drop_workergroup(group.id)
-            self._forget_group(group.id)
+            self.hub.drop_group(group.id)
             fleet = self.hub.stall(group.endpoint_id).fleet
             return self._dismiss(fleet, [w for w in fleet.workers.values() if w.group_id == group.id])
 
@@ -197,10 +197,6 @@ class Catalog:
             provider=_one_of(ask, "provider", before.provider, ["", *self.hub.providers]),
             signature_scheme=_one_of(ask, "signature_scheme", before.signature_scheme, ["", *map(str, Scheme)]),
         )
-
-    def _forget_group(self, group_id: WorkergroupId) -> None:
-        del self.hub.workergroups[group_id]
-        self.hub.offers.pop(group_id, None)
 
     def _named_endpoint(self, ask: Ask) -> EndpointId | None:
         """The endpoint that `ask` names, by id, by name or by both; None if by neither. Raises: BadRequest."""

@@ -64,12 +64,15 @@ class Hub:
     stalls: dict[EndpointId, Stall] = field(default_factory=dict)
     ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
+    """Changed by `put_group` and `drop_group` alone."""
     templates: dict[TemplateId, Template] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     """Sealed values by name."""
     offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
+    _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
+    """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     _homes: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
 
@@ -95,7 +98,8 @@ class Hub:
         """Reads everything from the store, once, at the start."""
         self.last_worker_id = await self.store.last_worker_id()
         self.templates = {t.id: t for t in await self.store.templates()}
-        self.workergroups = {g.id: g for g in await self.store.workergroups()}
+        for group in await self.store.workergroups():
+            self.put_group(group)
         self.secrets = {**await self.store.secrets()}
         endpoints = {e.id: e for e in await self.store.endpoints()}
         for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
@@ -142,7 +146,20 @@ class Hub:
         return None
 
     def groups_of(self, endpoint_id: EndpointId) -> list[Workergroup]:
-        return [g for g in self.workergroups.values() if g.endpoint_id == endpoint_id]
+        return list(self._groups.get(endpoint_id, {}).values())
+
+    def put_group(self, group: Workergroup) -> None:
+        """Takes in a workergroup, new or changed; it never moves to another endpoint."""
+        self.workergroups[group.id] = group
+        self._groups.setdefault(group.endpoint_id, {})[group.id] = group
+
+    def drop_group(self, group_id: WorkergroupId) -> None:
+        """Forgets a workergroup, and what was offered to it."""
+        endpoint_id = self.workergroups.pop(group_id).endpoint_id
+        del self._groups[endpoint_id][group_id]
+        if not self._groups[endpoint_id]:
+            del self._groups[endpoint_id]
+        self.offers.pop(group_id, None)
 
     def offers_for(self, endpoint_id: EndpointId) -> tuple[GroupOffer, ...]:
         """What the endpoint's workergroups could rent, as last seen."""

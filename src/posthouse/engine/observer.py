@@ -72,9 +72,16 @@ class Observer:
         for instance in instances:
             self.hub.note_label(instance.label)
         instances += self._left_out(provider, instances, now)
+        by_id, by_label = {i.id: i for i in instances}, {i.label: i for i in instances}
         for stall in list(self.hub.stalls.values()):
             before = {i: w.state for i, w in stall.fleet.workers.items()}
-            stall.fleet.observe(provider.name, instances, asked_at, now)
+            # Its own alone, so that a look costs each endpoint the same however many there are.
+            either = [
+                found
+                for w in stall.fleet.workers.values()
+                for found in (by_id.get(w.instance_id), by_label.get(w.label))
+            ]
+            stall.fleet.observe(provider.name, [i for i in either if i is not None], asked_at, now)
             if before != {i: w.state for i, w in stall.fleet.workers.items()}:
                 self.hub.bell.set()
         self._sweep(provider, instances)

@@ -188,8 +188,11 @@ class Fleet:
         request = self.ledger.find(idx) if idx else None
         if request is None:
             request = self._open(idx, cost, now)
-        elif request.worker_id is not None:
-            self._keep_away(request, request.worker_id, now)
+        else:
+            if request.guessed:
+                self.ledger.weigh(request, cost)
+            if request.worker_id is not None:
+                self._keep_away(request, request.worker_id, now)
         worker_id = self._pick(request, now)
         if worker_id is None or (self.ledger.waiting and self._overtakes(request, worker_id, now)):
             self.stats.waited += 1
@@ -818,7 +821,7 @@ class Fleet:
             for idx in report.working:
                 if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
                     cost = report.cur_load / len(report.working)
-                    request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S)
+                    request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S, guessed=True)
                     self._move(request, worker_id, now)
                     request.seen = True
 

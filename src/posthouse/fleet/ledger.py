@@ -33,6 +33,8 @@ class Request:
     """Its worker reported that it works on it."""
     alone: bool = False
     """Its worker had no other when it came."""
+    guessed: bool = False
+    """Its cost is a guess: it was begun before a restart, and only its worker has told of it."""
     unserved: bool = False
     """It is new, and never had a worker."""
     failures: Mapping[WorkerId, Failures] = field(default_factory=lambda: _NONE)
@@ -91,6 +93,14 @@ class Ledger:
         else:
             there[idx] = request
             self.work[worker_id] += request.cost
+
+    def weigh(self, request: Request, cost: float) -> None:
+        """Puts what a request costs in the place of a guess."""
+        if request.worker_id is None:
+            self.waiting_work = max(0.0, self.waiting_work + cost - request.cost)
+        else:
+            self.work[request.worker_id] = max(0.0, self.work[request.worker_id] + cost - request.cost)
+        request.cost, request.guessed = cost, False
 
     def remove(self, request: Request, counted: int = 0) -> None:
         """Takes the request out, wherever it is; nothing if it is nowhere. `counted`: see `End`."""

@@ -149,6 +149,7 @@ class Auditor:
         """The control plane has begun anew, or its workers were changed by hand: from here on its bill is another."""
         if fleet is not self._fleet:
             self._at, self._waiting, self._where, self._waiting_work = {}, {}, {}, 0.0
+            self._most = len(fleet.workers)  # also those that went after they were last written down
         self._fleet = fleet
         self._life = {w.id: (w, now) for w in fleet.workers.values()}
         self._other_usd = fleet.spent_usd() - self.usd
