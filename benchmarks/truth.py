@@ -1,8 +1,8 @@
-"""Does the simulator tell the truth? `python -m benchmarks.truth [--demo DIRECTORY]`
+"""Does the simulator tell the truth? `python -m benchmarks.truth [--repeat N] [--demos DIRECTORY ...]`
 
-Runs `posthouse demo` for real, or takes the results of one, and replays it in the simulator with what was measured
-there: how long starts took, how fast workers said they were, and how long requests were served. Prints both side by
-side and writes `benchmarks/results/truth.json`.
+Runs `posthouse demo` for real, several times, or takes the results of earlier ones, and replays each in the simulator
+with what was measured there: how long starts took, how fast workers said they were, how long requests were served, and
+at which second traffic began. Prints both side by side and writes `benchmarks/results/truth.json`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from posthouse.demo.run import SCALING, SLOTS, demo
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
+from posthouse.fleet.fleet import BLOCK_S
 from posthouse.sim.client import Client, Manners
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.world import Pace, World
@@ -31,19 +32,24 @@ NOT_COUNTED = (State.WANTED, State.STOPPED, State.DESTROYED)
 
 
 class Replay(World):
-    """The demo's traffic, from the moment at which its cold workers are ready, as in the demo."""
+    """The demo's traffic, once its cold workers are ready, as in the demo.
 
-    def __init__(self, outcomes: list[Mapping[str, float]], hardware: Hardware) -> None:
+    `traffic_at`: when it began in the demo. It begins here at as many seconds beyond a whole ten: load is counted in
+    blocks of that length, and a start comes seconds earlier or later by how traffic falls into them.
+    """
+
+    def __init__(self, outcomes: list[Mapping[str, float]], hardware: Hardware, traffic_at: float) -> None:
         super().__init__(Scaling(**SCALING), (), (hardware,), manners=Manners(polls_s=POLL_S), pace=PACE)
-        self.outcomes, self.clients = outcomes, list[Client]()
+        self.outcomes, self.clients, self.traffic_at = outcomes, list[Client](), traffic_at
         self.began = False
 
     def on_tick(self) -> None:
         resting = sum(w.state is State.STOPPED for w in self.fleet.workers.values())
         if not self.began and resting >= SCALING["cold_workers"]:
             self.began = True
+            begins_s = (self.traffic_at - self.now) % BLOCK_S
             for outcome in self.outcomes:
-                self.after(outcome["at_s"], self.request, outcome["cost"])
+                self.after(begins_s + outcome["at_s"], self.request, outcome["cost"])
 
     def on_request(self, client: Client) -> None:
         self.clients.append(client)
@@ -83,7 +89,7 @@ def measured(seen: Mapping[str, Any]) -> tuple[Hardware, float]:
 
 def replayed(seen: Mapping[str, Any]) -> dict[str, float]:
     hardware, speed = measured(seen)
-    world = Replay(seen["outcomes"], hardware)
+    world = Replay(seen["outcomes"], hardware, seen["traffic_at"])
     world.speed = speed
     while not world.over:
         world.run(world.t + 0.5)
@@ -93,27 +99,44 @@ def replayed(seen: Mapping[str, Any]) -> dict[str, float]:
     return {"worker_s": round(worker_s, 1), "wait_mean_s": round(mean(waits), 4), "wait_max_s": round(max(waits), 3)}
 
 
+def compared(directory: Path) -> dict[str, dict[str, float]]:
+    """What the demo came to whose results are in `directory`, and what its replay did."""
+    seen = json.loads((directory / "demo.json").read_text())
+    waits = [o["wait_s"] for o in seen["outcomes"] if not o["error"]]
+    real = {
+        "worker_s": seen["summary"]["worker_s"],
+        "wait_mean_s": round(mean(waits), 4),
+        "wait_max_s": round(max(waits), 3),
+    }
+    return {"real": real, "simulated": replayed(seen)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--demo", type=Path, help="directory with the demo.json of an earlier demo")
+    parser.add_argument("--demos", type=Path, nargs="+", help="directories with the demo.json of earlier demos")
     parser.add_argument("--duration", type=float, default=90.0, help="length of the demo's traffic, in seconds")
+    parser.add_argument("--repeat", type=int, default=3, help="how many demos are run")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    directory = options.demo or Path(tempfile.mkdtemp(prefix="posthouse-truth-"))
-    if options.demo is None and demo(options.duration, directory, quiet=True) != 0:
-        raise SystemExit("the demo failed")
-    seen = json.loads((directory / "demo.json").read_text())
-    summary = seen["summary"]
-    real = {
-        "worker_s": summary["worker_s"],
-        "wait_mean_s": round(mean(o["wait_s"] for o in seen["outcomes"] if not o["error"]), 4),
-        "wait_max_s": summary["wait_s"]["max"],
+    rows = []
+    for number in range(len(options.demos or ()) or options.repeat):
+        directory = options.demos[number] if options.demos else Path(tempfile.mkdtemp(prefix="posthouse-truth-"))
+        if not options.demos and demo(options.duration, directory, quiet=True) != 0:
+            raise SystemExit("the demo failed")
+        rows.append(compared(directory))
+        _show(f"demo {number + 1}", rows[-1])
+    means = {
+        side: {name: round(mean(row[side][name] for row in rows), 4) for name in rows[0][side]} for side in rows[0]
     }
-    simulated = replayed(seen)
-    for name, value in real.items():
-        off = f"{simulated[name] / value - 1:+.1%}" if value else "-"
-        print(f"{name:<12} real {value:>8}  simulated {simulated[name]:>8}  {off}")
-    options.output.write_text(json.dumps({"real": real, "simulated": simulated}, indent=2) + "\n")
+    _show("mean", means)
+    off = {name: round(means["simulated"][name] / value - 1, 4) for name, value in means["real"].items() if value}
+    options.output.write_text(json.dumps({"demos": rows, "mean": means, "off": off}, indent=2) + "\n")
+
+
+def _show(title: str, row: Mapping[str, Mapping[str, float]]) -> None:
+    for name, value in row["real"].items():
+        off = f"{row['simulated'][name] / value - 1:+.1%}" if value else "-"
+        print(f"{title:<8} {name:<12} real {value:>8}  simulated {row['simulated'][name]:>8}  {off}", flush=True)
 
 
 if __name__ == "__main__":

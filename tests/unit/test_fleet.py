@@ -414,7 +414,7 @@ def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm()
 
 
 def test_an_adopted_request_that_is_asked_for_again_costs_what_its_client_says() -> None:
-    fleet = fleet_of(worker(), worker(2), calm_s=60)
+    fleet = fleet_of(worker(), worker(WorkerId(2)), calm_s=60)
     for worker_id in (ONE, WorkerId(2)):
         fleet.report(worker_id, replace(ready_report(), url=fleet.workers[worker_id].url), NOW + 1)
     fleet.report(ONE, replace(ready_report(working=[11, 12]), cur_load=300.0), NOW + 1)

@@ -86,6 +86,8 @@ class Record:
     """What the endpoint had learned of its workers when it was last looked at."""
     outcomes: list[Outcome] = field(default_factory=list)
     phase: str = "starting"
+    traffic_at: float = 0.0
+    """When the traffic began, by the server's clock."""
 
 
 def demo(duration_s: float, out: Path, quiet: bool = False, as_json: bool = False) -> int:
@@ -128,7 +130,7 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
             await _set_up(client)
             record.phase = "preparing cold workers"
             await _until(server, record, lambda states: states["stopped"] >= SCALING["cold_workers"])
-            record.phase = "traffic"
+            record.phase, record.traffic_at = "traffic", server.hub.clock.now()
             await asyncio.gather(*(_send(client, record, *row) for row in trace))
             record.phase = "shrinking"
             await _until(server, record, lambda states: states["idle"] == 0 and states["stopping"] == 0)
@@ -146,6 +148,7 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
     seen = {
         "summary": summary,
         "learned": record.learned,
+        "traffic_at": record.traffic_at,
         "outcomes": [asdict(o) for o in record.outcomes],
         "samples": [asdict(s) for s in record.samples],
     }
