@@ -41,7 +41,7 @@ def test_a_step_is_met_within_a_start_and_two_ticks_of_when_it_is_seen(
 ) -> None:
     machines = Machines(start_s=start_s)
     given = scaling(slo_mode, min_cold_load=4 * high)
-    world = World(given, load=lambda t: low if t < 400 else high, cost=10, machines=machines).run(800)
+    world = World(given, load=lambda t: low if t < 400 else high, cost=high / 40, machines=machines).run(600)
     needed_t = next(m.t for m in world.history if m.t > 400 and m.need >= high)
     met_t = next(m.t for m in world.history if m.t > 400 and m.ready * machines.perf >= high)
     assert met_t <= needed_t + start_s + 2 * TICK_S + BEAT_S + ANSWER_S
