@@ -16,7 +16,7 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import expected_perf, hot_need
+from posthouse.policy.capacity import coming, expected_perf, hot_need, left_open
 from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
@@ -167,6 +167,46 @@ def test_a_backlog_is_worked_off_within_the_start_and_target_queue_time() -> Non
     backlog = Demand(rate=0, recent_rate=0, waiting=4000, waiting_count=40, oldest_wait_s=1, last_request_at=NOW)
     # A creation takes 30 s, target_queue_time is 10 s: 4000 / 40 s = 100.
     assert decided(snapshot(demand=backlog)).hot_need == 100
+
+
+def test_no_start_for_a_queue_that_is_gone_before_a_worker_could_come() -> None:
+    queue = Demand(50, 50, outstanding=1200, queued=1200, outstanding_count=12, last_request_at=NOW)
+    for start_s, starts in [(20.0, True), (30.0, False)]:  # 1200 / (100 - 50) = 24 s
+        learned = Learned({KIND: 100.0}, start_s=start_s, create_s=300.0)
+        decision = decided(snapshot(worker(1), cold(2), demand=queue, learned=learned))
+        assert (decision.goals == {WorkerId(2): Goal.HOT}) is starts
+        assert rented(decision) == (0, 0)
+
+
+def test_a_queue_that_a_start_shortens_is_no_reason_to_create() -> None:
+    queue = Demand(50, 50, outstanding=9000, queued=9000, outstanding_count=90, last_request_at=NOW)
+    learned = Learned({KIND: 100.0}, start_s=10.0, create_s=300.0)
+    decision = decided(snapshot(worker(1), cold(2), demand=queue, learned=learned))
+    assert decision.hot_need > 200.0
+    assert decision.goals == {WorkerId(2): Goal.HOT}
+    assert rented(decision) == (0, 0)  # in 180 s the first will have done it alone
+    lasts = replace(queue, rate=180.0, recent_rate=180.0)
+    assert rented(decided(snapshot(worker(1), cold(2), demand=lasts, learned=learned))) == (1, 0)  # 180 + 33,000 / 310
+
+
+def test_who_is_on_its_way_counts_from_its_arrival_on_and_later_the_longer_it_is_overdue() -> None:
+    learned = Learned({KIND: 100.0}, start_s=40.0, create_s=300.0)
+
+    def expected(state: State, age_s: float) -> list[tuple[float, float]]:
+        began_at = NOW - age_s
+        loaded_at = 1.0 if state is State.STARTING else 0.0
+        one = replace(worker(1, state, perf=0.0), since=began_at, created_at=began_at, loaded_at=loaded_at)
+        return coming([one], learned, NOW)
+
+    assert expected(State.IDLE, 10.0) == []
+    assert expected(State.STARTING, 10.0) == [(30.0, 100.0)]
+    assert expected(State.LOADING, 10.0) == [(290.0, 100.0)]
+    assert expected(State.STARTING, 40.0) == [(10.0, 100.0)]
+    assert expected(State.STARTING, 400.0) == [(100.0, 100.0)]
+    queue = Demand(rate=100.0, queued=1000.0)
+    assert left_open(queue, 100.0, 50.0, [], 40.0) == 3000.0
+    assert left_open(queue, 100.0, 50.0, [(30.0, 100.0), (60.0, 100.0)], 40.0) == 2000.0
+    assert left_open(queue, 100.0, 50.0, [(10.0, 100.0)], 40.0) == 0.0
 
 
 def test_a_ready_worker_of_unknown_performance_makes_no_infinite_need() -> None:
@@ -544,9 +584,9 @@ def test_equals_are_told_apart_by_the_die_where_no_work_will_tell_them_apart() -
 def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
     """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
     demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
-    need, rules = hot_need(Scaling(min_load=0.0), demand, load=25.0, ready_supply=200.0, help_s=8.0)
+    need, rules = hot_need(Scaling(min_load=0.0), demand, load=25.0, ready_supply=200.0, arrivals=[], help_s=8.0)
     assert need < 200.0
     assert "need against wait" not in {rule.what for rule in rules}
-    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=2_100.0), 25.0, 200.0, 8.0)
+    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=2_100.0), 25.0, 200.0, [], 8.0)
     assert need > 200.0
     assert "need against wait" in {rule.what for rule in rules}

@@ -144,6 +144,7 @@ class Fleet:
         self._unsaved: dict[WorkerId, Worker | None] = {}
         self._bench = Bench()
         self._offered = RateWindow(LONG_S, now)
+        self._squares = RateWindow(LONG_S, now)  # of costs, squared: by how much a unit of work tells of its request
         self._next_idx = int(now * 1e6)
         self._reqnum: dict[WorkerId, int] = {}
         self._last_request_at = 0.0
@@ -291,6 +292,7 @@ class Fleet:
             while self.ledger.find(idx) is not None:  # taken by one of before a restart
                 idx = self._next_idx = self._next_idx + 1
             self._offered.add(cost, now)
+            self._squares.add(cost * cost, now)
             self.tape.asked(cost, now)
             return Request(idx, cost, now, now, unserved=True)
         request = Request(idx, cost, now, now)
@@ -502,9 +504,11 @@ class Fleet:
         """All that a decision may look at."""
         oldest_at = self.ledger.oldest_waiting_at()
         recent_s = int(min(60.0, max(10.0, self._service_s)))
+        long_rate = self._offered.rate(LONG_S, now)
         demand = Demand(
+            cost=self._squares.rate(LONG_S, now) / long_rate if long_rate else 0.0,
             rate=self._offered.rate(60, now),
-            long_rate=self._offered.rate(LONG_S, now),
+            long_rate=long_rate,
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
             variance=self._offered.variance(BLOCK_S, now) / BLOCK_S,

@@ -19,6 +19,8 @@ WAITING_SHARE = 0.05
 """Largest share of requests that may wait longer than they should, in `auto` mode, if the load stays as it is."""
 MOST_BURSTY = 4.0
 """Beyond it a variance tells of a change that is over, not of bursts to come."""
+LATE = 0.25
+"""Of its age, that a worker which is late is expected to need still."""
 MORE = 1.001
 """Just above 1: capacity wanted beyond what is ready, which whole workers round up."""
 
@@ -78,6 +80,33 @@ def expected_wait_s(demand: Demand, ready_supply: float) -> float:
     return (demand.waiting + demand.queued) / ready_supply
 
 
+def coming(workers: Iterable[Worker], learned: Learned, now: float) -> list[tuple[float, float]]:
+    """What will serve and does not yet: in how many seconds each is expected to be ready, and its performance.
+
+    Who is late is expected the later, the longer it is late: the remaining time grows with the age, as in a long tail.
+    """
+    found: list[tuple[float, float]] = []
+    for worker in hot(workers):
+        if worker.state in COMING:
+            comes_back = worker.loaded_at > 0
+            usual_s = learned.start_s if comes_back else learned.create_s
+            age_s = now - (worker.since if comes_back else worker.created_at)
+            found.append((max(usual_s - age_s, LATE * age_s), perf_of(worker, learned)))
+    return found
+
+
+def left_open(
+    demand: Demand, load: float, ready_supply: float, arrivals: Iterable[tuple[float, float]], help_s: float
+) -> float:
+    """Work that will be waiting when help could be there, in `help_s`, if none is sent for.
+
+    What waits now and what comes until then, less what those that serve, and those on their way from their arrival on,
+    can do. Exact where work flows evenly: capacity only grows until then, so that a queue that is empty stays empty.
+    """
+    left = demand.waiting + demand.queued + (load - ready_supply) * help_s
+    return max(0.0, left - sum((help_s - eta_s) * perf for eta_s, perf in arrivals if eta_s < help_s))
+
+
 def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
     """The capacity that `load` takes while nothing waits.
 
@@ -89,45 +118,54 @@ def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
     if scaling.slo_mode == "fixed" or not (demand.outstanding_count and demand.outstanding and demand.service_s):
         rule = f"max(load, min_load {scaling.min_load:g}) / target_util {scaling.target_util:g}"
         return Reason("need for load", fixed, rule)
-    cost = demand.outstanding / demand.outstanding_count
-    slot = cost / demand.service_s
+    slot = demand.outstanding / demand.outstanding_count / demand.service_s
+    cost = demand.cost or demand.outstanding / demand.outstanding_count
     burstiness = min(max(1.0, demand.variance / (floor * cost)), MOST_BURSTY) if floor else 1.0
-    patience = scaling.target_queue_time / 2 / demand.service_s
+    service_s = cost / slot / 2  # of the mean request; a unit of work belongs to one of about twice its size
+    patience = scaling.target_queue_time / 2 / service_s
     need = slot * slots_for(floor / slot, patience, burstiness, WAITING_SHARE)
     rule = f"{WAITING_SHARE:.0%} wait longer than target_queue_time / 2; bursts {burstiness:.1f} times those of chance"
     return Reason("need for load", max(need, fixed), rule)
 
 
 def hot_need(
-    scaling: Scaling, demand: Demand, load: float, ready_supply: float, help_s: float
+    scaling: Scaling,
+    demand: Demand,
+    load: float,
+    ready_supply: float,
+    arrivals: Iterable[tuple[float, float]],
+    help_s: float,
 ) -> tuple[float, tuple[Reason, ...]]:
     """Hot capacity wanted, and each rule that had a say; the largest wins.
 
-    `help_s`: seconds until more capacity could be ready.
+    `arrivals`: as of `coming`. `help_s`: seconds until more capacity could be ready.
     """
     rules = [
         Reason("load", load, f"mean of 5 min, or of 60 s or {demand.recent_s:.0f} s beyond what chance explains"),
         need_for_load(scaling, demand, load),
     ]
     patience_s = scaling.target_queue_time
-    open_work = demand.waiting + demand.queued
     wait_s = expected_wait_s(demand, ready_supply)
-    if demand.waiting > 0 or wait_s > patience_s:
-        # What is open, and what comes until help is there, shall be done once help has been there for `patience_s`.
+    base = min(load, demand.rate)  # a burst, too, is over before help is there
+    left = left_open(demand, base, ready_supply, arrivals, help_s)
+    # Who would come only after the queue is gone is not sent for: to wait is quicker.
+    if left > 0 and (demand.waiting > 0 or wait_s > patience_s):
+        # As much as is asked for, and what drains the queue in the time that help takes, or target_queue_time more: a
+        # worker that is needed for less than it takes to come is not worth its start.
         rules.append(
             Reason(
                 "need for backlog",
-                (open_work + load * help_s) / (help_s + patience_s),
-                f"(open work {open_work:.0f} + load x {help_s:.0f} s) / ({help_s:.0f} s + target_queue_time)",
+                base + left / (help_s + patience_s),
+                f"mean of 60 s + work still open in {help_s:.0f} s, {left:.0f} / ({help_s:.0f} s + target_queue_time)",
             )
         )
-    if wait_s > patience_s:
-        # At any utilisation: one worker more than is ready. One that is on its way counts, so this does not cascade.
-        rules.append(
-            Reason(
-                "need against wait",
-                ready_supply * MORE,
-                f"expected wait {wait_s:.1f} s is above target_queue_time {patience_s:g} s",
+        if wait_s > patience_s:
+            # At any utilisation: one worker more than is ready. One that is on its way counts: this does not cascade.
+            rules.append(
+                Reason(
+                    "need against wait",
+                    ready_supply * MORE,
+                    f"expected wait {wait_s:.1f} s is above target_queue_time {patience_s:g} s",
+                )
             )
-        )
     return max(float(rule.value) for rule in rules[1:]), tuple(rules)

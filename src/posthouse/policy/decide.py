@@ -9,14 +9,14 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import bounds, recruit, retire, update
-from posthouse.policy.capacity import expected_wait_s, hot, hot_need, kept, ready, supply
+from posthouse.policy.capacity import coming, expected_wait_s, hot, hot_need, kept, ready, supply
 from posthouse.policy.forecast import predicted_load, sliding_max
 
 HOT_HOLD_S = 30.0
-"""A need is held at least this long, and at least as long as a start takes, so that no lull drops what comes back."""
-AUTO_HOLD_STARTS = 5.0
-"""In `auto` mode a need is held for so many starts: what an idle worker costs in that time is one start, and the waits
-that another would bring, at four times their price."""
+HOLD_STARTS, AUTO_HOLD_STARTS = 3.0, 5.0
+"""A need is held at least `HOT_HOLD_S`, and for so many starts: what an idle worker costs in that time is one start,
+and the waits that another would bring, at twice their price, in `auto` mode at four times. Any longer, and fixed ratios
+cost more than a fleet of constant size. Source: the ski-rental problem, Karlin et al. 1988."""
 AUTO_RESERVE = 1.25
 """In `auto` mode hot and cold workers together can do this much more than was needed while they are kept: machines fail
 and loads grow past what they were; more would be storage for nothing."""
@@ -35,19 +35,22 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     ready_supply = supply(ready(team), s.learned)
     stopped = any(w.state is State.STOPPED for w in kept(team))
     help_s = s.learned.start_s if stopped else s.learned.create_s
-    need, because = hot_need(scaling, demand, predicted_load(demand), ready_supply, help_s)
+    expected = scaling, demand, predicted_load(demand), ready_supply, coming(team, s.learned, s.now)
+    need, because = hot_need(*expected, help_s)
+    needed_new = hot_need(*expected, s.learned.create_s)[0] if stopped else need
     least = bounds.least_hot(scaling, demand, s.now)
     if bounds.silent_long_enough(scaling, demand, s.now) and least == 0:
         need, memory = 0.0, Memory()
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     auto = scaling.slo_mode == "auto"
-    hold_s = max(HOT_HOLD_S, s.learned.start_s * (AUTO_HOLD_STARTS if auto else 1.0))
+    hold_s = max(HOT_HOLD_S, s.learned.start_s * (AUTO_HOLD_STARTS if auto else HOLD_STARTS))
     hot_needs = sliding_max(memory.hot_needs, s.now, need, hold_s)
     held = hot_needs[0][1]
+    needed_new = min(held, needed_new)  # what is needed for less than a creation takes is not rented
     # Cold workers are for load that lasts: a backlog is over before a worker made for it is there.
     lasting = min(need, max(demand.rate, scaling.min_load) / scaling.target_util)
     reserve = min(AUTO_RESERVE * held, scaling.cold_mult * lasting) if auto else scaling.cold_mult * lasting
-    total = max(reserve, scaling.min_cold_load, held)
+    total = max(reserve, scaling.min_cold_load, needed_new)
     total_hold_s = retire.storage_s(team, s.learned)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
@@ -62,7 +65,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
     woken, not_woken = recruit.wake(s, team, held, least, urgent)
     team = _with(team, woken)
-    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, held, least)
+    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, needed_new, least)
     cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, held_total, scaling.cold_workers, hot_rentals)
 
     if waits and not hot_rentals and update.nobody_comes(s, team, waits):
@@ -77,6 +80,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
     because += (
         Reason("hot need", held, f"highest need of the last {hold_s:.0f} s"),
+        Reason("need to rent for", needed_new, "of that, what is still needed when a new worker could be ready"),
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),

@@ -31,6 +31,8 @@ Policy = Callable[[Snapshot, Memory], Decision]
 
 START_AT = 1_700_000_000.0
 """When the world begins, as an epoch."""
+CALM_S = 60.0
+"""After a restart, and for what is there when the world begins: as `engine.calm_s`."""
 LEAST_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings. Source: `engine.loop`."""
 MISSES = 32
@@ -126,7 +128,7 @@ class World:
         stock = [worker for kind in self.market.hardware for worker in self._stock(kind)]
         if stock:
             self.rows = {worker.id: worker for worker in stock}
-            self.fleet = Fleet(self.endpoint, self.now, stock)
+            self.fleet = Fleet(self.endpoint, self.now, stock, CALM_S)
             self.audit.adopt(self.fleet, self.now)
         for kind in self.market.hardware:
             if kind.offered_h > 0:
@@ -265,7 +267,7 @@ class World:
         self.fleet.ask_update(GROUP, self.now)
         self.audit.disturb(self.now)
 
-    def restart(self, calm_s: float = 60.0, away_s: float = 0.0) -> None:
+    def restart(self, calm_s: float = CALM_S, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
         self.down, self.listed, self.memory, self.decision = True, False, Memory(), None
         for client in self.held:
