@@ -17,9 +17,9 @@ HOLD_STARTS, AUTO_HOLD_STARTS = 3.0, 5.0
 """A need is held at least `HOT_HOLD_S`, and for so many starts: what an idle worker costs in that time is one start,
 and the waits that another would bring, at twice their price, in `auto` mode at four times. Any longer, and fixed ratios
 cost more than a fleet of constant size. Source: the ski-rental problem, Karlin et al. 1988."""
-AUTO_RESERVE = 1.25
-"""In `auto` mode hot and cold workers together can do this much more than was needed while they are kept: machines fail
-and loads grow past what they were; more would be storage for nothing."""
+AUTO_RESERVE = 2.0
+"""In `auto` mode hot and cold workers together can do so many times what was needed while they are kept: machines fail
+and loads step up. With 1.25 a step found nobody to wake, and a tenth of the work waited for workers to be created."""
 
 
 def decide(s: Snapshot, memory: Memory) -> Decision:
