@@ -23,6 +23,7 @@ UNWRITTEN_KEPT = 100
 """Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
 REELS_KEPT = 12
 """Reels of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
+GOLDEN = 0.6180339887
 MAX_HOMES = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
 
@@ -45,6 +46,12 @@ class Stall:
     saved_at: float = 0.0
     leaving: bool = False
     """Its endpoint was deleted; it stays until its last worker is gone."""
+
+    def is_turn(self, every_s: float, last_at: float, now: float) -> bool:
+        """True if the moment lies between `last_at` and `now` that comes every `every_s` seconds, at another time for
+        each endpoint: multiples of the golden ratio spread any number of them evenly."""
+        begin_s = self.fleet.endpoint.id * GOLDEN % 1.0 * every_s
+        return (now - begin_s) // every_s > (last_at - begin_s) // every_s
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ QUIET_S = 60.0
 
 def note(stall: Stall, decision: Decision) -> None:
     """Takes a decision in, to be stored; not one that changes nothing while the last one is recent."""
-    if decision.goals or decision.rentals or decision.at - stall.journalled_at >= QUIET_S:
+    if decision.goals or decision.rentals or stall.is_turn(QUIET_S, stall.journalled_at, decision.at):
         stall.unwritten.append(JournalEntry(stall.fleet.endpoint.id, decision.at, plain(decision)))
         stall.journalled_at = decision.at
 

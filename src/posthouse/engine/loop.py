@@ -112,7 +112,7 @@ class Loop:
             self.hub.stalls.pop(fleet.endpoint.id, None)
 
     async def _write_down(self, stall: Stall, now: float) -> None:
-        save_all = now - stall.saved_at >= SAVE_S
+        save_all = stall.is_turn(SAVE_S, stall.saved_at, now)
         rows = stall.fleet.take_changes(everything=save_all)
         entry = stall.unwritten[0] if stall.unwritten else None
         if not rows and entry is None:
