@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
+import msgspec
 import pytest
 
 from posthouse.cli import main
@@ -63,12 +65,13 @@ def test_what_was_measured_is_what_the_world_came_to(world: Taped, record: Recor
 
 
 def test_a_recorded_day_played_again_comes_to_the_same(record: Recording) -> None:
-    was, again = record.measured(10.0), run(record.scenario()).summary
-    assert again.requests == again.answered == was.requests
-    assert again.usd == pytest.approx(was.usd, rel=0.03)
-    assert again.ready_h == pytest.approx(was.ready_h, rel=0.03)
-    assert again.route_over_goal == pytest.approx(was.route_over_goal, abs=0.005)
-    assert again.route_s.mean == pytest.approx(was.route_s.mean, abs=0.5)
+    was = record.measured(10.0)
+    again = [run(msgspec.structs.replace(record.scenario(), seed=seed)).summary for seed in range(4)]  # starts are drawn
+    assert {one.requests for one in again} == {one.answered for one in again} == {was.requests}
+    assert fmean(one.usd for one in again) == pytest.approx(was.usd, rel=0.02)
+    assert fmean(one.ready_h for one in again) == pytest.approx(was.ready_h, rel=0.03)
+    assert fmean(one.route_over_goal for one in again) == pytest.approx(was.route_over_goal, abs=0.005)
+    assert fmean(one.route_s.mean for one in again) == pytest.approx(was.route_s.mean, abs=0.5)
 
 
 def test_the_workers_are_those_that_were_seen(record: Recording) -> None:
