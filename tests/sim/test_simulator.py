@@ -95,8 +95,10 @@ def test_through_every_fault_of_the_market_every_request_is_answered_and_no_rule
 def test_hardware_that_is_cheaper_per_work_is_rented_first() -> None:
     dear = replace(HARDWARE, gpu="dear")
     cheap = replace(HARDWARE, gpu="cheap", perf=50.0, price=replace(HARDWARE.price, ready_usd_h=0.2, loading_usd_h=0.2))
-    world = World(SCALING, arrivals(), (dear, cheap)).run(1500)
-    assert {w.gpu_name for w in world.fleet.workers.values()} == {"cheap"}
+    world = World(SCALING, arrivals(), (dear, cheap)).run(600)
+    kinds = [w.gpu_name for w in world.fleet.workers.values()]
+    assert kinds.count("cheap") > 3
+    assert kinds.count("dear") <= 1  # on trial
 
 
 def test_a_type_that_leaves_the_market_takes_its_workers_with_it() -> None:

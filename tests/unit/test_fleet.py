@@ -18,6 +18,8 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.fleet import (
     AVOID_S,
+    LEARNED_MACHINES,
+    LOADS_KEPT_S,
     MAX_WAITING,
     REST_S,
     UNCLEAR_S,
@@ -781,11 +783,62 @@ def test_a_restart_does_not_count_as_silence_of_clients() -> None:
 
 def test_performance_and_start_times_are_learned() -> None:
     fleet = fleet_of(worker(ONE, state=State.STARTING), worker(TWO, state=State.DESTROYED, perf=300))
-    assert fleet.snapshot(NOW, ()).learned.perf == {f"{GROUP}/1xGPU": 300.0}
-    fleet.report(ONE, ready_report(perf=200), NOW + 8)
+    assert fleet.snapshot(NOW, ()).learned.perf == {f"{GROUP}/1xGPU": 200.0}  # the mean of 100 and 300
+    fleet.report(ONE, ready_report(perf=500), NOW + 8)
     learned = fleet.snapshot(NOW + 8, ()).learned
-    assert learned.perf == {f"{GROUP}/1xGPU": 250.0}
+    assert learned.perf == {f"{GROUP}/1xGPU": 300.0}
     assert learned.start_s == 8.0
+
+
+def test_what_single_machines_do_and_what_a_kind_does_for_its_money_is_learned() -> None:
+    fleet = fleet_of(worker(ONE, perf=120), worker(TWO, perf=60))
+    learned = fleet.snapshot(NOW, ()).learned
+    kind = f"{GROUP}/1xGPU"
+    assert learned.perf_at == {(kind, "m1"): 120.0, (kind, "m2"): 60.0}
+    assert learned.work_per_usd == {kind: pytest.approx(75.0)}  # 100 and 50 for each dollar per hour
+
+
+def test_what_is_remembered_of_machines_is_bounded() -> None:
+    gone = [replace(worker(WorkerId(n), State.DESTROYED), machine=f"m{n}") for n in range(1, LEARNED_MACHINES + 9)]
+    learned = fleet_of(*gone).snapshot(NOW, ()).learned
+    assert len(learned.perf_at) == LEARNED_MACHINES
+    assert (f"{GROUP}/1xGPU", gone[-1].machine) in learned.perf_at
+    fleet = fleet_of(*(replace(w, state=State.IDLE) for w in gone))
+    for lost in gone:
+        fleet.place(lost.id, instance(lost.id, Sighting.EXITED), NOW)
+    fleet.age(NOW + PATIENCE_S[State.UNAVAIL] + 1, SILENT_S)
+    failed = fleet.snapshot(NOW, ()).machine_failures
+    assert len(failed) == LEARNED_MACHINES
+    assert gone[-1].machine in failed
+
+
+def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
+    kind = f"{GROUP}/1xGPU"
+    fleet = new_fleet()
+    (action,) = fleet.due(NOW)
+    fleet.obey(action, NOW)
+    fleet.settle(ONE, NOW, "no such image")
+    assert fleet.snapshot(NOW, ()).learned.odds == {kind: 0.5}
+    assert fleet.snapshot(NOW + LOADS_KEPT_S, ()).learned.odds == {}
+    fleet.tick(decision_to_rent(1), NOW, iter([TWO]), "test-")
+    (action,) = fleet.due(NOW)
+    fleet.obey(action, NOW)
+    fleet.place(TWO, instance(TWO), NOW)
+    fleet.report(TWO, ready_report(TWO), NOW + 5)
+    assert fleet.snapshot(NOW + 5, ()).learned.odds == {kind: pytest.approx(2 / 3)}
+
+
+def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    fleet.place(ONE, instance(ONE, Sighting.EXITED), NOW)
+    assert fleet.snapshot(NOW, ()).machine_failures == {}  # it may come back
+    later = NOW + PATIENCE_S[State.UNAVAIL] + 1
+    fleet.age(later, SILENT_S * 10)
+    assert fleet.snapshot(later, ()).machine_failures == {"m1": Failures(1, later)}
+    fleet.observe("sim", [], later, later)  # the other was taken away
+    assert set(fleet.snapshot(later, ()).machine_failures) == {"m1", "m2"}
+    assert failures(fleet, later) == 0
+    assert fleet.snapshot(later, ()).learned.odds == {}
 
 
 def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_known() -> None:

@@ -16,11 +16,12 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import coming, expected_perf, hot_need, left_open
+from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open
 from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
-from posthouse.policy.retire import LONGEST_STORAGE_S, RELEASE_EVERY_S, SHORTEST_STORAGE_S, storage_s
+from posthouse.policy.recruit import EXCHANGE_EVERY_S, added_usd_h
+from posthouse.policy.retire import LONGEST_STORAGE_S, RELEASE_EVERY_S, SHORTEST_STORAGE_S, Sparing, storage_s
 from posthouse.policy.route import beyond_median, handicap_s, pick, queued_work, work_ahead
 
 NOW = 10_000.0
@@ -141,8 +142,16 @@ def test_silent_and_failed_workers_are_not_counted_on() -> None:
 def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
     decision = decided(snapshot(demand=load(1e6), learned=Learned()))
     assert rented(decision) == (1, 0)
-    assert expected_perf("1/1xOther", Learned()) == math.inf
-    assert expected_perf("1/1xOther", Learned({"a": 1.0, "b": 3.0})) == 2.0
+    assert expected_perf("1/1xOther", 1.0, Learned()) == math.inf
+
+
+def test_a_kind_that_was_never_measured_is_taken_to_do_less_for_its_money_than_the_others_of_its_workergroup() -> None:
+    perf = {"1/1xA": 100.0, "1/1xB": 900.0, "2/1xC": 1e6}
+    learned = Learned(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
+    assert expected_perf("1/1xA", 9.0, learned) == 100.0
+    assert expected_perf("1/1xOther", 2.0, learned) == 250.0 * 2.0 / UNSURE
+    assert expected_perf("3/1xOther", 2.0, learned) == 300.0 * 2.0 / UNSURE  # a workergroup that knows nothing itself
+    assert expected_perf("1/1xOther", 0.0, learned) == 900.0  # where nothing costs anything: the median
 
 
 @pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
@@ -312,11 +321,11 @@ def test_the_soonest_is_started_when_requests_wait() -> None:
     assert decided(snapshot(quick, cheap, scaling=PAIR, demand=waits)).goals == {WorkerId(1): Goal.HOT}
 
 
-def test_a_stopped_worker_is_started_before_one_that_loads_for_the_first_time_when_requests_wait() -> None:
+def test_a_stopped_worker_is_started_before_one_that_loads_for_the_first_time() -> None:
     team = [worker(1, State.CREATING, Goal.COLD, perf=0.0), cold(2)]
     waits = Demand(waiting=10, waiting_count=1, oldest_wait_s=1, last_request_at=NOW)
     assert decided(snapshot(*team, scaling=PAIR, demand=waits)).goals == {WorkerId(2): Goal.HOT}
-    assert decided(snapshot(*team, scaling=PAIR, demand=load(10))).goals == {WorkerId(1): Goal.HOT}
+    assert decided(snapshot(*team, scaling=PAIR, demand=load(10))).goals == {WorkerId(2): Goal.HOT}
 
 
 def test_a_worker_whose_start_was_just_refused_is_not_asked_again_before_another() -> None:
@@ -327,8 +336,135 @@ def test_a_worker_whose_start_was_just_refused_is_not_asked_again_before_another
 def test_the_cheapest_offer_per_unit_of_work_is_rented() -> None:
     learned = Learned({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
-    decision = decided(snapshot(demand=load(100), offers=offers, learned=learned))
+    decision = decided(snapshot(demand=load(400), offers=offers, learned=learned))
     assert [r.offer.offer.id for r in decision.rentals] == ["big"]
+
+
+BIG = f"{GROUP}/1xBig"
+TWO_KINDS = Learned({KIND: 100.0, BIG: 400.0}, work_per_usd={KIND: 100.0, BIG: 400 / 3})
+
+
+def big(number: int, state: State = State.IDLE, goal: Goal = Goal.HOT) -> Worker:
+    """Four times what the others do, for three times their price."""
+    return replace(worker(number, state, goal, perf=400.0, price=Price(3.0, 3.0, 0.3)), gpu_name="Big")
+
+
+def test_the_last_worker_is_the_cheapest_that_does_what_is_missing() -> None:
+    offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
+    decision = decided(snapshot(demand=load(500), offers=offers, learned=TWO_KINDS))
+    assert [r.offer.offer.id for r in decision.rentals] == ["big", "small"]
+    started = decided(snapshot(cold(1), big(2, State.STOPPED, Goal.COLD), scaling=PAIR, demand=load(90)))
+    assert started.goals == {WorkerId(1): Goal.HOT}
+
+
+def test_a_load_that_grows_by_little_does_not_make_a_crowd_of_small_workers() -> None:
+    crew = [worker(n) for n in (1, 2, 3)]
+    offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
+    three = decided(snapshot(*crew, demand=load(310), offers=offers, learned=TWO_KINDS))
+    assert [r.offer.offer.id for r in three.rentals] == ["big"]  # for it all three can rest
+    one = decided(snapshot(worker(1), demand=load(110), offers=offers, learned=TWO_KINDS))
+    assert [r.offer.offer.id for r in one.rentals] == ["small"]
+
+
+@given(
+    st.floats(0.01, 10),
+    st.floats(1, 1000),
+    st.floats(0, 2000),
+    st.lists(st.tuples(st.floats(0.01, 10), st.floats(1, 1000)), max_size=6),
+)
+def test_what_a_worker_adds_to_the_cost_is_never_above_its_price_where_it_is_the_last(
+    usd_h: float, perf: float, missing: float, crew: list[tuple[float, float]]
+) -> None:
+    team = [worker(n, perf=p, price=Price(c, c, 0.0)) for n, (c, p) in enumerate(crew, 1)]
+    added = added_usd_h(usd_h, perf, missing, Sparing(snapshot(), team))
+    if perf >= missing:
+        assert usd_h - sum(c for c, _ in crew) - 1e-9 <= added <= usd_h
+    else:
+        assert added == pytest.approx(usd_h * missing / perf)
+
+
+def test_a_little_sooner_is_not_worth_a_machine_that_costs_many_times_as_much() -> None:
+    waits = Demand(waiting=10, waiting_count=1, oldest_wait_s=1, last_request_at=NOW)
+    dear = replace(big(1, State.STOPPED, Goal.COLD), load_s=30.0)
+    assert decided(snapshot(dear, cold(2, load_s=35), scaling=PAIR, demand=waits)).goals == {WorkerId(2): Goal.HOT}
+    assert decided(snapshot(dear, cold(2, load_s=300), scaling=PAIR, demand=waits)).goals == {WorkerId(1): Goal.HOT}
+
+
+def test_a_small_stopped_worker_takes_the_place_of_a_large_one_that_is_hardly_used() -> None:
+    wide = replace(PAIR, cold_workers=3)
+    crew = snapshot(big(1), cold(2), cold(3), scaling=wide, demand=load(90), learned=TWO_KINDS)
+    assert decided(crew).goals == {WorkerId(2): Goal.HOT}
+    starting = worker(2, State.STARTING)
+    assert decided(replace(crew, workers=(big(1), starting, cold(3)))).goals == {}  # it is waited for
+    assert decided(replace(crew, workers=(big(1), worker(2), cold(3)))).goals == {WorkerId(1): Goal.COLD}
+    assert decided(replace(crew, demand=load(150))).goals == {}  # two would be needed
+    fresh = replace(big(1), since=NOW - EXCHANGE_EVERY_S + 1)
+    assert decided(replace(crew, workers=(fresh, cold(2), cold(3)))).goals == {}
+    assert any(r.what == "started" for r in decided(crew).because)
+
+
+def test_where_nothing_is_known_each_kind_is_tried_before_any_is_had_twice() -> None:
+    offers = (
+        offer("a", 1.0),
+        offer("b", 1.2, gpu_name="B"),
+        offer("c", 1.4, gpu_name="C"),
+        offer("d", 90, gpu_name="D"),
+    )
+    s = snapshot(scaling=replace(BARE, cold_workers=4), demand=load(10), offers=offers, learned=Learned())
+    decision = decided(s)
+    assert [r.offer.offer.id for r in decision.rentals] == ["a", "b", "c", "a"]  # but not at any price
+    assert all("a kind on trial" in r.rule for r in decision.because if r.what in ("hot worker", "cold worker"))
+
+
+def test_one_of_a_kind_that_was_never_measured_is_tried_and_counted_with_caution() -> None:
+    offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
+    learned = Learned({KIND: 100.0}, work_per_usd={KIND: 100.0})
+    s = snapshot(scaling=replace(BARE, min_cold_load=300), demand=load(100), offers=offers, learned=learned)
+    decision = decided(replace(s, workers=(worker(1),)))
+    assert [r.offer.offer.id for r in decision.rentals] == ["new", "known", "known"]  # 100 + 61 + 2 x 100 >= 300
+    dear = replace(s, workers=(worker(1),), offers=(offer("known", 1.0), offer("new", 5.5, gpu_name="New")))
+    assert {r.offer.offer.id for r in decided(dear).rentals} == {"known"}  # larger than all that is needed, at a guess
+
+
+def test_a_kind_that_is_known_to_be_good_is_left_for_no_trial() -> None:
+    values = {KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}
+    learned = Learned({KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}, work_per_usd=values)
+    offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
+    s = snapshot(worker(1, perf=1000.0), scaling=replace(BARE, min_cold_load=4000), offers=offers, learned=learned)
+    assert {r.offer.offer.id for r in decided(replace(s, demand=load(900))).rentals} == {"known"}
+
+
+def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
+    offers = (offer("a", 1.0, machine="slow", available=1), offer("b", 1.0, machine="unknown", available=1))
+    learned = Learned({KIND: 100.0}, perf_at={(KIND, "slow"): 50.0})
+    decision = decided(snapshot(demand=load(100), offers=offers, learned=learned))
+    assert [r.offer.offer.id for r in decision.rentals] == ["b"]
+    both = decided(snapshot(demand=load(150), offers=offers, learned=learned))
+    assert {r.offer.offer.id for r in both.rentals} == {"a", "b"}
+
+
+def test_a_kind_that_often_fails_is_dearer_and_one_that_mostly_does_comes_last() -> None:
+    offers = (offer("a", 1.0), offer("b", 1.2, gpu_name="Big"))
+    for odds, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
+        learned = Learned({KIND: 100.0, BIG: 100.0}, odds={KIND: odds})
+        assert decided(snapshot(demand=load(90), offers=offers, learned=learned)).rentals[0].offer.offer.id == taken
+    learned = Learned({KIND: 100.0, BIG: 100.0}, odds={KIND: 0.5})
+    dear = (offer("a", 1.0), offer("b", 50.0, gpu_name="Big"))
+    assert decided(snapshot(demand=load(90), offers=dear, learned=learned)).rentals[0].offer.offer.id == "b"
+
+
+def test_a_machine_that_failed_is_taken_last_even_if_its_whole_kind_is_bad() -> None:
+    offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 1.0, machine="other", available=1))
+    failed, learned = {"bad": Failures(1, NOW - 1)}, Learned({KIND: 100.0}, odds={KIND: 0.5})
+    s = snapshot(demand=load(90), offers=offers, machine_failures=failed, learned=learned)
+    assert [r.offer.offer.id for r in decided(s).rentals] == ["b"]
+
+
+def test_the_last_rooms_are_for_machines_large_enough() -> None:
+    offers = (offer("small", 1.0), offer("big", 9.0, gpu_name="Big"))
+    few = replace(BARE, max_workers=2)
+    decision = decided(snapshot(scaling=few, demand=load(500), offers=offers, learned=TWO_KINDS))
+    assert sorted(r.offer.offer.id for r in decision.rentals) == ["big", "small"]
 
 
 def test_an_offer_is_rented_no_more_often_than_it_is_available() -> None:
@@ -394,6 +530,28 @@ def test_a_worker_at_which_requests_fail_rests_before_the_dearest() -> None:
 
 def test_none_rests_that_is_needed() -> None:
     assert decided(snapshot(worker(1), worker(2), demand=load(101))).goals == {}
+
+
+def test_a_large_worker_rests_for_a_small_need_and_small_ones_for_a_large() -> None:
+    team = [big(1), worker(2), worker(3)]
+    assert decided(snapshot(*team, demand=load(200))).goals == {WorkerId(1): Goal.COLD}
+    assert set(decided(snapshot(*team, demand=load(400))).goals) <= {WorkerId(2), WorkerId(3)}
+    dear = worker(4, price=Price(1.5, 1.5, 0.1))
+    assert decided(snapshot(dear, *team, demand=load(600))).goals == {WorkerId(4): Goal.COLD}
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), max_size=8), st.integers(0, 500))
+def test_at_least_half_of_what_can_be_saved_is(crew: list[tuple[int, int]], spare: int) -> None:
+    team = [worker(n, perf=float(p), price=Price(c, c, 0.0)) for n, (c, p) in enumerate(crew, 1)]
+    going, saved = Sparing(snapshot(), team)(float(spare))
+    assert saved == sum(w.price.ready_usd_h for w in going)
+    assert sum(w.perf for w in going) <= spare
+    most = 0
+    for n in range(1 << len(crew)):
+        chosen = [crew[i] for i in range(len(crew)) if n >> i & 1]
+        if sum(p for _, p in chosen) <= spare:
+            most = max(most, sum(c for c, _ in chosen))
+    assert saved >= most / 2
 
 
 def test_few_rest_at_once_and_not_soon_after_the_last() -> None:

@@ -86,6 +86,12 @@ class Learned:
 
     perf: dict[str, float] = field(default_factory=dict)
     """Work per second by kind of machine."""
+    perf_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    """The same of single machines, by kind and machine: some are slower than others of their kind."""
+    work_per_usd: dict[str, float] = field(default_factory=dict)
+    """Work per second for each dollar per hour, by kind of machine; only of those that cost something."""
+    odds: dict[str, float] = field(default_factory=dict)
+    """Share of new workers that come to be ready, by kind of machine, where not all of them did lately."""
     start_s: float = 30.0
     """Seconds from stopped to ready."""
     create_s: float = 120.0

@@ -40,6 +40,7 @@ from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
+from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.patience import resume_at
 from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
@@ -81,6 +82,12 @@ LONG_S, BLOCK_S = 300, 10
 lasts longer than a second, and counts as one."""
 LEARNED_STARTS = 20
 """Of how many latest starts the median is taken."""
+LEARNED_PERFS = 10
+"""Of how many latest measurements the mean performance of a kind of machine is taken, with falling weights."""
+LEARNED_MACHINES = 200
+"""Of how many latest machines the performance is remembered, and of how many that they failed."""
+LEARNED_LOADS, LOADS_KEPT_S = 20, 86_400.0
+"""How many latest new workers tell whether those of a kind come to be ready, and how long each of them does."""
 LEARNED_SERVICES = 50
 """Of how many latest requests the unloaded service time is taken."""
 SERVICE_RANK = 0.1
@@ -155,7 +162,10 @@ class Fleet:
         self._rests_until: dict[WorkerId, float] = {}
         self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = self._aged_at = now
-        self._perf: dict[str, float] = {}
+        self._perf: dict[str, tuple[float, int]] = {}  # and of how many
+        self._perf_at: dict[tuple[str, str], float] = {}
+        self._work_per_usd: dict[str, float] = {}
+        self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
         self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
@@ -428,8 +438,7 @@ class Fleet:
         ready = perf > 0 and not report.error and placed
         if ready and perf != worker.perf:
             worker = replace(worker, perf=perf)
-            known = self._perf.get(kind_of(worker))
-            self._perf[kind_of(worker)] = perf if known is None else (known + perf) / 2
+            self._learn_perf(worker)
         if report.error:
             worker = replace(worker, message=report.error[:500])
         if worker is not before:
@@ -523,7 +532,10 @@ class Fleet:
         )
         defaults = Learned()
         learned = Learned(
-            perf=dict(self._perf),
+            perf={kind: perf for kind, (perf, _) in self._perf.items()},
+            perf_at=dict(self._perf_at),
+            work_per_usd=dict(self._work_per_usd),
+            odds=self._odds(now),
             start_s=median(self._start_s) if self._start_s else defaults.start_s,
             create_s=median(self._create_s) if self._create_s else defaults.create_s,
         )
@@ -731,7 +743,7 @@ class Fleet:
 
     def _adopt(self, worker: Worker, now: float) -> None:
         if worker.perf > 0:
-            self._perf[kind_of(worker)] = worker.perf
+            self._learn_perf(worker)
         if worker.state is State.DESTROYED:
             return
         if worker.state is State.WANTED:
@@ -760,6 +772,8 @@ class Fleet:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
                 self._blame(worker, now)
+            elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
+                self._blame_machine(worker, now)  # it died at work, or was taken away
             self._enter(worker_id, state, now, sighting)
 
     def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
@@ -795,6 +809,7 @@ class Fleet:
             self._start_s.append(now - before.since)
             self.tape.start_s.append(now - before.since)
         elif before.loaded_at == 0 and not returns:
+            self._note_load(worker, now, success=True)
             self._create_s.append(now - before.created_at)
             self.tape.create_s.append(now - before.created_at)
         elif not returns:
@@ -805,8 +820,47 @@ class Fleet:
     def _blame(self, worker: Worker, now: float) -> None:
         group = self._group_failures.get(worker.group_id, Failures())
         self._group_failures[worker.group_id] = Failures(group.count + 1, now)
-        machine = self._machine_failures.get(worker.machine, Failures())
-        self._machine_failures[worker.machine] = Failures(machine.count + 1, now)
+        if worker.loaded_at == 0:
+            self._note_load(worker, now, success=False)
+        self._blame_machine(worker, now)
+
+    def _blame_machine(self, worker: Worker, now: float) -> None:
+        before = self._machine_failures.pop(worker.machine, Failures())  # so that it is the latest
+        self._machine_failures[worker.machine] = Failures(before.count + 1, now)
+        if len(self._machine_failures) > LEARNED_MACHINES:
+            del self._machine_failures[next(iter(self._machine_failures))]
+
+    def _learn_perf(self, worker: Worker) -> None:
+        """Learns what a worker that measured itself tells of its kind, and of its machine."""
+        worker_kind, usd_h = kind_of(worker), running_usd_h(worker.price)
+        mean, number = self._perf.get(worker_kind, (0.0, 0))
+        number = min(number + 1, LEARNED_PERFS)
+        self._perf[worker_kind] = mean + (worker.perf - mean) / number, number
+        if usd_h > 0:
+            before = self._work_per_usd.get(worker_kind, 0.0)
+            self._work_per_usd[worker_kind] = before + (worker.perf / usd_h - before) / number
+        place = worker_kind, worker.machine
+        self._perf_at.pop(place, None)  # so that it is the latest
+        self._perf_at[place] = worker.perf
+        if len(self._perf_at) > LEARNED_MACHINES:
+            del self._perf_at[next(iter(self._perf_at))]
+
+    def _note_load(self, worker: Worker, now: float, success: bool) -> None:
+        """Notes whether a new worker came to be ready."""
+        self._loads.setdefault(kind_of(worker), deque(maxlen=LEARNED_LOADS)).append((now, success))
+
+    def _odds(self, now: float) -> dict[str, float]:
+        """Share of new workers that come to be ready, by kind, where one did not of late.
+
+        One failure tells as much as one success, and nothing is held against what was never tried.
+        Source: the rule of succession, with a success for prior.
+        """
+        odds = {}
+        for worker_kind, loads in self._loads.items():
+            late = [success for at, success in loads if now - at < LOADS_KEPT_S]
+            if not all(late):
+                odds[worker_kind] = (sum(late) + 1) / (len(late) + 1)
+        return odds
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
         if worker_id in self.workers and self._progress.setdefault(worker_id, {}).get(source) != text:

@@ -10,6 +10,7 @@ from posthouse.domain.load import Demand, Learned
 from posthouse.domain.plan import Reason
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.headroom import slots_for
 
 USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
@@ -21,6 +22,9 @@ MOST_BURSTY = 4.0
 """Beyond it a variance tells of a change that is over, not of bursts to come."""
 LATE = 0.25
 """Of its age, that a worker which is late is expected to need still."""
+UNSURE = math.exp(0.5)
+"""By what factor a kind that was never measured may do more or less for its money than others: one standard deviation.
+Nominal, not measured: what GPUs cost for their work differs by about so much."""
 MORE = 1.001
 """Just above 1: capacity wanted beyond what is ready, which whole workers round up."""
 
@@ -34,19 +38,31 @@ def kind_of(worker: Worker) -> str:
     return kind(worker.group_id, worker.gpu_name, worker.num_gpus)
 
 
-def expected_perf(worker_kind: str, learned: Learned) -> float:
-    """What a worker of this kind can do: as measured, else the median of all kinds measured, else infinite.
+def expected_perf(worker_kind: str, usd_h: float, learned: Learned) -> float:
+    """What a worker of this kind at this price can do: as measured, else a cautious guess, else infinite.
 
+    The guess: as much for its money as the median of the kinds that its workergroup knows, less one standard deviation.
     Infinite stands for "nobody knows yet": one unmeasured worker is enough, until it has shown what it can do.
     """
     if perf := learned.perf.get(worker_kind):
         return perf
-    return median(learned.perf.values()) if learned.perf else math.inf
+    if not learned.perf:
+        return math.inf
+    values = learned.work_per_usd
+    if usd_h <= 0 or not values:
+        return median(learned.perf.values())
+    group = worker_kind.partition("/")[0] + "/"
+    own = [value for known, value in values.items() if known.startswith(group)]
+    return median(own or values.values()) * usd_h / UNSURE
 
 
 def perf_of(worker: Worker, learned: Learned) -> float:
-    """What the worker can do: its own measurement, else what is expected of its kind."""
-    return worker.perf if worker.perf > 0 else expected_perf(kind_of(worker), learned)
+    """What the worker can do: its own measurement, else what its machine did, else what is expected of its kind."""
+    if worker.perf > 0:
+        return worker.perf
+    worker_kind = kind_of(worker)
+    before = learned.perf_at.get((worker_kind, worker.machine))
+    return before or expected_perf(worker_kind, running_usd_h(worker.price), learned)
 
 
 def supply(workers: Iterable[Worker], learned: Learned) -> float:

@@ -1,7 +1,9 @@
-"""Whom to take on: who is soonest where it is urgent, who is cheapest per unit of work where it is not."""
+"""Whom to take on: who is soonest where it is urgent, who makes the work cheapest where it is not."""
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
@@ -9,8 +11,17 @@ from posthouse.domain.plan import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
-from posthouse.policy.capacity import expected_perf, hot, kept, kind, perf_of, supply
+from posthouse.policy.capacity import UNSURE, expected_perf, hot, kept, kind, kind_of, perf_of, supply
 from posthouse.policy.patience import machine_resume_at, resume_at
+from posthouse.policy.retire import Sparing, exchange_usd_h
+
+TRIAL_SHARE = 0.1
+"""Largest share of the workers that are of kinds on trial, at least one worker."""
+TAKEN = "every offer is taken"
+EXCHANGE_EVERY_S = 600.0
+"""How long every hot worker has served before one is exchanged: what is needed rises and falls by the minute."""
+BAD_ODDS = 0.5
+"""A kind of which at most this share comes to be ready is taken last, as a machine that failed."""
 
 
 def wake(
@@ -26,23 +37,58 @@ def wake(
     crew = hot(team)
     have, many = supply(crew, s.learned), len(crew)
     if have >= need and many >= count:
-        return {}, []
+        return ({}, []) if urgent else _exchange(s, team, crew, have - need)
     committed = committed_usd_h(team)
     # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
     idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
     candidates = [w for w in idle if w.id not in s.resting]
-    for worker in sorted(candidates, key=_readiness(s, urgent)):
-        if have >= need and many >= count:
-            break
+    while candidates and (have < need or many < count):
+        missing, sparing = need - have, Sparing(s, crew)
+        worker = min(candidates, key=lambda w: _readiness(w, s, sparing, missing, urgent))
+        candidates.remove(worker)
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
         if not affordable(s.endpoint.scaling, committed, extra_usd_h):
             reasons.append(Obstacle("not started", int(worker.id), "max_usd_h would be passed"))
             continue
         goals[worker.id] = Goal.HOT
+        crew.append(worker)
         have += perf_of(worker, s.learned)
         many += 1
         committed += extra_usd_h
     return goals, reasons
+
+
+def _exchange(
+    s: Snapshot, team: tuple[Worker, ...], crew: list[Worker], spare: float
+) -> tuple[dict[WorkerId, Goal], list[Reason]]:
+    """One stopped worker that starts so that dearer ones can rest, where that pays; they do once it is ready."""
+    if (
+        not crew
+        or s.now < s.calm_until
+        or any(w.state is not State.IDLE or s.now - w.since < EXCHANGE_EVERY_S for w in crew)
+    ):
+        return {}, []
+    dearest_usd_h = max(running_usd_h(w.price) for w in crew)
+    cheaper = [
+        w
+        for w in kept(team)
+        if w.state is State.STOPPED
+        and w.goal is Goal.COLD
+        and w.id not in s.resting
+        and running_usd_h(w.price) < dearest_usd_h
+    ]
+    if not cheaper:
+        return {}, []
+    sparing = Sparing(s, crew)
+    if sparing(spare)[0]:
+        return {}, []  # who is not needed at all goes first
+    gains = {w: exchange_usd_h(w, s, sparing, spare) for w in cheaper}
+    best = max(cheaper, key=lambda w: (gains[w], -w.id))
+    if gains[best] <= 0 or not affordable(s.endpoint.scaling, committed_usd_h(team), running_usd_h(best.price)):
+        return {}, []
+    return {best.id: Goal.HOT}, [
+        Reason("started", int(best.id), f"so that dearer ones can rest: {gains[best]:.2f} $/h")
+    ]
 
 
 def rent(
@@ -62,38 +108,124 @@ def rent(
     committed = committed_usd_h(team) + sum(running_usd_h(r.offer.offer.price) for r in already)
     taken = Counter(_place(r.offer) for r in already)
     trying = {w.group_id for w in team if w.state in COMING} | {r.group_id for r in already}
+    on_their_way = [kind_of(w) for w in team if w.state in COMING] + [_kind(r.offer) for r in already]
+    trials = Counter(name for name in on_their_way if name not in s.learned.perf)
+    most_trials = max(1, int(TRIAL_SHARE * len(kept(team))))
     rentals: list[Rental] = []
-    obstacle = "no workergroup has an offer"
-    ranked = sorted(s.offers, key=lambda o: _offer_rank(o, s)) if left > 0 else s.offers[:1]  # any will say why not
-    for entry in ranked:
+    reasons: list[Reason] = []
+
+    def in_the_way(entry: GroupOffer) -> str:
         failures = s.group_failures.get(entry.group_id, Failures())
-        while have < need or many < count:
-            if left <= 0:
-                obstacle = f"max_workers {s.endpoint.scaling.max_workers} is reached"
-            elif taken[_place(entry)] >= entry.offer.available:
-                obstacle = "every offer is taken"
-            elif s.now < resume_at(failures):
-                obstacle = f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try"
-            elif failures.count and entry.group_id in trying:
-                obstacle = f"workergroup {entry.group_id} failed before and tries one worker at a time"
-            elif not affordable(s.endpoint.scaling, committed, running_usd_h(entry.offer.price)):
-                obstacle = f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"
-            else:
-                rentals.append(Rental(entry.group_id, entry, goal))
-                have += _perf(entry, s)
-                many += 1
-                left -= 1
-                committed += running_usd_h(entry.offer.price)
-                taken[_place(entry)] += 1
-                trying.add(entry.group_id)
-                continue
+        if taken[_place(entry)] >= entry.offer.available:
+            return TAKEN
+        if s.now < resume_at(failures):
+            return f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try"
+        if failures.count and entry.group_id in trying:
+            return f"workergroup {entry.group_id} failed before and tries one worker at a time"
+        if not affordable(s.endpoint.scaling, committed, running_usd_h(entry.offer.price)):
+            return f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"
+        return ""
+
+    sparing, lots = Sparing(s, crew), _lots(s, goal)
+    obstacles: set[str] = set()
+    while have < need or many < count:
+        if left <= 0:
+            obstacles = {f"max_workers {s.endpoint.scaling.max_workers} is reached"}
             break
-    short = have < need or many < count
-    return tuple(rentals), [Obstacle(f"no more {goal} workers", len(rentals), obstacle)] if short else []
+        for lot in lots:
+            while lot and (text := in_the_way(lot[-1].entry)):  # what is in the way now still is after a rental
+                obstacles.add(text)
+                lot.pop()
+        lots = [lot for lot in lots if lot]
+        if not lots:
+            break
+        wanted = _Wanted(goal, need, need - have, left, sparing, trials, trials.total() < most_trials)
+        chosen = min((lot[-1] for lot in lots), key=lambda c: _rank(c, wanted))
+        rentals.append(Rental(chosen.entry.group_id, chosen.entry, goal))
+        reasons.append(_why(chosen, s, goal))
+        have += chosen.perf
+        many += 1
+        left -= 1
+        committed += running_usd_h(chosen.entry.offer.price)
+        taken[_place(chosen.entry)] += 1
+        trying.add(chosen.entry.group_id)
+        if not chosen.measured:
+            trials[chosen.kind] += 1
+    if have < need or many < count:
+        why_not = min(obstacles - {TAKEN} or obstacles, default="no workergroup has an offer")
+        reasons.append(Obstacle(f"no more {goal} workers", len(rentals), why_not))
+    return tuple(rentals), reasons
+
+
+class _Candidate(NamedTuple):
+    """An offer, and what is thought of it."""
+
+    entry: GroupOffer
+    kind: str
+    measured: bool
+    """Whether performance is known of its kind."""
+    perf: float
+    """What is counted on."""
+    usd_h: float
+    """Of those like it, until one is ready; of a cold one with its storage."""
+    failing: int
+    """How much there is not to trust: its machine, its kind, or both."""
+
+
+def _lots(s: Snapshot, goal: Goal) -> list[list[_Candidate]]:
+    """The offers, those together that differ in their price alone, the cheapest at the end."""
+    lots: dict[tuple[int, str, float], list[_Candidate]] = {}
+    for entry in s.offers:
+        name, price = _kind(entry), entry.offer.price
+        odds = s.learned.odds.get(name, 1.0)
+        usd_h = running_usd_h(price) / odds + (price.stopped_usd_h if goal is Goal.COLD else 0.0)
+        # Where all of a kind are bad, the machine that failed still comes after the others.
+        failing = (s.now < machine_resume_at(s.machine_failures.get(entry.offer.machine))) + (odds <= BAD_ODDS)
+        perf = _perf(entry, s)
+        lot = lots.setdefault((failing, name, perf), [])
+        lot.append(_Candidate(entry, name, name in s.learned.perf, perf, usd_h, failing))
+    for lot in lots.values():
+        lot.sort(key=lambda c: (c.usd_h, _place(c.entry), c.entry.group_id), reverse=True)
+    return list(lots.values())
+
+
+class _Wanted(NamedTuple):
+    """What the next rental is for."""
+
+    goal: Goal
+    need: float
+    missing: float
+    """The part of the need that nobody does. Units: work per second."""
+    left: int
+    """How many workers there is room for."""
+    sparing: Sparing
+    """Whom of the crew that does without."""
+    trials: Mapping[str, int]
+    """How many workers are on their way of kinds that were never measured."""
+    may_try: bool
+    """Whether there may be more of those."""
+
+
+def added_usd_h(usd_h: float, perf: float, missing: float, sparing: Sparing) -> float:
+    """What all comes to cost more per hour, if what is missing is done by workers that cost `usd_h` and do `perf`.
+
+    Where one does less than is missing, as many as it takes. Where one does more, whom of the crew that spares: 50 more
+    than 400 can do, of a small one that does 60 for $0.10, or of a large one that does 800 for $0.45 so that one for
+    $0.40 can rest? The latter adds $0.05. Source: the greedy rule for covering, Wolsey 1982, with exchange.
+    """
+    if perf < missing:
+        return usd_h * missing / perf
+    return usd_h - sparing(perf - missing)[1]
 
 
 def _perf(entry: GroupOffer, s: Snapshot) -> float:
-    return expected_perf(kind(entry.group_id, entry.offer.gpu_name, entry.offer.num_gpus), s.learned)
+    """What is counted on."""
+    before = s.learned.perf_at.get((_kind(entry), entry.offer.machine))
+    return before or expected_perf(_kind(entry), running_usd_h(entry.offer.price), s.learned)
+
+
+def _kind(entry: GroupOffer) -> str:
+    return kind(entry.group_id, entry.offer.gpu_name, entry.offer.num_gpus)
 
 
 def _place(entry: GroupOffer) -> tuple[str, str]:
@@ -101,20 +233,53 @@ def _place(entry: GroupOffer) -> tuple[str, str]:
     return entry.offer.provider, entry.offer.id
 
 
-def _offer_rank(entry: GroupOffer, s: Snapshot) -> tuple[bool, float, tuple[str, str], WorkergroupId]:
-    """Trusted machines first, then dollars per unit of work, then by name, so that equal offers have an order."""
-    perf = _perf(entry, s)
-    price_usd_h = running_usd_h(entry.offer.price)
-    failing = s.now < machine_resume_at(s.machine_failures.get(entry.offer.machine))
-    return failing, price_usd_h / perf if perf < float("inf") else price_usd_h, _place(entry), entry.group_id
+def _rank(c: _Candidate, wanted: _Wanted) -> tuple[int, bool, float, float, tuple[str, str], WorkergroupId]:
+    """Which offer is taken first.
+
+    Those that can be trusted; then those large enough for the room that is left; then the cheapest: a hot worker by
+    what it adds to the cost of all, a cold one, which is for loads that are not there yet, per unit of work. At last by
+    name, so that equal offers have an order.
+
+    A kind that was never measured is judged by what it does with luck, if few are on trial and it is not larger than
+    the need; and as dearer the more of it are on their way. Source: optimism in the face of uncertainty, Lai and
+    Robbins 1985.
+    """
+    usd_h, perf, small = c.usd_h, c.perf, False
+    if not c.measured:
+        usd_h *= UNSURE ** (2 * wanted.trials.get(c.kind, 0))
+        perf *= UNSURE**2 if wanted.may_try and perf <= wanted.need else 1.0
+    if wanted.goal is Goal.HOT:
+        small = perf * wanted.left < wanted.missing
+        cost = added_usd_h(usd_h, perf, wanted.missing, wanted.sparing)
+    else:
+        cost = usd_h / (perf if perf < math.inf else 1.0)
+    return c.failing, small, cost, usd_h, _place(c.entry), c.entry.group_id
 
 
-def _readiness(s: Snapshot, urgent: bool) -> Callable[[Worker], tuple[int, float, int]]:
-    step = {State.IDLE: 0, State.STARTING: 1, State.STOPPED: 2, State.STOPPING: 3}
-    loading = 4 if urgent else 1
+def _why(c: _Candidate, s: Snapshot, goal: Goal) -> Reason:
+    """Why an offer was taken, as a line of the explanation."""
+    offer = c.entry.offer
+    does = f"{c.perf:.0f} work/s" if c.perf < math.inf else "nobody knows what"
+    notes = [f"{running_usd_h(offer.price):g} $/h for {does}"]
+    if not c.measured:
+        notes.append("a kind on trial")
+    if (odds := s.learned.odds.get(c.kind, 1.0)) < 1.0:
+        notes.append(f"{odds:.0%} of its kind come to be ready")
+    if c.failing:
+        notes.append("failed lately, and no other is left")
+    return Reason(f"{goal} worker", f"{offer.num_gpus}x {offer.gpu_name}", "; ".join(notes))
 
-    def rank(worker: Worker) -> tuple[int, float, int]:
-        per_work = running_usd_h(worker.price) / perf_of(worker, s.learned)
-        return step.get(worker.state, loading), worker.load_s if urgent else per_work, worker.id
 
-    return rank
+_STEPS = {State.IDLE: 0, State.STARTING: 1, State.STOPPED: 2, State.STOPPING: 3}
+_LOADING = 4
+"""On its first way to ready, which takes longest."""
+
+
+def _readiness(
+    worker: Worker, s: Snapshot, sparing: Sparing, missing: float, urgent: bool
+) -> tuple[int, float, float, int]:
+    perf, step = perf_of(worker, s.learned), _STEPS.get(worker.state, _LOADING)
+    usd_h = running_usd_h(worker.price)
+    if urgent:  # seconds times dollars: a little sooner is not worth a machine that costs many times as much
+        return step, worker.load_s * usd_h * max(1.0, missing / perf), worker.load_s, worker.id
+    return step, added_usd_h(usd_h, perf, missing, sparing), worker.load_s, worker.id

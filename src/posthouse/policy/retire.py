@@ -1,6 +1,8 @@
 """Whom to let go: suspected workers, then the dearest per unit of work, and never so that the rest could not do it."""
 
+import math
 from collections.abc import Iterable
+from operator import itemgetter
 
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.load import Learned
@@ -13,6 +15,10 @@ RELEASE_EVERY_S = 15.0
 """Between two releases of hot workers."""
 RELEASE_SHARE = 0.2
 """Largest share of the hot workers in one release, at least one."""
+
+LEAST_GAIN = 0.25
+"""Least share of what workers cost that is saved where one is started so that they can rest: a start costs too, and the
+need may change."""
 
 SHORTEST_STORAGE_S, LONGEST_STORAGE_S = 600.0, 3600.0
 """Bounds of how long a cold worker is kept that nobody needs: making one anew is slow whatever it costs, and what was
@@ -41,32 +47,71 @@ def failed(workers: Iterable[Worker]) -> dict[WorkerId, Goal]:
 def release(s: Snapshot, team: tuple[Worker, ...], need: float, count: int, released_at: float) -> dict[WorkerId, Goal]:
     """Hot workers that become cold, so that the rest can still do `need` and are at least `count`.
 
-    Help on its way goes first, if those that serve are enough; while it is needed none rests. None during the calm
-    after a restart, or sooner than `RELEASE_EVERY_S` after the last.
+    Help on its way goes first, if those that serve are enough and none of them can rest for it; while it is needed none
+    rests. None during the calm after a restart, or sooner than `RELEASE_EVERY_S` after the last.
     With nothing needed all go at once: there is nobody left to disturb.
     """
     crew = hot(team)
     everything = need <= 0 and count == 0
     if s.now < s.calm_until:
         return {}
-    coming = [w for w in crew if w.state in COMING]
+    coming = [w for w in crew if w.state in COMING or w.state is State.STOPPED]
     if coming and not everything:
         serving = ready(team)
-        spare = len(serving) >= count and supply(serving, s.learned) >= need
-        return {w.id: Goal.COLD for w in coming} if spare else {}
+        spare = supply(serving, s.learned) - need
+        if len(serving) < count or spare < 0:
+            return {}
+        sparing = Sparing(s, serving)
+        return {w.id: Goal.COLD for w in coming if exchange_usd_h(w, s, sparing, spare) <= 0}
     if not everything and s.now - released_at < RELEASE_EVERY_S:
         return {}
     most = len(crew) if everything else max(1, int(RELEASE_SHARE * len(crew)))
-    goals: dict[WorkerId, Goal] = {}
     have, many = supply(crew, s.learned), len(crew)
     if many <= count or not (everything or have > need):
         return {}
-    for worker in sorted(crew if everything else ready(team), key=lambda w: _rank(w, s)):
-        without = have - perf_of(worker, s.learned) if not everything else 0.0
-        if len(goals) < most and many > count and without >= need:
-            goals[worker.id] = Goal.COLD
-            have, many = without, many - 1
-    return goals
+    going = sorted(crew, key=lambda w: _rank(w, s)) if everything else Sparing(s, ready(team))(have - need)[0]
+    return {w.id: Goal.COLD for w in going[: min(most, many - count)]}
+
+
+class Sparing:
+    """Whom of a crew its rest could do without: suspected ones, then those that cost most.
+
+    The better of two orders: the dearest per unit of work first, and the dearest first. Alone the former keeps a large
+    worker for a small need, the latter many small ones for a large need; together they save at least half of what can
+    be saved. Source: the knapsack problem, Martello and Toth, *Knapsack Problems*, 1990, section 2.4.
+    """
+
+    def __init__(self, s: Snapshot, crew: Iterable[Worker]) -> None:
+        by_work = sorted(crew, key=lambda w: _rank(w, s))
+        by_price = sorted(by_work, key=lambda w: (w.id not in s.suspected, -running_usd_h(w.price)))
+        one_order = [w.id for w in by_work] == [w.id for w in by_price]
+        orders = [by_work] if one_order else [by_work, by_price]
+        self._orders = [[(w, perf_of(w, s.learned), running_usd_h(w.price)) for w in order] for order in orders]
+
+    def __call__(self, spare: float) -> tuple[list[Worker], float]:
+        """Whom it could do without that has `spare` more work per second than it needs, and what they cost per hour."""
+        return max((_pack(order, spare) for order in self._orders), key=itemgetter(1))  # the first of equals
+
+
+def exchange_usd_h(worker: Worker, s: Snapshot, sparing: Sparing, spare: float) -> float:
+    """What is saved per hour, if this worker serves as well and others rest for it; 0 where it is too little.
+
+    `spare`: work per second that the others can do beyond what is needed.
+    """
+    usd_h = running_usd_h(worker.price)
+    perf = perf_of(worker, s.learned)
+    saved_usd_h = sparing(spare + perf)[1] - sparing(spare)[1] if perf < math.inf else 0.0
+    return saved_usd_h - usd_h if usd_h < saved_usd_h * (1 - LEAST_GAIN) else 0.0
+
+
+def _pack(workers: Iterable[tuple[Worker, float, float]], spare: float) -> tuple[list[Worker], float]:
+    packed, saved_usd_h = [], 0.0
+    for worker, perf, usd_h in workers:
+        if perf <= spare:
+            packed.append(worker)
+            spare -= perf
+            saved_usd_h += usd_h
+    return packed, saved_usd_h
 
 
 def discard(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> dict[WorkerId, Goal]:
