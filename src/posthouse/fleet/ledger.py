@@ -1,6 +1,7 @@
 """Which requests are open, where, and how much work they are."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,8 +10,7 @@ from posthouse.domain.plan import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000
-"""How many ended requests are remembered at least, so that one asked again goes elsewhere than where it failed; twice
-as many at most."""
+"""How many ended requests are remembered, so that one asked again goes elsewhere than where it failed."""
 
 End = tuple[WorkerId, Mapping[WorkerId, Failures], int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
@@ -53,8 +53,7 @@ class Ledger:
         self._expires_at = math.inf
         """No open request runs out before this."""
         self._oldest: Request | None = None
-        self._ended: dict[int, End] = {}
-        self._ended_before: dict[int, End] = {}
+        self._ended: OrderedDict[int, End] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._where)
@@ -64,7 +63,7 @@ class Ledger:
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
-        return self._ended.get(idx) or self._ended_before.get(idx)
+        return self._ended.get(idx)
 
     def wait(self, request: Request) -> None:
         """Puts the request at the end of the line, away from any worker; one that waits already keeps its place."""
@@ -119,8 +118,8 @@ class Ledger:
         else:
             del self.at[worker_id], self.work[worker_id]
         self._ended[request.idx] = worker_id, request.failures, counted
-        if len(self._ended) >= ENDED_KEPT:
-            self._ended_before, self._ended = self._ended, {}
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
