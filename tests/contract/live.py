@@ -1,7 +1,6 @@
 """A real server with process workers, for tests."""
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,12 +14,9 @@ from vastai import Serverless
 from posthouse.client import AsyncClient
 from posthouse.config import load_settings
 from posthouse.wiring import Running, running
+from tests.contract.peers_at_home import AUTHORITY_DIR, NAMES
 
 PATIENCE_S = 60.0
-AUTHORITY_DIR = os.environ.get("PEERS_AUTHORITY_DIR", "")
-"""Where the authority is that every program here trusts. Set only by `peers_at_home.py`, where the service's names are
-this machine: there the server has its own port and names, and all its peers have all their defaults."""
-NAMES = ("console.vast.ai", "run.vast.ai")
 AT_HOME = {
     "server.port": 443,
     "server.tls": "self",

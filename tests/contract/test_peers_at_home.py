@@ -58,7 +58,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_peers_can_do_over_http_they_can_do_over_https_with_all_their_defaults(home: Path, test: str) -> None:
     authority = home / "authority"
     trust = {"SSL_CERT_FILE": str(authority / "authority.cer"), "PEERS_AUTHORITY_DIR": str(authority)}
-    options = ["-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={home / 'tests'}", test]
+    # Of the plugins it has what it needs: to load them all may take longer than the test.
+    bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    options = ["-p", "no:cacheprovider", "-p", "asyncio", "-p", "timeout", f"--basetemp={home / 'tests'}", test]
     command = [*NAMESPACES, sys.executable, "-m", "tests.contract.peers_at_home", str(home), *options]
-    ran = subprocess.run(command, cwd=ROOT, env=os.environ | trust, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | trust | bare, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-5_000:]

@@ -17,7 +17,6 @@ from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
 from tests.contract.live import (
     AGENT,
-    AUTHORITY_DIR,
     PATIENCE_S,
     SCALING,
     SIGNED,
@@ -30,6 +29,7 @@ from tests.contract.live import (
     until,
     worker_processes,
 )
+from tests.contract.peers_at_home import AUTHORITY_DIR
 
 peer = pytest.mark.peer
 

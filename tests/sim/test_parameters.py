@@ -1,6 +1,7 @@
 """Each scaling parameter does what its documentation says, in virtual time."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -172,6 +173,7 @@ def test_max_usd_h_is_never_passed() -> None:
     assert 4.0 <= max(moment.usd_h for moment in world.history) <= 4.5
 
 
+@cache  # for the largest is looked at by two tests
 def busy_world(slo_mode: str, load: float) -> World:
     """Random arrivals that an endpoint with the mode's own defaults serves, on machines of 4 slots."""
     scaling = replace(defaults(slo_mode), min_load=0.0, max_workers=80, target_queue_time=4.0)
@@ -189,7 +191,7 @@ def test_auto_keeps_waits_within_target_queue_time_and_costs_less_where_there_is
 
 
 def test_auto_takes_a_smaller_share_of_headroom_for_more_load() -> None:
-    shares = [busy_world("auto", load).history[-1].need / load for load in (100.0, 1000.0, 5000.0)]
+    shares = [busy_world("auto", load).history[-1].need / load for load in (100.0, 300.0, 3000.0)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < 1.08
 

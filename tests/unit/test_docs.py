@@ -63,7 +63,9 @@ def test_every_posthouse_command_in_a_shell_block_exists(path: Path) -> None:
 def test_the_record_of_peers_is_of_the_tests_as_they_are(tmp_path: Path) -> None:
     now = tmp_path / "now.json"
     options = ["--collect-only", "-p", "no:cacheprovider", "-m", "peer", f"--peers={now}"]
-    collect = [sys.executable, "-m", "pytest", *options, "tests"]
+    # A file that does not say the word marks no test with it, and to collect all the others takes longest.
+    files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "peer" in text(path))
+    collect = [sys.executable, "-m", "pytest", *options, *files]
     collected = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
     assert collected.returncode == 0, collected.stdout + collected.stderr
     shown, recorded = json.loads(text(now)), json.loads(text(PEERS))
