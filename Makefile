@@ -22,7 +22,7 @@ serve: .venv/.ready ## run the server on 127.0.0.1:8080
 	$(BIN)/posthouse serve
 
 test: .venv/.ready ## run every test, four files at a time: most of them wait for something
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

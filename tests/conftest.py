@@ -77,6 +77,34 @@ class Record:
         self.path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+WAITING = (
+    "tests/contract/test_peers_at_home.py",
+    "tests/e2e/",
+    "tests/contract/test_vastai_peer.py",
+    "tests/contract/test_web_peers.py",
+    "tests/contract/",
+    "tests/fuzz/",
+)
+"""Tests that wait for other processes more than they compute, the longest files first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has files that wait take turns with files that compute, the longest first; in a file nothing moves.
+
+    `make test` begins files in this order, four at a time. Side by side those that wait would leave the processors
+    idle, and with a long one that is begun last three of the four have nothing to do.
+    """
+    files = list(dict.fromkeys(file_of(item) for item in items))
+    waiting = list(dict.fromkeys(file for start in WAITING for file in files if file.startswith(start)))
+    computing = [file for file in files if file not in waiting]
+    turns = {file: turn for group in (computing, waiting) for turn, file in enumerate(group)}
+    items.sort(key=lambda item: (turns[file_of(item)], file_of(item) in computing))
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--peers", type=Path, metavar="FILE", help="write what the tests show of unmodified peers")
 
