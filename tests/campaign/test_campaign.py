@@ -1,7 +1,7 @@
 """The campaign with a small budget, and that each of its rules can be broken and is seen to be."""
 
+from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,7 +48,9 @@ def test_a_seed_does_again_what_it_did() -> None:
 
 
 def test_on_every_other_day_the_server_dies_where_that_is_aimed_at() -> None:
-    aimed, random = run(31, 24).crashed_at, run(32, 24).crashed_at
+    aimed, random = (
+        sum((run(seed, 24).crashed_at for seed in seeds), Counter[str]()) for seeds in ((37, 39, 41), (38, 40, 42))
+    )
     assert set(aimed) <= {str(place) for place in AWAITS}
     modules = {place.partition(":")[0] for place in aimed}
     assert modules == set(MODULES)
@@ -125,32 +127,32 @@ def _failed_workers_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(retire, "failed", _nothing({}))
 
 
-@cache
-def _broken_without_a_mutant(seed: int) -> str:
-    return run(seed, 6).violation
+SEEDS_FOR_A_MUTANT = 100
+"""Some rules are seldom put to the test: how many days of six hours may go by until one shows that it is broken."""
 
 
 @pytest.mark.parametrize(
-    ("mutate", "seed", "rule"),
+    ("mutate", "rule"),
     [
-        (_no_orphan_is_destroyed, 2, "no leak"),
-        (_intent_is_not_written, 3, "no double rent"),
-        (_a_limit_is_ignored, 1, "never above max_workers"),
-        (_nobody_drains, 31, "no kill of a draining worker"),
-        (_ends_leave_work_behind, 2, "outstanding work"),
-        (_requests_are_never_forgotten, 9, "outstanding work"),
-        (_money_is_not_added_up, 1, "spend is time billed"),
-        (_numbers_begin_anew, 1, "reqnum rises"),
-        (_who_comes_late_may_be_first, 20, "waiting is bounded"),
-        (_failed_workers_stay, 1, "convergence"),
+        (_no_orphan_is_destroyed, "no leak"),
+        (_intent_is_not_written, "no double rent"),
+        (_a_limit_is_ignored, "never above max_workers"),
+        (_nobody_drains, "no kill of a draining worker"),
+        (_ends_leave_work_behind, "outstanding work"),
+        (_requests_are_never_forgotten, "outstanding work"),
+        (_money_is_not_added_up, "spend is time billed"),
+        (_numbers_begin_anew, "reqnum rises"),
+        (_who_comes_late_may_be_first, "waiting is bounded"),
+        (_failed_workers_stay, "convergence"),
     ],
 )
-def test_a_mutant_of_the_engine_is_caught(
-    mutate: Mutate, seed: int, rule: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert _broken_without_a_mutant(seed) == ""
-    mutate(monkeypatch)
-    assert f": {rule}: " in run(seed, 6).violation
+def test_a_mutant_of_the_engine_is_caught(mutate: Mutate, rule: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mutate(patch)
+        broken = (seed for seed in range(1, SEEDS_FOR_A_MUTANT) if f": {rule}: " in run(seed, 6).violation)
+        seed = next(broken, None)
+    assert seed is not None
+    assert run(seed, 6).violation == ""
 
 
 # -- the store in memory -----------------------------------------------------------------------------------------------
