@@ -16,12 +16,10 @@ from posthouse.signing.rsa import RsaKey
 
 MOST: Final = 8
 """Processes that have something to do: the event loop routes no more requests than they sign."""
-TOGETHER: Final = 32
+TOGETHER: Final = 16
 """Most signatures that come back together: to wake the event loop for each would cost a tenth of a signature."""
 REST_S: Final = 10.0
 """After which a process that ended is replaced."""
-NICE: Final = 10
-"""The event loop goes first: it hands out what is signed and takes in what is to be signed next."""
 
 log = structlog.get_logger()
 
@@ -162,7 +160,6 @@ def _framed(data: bytes) -> bytes:
 
 def main() -> None:
     """Signs what comes on standard input until that ends."""
-    os.nice(NICE)
     key: RsaKey | None = None
     read = b""
     while more := os.read(0, 65_536):
