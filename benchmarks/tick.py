@@ -245,7 +245,7 @@ async def measured(endpoints: int, slo_mode: SloMode, rounds: int) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a third of the rounds, of which none writes much down")
+    parser.add_argument("--quick", action="store_true", help="a third of the rounds")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     rounds = 40 if options.quick else 120
