@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged = {policy: score.summary(found, policy, defaults, swept) for policy in mine}
     print(score.columns(score.brief(judged)))
     whole = not (options.only or options.cells or options.quick) and options.split == "score"
-    if options.output or whole:
+    if options.output or options.report or whole:
         folder, beside = (options.output,) * 2 if options.output else (RESULTS, RESULTS.parent)
-        told = report.Told(options.split, list(grid.traces), defaults)
+        told = report.Told(options.split, list(grid.traces), defaults, options.cells)
         report.write(folder, beside / "evaluation.md", rows, judged, told)
     return 1 if any("broken" in row for row in rows) else 0
 
@@ -124,6 +124,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, metavar="DIR",
         help="where everything goes; default: benchmarks/results and benchmarks/evaluation.md, if this is the whole",
     )  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="write them there though this is a part")
     return parser.parse_args(argv)
 
 

@@ -28,6 +28,8 @@ class Told:
     split: str
     traces: Sequence[str]
     defaults: Sequence[str]
+    cells: str = ""
+    """Patterns of the cells that were run; empty for all."""
 
 
 def write(folder: Path, report: Path, rows: Sequence[Row], judged: Mapping[str, dict[str, Any]], told: Told) -> None:
@@ -73,11 +75,12 @@ def _report(
     swept = {policy for there in found.values() for policy in there} - set(told.defaults) - {BOUND}
     swept = {policy for policy in swept if not is_ours(policy)}
     broken = [f"{row['cell']} {row['policy']}: {row['broken']}" for row in runs if "broken" in row]
+    part = f" Of the grid these cells alone: `{told.cells}`." if told.cells else ""
     parts = [
         "# The evaluation",
         "Made by `make evaluate`. What is run is described in the README beside it, words are defined in"
         " `evaluate/score.py`.",
-        f"{len(found)} scenarios, {len(runs)} runs, windows and seeds to {told.split}. Traces:"
+        f"{len(found)} scenarios, {len(runs)} runs, windows and seeds to {told.split}.{part} Traces:"
         f" {', '.join(told.traces)}; the other sources are shapes made up. Rivals with their defaults:"
         f" {', '.join(told.defaults)}; and {len(swept)} points of their sweeps.",
         "## What must hold",
