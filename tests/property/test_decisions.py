@@ -14,7 +14,7 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h, least_hot, room, running_usd_h
-from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, perf_of, ready, supply
+from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, on_machine, perf_of, ready, supply
 from posthouse.policy.decide import decide
 from posthouse.policy.forecast import predicted_load
 from posthouse.policy.patience import LONGEST_WAIT_S
@@ -58,7 +58,7 @@ kinds = st.sampled_from(["1/1xA", "1/1xB", "2/1xA"])
 learneds = st.builds(
     Learned,
     perf=st.dictionaries(kinds, st.floats(0.01, 1e6)),
-    perf_at=st.dictionaries(st.tuples(kinds, st.sampled_from(["m1", "m2"])), st.floats(0.01, 1e6)),
+    perf_at=st.dictionaries(st.builds(on_machine, kinds, st.sampled_from(["m1", "m2"])), st.floats(0.01, 1e6)),
     work_per_usd=st.dictionaries(kinds, st.floats(0.01, 1e6)),
     odds=st.dictionaries(kinds, st.floats(0.05, 0.95)),
     start_s=st.floats(0, 1000),

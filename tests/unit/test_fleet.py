@@ -1,7 +1,8 @@
 """What a fleet remembers, told call by call."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count, pairwise
 
 import numpy as np
@@ -30,7 +31,7 @@ from posthouse.fleet.fleet import (
     Waiting,
 )
 from posthouse.fleet.ledger import Request
-from posthouse.policy.capacity import expected_wait_s
+from posthouse.policy.capacity import expected_wait_s, on_machine
 
 NOW = 1_700_000_000.0
 SILENT_S = 45.0
@@ -794,7 +795,8 @@ def test_what_single_machines_do_and_what_a_kind_does_for_its_money_is_learned()
     fleet = fleet_of(worker(ONE, perf=120), worker(TWO, perf=60))
     learned = fleet.snapshot(NOW, ()).learned
     kind = f"{GROUP}/1xGPU"
-    assert learned.perf_at == {(kind, "m1"): 120.0, (kind, "m2"): 60.0}
+    assert learned.perf_at == {on_machine(kind, "m1"): 120.0, on_machine(kind, "m2"): 60.0}
+    json.dumps(asdict(learned))  # it is told as that
     assert learned.work_per_usd == {kind: pytest.approx(75.0)}  # 100 and 50 for each dollar per hour
 
 
@@ -802,7 +804,7 @@ def test_what_is_remembered_of_machines_is_bounded() -> None:
     gone = [replace(worker(WorkerId(n), State.DESTROYED), machine=f"m{n}") for n in range(1, LEARNED_MACHINES + 9)]
     learned = fleet_of(*gone).snapshot(NOW, ()).learned
     assert len(learned.perf_at) == LEARNED_MACHINES
-    assert (f"{GROUP}/1xGPU", gone[-1].machine) in learned.perf_at
+    assert on_machine(f"{GROUP}/1xGPU", gone[-1].machine) in learned.perf_at
     fleet = fleet_of(*(replace(w, state=State.IDLE) for w in gone))
     for lost in gone:
         fleet.place(lost.id, instance(lost.id, Sighting.EXITED), NOW)

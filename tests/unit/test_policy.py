@@ -16,7 +16,7 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open
+from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open, on_machine
 from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
@@ -436,7 +436,7 @@ def test_a_kind_that_is_known_to_be_good_is_left_for_no_trial() -> None:
 
 def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
     offers = (offer("a", 1.0, machine="slow", available=1), offer("b", 1.0, machine="unknown", available=1))
-    learned = Learned({KIND: 100.0}, perf_at={(KIND, "slow"): 50.0})
+    learned = Learned({KIND: 100.0}, perf_at={on_machine(KIND, "slow"): 50.0})
     decision = decided(snapshot(demand=load(100), offers=offers, learned=learned))
     assert [r.offer.offer.id for r in decision.rentals] == ["b"]
     both = decided(snapshot(demand=load(150), offers=offers, learned=learned))

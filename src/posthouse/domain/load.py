@@ -86,8 +86,8 @@ class Learned:
 
     perf: dict[str, float] = field(default_factory=dict)
     """Work per second by kind of machine."""
-    perf_at: dict[tuple[str, str], float] = field(default_factory=dict)
-    """The same of single machines, by kind and machine: some are slower than others of their kind."""
+    perf_at: dict[str, float] = field(default_factory=dict)
+    """The same of single machines, as `on_machine` names them: some are slower than others of their kind."""
     work_per_usd: dict[str, float] = field(default_factory=dict)
     """Work per second for each dollar per hour, by kind of machine; only of those that cost something."""
     odds: dict[str, float] = field(default_factory=dict)

@@ -41,7 +41,7 @@ from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
 from posthouse.policy.bounds import running_usd_h
-from posthouse.policy.capacity import kind_of
+from posthouse.policy.capacity import kind_of, on_machine
 from posthouse.policy.patience import resume_at
 from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
 
@@ -163,7 +163,7 @@ class Fleet:
         self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = self._aged_at = now
         self._perf: dict[str, tuple[float, int]] = {}  # and of how many
-        self._perf_at: dict[tuple[str, str], float] = {}
+        self._perf_at: dict[str, float] = {}
         self._work_per_usd: dict[str, float] = {}
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
@@ -839,7 +839,7 @@ class Fleet:
         if usd_h > 0:
             before = self._work_per_usd.get(worker_kind, 0.0)
             self._work_per_usd[worker_kind] = before + (worker.perf / usd_h - before) / number
-        place = worker_kind, worker.machine
+        place = on_machine(worker_kind, worker.machine)
         self._perf_at.pop(place, None)  # so that it is the latest
         self._perf_at[place] = worker.perf
         if len(self._perf_at) > LEARNED_MACHINES:

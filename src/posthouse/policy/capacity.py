@@ -38,6 +38,11 @@ def kind_of(worker: Worker) -> str:
     return kind(worker.group_id, worker.gpu_name, worker.num_gpus)
 
 
+def on_machine(worker_kind: str, machine: str) -> str:
+    """What the performance of a single machine is learned by."""
+    return f"{worker_kind} on {machine}"
+
+
 def expected_perf(worker_kind: str, usd_h: float, learned: Learned) -> float:
     """What a worker of this kind at this price can do: as measured, else a cautious guess, else infinite.
 
@@ -61,7 +66,7 @@ def perf_of(worker: Worker, learned: Learned) -> float:
     if worker.perf > 0:
         return worker.perf
     worker_kind = kind_of(worker)
-    before = learned.perf_at.get((worker_kind, worker.machine))
+    before = learned.perf_at.get(on_machine(worker_kind, worker.machine))
     return before or expected_perf(worker_kind, running_usd_h(worker.price), learned)
 
 
