@@ -7,6 +7,7 @@ from statistics import median
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.load import Demand, Learned
+from posthouse.domain.offer import Price
 from posthouse.domain.plan import Reason
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
@@ -61,13 +62,15 @@ def expected_perf(worker_kind: str, usd_h: float, learned: Learned) -> float:
     return median(own or values.values()) * usd_h / UNSURE
 
 
+def perf_on(worker_kind: str, machine: str, price: Price, learned: Learned) -> float:
+    """What a worker of this kind can do there: what the machine did before, else what is expected of its kind."""
+    before = learned.perf_at.get(on_machine(worker_kind, machine))
+    return before or expected_perf(worker_kind, running_usd_h(price), learned)
+
+
 def perf_of(worker: Worker, learned: Learned) -> float:
-    """What the worker can do: its own measurement, else what its machine did, else what is expected of its kind."""
-    if worker.perf > 0:
-        return worker.perf
-    worker_kind = kind_of(worker)
-    before = learned.perf_at.get(on_machine(worker_kind, worker.machine))
-    return before or expected_perf(worker_kind, running_usd_h(worker.price), learned)
+    """What the worker can do: its own measurement, else what its machine and its kind let expect."""
+    return worker.perf if worker.perf > 0 else perf_on(kind_of(worker), worker.machine, worker.price, learned)
 
 
 def supply(workers: Iterable[Worker], learned: Learned) -> float:

@@ -11,7 +11,7 @@ from posthouse.domain.plan import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
-from posthouse.policy.capacity import UNSURE, expected_perf, hot, kept, kind, kind_of, on_machine, perf_of, supply
+from posthouse.policy.capacity import UNSURE, hot, kept, kind, kind_of, perf_of, perf_on, supply
 from posthouse.policy.patience import machine_resume_at, resume_at
 from posthouse.policy.retire import Sparing, exchange_usd_h
 
@@ -220,8 +220,7 @@ def added_usd_h(usd_h: float, perf: float, missing: float, sparing: Sparing) -> 
 
 def _perf(entry: GroupOffer, s: Snapshot) -> float:
     """What is counted on."""
-    before = s.learned.perf_at.get(on_machine(_kind(entry), entry.offer.machine))
-    return before or expected_perf(_kind(entry), running_usd_h(entry.offer.price), s.learned)
+    return perf_on(_kind(entry), entry.offer.machine, entry.offer.price, s.learned)
 
 
 def _kind(entry: GroupOffer) -> str:
