@@ -48,17 +48,22 @@ class Served:
     hot: Hot
     server: uvicorn.Server
 
-    def talk(self, pieces: list[bytes], answers: int) -> list[tuple[int, dict[str, str], bytes]]:
-        """Sends the pieces one by one and reads as many answers, fewer if the server closes the connection."""
+    def talk(self, pieces: list[bytes], answers: int, in_turn: bool = False) -> list[tuple[int, dict[str, str], bytes]]:
+        """Sends the pieces one by one and reads as many answers, fewer if the server closes the connection.
+
+        `in_turn`: each piece is a request, and goes when the one before it has been answered.
+        """
         reader = _Reader()
         reader.parser = parser = httptools.HttpResponseParser(reader)
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for piece in pieces:
+            for i, piece in enumerate(pieces, 1):
                 try:
                     connection.sendall(piece)
                 except (BrokenPipeError, ConnectionResetError):
                     break
+                while in_turn and len(reader.answers) < i and (data := connection.recv(65_536)):
+                    parser.feed_data(data)
             while len(reader.answers) < answers:
                 try:
                     data = connection.recv(65_536)
@@ -255,6 +260,68 @@ def test_an_early_answer_is_the_usual_answer(early: Served, usual: Served, names
     assert len(both[0]) == len(names)
 
 
+def alike(body: Any) -> bytes:
+    """A request whose head is the same as that of all others made here."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return request(raw.ljust(120))
+
+
+ALIKE = {
+    "good": alike(ASK),
+    "good, another": alike({**ASK, "cost": 1}),
+    "good, each signed": alike({**ASK, "endpoint": "every-field"}),
+    "waits": alike({**ASK, "endpoint": NOBODY}),
+    "unknown endpoint": alike({**ASK, "endpoint": "nobody"}),
+    "negative cost": alike({**ASK, "cost": -1}),
+    "not JSON": alike(b"{"),
+    "a request in its body": alike(request(b"", path="/pubkey/", method="GET")[:120]),
+    "longer": request(ASK, "X-Note: " + "x" * 20),
+    "wrong key": request(ASK, key="wrong"),
+    "another call": request(b"", path="/pubkey/", method="GET"),
+    "two at once": alike(ASK) + alike(ASK),
+}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(sorted(ALIKE)), min_size=2, max_size=8))
+def test_a_call_with_the_head_of_the_last_is_answered_as_usual(early: Served, usual: Served, names: list[str]) -> None:
+    wanted = len(names) + names.count("two at once")
+    both = [[meaning(a) for a in server.talk([ALIKE[n] for n in names], wanted, True)] for server in (early, usual)]
+    assert both[0] == both[1]
+    assert len(both[0]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("good, another", True),
+        ("good, each signed", True),
+        ("waits", True),
+        ("a header more", False),
+        ("a letter else", False),
+        ("longer", False),
+    ],
+)
+def test_the_head_of_the_last_call_is_not_read_again(
+    early: Served, name: str, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = ALIKE["good"]
+    others = {"a header more": request(ASK, "X: y"), "a letter else": good.replace(b"localhost", b"localhosT")}
+    heads, protocol = 0, cast(Any, early.server.config.http_protocol_class)
+    complete = protocol.on_headers_complete
+
+    def count(self: Any) -> None:
+        nonlocal heads
+        heads += 1
+        complete(self)
+
+    monkeypatch.setattr(protocol, "on_headers_complete", count)
+    early.talk([good] * 4, 4, in_turn=True)
+    assert heads == 2  # the first of a connection is not kept
+    early.talk([good, good, {**ALIKE, **others}[name]], 3, in_turn=True)
+    assert heads == (4 if again else 5)
+
+
 def test_a_waiting_call_is_begun_once(early: Served) -> None:
     fleet = early.hot.hub.fleet_named(NOBODY)
     assert fleet is not None
@@ -310,6 +377,24 @@ def test_what_comes_while_an_answer_is_signed_is_answered_after_it(early: Served
     thread.join(30)
     said = [(status, json.loads(body).get("endpoint")) for status, _, body in answers]
     assert said == [(200, "every-field"), (200, "address-alone"), (200, "every-field"), (401, None)]
+
+
+def test_a_call_with_the_head_of_one_that_is_signed_waits_for_it(early: Served, signer: Signer) -> None:
+    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+        for _ in range(2):
+            connection.sendall(ALIKE["good"])
+            assert b"address-alone" in connection.recv(5000)
+        connection.sendall(ALIKE["good, each signed"])
+        asked = signer.asked.get(timeout=30)
+        (here,) = early.server.server_state.connections
+        connection.sendall(ALIKE["good"])
+        for _ in range(1000):
+            if cast(Any, here).pipeline:
+                break
+            time.sleep(0.01)
+        signer.asked.put(asked)
+        signer.answer()
+        assert b"every-field" in connection.recv(5000)
 
 
 def test_a_client_that_leaves_while_its_answer_is_signed_disturbs_nobody(early: Served, signer: Signer) -> None:

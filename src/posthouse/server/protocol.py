@@ -2,8 +2,10 @@
 
 A request for a worker is answered from memory; the task, the two messages and the checks by which an ASGI application
 answers cost as much again. So a call that takes no waiting is answered right where its last byte is parsed. Whatever is
-unusual about it takes uvicorn's own way: another call, an error, a worker or a signature to wait for, a body in many
-pieces, an answer before it on the same connection that is not out yet.
+unusual about it takes uvicorn's own way: another call, an error, a worker to wait for, a body in many pieces, an answer
+before it on the same connection that is not out yet.
+
+Clients send the same head again and again on a connection. One that is the last one's, byte for byte, is not parsed.
 """
 
 from asyncio import Event, Transport
@@ -66,6 +68,12 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _read: bytes | None = None
     """The body so far of a call that may be answered early."""
+    _body: bytes | None = None
+    """The body of a call that has just been answered early."""
+    _head = b""
+    """The head of the last call, if it was answered early and came in one piece with its body."""
+    _whole = 0
+    """The bytes of that call, its body included; 0 if there is none."""
     _answer_head = _NO_HEAD
     """The beginning of a good answer, and the default headers it was made of, of which uvicorn makes new ones."""
 
@@ -82,8 +90,17 @@ class Protocol(HttpToolsProtocol):
         return not self.reading and (self.cycle is None or self.cycle.response_complete)
 
     def data_received(self, data: bytes) -> None:
-        head = self.headers if self._in_head else None
+        # What begins with the head of the last call, and is as long, the parser would read as it did the last.
+        if len(data) == self._whole and data.startswith(self._head) and self.early and self._is_free():
+            self._answer(data[len(self._head) :])
+            return
+        between, head = not self.reading, self.headers if self._in_head else None
+        self._body = None
         super().data_received(data)
+        if between and self._body is not None:
+            last_head, end, rest = data.partition(b"\r\n\r\n")
+            if rest == self._body:
+                self._head, self._whole = last_head + end, len(data)
         if self._in_head and self.headers is head:  # all of it belongs to one head, which has not ended yet
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -92,6 +109,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._head_bytes, self._read = True, 0, None
+        self._whole = 0
         self.since, self.reading = self.loop.time(), True
 
     def on_headers_complete(self) -> None:
@@ -119,20 +137,11 @@ class Protocol(HttpToolsProtocol):
         if self._crowded:
             self._turn_away()
             return
-        if self._read is not None:
-            answer = self._begin(self._read)
-            if isinstance(answer, bytes):
-                self._read = None
-                self._write(200, answer)
-                return
-            if isinstance(answer, Begun) and isinstance(answer.outcome, Assignment):
-                self._read = None
-                signing = _Signing()
-                self.cycle = cast(Any, signing)
-                self.hot.when_signed(answer, answer.outcome, partial(self._signed, signing))
-                return
-            self._go_the_usual_way(self._read, answer)
-        super().on_message_complete()
+        if self._read is None:
+            super().on_message_complete()
+        else:
+            body, self._read = self._read, None
+            self._answer(body)
 
     def on_response_complete(self) -> None:
         """As uvicorn does, but without a timer for each connection that is idle then: `close_late` ends those."""
@@ -162,10 +171,27 @@ class Protocol(HttpToolsProtocol):
             and parser.should_keep_alive()
             and not parser.should_upgrade()
             and not self.expect_100_continue
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.pipeline
-            and not self.flow.write_paused
+            and self._is_free()
         )
+
+    def _is_free(self) -> bool:
+        """True where an answer can be written at once."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline and not self.flow.write_paused
+
+    def _answer(self, body: bytes) -> None:
+        """Answers a usual call, early if that takes no waiting."""
+        answer = self._begin(body)
+        if isinstance(answer, bytes):
+            self._body = body
+            self._write(200, answer)
+        elif isinstance(answer, Begun) and isinstance(answer.outcome, Assignment):
+            self._body = body
+            signing = _Signing()
+            self.cycle = cast(Any, signing)
+            self.hot.when_signed(answer, answer.outcome, partial(self._signed, signing))
+        else:
+            self._go_the_usual_way(body, answer)
+            super().on_message_complete()
 
     def _begin(self, body: bytes) -> bytes | Begun | Exception:
         try:
