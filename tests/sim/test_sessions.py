@@ -9,7 +9,8 @@ from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, Sighting, State
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.fleet import LEARNED_SERVICES, Assignment
+from posthouse.fleet.fleet import Assignment
+from posthouse.fleet.service import LEARNED_SERVICES
 from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, TICK_S, Box, Client, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)

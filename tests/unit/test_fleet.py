@@ -17,10 +17,9 @@ from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Action, Decision, Failures, Memory, Rental
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.experience import LEARNED_MACHINES, LOADS_KEPT_S
 from posthouse.fleet.fleet import (
     AVOID_S,
-    LEARNED_MACHINES,
-    LOADS_KEPT_S,
     MAX_WAITING,
     REST_S,
     UNCLEAR_S,

@@ -4,11 +4,10 @@ Synchronous and deterministic: everything that happens is told by a call with `n
 server and a world in virtual time own the same class.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from statistics import median
 from typing import NamedTuple
 
 from posthouse.domain.endpoint import Endpoint
@@ -29,19 +28,19 @@ from posthouse.domain.lifecycle import (
     overdue,
     remedy,
 )
-from posthouse.domain.load import Demand, Ended, Learned, Report
+from posthouse.domain.load import Demand, Ended, Report
 from posthouse.domain.offer import SECONDS_PER_HOUR, GroupOffer
 from posthouse.domain.plan import Action, Decision, Failures, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.bench import Bench
+from posthouse.fleet.experience import Experience
 from posthouse.fleet.figures import Figures
 from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.service import ServiceTimes
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
-from posthouse.policy.bounds import running_usd_h
-from posthouse.policy.capacity import kind_of, on_machine
 from posthouse.policy.patience import resume_at
 from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
 
@@ -80,19 +79,6 @@ ACCRUE_S = 10.0
 LONG_S, BLOCK_S = 300, 10
 """Seconds over which the load is remembered, and the spans between which its variance is taken: a burst of one client
 lasts longer than a second, and counts as one."""
-LEARNED_STARTS = 20
-"""Of how many latest starts the median is taken."""
-LEARNED_PERFS = 10
-"""Of how many latest measurements the mean performance of a kind of machine is taken, with falling weights."""
-LEARNED_MACHINES = 200
-"""Of how many latest machines the performance is remembered, and of how many that they failed."""
-LEARNED_LOADS, LOADS_KEPT_S = 20, 86_400.0
-"""How many latest new workers tell whether those of a kind come to be ready, and how long each of them does."""
-LEARNED_SERVICES = 50
-"""Of how many latest requests the unloaded service time is taken."""
-SERVICE_RANK = 0.1
-"""Which of them in order of time: few enough are faster that some that failed at once, and say they did well, do not
-matter; too low an estimate only means that more counts as queue."""
 RESEAT_SHARE = 0.1
 """By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
@@ -162,20 +148,11 @@ class Fleet:
         self._rests_until: dict[WorkerId, float] = {}
         self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = self._aged_at = now
-        self._perf: dict[str, tuple[float, int]] = {}  # and of how many
-        self._perf_at: dict[str, float] = {}
-        self._work_per_usd: dict[str, float] = {}
-        self._loads: dict[str, deque[tuple[float, bool]]] = {}
-        self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
-        self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
-        self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
-        self._took_alone: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)
-        self._took_more = False
-        self._unit_s = self._longest_s = self._slot_unit_s = 0.0
+        self._experience = Experience()
+        self._services = ServiceTimes()
+        self._service_s = self._slot_unit_s = 0.0
         self._slots: dict[WorkerId, float] = {}
-        self._service_s = 0.0
         self._group_failures: dict[WorkergroupId, Failures] = {}
-        self._machine_failures: dict[str, Failures] = {}
         self._suspected: dict[WorkerId, Failures] = {}
         self._figures: dict[WorkerId, Figures] = {}
         self._obstacles: list[str] = []
@@ -243,10 +220,8 @@ class Fleet:
             self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
         elif request.cost > 0 and not ended.session:
             took_s = now - request.assigned_at
-            self._took_more = True
-            self._took.append((took_s / request.cost, took_s))
+            self._services.add(request.cost, took_s, request.alone)
             if request.alone:
-                self._took_alone.append((took_s / request.cost, took_s))
                 self.tape.served(request.cost, took_s)
         return True
 
@@ -363,20 +338,10 @@ class Fleet:
         return work_ahead(*self._load_of(worker_id), self._slots.get(worker_id, 1.0))
 
     def _learn_service(self) -> None:
-        """Learns how long a request takes when nothing is in its way: as long as one that came to an idle worker.
-
-        Those that came to a busy one may have queued: they show only that it is no more. Never longer than any took, so
-        that tiny costs do not hide a queue of large ones.
-        """
         work, count = self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)
-        if work > 0 and self._took_alone:
-            if self._took_more:
-                self._took_more = False
-                both = self._took, self._took_alone
-                self._unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in both)
-                self._longest_s = max(took_s for _, took_s in self._took_alone)
-            self._service_s = min(self._unit_s * work / count, self._longest_s)
-            unit_s = self._service_s * count / work
+        service_s = self._services.of(work, count)
+        if service_s is not None:
+            self._service_s, unit_s = service_s, service_s * count / work
             if abs(unit_s - self._slot_unit_s) > RESEAT_SHARE * self._slot_unit_s:
                 self._slot_unit_s = unit_s
                 self._seat()
@@ -438,7 +403,7 @@ class Fleet:
         ready = perf > 0 and not report.error and placed
         if ready and perf != worker.perf:
             worker = replace(worker, perf=perf)
-            self._learn_perf(worker)
+            self._experience.measured(worker)
         if report.error:
             worker = replace(worker, message=report.error[:500])
         if worker is not before:
@@ -530,27 +495,18 @@ class Fleet:
             oldest_wait_s=0.0 if oldest_at is None else now - oldest_at,
             last_request_at=self._last_request_at,
         )
-        defaults = Learned()
-        learned = Learned(
-            perf={kind: perf for kind, (perf, _) in self._perf.items()},
-            perf_at=dict(self._perf_at),
-            work_per_usd=dict(self._work_per_usd),
-            odds=self._odds(now),
-            start_s=median(self._start_s) if self._start_s else defaults.start_s,
-            create_s=median(self._create_s) if self._create_s else defaults.create_s,
-        )
         return Snapshot(
             now=now,
             endpoint=self.endpoint,
             workers=tuple(self.workers.values()),
             demand=demand,
             offers=offers,
-            learned=learned,
+            learned=self._experience.learned(now),
             busy=frozenset(i for i in self.workers if self.busy(i)),
             resting=frozenset(i for i, until in self._rests_until.items() if until > now),
             suspected=frozenset(self.suspected(now)),
             group_failures=dict(self._group_failures),
-            machine_failures=dict(self._machine_failures),
+            machine_failures=dict(self._experience.failures),
             calm_until=self.calm_until,
         )
 
@@ -743,7 +699,7 @@ class Fleet:
 
     def _adopt(self, worker: Worker, now: float) -> None:
         if worker.perf > 0:
-            self._learn_perf(worker)
+            self._experience.measured(worker)
         if worker.state is State.DESTROYED:
             return
         if worker.state is State.WANTED:
@@ -773,7 +729,7 @@ class Fleet:
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
                 self._blame(worker, now)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
-                self._blame_machine(worker, now)  # it died at work, or was taken away
+                self._experience.failed(worker, now)  # it died at work, or was taken away
             self._enter(worker_id, state, now, sighting)
 
     def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
@@ -803,14 +759,13 @@ class Fleet:
     def _arrived(self, before: Worker, worker: Worker, now: float) -> Worker:
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
             self._group_failures.pop(worker.group_id, None)
-        self._machine_failures.pop(worker.machine, None)
+        self._experience.ready(worker)
         returns = before.state is State.STARTING or before.state in UPDATING
         if before.state is State.STARTING:
-            self._start_s.append(now - before.since)
+            self._experience.started(now - before.since)
             self.tape.start_s.append(now - before.since)
         elif before.loaded_at == 0 and not returns:
-            self._note_load(worker, now, success=True)
-            self._create_s.append(now - before.created_at)
+            self._experience.created(worker, now)
             self.tape.create_s.append(now - before.created_at)
         elif not returns:
             return worker  # it was away for a moment and is back: that teaches nothing about starts
@@ -820,47 +775,7 @@ class Fleet:
     def _blame(self, worker: Worker, now: float) -> None:
         group = self._group_failures.get(worker.group_id, Failures())
         self._group_failures[worker.group_id] = Failures(group.count + 1, now)
-        if worker.loaded_at == 0:
-            self._note_load(worker, now, success=False)
-        self._blame_machine(worker, now)
-
-    def _blame_machine(self, worker: Worker, now: float) -> None:
-        before = self._machine_failures.pop(worker.machine, Failures())  # so that it is the latest
-        self._machine_failures[worker.machine] = Failures(before.count + 1, now)
-        if len(self._machine_failures) > LEARNED_MACHINES:
-            del self._machine_failures[next(iter(self._machine_failures))]
-
-    def _learn_perf(self, worker: Worker) -> None:
-        """Learns what a worker that measured itself tells of its kind, and of its machine."""
-        worker_kind, usd_h = kind_of(worker), running_usd_h(worker.price)
-        mean, number = self._perf.get(worker_kind, (0.0, 0))
-        number = min(number + 1, LEARNED_PERFS)
-        self._perf[worker_kind] = mean + (worker.perf - mean) / number, number
-        if usd_h > 0:
-            before = self._work_per_usd.get(worker_kind, 0.0)
-            self._work_per_usd[worker_kind] = before + (worker.perf / usd_h - before) / number
-        place = on_machine(worker_kind, worker.machine)
-        self._perf_at.pop(place, None)  # so that it is the latest
-        self._perf_at[place] = worker.perf
-        if len(self._perf_at) > LEARNED_MACHINES:
-            del self._perf_at[next(iter(self._perf_at))]
-
-    def _note_load(self, worker: Worker, now: float, success: bool) -> None:
-        """Notes whether a new worker came to be ready."""
-        self._loads.setdefault(kind_of(worker), deque(maxlen=LEARNED_LOADS)).append((now, success))
-
-    def _odds(self, now: float) -> dict[str, float]:
-        """Share of new workers that come to be ready, by kind, where one did not of late.
-
-        One failure tells as much as one success, and nothing is held against what was never tried.
-        Source: the rule of succession, with a success for prior.
-        """
-        odds = {}
-        for worker_kind, loads in self._loads.items():
-            late = [success for at, success in loads if now - at < LOADS_KEPT_S]
-            if not all(late):
-                odds[worker_kind] = (sum(late) + 1) / (len(late) + 1)
-        return odds
+        self._experience.failed(worker, now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
         if worker_id in self.workers and self._progress.setdefault(worker_id, {}).get(source) != text:

@@ -19,7 +19,7 @@ from msgspec import Meta
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import COMING, Command, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.fleet.fleet import SERVICE_RANK
+from posthouse.fleet.service import SERVICE_RANK
 from posthouse.fleet.tape import Numbers, unpacked
 from posthouse.sim.record import Sample, Waits, commands, hours
 from posthouse.sim.scenario import Scenario, Traffic, load

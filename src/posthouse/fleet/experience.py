@@ -1,0 +1,103 @@
+"""What the workers of an endpoint have taught about the machines they run on."""
+
+from collections import deque
+from statistics import median
+from typing import TypeVar
+
+from posthouse.domain.load import Learned
+from posthouse.domain.plan import Failures
+from posthouse.domain.worker import Worker
+from posthouse.policy.bounds import running_usd_h
+from posthouse.policy.capacity import kind_of, on_machine
+
+_T = TypeVar("_T")
+
+LEARNED_STARTS = 20
+"""Of how many latest starts the median is taken."""
+LEARNED_PERFS = 10
+"""Of how many latest measurements the mean performance of a kind of machine is taken, with falling weights."""
+LEARNED_MACHINES = 200
+"""Of how many latest machines the performance is remembered, and of how many that they failed."""
+LEARNED_LOADS, LOADS_KEPT_S = 20, 86_400.0
+"""How many latest new workers tell whether those of a kind come to be ready, and how long each of them does."""
+
+
+class Experience:
+    """What is learned of kinds of machine, and of single ones."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, Failures] = {}
+        """By machine: since a worker last came to be ready there."""
+        self._perf: dict[str, tuple[float, int]] = {}  # and of how many
+        self._perf_at: dict[str, float] = {}
+        self._work_per_usd: dict[str, float] = {}
+        self._loads: dict[str, deque[tuple[float, bool]]] = {}
+        self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+        self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+
+    def measured(self, worker: Worker) -> None:
+        """A worker has measured its performance: that tells of its kind, and of its machine."""
+        kind, usd_h = kind_of(worker), running_usd_h(worker.price)
+        mean, number = self._perf.get(kind, (0.0, 0))
+        number = min(number + 1, LEARNED_PERFS)
+        self._perf[kind] = mean + (worker.perf - mean) / number, number
+        if usd_h > 0:
+            before = self._work_per_usd.get(kind, 0.0)
+            self._work_per_usd[kind] = before + (worker.perf / usd_h - before) / number
+        _put_latest(self._perf_at, on_machine(kind, worker.machine), worker.perf)
+
+    def ready(self, worker: Worker) -> None:
+        """A worker is ready, so its machine is trusted again."""
+        self.failures.pop(worker.machine, None)
+
+    def started(self, took_s: float) -> None:
+        """A stopped worker came to be ready."""
+        self._start_s.append(took_s)
+
+    def created(self, worker: Worker, now: float) -> None:
+        """A new worker came to be ready."""
+        self._create_s.append(now - worker.created_at)
+        self._loaded(worker, now, success=True)
+
+    def failed(self, worker: Worker, now: float) -> None:
+        """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
+        count = self.failures.get(worker.machine, Failures()).count
+        _put_latest(self.failures, worker.machine, Failures(count + 1, now))
+        if worker.loaded_at == 0:
+            self._loaded(worker, now, success=False)
+
+    def learned(self, now: float) -> Learned:
+        """All of it, for a decision."""
+        defaults = Learned()
+        return Learned(
+            perf={kind: perf for kind, (perf, _) in self._perf.items()},
+            perf_at=dict(self._perf_at),
+            work_per_usd=dict(self._work_per_usd),
+            odds=self._odds(now),
+            start_s=median(self._start_s) if self._start_s else defaults.start_s,
+            create_s=median(self._create_s) if self._create_s else defaults.create_s,
+        )
+
+    def _loaded(self, worker: Worker, now: float, success: bool) -> None:
+        self._loads.setdefault(kind_of(worker), deque(maxlen=LEARNED_LOADS)).append((now, success))
+
+    def _odds(self, now: float) -> dict[str, float]:
+        """Share of new workers that come to be ready, by kind, where one did not of late.
+
+        One failure tells as much as one success, and nothing is held against what was never tried.
+        Source: the rule of succession, with a success for prior.
+        """
+        odds = {}
+        for kind, loads in self._loads.items():
+            late = [success for at, success in loads if now - at < LOADS_KEPT_S]
+            if not all(late):
+                odds[kind] = (sum(late) + 1) / (len(late) + 1)
+        return odds
+
+
+def _put_latest(memory: dict[str, _T], name: str, value: _T) -> None:
+    """Puts the value last, and forgets the first of more than `LEARNED_MACHINES`."""
+    memory.pop(name, None)
+    memory[name] = value
+    if len(memory) > LEARNED_MACHINES:
+        del memory[next(iter(memory))]
