@@ -65,6 +65,8 @@ class Checks:
         self._bills: dict[EndpointId, _Bill] = {}
         self._bills_before: dict[EndpointId, _Bill] = {}
         self._waiting: dict[EndpointId, dict[int, _Waits]] = {}
+        self._bereft: dict[tuple[EndpointId, int], dict[int, float]] = {}
+        """By each request with a worker: whose room it took, and since when those had waited."""
         self._store_failed_s = -1e9
         self._ended_s = 0.0
 
@@ -81,6 +83,7 @@ class Checks:
         world.broken = self.broken
         self._bills = {}
         self._waiting = {}
+        self._bereft = {}
         for box in world.boxes.values():
             box.known, box.heard = {}, False
         for endpoint_id, stall in hub.stalls.items():
@@ -139,6 +142,8 @@ class Checks:
                 if outcome.reqnum <= before:
                     self.broken("reqnum rises", f"{url} was given {outcome.reqnum} after {before}")
                 self._reqnums[url] = outcome.reqnum
+                # Now: what is learned before its client hears of it changes who has room.
+                self._bereft[fleet.endpoint.id, outcome.request_idx] = self._bereft_by(fleet, outcome, cost, at)
             return outcome
 
         fleet.assign = numbered  # type: ignore[method-assign,assignment]
@@ -172,39 +177,37 @@ class Checks:
         """A client has given up."""
         self._waiting.get(endpoint_id, {}).pop(idx, None)
 
-    def routed(self, fleet: Fleet, reply: RouteReply, cost: float, first_s: float) -> None:
+    def routed(self, fleet: Fleet, reply: RouteReply, first_s: float) -> None:
         """A client was given a worker. `first_s`: when this server first heard of its request."""
         now = self._world.loop.time()
         box = next((b for b in self._world.boxes.values() if b.url == reply.url), None)
         if box is not None:
             box.known[reply.request_idx] = now + UNSEEN_KEPT_S
-        waiting = self._waiting.get(fleet.endpoint.id, {})
-        waiting.pop(reply.request_idx, None)
-        self._check_order(fleet, reply, cost, first_s, waiting, now)
-
-    def _check_order(
-        self, fleet: Fleet, reply: RouteReply, cost: float, first_s: float, waiting: dict[int, _Waits], now: float
-    ) -> None:
-        """Nobody who waits and polls would have this room, were it not for one that came so much later."""
-        mine = fleet.ledger.find(reply.request_idx)
-        if mine is None or mine.worker_id is None or mine.assigned_at != self._hub.clock.now():
-            return
-        for idx, other in waiting.items():
-            request = fleet.ledger.waiting.get(idx)
-            later_s = first_s - other.since
-            if request is None or request.failures or later_s < OVERTAKEN_S + 1.0 or now - other.asked_at >= ASLEEP_S:
-                continue
-            if fleet.has_room(other.cost, self._hub.clock.now()):
-                continue
-            work, count = fleet._load_of(mine.worker_id)
-            before = work_ahead(work - cost, count - 1, fleet._slots.get(mine.worker_id, 1.0))
-            fleet._bench.set_work(mine.worker_id, before)
-            had_room = fleet.has_room(other.cost, self._hub.clock.now())
-            fleet._bench.set_work(mine.worker_id, fleet._ahead(mine.worker_id))
-            if had_room:
+        self._waiting.get(fleet.endpoint.id, {}).pop(reply.request_idx, None)
+        for idx, since in self._bereft.pop((fleet.endpoint.id, reply.request_idx), {}).items():
+            if (later_s := first_s - since) >= OVERTAKEN_S + 1.0:
                 self.broken(
                     "waiting is bounded", f"request {idx} was overtaken by {reply.request_idx}, {later_s:.0f} s younger"
                 )
+
+    def _bereft_by(self, fleet: Fleet, mine: Assignment, cost: float, at: float) -> dict[int, float]:
+        """Who waits and polls, and would have room, were it not for this one; with since when they do."""
+        bereft: dict[int, float] = {}
+        for idx, other in self._waiting.get(fleet.endpoint.id, {}).items():
+            request = fleet.ledger.waiting.get(idx)
+            if request is None or request.failures or self._world.loop.time() - other.asked_at >= ASLEEP_S:
+                continue
+            if fleet.has_room(other.cost, at):
+                continue
+            worker_id = mine.worker.id
+            work, count = fleet._load_of(worker_id)
+            before = work_ahead(work - cost, count - 1, fleet._slots.get(worker_id, 1.0))
+            fleet._bench.set_work(worker_id, before)
+            had_room = fleet.has_room(other.cost, at)
+            fleet._bench.set_work(worker_id, fleet._ahead(worker_id))
+            if had_room:
+                bereft[idx] = other.since
+        return bereft
 
     # -- what must hold at every moment ------------------------------------------------------------------------------
 

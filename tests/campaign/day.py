@@ -309,7 +309,7 @@ class Day:
             fleet = server.hub.fleet_named(name) if server.up and server is self.server else None
             if isinstance(reply, RouteReply):
                 if fleet is not None:
-                    self.checks.routed(fleet, reply, cost, first_s)
+                    self.checks.routed(fleet, reply, first_s)
                 served = self.world.serve(reply.url, idx, cost)
                 await asyncio.wait([served], timeout=max(0.0, until - self.loop.time()))
                 if not served.done():

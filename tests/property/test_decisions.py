@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -338,6 +339,29 @@ def test_updates_leave_enough_ready_workers_while_help_can_be_had(s: Snapshot, m
     failed = s.group_failures.get(serving[0].group_id, Failures())
     history = room(s.endpoint.scaling, s.workers) == 0 and failed.last_at + LONGEST_WAIT_S <= NOW
     assert enough or (alone and (not failed.count or history))
+
+
+@given(snapshots(), memories, st.booleans())
+def test_who_is_started_is_not_sent_back_where_nothing_else_happens(
+    s: Snapshot, memory: Memory, all_needed: bool
+) -> None:
+    if all_needed:  # so that starts for the update of a failing workergroup are not as rare as with any need
+        equal: dict[str, Any] = {"group_id": WorkergroupId(1), "price": Price(1.0, 1.0, 0.1), "perf": 100.0}
+        team = [replace(w, **equal) for w in s.workers]
+        idle = [replace(w, state=State.IDLE, goal=Goal.HOT) for w in team[::2]]
+        cold = [replace(w, state=State.STOPPED, goal=Goal.COLD, outdated_at=0.0) for w in team[1::2]]
+        s = replace(s, workers=(*idle, *cold), demand=Demand(last_request_at=NOW), resting=frozenset())
+        s = replace(s, group_failures={WorkergroupId(1): Failures(1, NOW - LONGEST_WAIT_S)})
+        scaling = replace(s.endpoint.scaling, min_load=0.0, max_usd_h=None)
+        s = replace(s, endpoint=replace(s.endpoint, scaling=scaling))
+        memory = replace(memory, hot_needs=((NOW, 100.0 * len(idle)),))
+    decision = decide(s, memory)
+    woken = {w.id for w in s.workers if w.state is State.STOPPED and decision.goals.get(w.id) is Goal.HOT}
+    if not woken:
+        return
+    team = [replace(w, state=State.STARTING, since=NOW) if w.id in woken else w for w in after(s, decision)]
+    then = decide(replace(s, workers=tuple(team)), decision.memory)
+    assert not [i for i in woken if then.goals.get(i) is Goal.COLD]
 
 
 @given(snapshots(), memories)

@@ -1,6 +1,7 @@
 """What is decided, from a snapshot built by hand: capacity, limits, whom to take on and whom to let go."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -571,6 +572,19 @@ def test_none_rests_while_help_is_on_its_way() -> None:
 def test_help_that_is_no_longer_needed_is_let_go_before_any_that_serves() -> None:
     team = [*map(worker, (1, 2, 3)), worker(4, State.LOADING)]
     assert decided(snapshot(*team, demand=load(100))).goals == {WorkerId(4): Goal.COLD}
+
+
+def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergroup_failed() -> None:
+    failed = {GROUP: Failures(1, NOW - LONGEST_WAIT_S)}
+    four = replace(BARE, cold_workers=4)
+    serving = [replace(worker(1), outdated_at=NOW - 900.0), worker(2)]
+
+    def goals(*helpers: Worker) -> Mapping[WorkerId, Goal]:
+        return decided(snapshot(*serving, *helpers, scaling=four, demand=load(200), group_failures=failed)).goals
+
+    assert goals(cold(3), cold(4)) == {WorkerId(3): Goal.HOT}
+    assert goals(worker(3, State.STARTING), cold(4)) == {}
+    assert goals(worker(3), cold(4)) == {WorkerId(1): Goal.FRESH}
 
 
 def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:

@@ -69,13 +69,14 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
     for worker in _waiting(s, serving, frozenset({State.IDLE})):
         failing = _failures(s, worker).count > 0
         rest = [w for w in serving if w is not worker and w.id not in turns]
-        if len(going) + len(turns) >= _at_once(team) or (failing and worker.group_id in trying):
+        if len(going) + len(turns) >= _at_once(team):
             continue
-        if len(rest) >= count and supply(rest, s.learned) >= need:
+        if len(rest) < count or supply(rest, s.learned) < need:
+            # Also while one is on its way: it may be the help, which nobody would need any more.
+            waits = waits or {worker.id: Goal.FRESH}
+        elif not (failing and worker.group_id in trying):
             turns[worker.id] = Goal.FRESH
             trying.add(worker.group_id)
-        elif not waits:
-            waits[worker.id] = Goal.FRESH
     return turns, {} if turns or going else waits
 
 
