@@ -111,7 +111,7 @@ class Server:
         fleet = self.hub.fleet_named(ask.endpoint)
         if fleet is None:
             return None
-        outcome = self.router.route_now(fleet, ask)
+        outcome = self.router.route_now(fleet, ask, self.hub.clock.now())
         if isinstance(outcome, RouteReply):
             return outcome
         return await self.call(self.router.route_later(fleet, ask, outcome, lambda: asyncio.sleep(left_s)))

@@ -100,7 +100,7 @@ async def story(arrivals: list[bool]) -> None:
 
     async def ask() -> None:
         ask = RouteAsk("e", 500.0, 0)
-        outcome = router.route_now(fleet, ask)
+        outcome = router.route_now(fleet, ask, NOW)
         if isinstance(outcome, Waiting):
             await router.route_later(fleet, ask, outcome, never)
 
@@ -129,7 +129,7 @@ async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it
         await gone.wait()
 
     ask = RouteAsk("e", 500.0, 0)
-    outcome = router.route_now(fleet, ask)
+    outcome = router.route_now(fleet, ask, NOW)
     assert isinstance(outcome, Waiting)
     held = asyncio.create_task(router.route_later(fleet, ask, outcome, left))
     await asyncio.sleep(0)
@@ -153,7 +153,7 @@ async def test_an_endpoint_leaves_nothing_behind_for_the_requests_that_were_held
     ask = RouteAsk("e", 500.0, 0)
     for number in range(1, 4):
         fleet = Fleet(Endpoint(EndpointId(number), "e"), NOW)
-        outcomes = [router.route_now(fleet, ask) for _ in range(2)]
+        outcomes = [router.route_now(fleet, ask, NOW) for _ in range(2)]
         asking = [router.route_later(fleet, ask, cast(Waiting, outcome), never) for outcome in outcomes]
         assert all(isinstance(reply, WaitReply) for reply in await asyncio.gather(*asking))
     assert router._held == {}

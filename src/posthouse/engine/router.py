@@ -51,9 +51,9 @@ class Router:
     _held_count: int = 0
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
-    def route_now(self, fleet: Fleet, ask: RouteAsk) -> RouteReply | Assignment | Waiting:
+    def route_now(self, fleet: Fleet, ask: RouteAsk, now: float) -> RouteReply | Assignment | Waiting:
         """The reply, where it takes no waiting; else how far the request has come, to go on with in `route_later`."""
-        now, idx = self.hub.clock.now(), ask.request_idx or 0
+        idx = ask.request_idx or 0
         held = self._held.get(fleet.endpoint.id)
         if held and idx not in held and fleet.has_room(ask.cost, now):
             self.serve_held(fleet)  # room that came with time alone is for those that wait already

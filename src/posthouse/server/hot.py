@@ -140,7 +140,8 @@ class Hot:
         if path == "/sign_cert":
             return await self._sign_cert(token, scope, receive)
         if path == "/metrics":
-            if self._principal(scope["headers"], scope["query_string"], _address(scope)).scope < Scope.READ:
+            now = self.hub.clock.now()
+            if self._principal(scope["headers"], scope["query_string"], _address(scope), now).scope < Scope.READ:
                 raise Unauthorized("api_key: this key may not read")
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
@@ -179,9 +180,9 @@ class Hot:
 
         Raises: BadRequest, Unauthorized; nothing has been done then.
         """
-        ask = route.decode(raw)
+        ask, now = route.decode(raw), self.hub.clock.now()
         try:
-            principal = self._principal(headers, query, address, route.key_in(ask))
+            principal = self._principal(headers, query, address, now, route.key_in(ask))
         except TooMany:
             return _put_off(route.checked(ask), "too many wrong keys")
         ask = route.checked(ask)
@@ -190,9 +191,9 @@ class Hot:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
         if principal.endpoint_id is not None and principal.endpoint_id != fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
-        if not self.throttle.allows_route(principal.key_id, address, self.hub.clock.now()):
+        if not self.throttle.allows_route(principal.key_id, address, now):
             return _put_off(ask, "too many calls")
-        reply = self.router.route_now(fleet, ask)
+        reply = self.router.route_now(fleet, ask, now)
         return route.encode(reply) if isinstance(reply, route.RouteReply) else Begun(fleet, ask, reply)
 
     def when_signed(self, begun: Begun, found: Assignment, then: Callable[[int, bytes], None]) -> None:
@@ -228,14 +229,14 @@ class Hot:
         self.answers[path, 500] += 1
         return b'{"error":"the server could not answer this call"}'
 
-    def _principal(self, headers: Headers, query: bytes, address: str, key_in_body: str = "") -> Principal:
+    def _principal(self, headers: Headers, query: bytes, address: str, now: float, key_in_body: str = "") -> Principal:
         key = ""
         for name, value in headers:
             if name == b"authorization":
                 key = key_in_header(value.decode("latin-1"))
                 break
         key = key or key_in_body or (parse_qs(query.decode("latin-1")).get("api_key", [""])[0] if query else "")
-        principal = self.throttle.principal(self.keyring, key, address, self.hub.clock.now())
+        principal = self.throttle.principal(self.keyring, key, address, now)
         if principal is None:
             raise Unauthorized("api_key: missing, wrong or revoked")
         return principal
