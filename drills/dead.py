@@ -161,8 +161,8 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
     sent_to: list[WorkerId] = []
     really_route, really_assign = Router.route_now, Fleet.assign
 
-    def route_now(self: Router, fleet: Fleet, ask: RouteAsk) -> Any:
-        outcome = really_route(self, fleet, ask)
+    def route_now(self: Router, fleet: Fleet, ask: RouteAsk, now: float) -> Any:
+        outcome = really_route(self, fleet, ask, now)
         if fleet.endpoint.name == "alone":
             routes[outcome.request_idx].append(clock())
         return outcome
