@@ -15,6 +15,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import SAVE_S
 from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S, Assignment, Fleet, Waiting
+from posthouse.policy.retire import last_stays_s
 from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
 from tests.campaign.world import Box, World
@@ -311,5 +312,5 @@ class Checks:
         least = 1 if scaling.min_load > 0 or timeout_s < 0 else 0
         if groups and scaling.max_workers and hot < least:
             self.broken("convergence", f"endpoint {endpoint.id} has no hot worker: {told}")
-        if least == 0 and hot:
+        if hot and least == 0 and last_stays_s(fleet.snapshot(self._hub.clock.now(), ())) == 0:
             self.broken("convergence", f"endpoint {endpoint.id} has hot workers that nobody asks for: {told}")

@@ -365,6 +365,17 @@ def test_who_is_started_is_not_sent_back_where_nothing_else_happens(
 
 
 @given(snapshots(), memories)
+def test_the_last_hot_worker_does_not_rest_soon_after_a_request(s: Snapshot, memory: Memory) -> None:
+    scaling = replace(s.endpoint.scaling, inactivity_timeout=None, min_load=0.0)
+    endpoint = replace(s.endpoint, state=EndpointState.ACTIVE, scaling=scaling)
+    learned, silence = replace(s.learned, start_s=30.0), Demand(last_request_at=NOW - 500)
+    s = replace(s, endpoint=endpoint, learned=learned, demand=silence, calm_until=0.0)
+    decision = decide(s, replace(memory, hot_needs=()))
+    resting = [w for w in s.workers if w.goal is Goal.HOT and decision.goals.get(w.id) is Goal.COLD]
+    assert not resting or hot(after(s, decision)) or Goal.GONE in decision.goals.values()
+
+
+@given(snapshots(), memories)
 def test_few_are_updated_at_one_time(s: Snapshot, memory: Memory) -> None:
     for states in (INACTIVE, {State.IDLE}):
         turns = [w for w in begun(s, decide(s, memory)) if w.state in states]

@@ -7,6 +7,8 @@ import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling, defaults
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
+from posthouse.domain.load import Learned
+from posthouse.policy.retire import LAST_STAYS_STARTS
 from tests.sim.world import START_AT, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=50)
@@ -135,9 +137,14 @@ def test_after_the_inactivity_timeout_the_cold_workers_are_left() -> None:
     assert (world.count(State.STOPPED), len(world.fleet.workers)) == (2, 2)
 
 
-@pytest.mark.parametrize("timeout_s", [None, 0.0])
-def test_without_an_inactivity_timeout_the_load_alone_decides_about_zero(timeout_s: float | None) -> None:
-    world = World(replace(BARE, inactivity_timeout=timeout_s), load=lambda t: 300.0 if t < 100 else 0.0).run(250)
+@pytest.mark.parametrize(("timeout_s", "stays_s"), [(None, LAST_STAYS_STARTS * Learned().start_s), (0.0, 0.0)])
+def test_without_an_inactivity_timeout_the_load_alone_decides_about_zero(
+    timeout_s: float | None, stays_s: float
+) -> None:
+    world = World(replace(BARE, inactivity_timeout=timeout_s), load=lambda t: 300.0 if t < 100 else 0.0)
+    world.run(95 + stays_s)
+    assert world.count(State.IDLE) > 0
+    world.run(250 + stays_s)
     assert world.count(State.IDLE) == 0
 
 

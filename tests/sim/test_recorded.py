@@ -207,7 +207,8 @@ def test_what_was_what_is_and_what_was_asked_for_stand_side_by_side(
     was, is_now = json.loads(said(capsys, *ask, "--json"))
     assert (was["column"], is_now["column"]) == ("as it was", "as it is")
     assert was["requests"] == is_now["requests"]
-    columns = json.loads(said(capsys, *ask, "--min-load", "0", "--price", "0.8", "--policy", "static", "--json"))
+    to_zero = ("--min-load", "0", "--inactivity-timeout", "0")
+    columns = json.loads(said(capsys, *ask, *to_zero, "--price", "0.8", "--policy", "static", "--json"))
     assert [c["column"] for c in columns] == ["as it was", "as it is", "as asked", "static"]
     assert columns[1]["usd"] == is_now["usd"]
     assert columns[2]["ready_h"] < columns[1]["ready_h"]

@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 def test_a_long_request_survives_the_scale_down() -> None:
-    world = World(BARE, load=lambda t: 500.0 if t < 200 else 0.0).run(150)
+    world = World(replace(BARE, inactivity_timeout=0.0), load=lambda t: 500.0 if t < 200 else 0.0).run(150)
     longs = [world.request(cost=10_000) for _ in range(3)]  # 400 s each
     world.run(1000)
     assert world.times(Command.STOP)
@@ -257,7 +257,8 @@ def test_a_restart_adopts_every_worker_and_makes_none() -> None:
 
 
 def test_a_restart_holds_the_scale_down_for_its_calm_and_no_longer() -> None:
-    world = World(replace(BARE, cold_workers=3), load=lambda t: 270.0 if t < 200 else 0.0).run(210)
+    scaling = replace(BARE, cold_workers=3, inactivity_timeout=0.0)
+    world = World(scaling, load=lambda t: 270.0 if t < 200 else 0.0).run(210)
     assert world.count(State.IDLE) >= 3
     world.restart(calm_s=120)
     world.run(329)

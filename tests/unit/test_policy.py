@@ -22,7 +22,15 @@ from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
 from posthouse.policy.recruit import EXCHANGE_EVERY_S, added_usd_h
-from posthouse.policy.retire import LONGEST_STORAGE_S, RELEASE_EVERY_S, SHORTEST_STORAGE_S, Sparing, storage_s
+from posthouse.policy.retire import (
+    LAST_STAYS_STARTS,
+    LONGEST_STORAGE_S,
+    RELEASE_EVERY_S,
+    SHORTEST_STORAGE_S,
+    Sparing,
+    last_stays_s,
+    storage_s,
+)
 from posthouse.policy.route import beyond_median, handicap_s, pick, queued_work, work_ahead
 
 NOW = 10_000.0
@@ -67,7 +75,7 @@ def offer(
 
 def load(rate: float) -> Demand:
     """Steady load, and nothing open."""
-    return Demand(rate=rate, recent_rate=rate, last_request_at=NOW)
+    return Demand(rate=rate, long_rate=rate, recent_rate=rate, last_request_at=NOW)
 
 
 def snapshot(*workers: Worker, scaling: Scaling = BARE, demand: Demand | None = None, **fields: object) -> Snapshot:
@@ -110,6 +118,15 @@ def test_min_load_is_a_floor_of_the_load() -> None:
 def test_the_higher_of_the_last_minute_and_the_last_ten_seconds_is_prepared_for() -> None:
     assert predicted_load(Demand(rate=5, recent_rate=7)) == 7
     assert predicted_load(Demand(rate=7, recent_rate=5)) == 7
+
+
+def test_cold_workers_are_made_for_what_five_minutes_ask_for_not_for_a_spike_in_the_last() -> None:
+    team, scaling = [worker(1), cold(2), cold(3)], replace(BARE, cold_mult=3)
+    spike = replace(load(300), long_rate=100.0)
+    assert rented(decided(snapshot(*team, scaling=scaling, demand=spike))) == (0, 0)
+    assert rented(decided(snapshot(*team, scaling=scaling, demand=load(300)))) == (0, 6)
+    over = replace(load(100), long_rate=300.0)
+    assert rented(decided(snapshot(*team, scaling=scaling, demand=over))) == (0, 0)
 
 
 def test_capacity_in_all_is_cold_mult_times_the_hot_capacity_wanted() -> None:
@@ -230,7 +247,7 @@ def test_a_ready_worker_of_unknown_performance_makes_no_infinite_need() -> None:
 @pytest.mark.parametrize(
     ("min_load", "timeout_s", "idle_s", "hot"),
     [
-        (0.0, None, 0.0, 0),
+        (0.0, None, LAST_STAYS_STARTS * 5.0, 0),
         (0.0, 0.0, 0.0, 0),
         (0.0, 300.0, 299.0, 1),
         (0.0, 300.0, 300.0, 0),
@@ -247,6 +264,20 @@ def test_when_an_endpoint_may_have_no_hot_worker(
     assert decision.goals == ({} if hot else {WorkerId(1): Goal.COLD})
     if hot:
         assert rented(decided(snapshot(scaling=scaling, demand=Demand(last_request_at=NOW - idle_s)))) == (1, 0)
+
+
+def test_without_an_inactivity_timeout_the_last_worker_stays_a_while_but_none_is_started_for_it() -> None:
+    quiet = Demand(last_request_at=NOW - LAST_STAYS_STARTS * 5.0 + 1.0)
+    assert decided(snapshot(worker(1), worker(2), demand=quiet)).goals == {WorkerId(2): Goal.COLD}
+    assert decided(snapshot(worker(1), demand=quiet)).goals == {}
+    nobody = decided(snapshot(cold(1), demand=quiet, scaling=replace(BARE, cold_workers=1)))
+    assert (nobody.goals, nobody.rentals) == ({}, ())
+
+
+@pytest.mark.parametrize(("start_s", "stays_s"), [(30.0, 600.0), (0.0, 0.0), (600.0, LONGEST_STORAGE_S)])
+def test_the_last_worker_stays_the_longer_the_longer_a_start_takes(start_s: float, stays_s: float) -> None:
+    s = snapshot(demand=Demand(last_request_at=NOW), learned=Learned(start_s=start_s))
+    assert last_stays_s(s) == stays_s
 
 
 @pytest.mark.parametrize("demand", [Demand(waiting=1.0), Demand(outstanding=1.0)])
@@ -626,7 +657,7 @@ def test_dear_machines_with_cheap_storage_are_kept_longer(
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
     steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
     assert predicted_load(steady) == 140.0
-    assert predicted_load(replace(steady, variance=1000.0)) == pytest.approx(120.0)  # 2 x sqrt(1000 / 10) off
+    assert predicted_load(replace(steady, variance=1000.0)) == pytest.approx(110.0)  # 3 x sqrt(1000 / 10) off
     assert predicted_load(replace(steady, variance=1e6)) == 100.0
     lull = replace(steady, rate=40.0, recent_rate=40.0)
     assert predicted_load(lull) == 40.0

@@ -39,7 +39,7 @@ class Scaling:
     target_queue_time: float = 10.0
     """Wait, in seconds, beyond which capacity is added at once."""
     inactivity_timeout: float | None = None
-    """Seconds without a request after which the endpoint may go to zero. None or 0: no such gate. Below 0: never."""
+    """Seconds without a request before it may go to zero. None: 20 starts. 0: no such gate. Below 0: never."""
     max_usd_h: float | None = None
     """Posthouse's own: never rent or start what would let the endpoint cost more than this per hour. None: no cap."""
     slo_mode: SloMode = "fixed"

@@ -47,8 +47,8 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     hot_needs = sliding_max(memory.hot_needs, s.now, need, hold_s)
     held = hot_needs[0][1]
     needed_new = min(held, needed_new)  # what is needed for less than a creation takes is not rented
-    # Cold workers are for load that lasts: a backlog is over before a worker made for it is there.
-    lasting = min(need, max(demand.rate, scaling.min_load) / scaling.target_util)
+    # Cold workers are for load that lasts: a backlog, and a spike, are over before a worker made for them is there.
+    lasting = min(need, max(min(demand.rate, demand.long_rate), scaling.min_load) / scaling.target_util)
     reserve = min(AUTO_RESERVE * held, scaling.cold_mult * lasting) if auto else scaling.cold_mult * lasting
     total = max(reserve, scaling.min_cold_load, needed_new)
     total_hold_s = retire.storage_s(team, s.learned)
@@ -72,7 +72,8 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         turns = waits
 
     # Who rests, and who goes.
-    released = retire.release(s, team, held, least, memory.released_at)
+    last_s = retire.last_stays_s(s)
+    released = retire.release(s, team, held, max(least, int(last_s > 0)), memory.released_at)
     team = _with(team, released)
     discarded = retire.discard(s, team, held_total, scaling.cold_workers)
 
@@ -90,6 +91,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
             f"max({f'{AUTO_RESERVE:g} x hot need, at most ' if auto else ''}cold_mult {scaling.cold_mult:g} x lasting "
             f"need, min_cold_load), held {total_hold_s:.0f} s",
         ),
+        *([Reason("last hot worker", "stays", f"{last_s:.0f} s more without a request")] if held <= 0 < last_s else ()),
         *update.progress(s, team, waits),
         *not_woken,
         *not_hot,

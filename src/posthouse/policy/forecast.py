@@ -5,10 +5,11 @@ import math
 from posthouse.domain.load import Demand
 
 MINUTE_S = 60.0
-CHANCE, SURPRISE = 1.0, 2.0
+CHANCE, SURPRISE = 1.0, 3.0
 """Standard deviations within which the mean of a minute says nothing new, and beyond which that of the last seconds is
-more than chance: once in 44 looks it is by chance alone. Without, the highest of noisy means, held, would stand for a
-load that nobody asks for."""
+more than chance: with two it is by chance alone once in 44 looks, and with a look each second a small fleet would pay
+for a worker more much of the time. Without, the highest of noisy means, held, would stand for a load that nobody asks
+for."""
 
 
 def predicted_load(demand: Demand) -> float:

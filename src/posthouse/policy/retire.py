@@ -20,6 +20,11 @@ LEAST_GAIN = 0.25
 """Least share of what workers cost that is saved where one is started so that they can rest: a start costs too, and the
 need may change."""
 
+LAST_STAYS_STARTS = 20.0
+"""How long the last hot worker stays after the last request: so many starts, ten minutes at 30 s each. While there
+is none each request waits for a whole start, and not only those beyond what others can do, so it is worth more than
+the others. As long as the usual fixed keep-alive: Shahrad et al., *Serverless in the Wild*, 2020."""
+
 SHORTEST_STORAGE_S, LONGEST_STORAGE_S = 600.0, 3600.0
 """Bounds of how long a cold worker is kept that nobody needs: making one anew is slow whatever it costs, and what was
 needed an hour ago says little."""
@@ -37,6 +42,14 @@ def storage_s(team: Iterable[Worker], learned: Learned) -> float:
         return SHORTEST_STORAGE_S
     even_s = learned.create_s * running / stored if stored else LONGEST_STORAGE_S
     return min(max(even_s, SHORTEST_STORAGE_S), LONGEST_STORAGE_S)
+
+
+def last_stays_s(s: Snapshot) -> float:
+    """How much longer the last hot worker stays without a request; 0 where `inactivity_timeout` is given."""
+    if s.endpoint.scaling.inactivity_timeout is not None:
+        return 0.0
+    stay_s = min(LAST_STAYS_STARTS * s.learned.start_s, LONGEST_STORAGE_S)
+    return max(0.0, s.demand.last_request_at + stay_s - s.now)
 
 
 def failed(workers: Iterable[Worker]) -> dict[WorkerId, Goal]:
