@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,11 @@ TAKE_DOWN = signal.SIGUSR1
 """Asks for a stop that takes the workers down."""
 LISTED = 20
 """Most workers that are listed at a stop."""
+COLLECT_S = 60.0
+"""Between two full collections."""
+LONGEST_COLLECTION_S = 0.01
+"""Where one takes longer it is the last: calls wait for it, and a server of so many objects can spare the 5 MB.
+In a server of one busy endpoint, with 16,000 objects, it takes 1 to 3 ms."""
 
 
 @contextmanager
@@ -130,8 +136,10 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
         # What the start made stays. A full collection that walks through all of it stops the server for a tenth of a
         # second, and so Python makes one only once there is a quarter as much garbage.
         gc.freeze()
+        collecting = asyncio.create_task(keep_collecting())
         _greet(server, data_dir, as_json)
         await server.until_stopped()
+        collecting.cancel()
         if server.takes_down:
             await server.take_down(lambda text: typer.echo(text, err=True))
         if server.successor is None:
@@ -139,6 +147,21 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
     if server.successor is not None:
         tell_supervisor(server.successor.process.pid)
         sys.stderr.write(f"Handed over to process {server.successor.process.pid}.\n")
+
+
+async def keep_collecting() -> None:
+    """Makes a full collection every `COLLECT_S`, which nothing else does for hours.
+
+    There is hardly any garbage, but only a full collection empties the lists in which Python keeps dead tuples for the
+    next ones: 2,000 of each length up to 20, 5 MB in all. A tuple that is made of a generator is ten long at first and
+    then cut to its length, so it comes from none of these lists and ends in one: they fill, by up to 3 MB an hour.
+    """
+    took_s = 0.0
+    while took_s <= LONGEST_COLLECTION_S:
+        await asyncio.sleep(COLLECT_S)
+        began = time.thread_time()  # not what other programs take meanwhile
+        gc.collect()
+        took_s = time.thread_time() - began
 
 
 def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
