@@ -1,7 +1,7 @@
 """Which requests are open, where, and how much work they are."""
 
 import math
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,7 +10,10 @@ from posthouse.domain.plan import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000
-"""How many ended requests are remembered, so that one asked again goes elsewhere than where it failed."""
+"""How many ended requests are remembered at least, so that one asked again goes elsewhere than where it failed."""
+FORGOTTEN = 1_000
+"""So many at once. In one table for all, where each that ends drives out the oldest, Python makes the whole table anew
+every few minutes: 600 kB, for which there is often no room left but at the end of the memory."""
 
 End = tuple[WorkerId, Mapping[WorkerId, Failures], int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
@@ -53,7 +56,7 @@ class Ledger:
         self._expires_at = math.inf
         """No open request runs out before this."""
         self._oldest: Request | None = None
-        self._ended: OrderedDict[int, End] = OrderedDict()
+        self._ended: deque[dict[int, End]] = deque([{}], maxlen=ENDED_KEPT // FORGOTTEN + 1)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -63,7 +66,7 @@ class Ledger:
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
-        return self._ended.get(idx)
+        return next((part[idx] for part in reversed(self._ended) if idx in part), None)
 
     def wait(self, request: Request) -> None:
         """Puts the request at the end of the line, away from any worker; one that waits already keeps its place."""
@@ -117,14 +120,16 @@ class Ledger:
             self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
         else:
             del self.at[worker_id], self.work[worker_id]
-        self._ended[request.idx] = worker_id, request.failures, counted
-        if len(self._ended) > ENDED_KEPT:
-            self._ended.popitem(last=False)
+        latest = self._ended[-1]
+        latest[request.idx] = worker_id, request.failures, counted
+        if len(latest) >= FORGOTTEN:
+            self._ended.append({})
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
         self.remove(request)
-        self._ended.pop(request.idx, None)
+        for part in self._ended:
+            part.pop(request.idx, None)
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""
