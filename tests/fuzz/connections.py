@@ -47,12 +47,17 @@ class Wire(asyncio.Transport):
 
 
 def streams(here: Site) -> st.SearchStrategy[list[bytes]]:
-    """What a client sends on one connection, in pieces: calls whose answers do not depend on those before, damaged."""
+    """What a client sends on one connection, in pieces: calls whose answers do not depend on those before, damaged.
+
+    Some have the same head, which is not parsed again where a whole call is a piece.
+    """
     route = {"endpoint": ENDPOINT, "cost": 5, "request_idx": 0}
     report = {"id": WORKER_ID, "mtoken": here.secrets["worker"], "cur_load": 1}
     key = f"Authorization: Bearer {here.secrets['endpoint']}"
     calls = [
         _call("POST", "/route/", route, key),
+        _call("POST", "/route/", {**route, "cost": 7}, key),
+        _call("POST", "/route/", {**route, "endpoint": ENDPOINT[::-1]}, key),
         _call("POST", "/route/", {**route, "note": "x" * 3000}, key, "Expect: 100-continue"),
         _call("POST", "/api/v0/route", {**route, "endpoint": "nobody"}, key),
         _call("POST", "/route/", route),
@@ -64,7 +69,8 @@ def streams(here: Site) -> st.SearchStrategy[list[bytes]]:
     ]
     whole = st.lists(st.sampled_from(calls), min_size=1, max_size=4).map(b"".join)
     damaged = st.lists(st.sampled_from(calls) | mutated(calls), min_size=1, max_size=4).map(b"".join)
-    return st.builds(_cut, whole | damaged, st.lists(st.floats(0, 1), max_size=6))
+    each = st.lists(st.sampled_from(calls[:3]) | st.sampled_from(calls) | mutated(calls[:3]), min_size=3, max_size=6)
+    return st.builds(_cut, whole | damaged, st.lists(st.floats(0, 1), max_size=6)) | each
 
 
 def _call(method: str, path: str, body: object, *headers: str) -> bytes:

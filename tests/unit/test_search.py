@@ -96,6 +96,7 @@ def test_an_object_is_taken_as_it_is() -> None:
         ('{"a":' * 800, "not a JSON object"),
         ('{"\ud800', "not a JSON object"),
         ({"gpu_ram": {"gte": object()}}, "search"),
+        ({"gpu_ram": "\ud800"}, "search"),
     ],
 )
 def test_a_bad_search_is_told_where_and_why(search: str | dict[str, object], problem: str) -> None:

@@ -107,7 +107,7 @@ def matches(filters: Mapping[str, Mapping[str, object]], values: Mapping[str, ob
 def _checked(filters: object) -> dict[str, dict[str, object]]:
     try:
         shaped = msgspec.convert(filters, _JSON_SHAPE)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise BadRequest(f"search: expected {{field: {{op: value}}}}: {error}") from None
     for field, conditions in shaped.items():
         for op in conditions:
