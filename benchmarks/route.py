@@ -115,6 +115,7 @@ async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
     hot = _hot(site, record)
     app = _constant if site.workers == 0 else hot
     gc.collect()
+    gc.freeze()  # as `posthouse serve` does
     if site.pinned:
         os.sched_setaffinity(0, {SERVER_CORE})
     config = uvicorn.Config(

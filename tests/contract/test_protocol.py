@@ -427,6 +427,16 @@ def test_a_signature_that_fails_is_an_error_and_the_connection_goes_on(
     assert good[0] == 200
 
 
+def test_a_signed_reply_that_cannot_be_made_is_an_error(early: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no grant")
+
+    monkeypatch.setattr(Router, "reply", fail)
+    failed, good = early.talk([SIGNED + REQUESTS["good"]], 2)
+    assert (failed[0], json.loads(failed[2])) == (400, {"error": "the server could not answer this call"})
+    assert good[0] == 200
+
+
 @pytest.mark.parametrize("parting", [False, True], ids=["stop", "restart in place"])
 def test_a_server_that_ends_sends_what_it_has_begun_to_sign(
     early: Served, signer: Signer, parting: bool, monkeypatch: pytest.MonkeyPatch

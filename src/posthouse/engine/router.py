@@ -88,14 +88,18 @@ class Router:
         if isinstance(outcome, Waiting):
             idx = outcome.request_idx if ask.polls else 0
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
-        reply: asyncio.Future[RouteReply] = asyncio.get_running_loop().create_future()
-        self.when_signed(ask, outcome, partial(_settle, reply))
-        return await reply
+        signature: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.when_signed(ask, outcome, partial(_settle, signature))
+        return self.reply(ask, outcome, await signature)
 
-    def when_signed(self, ask: RouteAsk, found: Assignment, then: Callable[[RouteReply | Exception], None]) -> None:
-        """Has `then` called with the signed reply, or with what kept it from being signed."""
-        text = _text(ask, found, found.worker.scheme or Scheme.U)
-        self.sign_beside(text, partial(self._signed, ask, found, then))
+    def when_signed(self, ask: RouteAsk, found: Assignment, then: Callable[[str | Exception], None]) -> None:
+        """Has `then` called with the signature that the reply needs, or with what kept it from being made."""
+        self.sign_beside(_text(ask, found, found.worker.scheme or Scheme.U), then)
+
+    def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
+        """The reply to a request that has a worker, and a signature of its own."""
+        reply, worker = _reply(ask, found, signature), found.worker
+        return self._granted(reply, worker) if worker.version.endswith(AGENT) else reply
 
     def serve_held(self, fleet: Fleet) -> None:
         """Gives held requests the workers that have freed up, the one that has waited longest first.
@@ -158,15 +162,6 @@ class Router:
             if not held:  # or every endpoint that ever was would leave one
                 del self._held[fleet.endpoint.id]
 
-    def _signed(
-        self, ask: RouteAsk, found: Assignment, then: Callable[[RouteReply | Exception], None], signed: str | Exception
-    ) -> None:
-        if isinstance(signed, Exception):
-            then(signed)
-            return
-        reply = _reply(ask, found, signed)
-        then(self._granted(reply, found.worker) if found.worker.version.endswith(AGENT) else reply)
-
     def _granted(self, reply: RouteReply, worker: Worker) -> RouteReply:
         """The reply with a grant, for a worker that runs our agent."""
         reply.grant = issued(
@@ -183,13 +178,13 @@ class Router:
         return reply
 
 
-def _settle(future: "asyncio.Future[RouteReply]", reply: RouteReply | Exception) -> None:
+def _settle(future: "asyncio.Future[str]", signed: str | Exception) -> None:
     if future.done():  # whoever waited went away
         return
-    if isinstance(reply, Exception):
-        future.set_exception(reply)
+    if isinstance(signed, Exception):
+        future.set_exception(signed)
     else:
-        future.set_result(reply)
+        future.set_result(signed)
 
 
 def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:

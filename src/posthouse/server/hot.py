@@ -199,11 +199,14 @@ class Hot:
     def when_signed(self, begun: Begun, found: Assignment, then: Callable[[int, bytes], None]) -> None:
         """Has `then` called with status and body, for a `/route/` call that waits for nothing but its signature."""
 
-        def signed(reply: route.RouteReply | Exception) -> None:
-            if isinstance(reply, Exception):
-                then(400, self._failed("/route", reply))
-            else:
-                then(200, route.encode(reply))
+        def signed(signature: str | Exception) -> None:
+            try:
+                if isinstance(signature, Exception):
+                    raise signature
+                code, body = 200, route.encode(self.router.reply(begun.ask, found, signature))
+            except Exception as error:  # noqa: BLE001 - as in __call__
+                code, body = 400, self._failed("/route", error)
+            then(code, body)
 
         try:
             self.router.when_signed(begun.ask, found, signed)
