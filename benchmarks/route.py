@@ -18,12 +18,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import cycle
+from itertools import cycle, pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -461,6 +462,17 @@ def bare(span_s: float) -> tuple[float, float]:
     return total / (time.perf_counter() - began_at), (time.process_time() - used_s) / total * 1e6
 
 
+@contextmanager
+def awake(pid: int) -> Iterator[None]:
+    """Lets a server run for a while: all others stand still, or their timers would take their part of the cores."""
+    server = psutil.Process(pid)
+    server.resume()
+    try:
+        yield
+    finally:
+        server.suspend()
+
+
 async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int, span_s: float) -> dict[str, Any]:
     """Every measurement, with progress on the terminal."""
     request = _post("/route/", {"endpoint": "bench-1", "api_key": key, "cost": 100, "request_idx": 0}, key)
@@ -468,7 +480,8 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     os.sched_setaffinity(0, {LOAD_CORE})
 
     async def load(name: str) -> Seen:
-        return await measure(ports[name], pids[name], request, span_s)
+        with awake(pids[name]):
+            return await measure(ports[name], pids[name], request, span_s)
 
     generator = await load("echo")
     print(f"the load itself can do {generator.rps:,.0f} requests/s against a server that only echoes")
@@ -487,23 +500,26 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
     keyring = Keyring(SECRET, [], lambda _: None)
     reports = [_report(keyring, i) for i in range(1, 10_001)]
     quiet, reported, arrived = [], [], []
+    port, pid = ports["100x100"], pids["100x100"]
     for i in range(rounds):
-        quiet.append(await load("100x100"))
-        per_s, while_reporting = await reporting(ports["100x100"], reports, lambda: load("100x100"))
+        with awake(pid):
+            quiet.append(await measure(port, pid, request, span_s))
+            per_s, while_reporting = await reporting(port, reports, lambda: measure(port, pid, request, span_s))
         reported.append(while_reporting)
         arrived.append(per_s)
         print(
             f"reports {i + 1}/{rounds}  without: {quiet[-1].rps:,.0f}  with {per_s:,.0f}/s: {while_reporting.rps:,.0f}",
             flush=True,
         )
-    rss_mb = psutil.Process(pids["100x100"]).memory_info().rss / 1e6
+    rss_mb = psutil.Process(pid).memory_info().rss / 1e6
 
     os.sched_setaffinity(0, both_cores)
-    alone, signed = [], []
+    alone, signed = [bare(span_s)], []
     for i in range(rounds):
-        alone.append(bare(span_s))
         signed.append(await load("signed"))
+        alone.append(bare(span_s))
         print(f"signed {i + 1}/{rounds}  bare: {alone[-1][0]:,.0f}  routed: {signed[-1].rps:,.0f}", flush=True)
+    beside = [((a + b) / 2, (a_us + b_us) / 2) for (a, a_us), (b, b_us) in pairwise(alone)]
 
     constant_cpu_us = median(s.cpu_us for s in constants)
     rows = {
@@ -525,12 +541,12 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
         "signed": {
             "rps": round(median(s.rps for s in signed)),
             "bare_rps": round(median(rps for rps, _ in alone)),
-            "ratio": round(median(s.rps / rps for s, (rps, _) in zip(signed, alone, strict=True)), 3),
+            "ratio": round(median(s.rps / rps for s, (rps, _) in zip(signed, beside, strict=True)), 3),
             # What the load takes of the cores, a server and `bare` have to themselves.
             "ratio_without_load": round(
                 median(
                     s.rps / rps / (1 - s.rps * s.load_cpu_us / 1e6 / len(both_cores))
-                    for s, (rps, _) in zip(signed, alone, strict=True)
+                    for s, (rps, _) in zip(signed, beside, strict=True)
                 ),
                 3,
             ),
@@ -538,9 +554,9 @@ async def run(ports: dict[str, int], pids: dict[str, int], key: str, rounds: int
             "load_cpu_us": round(median(s.load_cpu_us for s in signed), 1),
             "bare_cpu_us": round(median(us for _, us in alone), 1),
             "cpu_ratio": round(
-                median(us / (s.cpu_us + s.load_cpu_us) for s, (_, us) in zip(signed, alone, strict=True)), 3
+                median(us / (s.cpu_us + s.load_cpu_us) for s, (_, us) in zip(signed, beside, strict=True)), 3
             ),
-            "server_cpu_ratio": round(median(us / s.cpu_us for s, (_, us) in zip(signed, alone, strict=True)), 3),
+            "server_cpu_ratio": round(median(us / s.cpu_us for s, (_, us) in zip(signed, beside, strict=True)), 3),
         },
         "reports_per_s": round(median(arrived)),
         "reports": {
@@ -609,6 +625,8 @@ def main() -> None:
             processes["echo" if site is None else site.name] = process, here
         ports = {name: pipe.recv() for name, (_, pipe) in processes.items() if pipe.poll(60)}
         pids = {name: process.pid or 0 for name, (process, _) in processes.items()}
+        for pid in pids.values():
+            psutil.Process(pid).suspend()
         result = uvloop.run(run(ports, pids, key, rounds, span_s))
     finally:
         for process, _ in processes.values():
