@@ -16,7 +16,7 @@ from posthouse.signing.rsa import RsaKey
 
 MOST: Final = 8
 """Processes that have something to do: the event loop routes no more requests than they sign."""
-TOGETHER: Final = 16
+TOGETHER: Final = 32
 """Most signatures that come back together: to wake the event loop for each would cost a tenth of a signature."""
 REST_S: Final = 10.0
 """After which a process that ended is replaced."""
@@ -51,7 +51,11 @@ class SigningProcesses:
         if not self._ready:
             self._sign_here(data, then)
             return
-        min(self._ready, key=_Process.open_count).take(data, then)
+        fewest = self._ready[0]
+        for process in self._ready:
+            if len(process.open) < len(fewest.open):
+                fewest = process
+        fewest.take(data, then)
         if not self._will_flush:  # what comes in one round of the event loop goes out together
             self._will_flush = True
             self._loop.call_soon(self._flush)
@@ -120,9 +124,6 @@ class _Process(asyncio.SubprocessProtocol):
         self.open: deque[tuple[bytes, Then]] = deque()
         """What it has not signed yet."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def open_count(self) -> int:
-        return len(self.open)
 
     def take(self, data: bytes, then: Then) -> None:
         """Has it sign `data` after the next `flush`."""

@@ -7,7 +7,6 @@ what is signed. The worker builds the text anew from what the client sent it.
 import json
 import math
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -21,19 +20,7 @@ class Scheme(StrEnum):
     U = "U"  # workers from version 1.1 on: the address alone
 
 
-_FIELDS: Final = {
-    Scheme.A4: ("cost", "endpoint", "reqnum", "url"),
-    Scheme.A5: ("cost", "endpoint", "reqnum", "url", "request_idx"),
-    Scheme.A5S: ("cost", "endpoint", "reqnum", "request_idx", "url"),
-    Scheme.U: ("url",),
-}
-
 _EXACT_INTEGERS: Final = 2**53  # below it, every integer is a float and every JSON reader keeps it
-
-_TEXTS: Final[Mapping[str, str]] = {
-    scheme: "{\n" + ",\n".join(f'    "{name}": %({name})s' for name in names) + "\n}"
-    for scheme, names in _FIELDS.items()
-}
 
 _quoted: Final = json.encoder.encode_basestring_ascii
 
@@ -52,14 +39,15 @@ def signed_text(scheme: str, *, cost: int | float, endpoint: str, reqnum: int, r
     if not -math.inf < cost < math.inf:
         raise ValueError(f"cost: must be a finite number, not {cost}")
     # `json` with `indent` leaves its quick encoder; and JSON's form of integers and finite floats is Python's own.
-    values = {
-        "cost": cost,
-        "endpoint": _quoted(endpoint),
-        "reqnum": reqnum,
-        "request_idx": request_idx,
-        "url": _quoted(url),
-    }
-    return (_TEXTS[scheme] % values).encode()
+    address = f'"url": {_quoted(url)}'
+    if scheme == Scheme.U:
+        return f"{{\n    {address}\n}}".encode()
+    common = f'{{\n    "cost": {cost},\n    "endpoint": {_quoted(endpoint)},\n    "reqnum": {reqnum},\n    '
+    if scheme == Scheme.A5S:
+        return f'{common}"request_idx": {request_idx},\n    {address}\n}}'.encode()
+    if scheme == Scheme.A5:
+        return f'{common}{address},\n    "request_idx": {request_idx}\n}}'.encode()
+    return f"{common}{address}\n}}".encode()
 
 
 def wire_cost(cost: float) -> int | float:
