@@ -61,7 +61,7 @@ class Peers(World):
 
 
 def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_is_closed() -> None:
-    world = Peers(BARE, load=lambda t: 450.0 if t < 200 else 0.0)
+    world = Peers(replace(BARE, inactivity_timeout=0.0), load=lambda t: 450.0 if t < 200 else 0.0)
     world.run(150)
     session = world.open()
     world.run(150 + 1200)
