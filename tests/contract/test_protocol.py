@@ -34,6 +34,7 @@ from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Hot, Message, Receive, Send
 from posthouse.server.protocol import protocol_for
 from posthouse.signing.rsa import RsaKey
+from posthouse.wire.route import RouteAsk, RouteReply
 
 NOBODY = "an endpoint without workers"
 SCHEMES = {"address-alone": "U", "every-field": "A5S"}
@@ -428,8 +429,12 @@ def test_a_signature_that_fails_is_an_error_and_the_connection_goes_on(
 
 
 def test_a_signed_reply_that_cannot_be_made_is_an_error(early: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise ValueError("no grant")
+    really = Router.reply
+
+    def fail(self: Router, ask: RouteAsk, *rest: Any) -> RouteReply:
+        if ask.endpoint == "every-field":
+            raise ValueError("no grant")
+        return really(self, ask, *rest)
 
     monkeypatch.setattr(Router, "reply", fail)
     failed, good = early.talk([SIGNED + REQUESTS["good"]], 2)

@@ -69,9 +69,7 @@ class Router:
             signature = self._signatures[worker.url] = self.signer.sign(_text(ask, outcome, Scheme.U))
             if len(self._signatures) > MAX_SIGNATURES:
                 self._signatures.popitem(last=False)
-        cost = wire_cost(ask.cost)
-        reply = RouteReply(ask.endpoint, cost, outcome.reqnum, signature, worker.url, outcome.request_idx)
-        return self._granted(reply, worker) if worker.version.endswith(AGENT) else reply
+        return self.reply(ask, outcome, signature)
 
     async def route_later(
         self, fleet: Fleet, ask: RouteAsk, outcome: Assignment | Waiting, left: Callable[[], Coroutine[Any, Any, None]]
@@ -97,8 +95,12 @@ class Router:
         self.sign_beside(_text(ask, found, found.worker.scheme or Scheme.U), then)
 
     def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
-        """The reply to a request that has a worker, and a signature of its own."""
-        reply, worker = _reply(ask, found, signature), found.worker
+        """The reply to a request that has a worker, and the signature that this worker verifies."""
+        worker = found.worker
+        # The oldest workers hand unknown fields on to the model; the next need the index for clients that poll alone.
+        classic = worker.scheme == Scheme.A4 and (not ask.polls or worker.version == FLAT)
+        idx = 0 if classic else found.request_idx
+        reply = RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
         return self._granted(reply, worker) if worker.version.endswith(AGENT) else reply
 
     def serve_held(self, fleet: Fleet) -> None:
@@ -196,10 +198,3 @@ def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:
         request_idx=found.request_idx,
         url=found.worker.url,
     )
-
-
-def _reply(ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
-    # The oldest workers hand unknown fields on to the model; behind the next, only clients that poll need the index.
-    classic = found.worker.scheme == Scheme.A4 and (not ask.polls or found.worker.version == FLAT)
-    idx = 0 if classic else found.request_idx
-    return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, found.worker.url, idx)

@@ -34,7 +34,7 @@ def signed_text(scheme: str, *, cost: int | float, endpoint: str, reqnum: int, r
     `cost` is signed as the token it is (256 and 256.0 differ): pass what `wire_cost` returned, and put the
     same value into the reply.
 
-    Raises: ValueError when `cost` is not finite.
+    Raises: ValueError when `cost` is not finite, KeyError when there is no such scheme.
     """
     if not -math.inf < cost < math.inf:
         raise ValueError(f"cost: must be a finite number, not {cost}")
@@ -47,7 +47,9 @@ def signed_text(scheme: str, *, cost: int | float, endpoint: str, reqnum: int, r
         return f'{common}"request_idx": {request_idx},\n    {address}\n}}'.encode()
     if scheme == Scheme.A5:
         return f'{common}{address},\n    "request_idx": {request_idx}\n}}'.encode()
-    return f"{common}{address}\n}}".encode()
+    if scheme == Scheme.A4:
+        return f"{common}{address}\n}}".encode()
+    raise KeyError(scheme)
 
 
 def wire_cost(cost: float) -> int | float:
