@@ -39,7 +39,7 @@ def test_min_load_above_zero_keeps_one_worker(timeout_s: float | None) -> None:
 
 
 def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
-    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=10).run(1500)
+    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=10).run(9000)
     assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.boxes)) == (2, 4, 6)
 
 

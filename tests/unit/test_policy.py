@@ -129,6 +129,27 @@ def test_cold_workers_are_made_for_what_five_minutes_ask_for_not_for_a_spike_in_
     assert rented(decided(snapshot(*team, scaling=scaling, demand=over))) == (0, 0)
 
 
+def test_cold_workers_are_made_for_what_was_asked_for_over_an_hour() -> None:
+    team, scaling = [worker(i) for i in (1, 2, 3)], replace(BARE, cold_mult=3)
+    now = snapshot(*team, scaling=scaling, demand=load(300))
+    memory = Memory(hour_rate=0.0, at=NOW)
+    rents, rates = [], []
+    for second in range(0, 7200, 10):
+        decision = decided(replace(now, now=NOW + second), memory)
+        rents.append(rented(decision)[1])
+        rates.append(memory.hour_rate)
+        memory = decision.memory
+    assert rents[0] == 0
+    assert rents == sorted(rents)
+    assert rents[-1] == 5  # 3 x 300 x (1 - e^-2), and three are there
+    assert rates[360] == pytest.approx(300 * (1 - math.exp(-1)), rel=0.01)
+    # What was before a restart is not known, and while that is so the present counts.
+    assert rented(decided(snapshot(*team, scaling=scaling, demand=load(300)))) == (0, 6)
+    anew = decided(replace(now, calm_until=NOW + 60), Memory(hour_rate=0.0, at=NOW - 1))
+    assert rented(anew) == (0, 6)
+    assert anew.memory.hour_rate == 300
+
+
 def test_capacity_in_all_is_cold_mult_times_the_hot_capacity_wanted() -> None:
     decision = decided(snapshot(scaling=replace(BARE, cold_mult=3), demand=load(200)))
     assert rented(decision) == (2, 4)
@@ -657,7 +678,7 @@ def test_dear_machines_with_cheap_storage_are_kept_longer(
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
     steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
     assert predicted_load(steady) == 140.0
-    assert predicted_load(replace(steady, variance=1000.0)) == pytest.approx(110.0)  # 3 x sqrt(1000 / 10) off
+    assert predicted_load(replace(steady, variance=640.0)) == pytest.approx(108.0)  # 4 x sqrt(640 / 10) off
     assert predicted_load(replace(steady, variance=1e6)) == 100.0
     lull = replace(steady, rate=40.0, recent_rate=40.0)
     assert predicted_load(lull) == 40.0

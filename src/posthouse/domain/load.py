@@ -60,7 +60,8 @@ class Demand:
     recent_s: float = 10.0
     """10 s, or as long as a request takes if that is more: that long it keeps its worker busy, whenever it came."""
     variance: float = 0.0
-    """Of the work offered in ten seconds, for each of them, over the last five minutes; in work squared per second."""
+    """Of the work offered in ten seconds, for each of them, over four minutes until a minute ago; in work squared per
+    second."""
     cost: float = 0.0
     """Work of the request that a unit of work belongs to, in the mean of the last five minutes; 0: unknown. Of requests
     of random sizes about twice the mean, for large ones bring more units."""

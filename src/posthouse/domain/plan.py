@@ -1,5 +1,6 @@
 """What a decision is made from, and what it says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -52,6 +53,10 @@ class Memory:
     """The same for hot and cold capacity together, over a longer hold."""
     released_at: float = 0.0
     """When a hot worker was last let go."""
+    hour_rate: float = 0.0
+    """Offered work per second, mean of the last hour: what was before counts the less, the longer ago it was."""
+    at: float = -math.inf
+    """When that was so; without it the present stands for the hour."""
 
 
 @dataclass(frozen=True, slots=True)

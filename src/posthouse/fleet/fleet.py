@@ -76,9 +76,9 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 ACCRUE_S = 10.0
 """How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
-LONG_S, BLOCK_S = 300, 10
-"""Seconds over which the load is remembered, and the spans between which its variance is taken: a burst of one client
-lasts longer than a second, and counts as one."""
+LONG_S, BLOCK_S, LATEST = 300, 10, 6
+"""Seconds over which the load is remembered; the spans between which its variance is taken, for a burst of one client
+lasts longer than a second, and counts as one; and how many of them it leaves out, for it is what they are judged by."""
 RESEAT_SHARE = 0.1
 """By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
@@ -485,7 +485,7 @@ class Fleet:
             long_rate=long_rate,
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
-            variance=self._offered.variance(BLOCK_S, now) / BLOCK_S,
+            variance=self._offered.variance(BLOCK_S, LATEST, now) / BLOCK_S,
             waiting=self.ledger.waiting_work,
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),

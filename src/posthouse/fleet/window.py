@@ -25,12 +25,13 @@ class RateWindow:
         total = sum(sums[begin:end]) if begin >= 0 else sum(sums[begin:]) + sum(sums[:end])
         return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
 
-    def variance(self, block_s: int, now: float) -> float:
-        """Of the sums of blocks of `block_s` seconds, over the whole ring but the present block, which is not over."""
+    def variance(self, block_s: int, latest: int, now: float) -> float:
+        """Of the sums of blocks of `block_s` seconds, over the ring but the `latest` ones, the present included."""
         self._advance(now)
-        present = self._second % len(self._sums) // block_s
-        blocks = [sum(self._sums[i : i + block_s]) for i in range(0, len(self._sums), block_s)]
-        del blocks[present]
+        ring = len(self._sums)
+        oldest = (self._second // block_s + 1) * block_s  # where the next block will be
+        starts = [second % ring for second in range(oldest, oldest + ring - latest * block_s, block_s)]
+        blocks = [sum(self._sums[i : i + block_s]) for i in starts]
         mean = sum(blocks) / len(blocks)
         return sum([(amount - mean) ** 2 for amount in blocks]) / len(blocks)
 

@@ -10,7 +10,7 @@ from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import bounds, recruit, retire, update
 from posthouse.policy.capacity import coming, expected_wait_s, hot, hot_need, kept, ready, supply
-from posthouse.policy.forecast import predicted_load, sliding_max
+from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean
 
 HOT_HOLD_S = 30.0
 HOLD_STARTS, AUTO_HOLD_STARTS = 3.0, 5.0
@@ -48,7 +48,8 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     held = hot_needs[0][1]
     needed_new = min(held, needed_new)  # what is needed for less than a creation takes is not rented
     # Cold workers are for load that lasts: a backlog, and a spike, are over before a worker made for them is there.
-    lasting = min(need, max(min(demand.rate, demand.long_rate), scaling.min_load) / scaling.target_util)
+    hour_rate = demand.rate if s.now < s.calm_until else slow_mean(memory.hour_rate, demand.rate, s.now - memory.at)
+    lasting = min(need, max(min(demand.rate, demand.long_rate, hour_rate), scaling.min_load) / scaling.target_util)
     reserve = min(AUTO_RESERVE * held, scaling.cold_mult * lasting) if auto else scaling.cold_mult * lasting
     total = max(reserve, scaling.min_cold_load, needed_new)
     total_hold_s = retire.storage_s(team, s.learned)
@@ -104,7 +105,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         ready_supply=ready_supply,
         goals=_changes(s.workers, goals),
         rentals=hot_rentals + cold_rentals,
-        memory=Memory(hot_needs, total_needs, s.now if released else memory.released_at),
+        memory=Memory(hot_needs, total_needs, s.now if released else memory.released_at, hour_rate, s.now),
         because=because,
     )
 
