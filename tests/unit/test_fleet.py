@@ -829,6 +829,27 @@ def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
     assert fleet.snapshot(NOW + 5, ()).learned.odds == {kind: pytest.approx(2 / 3)}
 
 
+def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> None:
+    def machines(fleet: Fleet) -> tuple[str, ...]:
+        return fleet.snapshot(NOW, ()).group_failures.get(GROUP, Failures()).machines
+
+    def loading(number: int, machine: str, loaded_at: float = 0.0) -> Worker:
+        return replace(worker(WorkerId(number), State.MODEL_LOADING), machine=machine, loaded_at=loaded_at)
+
+    crew = [loading(n, machine) for n, machine in enumerate(["a", "a", "b", "c", "d", "e"], 1)]
+    fleet = fleet_of(*crew, loading(7, "f", loaded_at=NOW - 60))
+    sick = replace(ready_report(), error="no such model")
+    fleet.report(WorkerId(7), sick, NOW)  # that worked there before
+    assert machines(fleet) == ()
+    for number, failed in [(1, "a"), (2, "a"), (3, "ab"), (4, "abc"), (5, "abc")]:
+        fleet.report(WorkerId(number), sick, NOW)
+        assert machines(fleet) == tuple(failed)
+    told = [line.text for line in fleet.history.lines(GROUP) if "see what its template runs" in line.text]
+    assert told == [f"workergroup {GROUP} failed on 3 machines: see what its template runs"]
+    fleet.report(WorkerId(6), ready_report(WorkerId(6)), NOW)
+    assert machines(fleet) == ()
+
+
 def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     fleet.place(ONE, instance(ONE, Sighting.EXITED), NOW)

@@ -20,7 +20,7 @@ from posthouse.policy.bounds import committed_usd_h
 from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open, on_machine
 from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
-from posthouse.policy.patience import LONGEST_WAIT_S, machine_resume_at, resume_at
+from posthouse.policy.patience import LONGEST_WAIT_S, SAME_FAULT_WAIT_S, machine_resume_at, resume_at
 from posthouse.policy.recruit import EXCHANGE_EVERY_S, added_usd_h
 from posthouse.policy.retire import (
     LAST_STAYS_STARTS,
@@ -558,6 +558,16 @@ def test_a_workergroup_that_failed_waits_and_then_tries_one_worker_at_a_time() -
     assert rented(decided(due)) == (1, 0)
     trying = snapshot(worker(1, State.LOADING), demand=load(500), group_failures={GROUP: Failures(3, NOW - 20)})
     assert rented(decided(trying)) == (0, 0)
+
+
+def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
+    for machines, wait_s in [("ab", LONGEST_WAIT_S), ("abc", SAME_FAULT_WAIT_S)]:
+        failed = {GROUP: Failures(20, NOW - wait_s + 1, tuple(machines))}
+        early = snapshot(demand=load(500), group_failures=failed)
+        assert rented(decided(early)) == (0, 0)
+        told = [r.rule for r in decided(early).because if r.what == "no more hot workers"]
+        assert ["on 3 machines: see what its template runs" in text for text in told] == [machines == "abc"]
+        assert rented(decided(replace(early, now=NOW + 1))) == (1, 0)
 
 
 def test_the_wait_doubles_with_every_failure_and_has_a_longest() -> None:

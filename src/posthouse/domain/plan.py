@@ -18,6 +18,8 @@ class Failures:
 
     count: int = 0
     last_at: float = 0.0
+    machines: tuple[str, ...] = ()
+    """Of a workergroup: where new workers did not come to be ready."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.service import ServiceTimes
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
-from posthouse.policy.patience import resume_at
+from posthouse.policy.patience import resume_at, same_fault
 from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
 
 WAITING_KEPT_S = 20.0
@@ -727,7 +727,7 @@ class Fleet:
         elif state is not worker.state:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
-                self._blame(worker, now)
+                self._blame(worker, now, "" if worker.loaded_at else worker.machine)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
                 self._experience.failed(worker, now)  # it died at work, or was taken away
             self._enter(worker_id, state, now, sighting)
@@ -772,9 +772,16 @@ class Fleet:
         load_s = now - (before.since if returns else before.created_at)
         return replace(worker, loaded_at=worker.loaded_at or now, load_s=load_s, message="")
 
-    def _blame(self, worker: Worker, now: float) -> None:
+    def _blame(self, worker: Worker, now: float, machine: str = "") -> None:
+        """`machine`: where what the workergroup makes did not come to be ready, if it was tried."""
         group = self._group_failures.get(worker.group_id, Failures())
-        self._group_failures[worker.group_id] = Failures(group.count + 1, now)
+        machines = group.machines
+        if machine and machine not in machines and not same_fault(group):
+            machines += (machine,)
+        failures = self._group_failures[worker.group_id] = Failures(group.count + 1, now, machines)
+        if same_fault(failures) and not same_fault(group):
+            text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
+            self.history.note(now, Level.INFO0, text, worker)
         self._experience.failed(worker, now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:

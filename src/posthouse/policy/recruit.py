@@ -12,7 +12,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import UNSURE, hot, kept, kind, kind_of, perf_of, perf_on, supply
-from posthouse.policy.patience import machine_resume_at, resume_at
+from posthouse.policy.patience import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.retire import Sparing, exchange_usd_h
 
 TRIAL_SHARE = 0.1
@@ -118,8 +118,9 @@ def rent(
         failures = s.group_failures.get(entry.group_id, Failures())
         if taken[_place(entry)] >= entry.offer.available:
             return TAKEN
-        if s.now < resume_at(failures):
-            return f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try"
+        if s.now < group_resume_at(failures):
+            where = f", on {len(failures.machines)} machines: see what its template runs" * same_fault(failures)
+            return f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try{where}"
         if failures.count and entry.group_id in trying:
             return f"workergroup {entry.group_id} failed before and tries one worker at a time"
         if not affordable(s.endpoint.scaling, committed, running_usd_h(entry.offer.price)):

@@ -11,7 +11,7 @@ from posthouse.domain.plan import Failures, Obstacle, Reason, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import hot, kept, ready, supply
-from posthouse.policy.patience import LONGEST_WAIT_S, resume_at
+from posthouse.policy.patience import LONGEST_WAIT_S, group_resume_at
 
 TURN_SHARE = 0.25
 """Largest share of the workers in turn at one time, of those that serve and of the others; at least one. What does not
@@ -119,7 +119,7 @@ def _going(team: tuple[Worker, ...], states: frozenset[State]) -> list[Worker]:
 def _waiting(s: Snapshot, workers: Iterable[Worker], states: frozenset[State]) -> list[Worker]:
     """Workers in these states that wait for their turn and may be tried: who is free first, who was asked first."""
     due = [w for w in workers if w.outdated_at and w.state in states and w.goal in (Goal.HOT, Goal.COLD)]
-    due = [w for w in due if w.id not in s.resting and s.now >= resume_at(_failures(s, w))]
+    due = [w for w in due if w.id not in s.resting and s.now >= group_resume_at(_failures(s, w))]
     return sorted(due, key=lambda w: (w.id in s.busy, w.outdated_at, w.id))
 
 
