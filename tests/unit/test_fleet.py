@@ -848,6 +848,9 @@ def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> 
     assert told == [f"workergroup {GROUP} failed on 3 machines: see what its template runs"]
     fleet.report(WorkerId(6), ready_report(WorkerId(6)), NOW)
     assert machines(fleet) == ()
+    fleet = fleet_of(*crew)
+    fleet.observe("sim", [], NOW + 1, NOW + 1)  # all were taken away
+    assert (failures(fleet), machines(fleet)) == (6, ())
 
 
 def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:

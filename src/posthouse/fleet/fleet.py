@@ -727,7 +727,8 @@ class Fleet:
         elif state is not worker.state:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
-                self._blame(worker, now, "" if worker.loaded_at else worker.machine)
+                taken_away = sighting is Sighting.ABSENT
+                self._blame(worker, now, "" if taken_away or worker.loaded_at else worker.machine)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
                 self._experience.failed(worker, now)  # it died at work, or was taken away
             self._enter(worker_id, state, now, sighting)
