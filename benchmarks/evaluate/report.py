@@ -93,6 +93,12 @@ def _report(
         " with the true future. *Granularity*: the least with whole workers to the least with divisible ones, both"
         " without any wait. *Without storage*: stopped workers are not counted, which the bound hardly needs.",
         _table(_over_bound(judged, variants)),
+        "## What the money is for",
+        "In parts of the bound, means over scenarios. What *works* any policy pays for the same work, and the bound"
+        " pays for little else. *Idle* is ready and without work: headroom, whole workers, and what stays on against"
+        " the next rise. *Over 10 s* is the work, in per cent, that waited longer: where the best rival is cheaper than"
+        " ours, that is what its users pay instead.",
+        _table(_money(judged, variants)),
         "## Every rival",
         "Means over the scenarios that both met, geometric for cost. Above 1 the rival is dearer.",
         _table(_rivals(found, variants, told.defaults)),
@@ -184,6 +190,18 @@ def _over_bound(judged: Mapping[str, dict[str, Any]], variants: Sequence[str]) -
                 words = part.replace("_", " ").replace("foresight", "with foresight, over the bound")
                 line[words] = _span(value)
             lines.append(line)
+    return lines
+
+
+def _money(judged: Mapping[str, dict[str, Any]], variants: Sequence[str]) -> list[dict[str, str]]:
+    lines = []
+    for policy in variants:
+        for size, everybody in judged[policy]["money"].items():
+            for who, parts in everybody.items():
+                words = who if who.startswith(policy) else f"{who}, to {policy}"
+                line = {"busy workers": size, "who": words.replace(SEES, " with foresight")}
+                line |= {part: f"{parts[part]:.2f}" for part in ("working", "idle", "loading", "stopped", "all")}
+                lines.append(line | {"over 10 s, %": f"{100 * parts['over_10']:.1f}"})
     return lines
 
 

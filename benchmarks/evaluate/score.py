@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evaluate.runs import BOUND, SEES, Row
+from benchmarks.evaluate.scenarios import READY_USD_H
 
 TOLERANCE_S = 0.1
 SERVING = 0.05
@@ -140,7 +141,40 @@ def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequenc
             and {"scenario": worst, "excess": round(ratios[worst] - 1, 4)},
         }
     said["cost_over_bound"] = {f"{size:g}": _over_bound(found, mine, size) for size in _sizes(found, mine)}
+    said["money"] = {f"{size:g}": _money(found, mine, size, defaults) for size in _sizes(found, mine)}
     return said
+
+
+def _money(found: Scenarios, mine: str, size: float, defaults: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What is paid for, in parts of the clairvoyant bound: means over scenarios, for ours and those it is judged by."""
+    parts: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name, there in found.items():
+        if _size(name) != size or mine not in there or BOUND not in there or there[mine].draws != there[BOUND].draws:
+            continue
+        me, rivals = there[mine], comparable(there, mine, defaults)
+        compared = {mine: me, mine + SEES: there.get(mine + SEES)}
+        compared |= {"best rival": best_default(me, rivals), "as good": as_good(me, rivals)}
+        for who, scored in compared.items():
+            if scored is not None:
+                parts[who].append(_bill(scored, there[BOUND].figures["wait_10_usd"]))
+    return {
+        who: {part: round(sum(row[part] for row in rows) / len(rows), 4) for part in rows[0]}
+        for who, rows in parts.items()
+    }
+
+
+def _bill(scored: Scored, least_usd: float) -> dict[str, float]:
+    """What its dollars are for, in parts of `least_usd`; and the share of work over the goal that they left."""
+    figures = scored.figures
+    ready, used = figures["ready_h"] * READY_USD_H / least_usd, figures["busy"]
+    return {
+        "working": used * ready,
+        "idle": (1 - used) * ready,
+        "loading": figures["loading_h"] * READY_USD_H / least_usd,
+        "stopped": figures["stopped_usd"] / least_usd,
+        "all": scored.usd / least_usd,
+        "over_10": scored.over,
+    }
 
 
 def _sizes(found: Scenarios, mine: str) -> list[float]:

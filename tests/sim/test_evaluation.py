@@ -11,7 +11,7 @@ import pytest
 from benchmarks.evaluate import bounds, score
 from benchmarks.evaluate.__main__ import main
 from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, results
-from benchmarks.evaluate.scenarios import PERF, STARTS, Cell, Grid, Trace, traces_in
+from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
 
 from posthouse.domain.errors import BadRequest
 from posthouse.sim.scenario import load
@@ -216,6 +216,19 @@ def test_ours_is_judged_by_who_is_cheaper_and_lets_wait_no_longer() -> None:
     assert said["worst_excess_cost"] == {"scenario": "a/3/5-120", "excess": pytest.approx(0.1111)}
     both = ((10 / 11) * (10 / 9.5)) ** 0.5
     assert said["saving_vs_as_good_rival_default_geomean"]["value"] == pytest.approx(1 - both, abs=1e-4)
+
+
+def test_what_the_money_is_for_is_told_in_parts_of_the_bound() -> None:
+    paid = {"ready_h": 20.0, "busy": 0.75, "loading_h": 5.0, "stopped_usd": 1.0}
+    least: Row = row(BOUND, 0.0, 0.0, 0.0) | dict.fromkeys(score.BOUNDS, 5.0)
+    rows = [least, row("posthouse", 11.0, 5.0, 0.01) | paid, row("slow", 9.0, 50.0, 0.2)]
+    money = score.summary(score.scenarios(rows), "posthouse", ["slow"], [])["money"]["3"]
+    ready = 20.0 * READY_USD_H / 5
+    split = {"working": 0.75 * ready, "idle": 0.25 * ready, "loading": ready / 4, "stopped": 0.2}
+    assert money["posthouse"] == pytest.approx(split | {"all": 2.2, "over_10": 0.01})
+    assert sum(split.values()) == pytest.approx(2.2)
+    assert money["best rival"]["all"] == 1.8
+    assert money.keys() == {"posthouse", "best rival"}
 
 
 def test_what_was_run_is_kept_and_a_torn_line_is_not(traces: list[Trace], tmp_path: Path) -> None:
