@@ -86,11 +86,12 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
+        Reason("lasting need", lasting, "lowest mean of 60 s, 5 min and an hour, at least min_load, / target_util"),
         Reason(
             "total need",
             held_total,
             f"max({f'{AUTO_RESERVE:g} x hot need, at most ' if auto else ''}cold_mult {scaling.cold_mult:g} x lasting "
-            f"need, min_cold_load), held {total_hold_s:.0f} s",
+            f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s",
         ),
         *([Reason("last hot worker", "stays", f"{last_s:.0f} s more without a request")] if held <= 0 < last_s else ()),
         *update.progress(s, team, waits),
