@@ -256,6 +256,16 @@ def test_a_restart_adopts_every_worker_and_makes_none() -> None:
     assert (world.unanswered(), world.cut) == (0, [])
 
 
+def test_a_restart_keeps_the_reserve_though_what_was_asked_for_before_is_not_known() -> None:
+    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 270.0, cost=10).run(600)
+    for at in (600, 1200):  # the first so that the load is taken to have lasted
+        world.restart(calm_s=60)
+        world.run(at + 600)
+    assert (world.count(State.IDLE), world.count(State.STOPPED)) == (3, 6)
+    assert [t for t in world.times(Command.DESTROY) if t > 600] == []
+    assert [t for t in world.times(Command.RENT) if t > 1200] == []
+
+
 def test_a_restart_holds_the_scale_down_for_its_calm_and_no_longer() -> None:
     scaling = replace(BARE, cold_workers=3, inactivity_timeout=0.0)
     world = World(scaling, load=lambda t: 270.0 if t < 200 else 0.0).run(210)

@@ -76,9 +76,10 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 ACCRUE_S = 10.0
 """How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
-LONG_S, BLOCK_S, LATEST = 300, 10, 6
-"""Seconds over which the load is remembered; the spans between which its variance is taken, for a burst of one client
-lasts longer than a second, and counts as one; and how many of them it leaves out, for it is what they are judged by."""
+MINUTE_S, LONG_S, BLOCK_S, LATEST = 60, 300, 10, 6
+"""Seconds over which the load is taken, and over which it is remembered; the spans between which its variance is taken,
+for a burst of one client lasts longer than a second, and counts as one; and how many of them it leaves out, for it is
+what they are judged by."""
 RESEAT_SHARE = 0.1
 """By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
@@ -478,10 +479,12 @@ class Fleet:
         """All that a decision may look at."""
         oldest_at = self.ledger.oldest_waiting_at()
         recent_s = int(min(60.0, max(10.0, self._service_s)))
-        long_rate = self._offered.rate(LONG_S, now)
+        # After a restart the minutes before it are not known: they are no minutes without load.
+        long_s = min(LONG_S, max(MINUTE_S, self._offered.known_s(now)))
+        long_rate = self._offered.rate(long_s, now)
         demand = Demand(
-            cost=self._squares.rate(LONG_S, now) / long_rate if long_rate else 0.0,
-            rate=self._offered.rate(60, now),
+            cost=self._squares.rate(long_s, now) / long_rate if long_rate else 0.0,
+            rate=self._offered.rate(MINUTE_S, now),
             long_rate=long_rate,
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,

@@ -10,7 +10,11 @@ class RateWindow:
 
     def __init__(self, span_s: int, now: float) -> None:
         self._sums = [0.0] * span_s
-        self._second = int(now)
+        self._second = self._began = int(now)
+
+    def known_s(self, now: float) -> int:
+        """For how many seconds it has taken in what came, the present one included."""
+        return int(now) - self._began + 1
 
     def add(self, amount: float, now: float) -> None:
         if now >= self._second + 1:
