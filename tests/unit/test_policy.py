@@ -551,6 +551,16 @@ def test_a_machine_that_failed_is_taken_last_but_taken() -> None:
     assert [r.offer.offer.id for r in two.rentals] == ["b", "a"]
 
 
+def test_of_equal_machines_one_that_failed_is_taken_last_however_long_ago() -> None:
+    offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 1.0, machine="good", available=1))
+    failed = {"bad": Failures(1, NOW - 80_000)}
+    one = decided(snapshot(demand=load(100), offers=offers, machine_failures=failed))
+    assert [r.offer.offer.id for r in one.rentals] == ["b"]
+    dearer = (offers[0], offer("b", 2.0, machine="good", available=1))
+    one = decided(snapshot(demand=load(100), offers=dearer, machine_failures=failed))
+    assert [r.offer.offer.id for r in one.rentals] == ["a"]
+
+
 def test_a_workergroup_that_failed_waits_and_then_tries_one_worker_at_a_time() -> None:
     early = snapshot(demand=load(500), group_failures={GROUP: Failures(3, NOW - 19)})
     assert rented(decided(early)) == (0, 0)

@@ -174,7 +174,16 @@ class _Candidate(NamedTuple):
 
 
 def _lots(s: Snapshot, goal: Goal) -> list[list[_Candidate]]:
-    """The offers, those together that differ in their price alone, the cheapest at the end."""
+    """The offers, those together that differ in their price alone, the cheapest at the end.
+
+    Of equal ones those come first whose machine failed least since a worker was ready there: a model that does not load
+    is waited for longer than a machine is distrusted.
+    """
+
+    def last(c: _Candidate) -> tuple[float, int, tuple[str, str], WorkergroupId]:
+        failures = s.machine_failures.get(c.entry.offer.machine, Failures())
+        return c.usd_h, failures.count, _place(c.entry), c.entry.group_id
+
     lots: dict[tuple[int, str, float], list[_Candidate]] = {}
     for entry in s.offers:
         name, price = _kind(entry), entry.offer.price
@@ -186,7 +195,7 @@ def _lots(s: Snapshot, goal: Goal) -> list[list[_Candidate]]:
         lot = lots.setdefault((failing, name, perf), [])
         lot.append(_Candidate(entry, name, name in s.learned.perf, perf, usd_h, failing))
     for lot in lots.values():
-        lot.sort(key=lambda c: (c.usd_h, _place(c.entry), c.entry.group_id), reverse=True)
+        lot.sort(key=last, reverse=True)
     return list(lots.values())
 
 
