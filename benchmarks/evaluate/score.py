@@ -13,7 +13,7 @@ A scenario is a trace or shape at one size with one pair of start times; its fig
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,9 +148,7 @@ def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequenc
 def _money(found: Scenarios, mine: str, size: float, defaults: Sequence[str]) -> dict[str, dict[str, float]]:
     """What is paid for, in parts of the clairvoyant bound: means over scenarios, for ours and those it is judged by."""
     parts: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for name, there in found.items():
-        if _size(name) != size or mine not in there or BOUND not in there or there[mine].draws != there[BOUND].draws:
-            continue
+    for there in _bounded(found, mine, size):
         me, rivals = there[mine], comparable(there, mine, defaults)
         compared = {mine: me, mine + SEES: there.get(mine + SEES)}
         compared |= {"best rival": best_default(me, rivals), "as good": as_good(me, rivals)}
@@ -177,6 +175,13 @@ def _bill(scored: Scored, least_usd: float) -> dict[str, float]:
     }
 
 
+def _bounded(found: Scenarios, mine: str, size: float) -> Iterator[dict[str, Scored]]:
+    """The scenarios of a size in which ours and the bound met the same draws."""
+    for name, there in found.items():
+        if _size(name) == size and mine in there and BOUND in there and there[mine].draws == there[BOUND].draws:
+            yield there
+
+
 def _sizes(found: Scenarios, mine: str) -> list[float]:
     return sorted({_size(name) for name, there in found.items() if mine in there and BOUND in there})
 
@@ -188,9 +193,7 @@ def _size(scenario_name: str) -> float:
 def _over_bound(found: Scenarios, mine: str, size: float) -> dict[str, Any]:
     """Cost over the clairvoyant bound with 10 s of permitted waiting, and what it is made of."""
     parts: dict[str, list[float]] = defaultdict(list)
-    for name, there in found.items():
-        if _size(name) != size or mine not in there or BOUND not in there or there[mine].draws != there[BOUND].draws:
-            continue
+    for there in _bounded(found, mine, size):
         me, least = there[mine], there[BOUND].figures
         parts["cost"].append(me.usd / least["wait_10_usd"])
         parts["without_storage"].append((me.usd - me.figures["stopped_usd"]) / least["wait_10_usd"])
