@@ -24,7 +24,7 @@ class Failing(World):
         self.says_success = says_success
         self.failing: set[WorkerId] = set()
         self.sent: Counter[WorkerId] = Counter()
-        super().__init__(SCALING, load=lambda t: 320.0)
+        super().__init__(SCALING, load=lambda t: 280.0)
 
     def _serve(self, box: Box, client: Client) -> None:
         self.sent[box.worker_id] += 1

@@ -80,9 +80,9 @@ def test_a_scenario_from_a_file_names_its_trace_from_where_it_is(
     path.write_text(SCENARIO)
     (row,) = json.loads(said(capsys, str(path), "--quiet", "--json"))
     assert (row["requests"], row["answered"], row["goal_s"], row["span_s"]) == (600, 600, 5, 599)
-    (faster,) = json.loads(said(capsys, str(path), "--perf", "1000", "--goal", "7", "--quiet", "--json"))
-    assert faster["goal_s"] == 7
-    assert faster["busy"] < row["busy"]
+    (dearer,) = json.loads(said(capsys, str(path), "--price", "0.8", "--goal", "7", "--quiet", "--json"))
+    assert dearer["goal_s"] == 7
+    assert dearer["usd"] > row["usd"]
 
 
 def test_it_draws_a_picture_and_writes_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,7 +219,7 @@ def test_a_backlog_is_worked_off_within_the_start_and_target_queue_time() -> Non
 
 def test_no_start_for_a_queue_that_is_gone_before_a_worker_could_come() -> None:
     queue = Demand(50, 50, outstanding=1200, queued=1200, outstanding_count=12, last_request_at=NOW)
-    for start_s, starts in [(20.0, True), (30.0, False)]:  # 1200 / (100 - 50) = 24 s
+    for start_s, starts in [(5.0, True), (20.0, False), (30.0, False)]:  # 1200 / (100 - 50) = 24 s
         learned = Learned({KIND: 100.0}, start_s=start_s, create_s=300.0)
         decision = decided(snapshot(worker(1), cold(2), demand=queue, learned=learned))
         assert (decision.goals == {WorkerId(2): Goal.HOT}) is starts
@@ -825,12 +825,37 @@ def test_equals_are_told_apart_by_the_die_where_no_work_will_tell_them_apart() -
     assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("target_util", "rate", "starts"),
+    [(0.9, 378.0, False), (0.9, 381.0, True), (0.5, 222.0, False), (0.5, 223.0, True), (1.0, 401.0, True)],
+)
+def test_half_of_the_headroom_may_be_missing_and_a_tenth_of_the_need(
+    target_util: float, rate: float, starts: bool
+) -> None:
+    scaling, demand = replace(BARE, target_util=target_util), load(rate)
+    four = [worker(number) for number in range(1, 5)]
+    decision = decided(snapshot(*four, cold(5), scaling=scaling, demand=demand))
+    assert (decision.goals.get(WorkerId(5)) is Goal.HOT) is starts
+    assert rented(decided(snapshot(*four, scaling=scaling, demand=demand))) == (int(starts), 0)
+
+
+def test_a_tenth_of_the_reserve_may_be_missing_but_nothing_of_what_is_asked_for() -> None:
+    def made(**fields: float) -> tuple[int, int]:
+        team = [worker(1), worker(2), *map(cold, (3, 4))]
+        scaling = replace(BARE, target_util=0.9, **fields)
+        return rented(decided(snapshot(*team, scaling=scaling, demand=load(180)), Memory(hour_rate=180.0, at=NOW)))
+
+    assert made(cold_mult=2.2) == (0, 0)  # 440, of which 396 are enough
+    assert made(cold_mult=2.3) == (0, 1)
+    assert made(min_cold_load=401.0) == (0, 1)
+
+
 def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
     """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
     demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
     need, rules = hot_need(Scaling(min_load=0.0), demand, load=25.0, ready_supply=200.0, arrivals=[], help_s=8.0)
     assert need < 200.0
-    assert "need against wait" not in {rule.what for rule in rules}
-    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=2_100.0), 25.0, 200.0, [], 8.0)
+    assert "need for backlog" not in {rule.what for rule in rules}
+    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=6_000.0), 25.0, 200.0, [], 8.0)
     assert need > 200.0
-    assert "need against wait" in {rule.what for rule in rules}
+    assert "need for backlog" in {rule.what for rule in rules}

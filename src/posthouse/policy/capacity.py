@@ -26,8 +26,9 @@ LATE = 0.25
 UNSURE = math.exp(0.5)
 """By what factor a kind that was never measured may do more or less for its money than others: one standard deviation.
 Nominal, not measured: what GPUs cost for their work differs by about so much."""
-MORE = 1.001
-"""Just above 1: capacity wanted beyond what is ready, which whole workers round up."""
+TOLERANCE = 0.1
+"""Largest share of the need that may be missing before a worker is added. Source: the Horizontal Pod Autoscaler of
+Kubernetes, `--horizontal-pod-autoscaler-tolerance`."""
 
 
 def kind(group_id: WorkergroupId, gpu_name: str, num_gpus: int) -> str:
@@ -152,6 +153,14 @@ def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
     return Reason("need for load", max(need, fixed), rule)
 
 
+def enough(scaling: Scaling, need: float) -> float:
+    """The least capacity for `need` to which no worker is added: half of the headroom may be missing.
+
+    A need passes a whole number of workers by a hair much of the time, and then falls back before a start has paid.
+    """
+    return need * (1 - min(TOLERANCE, (1 - scaling.target_util) / 2))
+
+
 def hot_need(
     scaling: Scaling,
     demand: Demand,
@@ -183,13 +192,4 @@ def hot_need(
                 f"mean of 60 s + work still open in {help_s:.0f} s, {left:.0f} / ({help_s:.0f} s + target_queue_time)",
             )
         )
-        if wait_s > patience_s:
-            # At any utilisation: one worker more than is ready. One that is on its way counts: this does not cascade.
-            rules.append(
-                Reason(
-                    "need against wait",
-                    ready_supply * MORE,
-                    f"expected wait {wait_s:.1f} s is above target_queue_time {patience_s:g} s",
-                )
-            )
     return max(float(rule.value) for rule in rules[1:]), tuple(rules)

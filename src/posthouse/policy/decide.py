@@ -9,7 +9,7 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import bounds, recruit, retire, update
-from posthouse.policy.capacity import coming, expected_wait_s, hot, hot_need, kept, ready, supply
+from posthouse.policy.capacity import TOLERANCE, coming, enough, expected_wait_s, hot, hot_need, kept, ready, supply
 from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean
 
 HOT_HOLD_S = 30.0
@@ -66,8 +66,9 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
     woken, not_woken = recruit.wake(s, team, held, least, urgent)
     team = _with(team, woken)
-    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, needed_new, least)
-    cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, held_total, scaling.cold_workers, hot_rentals)
+    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, enough(scaling, needed_new), least)
+    least_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough(scaling, needed_new))
+    cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, least_total, scaling.cold_workers, hot_rentals)
 
     if waits and not hot_rentals and update.nobody_comes(s, team, waits):
         turns = waits
@@ -81,7 +82,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     goals |= woken | released | fresh | turns | discarded
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
     because += (
-        Reason("hot need", held, f"highest need of the last {hold_s:.0f} s"),
+        Reason("hot need", held, f"highest need of the last {hold_s:.0f} s; {enough(scaling, held):.4g} is enough"),
         Reason("need to rent for", needed_new, "of that, what is still needed when a new worker could be ready"),
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
@@ -91,7 +92,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
             "total need",
             held_total,
             f"max({f'{AUTO_RESERVE:g} x hot need, at most ' if auto else ''}cold_mult {scaling.cold_mult:g} x lasting "
-            f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s",
+            f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s; {least_total:.4g} is enough",
         ),
         *([Reason("last hot worker", "stays", f"{last_s:.0f} s more without a request")] if held <= 0 < last_s else ()),
         *update.progress(s, team, waits),

@@ -11,7 +11,7 @@ from posthouse.domain.plan import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
-from posthouse.policy.capacity import UNSURE, hot, kept, kind, kind_of, perf_of, perf_on, supply
+from posthouse.policy.capacity import UNSURE, enough, hot, kept, kind, kind_of, perf_of, perf_on, supply
 from posthouse.policy.patience import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.retire import Sparing, exchange_usd_h
 
@@ -27,7 +27,7 @@ BAD_ODDS = 0.5
 def wake(
     s: Snapshot, team: tuple[Worker, ...], need: float, count: int, urgent: bool
 ) -> tuple[dict[WorkerId, Goal], list[Reason]]:
-    """New goals for cold workers, until those that are hot or coming can do `need` and are at least `count`.
+    """New goals for cold workers, until those that are hot or coming can do enough for `need` and are at least `count`.
 
     First those that need no start, then those on their way, then the stopped ones; but where it is urgent, those that
     load for the first time come last.
@@ -36,14 +36,15 @@ def wake(
     reasons: list[Reason] = []
     crew = hot(team)
     have, many = supply(crew, s.learned), len(crew)
-    if have >= need and many >= count:
+    least = enough(s.endpoint.scaling, need)
+    if have >= least and many >= count:
         return ({}, []) if urgent else _exchange(s, team, crew, have - need)
     committed = committed_usd_h(team)
     # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
     idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
     candidates = [w for w in idle if w.id not in s.resting]
-    while candidates and (have < need or many < count):
-        missing, sparing = need - have, Sparing(s, crew)
+    while candidates and (have < least or many < count):
+        missing, sparing = least - have, Sparing(s, crew)
         worker = min(candidates, key=lambda w: _readiness(w, s, sparing, missing, urgent))
         candidates.remove(worker)
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
