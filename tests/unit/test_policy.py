@@ -842,7 +842,7 @@ def test_half_of_the_headroom_may_be_missing_and_a_tenth_of_the_need(
 def test_a_tenth_of_the_reserve_may_be_missing_but_nothing_of_what_is_asked_for() -> None:
     def made(**fields: float) -> tuple[int, int]:
         team = [worker(1), worker(2), *map(cold, (3, 4))]
-        scaling = replace(BARE, target_util=0.9, **fields)
+        scaling = replace(BARE, target_util=0.9, **fields)  # type: ignore[arg-type]
         return rented(decided(snapshot(*team, scaling=scaling, demand=load(180)), Memory(hour_rate=180.0, at=NOW)))
 
     assert made(cold_mult=2.2) == (0, 0)  # 440, of which 396 are enough

@@ -37,7 +37,7 @@ class Scaling:
     max_queue_time: float = 30.0
     """Longest expected wait, in seconds, at which a worker still gets requests; beyond it they wait here."""
     target_queue_time: float = 10.0
-    """Wait, in seconds, beyond which capacity is added at once."""
+    """Wait, in seconds, beyond which capacity is added: so much that the queue is gone in that time and a start."""
     inactivity_timeout: float | None = None
     """Seconds without a request before it may go to zero. None: 20 starts. 0: no such gate. Below 0: never."""
     max_usd_h: float | None = None
