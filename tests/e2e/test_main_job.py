@@ -105,7 +105,7 @@ def test_a_worker_is_not_stopped_while_a_stream_runs_on_it(site: Site) -> None:
 
 def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -> None:
     url = site.start()["url"]
-    add_endpoint(site, "--min-load", "150")
+    add_endpoint(site, "--min-load", "170")
     until(lambda: states(site) == ["idle", "idle"])
     before = {p.pid for p in site.processes()}
     busy = json.loads(post(f"{url}/route/", {"endpoint": "llm", "api_key": admin(site), "cost": 40}))
