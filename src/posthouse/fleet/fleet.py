@@ -41,6 +41,7 @@ from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.service import ServiceTimes
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
+from posthouse.policy.forecast import MINUTE_S
 from posthouse.policy.patience import resume_at, same_fault
 from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
 
@@ -76,10 +77,9 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 ACCRUE_S = 10.0
 """How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
-MINUTE_S, LONG_S, BLOCK_S, LATEST = 60, 300, 10, 6
-"""Seconds over which the load is taken, and over which it is remembered; the spans between which its variance is taken,
-for a burst of one client lasts longer than a second, and counts as one; and how many of them it leaves out, for it is
-what they are judged by."""
+LONG_S, BLOCK_S, LATEST = 300, 10, 6
+"""Seconds over which the load is remembered; the spans between which its variance is taken, for a burst of one client
+lasts longer than a second, and counts as one; and how many of them it leaves out, for it is what they are judged by."""
 RESEAT_SHARE = 0.1
 """By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
@@ -478,7 +478,7 @@ class Fleet:
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
         oldest_at = self.ledger.oldest_waiting_at()
-        recent_s = int(min(60.0, max(10.0, self._service_s)))
+        recent_s = int(min(MINUTE_S, max(10.0, self._service_s)))
         # After a restart the minutes before it are not known: they are no minutes without load.
         long_s = min(LONG_S, max(MINUTE_S, self._offered.known_s(now)))
         long_rate = self._offered.rate(long_s, now)

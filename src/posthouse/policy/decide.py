@@ -55,20 +55,22 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     total_hold_s = retire.storage_s(team, s.learned)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
+    # What is enough: a worker is added where more is missing.
+    enough_hot, enough_new = enough(scaling, held), enough(scaling, needed_new)
+    enough_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough_new)
 
     # Whose turn it is to be updated. Who waits for help counts as away already, so that help is looked for.
     fresh = update.inactive(s, team)
     team = _with(team, fresh)
-    turns, waits = update.active(s, team, held, least)
+    turns, waits = update.active(s, team, enough_hot, least)
     team = _with(team, turns | waits)
 
     # Who serves: wake who is there, then rent.
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
     woken, not_woken = recruit.wake(s, team, held, least, urgent)
     team = _with(team, woken)
-    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, enough(scaling, needed_new), least)
-    least_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough(scaling, needed_new))
-    cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, least_total, scaling.cold_workers, hot_rentals)
+    hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, enough_new, least)
+    cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, enough_total, scaling.cold_workers, hot_rentals)
 
     if waits and not hot_rentals and update.nobody_comes(s, team, waits):
         turns = waits
@@ -82,7 +84,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     goals |= woken | released | fresh | turns | discarded
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
     because += (
-        Reason("hot need", held, f"highest need of the last {hold_s:.0f} s; {enough(scaling, held):.4g} is enough"),
+        Reason("hot need", held, f"highest need of the last {hold_s:.0f} s; {enough_hot:.4g} is enough"),
         Reason("need to rent for", needed_new, "of that, what is still needed when a new worker could be ready"),
         Reason("hot supply", _shown(hot_supply), "ready and coming workers, before rentals"),
         Reason("ready supply", _shown(ready_supply), "workers that take requests now"),
@@ -92,7 +94,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
             "total need",
             held_total,
             f"max({f'{AUTO_RESERVE:g} x hot need, at most ' if auto else ''}cold_mult {scaling.cold_mult:g} x lasting "
-            f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s; {least_total:.4g} is enough",
+            f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s; {enough_total:.4g} is enough",
         ),
         *([Reason("last hot worker", "stays", f"{last_s:.0f} s more without a request")] if held <= 0 < last_s else ()),
         *update.progress(s, team, waits),

@@ -4,7 +4,7 @@ import math
 
 from posthouse.domain.load import Demand
 
-MINUTE_S, HOUR_S = 60.0, 3600.0
+MINUTE_S, HOUR_S = 60, 3600.0
 CHANCE, SURPRISE = 1.0, 4.0
 """Standard deviations within which the mean of a minute says nothing new, and beyond which that of the last seconds is
 more than chance. Costs are skewed, and there is a look each second: with three a small fleet would pay for a worker

@@ -36,15 +36,15 @@ def wake(
     reasons: list[Reason] = []
     crew = hot(team)
     have, many = supply(crew, s.learned), len(crew)
-    least = enough(s.endpoint.scaling, need)
-    if have >= least and many >= count:
+    least_supply = enough(s.endpoint.scaling, need)
+    if have >= least_supply and many >= count:
         return ({}, []) if urgent else _exchange(s, team, crew, have - need)
     committed = committed_usd_h(team)
     # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
     idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
     candidates = [w for w in idle if w.id not in s.resting]
-    while candidates and (have < least or many < count):
-        missing, sparing = least - have, Sparing(s, crew)
+    while candidates and (have < least_supply or many < count):
+        missing, sparing = least_supply - have, Sparing(s, crew)
         worker = min(candidates, key=lambda w: _readiness(w, s, sparing, missing, urgent))
         candidates.remove(worker)
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))

@@ -10,7 +10,7 @@ from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyon
 from posthouse.domain.plan import Failures, Obstacle, Reason, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
-from posthouse.policy.capacity import enough, hot, kept, ready, supply
+from posthouse.policy.capacity import hot, kept, ready, supply
 from posthouse.policy.patience import LONGEST_WAIT_S, group_resume_at
 
 TURN_SHARE = 0.25
@@ -50,7 +50,7 @@ def inactive(s: Snapshot, team: tuple[Worker, ...]) -> Turns:
 
 
 def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tuple[Turns, Turns]:
-    """Turns of workers that serve, where the rest can do enough for `need` and are `count`; and who waits for help.
+    """Turns of workers that serve, where the rest that are ready can do `need` and are `count`; and who waits for help.
 
     None while others are updated that take no requests, unless one of those was refused a moment ago. While the
     workergroup fails, one at a time, and never so that capacity is short: a template that does not start must not
@@ -61,7 +61,7 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
     refused = any(w.outdated_at and w.id in s.resting for w in team)
     if _going(team, INACTIVE | {State.UPDATE_STARTING}) and not refused:
         return {}, {}
-    least, serving = enough(s.endpoint.scaling, need), ready(team)
+    serving = ready(team)
     going = _going(team, frozenset({State.IDLE, State.UPDATE_REBOOTING}))
     trying = {w.group_id for w in team if w.state in COMING}
     turns: Turns = {}
@@ -71,7 +71,7 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
         rest = [w for w in serving if w is not worker and w.id not in turns]
         if len(going) + len(turns) >= _at_once(team):
             continue
-        if len(rest) < count or supply(rest, s.learned) < least:
+        if len(rest) < count or supply(rest, s.learned) < need:
             # Also while one is on its way: it may be the help, which nobody would need any more.
             waits = waits or {worker.id: Goal.FRESH}
         elif not (failing and worker.group_id in trying):
