@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.evaluate import report, score
-from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, is_ours, ours, results, rivals, sweeps
+from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, is_ours, ours, results, rivals, settings, sweeps
 from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
 from posthouse.domain.errors import BadRequest
 
@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"error: --cells: no cell is called so; there are {', '.join(c.name for c in grid.cells)}")
         return 2
     defaults = list(QUICK_RIVALS) if options.quick else rivals()
-    swept = [] if options.quick or options.sweeps == "none" else sweeps()
+    swept, chosen = ([], []) if options.quick or options.sweeps == "none" else (sweeps(), settings())
     mine = [policy for policy in (options.only.split(",") if options.only else ours()) if is_ours(policy)]
     kept = Kept(options.cache / "runs.jsonl")
     everybody = [(cell, policy) for cell in cells for policy in (BOUND, *ours(), *defaults)]
-    everybody += [(c, policy) for c in cells if c.swept or options.sweeps == "all" for policy in swept]
+    everybody += [(c, policy) for c in cells if c.swept or options.sweeps == "all" for policy in (*swept, *chosen)]
     if options.only:
         runs = [(cell, policy) for cell in cells for policy in (*options.only.split(","), BOUND)]
     else:
@@ -91,11 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(score.columns(score.table(found, mine, defaults)), end="\n\n")
     judged = {policy: score.summary(found, policy, defaults, swept) for policy in mine}
     print(score.columns(score.brief(judged)))
+    front = score.front(found, defaults)
+    print("", score.columns(score.at_own_waits(front)), sep="\n")
     whole = not (options.only or options.cells or options.quick) and options.split == "score"
     if options.output or options.report or whole:
         folder, beside = (options.output,) * 2 if options.output else (RESULTS, RESULTS.parent)
         told = report.Told(options.split, list(grid.traces), defaults, options.cells)
-        report.write(folder, beside / "evaluation.md", rows, judged, told)
+        report.write(folder, beside / "evaluation.md", rows, judged, front, told)
     return 1 if any("broken" in row for row in rows) else 0
 
 
@@ -116,7 +118,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", default="", metavar="PATTERN,...", help="of these names alone, as '*/12/30-300/*'")
     parser.add_argument(
         "--sweeps", choices=("none", "some", "all"), default="some",
-        help="where rivals are swept: nowhere, with one pair of start times at two sizes, or everywhere",
+        help="where rivals are swept, and ours in other settings: nowhere, with one pair of start times at two sizes,"
+        " or everywhere",
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", metavar="DIR", help="where runs are kept")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.evaluate import score
-from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours
+from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours, variant
 from benchmarks.evaluate.score import MEASURES, Scenarios
 
 COLUMNS = ("cell", "policy", *MEASURES, "cpu_s", "gave_up", "broken")
@@ -32,7 +32,14 @@ class Told:
     """Patterns of the cells that were run; empty for all."""
 
 
-def write(folder: Path, report: Path, rows: Sequence[Row], judged: Mapping[str, dict[str, Any]], told: Told) -> None:
+def write(
+    folder: Path,
+    report: Path,
+    rows: Sequence[Row],
+    judged: Mapping[str, dict[str, Any]],
+    front: Mapping[str, dict[str, Any]],
+    told: Told,
+) -> None:
     """Writes `evaluation.json`, and the pictures to `evaluation/`, into the folder; and the report that shows them."""
     pictures = folder / "evaluation"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,7 @@ def write(folder: Path, report: Path, rows: Sequence[Row], judged: Mapping[str, 
         "split": told.split,
         "traces": list(told.traces),
         "summary": judged,
+        "front": front,
         "columns": COLUMNS,
         "rows": [[row.get(column) for column in COLUMNS] for row in runs],
         "bounds": {
@@ -50,7 +58,7 @@ def write(folder: Path, report: Path, rows: Sequence[Row], judged: Mapping[str, 
     (folder / "evaluation.json").write_text(_lines(tree), encoding="utf-8")
     found = score.scenarios(rows)
     drawn = [os.path.relpath(path, report.parent) for path in _draw(pictures, found, told.defaults)]
-    report.write_text(_report(found, judged, told, drawn, runs), encoding="utf-8")
+    report.write_text(_report(found, judged, front, told, drawn, runs), encoding="utf-8")
 
 
 def _lines(tree: Mapping[str, Any]) -> str:
@@ -60,7 +68,7 @@ def _lines(tree: Mapping[str, Any]) -> str:
         if name == "rows":
             inside = "[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in value) + "\n]"
         else:
-            inside = json.dumps(value, indent=1 if name == "summary" else None)
+            inside = json.dumps(value, indent=1 if name in ("summary", "front") else None)
         parts.append(f"{json.dumps(name)}: {inside}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -69,7 +77,12 @@ def _lines(tree: Mapping[str, Any]) -> str:
 
 
 def _report(
-    found: Scenarios, judged: Mapping[str, dict[str, Any]], told: Told, pictures: Sequence[str], runs: Sequence[Row]
+    found: Scenarios,
+    judged: Mapping[str, dict[str, Any]],
+    front: Mapping[str, dict[str, Any]],
+    told: Told,
+    pictures: Sequence[str],
+    runs: Sequence[Row],
 ) -> str:
     variants = [policy for policy in judged if not policy.endswith(SEES)]
     swept = {policy for there in found.values() for policy in there} - set(told.defaults) - {BOUND}
@@ -88,6 +101,11 @@ def _report(
         "Intervals are of 95 %, by bootstrap over scenarios. The *best rival* is the cheapest one that does not let"
         " wait less than ours, which may be one that hardly serves; one that *serves* keeps 95 % of the work within"
         " 10 s; *as good* is the cheapest one that lets wait no longer than ours. Some scenarios have no such rival.",
+        "## At each rival's own waits",
+        "A user of ours chooses parameters, too. To each rival with its defaults: what the cheapest of our settings"
+        " saves that lets wait no longer than it, where it saves least, and where none waits as little. The settings"
+        " are the two variants and those of `settings` in `evaluate/runs.py`, where rivals are swept.",
+        _table(score.at_own_waits(front)),
         "## Cost over the clairvoyant bound",
         "The bound permits a wait of 10 s and leaves out 1 % of the work. *Prediction*: cost to that of the same policy"
         " with the true future. *Granularity*: the least with whole workers to the least with divisible ones, both"
@@ -106,7 +124,7 @@ def _report(
         _table(score.table(found, variants, told.defaults)),
         "## Pictures",
         "Cost against the share of work that waited longer than 10 s. Grey: rivals with their defaults, and small the"
-        " points of their sweeps. Dashed: the bound.",
+        " points of their sweeps; in colour ours, and small our settings. Dashed: the bound.",
         "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures),
     ]
     if gave_up := [f"{row['policy']} in {row['cell']}" for row in runs if "gave_up" in row]:
@@ -270,8 +288,10 @@ def _panel(panel: Axes, there: Mapping[str, score.Scored], defaults: Sequence[st
             panel.axvline(scored.figures["wait_10_usd"], color="#888888", linestyle="--", linewidth=1)
             continue
         at = scored.usd, max(100 * scored.over, 0.01)
-        colour = COLOURS.get(name.removesuffix(SEES))
-        if colour:
+        colour = COLOURS.get(variant(name))
+        if colour and "(" in name:
+            panel.plot(*at, marker=".", color=colour, markersize=3, zorder=2)
+        elif colour:
             panel.plot(*at, marker="o" if not name.endswith(SEES) else "^", color=colour, markersize=8, zorder=3)
         elif name in defaults:
             panel.plot(*at, marker="s", color="#777777", markersize=4)

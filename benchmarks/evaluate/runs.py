@@ -7,6 +7,7 @@ tells, so that a change of the shipped policy leaves the rivals' results valid.
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ import msgspec
 
 from benchmarks.evaluate import bounds
 from benchmarks.evaluate.foresight import Foresight
-from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, STOPPED_USD_H, Cell, Grid, has_auto
+from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, PERF, STOPPED_USD_H, Cell, Grid, has_auto
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.plan import Decision, Memory, Snapshot
@@ -75,8 +76,40 @@ def sweeps() -> list[str]:
     return [point for name in rivals() for point in points(name) if point != name]
 
 
+def settings() -> list[str]:
+    """Parameters that a user of ours may choose, as rows name them: `auto(target_queue_time=3)`.
+
+    A value with an x is in multiples of the mean load: who knows what his rival's fleet does may say it here, too.
+    """
+    found = [f"{OURS}(target_util={share})" for share in ("0.5", "0.6", "0.7", "0.8", "1")]
+    found += [f"{AUTO}(target_queue_time={wait_s})" for wait_s in ("1", "2", "3", "5")]
+    found += [
+        f"{AUTO}(target_queue_time={a},max_queue_time={b})" for a, b in (("30", "60"), ("60", "120"), ("120", "300"))
+    ]
+    found += [f"{AUTO}(max_workers={most}x,max_queue_time=60)" for most in ("1", "1.3", "1.6", "2")]
+    return found + [f"{AUTO}(min_load={least}x)" for least in ("1", "1.5", "2", "2.5", "3", "4", "5", "6.7")]
+
+
 def is_ours(policy: str) -> bool:
-    return policy.removesuffix(SEES) in (OURS, AUTO)
+    return variant(policy) in (OURS, AUTO)
+
+
+def variant(policy: str) -> str:
+    """The variant of ours, without its parameters; of others anything else."""
+    return policy.partition("(")[0].removesuffix(SEES)
+
+
+def _parameters(policy: str, cell: Cell) -> dict[str, float | str]:
+    """The parameters of an endpoint under a variant of ours, besides those of the grid."""
+    found: dict[str, float | str] = {"slo_mode": "auto"} if variant(policy) == AUTO else {}
+    for part in policy.partition("(")[2].removesuffix(")").split(",") if "(" in policy else ():
+        name, _, value = part.partition("=")
+        if value.endswith("x"):
+            times = float(value[:-1]) * cell.size
+            found[name] = times * PERF if name == "min_load" else math.ceil(times)
+        else:
+            found[name] = float(value)
+    return found
 
 
 def prepared(grid: Grid, cell: Cell, policy: str) -> Task:
@@ -84,8 +117,7 @@ def prepared(grid: Grid, cell: Cell, policy: str) -> Task:
     given = grid.scenario(cell)
     if is_ours(policy):
         name = OURS
-        if policy.removesuffix(SEES) == AUTO:
-            given = msgspec.structs.replace(given, scaling=given.scaling | {"slo_mode": "auto"})
+        given = msgspec.structs.replace(given, scaling=given.scaling | _parameters(policy, cell))
     else:
         name = policy if policy != BOUND else OURS
     given = msgspec.structs.replace(given, policy=name)

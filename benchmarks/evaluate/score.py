@@ -9,6 +9,8 @@ A scenario is a trace or shape at one size with one pair of start times; its fig
 - The *best rival default* for ours is the cheapest rival that does not let wait less than ours: at equal or better
   waits of ours. That may be one that hardly serves; `best_serving` is the same among those that keep at least 95 % of
   the work within the goal. `as_good` is the other way round: the cheapest rival that lets wait no longer than ours.
+- The *front* asks it of every rival at that rival's own waits: what the cheapest of our settings costs that lets wait
+  no longer than it does. Source: the evaluation protocol, which compares points of fronts.
 """
 
 import math
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evaluate.runs import BOUND, SEES, Row
+from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours
 from benchmarks.evaluate.scenarios import READY_USD_H
 
 TOLERANCE_S = 0.1
@@ -27,6 +29,7 @@ SERVING = 0.05
 """Largest share of work over the goal of a rival that serves."""
 DRAWS = 2000
 """Of the bootstrap."""
+HARDEST = "hardest"
 MEASURES = (
     *("usd", "wait_p50_s", "wait_p95_s", "wait_p99_s", "wait_max_s", "over_1", "over_10", "over_30", "unserved"),
     *("ready_h", "loading_h", "stopped_h", "stopped_usd", "starts", "rents", "busy", "turns_h", "tick_us"),
@@ -133,16 +136,51 @@ def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequenc
     }
     for which, ratios in savings.items():
         prefix = f"saving_vs_{which}_rival_default"
-        worst = max(ratios, key=lambda name: ratios[name], default=None)
         said |= {
             f"{prefix}_geomean": _geomean(ratios.values(), lambda ratio: round(1 - ratio, 4)),
             f"{prefix}_none": len(names) - len(ratios),
-            f"worst_excess_cost{'' if which == 'best' else f'_{which}'}": worst
-            and {"scenario": worst, "excess": round(ratios[worst] - 1, 4)},
+            f"worst_excess_cost{'' if which == 'best' else f'_{which}'}": _dearest(ratios),
         }
     said["cost_over_bound"] = {f"{size:g}": _over_bound(found, mine, size) for size in _sizes(found, mine)}
     said["money"] = {f"{size:g}": _money(found, mine, size, defaults) for size in _sizes(found, mine)}
     return said
+
+
+def front(found: Scenarios, defaults: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What ours saves at each rival's own waits, and where it saves least, over the scenarios with settings of ours.
+
+    `unmet`: scenarios in which no setting of ours lets wait as little as the rival. The last row is of the rival that
+    is dearest to meet in each scenario.
+    """
+    ratios: dict[str, dict[str, float]] = {rival: {} for rival in (*defaults, HARDEST)}
+    unmet: dict[str, list[str]] = {rival: [] for rival in ratios}
+    for name, there in found.items():
+        own = [policy for policy in there if is_ours(policy) and not policy.endswith(SEES)]
+        if not any("(" in policy for policy in own):
+            continue
+        for rival in [there[policy] for policy in defaults if policy in there]:
+            points = [point for point in comparable(there, rival.policy, own) if point.waits_no_longer(rival)]
+            if points:
+                ratio = ratios[rival.policy][name] = min(point.usd for point in points) / rival.usd
+                ratios[HARDEST][name] = max(ratio, ratios[HARDEST].get(name, 0.0))
+            else:
+                unmet[rival.policy].append(name)
+        if any(name in missed for missed in unmet.values()):
+            unmet[HARDEST].append(name)
+    return {
+        rival: {
+            "saving": _geomean(of.values(), lambda ratio: round(1 - ratio, 4)),
+            "worst": _dearest(of),
+            "unmet": unmet[rival],
+        }
+        for rival, of in ratios.items()
+    }
+
+
+def _dearest(ratios: Mapping[str, float]) -> dict[str, Any] | None:
+    """The scenario of the highest ratio."""
+    worst = max(ratios, key=lambda name: ratios[name], default=None)
+    return None if worst is None else {"scenario": worst, "excess": round(ratios[worst] - 1, 4)}
 
 
 def _money(found: Scenarios, mine: str, size: float, defaults: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -270,6 +308,19 @@ def brief(judged: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
             "x bound by size": "  ".join(f"{k}: {v['cost']['value']:.2f}" for k, v in said["cost_over_bound"].items()),
         }
         for policy, said in judged.items()
+    ]
+
+
+def at_own_waits(front: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """A line for each rival, of what `front` returns."""
+    return [
+        {
+            "rival": rival,
+            "saving at its waits": _percent(said["saving"]),
+            "least": _worst(said["worst"]),
+            "unmet in": ", ".join(said["unmet"]),
+        }
+        for rival, said in front.items()
     ]
 
 

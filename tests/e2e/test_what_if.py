@@ -38,7 +38,7 @@ def test_a_bit_of_real_traffic_is_played_again_and_too_little_to_advise_from(sit
     assert was["requests"] == now["requests"] == now["answered"] == 3
     assert was["rents"] == now["rents"] == 1
     assert was["route_s"]["most"] > 0  # the first waited for the worker
-    assert was["usd"] > 0 and now["usd"] > 0  # how near they are depends on how fast this machine is just now
+    assert min(was["usd"], now["usd"]) > 0  # how near they are depends on how fast this machine is just now
     _, now, dearer = site.json("simulate", "--from-journal", "llm", "--price", "0.8", "--quiet")
     assert dearer["usd"] == pytest.approx(2 * now["usd"], rel=0.01)
     advice = site.json("advise", "llm")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.evaluate import bounds, score
 from benchmarks.evaluate.__main__ import main
-from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, results
+from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, prepared, results, settings
 from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
 
 from posthouse.domain.errors import BadRequest
@@ -216,6 +216,39 @@ def test_ours_is_judged_by_who_is_cheaper_and_lets_wait_no_longer() -> None:
     assert said["worst_excess_cost"] == {"scenario": "a/3/5-120", "excess": pytest.approx(0.1111)}
     both = ((10 / 11) * (10 / 9.5)) ** 0.5
     assert said["saving_vs_as_good_rival_default_geomean"]["value"] == pytest.approx(1 - both, abs=1e-4)
+
+
+def test_each_rival_is_met_by_the_cheapest_setting_of_ours_that_lets_wait_no_longer() -> None:
+    rows = [
+        row("posthouse", 10.0, 5.0, 0.01),
+        row("posthouse+foresight", 1.0, 0.0, 0.0),
+        row("auto(target_queue_time=1)", 12.0, 1.0, 0.0),
+        row("posthouse(target_util=1)", 6.0, 40.0, 0.1),
+        row("slow", 8.0, 50.0, 0.2),
+        row("good", 11.0, 1.0, 0.0),
+        row("best", 40.0, 0.0, 0.0),
+        row("slow", 8.0, 50.0, 0.2, "b/3/5-120"),  # no settings there
+        row("posthouse", 1.0, 5.0, 0.01, "b/3/5-120"),
+    ]
+    met = score.front(score.scenarios(rows), ["slow", "good", "best"])
+    assert list(met) == ["slow", "good", "best", score.HARDEST]
+    assert met["slow"]["saving"]["value"] == pytest.approx(1 - 6 / 8)
+    assert met["good"]["worst"] == {"scenario": "a/3/5-120", "excess": pytest.approx(12 / 11 - 1, abs=1e-4)}
+    assert (met["best"]["saving"], met["best"]["unmet"]) == (None, ["a/3/5-120"])
+    assert met[score.HARDEST]["worst"] == met["good"]["worst"]
+    assert met[score.HARDEST]["unmet"] == ["a/3/5-120"]
+
+
+def test_a_setting_of_ours_is_run_with_its_parameters(traces: list[Trace], tmp_path: Path) -> None:
+    grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[0], 0, 600.0)
+    given = grid.scenario(cell).scaling
+    for policy in settings():
+        own = prepared(grid, cell, policy).scenario
+        assert own.policy == "posthouse"
+        assert own.parameters() != grid.scenario(cell).parameters()
+    auto = prepared(grid, cell, "auto(max_workers=1.3x,max_queue_time=60)").scenario.scaling
+    assert auto == given | {"slo_mode": "auto", "max_workers": 4, "max_queue_time": 60.0}
+    assert prepared(grid, cell, "auto(min_load=2x)").scenario.scaling["min_load"] == 2 * 3 * PERF
 
 
 def test_what_the_money_is_for_is_told_in_parts_of_the_bound() -> None:
