@@ -659,6 +659,15 @@ def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergr
     assert goals(worker(3), cold(4)) == {WorkerId(1): Goal.FRESH}
 
 
+def test_in_a_workergroup_that_failed_an_update_waits_for_no_help_where_the_rest_is_enough() -> None:
+    team = [replace(worker(1), outdated_at=NOW - 900.0), *map(worker, (2, 3, 4))]
+    failed = {GROUP: Failures(1, NOW - LONGEST_WAIT_S / 2)}
+    need_311 = snapshot(*team, scaling=replace(BARE, target_util=0.9), demand=load(280), group_failures=failed)
+    assert (decided(need_311).goals, decided(need_311).rentals) == ({WorkerId(1): Goal.FRESH}, ())
+    need_322 = replace(need_311, demand=load(290))
+    assert (decided(need_322).goals, rented(decided(need_322))) == ({}, (1, 0))
+
+
 def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:
     team = [worker(1), worker(2), cold(3), cold(4)]
     assert decided(snapshot(*team, calm_until=NOW + 1)).goals == {}
