@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mine = [policy for policy in (options.only.split(",") if options.only else ours()) if is_ours(policy)]
     kept = Kept(options.cache / "runs.jsonl")
     everybody = [(cell, policy) for cell in cells for policy in (BOUND, *ours(), *defaults)]
-    everybody += [(c, policy) for c in cells if c.swept or options.sweeps == "all" for policy in (*swept, *chosen)]
+    dense = [cell for cell in cells if cell.swept or options.sweeps == "all"]
+    everybody += [(cell, policy) for cell in dense for policy in (*swept, *chosen)]
     if options.only:
         runs = [(cell, policy) for cell in cells for policy in (*options.only.split(","), BOUND)]
     else:
@@ -89,9 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows += results(grid, [pair for pair in everybody if pair not in runs], kept, 0, Told())
     found = score.scenarios(rows)
     print(score.columns(score.table(found, mine, defaults)), end="\n\n")
-    judged = {policy: score.summary(found, policy, defaults, swept) for policy in mine}
+    names = {cell.name for cell in dense}
+    found_there = score.scenarios(row for row in rows if row["cell"] in names)
+    judged = {policy: score.summary(found, found_there, policy, defaults, swept) for policy in mine}
     print(score.columns(score.brief(judged)))
-    front = score.front(found, defaults)
+    front = score.front(found_there, defaults)
     print("", score.columns(score.at_own_waits(front)), sep="\n")
     whole = not (options.only or options.cells or options.quick) and options.split == "score"
     if options.output or options.report or whole:

@@ -112,11 +112,12 @@ def as_good(me: Scored, rivals: Sequence[Scored]) -> Scored | None:
     return min((r for r in rivals if r.waits_no_longer(me)), key=lambda r: r.usd, default=None)
 
 
-def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequence[str]) -> dict[str, Any]:
-    """All that is judged of one variant of ours."""
+def summary(
+    found: Scenarios, dense: Scenarios, mine: str, defaults: Sequence[str], swept: Sequence[str]
+) -> dict[str, Any]:
+    """All that is judged of one variant of ours. `dense`: of the draws alone in which rivals are swept."""
     names = [name for name, there in found.items() if mine in there and comparable(there, mine, defaults)]
     dominated: dict[str, list[str]] = {}
-    undominated: list[float] = []
     choices = {"best": best_default, "best_serving": best_serving, "as_good": as_good}
     savings: dict[str, dict[str, float]] = {which: {} for which in choices}
     for name in names:
@@ -124,15 +125,19 @@ def summary(found: Scenarios, mine: str, defaults: Sequence[str], swept: Sequenc
         me, rivals = there[mine], comparable(there, mine, defaults)
         if above := [rival.policy for rival in rivals if rival.dominates(me)]:
             dominated[name] = above
-        if points := comparable(there, mine, swept):
-            undominated.append(not any(point.dominates(me) for point in [*points, *rivals]))
         for which, choose in choices.items():
             if rival := choose(me, rivals):
                 savings[which][name] = me.usd / rival.usd
     said: dict[str, Any] = {
         "scenarios": len(names),
         "dominated_by_a_rival_default": dominated,
-        "undominated_by_sweeps_share": _share(undominated),
+        "undominated_by_sweeps_share": _share(
+            [
+                not any(rival.dominates(there[mine]) for rival in comparable(there, mine, [*swept, *defaults]))
+                for there in dense.values()
+                if mine in there and comparable(there, mine, swept)
+            ]
+        ),
     }
     for which, ratios in savings.items():
         prefix = f"saving_vs_{which}_rival_default"

@@ -207,7 +207,7 @@ def test_ours_is_judged_by_who_is_cheaper_and_lets_wait_no_longer() -> None:
         row("point", 9.5, 4.0, 0.01),
     ]
     found = score.scenarios(rows)
-    said = score.summary(found, "posthouse", ["slow", "slow and dear", "good and dear", "better"], ["point"])
+    said = score.summary(found, found, "posthouse", ["slow", "slow and dear", "good and dear", "better"], ["point"])
     assert said["scenarios"] == 2
     assert said["dominated_by_a_rival_default"] == {"b/3/5-120": ["better"]}
     assert said["undominated_by_sweeps_share"]["value"] == 0.0
@@ -255,7 +255,7 @@ def test_what_the_money_is_for_is_told_in_parts_of_the_bound() -> None:
     paid = {"ready_h": 20.0, "busy": 0.75, "loading_h": 5.0, "stopped_usd": 1.0}
     least: Row = row(BOUND, 0.0, 0.0, 0.0) | dict.fromkeys(score.BOUNDS, 5.0)
     rows = [least, row("posthouse", 11.0, 5.0, 0.01) | paid, row("slow", 9.0, 50.0, 0.2)]
-    money = score.summary(score.scenarios(rows), "posthouse", ["slow"], [])["money"]["3"]
+    money = score.summary(score.scenarios(rows), {}, "posthouse", ["slow"], [])["money"]["3"]
     ready = 20.0 * READY_USD_H / 5
     split = {"working": 0.75 * ready, "idle": 0.25 * ready, "loading": ready / 4, "stopped": 0.2}
     assert money["posthouse"] == pytest.approx(split | {"all": 2.2, "over_10": 0.01})
