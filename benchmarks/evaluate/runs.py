@@ -82,12 +82,10 @@ def settings() -> list[str]:
     A value with an x is in multiples of the mean load: who knows what his rival's fleet does may say it here, too.
     """
     found = [f"{OURS}(target_util={share})" for share in ("0.5", "0.6", "0.7", "0.8", "1")]
-    found += [f"{AUTO}(target_queue_time={wait_s})" for wait_s in ("1", "2", "3", "5")]
-    found += [
-        f"{AUTO}(target_queue_time={a},max_queue_time={b})" for a, b in (("30", "60"), ("60", "120"), ("120", "300"))
-    ]
-    found += [f"{AUTO}(max_workers={most}x,max_queue_time=60)" for most in ("1", "1.3", "1.6", "2")]
-    return found + [f"{AUTO}(min_load={least}x)" for least in ("1", "1.5", "2", "2.5", "3", "4", "5", "6.7")]
+    found += [f"{AUTO}(target_queue_time={wait_s})" for wait_s in ("1", "3", "5")]
+    found += [f"{AUTO}(target_queue_time={a},max_queue_time={b})" for a, b in (("30", "60"), ("120", "300"))]
+    found += [f"{AUTO}(max_workers={most}x,max_queue_time=60)" for most in ("1", "1.6")]
+    return found + [f"{AUTO}(min_load={least}x)" for least in ("1.5", "2.5", "4", "6.7")]
 
 
 def is_ours(policy: str) -> bool:

@@ -621,6 +621,20 @@ def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> 
     assert failures(fleet) == 1
 
 
+def test_what_began_before_the_last_failure_fails_no_second_time() -> None:
+    together = [replace(worker(WorkerId(n), State.LOADING), created_at=NOW) for n in (1, 2, 3)]
+    fleet = fleet_of(*together)
+    for number in (1, 2):
+        fleet.settle(WorkerId(number), NOW + number, "host away")
+    assert failures(fleet) == 1
+    assert fleet.snapshot(NOW + 3, ()).group_failures[GROUP].last_at == NOW + 1  # the next try is not put off
+    later = replace(worker(WorkerId(4), State.LOADING), created_at=NOW + 6)
+    fleet = fleet_of(together[0], later)
+    for number in (1, 4):
+        fleet.settle(WorkerId(number), NOW + 2 * number, "host away")
+    assert failures(fleet) == 2
+
+
 def test_a_worker_that_becomes_ready_clears_the_failures_of_its_workergroup() -> None:
     fleet = fleet_of(worker(ONE, state=State.MODEL_LOADING), worker(TWO, state=State.MODEL_LOADING))
     fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
@@ -850,7 +864,7 @@ def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> 
     assert machines(fleet) == ()
     fleet = fleet_of(*crew)
     fleet.observe("sim", [], NOW + 1, NOW + 1)  # all were taken away
-    assert (failures(fleet), machines(fleet)) == (6, ())
+    assert (failures(fleet), machines(fleet)) == (1, ())
 
 
 def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:

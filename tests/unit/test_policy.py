@@ -570,6 +570,20 @@ def test_a_workergroup_that_failed_waits_and_then_tries_one_worker_at_a_time() -
     assert rented(decided(trying)) == (0, 0)
 
 
+def test_a_workergroup_that_failed_tries_as_many_at_a_time_as_came_to_be_ready() -> None:
+    proven = [replace(worker(n), loaded_at=NOW - 60.0) for n in (1, 2, 3)]
+    failed = {GROUP: Failures(1, NOW - 20)}
+
+    def tried(*team: Worker, failures: Failures = failed[GROUP]) -> tuple[int, int]:
+        return rented(decided(snapshot(*team, demand=load(1000), group_failures={GROUP: failures})))
+
+    assert tried(*proven) == (3, 0)
+    assert tried(*proven, worker(4, State.LOADING), worker(5, State.LOADING)) == (1, 0)
+    of_before = [replace(w, outdated_at=NOW - 1.0) for w in proven]  # they prove nothing of what is made now
+    assert tried(*of_before) == (1, 0)
+    assert tried(*proven, failures=Failures(1, NOW - SAME_FAULT_WAIT_S, ("a", "b", "c"))) == (1, 0)
+
+
 def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
     for machines, wait_s in [("ab", LONGEST_WAIT_S), ("abc", SAME_FAULT_WAIT_S)]:
         failed = {GROUP: Failures(20, NOW - wait_s + 1, tuple(machines))}

@@ -782,7 +782,10 @@ class Fleet:
         machines = group.machines
         if machine and machine not in machines and not same_fault(group):
             machines += (machine,)
-        failures = self._group_failures[worker.group_id] = Failures(group.count + 1, now, machines)
+        # What began before the last failure is of the same try: where many are made at once, some fail.
+        again = not group.count or (worker.since if worker.loaded_at else worker.created_at) > group.last_at
+        failures = Failures(group.count + again, now if again else group.last_at, machines)
+        self._group_failures[worker.group_id] = failures
         if same_fault(failures) and not same_fault(group):
             text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
             self.history.note(now, Level.INFO0, text, worker)

@@ -98,7 +98,7 @@ def rent(
     """Rentals that bring the team to `need` and to `count` workers: hot ones for HOT, hot and cold together for COLD.
 
     `already`: what this decision rents anyway. Bounded by `max_workers`, by money, by what is offered, and by the
-    back-off of workergroups that failed: those try one worker at a time.
+    back-off of workergroups that failed: those try as many at a time as they have that came to be ready, at least one.
     """
     crew = hot(team) if goal is Goal.HOT else kept(team)
     have = supply(crew, s.learned) + sum(_perf(r.offer, s) for r in already)
@@ -108,7 +108,8 @@ def rent(
     left = room(s.endpoint.scaling, team) - len(already)
     committed = committed_usd_h(team) + sum(running_usd_h(r.offer.offer.price) for r in already)
     taken = Counter(_place(r.offer) for r in already)
-    trying = {w.group_id for w in team if w.state in COMING} | {r.group_id for r in already}
+    trying = Counter([w.group_id for w in team if w.state in COMING] + [r.group_id for r in already])
+    proven = Counter(w.group_id for w in kept(team) if w.loaded_at and w.state not in COMING and not w.outdated_at)
     on_their_way = [kind_of(w) for w in team if w.state in COMING] + [_kind(r.offer) for r in already]
     trials = Counter(name for name in on_their_way if name not in s.learned.perf)
     most_trials = max(1, int(TRIAL_SHARE * len(kept(team))))
@@ -122,8 +123,11 @@ def rent(
         if s.now < group_resume_at(failures):
             where = f", on {len(failures.machines)} machines: see what its template runs" * same_fault(failures)
             return f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try{where}"
-        if failures.count and entry.group_id in trying:
-            return f"workergroup {entry.group_id} failed before and tries one worker at a time"
+        at_once = 1 if same_fault(failures) else max(1, proven[entry.group_id])
+        if failures.count and trying[entry.group_id] >= at_once:
+            return (
+                f"workergroup {entry.group_id} failed before and tries {at_once} at a time: as many as came to be ready"
+            )
         if not affordable(s.endpoint.scaling, committed, running_usd_h(entry.offer.price)):
             return f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"
         return ""
@@ -150,7 +154,7 @@ def rent(
         left -= 1
         committed += running_usd_h(chosen.entry.offer.price)
         taken[_place(chosen.entry)] += 1
-        trying.add(chosen.entry.group_id)
+        trying[chosen.entry.group_id] += 1
         if not chosen.measured:
             trials[chosen.kind] += 1
     if have < need or many < count:
