@@ -622,14 +622,15 @@ def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> 
 
 
 def test_what_began_before_the_last_failure_fails_no_second_time() -> None:
-    together = [replace(worker(WorkerId(n), State.LOADING), created_at=NOW) for n in (1, 2, 3)]
-    fleet = fleet_of(*together)
+    def made(number: int, at: float) -> Worker:
+        return replace(worker(WorkerId(number), State.LOADING), created_at=at, loaded_at=0.0)
+
+    fleet = fleet_of(made(1, NOW), made(2, NOW))
     for number in (1, 2):
         fleet.settle(WorkerId(number), NOW + number, "host away")
     assert failures(fleet) == 1
     assert fleet.snapshot(NOW + 3, ()).group_failures[GROUP].last_at == NOW + 1  # the next try is not put off
-    later = replace(worker(WorkerId(4), State.LOADING), created_at=NOW + 6)
-    fleet = fleet_of(together[0], later)
+    fleet = fleet_of(made(1, NOW), made(4, NOW + 6))
     for number in (1, 4):
         fleet.settle(WorkerId(number), NOW + 2 * number, "host away")
     assert failures(fleet) == 2
