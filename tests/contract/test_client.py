@@ -431,6 +431,7 @@ def test_address_and_key_come_from_the_environment(peer_beside: Peer, monkeypatc
         assert client.generate("llm", "hi").text == '{"generated_text": "hello"}'
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_blocking_client_does_the_same_and_leaves_nothing_open(peer_beside: Peer) -> None:
     peer = peer_beside
     threads = threading.active_count()
@@ -452,6 +453,7 @@ def test_the_blocking_client_does_the_same_and_leaves_nothing_open(peer_beside: 
     gc.collect()  # warnings of what was left open are errors here
 
 
+@pytest.mark.filterwarnings("error")
 def test_closing_the_blocking_client_in_the_middle_of_a_stream_hangs_up(peer_beside: Peer) -> None:
     peer_beside.works = [(200, ["1", "hang"])]
     with Client(peer_beside.url, KEY) as client:
