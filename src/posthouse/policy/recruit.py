@@ -125,9 +125,7 @@ def rent(
             return f"workergroup {entry.group_id} failed {failures.count} times and waits before the next try{where}"
         at_once = 1 if same_fault(failures) else max(1, proven[entry.group_id])
         if failures.count and trying[entry.group_id] >= at_once:
-            return (
-                f"workergroup {entry.group_id} failed before and tries {at_once} at a time: as many as came to be ready"
-            )
+            return f"workergroup {entry.group_id} failed before and tries {at_once} at a time"
         if not affordable(s.endpoint.scaling, committed, running_usd_h(entry.offer.price)):
             return f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"
         return ""
