@@ -731,14 +731,14 @@ def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     fleet.obey(Action(ONE, Command.STOP), at)
     fleet.settle(ONE, at)
     assert fleet.spent_usd() == pytest.approx(0.70)
-    fleet.place(ONE, instance(seen=Sighting.HALTED), at)
+    fleet.observe("sim", [instance(seen=Sighting.HALTED)], at, at)
     at += 7200  # stopped: 7200 s at 0.1 $/h
     fleet.age(at, SILENT_S)
     assert fleet.workers[ONE].spent_usd == pytest.approx(0.90)
     fleet.want(ONE, Goal.GONE)
     fleet.obey(Action(ONE, Command.DESTROY), at)
     fleet.settle(ONE, at)
-    fleet.observe("sim", [], asked_at=at + 1e-6, now=at)
+    fleet.observe("sim", [], at, at)
     fleet.age(at + 1000, SILENT_S)
     assert fleet.workers == {}
     assert fleet.spent_usd() == pytest.approx(0.90)

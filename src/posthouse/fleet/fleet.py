@@ -429,12 +429,14 @@ class Fleet:
         by_id = {i.id: i for i in instances}
         for worker in [w for w in self.workers.values() if w.provider == provider]:
             settled_at = self._settled_at.get(worker.id, self._born_at)
-            if worker.state is State.WANTED or worker.id in self._in_flight or asked_at <= settled_at:
+            if worker.state is State.WANTED or worker.id in self._in_flight or asked_at < settled_at:
                 continue  # the list may be older than our last command
             instance = by_id.get(worker.instance_id, by_label.get(worker.label))
             if instance is not None:
                 self.place(worker.id, instance, now)
-            elif worker.instance_id or worker.state is State.DESTROYING or asked_at >= settled_at + UNCLEAR_S:
+                continue
+            known = worker.instance_id and asked_at > settled_at  # of the same moment, it may be older
+            if known or worker.state is State.DESTROYING or asked_at >= settled_at + UNCLEAR_S:
                 self._see(worker.id, Sighting.ABSENT, now)
 
     def place(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
