@@ -54,6 +54,11 @@ class Worker:
     outdated_at: float = 0.0
     """When an update was asked for that it has not had yet; 0 if none."""
 
+    @property
+    def began_at(self) -> float:
+        """When what is to make it ready began: its start if it was ready before, else its creation."""
+        return self.since if self.loaded_at > 0 else self.created_at
+
     def billing(self) -> Billing:
         return BILLED_AS[self.state]
 

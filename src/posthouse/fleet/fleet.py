@@ -785,7 +785,7 @@ class Fleet:
         if machine and machine not in machines and not same_fault(group):
             machines += (machine,)
         # What began before the last failure is of the same try: where many are made at once, some fail.
-        again = not group.count or (worker.since if worker.loaded_at else worker.created_at) > group.last_at
+        again = not group.count or worker.began_at > group.last_at
         failures = Failures(group.count + again, now if again else group.last_at, machines)
         self._group_failures[worker.group_id] = failures
         if same_fault(failures) and not same_fault(group):

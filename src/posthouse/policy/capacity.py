@@ -113,9 +113,8 @@ def coming(workers: Iterable[Worker], learned: Learned, now: float) -> list[tupl
     found: list[tuple[float, float]] = []
     for worker in hot(workers):
         if worker.state in COMING:
-            comes_back = worker.loaded_at > 0
-            usual_s = learned.start_s if comes_back else learned.create_s
-            age_s = now - (worker.since if comes_back else worker.created_at)
+            usual_s = learned.start_s if worker.loaded_at > 0 else learned.create_s
+            age_s = now - worker.began_at
             found.append((max(usual_s - age_s, LATE * age_s), perf_of(worker, learned)))
     return found
 
