@@ -15,7 +15,7 @@ from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h, least_hot, room, running_usd_h
-from posthouse.policy.capacity import USABLE, expected_wait_s, hot, hot_need, on_machine, perf_of, ready, supply
+from posthouse.policy.capacity import USABLE, enough, expected_wait_s, hot, hot_need, on_machine, perf_of, ready, supply
 from posthouse.policy.decide import decide
 from posthouse.policy.forecast import predicted_load
 from posthouse.policy.patience import LONGEST_WAIT_S
@@ -189,18 +189,19 @@ def test_none_rests_that_is_needed(s: Snapshot, memory: Memory) -> None:
         return
     assert s.now >= s.calm_until
     left = hot(after(s, decision))
-    if left or decision.hot_need > 0:
+    needed = enough(s.endpoint.scaling, decision.hot_need)
+    if left or needed > 0:
         if not all(w.state is State.IDLE for w in rested):  # help on its way: those that serve are enough
             assert not any(w.state is State.IDLE for w in rested)
             serving = [w for w in ready(s.workers) if decision.goals.get(w.id, Goal.HOT) is not Goal.FRESH]
-            assert supply(serving, s.learned) >= decision.hot_need * (1 - 1e-9)
+            assert supply(serving, s.learned) >= needed * (1 - 1e-9)
             return
         assert not any(w.state in COMING for w in left)
         if len(left) + sum(decision.goals.get(w.id) is Goal.GONE for w in s.workers) <= s.endpoint.scaling.max_workers:
             team = [w for w in hot(s.workers) if w not in rested]  # before max_workers takes its own
             assert supply(team, s.learned) + sum(
                 perf_of(w, s.learned) for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT
-            ) >= decision.hot_need * (1 - 1e-9)
+            ) >= needed * (1 - 1e-9)
 
 
 @given(snapshots(), memories)

@@ -619,6 +619,13 @@ def test_none_rests_that_is_needed() -> None:
     assert decided(snapshot(worker(1), worker(2), demand=load(101))).goals == {}
 
 
+def test_those_that_would_not_be_added_rest() -> None:
+    team = [worker(1), worker(2), worker(3)]
+    scaling = replace(BARE, target_util=0.9)  # half of the headroom may be missing: 95 % of the need is enough
+    assert decided(snapshot(*team, scaling=scaling, demand=load(189))).goals == {WorkerId(3): Goal.COLD}
+    assert decided(snapshot(*team, scaling=scaling, demand=load(190))).goals == {}
+
+
 def test_a_large_worker_rests_for_a_small_need_and_small_ones_for_a_large() -> None:
     team = [big(1), worker(2), worker(3)]
     assert decided(snapshot(*team, demand=load(200))).goals == {WorkerId(1): Goal.COLD}

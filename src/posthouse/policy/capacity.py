@@ -153,9 +153,10 @@ def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
 
 
 def enough(scaling: Scaling, need: float) -> float:
-    """The least capacity for `need` to which no worker is added: half of the headroom may be missing.
+    """What is enough for `need`: none is added to it, and one beyond it rests. Half of the headroom may be missing.
 
-    A need passes a whole number of workers by a hair much of the time, and then falls back before a start has paid.
+    A need passes a whole number of workers by a hair much of the time, and then falls back before a start has paid. And
+    what is held is the highest of a while: most of that time the rest has the whole headroom.
     """
     return need * (1 - min(TOLERANCE, (1 - scaling.target_util) / 2))
 

@@ -55,7 +55,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     total_hold_s = retire.storage_s(team, s.learned)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
-    # What is enough: a worker is added where more is missing.
+    # What is enough: a worker is added where more is missing, and rests where it is there without it.
     enough_hot, enough_new = enough(scaling, held), enough(scaling, needed_new)
     enough_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough_new)
 
@@ -77,7 +77,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
 
     # Who rests, and who goes.
     last_s = retire.last_stays_s(s)
-    released = retire.release(s, team, held, max(least, int(last_s > 0)), memory.released_at)
+    released = retire.release(s, team, enough_hot, max(least, int(last_s > 0)), memory.released_at)
     team = _with(team, released)
     discarded = retire.discard(s, team, held_total, scaling.cold_workers)
 
