@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -460,6 +461,36 @@ def test_closing_the_blocking_client_in_the_middle_of_a_stream_hangs_up(peer_bes
         stream = client.stream("llm", "/stream", {})
         assert next(stream) == 1
     asyncio.run(until(lambda: peer_beside.streaming == 0))
+    stream.close()
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("error")
+def test_closing_the_blocking_client_ends_what_other_threads_wait_for(peer_beside: Peer) -> None:
+    peer_beside.works = [(200, ["1", "hang"])]
+    peer_beside.routes = ["worker", "wait"]
+    waits, streams = threading.Event(), threading.Event()
+    client = Client(peer_beside.url, KEY)
+    stream = client.stream("llm", "/stream", {})
+
+    def ask() -> None:
+        client.request("llm", "/generate", {}, on_waiting=lambda _: waits.set())
+
+    def read() -> None:
+        for _ in stream:
+            streams.set()
+
+    with ThreadPoolExecutor() as threads:
+        read_there = threads.submit(read)
+        assert streams.wait(20)
+        asked_there = threads.submit(ask)
+        assert waits.wait(20)
+        client.close()
+        for there in (asked_there, read_there):
+            with pytest.raises(PosthouseError, match="closed before there was an answer"):
+                there.result(20)
+    with pytest.raises(PosthouseError, match="is closed"):
+        client.request("llm", "/generate", {})
     stream.close()
     gc.collect()
 

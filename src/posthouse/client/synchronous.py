@@ -1,6 +1,7 @@
 """The client for programs without asyncio: `AsyncClient`, driven from a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import functools
 import os
 import threading
@@ -10,6 +11,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from posthouse.client.answers import Answer
 from posthouse.client.asynchronous import COST, LIFETIME_S, RETRIES, TIMEOUT_S, AsyncClient, AsyncSession, OnWaiting
+from posthouse.client.errors import PosthouseError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +23,7 @@ def _blocking(method: Callable[Concatenate[AsyncClient, P], Awaitable[T]]) -> Ca
     """Returns `method` of the asynchronous client as a method of the blocking one."""
 
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(method(self._client, *args, **kwargs))
+        return self._run(lambda: method(self._client, *args, **kwargs))
 
     functools.update_wrapper(call, method)
     return call
@@ -42,6 +44,8 @@ class Client:
     ) -> None:
         self._client = AsyncClient(url, api_key, timeout_s, ca)
         self._open: set[AsyncGenerator[Any, None]] = set()
+        self._closed = False
+        self._sending = threading.Lock()
         # A thread and not `asyncio.run` for each call: idle connections are kept well, and notebooks have a loop.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="posthouse-client", daemon=True)
@@ -56,35 +60,52 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes every connection and ends the thread. The client is of no further use."""
-        if self._loop.is_closed():
-            return
-        for events in tuple(self._open):
-            self._run(events.aclose())
-        self._run(self._client.close())
+        """Closes every connection and ends the thread. The client is of no further use.
+
+        What other threads wait for from it raises a `PosthouseError` there, and so does every later call.
+        """
+        with self._sending:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _run(self, result: Awaitable[T]) -> T:
-        async def awaited() -> T:
-            return await result
+    async def _end(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        for events in tuple(self._open):
+            await events.aclose()
+        await self._client.close()
 
-        future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+    def _run(self, call: Callable[[], Awaitable[T]]) -> T:
+        async def awaited() -> T:
+            return await call()
+
+        with self._sending:
+            if self._closed:
+                raise PosthouseError("this client is closed")
+            future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise PosthouseError("this client was closed before there was an answer") from error
         finally:
             future.cancel()  # does nothing but after an interrupt of this wait
 
     def _events(self, events: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
         self._open.add(events)
         try:
-            while (event := self._run(anext(events, _END))) is not _END:
+            while (event := self._run(lambda: anext(events, _END))) is not _END:
                 yield event
         finally:
             self._open.discard(events)
-            if not self._loop.is_closed():
-                self._run(events.aclose())
+            if not self._closed:
+                self._run(events.aclose)
 
     route = _blocking(AsyncClient.route)
     request = _blocking(AsyncClient.request)
@@ -139,7 +160,7 @@ class Client:
         if stream:
             events = ask(endpoint, prompt, max_new_tokens, stream=True, timeout_s=timeout_s, on_waiting=on_waiting)
             return self._events(events)
-        return self._run(ask(endpoint, prompt, max_new_tokens, timeout_s=timeout_s, on_waiting=on_waiting))
+        return self._run(lambda: ask(endpoint, prompt, max_new_tokens, timeout_s=timeout_s, on_waiting=on_waiting))
 
     def session(
         self,
@@ -153,7 +174,7 @@ class Client:
     ) -> "Session":
         """Opens a session: see `AsyncClient.session`."""
         terms = (cost, lifetime_s, on_close_route, on_close_payload, timeout_s, on_waiting)
-        return Session(self, self._run(self._client.session(endpoint, *terms)))
+        return Session(self, self._run(lambda: self._client.session(endpoint, *terms)))
 
     endpoints = _blocking(AsyncClient.endpoints)
     endpoint = _blocking(AsyncClient.endpoint)
@@ -197,11 +218,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client._run(self._session.__aexit__(kind, error, trace))
+        self._client._run(lambda: self._session.__aexit__(kind, error, trace))
 
     def request(self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0) -> Answer:
         """Sends `payload` and returns the answer: see `AsyncSession.request`."""
-        return self._client._run(self._session.request(path, payload, timeout_s, retries))
+        return self._client._run(lambda: self._session.request(path, payload, timeout_s, retries))
 
     def stream(
         self, path: str, payload: object, timeout_s: float | None = None, retries: int = 0
@@ -210,8 +231,8 @@ class Session:
         return self._client._events(self._session.stream(path, payload, timeout_s, retries))
 
     def is_open(self) -> bool:
-        return self._client._run(self._session.is_open())
+        return self._client._run(self._session.is_open)
 
     def close(self) -> None:
         """Closes the session. One that is closed already stays so."""
-        self._client._run(self._session.close())
+        self._client._run(self._session.close)
