@@ -181,6 +181,9 @@ async def test_the_openapi_page_describes_our_own_calls(web: Web) -> None:
     spec = (await web.call("GET", "/openapi.json", key=None)).body
     assert "/v1/endpoints/{endpoint}/explain" in spec["paths"]
     assert spec["components"]["schemas"]["WorkerRow"]["properties"]["price_usd_h"]["description"]
+    tags = {path: call["tags"] for path, calls in spec["paths"].items() for call in calls.values()}
+    assert tags["/v1/keys"] == ["Management, Posthouse's own"]
+    assert tags["/update_workers"] == ["Management, in the protocol's words"]
 
 
 # -- endpoints -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from posthouse import __version__
@@ -58,6 +59,10 @@ def web_app(
     add_secret_routes(app, catalog, keyring)
     add_market_routes(app, catalog)
     add_v1_routes(app, catalog, keyring, explain)
+    for route in app.routes:
+        if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
+            whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"
+            route.tags = [f"Management, {whose}"]
     add_docs_routes(app)
     add_error_handlers(app)
     app.add_middleware(Gate, keyring=keyring, clock=hub.clock, throttle=throttle or Throttle(Rates()))
