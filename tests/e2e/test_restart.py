@@ -206,3 +206,6 @@ def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site:
     assert len(asking.communicate(timeout=START_S)[0].split()) > 900
     assert site.processes() == []
     assert site.run("shutdown").returncode == 4
+    late = site.run("shutdown", "--workers")
+    assert late.returncode == 4
+    assert f"start it first: posthouse serve --data-dir {site.directory}" in late.stderr.replace("\n", "")

@@ -199,7 +199,7 @@ def _farewell(server: "Running", data_dir: Path) -> str:
     ]
     lines += [f"  and {len(left) - LISTED} more"] if len(left) > LISTED else []
     again = f"`posthouse serve --data-dir {data_dir}`"
-    lines.append(f"The next {again} finds them again; `posthouse shutdown --workers` takes them down.")
+    lines.append(f"The next {again} finds them again; `posthouse shutdown --workers` then takes them down.")
     return "\n".join(lines) + "\n"
 
 

@@ -45,7 +45,9 @@ def shutdown(
     lock = settings.data_dir / LOCK_FILE
     pid = _owner(lock)
     if not pid:
-        raise NotFound(f"no server runs on {settings.data_dir.absolute()}")
+        data = settings.data_dir.absolute()
+        first = f"; for its workers start it first: posthouse serve --data-dir {data}" if workers else ""
+        raise NotFound(f"no server runs on {data}{first}")
     os.kill(pid, TAKE_DOWN if workers else signal.SIGTERM)
     if not as_json:
         typer.echo(f"process {pid} {'takes its workers down and ' if workers else ''}stops")
