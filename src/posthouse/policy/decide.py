@@ -55,7 +55,8 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     total_hold_s = retire.storage_s(team, s.learned)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
-    # What is enough: a worker is added where more is missing, and rests where it is there without it.
+    # What is enough: a worker is added where more is missing, and rests where it is there without it. A reserve keeps
+    # half of what may be missing, for to make one anew is slow.
     enough_hot, enough_new = enough(scaling, held), enough(scaling, needed_new)
     enough_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough_new)
 
@@ -79,7 +80,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     last_s = retire.last_stays_s(s)
     released = retire.release(s, team, enough_hot, max(least, int(last_s > 0)), memory.released_at)
     team = _with(team, released)
-    discarded = retire.discard(s, team, held_total, scaling.cold_workers)
+    discarded = retire.discard(s, team, (held_total + enough_total) / 2, scaling.cold_workers)
 
     goals |= woken | released | fresh | turns | discarded
     hot_supply = supply(hot(_with(team, discarded)), s.learned)
