@@ -880,6 +880,19 @@ def test_a_tenth_of_the_reserve_may_be_missing_but_nothing_of_what_is_asked_for(
     assert made(min_cold_load=401.0) == (0, 1)
 
 
+def test_half_of_the_tenth_that_may_be_missing_of_the_reserve_is_kept_once_it_is_there() -> None:
+    def goes(**fields: float) -> bool:
+        team = [worker(1), worker(2), *map(cold, (3, 4, 5))]
+        scaling = replace(BARE, target_util=0.9, **fields)  # type: ignore[arg-type]
+        goals = decided(snapshot(*team, scaling=scaling, demand=load(180)), Memory(hour_rate=180.0, at=NOW)).goals
+        return goals == {WorkerId(5): Goal.GONE}
+
+    assert goes(cold_mult=2.1)  # 420, of which 399 stay
+    assert not goes(cold_mult=2.2)
+    assert goes(min_cold_load=400.0)
+    assert not goes(min_cold_load=401.0)
+
+
 def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
     """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
     demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
