@@ -200,7 +200,7 @@ def test_auto_costs_hardly_more_than_fixed_ratios_where_there_is_much_to_do() ->
         (mode, load): busy_world(mode, load).fleet.spent_usd() for mode in ("auto", "fixed") for load in (300.0, 3000.0)
     }
     more = {load: spent["auto", load] / spent["fixed", load] - 1 for load in (300.0, 3000.0)}
-    assert more[3000.0] < more[300.0] / 2
+    assert more[3000.0] < min(0.01, more[300.0] / 2)
 
 
 def test_auto_takes_a_smaller_share_of_headroom_for_more_load() -> None:
