@@ -1,67 +1,90 @@
 # Needs Python 3.11 to 3.13 with venv, and nothing else. `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo serve test lint format bench evaluate fuzz campaign ticks drill docs peers lock clean
+.PHONY: help setup demo serve test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers wheel \
+	image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-.venv/.ready: requirements.lock pyproject.toml
+# What a user needs: demo and serve.
+.venv/.server: requirements.lock pyproject.toml
+	@echo "posthouse: making .venv with $$($(PYTHON) --version), then installing $$(grep -c == requirements.lock) packages"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
-setup: .venv/.ready ## make .venv with every dependency at its locked version
+# What a contributor needs on top: tests, linters, the documentation's site.
+.venv/.dev: requirements-dev.lock .venv/.server
+	@echo "posthouse: installing the tools for tests, lint and documentation, $$(grep -c == requirements-dev.lock) packages in all"
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
 
-demo: .venv/.ready ## a server, an endpoint, real requests: watch them routed, signed, served, autoscaled
+setup: .venv/.dev ## make .venv with everything a contributor needs, at its locked version
+
+demo: .venv/.server ## a server, an endpoint, real requests: watch them routed, signed, served, autoscaled
 	$(BIN)/posthouse demo
 
-serve: .venv/.ready ## run the server on 127.0.0.1:8080
+serve: .venv/.server ## run the server on 127.0.0.1:8080
 	$(BIN)/posthouse serve
 
-test: .venv/.ready ## run every test, four files at a time: most of them wait for something
+test: .venv/.dev ## run every test, four files at a time: most of them wait for something
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/.ready ## ruff, mypy --strict, import-linter
+coverage: .venv/.dev ## run every test and show which lines they run; the table goes to coverage.md
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=markdown:coverage.md
+
+lint: .venv/.dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/.ready ## let ruff format and fix
+format: .venv/.dev ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.ready ## measure the hot path; results go to benchmarks/results
+bench: .venv/.dev ## measure the hot path; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.route
 
-evaluate: .venv/.ready ## our scaling against every rival and against the bounds; TRACES="FILE FOLDER ..."
+evaluate: .venv/.dev ## our scaling against every rival and against the bounds; TRACES="FILE FOLDER ..."
 	$(BIN)/python -m benchmarks.evaluate $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
-drill: .venv/.ready ## list the drills; make drill NAME=crash runs one, results go to drills/results
+drill: .venv/.dev ## list the drills; make drill NAME=crash runs one, results go to drills/results
 	$(BIN)/python -m drills$(if $(NAME),.$(NAME)) $(ARGS)
 
-fuzz: .venv/.ready ## make over 100,000 calls that nobody foresaw; ends with 1 and the case where one breaks the server
+fuzz: .venv/.dev ## make over 100,000 calls that nobody foresaw; ends with 1 and the case where one breaks the server
 	$(BIN)/python -m tests.fuzz
 
-campaign: .venv/.ready ## live through 2,000 virtual days of faults; the record goes to tests/campaign
+campaign: .venv/.dev ## live through 2,000 virtual days of faults; the record goes to tests/campaign
 	$(BIN)/python -m tests.campaign --record tests/campaign/record.json
 
-ticks: .venv/.ready ## live through a million random ticks, with random edits; the record goes to tests/sim
+ticks: .venv/.dev ## live through a million random ticks, with random edits; the record goes to tests/sim
 	$(BIN)/python -m tests.sim.ticks --record tests/sim/ticks.json
 
-docs: .venv/.ready ## write the generated parts of the documentation anew
+docs: .venv/.dev ## write the generated parts of the documentation again
 	$(BIN)/python docs/generate.py
 
-peers: .venv/.ready ## run what shows how unmodified peers do here, and record it in docs/reference
+site: .venv/.dev ## build the documentation's site into site/; a broken link fails
+	$(BIN)/python docs/site.py
+
+peers: .venv/.dev ## run what shows how unmodified peers do here, and record it in docs/reference
 	$(BIN)/python -m pytest -m peer --peers=docs/reference/peers.json tests
 	$(BIN)/python docs/generate.py
 
-lock: ## resolve the dependencies anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra server --group dev \
-		--no-header --output-file requirements.lock pyproject.toml
+wheel: .venv/.dev ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build --quiet
+
+image: ## build the container image `posthouse` (needs Docker)
+	docker build --tag posthouse .
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra server
+lock: ## resolve the dependencies again (needs uv): requirements.lock for users, requirements-dev.lock for contributors
+	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(LOCK) --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist site coverage.md .coverage .coverage.*

@@ -29,7 +29,7 @@ RECORDED_S = 108.0
 """Length of the recorded traffic, in seconds: the first 108 of the Azure 2023 conversation trace, see NOTICE."""
 TOKENS_PER_S, SLOTS, LOAD_S = 150, 4, 2.0
 """The demo model: speed of one request, requests at once, loading time."""
-SCALING = {
+SCALING: dict[str, Any] = {
     "min_load": 0,
     "target_util": 0.9,
     "cold_mult": 1,
