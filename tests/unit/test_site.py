@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from docs.site import SOURCE_URL, linked, on_site, stage
 
 
