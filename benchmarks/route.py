@@ -10,7 +10,6 @@ Prints a table and writes `benchmarks/results/route.json`.
 
 import argparse
 import asyncio
-import base64
 import gc
 import json
 import multiprocessing as mp
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import cycle, pairwise
 from multiprocessing.connection import Connection
@@ -34,7 +34,6 @@ from typing import Any, cast
 import psutil
 import uvicorn
 import uvloop
-from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from posthouse.config import Rates
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
@@ -87,7 +86,7 @@ class Site:
     """Of each endpoint; 0 for the constant answer."""
     scheme: Scheme = Scheme.U
     version: str = ""
-    """What the workers reported; `+posthouse` at its end means our agent, whose replies carry a grant."""
+    """What the workers reported; `+posthouse` at its end means our agent, whose signature is a grant."""
     early: bool = True
     """`/route/` is answered where it is read (the setting `server.early_answers`)."""
     pinned: bool = True
@@ -164,11 +163,10 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey.generate()
     signing = SigningProcesses(signer, os.cpu_count() or 1)
-    grant_key = ed25519.Ed25519PrivateKey.generate()
     router = Router(
         hub,
         signer,
-        sign_grant=lambda text: ("bench", base64.b64encode(grant_key.sign(text)).decode()),
+        grant_key=lru_cache(20_000)(keyring.grant_key),
         hold_s=4.0,
         sign_beside=signing.sign,
     )
@@ -186,7 +184,6 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         ready=lambda: "",
         metrics=lambda: b"",
         root_certificate=b"",
-        jwks=lambda: b"",
         throttle=Throttle(Rates(routes_per_key=1e6, routes_per_address=1e6)),  # counted, and never too many
     )
 

@@ -49,7 +49,6 @@ HOT_CALLS = {
     "/delete_requests": "A worker reports requests that have ended.",
     "/sign_cert": "Certifies a worker's key for HTTPS, for the addresses at which its instance is.",
     "/pubkey": "The public key, in PEM, by which workers check signatures.",
-    "/.well-known/jwks.json": "The keys, as a JWK set, by which the agent checks grants.",
     "/static/jvastai_root.cer": "The root certificate, in PEM, that `vastai` clients fetch before their first call.",
     "/healthz": "200 while the process answers.",
     "/readyz": "200 once the control loop has done a round, with what fails now; else 503 and why.",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, cast
@@ -43,7 +44,6 @@ from posthouse.server.throttle import Throttle
 from posthouse.server.tls import ServerCertificate
 from posthouse.server.web import web_app
 from posthouse.signing.authority import Authority
-from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
 from posthouse.store import open_store
@@ -56,6 +56,8 @@ LOCK_FILE = "lock"
 """In the data directory: locked by the server that owns it, whose process id it holds."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 """That our own certificate is for in any case."""
+GRANT_KEYS = 20_000
+"""Most workers whose key for grants is remembered: deriving one takes as long as a grant."""
 KEEP_ALIVE_S = 75
 """How long an idle connection stays open: nginx's default. Clients must be the first to close one: a poll that meets a
 server just closing is lost, and the protocol's client then gives up. It closes after 15 s."""
@@ -210,7 +212,6 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             log.warning("this machine's clock is behind the database: times go on from there", behind_s=clock.behind_s)
         secret = await asyncio.to_thread(load_secret, data_dir / "secret")
         signer = await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem")
-        grant_keys = Ed25519Keys(data_dir / "grant.pem", clock.wall())
         authority = Authority(data_dir / "authority.pem", clock.wall())
         tls, renew_certificate = _tls(settings, data_dir, authority, clock)
         if tls is None and not url.startswith("https://") and not ip_address(listener.getsockname()[0]).is_loopback:
@@ -226,7 +227,8 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
 
         signing = SigningProcesses(signer, os.cpu_count() or 1)
         stack.push_async_callback(signing.close)
-        router = Router(hub, signer, grant_keys.sign, settings.server.route_hold_s, signing.sign)
+        grant_key = lru_cache(GRANT_KEYS)(keyring.grant_key)
+        router = Router(hub, signer, grant_key, settings.server.route_hold_s, signing.sign)
         ingest = Ingest(hub, router, keyring.check_worker, Buckets(settings.rates.reports_per_worker))
         certificates = Certificates(hub, keyring.check_worker, authority.sign_request)
         executor = Executor(
@@ -262,7 +264,6 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             troubles=lambda: loop.troubles() + observer.troubles(),
             metrics=lambda: metrics.page(),
             root_certificate=authority.root_pem,
-            jwks=lambda: grant_keys.jwks,
             throttle=throttle,
         )
         parts = (loop, observer, executor, certificates, ingest, throttle, recorder)
@@ -287,7 +288,6 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         async def housekeeping() -> None:
             await asyncio.sleep(HOUSEKEEPING_S)
             renew_certificate()
-            grant_keys.rotate_if_old(clock.wall())
             for record in keyring.dirty():  # last, so that nothing expires while the database cannot be used
                 await store.put_key(record)
 

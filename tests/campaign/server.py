@@ -73,7 +73,7 @@ class Server:
         self.hub = Hub(self._store, clock, providers, self.world.name, await self._store.installation(), CALM_S)
         await self.hub.load()
         signer = _Signer()
-        self.router = Router(self.hub, signer, lambda data: ("", ""), HOLD_S, signer.sign_beside)
+        self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
         self.ingest = Ingest(self.hub, self.router, lambda worker_id, token: True, Buckets(10.0))
         self.executor = Executor(
             self.hub,

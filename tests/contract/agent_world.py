@@ -11,18 +11,27 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 
 from posthouse.agent import AgentSettings, run
-from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
-from posthouse.wire.grant import TIME_HEADER, issued
+from posthouse.wire.grant import TIME_HEADER, Grant, grant_key, issued, read
 from posthouse.wire.signed import Scheme, signed_text
 
 PATIENCE_S = 20.0  # a test that waits longer has failed
 MTOKEN = "mtoken-of-worker-7"
+
+
+def token_of(worker_id: int) -> str:
+    return f"mtoken-of-worker-{worker_id}"
+
+
+def granted(auth_data: dict[str, Any]) -> Grant:
+    """The grant in what `/route/` answered."""
+    grant = read(auth_data["signature"])
+    assert grant is not None
+    return grant
 
 
 async def until(condition: Callable[[], Any]) -> Any:
@@ -143,12 +152,12 @@ class ControlPlane:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = key
-        self.grant_keys: Ed25519Keys | None = None
+        self.gives_grants = False
         self.clock_ahead_s = 0.0
         self.date_ahead_s = 0.0
-        """How far its machine's clock is ahead of the server's own; it tells its own then."""
+        """How far its machine's clock is ahead of the server's own."""
         self.looks = 0
-        """How often the grant keys were asked for."""
+        """How often it was asked for its key and its time."""
         self.refuses = False
         self.statuses: list[dict[str, Any]] = []
         self.deletes: list[dict[str, Any]] = []
@@ -158,7 +167,6 @@ class ControlPlane:
         app.add_routes(
             [
                 web.get("/pubkey/", self._pubkey),
-                web.get("/.well-known/jwks.json", self._jwks),
                 web.post("/worker_status/", self._status),
                 web.post("/delete_requests/", self._delete),
             ]
@@ -175,17 +183,12 @@ class ControlPlane:
         return last if last and last["max_perf"] > 0 and not last["error_msg"] else None
 
     async def _pubkey(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.key.public_pem)
-
-    async def _jwks(self, request: web.Request) -> web.Response:
         self.looks += 1
-        if self.grant_keys is None:
-            return web.Response(status=404)
         told_s = time.time() + self.clock_ahead_s
         headers = {"Date": formatdate(told_s + self.date_ahead_s, usegmt=True)}
-        if self.date_ahead_s:
+        if self.gives_grants:
             headers[TIME_HEADER] = str(told_s)
-        return web.Response(body=self.grant_keys.jwks, headers=headers)
+        return web.Response(text=self.key.public_pem, headers=headers)
 
     async def _status(self, request: web.Request) -> web.Response:
         return await self._take(request, self.statuses)
@@ -227,8 +230,11 @@ class World:
         }
         return AgentSettings(**(values | changes))
 
-    def auth_data(self, at: float | None = None, **changes: Any) -> dict[str, Any]:
-        """Return what `/route/` answers, `at` this time if not now, signed for this worker (or for the changed url)."""
+    def auth_data(self, at: float | None = None, agent: bool = True, **changes: Any) -> dict[str, Any]:
+        """Return what `/route/` answers, `at` this time if not now, for this worker (or for the changed url).
+
+        `agent`: the worker runs our agent. One that does not, or whose server gives no grants, verifies a signature.
+        """
         number = next(self._numbers)
         reply: dict[str, Any] = {
             "cost": 16,
@@ -240,11 +246,11 @@ class World:
         worker_id = changes.pop("worker_id", 7)
         reply |= changes
         fields = {k: reply[k] for k in ("cost", "endpoint", "reqnum", "request_idx", "url")}
-        signature = self.key.sign(signed_text(Scheme.U, **fields))
-        if keys := self.control.grant_keys:
-            now = time.time() if at is None else at
-            grant = issued(keys.sign, worker_id=worker_id, perf=1.0, now=now, **fields)
-            reply["grant"] = msgspec.to_builtins(grant)
+        if agent and self.control.gives_grants:
+            now, key = time.time() if at is None else at, grant_key(token_of(worker_id))
+            signature = issued(key, worker_id=worker_id, perf=1.0, now=now, **fields)
+        else:
+            signature = self.key.sign(signed_text(Scheme.U, **fields))
         return {"signature": signature, "__request_id": "6f1c", **reply}
 
     def wrapped(self, payload: Any, **changes: Any) -> dict[str, Any]:

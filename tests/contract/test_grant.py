@@ -19,12 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from posthouse.agent import keys
+from posthouse.agent import server as agent_server
 from posthouse.client import AsyncClient
-from posthouse.signing.ed25519 import LIFETIME_S, Ed25519Keys, verifiers
 from posthouse.signing.rsa import RsaKey
-from posthouse.wire.grant import BEGIN_S, TIME_HEADER
-from tests.contract.agent_world import PATIENCE_S, World, free_port, listening, until
+from posthouse.wire.grant import BEGIN_S, TIME_HEADER, genuine, grant_key, issued, read
+from tests.contract.agent_world import PATIENCE_S, World, free_port, granted, listening, token_of, until
 from tests.contract.live import add_endpoint, live_server, pointed, ready
 from tests.contract.test_vastai_peer import complete
 from tests.contract.test_wire import puppets, route
@@ -143,7 +142,7 @@ def peer_worker(key: RsaKey, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 async def world(key: RsaKey, tmp_path: Path) -> AsyncIterator[World]:
     world = World(key, tmp_path)
-    world.control.grant_keys = Ed25519Keys(tmp_path / "grant.pem", time.time())
+    world.control.gives_grants = True
     async with (
         listening(world.model.app(), world.model.port),
         listening(world.control.app(), world.control.port),
@@ -163,7 +162,7 @@ async def both(world: World, peer_worker: PeerWorker, **changes: Any) -> list[tu
     at = changes.pop("at", None)
     answers = []
     for url, worker_id in ((peer_worker.url, 8), (world.url, 7)):
-        body = world.wrapped({"inputs": "x"}, at=at, url=url, worker_id=worker_id)
+        body = world.wrapped({"inputs": "x"}, at=at, url=url, worker_id=worker_id, agent=worker_id == 7)
         body["auth_data"] |= changes
         answers.append(await post(world, f"{url}/generate", body))
     return answers
@@ -178,24 +177,29 @@ async def test_what_is_good_passes_both(world: World, peer_worker: PeerWorker) -
 
 
 async def test_a_signature_for_the_address_of_another_worker(world: World, peer_worker: PeerWorker) -> None:
-    body = world.wrapped({"inputs": "x"}, url="http://127.0.0.1:1", worker_id=9)
+    elsewhere = "http://127.0.0.1:1"
+    signed, sealed = (world.wrapped({}, url=elsewhere, worker_id=9, agent=agent) for agent in (False, True))
     async with world.agent():
-        assert (await post(world, f"{peer_worker.url}/generate", body))[0] == 200
-        status, reply = await post(world, f"{world.url}/generate", body)
-        assert (status, "signature" in reply) == (401, True)
+        assert (await post(world, f"{peer_worker.url}/generate", signed))[0] == 200
+        for body, why in ((signed, "signature: is no grant"), (sealed, "signature: is a grant for another worker")):
+            status, reply = await post(world, f"{world.url}/generate", body)
+            assert (status, why in reply) == (401, True)
         # An address is given to another worker in time; what was meant for the one before is not for it.
         status, reply = await post(world, f"{world.url}/generate", world.wrapped({"inputs": "x"}, worker_id=9))
-        assert (status, "grant.worker_id" in reply) == (401, True)
+        assert (status, "signature: is a grant for another worker" in reply) == (401, True)
+        # And a worker keeps no grants from an address where it was before.
+        status, reply = await post(world, f"{world.url}/generate", world.wrapped({"inputs": "x"}, url=elsewhere))
+        assert (status, "url: is not this worker's" in reply) == (401, True)
         assert world.model.seen == []
 
 
 async def test_a_replay(world: World, peer_worker: PeerWorker) -> None:
     async with world.agent():
         for url, worker_id, statuses in ((peer_worker.url, 8, [200, 200]), (world.url, 7, [200, 401])):
-            body = world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id)
+            body = world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id, agent=worker_id == 7)
             answers = [await post(world, f"{url}/generate", body) for _ in range(2)]
             assert [status for status, _ in answers] == statuses
-        assert "grant.nonce" in answers[1][1]
+        assert "was used before" in answers[1][1]
         assert len(world.model.seen) == 1
 
 
@@ -218,7 +222,7 @@ async def test_a_grant_that_has_expired(world: World, peer_worker: PeerWorker) -
     async with world.agent():
         theirs, ours = await both(world, peer_worker, at=time.time() - BEGIN_S - 1)
         assert theirs[0] == 200
-        assert (ours[0], "grant.exp" in ours[1]) == (408, True)
+        assert (ours[0], "has expired" in ours[1]) == (408, True)
         assert world.model.seen == []
 
 
@@ -231,29 +235,29 @@ async def test_altered_fields(world: World, peer_worker: PeerWorker, changes: di
     async with world.agent():
         theirs, ours = await both(world, peer_worker, **changes)
         assert theirs[0] == 200
-        assert (ours[0], "grant.signature" in ours[1]) == (401, True)
+        assert (ours[0], "its grant does not verify" in ours[1]) == (401, True)
         assert world.model.seen == []
         assert world.control.ended == []
 
 
 async def test_an_unsigned_session(world: World, peer_worker: PeerWorker) -> None:
     async def created(url: str, **changes: Any) -> tuple[int, str]:
-        auth_data = world.auth_data(url=url) | changes
+        auth_data = world.auth_data(url=url, agent=url == world.url) | changes
         return await post(world, f"{url}/session/create", {"auth_data": auth_data, "payload": {"lifetime": 1.0}})
 
     async with world.agent():
         assert (await created(peer_worker.url, signature="AAAA"))[0] == 201
         status, reply = await created(world.url, signature="AAAA")
         assert (status, "signature" in reply) == (401, True)
-        status, reply = await created(world.url, grant=None)
-        assert (status, "grant: is missing" in reply) == (401, True)
+        status, reply = await created(world.url, signature=world.auth_data(agent=False)["signature"])
+        assert (status, "signature: is no grant" in reply) == (401, True)
         assert (await created(world.url))[0] == 201
 
 
 async def test_a_request_in_a_session_by_one_who_did_not_open_it(world: World, peer_worker: PeerWorker) -> None:
     async with world.agent():
         for url, worker_id, expected in ((peer_worker.url, 8, 200), (world.url, 7, 401)):
-            theirs, mine = (world.auth_data(url=url, worker_id=worker_id) for _ in range(2))
+            theirs, mine = (world.auth_data(url=url, worker_id=worker_id, agent=worker_id == 7) for _ in range(2))
             _, reply = await post(world, f"{url}/session/create", {"auth_data": theirs, "payload": {"lifetime": 60.0}})
             body = {"auth_data": mine, "session_id": json.loads(reply)["session_id"], "payload": {"inputs": "x"}}
             assert (await post(world, f"{url}/generate", body))[0] == expected
@@ -268,7 +272,7 @@ async def test_a_session_that_calls_an_address_off_the_worker_when_it_ends(
 
     async def closed(url: str, worker_id: int, on_close_route: str) -> tuple[int, str]:
         """What a new session's creation is answered with; if there is one, it is ended at once."""
-        auth_data = world.auth_data(url=url, worker_id=worker_id)
+        auth_data = world.auth_data(url=url, worker_id=worker_id, agent=worker_id == 7)
         payload = {"lifetime": 60.0, "on_close_route": on_close_route, "on_close_payload": {}}
         status, reply = await post(world, f"{url}/session/create", {"auth_data": auth_data, "payload": payload})
         if status == 201:
@@ -320,14 +324,14 @@ async def test_a_body_without_a_limit(world: World, peer_worker: PeerWorker) -> 
     big = {"inputs": "x" * 33 * 2**20}
     async with world.agent():
         for url, worker_id, expected in ((peer_worker.url, 8, 200), (world.url, 7, 413)):
-            body = world.wrapped(big, url=url, worker_id=worker_id)
+            body = world.wrapped(big, url=url, worker_id=worker_id, agent=worker_id == 7)
             assert (await post(world, f"{url}/generate", body))[0] == expected
         assert world.model.seen == []
 
 
 async def test_more_work_than_was_granted(world: World) -> None:
     async with world.agent():
-        most = world.auth_data()["grant"]["max_cost"]
+        most = granted(world.auth_data()).max_cost
         status, reply = await post(world, f"{world.url}/generate", world.wrapped({"max_tokens": most + 1}))
         assert (status, "more work than its grant allows" in reply) == (422, True)
         await until(lambda: world.control.ended)
@@ -339,29 +343,34 @@ async def test_more_work_than_was_granted(world: World) -> None:
 
 
 async def test_a_request_without_a_grant_is_told_what_is_missing_and_a_setting_lets_it_pass(world: World) -> None:
-    body = world.wrapped({"inputs": "x"})
-    del body["auth_data"]["grant"]
+    body = world.wrapped({"inputs": "x"}, agent=False)
     async with world.agent():
         status, reply = await post(world, f"{world.url}/generate", body)
-        assert (status, "grant: is missing" in reply) == (401, True)
+        assert (status, "signature: is no grant" in reply) == (401, True)
     world.control.statuses.clear()
     async with world.agent(require_grant=False):
         assert (await post(world, f"{world.url}/generate", body))[0] == 200
+        # A grant is checked all the same.
+        with_grant = world.wrapped({"inputs": "x"})
+        assert [(await post(world, f"{world.url}/generate", with_grant))[0] for _ in range(2)] == [200, 401]
 
 
-async def test_an_agent_that_must_have_grants_does_not_begin_without_the_keys(world: World) -> None:
-    keys, world.control.grant_keys = world.control.grant_keys, None
+async def test_an_agent_that_must_have_grants_does_not_begin_while_the_server_gives_none(world: World) -> None:
+    world.control.gives_grants = False
     async with world.agent(wait=False, require_grant=True):
         await until(lambda: world.control.looks)
         assert (await post(world, f"{world.url}/generate", world.wrapped({})))[0] == 401
-        world.control.grant_keys = keys
+        world.control.gives_grants = True
         await until(world.control.ready)
         assert (await post(world, f"{world.url}/generate", world.wrapped({})))[0] == 200
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["as the signature", "beside it"])
 @pytest.mark.parametrize("shape", ["flat", "wrapped", "header"])
-async def test_the_model_does_not_see_the_grant(world: World, shape: str) -> None:
+async def test_the_model_does_not_see_the_grant(world: World, shape: str, beside: bool) -> None:
     auth_data, payload = world.auth_data(), {"inputs": "x"}
+    if beside:
+        auth_data |= {"grant": auth_data["signature"], "signature": world.auth_data(agent=False)["signature"]}
     header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(auth_data).encode()).decode()}
     body, headers = {
         "flat": (auth_data | payload, {}),
@@ -393,7 +402,7 @@ async def test_the_server_s_own_clock_counts_and_not_that_of_its_machine_which_w
 async def test_after_the_server_stood_still_its_grants_are_good_once_it_was_asked_for_the_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_GAP_S", 0.0)
+    monkeypatch.setattr(agent_server, "_GAP_S", 0.0)
     world.control.clock_ahead_s = -7200.0
     async with world.agent():
         world.control.clock_ahead_s = 0.0
@@ -425,41 +434,45 @@ async def test_used_grants_are_forgotten_once_expired_and_their_number_is_bounde
     async with world.agent():
         statuses = [(await post(world, f"{world.url}/generate", body))[0] for body in bodies]
         assert statuses == [200, 200, 200, 408]
-        monkeypatch.setattr("posthouse.agent.keys.ServerKeys.now", lambda _: now + BEGIN_S + 12)
+        monkeypatch.setattr("posthouse.agent.server.Server.now", lambda _: now + BEGIN_S + 12)
         body = world.wrapped({}, at=now + BEGIN_S + 12)
         assert (await post(world, f"{world.url}/generate", body))[0] == 200
         assert (await post(world, f"{world.url}/generate", bodies[0]))[0] == 408
 
 
-# Keys come and go.
+# What does not pass for a grant.
 
 
-async def test_both_keys_are_good_while_one_hands_over_to_the_next(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("posthouse.agent.keys._GAP_S", 0.0)
-    keys = world.control.grant_keys
-    assert keys is not None
+async def test_a_grant_of_one_worker_s_key_is_good_for_no_other(world: World) -> None:
+    """Whoever runs worker 9 knows its token, and so can make any grant for it."""
+    auth_data = world.auth_data()
+    fields = {name: auth_data[name] for name in ("url", "endpoint", "reqnum", "request_idx", "cost")}
+    forged = issued(grant_key(token_of(9)), worker_id=7, perf=1.0, now=time.time(), **fields)
     async with world.agent():
-        before = world.wrapped({})
-        keys.rotate_if_old(time.time() + LIFETIME_S)
-        after = world.wrapped({})
-        assert before["auth_data"]["grant"]["kid"] != after["auth_data"]["grant"]["kid"]
-        assert [(await post(world, f"{world.url}/generate", body))[0] for body in (after, before)] == [200, 200]
-
-
-async def test_an_unknown_key_makes_the_agent_look_again_but_not_each_time(world: World, tmp_path: Path) -> None:
-    async with world.agent():
-        looks = world.control.looks
-        offered = world.control.grant_keys
-        world.control.grant_keys = Ed25519Keys(tmp_path / "forged.pem", time.time())
-        bodies = [world.wrapped({}) for _ in range(20)]
-        world.control.grant_keys = offered
-        answers = await asyncio.gather(*(post(world, f"{world.url}/generate", body) for body in bodies))
-        assert {status for status, _ in answers} == {408}
-        assert all("grant.kid" in reply for _, reply in answers)
-        assert world.control.looks <= looks + 1
+        body = {"auth_data": auth_data | {"signature": forged}, "payload": {}}
+        status, reply = await post(world, f"{world.url}/generate", body)
+        assert (status, "its grant does not verify" in reply) == (401, True)
         assert world.model.seen == []
+        assert (await post(world, f"{world.url}/generate", {"auth_data": auth_data, "payload": {}}))[0] == 200
+
+
+async def test_another_spelling_of_a_used_grant_is_no_new_one(world: World) -> None:
+    auth_data = world.auth_data()
+    signature = auth_data["signature"]
+    spellings = (f"{signature}=", f"{signature}\n", f" {signature}", signature[:-1] + "=", signature.lower())
+    async with world.agent():
+        for spelling in (signature, *spellings):
+            body = {"auth_data": auth_data | {"signature": spelling}, "payload": {}}
+            status, _ = await post(world, f"{world.url}/generate", body)
+            assert status == (200 if spelling == signature else 401), spelling
+
+
+async def test_an_agent_without_a_token_asks_for_signatures_as_everybody_could_make_its_grants(world: World) -> None:
+    """Its server knows it by the token in the path of its address."""
+    async with world.agent(mtoken=""):
+        assert {status["version"] for status in world.control.statuses} == {"1.1.0"}
+        assert (await post(world, f"{world.url}/generate", world.wrapped({"inputs": "x"}, agent=False)))[0] == 200
+        assert (await post(world, f"{world.url}/generate", world.wrapped({"inputs": "x"})))[0] == 401
 
 
 # The whole road, with a real server.
@@ -476,17 +489,21 @@ async def test_only_workers_with_our_agent_are_given_grants(tmp_path: Path) -> N
         await puppet.report()
         _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
         assert set(reply) == {"endpoint", "cost", "reqnum", "signature", "url", "request_idx"}
+        assert read(reply["signature"]) is None
         await puppet.report(version="1.1.0+posthouse")
         _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
-        assert reply["grant"]["worker_id"] == puppet.id
-        assert reply["grant"]["max_cost"] == 100.0 * 3600
-        async with http.get(f"{server.url}/.well-known/jwks.json") as answer:
-            assert answer.content_type == "application/jwk-set+json"
+        assert set(reply) == {"endpoint", "cost", "reqnum", "signature", "url", "request_idx"}
+        grant = granted(reply)
+        assert (grant.worker_id, grant.max_cost) == (puppet.id, 100.0 * 3600)
+        around = {name: reply[name] for name in ("url", "endpoint", "reqnum", "request_idx", "cost")}
+        assert genuine(grant_key(puppet.token), grant, **around)
+        async with http.get(f"{server.url}/pubkey/") as answer:
             assert float(answer.headers[TIME_HEADER]) <= server.hub.clock.now() + 0.001  # it is told in milliseconds
-            assert list(verifiers(await answer.read())) == [reply["grant"]["kid"]]
 
 
-async def test_the_peers_client_and_the_published_example_pass_grants_on(tmp_path: Path) -> None:
+async def test_the_peers_client_the_published_example_and_clients_that_pick_fields_pass_grants_on(
+    tmp_path: Path,
+) -> None:
     async with (
         live_server(tmp_path / "data") as server,
         AsyncClient(server.url, server.admin_key) as owner,
@@ -499,8 +516,10 @@ async def test_the_peers_client_and_the_published_example_pass_grants_on(tmp_pat
             answers = await asyncio.gather(*(complete(endpoint) for _ in range(4)))
         assert all(answer["response"]["choices"][0]["text"].strip() for answer in answers)
         _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
-        assert reply["grant"]["nonce"]
-        body = reply | {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 4}}
-        for expected in (200, 401):
-            async with http.post(f"{reply['url']}/generate", json=body) as answer:
-                assert answer.status == expected
+        example = reply | {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 4}}
+        _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+        six = {name: reply[name] for name in ("signature", "cost", "endpoint", "reqnum", "url", "request_idx")}
+        for body in (example, {"auth_data": six, "payload": {"inputs": "x", "parameters": {"max_new_tokens": 4}}}):
+            for expected in (200, 401):
+                async with http.post(f"{reply['url']}/generate", json=body) as answer:
+                    assert answer.status == expected

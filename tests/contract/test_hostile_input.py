@@ -150,7 +150,6 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         Row(b"-----BEGIN CERTIFICATE REQUEST-----\n" + b"A" * 900_000, query="instance_id=1"),
     ],
     ("GET", "/pubkey"): [],
-    ("GET", "/.well-known/jwks.json"): [],
     ("GET", "/static/jvastai_root.cer"): [],
     ("GET", "/healthz"): [],
     ("GET", "/readyz"): [],

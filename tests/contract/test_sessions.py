@@ -12,12 +12,11 @@ import aiohttp
 import pytest
 
 from posthouse.client import AsyncClient, BadRequest, Client, NotFound
-from posthouse.signing.ed25519 import Ed25519Keys
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.deletes import decode
 from posthouse.wiring import Running
 from tests.contract import live
-from tests.contract.agent_world import PATIENCE_S, World, listening, until
+from tests.contract.agent_world import PATIENCE_S, World, granted, listening, until
 from tests.contract.live import add_endpoint, pointed, ready, states
 from tests.contract.test_agent import agent_process
 from tests.contract.test_grant import PeerWorker, peer_worker
@@ -38,7 +37,7 @@ async def world(key: RsaKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("posthouse.agent.report._GAP_S", 0.02)
     monkeypatch.setattr("posthouse.agent.session._EXPIRY_POLL_S", 0.02)
     world = World(key, tmp_path)
-    world.control.grant_keys = Ed25519Keys(tmp_path / "grant.pem", time.time())
+    world.control.gives_grants = True
     async with (
         listening(world.model.app(), world.model.port),
         listening(world.control.app(), world.control.port),
@@ -265,7 +264,7 @@ async def test_only_who_opened_a_session_may_use_it(world: World) -> None:
     async with world.agent():
         auth_data, session_id = await opened(world)
         others = world.auth_data()
-        for wrong in (others, auth_data | {"reqnum": 0}, auth_data | {"grant": None}):
+        for wrong in (others, auth_data | {"reqnum": 0}, auth_data | {"signature": others["signature"]}):
             for call in ("get", "health", "end"):
                 status, reply = await post(world, f"/session/{call}", about(wrong, session_id))
                 assert (status, list(reply)) == (401, ["error"])
@@ -285,7 +284,7 @@ async def test_a_session_uses_its_grant_up(world: World) -> None:
         auth_data, _ = await opened(world)
         for path in (SESSION, "/generate"):
             status, reply = await post(world, path, {"auth_data": auth_data, "payload": {}})
-            assert (status, "grant.nonce" in reply["error"]) == (401, True)
+            assert (status, "was used before" in reply["error"]) == (401, True)
         used = world.wrapped({})
         assert (await post(world, "/generate", used))[0] == 200
         assert (await post(world, SESSION, used))[0] == 401
@@ -294,7 +293,7 @@ async def test_a_session_uses_its_grant_up(world: World) -> None:
 async def test_a_request_in_a_session_may_be_as_much_work_as_its_grant_allows(world: World) -> None:
     async with world.agent():
         auth_data, session_id = await opened(world)
-        most = auth_data["grant"]["max_cost"]
+        most = granted(auth_data).max_cost
         assert (await inside(world, auth_data, session_id, payload={"max_tokens": most + 1}))[0] == 422
         assert (await inside(world, auth_data, session_id, payload={"max_tokens": 100}))[0] == 200
 
@@ -344,7 +343,9 @@ async def test_an_end_says_whether_it_was_a_session_at_our_agent_and_at_the_peer
 
     async with world.agent(), asyncio.timeout(PATIENCE_S):
         for url, worker_id, ends in ((peer_worker.url, 8, of_peer), (world.url, 7, of_agent)):
-            session, request = (world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id) for _ in range(2))
+            session, request = (
+                world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id, agent=worker_id == 7) for _ in range(2)
+            )
             async with world.client.post(f"{url}/session/create", json=session) as answer:
                 session_id = (await answer.json())["session_id"]
             for path, body in (

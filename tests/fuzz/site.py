@@ -130,7 +130,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             hub, keyring = web.hub, web.keyring
             signer = RsaKey.generate()
             signing = SigningProcesses(signer, 1)
-            router = Router(hub, signer, lambda _: ("kid", "signature"), hold_s=0.0, sign_beside=signing.sign)
+            router = Router(hub, signer, keyring.grant_key, hold_s=0.0, sign_beside=signing.sign)
             authority = Authority(directory / "authority.pem", hub.clock.now())
             hot = Hot(
                 hub,
@@ -143,7 +143,6 @@ async def site(directory: Path) -> AsyncIterator[Site]:
                 ready=lambda: "",
                 metrics=lambda: b"",
                 root_certificate=authority.root_pem,
-                jwks=lambda: b"{}",
                 throttle=throttle,
             )
             try:

@@ -127,6 +127,7 @@ def test_a_malformed_variable_is_named(changes: dict[str, str], message: str) ->
         ({"max_body_bytes": 0}, "max_body_bytes: must be above 0"),
         ({"drain_s": float("nan")}, "drain_s: must be 0 or more seconds"),
         ({"max_queue_time_s": -1.0}, "max_queue_time_s: must be 0 or more seconds"),
+        ({"require_grant": True, "mtoken": ""}, r"require_grant: needs mtoken \(MASTER_TOKEN\)"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, Any], message: str) -> None:

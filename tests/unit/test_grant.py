@@ -1,20 +1,16 @@
-"""Auth data beside or around the model's own fields, what a grant's signature covers, and the keys that make it."""
+"""Auth data beside or around the model's own fields, what a grant's MAC covers, and who can make it."""
 
+import base64
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.agent.grant import AuthData, split
-from posthouse.signing.ed25519 import LIFETIME_S, Ed25519Keys, verifiers
-from posthouse.wire.grant import BEGIN_S, Grant, granted_text, issued
+from posthouse.server.auth import Keyring
+from posthouse.wire.grant import BEGIN_S, Grant, genuine, grant_key, issued, read
 
 AUTH_DATA: dict[str, Any] = {
     "signature": "AAAA",
@@ -23,11 +19,11 @@ AUTH_DATA: dict[str, Any] = {
     "reqnum": 3,
     "url": "http://1.2.3.4:5",
     "request_idx": 9,
-    "grant": {"worker_id": 7, "max_cost": 1e4, "exp": 1000, "nonce": "n", "kid": "k", "signature": "BBBB"},
+    "grant": "BBBB",
 }
-GRANT = Grant(worker_id=7, max_cost=1e4, exp=1000, nonce="n", kid="k", signature="BBBB")
-READ = AuthData("AAAA", 256.0, "stable", 3, "http://1.2.3.4:5", 9, GRANT)
+READ = AuthData("AAAA", 256.0, "stable", 3, "http://1.2.3.4:5", 9, "BBBB")
 AROUND: dict[str, Any] = {name: AUTH_DATA[name] for name in ("url", "endpoint", "reqnum", "request_idx", "cost")}
+KEY = grant_key("token-of-worker-7")
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -37,6 +33,17 @@ json_values = st.recursive(
 model_fields = st.dictionaries(
     st.text().filter(lambda name: name not in {*AUTH_DATA, "__request_id", "auth_data"}), json_values, max_size=4
 )
+numbers = st.integers(0, 2**53)
+replies = st.fixed_dictionaries(
+    {"url": st.text(), "endpoint": st.text(), "reqnum": numbers, "request_idx": numbers, "cost": st.floats(0, 1e12)}
+)
+
+
+def grant(**changes: Any) -> Grant:
+    text = issued(KEY, **({"worker_id": 7, "perf": 1.0, "now": 1000.9} | AROUND | changes))
+    found = read(text)
+    assert found is not None
+    return found
 
 
 @given(fields=model_fields)
@@ -61,104 +68,83 @@ def test_numbers_may_be_written_as_strings() -> None:
     assert auth_data == READ
 
 
+@given(reply=replies)
+def test_a_grant_is_genuine_for_the_reply_that_it_was_issued_for(reply: dict[str, Any]) -> None:
+    text = issued(KEY, worker_id=7, perf=1.0, now=1000.9, **reply)
+    found = read(text)
+    assert found is not None
+    assert (found.worker_id, found.max_cost, found.exp) == (7, max(3600.0, reply["cost"]), 1000 + BEGIN_S)
+    assert genuine(KEY, found, **reply)
+
+
 @pytest.mark.parametrize("field", ["url", "endpoint", "reqnum", "request_idx", "cost"])
 def test_every_field_around_a_grant_is_covered(field: str) -> None:
     other = AROUND[field] + ("x" if isinstance(AROUND[field], str) else 1)
-    assert granted_text(GRANT, **AROUND | {field: other}) != granted_text(GRANT, **AROUND)
+    assert genuine(KEY, grant(), **AROUND)
+    assert not genuine(KEY, grant(), **AROUND | {field: other})
 
 
-@pytest.mark.parametrize(("field", "other"), [("worker_id", 8), ("max_cost", 2e4), ("exp", 1001), ("nonce", "m")])
+@pytest.mark.parametrize(("field", "other"), [("worker_id", 8), ("max_cost", 2e4), ("exp", 1121), ("mac", bytes(32))])
 def test_every_field_of_a_grant_is_covered(field: str, other: Any) -> None:
-    assert granted_text(msgspec.structs.replace(GRANT, **{field: other}), **AROUND) != granted_text(GRANT, **AROUND)
+    assert not genuine(KEY, grant()._replace(**{field: other}), **AROUND)
 
 
-@given(url=st.text(), endpoint=st.text())
-def test_what_is_signed_can_be_read_in_one_way_only(url: str, endpoint: str) -> None:
-    text = granted_text(GRANT, **AROUND | {"url": url, "endpoint": endpoint})
-    assert json.loads(text) == ["posthouse-grant-1", url, 7, endpoint, 3, 9, 256.0, 1e4, 1000, "n"]
+@given(one=replies, two=replies)
+def test_no_two_replies_have_the_same_grant(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert (grant(**one).mac == grant(**two).mac) == (one == two)
+
+
+@given(text=st.text(min_size=2), cut=st.integers(0, 20), other_cut=st.integers(0, 20))
+def test_where_the_url_ends_is_covered(text: str, cut: int, other_cut: int) -> None:
+    splits = [(text[:at], text[at:]) for at in (min(cut, len(text)), min(other_cut, len(text)))]
+    macs = [grant(url=url, endpoint=endpoint).mac for url, endpoint in splits]
+    assert (macs[0] == macs[1]) == (splits[0] == splits[1])
 
 
 def test_a_client_may_re_send_a_whole_number_as_an_integer_or_as_a_float() -> None:
-    assert granted_text(GRANT, **AROUND | {"cost": 256}) == granted_text(GRANT, **AROUND | {"cost": 256.0})
+    assert grant(cost=256) == grant(cost=256.0)
 
 
-def test_an_issued_grant_is_short_lived_and_bounded_by_what_its_worker_can_do_or_what_was_announced(
-    tmp_path: Path,
-) -> None:
-    keys = Ed25519Keys(tmp_path / "grant.pem", now=0.0)
-    one, two = (issued(keys.sign, worker_id=7, perf=perf, now=1000.9, **AROUND) for perf in (10.0, 0.01))
+@pytest.mark.parametrize(("field", "value"), [("reqnum", 10**30), ("request_idx", -(10**30)), ("cost", float("nan"))])
+def test_numbers_that_no_reply_has_are_not_genuine(field: str, value: float) -> None:
+    assert not genuine(KEY, grant(), **AROUND | {field: value})
+
+
+def test_an_issued_grant_is_short_lived_and_bounded_by_what_its_worker_can_do_or_what_was_announced() -> None:
+    one, two = (grant(perf=perf) for perf in (10.0, 0.01))
     assert (one.exp, one.max_cost, two.max_cost) == (1000 + BEGIN_S, 36_000.0, 256.0)
-    assert one.nonce != two.nonce
-    verify = verifiers(keys.jwks)[one.kid]
-    assert verify(granted_text(one, **AROUND), one.signature)
-    assert not verify(granted_text(two, **AROUND), one.signature)
-    assert not verify(granted_text(one, **AROUND), "ümläut")
+    assert not genuine(KEY, two._replace(mac=one.mac), **AROUND)
 
 
-def test_an_old_key_hands_over_and_stays_known_until_the_next_hand_over(tmp_path: Path) -> None:
-    path = tmp_path / "grant.pem"
-    keys = Ed25519Keys(path, now=0.0)
-    assert path.stat().st_mode & 0o777 == 0o600
-    keys.rotate_if_old(LIFETIME_S - 1)
-    first, signature = keys.sign(b"x")
-    assert list(verifiers(keys.jwks)) == [first]
-    keys.rotate_if_old(LIFETIME_S)
-    second, _ = keys.sign(b"x")
-    assert list(verifiers(keys.jwks)) == [second, first]
-    assert verifiers(keys.jwks)[first](b"x", signature)
-    assert Ed25519Keys(path, now=LIFETIME_S + 1).jwks == keys.jwks
-    third, _ = Ed25519Keys(path, now=2 * LIFETIME_S).sign(b"x")
-    assert list(verifiers(Ed25519Keys(path, now=2 * LIFETIME_S).jwks)) == [third, second]
-    assert sorted(os.listdir(tmp_path)) == ["grant-previous.pem", "grant.pem"]
+def test_every_worker_has_a_key_of_its_own_that_its_token_gives_and_no_other() -> None:
+    keyring = Keyring(bytes(32), [], lambda _: None)
+    keys = {keyring.grant_key(worker_id) for worker_id in range(1, 101)}
+    assert len(keys) == 100
+    assert keyring.grant_key(7) == grant_key(keyring.worker_token(7))
+    assert Keyring(b"\1" * 32, [], lambda _: None).grant_key(7) not in keys
+    assert not genuine(keyring.grant_key(8), grant(), **AROUND)
 
 
-@pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
-def test_a_file_that_holds_no_key_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "grant.pem"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"grant\.pem: holds no unencrypted PEM private key"):
-        Ed25519Keys(path, now=0.0)
+def test_a_worker_without_a_token_has_no_key() -> None:
+    with pytest.raises(ValueError, match="without a token"):
+        grant_key("")
 
 
-def test_the_key_id_is_the_thumbprint_of_the_key(tmp_path: Path) -> None:
-    """The key and the thumbprint of RFC 8037, appendix A."""
-    secret = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
-    (tmp_path / "grant.pem").write_bytes(
-        Ed25519PrivateKey.from_private_bytes(secret).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    assert json.loads(Ed25519Keys(tmp_path / "grant.pem", now=0.0).jwks) == {
-        "keys": [
-            {
-                "kty": "OKP",
-                "crv": "Ed25519",
-                "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
-                "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
-                "use": "sig",
-                "alg": "EdDSA",
-            }
-        ]
-    }
+def test_a_grant_has_one_spelling() -> None:
+    text = issued(KEY, worker_id=7, perf=1.0, now=1000.0, **AROUND)
+    assert read(text) == grant(now=1000.0)
+    assert len(text) % 4 == 0
+    assert "=" not in text
+    for other in (f"{text}=", f"{text}\n", f" {text[:-1]}", text.replace(text[5], "-", 1), "ü" * len(text), "", "A"):
+        assert read(other) is None, other
 
 
-@pytest.mark.parametrize(
-    "jwks",
-    [
-        b"",
-        b"[]",
-        b"{}",
-        b'{"keys": 3}',
-        b'{"keys": [3]}',
-        b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "AAAA"}]}',
-        b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}]}',
-        b"[" * 100_000,
-    ],
-)
-def test_what_is_no_key_set_is_refused(jwks: bytes) -> None:
-    with pytest.raises(ValueError, match="not a JSON Web Key Set"):
-        verifiers(jwks)
+@pytest.mark.parametrize("form", [0, 1, 3, 255])
+def test_what_has_another_form_is_no_grant(form: int) -> None:
+    raw = base64.b64decode(issued(KEY, worker_id=7, perf=1.0, now=1000.0, **AROUND))
+    assert read(base64.b64encode(bytes([form]) + raw[1:]).decode()) is None
 
 
-def test_keys_of_another_kind_are_left_out() -> None:
-    assert verifiers(b'{"keys": [{"kty": "RSA", "n": "x"}, {"kty": "OKP", "crv": "X25519", "x": "y"}]}') == {}
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_a_signature_of_the_wire_is_no_grant(size: int) -> None:
+    assert read(base64.b64encode(b"\2" * size).decode()) is None

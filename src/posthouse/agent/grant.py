@@ -4,13 +4,15 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw
 
-from posthouse.agent.keys import ServerKeys
-from posthouse.wire.grant import BEGIN_S, Grant, granted_text
+from posthouse.agent.server import Server
+from posthouse.agent.settings import AgentSettings
+from posthouse.signing.rsa import Verify
+from posthouse.wire.grant import BEGIN_S, Grant, genuine, grant_key, read
 from posthouse.wire.signed import Scheme, signed_text
 
 AUTH_HEADER: Final = "X-Posthouse-Auth"
@@ -20,8 +22,6 @@ _AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_
 _MAX_USED: Final = 200_000  # grants remembered at once: some 1,500 requests a second, in 40 MB
 _MAX_PATHS: Final = 2  # that one grant may be used for, once each
 _STEP_S: Final = 10.0  # by which the server's clock, as seen here, may step back without a used grant being forgotten
-
-Verify = Callable[[bytes, str], bool]
 
 
 class AuthData(msgspec.Struct, frozen=True):
@@ -34,7 +34,8 @@ class AuthData(msgspec.Struct, frozen=True):
     url: Annotated[str, Meta(max_length=2048)]
     # The wire does not sign it. One that the server refuses would hold up the reports of all others.
     request_idx: Annotated[int, Meta(ge=0, le=2**53)] | None = None
-    grant: Grant | None = None
+    grant: Any = None
+    """Where servers of version 0.1 put the grant. To go after 0.2: today it is the signature."""
 
 
 class BadBody(ValueError):
@@ -123,52 +124,53 @@ class Grants:
     Two, because the published example sends one answer of /route/ to `/generate` and to `/generate_stream`.
     """
 
-    def __init__(self, keys: ServerKeys, worker_id: int) -> None:
-        self._keys = keys
-        self._worker_id = worker_id
-        self._used: dict[str, tuple[int, list[str]]] = {}
-        """When each nonce's grant expires, and the paths it was used for, in the order of their first use."""
+    def __init__(self, server: Server, settings: AgentSettings) -> None:
+        self._server = server
+        self._worker_id = settings.worker_id
+        self._url = settings.url
+        self._key = grant_key(settings.mtoken) if settings.mtoken else None
+        self._used: dict[bytes, tuple[int, list[str]]] = {}
+        """When each grant expires, by its MAC, and the paths it was used for, in the order of their first use."""
 
-    async def use(self, auth_data: AuthData, path: str, up: bool = False) -> Grant:
-        """Return the grant in the auth data, which from now on is used for the path; if `up`, for this one alone.
+    def find(self, auth_data: AuthData) -> Grant | None:
+        """Return the grant in auth data, not yet verified; None if there is none, or nothing to verify it with."""
+        if self._key is None:
+            return None
+        beside = auth_data.grant
+        return read(auth_data.signature) or (read(beside) if isinstance(beside, str) else None)
 
-        Raises: BadGrant.
-        """
-        grant = auth_data.grant
-        if grant is None:
-            raise BadGrant("grant: is missing; pass on all of what /route/ answered")
+    async def use(self, grant: Grant, auth_data: AuthData, path: str, up: bool = False) -> None:
+        """Use the grant in the auth data for the path; if `up`, for this one alone. Raises: BadGrant."""
         if grant.worker_id != self._worker_id:
-            raise BadGrant("grant.worker_id: is of another worker")
-        verify = await self._keys.find(grant.kid)
-        if verify is None:
-            raise BadGrant("grant.kid: is not among the server's keys, as far as they are known here", stale=True)
-        text = granted_text(
+            raise BadGrant("signature: is a grant for another worker")
+        if auth_data.url != self._url:
+            raise BadGrant("url: is not this worker's")
+        if self._key is None or not genuine(
+            self._key,
             grant,
             url=auth_data.url,
             endpoint=auth_data.endpoint,
             reqnum=auth_data.reqnum,
             request_idx=auth_data.request_idx or 0,
             cost=auth_data.cost,
-        )
-        if not verify(text, grant.signature):
-            raise BadGrant("grant.signature: does not verify; something beside it was altered")
-        if grant.exp <= self._keys.now():
-            await self._keys.set_clock()
-        now = self._keys.now()
+        ):
+            raise BadGrant("signature: its grant does not verify; something beside it was altered")
+        if grant.exp <= self._server.now():
+            await self._server.set_clock()
+        now = self._server.now()
         if grant.exp <= now:
-            raise BadGrant("grant.exp: is past; ask /route/ again", stale=True)
-        if grant.exp - BEGIN_S < int(self._keys.began_at):  # what was used before this agent began is not known
-            raise BadGrant("grant.exp: is from before this worker began; ask /route/ again", stale=True)
+            raise BadGrant("signature: its grant has expired; ask /route/ again", stale=True)
+        if grant.exp - BEGIN_S < int(self._server.began_at):  # what was used before this agent began is not known
+            raise BadGrant("signature: its grant is from before this worker began; ask /route/ again", stale=True)
         self._forget(now - _STEP_S)
-        if grant.nonce not in self._used and len(self._used) >= _MAX_USED:
-            raise BadGrant("grant: too many were used of late; ask /route/ again", stale=True)
-        _, paths = self._used.setdefault(grant.nonce, (grant.exp, []))
+        if grant.mac not in self._used and len(self._used) >= _MAX_USED:
+            raise BadGrant("signature: too many grants were used of late; ask /route/ again", stale=True)
+        _, paths = self._used.setdefault(grant.mac, (grant.exp, []))
         if path in paths or len(paths) >= _MAX_PATHS or (up and paths):
-            raise BadGrant("grant.nonce: was used before")
+            raise BadGrant("signature: its grant was used before")
         paths.extend([path] * (_MAX_PATHS if up else 1))
-        return grant
 
     def _forget(self, before: float) -> None:
-        """Drop nonces from the front that expired by then. Behind one that expires late others stay a little longer."""
+        """Drop grants from the front that expired by then. Behind one that expires late others stay a little longer."""
         while self._used and next(iter(self._used.values()))[0] <= before:
             del self._used[next(iter(self._used))]

@@ -20,13 +20,12 @@ from posthouse.agent.grant import (
     BadBody,
     BadGrant,
     Grants,
-    Verify,
     from_header,
     session_call,
     signature_check,
     split,
 )
-from posthouse.agent.keys import ServerKeys
+from posthouse.agent.server import Server
 from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.worker import Outcome, Request, Worker
@@ -73,18 +72,16 @@ class Refused(Exception):
 class Proxy:
     """The way from a client to the model server and back."""
 
-    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, keys: ServerKeys) -> None:
+    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, server: Server) -> None:
         self._settings = settings
         self._worker = worker
         self._session = session
         self._work_of = workload_rule(settings.workload)
         self._is_genuine = signature_check(settings.url)
-        self._keys = keys
-        self._grants = Grants(keys, settings.worker_id)
+        self._server = server
+        self._grants = Grants(server, settings)
         self._slots = asyncio.Semaphore(settings.parallel) if settings.parallel else contextlib.nullcontext()
         self.sessions = Sessions(settings, worker, session)
-        self.verify: Verify | None = None
-        """Checks a signature by the server's key; None until the key is there."""
         self.cut_off = False
         """Requests that are cancelled from now on are cancelled by us, not by their clients."""
 
@@ -257,17 +254,21 @@ class Proxy:
         """
         if self._settings.unsecured:
             return math.inf
-        if self.verify is None:
+        server = self._server
+        if server.verify is None or not server.began_at:
             raise Refused(401, "the server's public key is not there yet; try again")
-        if not self._is_genuine(self.verify, auth_data):
+        if grant := self._grants.find(auth_data):
+            try:
+                await self._grants.use(grant, auth_data, path, up)
+            except BadGrant as error:
+                # 408 lets the known clients ask /route/ again; 401 is final.
+                raise Refused(408 if error.stale else 401, str(error)) from None
+            return grant.max_cost
+        if server.requires_grant:
+            raise Refused(401, "signature: is no grant; pass on what /route/ answered for this worker")
+        if not self._is_genuine(server.verify, auth_data):
             raise Refused(401, "signature: does not verify for this worker's url")
-        if not self._keys.required:
-            return math.inf
-        try:
-            return (await self._grants.use(auth_data, path, up)).max_cost
-        except BadGrant as error:
-            # 408 lets the known clients ask /route/ again; 401 is final.
-            raise Refused(408 if error.stale else 401, str(error)) from None
+        return math.inf
 
     def _require_serving(self) -> None:
         if self._worker.stopping:

@@ -1,4 +1,4 @@
-"""What the server is told: the worker's state, and the requests that have ended. And what it is asked: its key."""
+"""What the server is told: the worker's state, and the requests that have ended."""
 
 import asyncio
 import contextlib
@@ -8,44 +8,19 @@ import time
 from typing import Any, Final
 
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import ClientError, ClientSession
 
-from posthouse.agent.grant import Verify
+from posthouse.agent.server import back_off_s
 from posthouse.agent.settings import AgentSettings, place
 from posthouse.agent.worker import Amounts, Worker
-from posthouse.signing.rsa import verifier
 
 log = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 10.0  # seconds between reports when nothing changes; the peer's, which servers rely on
 _LOADING_PERIOD_S: Final = 2.0  # while the model loads, so that the server sees that the worker lives
 _GAP_S: Final = 1.0  # least time between two reports of work
-_BACK_OFF_S: Final = 10.0  # longest time between two attempts to reach the server
 _ENDED_AT_ONCE: Final = 1000  # ended requests in one message
 _GB: Final = 1024**3  # bytes; the peer's worker divides by this, too
-
-
-def server_session() -> ClientSession:
-    """Return a session for short calls to the server."""
-    return ClientSession(timeout=ClientTimeout(total=10), cookie_jar=DummyCookieJar())
-
-
-async def fetched_verifier(session: ClientSession, settings: AgentSettings) -> Verify:
-    """Return the check of signatures by the server's key, however long it takes to get it."""
-    attempt = 0
-    while True:
-        for address in settings.report_addrs:
-            url = f"{address.rstrip('/')}/pubkey/"
-            try:
-                async with session.get(url, raise_for_status=True) as answer:
-                    verify = verifier(await answer.text())
-            except (ClientError, OSError, TimeoutError, ValueError) as error:
-                log.warning("public key: %s: %s", place(url), type(error).__name__)
-            else:
-                log.info("public key: fetched from %s", place(url))
-                return verify
-        await asyncio.sleep(_back_off_s(attempt))
-        attempt += 1
 
 
 class Reporter:
@@ -68,7 +43,7 @@ class Reporter:
             reported_at = time.monotonic()
             period_s = _PERIOD_S if worker.perf else _LOADING_PERIOD_S
             if self._failures:
-                await asyncio.sleep(_back_off_s(self._failures - 1))
+                await asyncio.sleep(back_off_s(self._failures - 1))
                 continue
             await _set_within(worker.changed, period_s)
             await _set_within(worker.urgent, reported_at + _GAP_S - time.monotonic())
@@ -89,7 +64,7 @@ class Reporter:
         body = {
             "id": self._settings.worker_id,
             **identity,
-            **worker.report(amounts),
+            **worker.report(amounts, grants=bool(self._settings.mtoken)),
             "disk_usage": disk_gb,
             "additional_disk_usage": disk_gb - self._told_disk_gb,
             "url": self._settings.url,
@@ -133,11 +108,6 @@ class Reporter:
 
     def _disk_gb(self) -> float:
         return shutil.disk_usage(self._settings.directory).used / _GB
-
-
-def _back_off_s(attempt: int) -> float:
-    """Return 0.5, 1, 2, 4, 8, 10, 10, ... seconds."""
-    return min(0.5 * 2.0 ** min(attempt, 8), _BACK_OFF_S)
 
 
 async def _set_within(event: asyncio.Event, timeout_s: float) -> None:

@@ -11,9 +11,9 @@ from aiohttp import ClientSession, web
 
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
 from posthouse.agent.certificate import Certificate
-from posthouse.agent.keys import ServerKeys
 from posthouse.agent.proxy import Proxy
-from posthouse.agent.report import Reporter, fetched_verifier, server_session
+from posthouse.agent.report import Reporter
+from posthouse.agent.server import Server, server_session
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.upstream import upstream_session, wait_until_ready, watch_health, watch_log
 from posthouse.agent.worker import Worker
@@ -37,11 +37,11 @@ async def run(settings: AgentSettings) -> None:
             loop.add_signal_handler(number, stop.set)
             stack.callback(loop.remove_signal_handler, number)
         upstream = await stack.enter_async_context(upstream_session(settings))
-        server = await stack.enter_async_context(server_session())
-        keys = ServerKeys(server, settings)
-        certificate = Certificate(server, settings) if settings.tls else None
-        proxy = Proxy(settings, worker, upstream, keys)
-        reporter = Reporter(server, settings, worker)
+        calls = await stack.enter_async_context(server_session())
+        server = Server(calls, settings)
+        certificate = Certificate(calls, settings) if settings.tls else None
+        proxy = Proxy(settings, worker, upstream, server)
+        reporter = Reporter(calls, settings, worker)
         runner = web.AppRunner(
             proxy.application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_OFF_S
         )
@@ -58,7 +58,7 @@ async def run(settings: AgentSettings) -> None:
         )
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_live(settings, worker, proxy, upstream, server, keys, certificate)),
+                group.create_task(_live(settings, worker, upstream, server, certificate)),
                 group.create_task(reporter.run()),
                 group.create_task(proxy.sessions.expire()),
             ]
@@ -75,17 +75,15 @@ async def run(settings: AgentSettings) -> None:
 async def _live(
     settings: AgentSettings,
     worker: Worker,
-    proxy: Proxy,
     upstream: ClientSession,
-    server: ClientSession,
-    keys: ServerKeys,
+    server: Server,
     certificate: Certificate | None,
 ) -> None:
     """Make the worker ready, and watch over it."""
     ready_line = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(watch_log(settings, worker, ready_line))
-        key = None if settings.unsecured else group.create_task(_fetch_keys(settings, proxy, server, keys))
+        key = None if settings.unsecured else group.create_task(server.start())
         certified = group.create_task(certificate.get()) if certificate else None
         await wait_until_ready(upstream, settings, ready_line)
         log.info("model server: ready after %.1f s", time.time() - worker.started_at)
@@ -97,18 +95,13 @@ async def _live(
             return
         if key is not None:
             await key  # without it every request would be refused
-            group.create_task(keys.refresh())
+            group.create_task(server.refresh())
         if certificate and certified:
             await certified
             group.create_task(certificate.renew())
         worker.become_ready(perf)
         log.info("agent: ready, %g work/s", perf)
         await watch_health(upstream, settings, worker)
-
-
-async def _fetch_keys(settings: AgentSettings, proxy: Proxy, server: ClientSession, keys: ServerKeys) -> None:
-    await keys.start()
-    proxy.verify = await fetched_verifier(server, settings)
 
 
 async def _drain(settings: AgentSettings, worker: Worker, proxy: Proxy, runner: web.AppRunner) -> None:

@@ -63,7 +63,7 @@ class AgentSettings:
     """Serve requests whose signature does not verify. For development only."""
 
     require_grant: bool | None = None
-    """Serve only requests that bring a grant of their own. None: if the server gives grants."""
+    """Serve only requests whose signature is a grant of their own. None: if the server gives grants."""
 
     health: str | None = "/health"
     """Path or address on the model server that answers 2xx once it is ready, and while it is well."""
@@ -107,6 +107,12 @@ class AgentSettings:
         # Plain http where encryption was asked for would send prompts in the clear.
         _require(
             not self.tls or url.scheme == "https", "url", "must begin with https:// where tls (USE_SSL) is on", self.url
+        )
+        _require(
+            not self.require_grant or bool(self.mtoken),
+            "require_grant",
+            "needs mtoken (MASTER_TOKEN), of which the key for grants is made",
+            None,
         )
         _require(1 <= self.listen_port <= 65535, "listen_port", "must be 1 to 65535", self.listen_port)
         _require(

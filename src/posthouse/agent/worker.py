@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from posthouse.wire.grant import AGENT
 
-VERSION: Final = f"1.1.0{AGENT}"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
+VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
 MAX_UNTOLD: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
 
 Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]
@@ -147,10 +147,13 @@ class Worker:
             )
         self.changed.set()
 
-    def report(self, amounts: Amounts) -> dict[str, Any]:
-        """Return what `/worker_status/` takes, save for who the worker is and for its disk."""
+    def report(self, amounts: Amounts, grants: bool) -> dict[str, Any]:
+        """Return what `/worker_status/` takes, save for who the worker is and for its disk.
+
+        `grants`: this agent can verify them. Otherwise the server signs as for the peer's worker.
+        """
         return {
-            "version": VERSION,
+            "version": f"{VERSION}{AGENT}" if grants else VERSION,
             "loadtime": self.loading_s,
             "cur_load": self.load,
             "new_load": max(0.0, amounts.received - amounts.cancelled),

@@ -12,7 +12,7 @@ from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Signer
-from posthouse.wire.grant import AGENT, Sign, issued
+from posthouse.wire.grant import AGENT, issued
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
 from posthouse.wire.status import FLAT
@@ -41,8 +41,8 @@ class _Held:
 class Router:
     hub: Hub
     signer: Signer
-    sign_grant: Sign
-    """Signs grants, on the event loop: a grant takes some 20 µs."""
+    grant_key: Callable[[int], bytes]
+    """The key for the grants of a worker that runs our agent, by its id; quick, for every such reply asks for it."""
     hold_s: float
     """How long a request that finds no worker is held open for one that frees up."""
     sign_beside: Callable[[bytes, Callable[[str | Exception], None]], None]
@@ -62,6 +62,8 @@ class Router:
             self.hub.bell.set()
             return outcome
         worker = outcome.worker
+        if worker.version.endswith(AGENT):
+            return self.reply(ask, outcome, "")
         if worker.scheme not in ADDRESS_ALONE:
             return outcome
         signature = self._signatures.get(worker.url)
@@ -86,6 +88,8 @@ class Router:
         if isinstance(outcome, Waiting):
             idx = outcome.request_idx if ask.polls else 0
             return WaitReply(ask.endpoint, fleet.statuses(), idx)
+        if outcome.worker.version.endswith(AGENT):
+            return self.reply(ask, outcome, "")
         signature: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.when_signed(ask, outcome, partial(_settle, signature))
         return self.reply(ask, outcome, await signature)
@@ -95,13 +99,18 @@ class Router:
         self.sign_beside(_text(ask, found, found.worker.scheme or Scheme.U), then)
 
     def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
-        """The reply to a request that has a worker, and the signature that this worker verifies."""
+        """The reply to a request that has a worker, and the signature that this worker verifies.
+
+        A worker that runs our agent verifies a grant, which takes the place of the signature.
+        """
         worker = found.worker
         # The oldest workers hand unknown fields on to the model; the next need the index for clients that poll alone.
         classic = worker.scheme == Scheme.A4 and (not ask.polls or worker.version == FLAT)
         idx = 0 if classic else found.request_idx
         reply = RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
-        return self._granted(reply, worker) if worker.version.endswith(AGENT) else reply
+        if worker.version.endswith(AGENT):
+            reply.signature = self._grant(reply, worker)
+        return reply
 
     def serve_held(self, fleet: Fleet) -> None:
         """Gives held requests the workers that have freed up, the one that has waited longest first.
@@ -164,10 +173,9 @@ class Router:
             if not held:  # or every endpoint that ever was would leave one
                 del self._held[fleet.endpoint.id]
 
-    def _granted(self, reply: RouteReply, worker: Worker) -> RouteReply:
-        """The reply with a grant, for a worker that runs our agent."""
-        reply.grant = issued(
-            self.sign_grant,
+    def _grant(self, reply: RouteReply, worker: Worker) -> str:
+        return issued(
+            self.grant_key(worker.id),
             url=reply.url,
             worker_id=worker.id,
             endpoint=reply.endpoint,
@@ -177,7 +185,6 @@ class Router:
             perf=worker.perf,
             now=self.hub.clock.now(),
         )
-        return reply
 
 
 def _settle(future: "asyncio.Future[str]", signed: str | Exception) -> None:

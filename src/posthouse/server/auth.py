@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
+from posthouse.wire.grant import grant_key
 
 SECRET_BYTES = 32
 """As long as the output of SHA-256: more adds nothing to an HMAC."""
@@ -160,6 +161,10 @@ class Keyring:
     def worker_token(self, worker_id: int) -> str:
         """What a worker shows with its reports (`mtoken` on the wire)."""
         return self._token(f"worker|{worker_id}")
+
+    def grant_key(self, worker_id: int) -> bytes:
+        """What the grants for a worker that runs our agent are made with; it derives the same from its token."""
+        return grant_key(self.worker_token(worker_id))
 
     def check_worker(self, worker_id: int, token: str) -> bool:
         """True if the token is that worker's."""

@@ -47,7 +47,6 @@ HOT_ROUTES = {
     ("POST", "/delete_requests"): "worker",
     ("POST", "/sign_cert"): "placed",
     ("GET", "/pubkey"): "public",
-    ("GET", "/.well-known/jwks.json"): "public",
     ("GET", "/static/jvastai_root.cer"): "public",
     ("GET", "/healthz"): "public",
     ("GET", "/readyz"): "public",
@@ -88,8 +87,6 @@ class Hot:
     metrics: Callable[[], bytes]
     root_certificate: bytes
     """Of the authority that signs workers' certificates, PEM."""
-    jwks: Callable[[], bytes]
-    """The keys that sign grants, as a JSON Web Key Set."""
     throttle: Throttle = field(default_factory=lambda: Throttle(Rates()))
     troubles: Callable[[], list[str]] = list
     """What fails, for everybody to read. A server in trouble is ready: it routes."""
@@ -110,7 +107,7 @@ class Hot:
                 code, content_type, body = 200, JSON, await self._route(scope, receive)
             else:
                 code, content_type, body = await self._answer(path, token, scope, receive)
-                if path == "/.well-known/jwks.json":
+                if path == "/pubkey":
                     more = [(TIME_HEADER.encode(), b"%.3f" % self.hub.clock.now())]
         except BadRequest as error:
             code, content_type, body = 400, JSON, _error(error)
@@ -146,8 +143,6 @@ class Hot:
             return 200, METRICS, self.metrics()
         if path == "/pubkey":
             return 200, b"application/x-pem-file", self.router.signer.public_pem.encode()
-        if path == "/.well-known/jwks.json":
-            return 200, b"application/jwk-set+json", self.jwks()
         if path == "/static/jvastai_root.cer":
             return 200, b"application/x-x509-ca-cert", self.root_certificate
         if path == "/readyz":

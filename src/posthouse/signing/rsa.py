@@ -12,6 +12,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+Verify = Callable[[bytes, str], bool]
+"""Whether a signature, in base64, of some data was made by the key's owner."""
+
 _KEY_BITS: Final = 2048  # the smallest that workers of all generations take; larger ones sign more slowly
 
 
@@ -88,8 +91,8 @@ def _write_new_key(path: Path) -> None:
             return  # another process was first: its key is the key
 
 
-def verifier(public_pem: str) -> Callable[[bytes, str], bool]:
-    """Return a function that tells whether a signature (base64) of some data was made by the key's owner.
+def verifier(public_pem: str) -> Verify:
+    """Return the check of signatures by the owner of this key.
 
     Raises: ValueError when `public_pem` is no RSA public key in PEM.
     """

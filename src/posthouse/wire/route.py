@@ -7,7 +7,6 @@ from msgspec import Meta
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.body import decoded
-from posthouse.wire.grant import Grant
 from posthouse.wire.numbers import MAX_INTEGER, MAX_WORK, integer, number
 
 DEFAULT_COST = 100.0
@@ -49,10 +48,9 @@ class RouteReply(msgspec.Struct, omit_defaults=True):
     cost: int | float
     reqnum: int
     signature: str
+    """What the worker verifies: a signature of its generation, or a grant where it runs our agent."""
     url: str
     request_idx: int = 0
-    grant: Grant | None = None
-    """For workers that run our agent."""
 
 
 class WaitReply(msgspec.Struct, omit_defaults=True):
