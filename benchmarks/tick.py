@@ -150,7 +150,7 @@ class Site:
             hub.stalls[endpoint.id] = Stall(fleet)
             hub.put_group(Workergroup(WorkergroupId(number), endpoint.id, TemplateId(1)))
             self.workers[fleet] = workers
-        router = Router(hub, cast(Signer, None), lambda text: ("", ""), 0.0, lambda data, then: None)
+        router = Router(hub, cast(Signer, None), lambda text: bytes(32), 0.0, lambda data, then: None)
         executor = Executor(hub, str, str, dict, "", 1, 1.0)
         self.observer = Observer(hub, router, executor)
         self.loop = Loop(hub, router, self.observer, executor, tick_s=1.0, silent_s=60.0)
