@@ -170,7 +170,7 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hold_s=4.0,
         sign_beside=signing.sign,
     )
-    ingest = Ingest(hub, router, keyring.check_worker)
+    ingest = Ingest(hub, keyring.check_worker)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
     kind = _Constant if site.name == "early constant" else Hot
     return kind(
@@ -191,8 +191,10 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
 class _Constant(Hot):
     """What answering early costs by itself."""
 
-    def begin_route(self, headers: Headers, query: bytes, raw: bytes, address: str) -> bytes:
-        return CONSTANT
+    def route(
+        self, headers: Headers, query: bytes, raw: bytes, address: str, deliver: Callable[[int, bytes], None]
+    ) -> None:
+        deliver(200, CONSTANT)
 
 
 def _ready(endpoint: Endpoint, worker_id: WorkerId, site: Site, now: float) -> Worker:

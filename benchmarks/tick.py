@@ -153,7 +153,7 @@ class Site:
         router = Router(hub, cast(Signer, None), lambda text: bytes(32), 0.0, lambda data, then: None)
         executor = Executor(hub, str, str, dict, "", 1, 1.0)
         self.observer = Observer(hub, router, executor)
-        self.loop = Loop(hub, router, self.observer, executor, tick_s=1.0, silent_s=60.0)
+        self.loop = Loop(hub, self.observer, executor, tick_s=1.0, silent_s=60.0)
         self.open: list[tuple[Fleet, WorkerId, int]] = []
 
     async def round(self) -> None:

@@ -22,6 +22,7 @@ from tests.contract.test_wire import Puppet
 from drills.site import conclude, options
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.hub import Stall
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.wire.route import RouteAsk
@@ -159,16 +160,18 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
     clock = asyncio.get_running_loop().time
     routes: dict[int, list[float]] = defaultdict(list)
     sent_to: list[WorkerId] = []
-    really_route, really_assign = Router.route_now, Fleet.assign
+    really_route, really_assign = Router.route, Fleet.assign
 
-    def route_now(self: Router, fleet: Fleet, ask: RouteAsk, now: float) -> Any:
-        outcome = really_route(self, fleet, ask, now)
-        if fleet.endpoint.name == "alone":
-            routes[outcome.request_idx].append(clock())
-        return outcome
+    def route(self: Router, stall: Stall, ask: RouteAsk, deliver: Any, hold_s: float | None = None) -> Any:
+        def delivered(reply: Any) -> None:
+            if stall.fleet.endpoint.name == "alone":
+                routes[reply.request_idx].append(clock())
+            deliver(reply)
 
-    def assign(self: Fleet, idx: int, cost: float, now: float, polls: bool = True) -> Any:
-        outcome = really_assign(self, idx, cost, now, polls)
+        return really_route(self, stall, ask, delivered, hold_s)
+
+    def assign(self: Fleet, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
+        outcome = really_assign(self, idx, cost, now, polls, hold_s)
         if self.endpoint.name == "beside" and hasattr(outcome, "worker"):
             sent_to.append(outcome.worker.id)
         return outcome
@@ -183,7 +186,7 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
         began = clock()
         await asyncio.sleep(NORMAL_S)
         normal = [traffic.answered(began, clock()) for traffic in (elsewhere, beside)]
-        with patch.object(Router, "route_now", route_now), patch.object(Fleet, "assign", assign):
+        with patch.object(Router, "route", route), patch.object(Fleet, "assign", assign):
             going.append(tasks.create_task(site.report_for_the_dead()))
             await site.reached("alone", ["idle"])
             began = clock()

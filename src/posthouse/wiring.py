@@ -229,7 +229,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         stack.push_async_callback(signing.close)
         grant_key = lru_cache(GRANT_KEYS)(keyring.grant_key)
         router = Router(hub, signer, grant_key, settings.server.route_hold_s, signing.sign)
-        ingest = Ingest(hub, router, keyring.check_worker, Buckets(settings.rates.reports_per_worker))
+        ingest = Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker))
         certificates = Certificates(hub, keyring.check_worker, authority.sign_request)
         executor = Executor(
             hub,
@@ -242,7 +242,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         )
         observer = Observer(hub, router, executor)
         executor.on_answer = observer.poke
-        loop = Loop(hub, router, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
+        loop = Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
         recorder = Recorder(hub, int(settings.engine.tape_mb * 1_000_000))
         throttle = Throttle(settings.rates)
         web = web_app(

@@ -74,7 +74,7 @@ class Server:
         await self.hub.load()
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
-        self.ingest = Ingest(self.hub, self.router, lambda worker_id, token: True, Buckets(10.0))
+        self.ingest = Ingest(self.hub, lambda worker_id, token: True, Buckets(10.0))
         self.executor = Executor(
             self.hub,
             report_url=lambda worker_id: "",
@@ -86,7 +86,7 @@ class Server:
         )
         self.observer = Observer(self.hub, self.router, self.executor)
         self.executor.on_answer = self.observer.poke
-        self.loop = Loop(self.hub, self.router, self.observer, self.executor, self._tick_s, SILENT_S)
+        self.loop = Loop(self.hub, self.observer, self.executor, self._tick_s, SILENT_S)
         self.catalog = Catalog(self.hub, Limits())
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
@@ -108,13 +108,18 @@ class Server:
         """What `/route/` answers to a client that leaves after `left_s`. Raises: Gone, BadRequest."""
         if not self.up:
             raise Gone("connection refused")
-        fleet = self.hub.fleet_named(ask.endpoint)
-        if fleet is None:
+        stall = self.hub.named(ask.endpoint)
+        if stall is None:
             return None
-        outcome = self.router.route_now(fleet, ask, self.hub.clock.now())
-        if isinstance(outcome, RouteReply):
-            return outcome
-        return await self.call(self.router.route_later(fleet, ask, outcome, lambda: asyncio.sleep(left_s)))
+        reply: asyncio.Future[RouteReply | WaitReply | Exception] = asyncio.get_running_loop().create_future()
+        leave = self._own.run(self.router.route, stall, ask, reply.set_result)
+        if leave is not None and not await self.call(_came(reply, left_s)):
+            leave()
+            return None
+        found = reply.result()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _hear(self, box: Box, message: Report | Ended) -> None:
         if not self.up:
@@ -171,3 +176,8 @@ class Server:
         if self.world.hit("store fails"):
             self.checks.store_failed()
             raise Unavailable("the database is locked", 5.0)
+
+
+async def _came(reply: "asyncio.Future[Any]", within_s: float) -> bool:
+    await asyncio.wait([reply], timeout=within_s)
+    return reply.done()

@@ -119,7 +119,7 @@ def _hot() -> Hot:
     return Hot(
         hub,
         router,
-        Ingest(hub, router, keyring.check_worker),
+        Ingest(hub, keyring.check_worker),
         Certificates(hub, keyring.check_worker, authority=lambda *_: b""),
         keyring,
         rest=_nothing_else,

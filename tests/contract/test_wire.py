@@ -434,7 +434,7 @@ async def test_a_signature_that_cannot_be_made_is_one_failed_call_and_no_lasting
     for generation in ("W3", "W4"):  # signed in a thread, and at once
         await puppet.report(generation)
         with monkeypatch.context() as patch:
-            patch.setattr(type(server.loop.router.signer), "sign", fails)
+            patch.setattr(type(server.router.signer), "sign", fails)
             status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
         assert (status, reply) == (400, {"error": "the server could not answer this call"})
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]

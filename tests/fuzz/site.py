@@ -135,7 +135,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             hot = Hot(
                 hub,
                 router,
-                Ingest(hub, router, keyring.check_worker, Buckets(0)),
+                Ingest(hub, keyring.check_worker, Buckets(0)),
                 Certificates(hub, keyring.check_worker, authority.sign_request),
                 keyring,
                 rest=web.app,

@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.hub import Stall
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet, Waiting
-from posthouse.wire.route import RouteAsk, WaitReply
+from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet
+from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.unit.test_fleet import NOW, worker
 
 PAUSE_S = 5.0
@@ -73,6 +74,16 @@ class Clock:
         return NOW
 
 
+Reply = RouteReply | WaitReply | Exception
+
+
+def router_of(fleet: Fleet, hold_s: float = 3.0) -> tuple[Router, Stall]:
+    stall = Stall(fleet)
+    hub: Any = SimpleNamespace(clock=Clock(), bell=asyncio.Event(), stalls={fleet.endpoint.id: stall})
+    signer: Any = SimpleNamespace(sign=str)
+    return Router(hub, signer, lambda worker_id: bytes(32), hold_s, lambda text, then: then("")), stall
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_while_it_is_held_a_request_is_not_overtaken(arrivals: list[bool]) -> None:
@@ -82,78 +93,95 @@ def test_while_it_is_held_a_request_is_not_overtaken(arrivals: list[bool]) -> No
 
 async def story(arrivals: list[bool]) -> None:
     fleet = full_fleet(2)
-    hub = SimpleNamespace(clock=Clock(), bell=asyncio.Event())
-    router = Router(cast(Any, hub), cast(Any, SimpleNamespace(sign=str)), cast(Any, None), 3.0, cast(Any, None))
+    router, stall = router_of(fleet)
     served: list[int] = []
-    really = fleet.assign
 
-    def assign(idx: int, cost: float, now: float, polls: bool = True) -> Assignment | Waiting:
-        outcome = really(idx, cost, now, polls)
-        if isinstance(outcome, Assignment):
-            served.append(outcome.request_idx)
-        return outcome
+    def deliver(reply: Reply) -> None:
+        assert isinstance(reply, RouteReply)
+        served.append(reply.request_idx)
 
-    fleet.assign = assign  # type: ignore[method-assign]
-
-    async def never() -> None:
-        await asyncio.Event().wait()
-
-    async def ask() -> None:
-        ask = RouteAsk("e", 500.0, 0)
-        outcome = router.route_now(fleet, ask, NOW)
-        if isinstance(outcome, Waiting):
-            await router.route_later(fleet, ask, outcome, never)
-
-    asking = []
     for number, comes in enumerate(arrivals):
         if comes:
-            asking.append(asyncio.create_task(ask()))
-            await asyncio.sleep(0)
+            router.route(stall, RouteAsk("e", 500.0, 0), deliver)
         elif there := [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]:
-            assert fleet.end(there[0][0], Ended(there[0][1], success=True), NOW)
-            if number % 3:  # else there is room, and nobody has been told
-                router.serve_held(fleet)
+            end = Ended(there[0][1], success=True)
+            if number % 3:
+                fleet.ended(there[0][0], [end], NOW)
+                stall.deliver()
+            else:  # there is room, and nobody has been told
+                assert fleet.end(there[0][0], end, NOW)
     assert served == sorted(served)  # indexes grow with every new request
-    for task in asking:
-        task.cancel()
-    await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it() -> None:
     fleet = full_fleet(1)
-    hub = SimpleNamespace(clock=Clock(), bell=asyncio.Event())
-    router = Router(cast(Any, hub), cast(Any, SimpleNamespace(sign=str)), cast(Any, None), 3.0, cast(Any, None))
-    gone = asyncio.Event()
-
-    async def left() -> None:
-        await gone.wait()
-
-    ask = RouteAsk("e", 500.0, 0)
-    outcome = router.route_now(fleet, ask, NOW)
-    assert isinstance(outcome, Waiting)
-    held = asyncio.create_task(router.route_later(fleet, ask, outcome, left))
-    await asyncio.sleep(0)
-    there = [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]
-    gone.set()
-    for worker_id, idx in there:
-        fleet.end(worker_id, Ended(idx, success=True), NOW)
-    router.serve_held(fleet)
+    router, stall = router_of(fleet)
+    replies: list[Reply] = []
+    leave = router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+    assert leave is not None
+    for worker_id, at in list(fleet.ledger.at.items()):
+        fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
+    stall.deliver()
+    assert len(replies) == 1
     assert fleet.ledger.outstanding() > 0
-    assert await held is None
+    leave()
     assert fleet.ledger.outstanding() == 0
 
 
-async def test_an_endpoint_leaves_nothing_behind_for_the_requests_that_were_held_for_it() -> None:
-    hub = SimpleNamespace(clock=Clock(), bell=asyncio.Event())
-    router = Router(cast(Any, hub), cast(Any, SimpleNamespace(sign=str)), cast(Any, None), 0.01, cast(Any, None))
+async def test_a_held_client_that_leaves_takes_its_request_with_it() -> None:
+    fleet = full_fleet(1)
+    router, stall = router_of(fleet)
+    replies: list[Reply] = []
+    leave = router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+    assert leave is not None
+    leave()
+    for worker_id, at in list(fleet.ledger.at.items()):
+        fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
+    stall.deliver()
+    assert (replies, len(fleet.ledger), len(fleet.line), stall.held) == ([], 0, 0, {})
 
-    async def never() -> None:
-        await asyncio.Event().wait()
 
-    ask = RouteAsk("e", 500.0, 0)
-    for number in range(1, 4):
-        fleet = Fleet(Endpoint(EndpointId(number), "e"), NOW)
-        outcomes = [router.route_now(fleet, ask, NOW) for _ in range(2)]
-        asking = [router.route_later(fleet, ask, cast(Waiting, outcome), never) for outcome in outcomes]
-        assert all(isinstance(reply, WaitReply) for reply in await asyncio.gather(*asking))
-    assert router._held == {}
+async def test_of_two_calls_for_one_request_the_later_one_is_held_and_the_earlier_one_answered() -> None:
+    fleet = full_fleet(1)
+    router, stall = router_of(fleet)
+    first: list[Reply] = []
+    second: list[Reply] = []
+    leave_first = router.route(stall, RouteAsk("e", 500.0, 0), first.append)
+    (idx,) = fleet.ledger.waiting
+    router.route(stall, RouteAsk("e", 500.0, idx), second.append)
+    assert [type(reply) for reply in first] == [WaitReply]
+    assert leave_first is not None
+    leave_first()  # its connection ends: that is no word of the other
+    for worker_id, at in list(fleet.ledger.at.items()):
+        fleet.ended(worker_id, [Ended(i, success=True) for i in at], NOW)
+    stall.deliver()
+    assert [type(reply) for reply in second] == [RouteReply]
+    assert len(first) == 1
+
+
+async def test_a_call_is_held_as_long_as_it_asks() -> None:
+    fleet = full_fleet(1)
+    router, stall = router_of(fleet, hold_s=0.0)
+    replies: list[Reply] = []
+    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None
+    assert len(replies) == 1
+    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=25.0) is not None
+    fleet.age(NOW + 24.0, silent_s=1e9)  # longer than a request is remembered that nobody asks for
+    assert fleet.let_go(NOW + 24.0) == NOW + 25.0
+    assert len(fleet.line) == 1
+    fleet.let_go(NOW + 25.0)
+    stall.deliver()
+    assert [type(reply) for reply in replies] == [WaitReply, WaitReply]
+    assert (len(fleet.line), stall.held) == (0, {})
+
+
+async def test_everybody_who_is_held_can_be_told_to_wait() -> None:
+    fleet = full_fleet(1)
+    router, stall = router_of(fleet)
+    replies: list[Reply] = []
+    for _ in range(3):
+        router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+    router.release()
+    assert [type(reply) for reply in replies] == [WaitReply] * 3
+    assert (len(fleet.line), stall.held) == (0, {})
+    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None

@@ -1035,3 +1035,16 @@ def test_a_worker_of_an_older_template_says_nothing_good_of_the_present_one() ->
     fleet.report(TWO, ready_report(TWO), NOW + 2)
     assert state_of(fleet, TWO) is State.IDLE
     assert failures(fleet, NOW + 2) == 1
+
+
+def test_a_failure_that_a_caller_saw_counts_once_and_its_request_goes_elsewhere() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    first = assigned(fleet.assign(0, 100, NOW))
+    assert not fleet.failed(TWO if first.worker.id == ONE else ONE, first.request_idx, "connection refused", NOW)
+    assert fleet.failed(first.worker.id, first.request_idx, "connection refused", NOW + 1)
+    assert fleet.ledger.outstanding() == 0
+    assert set(fleet.suspected(NOW + 1)) == {first.worker.id}
+    before = fleet.suspected(NOW + 1)
+    again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
+    assert again.worker.id != first.worker.id
+    assert fleet.suspected(NOW + 1) == before

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
@@ -14,7 +14,7 @@ from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Clock, JournalEntry, Provider, Store
 
 ID_DIGITS = 15
@@ -44,8 +44,18 @@ class Stall:
     unkept: deque[Reel] = field(default_factory=lambda: deque(maxlen=REELS_KEPT))
     """Reels of its tape that could not be stored yet."""
     saved_at: float = 0.0
+    held: dict[int, Callable[[Assignment | Waiting], None]] = field(default_factory=dict)
+    """What is to be told what becomes of requests that are held open."""
+    looks_at: float | None = None
+    """When it is next looked who of them has been held long enough."""
     leaving: bool = False
     """Its endpoint was deleted; it stays until its last worker is gone."""
+
+    def deliver(self) -> None:
+        """Tells what has become of held requests. To be called after whatever may give them a worker."""
+        for idx, outcome in self.fleet.take_delivered():
+            if (told := self.held.pop(idx, None)) is not None:
+                told(outcome)
 
     def is_turn(self, every_s: float, last_at: float, now: float) -> bool:
         """True if the moment lies between `last_at` and `now` that comes every `every_s` seconds, at another time for
@@ -122,10 +132,15 @@ class Hub:
                 if worker.group_id not in self.workergroups:  # deleted, and the crash came before its workers went
                     fleet.want(worker.id, Goal.GONE)
 
-    def fleet_named(self, name: str) -> Fleet | None:
-        """The fleet of the endpoint with this name, None if there is no such endpoint."""
+    def named(self, name: str) -> Stall | None:
+        """The endpoint with this name, None if there is no such endpoint."""
         endpoint_id = self.ids_by_name.get(name)
-        return None if endpoint_id is None else self.stalls[endpoint_id].fleet
+        return None if endpoint_id is None else self.stalls[endpoint_id]
+
+    def fleet_named(self, name: str) -> Fleet | None:
+        """Its fleet."""
+        stall = self.named(name)
+        return None if stall is None else stall.fleet
 
     def stall(self, endpoint_id: int) -> Stall:
         """Raises: NotFound for an endpoint that does not exist or is being deleted."""
@@ -139,18 +154,23 @@ class Hub:
         stall = self.stalls.get(EndpointId(endpoint_id))
         return None if stall is None or stall.leaving else stall.fleet.endpoint.key_version
 
-    def fleet_of(self, worker_id: int) -> Fleet | None:
-        """The fleet that has the worker, None if no fleet has."""
+    def home_of(self, worker_id: int) -> Stall | None:
+        """The endpoint that has the worker, None if none has."""
         home = self.stalls.get(self._homes.get(worker_id, EndpointId(0)))
         if home is not None and worker_id in home.fleet.workers:
-            return home.fleet
+            return home
         for endpoint_id, stall in self.stalls.items():
             if worker_id in stall.fleet.workers:
                 if len(self._homes) >= MAX_HOMES:
                     self._homes.clear()
                 self._homes[worker_id] = endpoint_id
-                return stall.fleet
+                return stall
         return None
+
+    def fleet_of(self, worker_id: int) -> Fleet | None:
+        """The fleet that has the worker, None if none has."""
+        home = self.home_of(worker_id)
+        return None if home is None else home.fleet
 
     def groups_of(self, endpoint_id: EndpointId) -> list[Workergroup]:
         return list(self._groups.get(endpoint_id, {}).values())

@@ -8,15 +8,12 @@ from posthouse.domain.errors import Busy, Unauthorized
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.buckets import Buckets
-from posthouse.engine.hub import Hub
-from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Fleet
+from posthouse.engine.hub import Hub, Stall
 
 
 @dataclass(slots=True)
 class Ingest:
     hub: Hub
-    router: Router
     check_worker: Callable[[int, str], bool]
     """Whether a token is that worker's own; constant in time."""
     messages: Buckets = field(default_factory=lambda: Buckets(10.0))
@@ -29,7 +26,8 @@ class Ingest:
         Raises: Unauthorized for an unknown worker or a token that is not its own, Busy where it tells too much.
         """
         now = self.hub.clock.now()
-        fleet = self._fleet(worker_id, token, now)
+        stall = self._home(worker_id, token, now)
+        fleet = stall.fleet
         worker = fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
@@ -38,7 +36,7 @@ class Ingest:
         now_state = fleet.workers.get(worker.id)
         if now_state is None or now_state.state is not worker.state:
             self.hub.bell.set()
-        self.router.serve_held(fleet)
+        stall.deliver()
 
     def ended(self, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored.
@@ -46,25 +44,24 @@ class Ingest:
         Raises: as `report`.
         """
         now = self.hub.clock.now()
-        fleet = self._fleet(worker_id, token, now)
-        for one in ended:
-            fleet.end(WorkerId(worker_id), one, now)
-        self.router.serve_held(fleet)
+        stall = self._home(worker_id, token, now)
+        stall.fleet.ended(WorkerId(worker_id), ended, now)
+        stall.deliver()
 
-    def fleet(self, worker_id: int, token: str) -> Fleet:
-        """The worker's fleet. Raises: Unauthorized for an unknown worker or a token that is not its own."""
-        fleet = self.hub.fleet_of(worker_id) if self.check_worker(worker_id, token) else None
-        if fleet is None:
+    def home(self, worker_id: int, token: str) -> Stall:
+        """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""
+        stall = self.hub.home_of(worker_id) if self.check_worker(worker_id, token) else None
+        if stall is None:
             self.counts["messages_refused"] += 1
             raise Unauthorized("mtoken: not the token of this worker")
-        return fleet
+        return stall
 
-    def _fleet(self, worker_id: int, token: str, now: float) -> Fleet:
-        fleet = self.fleet(worker_id, token)
+    def _home(self, worker_id: int, token: str, now: float) -> Stall:
+        stall = self.home(worker_id, token)
         if wait_s := self.messages.take(worker_id, now):
             self.counts["messages_throttled"] += 1
             raise Busy(
                 "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",
                 wait_s,
             )
-        return fleet
+        return stall

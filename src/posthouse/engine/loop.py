@@ -15,7 +15,6 @@ from posthouse.engine import journal
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub, Stall
 from posthouse.engine.observer import Observer
-from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.policy.decide import decide
 
@@ -32,7 +31,6 @@ LEAST_GAP_S = 0.05
 @dataclass(slots=True)
 class Loop:
     hub: Hub
-    router: Router
     observer: Observer
     executor: Executor
     tick_s: float
@@ -106,7 +104,7 @@ class Loop:
             if action in still_due and self._listed(action.worker_id, fleet):
                 fleet.obey(action, now)
                 self.executor.submit(fleet, action)
-        self.router.serve_held(fleet)
+        stall.deliver()
         if stall.leaving and not fleet.workers:
             await self._write_down(stall, now)
             self.hub.stalls.pop(fleet.endpoint.id, None)

@@ -2,14 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
-from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.worker import Worker
-from posthouse.engine.hub import Hub
+from posthouse.engine.hub import Hub, Stall
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
@@ -21,20 +18,12 @@ MAX_HELD = 10_000
 """Most requests held open at once; the others are told at once that they wait."""
 MAX_SIGNATURES = 100_000
 """Most addresses whose signature is remembered."""
-MISSES = 32
-"""How many held requests in a row may find nothing before looking on is a waste: each is kept from other workers."""
-
 ADDRESS_ALONE = ("", Scheme.U)
 """Schemes whose signature covers the address alone, so that it can be kept. A worker that has not said is of today."""
 
 
-@dataclass(slots=True)
-class _Held:
-    fleet: Fleet
-    ask: RouteAsk
-    idx: int
-    since: float
-    found: asyncio.Future[Assignment | Waiting]
+Deliver = Callable[[RouteReply | WaitReply | Exception], None]
+"""Takes the reply to a `/route/` call, or what kept it from being made."""
 
 
 @dataclass(slots=True)
@@ -47,56 +36,106 @@ class Router:
     """How long a request that finds no worker is held open for one that frees up."""
     sign_beside: Callable[[bytes, Callable[[str | Exception], None]], None]
     """Makes the signer's signature while the event loop goes on, and calls with it, or with what the signer raised."""
-    _held: dict[EndpointId, OrderedDict[int, _Held]] = field(default_factory=dict)
     _held_count: int = 0
+    _released: bool = False
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
-    def route_now(self, fleet: Fleet, ask: RouteAsk, now: float) -> RouteReply | Assignment | Waiting:
-        """The reply, where it takes no waiting; else how far the request has come, to go on with in `route_later`."""
-        idx = ask.request_idx or 0
-        held = self._held.get(fleet.endpoint.id)
-        if held and idx not in held and fleet.has_room(ask.cost, now):
-            self.serve_held(fleet)  # room that came with time alone is for those that wait already
-        outcome = fleet.assign(idx, ask.cost, now, ask.request_idx is not None)
-        if isinstance(outcome, Waiting):
-            self.hub.bell.set()
-            return outcome
-        worker = outcome.worker
-        if worker.version.endswith(AGENT):
-            return self.reply(ask, outcome, "")
-        if worker.scheme not in ADDRESS_ALONE:
-            return outcome
-        signature = self._signatures.get(worker.url)
-        if signature is None:
-            signature = self._signatures[worker.url] = self.signer.sign(_text(ask, outcome, Scheme.U))
-            if len(self._signatures) > MAX_SIGNATURES:
-                self._signatures.popitem(last=False)
-        return self.reply(ask, outcome, signature)
+    def route(
+        self, stall: Stall, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None
+    ) -> Callable[[], None] | None:
+        """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
 
-    async def route_later(
-        self, fleet: Fleet, ask: RouteAsk, outcome: Assignment | Waiting, left: Callable[[], Coroutine[Any, Any, None]]
-    ) -> RouteReply | WaitReply | None:
-        """The address of a worker, signed; or, after `hold_s` without one, the breakdown of workers by status.
-
-        `left`: ends when the client goes away. None: it did, before there was a worker, and its place is given back.
+        `hold_s`: None is the setting. Returns what is to be called if the client goes away first, and None where the
+        reply was delivered at once. Called later it takes the worker back from a client that cannot have got it.
         """
-        if isinstance(outcome, Waiting):
-            held = await self._hold(fleet, ask, outcome, left)
-            if held is None:
-                return None
-            outcome = held
-        if isinstance(outcome, Waiting):
-            idx = outcome.request_idx if ask.polls else 0
-            return WaitReply(ask.endpoint, fleet.statuses(), idx)
-        if outcome.worker.version.endswith(AGENT):
-            return self.reply(ask, outcome, "")
-        signature: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.when_signed(ask, outcome, partial(_settle, signature))
-        return self.reply(ask, outcome, await signature)
+        if self._released or self._held_count >= MAX_HELD:
+            hold_s = 0.0
+        elif hold_s is None:
+            hold_s = self.hold_s
+        now = self.hub.clock.now()
+        outcome = stall.fleet.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
+        stall.deliver()
+        if isinstance(outcome, Assignment):
+            return self._assigned(ask, outcome, deliver)
+        self.hub.bell.set()
+        if outcome.held:
+            return self._hold(stall, ask, outcome.request_idx, deliver)
+        deliver(_waits(stall.fleet, ask, outcome))
+        return None
 
-    def when_signed(self, ask: RouteAsk, found: Assignment, then: Callable[[str | Exception], None]) -> None:
-        """Has `then` called with the signature that the reply needs, or with what kept it from being made."""
-        self.sign_beside(_text(ask, found, found.worker.scheme or Scheme.U), then)
+    def release(self) -> None:
+        """Tells every held request that it waits, and holds none from now on."""
+        self._released = True
+        for stall in self.hub.stalls.values():
+            stall.fleet.release()
+            stall.deliver()
+
+    def _hold(self, stall: Stall, ask: RouteAsk, idx: int, deliver: Deliver) -> Callable[[], None]:
+        def told(outcome: Assignment | Waiting) -> None:
+            self._held_count -= 1
+            if isinstance(outcome, Assignment):
+                self._assigned(ask, outcome, deliver)
+            else:
+                deliver(_waits(stall.fleet, ask, outcome))
+
+        def leave() -> None:
+            if stall.held.get(idx) is told:
+                del stall.held[idx]
+                self._held_count -= 1
+            elif idx in stall.held:
+                return  # its client has asked again, and that call is held now
+            stall.fleet.forget(idx)  # should the client come back, it asks with this index again
+
+        before = stall.held.pop(idx, None)
+        if before is not None:  # nobody listens to that call any more: the same request was asked for again
+            before(Waiting(idx))
+        self._held_count += 1
+        stall.held[idx] = told
+        self._let_go(stall)
+        return leave
+
+    def _let_go(self, stall: Stall) -> None:
+        """Tells those that have been held long enough that they wait, and looks again when the next one has been."""
+        now = self.hub.clock.now()
+        next_at = stall.fleet.let_go(now)
+        stall.deliver()
+        if next_at is not None and not (stall.looks_at is not None and stall.looks_at <= next_at):
+            stall.looks_at = next_at
+            asyncio.get_running_loop().call_later(max(0.0, next_at - now), self._look, stall, next_at)
+
+    def _look(self, stall: Stall, planned_at: float) -> None:
+        if stall.looks_at == planned_at:
+            stall.looks_at = None
+            self._let_go(stall)
+
+    def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
+        """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""
+        worker = found.worker
+
+        def signed(signature: str | Exception) -> None:
+            try:
+                reply = signature if isinstance(signature, Exception) else self.reply(ask, found, signature)
+            except Exception as error:  # noqa: BLE001 - the seam of a request: whoever waits must hear of it
+                reply = error
+            deliver(reply)
+
+        try:
+            if worker.version.endswith(AGENT):
+                signature: str | None = ""
+            elif worker.scheme not in ADDRESS_ALONE:
+                self.sign_beside(_text(ask, found, worker.scheme), signed)
+                return _nothing
+            else:
+                signature = self._signatures.get(worker.url)
+            if signature is None:
+                signature = self._signatures[worker.url] = self.signer.sign(_text(ask, found, Scheme.U))
+                if len(self._signatures) > MAX_SIGNATURES:
+                    self._signatures.popitem(last=False)
+        except Exception as error:  # noqa: BLE001 - as above
+            signed(error)
+        else:
+            signed(signature)
+        return None
 
     def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
         """The reply to a request that has a worker, and the signature that this worker verifies.
@@ -112,67 +151,6 @@ class Router:
             reply.signature = self._grant(reply, worker)
         return reply
 
-    def serve_held(self, fleet: Fleet) -> None:
-        """Gives held requests the workers that have freed up, the one that has waited longest first.
-
-        It is called before a new request is given room and whenever a worker reports. So while a request is held, none
-        that came later takes a room that it could have, unless `MISSES` older ones are kept from that room. Between
-        the polls of its client, `Fleet` sees to it that it is not overtaken for long.
-        """
-        held = self._held.get(fleet.endpoint.id)
-        if not held:
-            return
-        now, misses_left = self.hub.clock.now(), MISSES
-        for entry in sorted(held.values(), key=lambda h: h.since):
-            if entry.found.done() or entry.idx not in fleet.ledger.waiting:
-                continue
-            outcome = fleet.assign(entry.idx, entry.ask.cost, now, entry.ask.polls)
-            if isinstance(outcome, Assignment):
-                entry.found.set_result(outcome)
-            else:
-                misses_left -= 1
-                if misses_left <= 0:
-                    break
-
-    def release(self) -> None:
-        """Tells every held request that it waits, and holds none from now on."""
-        self.hold_s = 0.0
-        for held in self._held.values():
-            for entry in held.values():
-                if not entry.found.done():
-                    entry.found.set_result(Waiting(entry.idx))
-
-    async def _hold(
-        self, fleet: Fleet, ask: RouteAsk, waiting: Waiting, left: Callable[[], Coroutine[Any, Any, None]]
-    ) -> Assignment | Waiting | None:
-        idx = waiting.request_idx
-        held = self._held.get(fleet.endpoint.id) or OrderedDict()
-        if self.hold_s <= 0 or idx == 0 or idx in held or self._held_count >= MAX_HELD:
-            return waiting
-        request = fleet.ledger.find(idx)
-        since = request.first_at if request is not None else self.hub.clock.now()
-        found: asyncio.Future[Assignment | Waiting] = asyncio.get_running_loop().create_future()
-        held[idx] = _Held(fleet, ask, idx, since, found)
-        self._held[fleet.endpoint.id] = held
-        self._held_count += 1
-        leaving = asyncio.ensure_future(left())
-        try:
-            both: set[asyncio.Future[Any]] = {found, leaving}
-            await asyncio.wait(both, timeout=self.hold_s, return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done():  # even with a worker found: nobody is there to go to it
-                fleet.forget(idx)  # should the client come back, it asks with this index again
-                return None
-            return found.result() if found.done() else waiting
-        except asyncio.CancelledError:
-            fleet.forget(idx)
-            raise
-        finally:
-            leaving.cancel()
-            self._held_count -= 1
-            del held[idx]
-            if not held:  # or every endpoint that ever was would leave one
-                del self._held[fleet.endpoint.id]
-
     def _grant(self, reply: RouteReply, worker: Worker) -> str:
         return issued(
             self.grant_key(worker.id),
@@ -187,13 +165,12 @@ class Router:
         )
 
 
-def _settle(future: "asyncio.Future[str]", signed: str | Exception) -> None:
-    if future.done():  # whoever waited went away
-        return
-    if isinstance(signed, Exception):
-        future.set_exception(signed)
-    else:
-        future.set_result(signed)
+def _nothing() -> None:
+    """A client leaves while its reply is being signed: the worker was given, and tells if nobody comes."""
+
+
+def _waits(fleet: Fleet, ask: RouteAsk, outcome: Waiting) -> WaitReply:
+    return WaitReply(ask.endpoint, fleet.statuses(), outcome.request_idx if ask.polls else 0)
 
 
 def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:

@@ -5,7 +5,7 @@ server and a world in virtual time own the same class.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -38,6 +38,7 @@ from posthouse.fleet.experience import Experience
 from posthouse.fleet.figures import Figures
 from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.line import MISSES, Line, Offer
 from posthouse.fleet.service import ServiceTimes
 from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
@@ -65,8 +66,6 @@ OVERTAKEN_S = 30.0
 sleeps. With less, rooms would stand empty in an overload that is fair anyway; people wait for about a minute."""
 ASLEEP_S = 10.0
 """How long after it asked a polling client is believed to come back: it is held for up to 4 s, and sleeps up to 5."""
-LOOK_AHEAD = 32
-"""How many of those that wait longest are asked whether the room is theirs: each may be kept from the free workers."""
 REST_S = 10.0
 """How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
@@ -100,6 +99,8 @@ class Waiting:
     """A request that has none yet. `request_idx` 0: it is not remembered, and must be asked for anew."""
 
     request_idx: int
+    held: bool = False
+    """It is held open: what becomes of it will be among `Fleet.take_delivered`."""
 
 
 @dataclass(slots=True)
@@ -131,6 +132,8 @@ class Fleet:
         self.endpoint = endpoint
         self.workers: dict[WorkerId, Worker] = {}
         self.ledger = Ledger()
+        self.line = Line()
+        self._delivered: list[tuple[int, Assignment | Waiting]] = []
         self.stats = Stats()
         self.history = History()
         self.calm_until = now + calm_s
@@ -167,12 +170,17 @@ class Fleet:
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def assign(self, idx: int, cost: float, now: float, polls: bool = True) -> Assignment | Waiting:
+    def assign(
+        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0
+    ) -> Assignment | Waiting:
         """A worker for request `idx` (0: a new request), or word that it waits.
 
         `polls`: the client will ask again with the same index. A known index adds no load. One that has a worker and
-        asks again has failed there, and is kept from that worker for a while.
+        asks again has failed there, and is kept from that worker for a while. `hold_s`: how long it is held open if it
+        must wait, to be given the first worker that is free.
         """
+        if self.line and idx not in self.line and self.has_room(cost, now):
+            self.serve(now)  # room that came with time alone is for those that wait already
         self._last_request_at = now
         request = self.ledger.find(idx) if idx else None
         if request is None:
@@ -182,15 +190,25 @@ class Fleet:
                 self.ledger.weigh(request, cost)
             if request.worker_id is not None:
                 self._keep_away(request, request.worker_id, now)
+        if found := self._give(request, now):
+            self.line.leave(request.idx)
+            return found
+        self.stats.waited += 1
+        if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
+            self._remove(request, now)
+            return Waiting(0)
+        kept_s = max(WAITING_KEPT_S, hold_s + ASLEEP_S) if polls else max(CLASSIC_KEPT_S, hold_s)
+        self.ledger.keep(request, now + kept_s)
+        self._move(request, None, now)
+        if hold_s > 0:
+            self.line.join(request.idx, request.first_at, now + hold_s)
+        return Waiting(request.idx, hold_s > 0)
+
+    def _give(self, request: Request, now: float) -> Assignment | None:
+        """Gives a request a worker, if one is free for it that is not kept for an older one."""
         worker_id = self._pick(request, now)
         if worker_id is None or (self.ledger.waiting and self._overtakes(request, worker_id, now)):
-            self.stats.waited += 1
-            if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
-                self._remove(request, now)
-                return Waiting(0)
-            self.ledger.keep(request, now + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S))
-            self._move(request, None, now)
-            return Waiting(request.idx)
+            return None
         if request.unserved:
             request.unserved = False
             if now > request.first_at:
@@ -205,6 +223,41 @@ class Fleet:
         reqnum = self._reqnum[worker_id] = int(self._born_at * 1000) + 1 if reqnum is None else reqnum + 1
         self.stats.routed += 1
         return Assignment(worker, request.idx, reqnum)
+
+    def serve(self, now: float) -> None:
+        """Offers free workers to those that are held, the one that first came before the others."""
+
+        def give(idx: int) -> Offer:
+            request = self.ledger.waiting.get(idx)
+            if request is None:
+                self._delivered.append((idx, Waiting(idx)))
+                return Offer.TAKEN
+            if found := self._give(request, now):
+                self._delivered.append((idx, found))
+                return Offer.TAKEN
+            return Offer.MISSED if request.failures else Offer.NO_ROOM
+
+        self.line.offer(give)
+
+    def let_go(self, now: float) -> float | None:
+        """Tells those that have been held long enough that they wait. When the next one will have been."""
+        self._delivered += [(idx, Waiting(idx)) for idx in self.line.over(now)]
+        return self.line.next_end()
+
+    def release(self) -> None:
+        """Tells everybody who is held that they wait."""
+        self._delivered += [(idx, Waiting(idx)) for idx in self.line.clear()]
+
+    def take_delivered(self) -> list[tuple[int, Assignment | Waiting]]:
+        """What has become of held requests since this was last asked."""
+        delivered, self._delivered = self._delivered, []
+        return delivered
+
+    def ended(self, worker_id: WorkerId, ended: Iterable[Ended], now: float) -> None:
+        """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
+        for one in ended:
+            self.end(worker_id, one, now)
+        self.serve(now)
 
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> bool:
         """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
@@ -226,44 +279,58 @@ class Fleet:
                 self.tape.served(request.cost, took_s)
         return True
 
-    def _pick(self, request: Request, now: float) -> WorkerId | None:
+    def failed(self, worker_id: WorkerId, idx: int, why: str, now: float) -> bool:
+        """Ends a request that failed at its worker, as its caller saw. False, and nothing changes, if it is not there.
+
+        It is held against the worker as when the request is asked for again, which then counts no second time.
+        """
+        request = self.ledger.find(idx)
+        if request is None or request.worker_id != worker_id:
+            self.stats.refused_ends += 1
+            return False
+        once = 0 if worker_id in request.failures else 1
+        self._hold_against(worker_id, once, now, f"request {idx} failed here: {why}")
+        self._remove(request, now, once)
+        self.stats.failed += 1
+        return True
+
+    def _pick(self, request: Request, now: float, besides: WorkerId | None = None) -> WorkerId | None:
         """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
-        if not self._suspected and not request.failures:
-            return self._bench.soonest(request.cost, self.endpoint.scaling.max_queue_time, request.idx)
-        avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
-        if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
-            return None
-        return self._bench.pick(
-            request.cost, self.endpoint.scaling.max_queue_time, request.idx, avoid, self._handicaps_s(now)
-        )
+        avoid: set[WorkerId] = set()
+        if request.failures:
+            avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
+            if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
+                return None
+        if besides is not None:
+            avoid.add(besides)
+        return self._free_worker(request.cost, request.idx, now, avoid)
+
+    def _free_worker(self, cost: float, idx: int, now: float, avoid: Collection[WorkerId] = ()) -> WorkerId | None:
+        penalties_s = self._handicaps_s(now) if self._suspected else None
+        return self._bench.pick(cost, self.endpoint.scaling.max_queue_time, idx, avoid, penalties_s)
 
     def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
         """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
 
-        So a request is overtaken only by those that came less than `OVERTAKEN_S` after it, as long as it may go where
-        room is, its client comes back, and less than `LOOK_AHEAD` are before it that may not or do not.
+        Who is held is offered first; this is for those that sleep between two polls. Less than `MISSES` may be before
+        them that may not go there, or do not come back.
         """
-        for older in islice(self.ledger.waiting.values(), LOOK_AHEAD):
+        for older in islice(self.ledger.waiting.values(), MISSES):
             awaited = older.expires_at - now > WAITING_KEPT_S - ASLEEP_S
             if awaited and request.first_at - older.first_at >= OVERTAKEN_S and self._pick(older, now) is not None:
                 work, count = self._load_of(worker_id)
-                slots = self._slots.get(worker_id, 1.0)
-                self._bench.set_work(worker_id, work_ahead(work + request.cost, count + 1, slots))
-                left = self._pick(older, now)
-                self._bench.set_work(worker_id, work_ahead(work, count, slots))
-                return left is None
+                ahead = work_ahead(work + request.cost, count + 1, self._slots.get(worker_id, 1.0))
+                stays_free = self._bench.has_room_after(worker_id, ahead, self.endpoint.scaling.max_queue_time)
+                return not stays_free and self._pick(older, now, besides=worker_id) is None
         return False
 
     def has_room(self, cost: float, now: float) -> bool:
         """True if a new request would get a worker now."""
-        if not self._suspected:
-            return self._bench.soonest(cost, self.endpoint.scaling.max_queue_time, 0) is not None
-        return (
-            self._bench.pick(cost, self.endpoint.scaling.max_queue_time, 0, set(), self._handicaps_s(now)) is not None
-        )
+        return self._free_worker(cost, 0, now) is not None
 
     def forget(self, idx: int) -> None:
         """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
+        self.line.leave(idx)
         request = self.ledger.find(idx)
         if request is not None:
             left = request.worker_id
@@ -380,6 +447,10 @@ class Fleet:
 
     def report(self, worker_id: WorkerId, report: Report, now: float) -> None:
         """Takes in a worker's report."""
+        self._report(worker_id, report, now)
+        self.serve(now)
+
+    def _report(self, worker_id: WorkerId, report: Report, now: float) -> None:
         before = worker = self.workers[worker_id]
         self._reported_at[worker_id] = now
         if worker.state in UPDATING and worker_id in self._in_flight:
@@ -476,6 +547,7 @@ class Fleet:
                 self.history.note(now, Level.DEBUG, text, self.workers.get(request.worker_id))
                 counted = self._judge_lost(request, request.worker_id, now)
             self._remove(request, now, counted)
+        self.serve(now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
@@ -546,6 +618,7 @@ class Fleet:
             )
             text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
             self.history.note(now, Level.INFO1, text, self.workers[worker_id])
+        self.serve(now)
         return self.due(now)
 
     def due(self, now: float) -> tuple[Action, ...]:

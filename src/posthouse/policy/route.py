@@ -1,11 +1,14 @@
 """Which worker gets a request."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posthouse.domain.plan import Failures
 
 Floats = NDArray[np.float64]
+_T = TypeVar("_T", float, NDArray[np.float64])
 
 FIRST_HANDICAP_S = 5.0
 """For one failure; doubles with each further one. More than healthy workers differ in their expected ends, so that an
@@ -59,23 +62,42 @@ def beyond_median(handicaps_s: Floats) -> Floats:
     return beyond
 
 
-def pick(
-    work: Floats, unit_s: Floats, cost: float, max_queue_s: float, die: int, handicaps_s: Floats | float = 0.0
-) -> int | None:
-    """The row of the worker that would finish the request soonest, or None where every wait is above `max_queue_s`.
-
-    Expected wait = outstanding work x seconds for a unit of work + handicap; expected end = that + the request's own
-    time. An infinite `unit_s` takes nothing. Of equal rows the first, until its work tells it from the others; requests
-    without cost leave none, so for them equal rows are told apart by `die`, any number that differs between requests.
-    Shape: `work`, `unit_s` and `handicaps_s` have one entry a worker. Units: work, seconds.
-    """
+def end_s(work: _T, unit_s: _T, cost: float) -> _T:
+    """When a worker would have finished a request: work ahead and its own, at the worker's seconds for a unit of it."""
     with np.errstate(over="ignore", invalid="ignore"):
-        free = (unit_s < np.inf) & (work * unit_s + handicaps_s <= max_queue_s)
-        end_s = np.where(free, (work + cost) * unit_s + handicaps_s, np.inf)
-    if not end_s.size:
+        return (work + cost) * unit_s
+
+
+def pick(
+    work: Floats,
+    unit_s: Floats,
+    cost: float,
+    max_queue_s: float,
+    tie_break: int,
+    extra_s: Floats | None = None,
+    ends_s: Floats | None = None,
+) -> int | None:
+    """The row of the worker with the smallest sum of seconds, or None where every wait is above `max_queue_s`.
+
+    The sum is work ahead + own time + whatever else speaks against a worker: `extra_s`, which is its penalty for
+    failures, and infinite for a worker that this request must not get. The wait is the sum without the own time. Of
+    equal rows the first, until its work tells it from the others; requests without cost leave none, so for them equal
+    rows are told apart by `tie_break`, any number that differs between requests.
+    `ends_s`: `end_s` of every row, if it is known already. An infinite `unit_s` takes nothing.
+    Shape: one entry a worker. Units: work, seconds.
+    """
+    sums_s = end_s(work, unit_s, cost) if ends_s is None else ends_s
+    if extra_s is not None:
+        sums_s = sums_s + extra_s
+    if cost > 0.0 and sums_s.size:
+        row = sums_s.argmin()
+        if sums_s[row] <= max_queue_s < np.inf:  # and so is its wait, which is shorter
+            return int(row)
+    with np.errstate(invalid="ignore"):
+        waits_s = work * unit_s if extra_s is None else work * unit_s + extra_s
+        free = (waits_s <= max_queue_s) & (sums_s < np.inf)
+    if not free.any():
         return None
-    soonest = end_s.min()
-    if soonest == np.inf:
-        return None
-    best = np.flatnonzero(end_s == soonest)
-    return int(best[die % best.size if cost == 0.0 else 0])
+    sums_s = np.where(free, sums_s, np.inf)
+    best = np.flatnonzero(sums_s == sums_s.min())
+    return int(best[tie_break % best.size if cost == 0.0 else 0])

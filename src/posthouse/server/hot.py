@@ -1,10 +1,11 @@
 """The calls that clients and workers make all the time, answered without a framework."""
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs
 
 import structlog
@@ -15,7 +16,6 @@ from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
 from posthouse.server.throttle import Throttle, TooMany
 from posthouse.wire import deletes, route, status
@@ -59,17 +59,6 @@ SPELLINGS = {
 }
 """The usual spellings of their paths, each with what `_normal` makes of it."""
 
-BEGUN = "posthouse.begun"
-"""Where a scope says how far a `/route/` call has come, or how it failed, if the protocol has begun it."""
-
-
-class Begun(NamedTuple):
-    """A `/route/` call that has to wait: for a worker, or for a signature."""
-
-    fleet: Fleet
-    ask: route.RouteAsk
-    outcome: Assignment | Waiting
-
 
 @dataclass(slots=True)
 class Hot:
@@ -104,7 +93,8 @@ class Hot:
         more: Headers = []
         try:
             if path == "/route":
-                code, content_type, body = 200, JSON, await self._route(scope, receive)
+                code, body = await self._route(scope, receive)
+                content_type = JSON
             else:
                 code, content_type, body = await self._answer(path, token, scope, receive)
                 if path == "/pubkey":
@@ -167,60 +157,70 @@ class Hot:
         except Busy as error:
             return 429, JSON, _web_error("rate_limit_exceeded", error)
 
-    def begin_route(self, headers: Headers, query: bytes, raw: bytes, address: str) -> bytes | Begun:
-        """The answer to a `/route/` call from an address where it takes no waiting, else how far it has come.
+    def route(
+        self, headers: Headers, query: bytes, raw: bytes, address: str, deliver: Callable[[int, bytes], None]
+    ) -> Callable[[], None] | None:
+        """Has `deliver` called once with status and body of the answer to a `/route/` call, now or later.
 
-        Calls beyond the rates are answered that they wait, and nothing is remembered of them: the protocol's client
-        gives a request up for any other answer.
-
-        Raises: BadRequest, Unauthorized; nothing has been done then.
+        Returns what is to be called if the client goes away before; None where `deliver` has been called. Calls beyond
+        the rates are answered that they wait, and nothing is remembered of them: the protocol's client gives a request
+        up for any other answer.
         """
-        ask, now = route.decode(raw), self.hub.clock.now()
+
+        def replied(reply: route.RouteReply | route.WaitReply | Exception) -> None:
+            if isinstance(reply, Exception):
+                deliver(400, self._failed("/route", reply))
+            else:
+                deliver(200, route.encode(reply))
+
         try:
-            principal = self._principal(headers, query, address, now, route.key_in(ask))
-        except TooMany:
-            return _put_off(route.checked(ask), "too many wrong keys")
-        ask = route.checked(ask)
-        fleet = self.hub.fleet_named(ask.endpoint)
-        if fleet is None:
-            raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
-        if principal.endpoint_id is not None and principal.endpoint_id != fleet.endpoint.id:
-            raise Unauthorized("api_key: this key is for another endpoint")
-        if not self.throttle.allows_route(principal.key_id, address, now):
-            return _put_off(ask, "too many calls")
-        reply = self.router.route_now(fleet, ask, now)
-        return route.encode(reply) if isinstance(reply, route.RouteReply) else Begun(fleet, ask, reply)
-
-    def when_signed(self, begun: Begun, found: Assignment, then: Callable[[int, bytes], None]) -> None:
-        """Has `then` called with status and body, for a `/route/` call that waits for nothing but its signature."""
-
-        def signed(signature: str | Exception) -> None:
+            ask, now = route.decode(raw), self.hub.clock.now()
             try:
-                if isinstance(signature, Exception):
-                    raise signature
-                code, body = 200, route.encode(self.router.reply(begun.ask, found, signature))
-            except Exception as error:  # noqa: BLE001 - as in __call__
-                code, body = 400, self._failed("/route", error)
-            then(code, body)
-
-        try:
-            self.router.when_signed(begun.ask, found, signed)
+                principal = self._principal(headers, query, address, now, route.key_in(ask))
+            except TooMany:
+                deliver(200, _put_off(route.checked(ask), "too many wrong keys"))
+                return None
+            ask = route.checked(ask)
+            stall = self.hub.named(ask.endpoint)
+            if stall is None:
+                raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+            if principal.endpoint_id is not None and principal.endpoint_id != stall.fleet.endpoint.id:
+                raise Unauthorized("api_key: this key is for another endpoint")
+            if not self.throttle.allows_route(principal.key_id, address, now):
+                deliver(200, _put_off(ask, "too many calls"))
+                return None
+        except (BadRequest, Unauthorized) as error:
+            deliver(400 if isinstance(error, BadRequest) else 401, _error(error))
+            return None
         except Exception as error:  # noqa: BLE001 - as in __call__
-            then(400, self._failed("/route", error))
+            replied(error)
+            return None
+        return self.router.route(stall, ask, replied)
 
-    async def _route(self, scope: Message, receive: Receive) -> bytes:
-        begun = scope.get(BEGUN)
-        if begun is None:
-            raw = await self._body(receive)
-            begun = self.begin_route(scope["headers"], scope["query_string"], raw, _address(scope))
-        if isinstance(begun, Exception):
-            raise begun
-        if isinstance(begun, bytes):
-            return begun
-        later = await self.router.route_later(begun.fleet, begun.ask, begun.outcome, lambda: _disconnected(receive))
-        if later is None:
+    async def _route(self, scope: Message, receive: Receive) -> tuple[int, bytes]:
+        raw = await self._body(receive)
+        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def deliver(code: int, body: bytes) -> None:
+            if not answer.done():
+                answer.set_result((code, body))
+
+        leave = self.route(scope["headers"], scope["query_string"], raw, _address(scope), deliver)
+        if leave is None:
+            return answer.result()
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            both: set[asyncio.Future[Any]] = {answer, leaving}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            leave()
+            raise
+        finally:
+            leaving.cancel()
+        if leaving.done():  # even with a worker found: nobody is there to go to it
+            leave()
             raise _Gone
-        return route.encode(later)
+        return answer.result()
 
     def _failed(self, path: str, error: Exception) -> bytes:
         log.error("a call failed", path=path, error=repr(error)[:500])
@@ -244,7 +244,7 @@ class Hot:
         raw = await self._body(receive)
         if len(raw) > LONG_BYTES:
             worker_id, own_token = sender(raw)
-            self.ingest.fleet(worker_id, _one_token(own_token, token))
+            self.ingest.home(worker_id, _one_token(own_token, token))
         return raw
 
     async def _body(self, receive: Receive) -> bytes:

@@ -9,14 +9,13 @@ Clients send the same head again and again on a connection. One that is the last
 """
 
 from asyncio import Event, Transport
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from posthouse.fleet.fleet import Assignment
-from posthouse.server.hot import BEGUN, JSON, SPELLINGS, Begun, Hot, Message
+from posthouse.server.hot import JSON, SPELLINGS, Hot
 
 HEAD_BYTES = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
@@ -40,8 +39,8 @@ _PATHS = frozenset(path.encode() for path, (normal, _) in SPELLINGS.items() if n
 _NO_HEAD: tuple[object, bytes] = (None, b"")
 
 
-class _Signing:
-    """Stands in the place of uvicorn's cycle while an early answer is signed, so that the next request waits for it."""
+class _Pending:
+    """Stands in for the cycle of uvicorn while an early answer is awaited, so that the next request waits for it."""
 
     response_complete = False
     keep_alive = True
@@ -49,6 +48,8 @@ class _Signing:
     disconnected = False
     message_event = Event()
     """Nobody waits for it; uvicorn sets it when the client leaves."""
+    leave: Callable[[], None] | None = None
+    """To be called when the client leaves."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -179,31 +180,23 @@ class Protocol(HttpToolsProtocol):
         return (self.cycle is None or self.cycle.response_complete) and not self.pipeline and not self.flow.write_paused
 
     def _answer(self, body: bytes) -> None:
-        """Answers a usual call, early if that takes no waiting."""
-        answer = self._begin(body)
-        if isinstance(answer, bytes):
-            self._body = body
-            self._write(200, answer)
-        elif isinstance(answer, Begun) and isinstance(answer.outcome, Assignment):
-            self._body = body
-            signing = _Signing()
-            self.cycle = cast(Any, signing)
-            self.hot.when_signed(answer, answer.outcome, partial(self._signed, signing))
-        else:
-            self._go_the_usual_way(body, answer)
-            super().on_message_complete()
+        """Answers a usual call, at once if that takes no waiting."""
+        self._body = body
+        address, pending = self.client[0] if self.client else "", _Pending()
+        query = self.url.partition(b"?")[2]
+        pending.leave = self.hot.route(self.headers, query, body, address, partial(self._answered, pending))
+        if not pending.response_complete:
+            self.cycle = cast(Any, pending)
 
-    def _begin(self, body: bytes) -> bytes | Begun | Exception:
-        try:
-            address = self.client[0] if self.client else ""
-            return self.hot.begin_route(self.headers, self.url.partition(b"?")[2], body, address)
-        except Exception as error:  # noqa: BLE001 - it is answered where all errors are
-            return error
-
-    def _signed(self, signing: _Signing, code: int, answer: bytes) -> None:
-        signing.response_complete = True
+    def _answered(self, pending: _Pending, code: int, answer: bytes) -> None:
+        later, pending.response_complete = cast(Any, self.cycle) is pending, True
         if not self.transport.is_closing():
-            self._write(code, answer, last=not (signing.keep_alive and self.early))
+            self._write(code, answer, last=later and not (pending.keep_alive and self.early))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(self.cycle, _Pending) and not self.cycle.response_complete and self.cycle.leave is not None:
+            self.cycle.leave()
+        super().connection_lost(exc)
 
     def _write(self, code: int, answer: bytes, last: bool = False) -> None:
         """Sends an answer. `last`: and ends the connection."""
@@ -220,15 +213,13 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _go_the_usual_way(self, read: bytes = b"", begun: Begun | Exception | None = None) -> None:
+    def _go_the_usual_way(self, read: bytes = b"") -> None:
         """Makes of the request what uvicorn would have made of it so far."""
         self._read = None
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
-        if begun is not None:
-            cast(Message, self.scope)[BEGUN] = begun
         super().on_headers_complete()
         if read:
             super().on_body(read)

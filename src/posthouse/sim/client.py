@@ -47,8 +47,6 @@ class Client:
     began_at: float = 0.0
     """When a slot of a worker began on it, the last time."""
     answered_at: float = 0.0
-    queued: bool = False
-    """It stands in the queue of held requests."""
     gone: bool = False
     """It gave up."""
     workers: list[WorkerId] = field(default_factory=list)

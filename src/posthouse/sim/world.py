@@ -35,8 +35,6 @@ CALM_S = 60.0
 """After a restart, and for what is there when the world begins: as `engine.calm_s`."""
 LEAST_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings. Source: `engine.loop`."""
-MISSES = 32
-"""How many held requests in a row may find nothing before looking on is a waste. Source: `engine.router`."""
 FORGETFUL_S = 1.0
 """How soon a client asks again whose server was away."""
 
@@ -85,7 +83,8 @@ class World:
         self.decision: Decision | None = None
         self.market = Market(hardware, seed)
         self.boxes: dict[str, Box] = {}
-        self.held: dict[Client, float] = {}
+        self.held: dict[int, Client] = {}
+        """Those whose request is held open, by its index."""
         self.pending = 0
         """Requests that are neither answered nor given up."""
         self.rows: dict[WorkerId, Worker] = {}
@@ -117,7 +116,6 @@ class World:
         self._traffic = iter(traffic)
         self.expects_more = True
         """Whether the traffic goes on."""
-        self._queue: list[tuple[float, int, Client]] = []  # held requests, the one that has waited longest first
         self._listed_as: tuple[object, ...] = ()
         self._in_flight = 0
         self._settled_at = self.now
@@ -250,7 +248,7 @@ class World:
                 self.happened(action.command, "worker", action.worker_id)
                 self.on_command(action)
                 self.after(self.pace.answer_s, self._carry_out, fleet, self.rows[action.worker_id], action.command)
-            self.serve_held()
+            self._deliver()
         self.on_tick()
 
     def configure(self, state: EndpointState = EndpointState.ACTIVE, **scaling: float | None) -> None:
@@ -270,7 +268,7 @@ class World:
     def restart(self, calm_s: float = CALM_S, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
         self.down, self.listed, self.memory, self.decision = True, False, Memory(), None
-        for client in self.held:
+        for client in self.held.values():
             self.after(FORGETFUL_S, self._ask, client)
         self.held.clear()
 
@@ -479,9 +477,9 @@ class World:
             return
         fleet = self.fleet
         self.audit.touch(box.worker_id)
-        for ended in box.ended:
-            if not self.lose_ends:
-                fleet.end(box.worker_id, ended, self.now)
+        if not self.lose_ends:
+            fleet.ended(box.worker_id, box.ended, self.now)
+            for ended in box.ended:
                 self.audit.ended(box.worker_id, ended.request_idx)
         box.ended.clear()
         if box.changed or self.now - box.reported_at >= REPORT_S - BEAT_S / 2:
@@ -492,7 +490,7 @@ class World:
             if worker is None or worker.state is not before:
                 self._ring()
         self._plan_beat(box, box.reported_at + REPORT_S)
-        self.serve_held()
+        self._deliver()
 
     def _send(self, client: Client, to: Assignment) -> None:
         client.idx, client.assigned_at = to.request_idx, self.now
@@ -564,10 +562,9 @@ class World:
             self.after(FORGETFUL_S, self._ask, client)
             return
         fleet = self.fleet
-        if self.held and client not in self.held and fleet.has_room(client.cost, self.now):
-            self.serve_held(1)  # room that came with time alone is for those that wait already
         polls = self.manners.manner is Manner.POLLING
-        outcome = fleet.assign(client.idx, client.cost, self.now, polls)
+        outcome = fleet.assign(client.idx, client.cost, self.now, polls, self.pace.hold_s)
+        self._deliver()
         self.audit.asked(client.idx, client.cost, outcome, self.now)
         if isinstance(outcome, Assignment):
             self.happened("request", outcome.request_idx, "goes to worker", outcome.worker.id)
@@ -576,19 +573,28 @@ class World:
         self.happened("request", outcome.request_idx, "waits")
         client.idx = outcome.request_idx
         self._ring()
-        if client.idx == 0:
+        if outcome.held:
+            self.held[client.idx] = client
+            self.after(self.pace.hold_s, self._let_go)
+        else:
             self._answered_without_worker(client)
-            return
-        self.held[client] = self.now
-        if not client.queued:
-            client.queued = True
-            heappush(self._queue, (client.asked_at, next(self._order), client))
-        self.after(self.pace.hold_s, self._let_go, client, self.now)
 
-    def _let_go(self, client: Client, held_at: float) -> None:
-        if self.held.get(client) == held_at:
-            del self.held[client]
-            self._answered_without_worker(client)
+    def _let_go(self) -> None:
+        self.fleet.let_go(self.now)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Tells clients what has become of the requests that were held open."""
+        for idx, outcome in self.fleet.take_delivered():
+            client = self.held.pop(idx, None)
+            if client is None:
+                continue
+            if isinstance(outcome, Assignment):
+                self.audit.asked(idx, client.cost, outcome, self.now)
+                self.happened("request", idx, "goes to worker", outcome.worker.id)
+                self._send(client, outcome)
+            else:
+                self._answered_without_worker(client)
 
     def _answered_without_worker(self, client: Client) -> None:
         if self.manners.manner is Manner.POLLING:
@@ -601,35 +607,10 @@ class World:
         else:
             self.after(self.manners.retry_s, self._ask, client)
 
-    def serve_held(self, misses_left: int = MISSES) -> None:
-        """Gives held requests the workers that have freed up, the one that has waited longest first."""
-        missed = []
-        while self._queue and misses_left > 0:
-            entry = heappop(self._queue)
-            client = entry[2]
-            if client not in self.held:
-                client.queued = False
-                continue
-            outcome = self.fleet.assign(client.idx, client.cost, self.now)
-            self.audit.asked(client.idx, client.cost, outcome, self.now)
-            if isinstance(outcome, Assignment):
-                del self.held[client]
-                client.queued = False
-                self.happened("request", outcome.request_idx, "goes to worker", outcome.worker.id)
-                self._send(client, outcome)
-                continue
-            missed.append(entry)
-            misses_left -= 1
-            request = self.fleet.ledger.find(client.idx)
-            if request is None or not request.failures:
-                break  # it is kept from no worker, so there is room for nobody
-        for entry in missed:
-            heappush(self._queue, entry)
-
     def _lose_patience(self, client: Client) -> None:
         if client.answered_at or client.gone:
             return
-        if self.held.pop(client, None) is not None and not self.down:
+        if self.held.pop(client.idx, None) is not None and not self.down:
             self.fleet.forget(client.idx)  # the server sees the connection close
             self.audit.forgotten(client.idx)
         box = next((b for b in self.boxes.values() if client.idx in b.working), None)
