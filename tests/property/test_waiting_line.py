@@ -163,7 +163,7 @@ async def test_a_call_is_held_as_long_as_it_asks() -> None:
     fleet = full_fleet(1)
     router, stall = router_of(fleet, hold_s=0.0)
     replies: list[Reply] = []
-    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None
+    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append) is None
     assert len(replies) == 1
     assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=25.0) is not None
     fleet.age(NOW + 24.0, silent_s=1e9)  # longer than a request is remembered that nobody asks for
