@@ -53,8 +53,8 @@ from posthouse.server.auth import Keyring, Scope
 from posthouse.server.hot import Headers, Hot, Message, Receive, Send
 from posthouse.server.protocol import protocol_for
 from posthouse.server.throttle import Throttle
-from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
 from posthouse.wire.grant import AGENT
 from posthouse.wire.route import RouteReply, encode
 from posthouse.wire.signed import Scheme
@@ -162,7 +162,7 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey.generate()
-    signing = SigningProcesses(signer, os.cpu_count() or 1)
+    signing = SigningThreads(signer, os.cpu_count() or 1)
     router = Router(
         hub,
         signer,
@@ -312,10 +312,9 @@ async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
     await asyncio.sleep(WARM_UP_S)
     load.latencies_s.clear()
     server = psutil.Process(pid)
-    processes = [server, *server.children()]  # those that sign included
-    began_at, used_s, load_s = time.perf_counter(), _used_s(processes), time.process_time()
+    began_at, used_s, load_s = time.perf_counter(), _used_s(server), time.process_time()
     await asyncio.sleep(span_s)
-    took_s, used_s = time.perf_counter() - began_at, _used_s(processes) - used_s
+    took_s, used_s = time.perf_counter() - began_at, _used_s(server) - used_s
     load_s = time.process_time() - load_s
     latencies_ms = sorted(s * 1000 for s in load.latencies_s)
     await _disconnect(load, callers)
@@ -324,9 +323,9 @@ async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
     return Seen(n / took_s, p50_ms, p99_ms, used_s / n * 1e6, load_s / n * 1e6)
 
 
-def _used_s(processes: list[psutil.Process]) -> float:
-    """Processor time that they have used."""
-    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
+def _used_s(process: psutil.Process) -> float:
+    """Processor time that it has used."""
+    return float(sum(process.cpu_times()[:2]))
 
 
 async def reporting(port: int, requests: list[bytes], during: Callable[[], Awaitable[Seen]]) -> tuple[float, Seen]:

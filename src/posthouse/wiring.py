@@ -44,8 +44,8 @@ from posthouse.server.throttle import Throttle
 from posthouse.server.tls import ServerCertificate
 from posthouse.server.web import web_app
 from posthouse.signing.authority import Authority
-from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
 from posthouse.store import open_store
 
 log = structlog.get_logger()
@@ -225,8 +225,8 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, data_dir / "admin-key", clock.now())
 
-        signing = SigningProcesses(signer, os.cpu_count() or 1)
-        stack.push_async_callback(signing.close)
+        signing = SigningThreads(signer, os.cpu_count() or 1)
+        stack.callback(signing.close)
         grant_key = lru_cache(GRANT_KEYS)(keyring.grant_key)
         router = Router(hub, signer, grant_key, settings.server.route_hold_s, signing.sign)
         ingest = Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker))

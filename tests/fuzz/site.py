@@ -20,8 +20,8 @@ from posthouse.engine.router import Router
 from posthouse.server.hot import Hot
 from posthouse.server.throttle import Throttle
 from posthouse.signing.authority import Authority
-from posthouse.signing.processes import SigningProcesses
 from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
 from tests.contract.web import Web, served, worker
 
 FEW = Limits(endpoints=30, workergroups=30, templates=30, keys=30)
@@ -129,7 +129,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
         async with served(directory, FEW, throttle) as web:
             hub, keyring = web.hub, web.keyring
             signer = RsaKey.generate()
-            signing = SigningProcesses(signer, 1)
+            signing = SigningThreads(signer, 1)
             router = Router(hub, signer, keyring.grant_key, hold_s=0.0, sign_beside=signing.sign)
             authority = Authority(directory / "authority.pem", hub.clock.now())
             hot = Hot(
@@ -150,4 +150,4 @@ async def site(directory: Path) -> AsyncIterator[Site]:
                 await made.prepare()
                 yield made
             finally:
-                await signing.close()
+                signing.close()
