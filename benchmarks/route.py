@@ -44,7 +44,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
@@ -153,12 +153,12 @@ CONSTANT = encode(
 def _hot(site: Site, record: KeyRecord) -> Hot:
     """The real hot path over fleets of ready workers; nothing is read from or written to a store."""
     clock = SystemClock()
-    hub = Hub(cast(Store, None), clock, {}, "", "bench", calm_s=0.0)
+    hub = Hub(cast(Store, None), clock, {}, "", "bench", stabilization_s=0.0)
     for number in range(1, site.endpoints + 1):
         endpoint = Endpoint(EndpointId(number), f"bench-{number}", Scaling(max_workers=site.workers))
         first_id = 1 + (number - 1) * site.workers
         ready = [_ready(endpoint, WorkerId(first_id + i), site, clock.now()) for i in range(site.workers)]
-        hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), ready))
+        hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), ready))
         hub.ids_by_name[endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.key_version)
     signer = RsaKey.generate()
@@ -233,10 +233,10 @@ def _perf(worker_id: int) -> float:
 
 
 def _end_all(hub: Hub) -> None:
-    for stall in hub.stalls.values():
-        for worker_id, there in list(stall.fleet.ledger.at.items()):
+    for managed in hub.endpoints.values():
+        for worker_id, there in list(managed.fleet.ledger.at.items()):
             for idx in list(there):
-                stall.fleet.end(worker_id, Ended(idx, success=True), hub.clock.now())
+                managed.fleet.end(worker_id, Ended(idx, success=True), hub.clock.now())
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
 
 

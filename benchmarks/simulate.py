@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, load
-from posthouse.sim.trial import run
 
 RESULTS = Path(__file__).parent / "results" / "simulate.json"
 HOUR = 3600.0

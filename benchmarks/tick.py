@@ -22,14 +22,14 @@ from typing import Any, cast
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, SloMode
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Goal, Sighting, State
+from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.executor import Executor
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
@@ -147,7 +147,7 @@ class Site:
             endpoint = Endpoint(EndpointId(number), f"bench-{number}", scaling)
             workers = [_worker(endpoint, n, clock) for n in range(WORKERS)]
             fleet = Fleet(endpoint, clock.at, workers)
-            hub.stalls[endpoint.id] = Stall(fleet)
+            hub.endpoints[endpoint.id] = ManagedEndpoint(fleet)
             hub.put_group(Workergroup(WorkergroupId(number), endpoint.id, TemplateId(1)))
             self.workers[fleet] = workers
         router = Router(hub, cast(Signer, None), lambda text: bytes(32), 0.0, lambda data, then: None)
@@ -157,7 +157,7 @@ class Site:
         self.open: list[tuple[Fleet, WorkerId, int]] = []
 
     async def round(self) -> None:
-        for endpoint_id in list(self.hub.stalls):
+        for endpoint_id in list(self.hub.endpoints):
             await self.loop.tick_safely(endpoint_id)
 
     async def look(self) -> None:
@@ -184,10 +184,10 @@ class Site:
     def check(self) -> None:
         """Every endpoint was decided for, and none has begun anything: else something else was measured."""
         assert not self.loop.counts["failed_ticks"], self.loop.counts
-        for stall in self.hub.stalls.values():
-            assert stall.decision is not None
-            assert stall.decision.at == self.clock.at
-            states = [w.state for w in stall.fleet.workers.values()]
+        for managed in self.hub.endpoints.values():
+            assert managed.decision is not None
+            assert managed.decision.at == self.clock.at
+            states = [w.state for w in managed.fleet.workers.values()]
             assert (states.count(State.IDLE), states.count(State.STOPPED)) == (READY, WORKERS - READY), states
 
 
@@ -204,13 +204,16 @@ async def measured(endpoints: int, slo_mode: SloMode, rounds: int) -> Row:
     with tempfile.TemporaryDirectory() as directory:
         store = await open_store(f"sqlite+aiosqlite:///{directory}/posthouse.db")
         try:
-            hub = Hub(store, clock, {}, Market.name, "bench", calm_s=0.0)
+            hub = Hub(store, clock, {}, Market.name, "bench", stabilization_s=0.0)
             site = Site(endpoints, slo_mode, hub, clock)
             for fleet in site.workers:
                 await store.add_endpoint(fleet.endpoint)
             found = [
                 Instance(
-                    w.instance_id, w.label, Sighting.RUNNING if w.state is State.IDLE else Sighting.HALTED, w.addresses
+                    w.instance_id,
+                    w.label,
+                    Observation.RUNNING if w.state is State.IDLE else Observation.HALTED,
+                    w.addresses,
                 )
                 for workers in site.workers.values()
                 for w in workers

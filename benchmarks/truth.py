@@ -25,7 +25,7 @@ from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.fleet.fleet import BLOCK_S
-from posthouse.sim.client import Client, Manners
+from posthouse.sim.client import Client, ClientBehaviour
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.world import Pace, World
 
@@ -45,7 +45,9 @@ class Replay(World):
     """
 
     def __init__(self, outcomes: list[Mapping[str, float]], hardware: Hardware, traffic_at: float, seed: int) -> None:
-        super().__init__(Scaling(**SCALING), (), (hardware,), seed=seed, manners=Manners(polls_s=POLL_S), pace=PACE)
+        super().__init__(
+            Scaling(**SCALING), (), (hardware,), seed=seed, behaviour=ClientBehaviour(polls_s=POLL_S), pace=PACE
+        )
         self.outcomes, self.clients, self.traffic_at = outcomes, list[Client](), traffic_at
         self.began = False
 
@@ -82,8 +84,8 @@ def service(outcomes: list[Mapping[str, float]]) -> tuple[float, float]:
 
 def measured(seen: Mapping[str, Any]) -> tuple[Hardware, float]:
     """The demo's machines as it measured them, and how fast they really were as a share of what they said."""
-    learned = seen["learned"]
-    perf = median(learned["perf"].values())
+    estimates = seen["estimates"]
+    perf = median(estimates["perf"].values())
     overhead_s, unit_s = service(seen["outcomes"])
     hardware = Hardware(
         perf=perf,
@@ -92,8 +94,8 @@ def measured(seen: Mapping[str, Any]) -> tuple[Hardware, float]:
         agent=True,
         price=Price(0.4, 0.4, 0.01),
         create=Duration(0.2),
-        load=Duration(learned["create_s"] - 0.2 - PACE.answer_s),
-        start=Duration(learned["start_s"] - PACE.answer_s),
+        load=Duration(estimates["create_s"] - 0.2 - PACE.answer_s),
+        start=Duration(estimates["start_s"] - PACE.answer_s),
         available=8,
         per_host=8,
     )

@@ -23,13 +23,13 @@ from posthouse.config import LEAVES, Limits, allowed, env_name
 from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling
 from posthouse.domain.lifecycle import (
     BILLED_AS,
-    PATIENCE_S,
-    REMEDIES,
+    COMMANDS,
+    STATE_TIMEOUT_S,
     TRANSITIONS,
     Command,
     Event,
     Goal,
-    Sighting,
+    Observation,
     State,
 )
 from posthouse.engine.catalog import MAY_BE_NONE
@@ -71,7 +71,7 @@ PEERS = DOCS / "reference" / "peers.json"
 VERDICTS = ("fails", "not run", "works", "recorded", "no", "")
 """What a test says of a call, the weightiest first; the last where there is no test."""
 
-EVERYWHERE = (Command.DESTROY, Sighting.ABSENT)
+EVERYWHERE = (Command.DESTROY, Observation.ABSENT)
 """Events that mean the same in nearly every state. The picture leaves them out, or nothing could be seen in it."""
 
 
@@ -123,7 +123,7 @@ def knobs() -> str:
 def routes() -> str:
     """Every route of the server, with who may call it."""
     nothing: Any = None  # no call is made
-    hub = Hub(nothing, SystemClock(), {}, "", "docs", calm_s=0.0)
+    hub = Hub(nothing, SystemClock(), {}, "", "docs", stabilization_s=0.0)
     web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.key_version), Limits(), explain=lambda _: {})
     texts = {
         (method, route.path_format): _first_sentences(route.endpoint)
@@ -240,9 +240,9 @@ def states() -> str:
         (
             f"`{state}`",
             text,
-            f"{PATIENCE_S[state]:g}" if state in PATIENCE_S else "",
+            f"{STATE_TIMEOUT_S[state]:g}" if state in STATE_TIMEOUT_S else "",
             BILLED_AS[state],
-            *(REMEDIES[goal].get(state, "") for goal in Goal),
+            *(COMMANDS[goal].get(state, "") for goal in Goal),
         )
         for state, text in _meanings(State).items()
     ]
@@ -250,9 +250,9 @@ def states() -> str:
     return _table(("state", "meaning", "patience, s", "billed as", *goals), rows)
 
 
-def sightings() -> str:
+def observations() -> str:
     """What may be seen of a worker."""
-    return _table(("sighting", "meaning"), [(f"`{seen}`", text) for seen, text in _meanings(Sighting).items()])
+    return _table(("observation", "meaning"), [(f"`{seen}`", text) for seen, text in _meanings(Observation).items()])
 
 
 def _meanings(words: type[StrEnum]) -> Mapping[Any, str]:
@@ -323,7 +323,7 @@ PARTS: dict[str, Callable[[], str]] = {
         exit_codes,
         state_diagram,
         states,
-        sightings,
+        observations,
         peer_calls,
         peer_tests,
     )

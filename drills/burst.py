@@ -16,9 +16,9 @@ from drills.site import ONSTART, Ground, conclude, ground, options
 from drills.traffic import Traffic, session
 
 WORKERS, SLOTS, SERVICE_S = 4, 50, 0.2
-MOST_MORE_MB = 100.0
+MAX_MORE_MB = 100.0
 """By which the server may grow: 30 KB for each of 3,000 requests that are held, their connections included."""
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 async def _call(
@@ -53,7 +53,7 @@ async def burst(site: Ground, count: int) -> tuple[dict[str, Any], list[str]]:
         calls = [asyncio.create_task(_call(traffic, http, *line)) for line in lines]
         sent_s = await asyncio.gather(*calls)
         begun_s = max(sent_s) - began
-        finishing = asyncio.create_task(traffic.finished(PATIENCE_S))
+        finishing = asyncio.create_task(traffic.finished(TIMEOUT_S))
         while not finishing.done():
             most_mb = max(most_mb, process.memory_info().rss / 1e6)
             await asyncio.sleep(0.2)
@@ -73,7 +73,7 @@ async def burst(site: Ground, count: int) -> tuple[dict[str, Any], list[str]]:
     violations += [f"a routed request broke: {b}" for b in traffic.broken]
     violations += [f"{count - answered} requests were lost, {left} of them still wait"] if answered < count else []
     violations += [f"the load took {begun_s:.1f} s to be sent"] if begun_s > 1.0 else []
-    violations += [f"memory grew by {most_mb - before_mb:.0f} MB"] if most_mb - before_mb > MOST_MORE_MB else []
+    violations += [f"memory grew by {most_mb - before_mb:.0f} MB"] if most_mb - before_mb > MAX_MORE_MB else []
     return figures, violations
 
 

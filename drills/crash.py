@@ -44,7 +44,7 @@ def workers_of(site: Ground) -> set[int]:
 
 async def kills(site: Ground, count: int, seed: int = 1) -> tuple[dict[str, Any], list[str]]:
     """Kills the server `count` times, at random moments."""
-    die, traffic = (
+    tie_break, traffic = (
         random.Random(seed),
         Traffic(site.url, site.key, {"pieces": 4, "piece_s": 0.05}, patient=True, most_open=1000),
     )
@@ -53,7 +53,7 @@ async def kills(site: Ground, count: int, seed: int = 1) -> tuple[dict[str, Any]
     async with session() as http:
         load, load_began = asyncio.create_task(traffic.send(http, RATE, 1e9)), time.monotonic()
         for _ in range(count):
-            await asyncio.sleep(die.uniform(0.2, 2.0))
+            await asyncio.sleep(tie_break.uniform(0.2, 2.0))
             assert site.server is not None
             server, site.server = site.server, None
             server.send_signal(signal.SIGKILL)

@@ -22,16 +22,16 @@ from tests.contract.test_wire import Puppet
 from drills.site import conclude, options
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import WorkerId
-from posthouse.engine.hub import Stall
+from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.wire.route import RouteAsk
 from posthouse.wiring import Running
 
 NORMAL_S = 10.0
-LEAST_SHARE = 0.9
+MIN_SHARE = 0.9
 """Of the normal throughput, for requests of others during the storm."""
-MOST_SENT_TO_DEAD = 0.1
+MAX_SENT_TO_DEAD = 0.1
 """Share of requests that may be sent to a dead worker where there are others."""
 WINDOW_S = 5.0
 """In any span as long as this a request may ask once a second, not only over all of the storm."""
@@ -162,13 +162,13 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
     sent_to: list[WorkerId] = []
     really_route, really_assign = Router.route, Fleet.assign
 
-    def route(self: Router, stall: Stall, ask: RouteAsk, deliver: Any, hold_s: float | None = None) -> Any:
+    def route(self: Router, managed: ManagedEndpoint, ask: RouteAsk, deliver: Any, hold_s: float | None = None) -> Any:
         def delivered(reply: Any) -> None:
-            if stall.fleet.endpoint.name == "alone":
+            if managed.fleet.endpoint.name == "alone":
                 routes[reply.request_idx].append(clock())
             deliver(reply)
 
-        return really_route(self, stall, ask, delivered, hold_s)
+        return really_route(self, managed, ask, delivered, hold_s)
 
     def assign(self: Fleet, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
         outcome = really_assign(self, idx, cost, now, polls, hold_s)
@@ -222,9 +222,9 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
         violations.append("a request asked more than once a second")
     if not clients < healthy["answers"] == healthy["right"]:
         violations.append(f"beside others, clients got {healthy['right']} answers of {healthy['answers']}")
-    if figures["sent_to_the_dead_beside_others"] >= MOST_SENT_TO_DEAD:
+    if figures["sent_to_the_dead_beside_others"] >= MAX_SENT_TO_DEAD:
         violations.append("requests were sent to a dead worker though there were others")
-    if min(shares) <= LEAST_SHARE:
+    if min(shares) <= MIN_SHARE:
         violations.append(f"only {min(shares):.2f} of the normal requests of others were answered")
     return figures, violations
 

@@ -15,7 +15,7 @@ STREAM = {"pieces": 30, "piece_s": 0.05}
 """A stream of 1.5 s, far longer than it takes to stop a worker that has nothing to do."""
 RATE = 60.0
 """Requests per second while workers are up; each has about four streams then."""
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 async def _set(site: Ground, state: str) -> None:
@@ -24,7 +24,7 @@ async def _set(site: Ground, state: str) -> None:
 
 
 async def _until(site: Ground, wanted: str, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while (await asyncio.to_thread(site.states)).count(wanted) < count:
             await asyncio.sleep(0.1)
 
@@ -43,7 +43,7 @@ async def drains(site: Ground, scale_downs: int, workers: int) -> tuple[dict[str
             downs += workers
             # Those that came too late wait for a worker: they get one in the next round.
         await _set(site, "active")
-        left = await traffic.finished(PATIENCE_S)
+        left = await traffic.finished(TIMEOUT_S)
     figures = {
         "scale_downs": downs,
         "with_streams_open": busy,

@@ -17,7 +17,7 @@ CAPACITY = WORKERS * SLOTS / SERVICE_S
 PEAK_S = 10.0
 QUEUE_S = 2.0
 """`max_queue_time`: what a worker may have before it."""
-LEAST_SHARE = 0.9
+MIN_SHARE = 0.9
 NORMAL_WITHIN_S = 5.0
 NORMAL_S = 1.0
 """Within which a request is answered when all is well; the service takes 0.2 s."""
@@ -53,7 +53,7 @@ async def overload(site: Ground, span_s: float) -> tuple[dict[str, Any], list[st
         "rss_mb": round(site.process().memory_info().rss / 1e6),
     }
     violations = [f"{t}: {r}" for t in (peak, storm, calm) for r in t.refused + t.broken]
-    violations += [f"only {share:.2f} of the peak was served"] if share < LEAST_SHARE else []
+    violations += [f"only {share:.2f} of the peak was served"] if share < MIN_SHARE else []
     violations += [f"requests were slow until {normal_s:.1f} s after"] if normal_s > NORMAL_WITHIN_S else []
     violations += [f"{left} requests had no end"] if left else []
     return figures, violations

@@ -83,12 +83,12 @@ def ground(**settings: Any) -> Iterator[Ground]:
             made.clear()
 
 
-def until(reached: Any, patience_s: float = 60.0) -> float:
+def until(reached: Any, timeout_s: float = 60.0) -> float:
     """Waits for a condition; the seconds that it took. Raises: TimeoutError."""
     began = time.monotonic()
     while not reached():
-        if time.monotonic() - began > patience_s:
-            raise TimeoutError(f"not within {patience_s:g} s")
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"not within {timeout_s:g} s")
         time.sleep(0.05)
     return time.monotonic() - began
 

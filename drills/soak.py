@@ -16,8 +16,8 @@ WAVE_S = 60.0
 """How long the load is high, and then low."""
 HIGH, LOW = 60.0, 5.0
 """Requests per second; a worker does 20."""
-MOST_MB_H = 1.0
-MOST_MORE_FDS = 8
+MAX_MB_H = 1.0
+MAX_MORE_FDS = 8
 """Beyond the most during warm-up: connections of workers and clients come and go."""
 
 
@@ -90,9 +90,9 @@ async def soak(site: Ground, minutes: float, warm_share: float = 1 / 3) -> tuple
     }
     violations = [f"a routed request broke: {b}" for b in traffic.broken]
     violations += [f"a call was refused: {r}" for r in traffic.refused]
-    if mb_h > MOST_MB_H:
-        violations.append(f"memory grows by {mb_h:.2f} MB/h, more than {MOST_MB_H:g}")
-    if fds_after > fds_before + MOST_MORE_FDS:
+    if mb_h > MAX_MB_H:
+        violations.append(f"memory grows by {mb_h:.2f} MB/h, more than {MAX_MB_H:g}")
+    if fds_after > fds_before + MAX_MORE_FDS:
         violations.append(f"file descriptors grew from {fds_before} to {fds_after}")
     return figures, violations
 

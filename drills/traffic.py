@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0
+FIRST_POLL_S, MAX_POLL_S = 1.0, 5.0
 """How long a client sleeps that was told to wait: the protocol's own at first exactly so long, then anything below."""
 AGAIN_S = 0.2
 """After which a patient client calls again."""
@@ -63,10 +63,10 @@ class Traffic:
         """Requests answered per second."""
         return sum(since <= at < until for at in self.answered_at) / (until - since)
 
-    async def finished(self, patience_s: float) -> int:
+    async def finished(self, timeout_s: float) -> int:
         """Waits for those that are on their way, and gives up the rest; how many these were."""
         if self._requests:
-            await asyncio.wait(set(self._requests), timeout=patience_s)
+            await asyncio.wait(set(self._requests), timeout=timeout_s)
         left = list(self._requests)
         for request in left:
             request.cancel()
@@ -93,7 +93,7 @@ class Traffic:
             self.waited += 1
             idx, answer = answer.get("request_idx", idx), None
             await asyncio.sleep(sleep_s)
-            sleep_s = random.uniform(0.1, LONGEST_POLL_S)
+            sleep_s = random.uniform(0.1, MAX_POLL_S)
         self.routed += 1
         place = answer["url"]
         self.by_worker[place] += 1

@@ -29,8 +29,8 @@ from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.sim import policies
 from posthouse.sim.record import Sample, share_over
+from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, Spread, load
-from posthouse.sim.trial import run
 from posthouse.sim.world import Policy
 
 SOURCE = Path(policies.__file__).parents[1]

@@ -43,14 +43,14 @@ class Reader:
         )
 
     def read(self, picture: Image.Image) -> list[dict[str, Any]]:
-        """Returns the lines of text, from top to bottom; `box` is the corners in pixels, `score` up to 1."""
+        """Returns the lines of text, from top to bottom; `instance` is the corners in pixels, `score` up to 1."""
         with self._one_at_a_time:
             found = self._ocr(np.asarray(picture.convert("RGB"))[:, :, ::-1])  # it expects BGR
         if found.txts is None:
             return []
         return [
-            {"text": text, "score": round(float(score), 4), "box": box.round().astype(int).tolist()}
-            for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True)
+            {"text": text, "score": round(float(score), 4), "box": instance.round().astype(int).tolist()}
+            for text, score, instance in zip(found.txts, found.scores, found.instances, strict=True)
         ]
 
 

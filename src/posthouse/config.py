@@ -90,10 +90,10 @@ class Engine(Section):
     )
     max_actions: int = Field(8, ge=1, le=1000, description="Most provider calls at one time.")
     action_timeout_s: float = Field(120.0, ge=1, le=3600, description="Longest provider call, in seconds.")
-    calm_s: float = Field(
+    stabilization_s: float = Field(
         60.0, ge=0, le=3600, description="Time after a restart during which nothing is scaled down, in seconds."
     )
-    tape_mb: float = Field(
+    traffic_log_mb: float = Field(
         8.0,
         ge=0,
         le=10_000,

@@ -103,13 +103,13 @@ async def _say(line: socket.socket, word: bytes) -> None:
         return  # the other one is dead
 
 
-async def _hear(line: socket.socket, patience_s: float | None = START_S) -> bytes:
-    """A word of the other process; nothing if it has let go or ended. Raises: Refused after `patience_s`."""
+async def _hear(line: socket.socket, timeout_s: float | None = START_S) -> bytes:
+    """A word of the other process; nothing if it has let go or ended. Raises: Refused after `timeout_s`."""
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             return await asyncio.get_running_loop().sock_recv(line, 1)
     except TimeoutError:
-        raise Refused(f"the other process says nothing for {patience_s:g} s") from None
+        raise Refused(f"the other process says nothing for {timeout_s:g} s") from None
     except OSError:
         return b""
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.offer import Offer
-from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.recording.segment import Segment
 
 
 class Clock(Protocol):
@@ -197,12 +197,12 @@ class Store(Protocol):
         """The latest entries, newest first."""
         ...
 
-    async def add_reel(self, endpoint_id: EndpointId, reel: Reel, keep_bytes: int) -> None:
-        """Appends a reel of an endpoint's tape, and drops its oldest ones beyond `keep_bytes`."""
+    async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
+        """Appends a segment of an endpoint's traffic log, and drops its oldest ones beyond `keep_bytes`."""
         ...
 
-    async def reels(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Reel]:
-        """The endpoint's reels that end after `after`, oldest first."""
+    async def segments(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Segment]:
+        """The endpoint's segments that end after `after`, oldest first."""
         ...
 
     async def close(self) -> None: ...

@@ -114,9 +114,9 @@ class Running:
         self._told.clear()
         said = ""
         while not self._told.is_set():
-            workers = [w for stall in self.hub.stalls.values() for w in stall.fleet.workers.values()]
+            workers = [w for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()]
             counts = Counter(str(w.state) for w in workers)
-            busy = sum(stall.fleet.ledger.outstanding() > 0 for stall in self.hub.stalls.values())
+            busy = sum(managed.fleet.ledger.outstanding() > 0 for managed in self.hub.endpoints.values())
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             many = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
             now = f"{many} left: {states}" if workers else "no worker is left"
@@ -179,10 +179,10 @@ class Running:
         self.server.should_exit = True
 
 
-async def _within(patience_s: float, reached: Callable[[], bool]) -> None:
+async def _within(timeout_s: float, reached: Callable[[], bool]) -> None:
     """Waits for a condition, at most so long."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             while not reached():  # noqa: ASYNC110 - of uvicorn's state, which tells by no event
                 await asyncio.sleep(0.02)
 
@@ -220,7 +220,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         providers = _providers(settings, data_dir, installation)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        hub = Hub(store, clock, providers, settings.default_provider, installation, settings.engine.calm_s)
+        hub = Hub(store, clock, providers, settings.default_provider, installation, settings.engine.stabilization_s)
         await hub.load()
         keyring = Keyring(secret, await store.keys(), hub.key_version)
         admin_key = await _first_key(keyring, store, data_dir / "admin-key", clock.now())
@@ -243,13 +243,13 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         observer = Observer(hub, router, executor)
         executor.on_answer = observer.poke
         loop = Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
-        recorder = Recorder(hub, int(settings.engine.tape_mb * 1_000_000))
+        recorder = Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
         throttle = Throttle(settings.rates)
         web = web_app(
             hub,
             keyring,
             settings.limits,
-            explain=lambda endpoint_id: journal.explain(hub.stall(endpoint_id), clock.now()),
+            explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), clock.now()),
             throttle=throttle,
         )
         hot = Hot(
@@ -477,8 +477,8 @@ async def _save(hub: Hub, keyring: Keyring, recorder: Recorder) -> None:
     with suppress(Exception):
         for record in keyring.dirty():
             await hub.store.put_key(record)
-        for endpoint_id, stall in hub.stalls.items():
-            rows = stall.fleet.take_changes(everything=True)
+        for endpoint_id, managed in hub.endpoints.items():
+            rows = managed.fleet.take_changes(everything=True)
             if rows:
-                stall.version = await hub.store.commit(endpoint_id, stall.version, rows, None)
+                managed.version = await hub.store.commit(endpoint_id, managed.version, rows, None)
         await recorder.keep_all(at_once=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from posthouse.domain.endpoint import EndpointId, EndpointState
 from posthouse.domain.errors import PosthouseError
-from posthouse.domain.lifecycle import Command, Event, Goal, Sighting, State
+from posthouse.domain.lifecycle import Command, Event, Goal, Observation, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.worker import Worker, WorkerId
@@ -18,7 +18,7 @@ from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_
 from posthouse.policy.retire import last_stays_s
 from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
-from tests.campaign.world import Box, World
+from tests.campaign.world import SimInstance, World
 
 ROUNDING = 1e-6
 """Largest share by which sums of floats may differ."""
@@ -85,14 +85,14 @@ class Checks:
         self._bills = {}
         self._waiting = {}
         self._bereft = {}
-        for box in world.boxes.values():
-            box.known, box.heard = {}, False
-        for endpoint_id, stall in hub.stalls.items():
-            self._watch(stall.fleet)
+        for instance in world.all_instances.values():
+            instance.known, instance.heard = {}, False
+        for endpoint_id, managed in hub.endpoints.items():
+            self._watch(managed.fleet)
             # What was looked at last may never have been written down.
-            self._most[endpoint_id] = len(stall.fleet.workers)
+            self._most[endpoint_id] = len(managed.fleet.workers)
             if before := self._bills_before.get(endpoint_id):
-                self._compare_lives(endpoint_id, stall.fleet.spent_usd(), before)
+                self._compare_lives(endpoint_id, managed.fleet.spent_usd(), before)
 
     def end(self) -> None:
         """The server's life is over."""
@@ -152,17 +152,17 @@ class Checks:
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def heard(self, box: Box, message: Report | Ended) -> None:
+    def heard(self, instance: SimInstance, message: Report | Ended) -> None:
         """The server has taken in a message of a worker."""
         now = self._world.loop.time()
         if isinstance(message, Ended):
-            box.known.pop(message.request_idx, None)
+            instance.known.pop(message.request_idx, None)
             return
         assert message.working is not None
-        box.heard = True
-        unseen = {i: until for i, until in box.known.items() if now < until < 1e9}
-        box.known = {**{i: until for i, until in unseen.items() if i not in message.working}}
-        box.known |= dict.fromkeys(message.working, 1e9)
+        instance.heard = True
+        unseen = {i: until for i, until in instance.known.items() if now < until < 1e9}
+        instance.known = {**{i: until for i, until in unseen.items() if i not in message.working}}
+        instance.known |= dict.fromkeys(message.working, 1e9)
 
     def asked(self, endpoint_id: EndpointId, idx: int, cost: float) -> None:
         """A client was told that its request waits."""
@@ -181,9 +181,9 @@ class Checks:
     def routed(self, fleet: Fleet, reply: RouteReply, first_s: float) -> None:
         """A client was given a worker. `first_s`: when this server first heard of its request."""
         now = self._world.loop.time()
-        box = next((b for b in self._world.boxes.values() if b.url == reply.url), None)
-        if box is not None:
-            box.known[reply.request_idx] = now + UNSEEN_KEPT_S
+        instance = next((b for b in self._world.all_instances.values() if b.url == reply.url), None)
+        if instance is not None:
+            instance.known[reply.request_idx] = now + UNSEEN_KEPT_S
         self._waiting.get(fleet.endpoint.id, {}).pop(reply.request_idx, None)
         for idx, since in self._bereft.pop((fleet.endpoint.id, reply.request_idx), {}).items():
             if (later_s := first_s - since) >= OVERTAKEN_S + 1.0:
@@ -203,9 +203,9 @@ class Checks:
             worker_id = mine.worker.id
             work, count = fleet._load_of(worker_id)
             before = work_ahead(work - cost, count - 1, fleet._slots.get(worker_id, 1.0))
-            fleet._bench.set_work(worker_id, before)
+            fleet._routing.set_work(worker_id, before)
             had_room = fleet.has_room(other.cost, at)
-            fleet._bench.set_work(worker_id, fleet._ahead(worker_id))
+            fleet._routing.set_work(worker_id, fleet._ahead(worker_id))
             if had_room:
                 bereft[idx] = other.since
         return bereft
@@ -214,15 +214,15 @@ class Checks:
 
     def look(self, endpoint_id: EndpointId) -> None:
         """Looks at a fleet as it is about to be written down."""
-        stall = self._hub.stalls.get(endpoint_id)
-        if stall is None:
+        managed = self._hub.endpoints.get(endpoint_id)
+        if managed is None:
             return
         self.looks += 1
-        fleet = stall.fleet
+        fleet = managed.fleet
         if endpoint_id not in self._bills:
             self._watch(fleet)
         number, most = len(fleet.workers), fleet.endpoint.scaling.max_workers
-        if not stall.leaving and number > max(most, self._most.get(endpoint_id, 0)):
+        if not managed.leaving and number > max(most, self._most.get(endpoint_id, 0)):
             self.broken("never above max_workers", f"endpoint {endpoint_id} has {number} workers, {most} are allowed")
         self._most[endpoint_id] = number
         self._check_work(fleet)
@@ -248,10 +248,10 @@ class Checks:
     def _check_drained(self, worker: Worker, why: Event) -> None:
         """A ready worker is ordered away: no request may be there that the server can know of."""
         now = self._world.loop.time()
-        for box in self._world.boxes.values():
-            if box.label != worker.label or box.id != worker.instance_id:
+        for instance in self._world.all_instances.values():
+            if instance.label != worker.label or instance.id != worker.instance_id:
                 continue
-            known = [i for i in box.working if not box.heard or box.known.get(i, 0.0) > now]
+            known = [i for i in instance.working if not instance.heard or instance.known.get(i, 0.0) > now]
             if known:
                 self.broken(
                     "no kill of a draining worker", f"{why} for worker {worker.id}, which has request {known[0]}"
@@ -262,27 +262,30 @@ class Checks:
     def settled(self) -> None:
         """Long after the last fault and the last request: everything is as the parameters say, and nothing leaks."""
         workers: dict[str, Worker] = {}
-        for endpoint_id, stall in self._hub.stalls.items():
-            fleet = stall.fleet
+        for endpoint_id, managed in self._hub.endpoints.items():
+            fleet = managed.fleet
             workers |= {w.label: w for w in fleet.workers.values()}
-            if stall.leaving:
+            if managed.leaving:
                 self.broken("convergence", f"endpoint {endpoint_id} was deleted and has {len(fleet.workers)} workers")
             if len(fleet.ledger) or fleet.ledger.work or fleet.ledger.waiting_work:
                 self.broken("outstanding work", f"at rest {len(fleet.ledger)} requests are open: {fleet.ledger.work}")
             self._check_size(fleet)
-        for box in self._world.boxes.values():
-            worker = workers.get(box.label)
-            if worker is None or worker.instance_id != box.id:
+        for instance in self._world.all_instances.values():
+            worker = workers.get(instance.label)
+            if worker is None or worker.instance_id != instance.id:
                 self.broken(
-                    "no leak", f"instance {box.id}, {box.label}, {box.state}, belongs to no worker and is billed"
+                    "no leak",
+                    f"instance {instance.id}, {instance.label}, {instance.state}, belongs to no worker and is billed",
                 )
             assert worker is not None
-            serves = box.state is Sighting.RUNNING and box.serves
+            serves = instance.state is Observation.RUNNING and instance.serves
             if (worker.state is State.IDLE) is not serves or (worker.state is State.STOPPED) is serves:
-                self.broken("convergence", f"worker {worker.id} is {worker.state}, in truth {box.state}")
-            if abs(worker.usd_h() - box.usd_h()) > ROUNDING:
-                self.broken("spend is time billed", f"worker {worker.id}: {worker.usd_h()} $/h, billed {box.usd_h()}")
-        if missing := workers.keys() - {b.label for b in self._world.boxes.values()}:
+                self.broken("convergence", f"worker {worker.id} is {worker.state}, in truth {instance.state}")
+            if abs(worker.usd_h() - instance.usd_h()) > ROUNDING:
+                self.broken(
+                    "spend is time billed", f"worker {worker.id}: {worker.usd_h()} $/h, billed {instance.usd_h()}"
+                )
+        if missing := workers.keys() - {b.label for b in self._world.all_instances.values()}:
             self.broken("convergence", f"no instance is there for {sorted(missing)}")
 
     def _check_size(self, fleet: Fleet) -> None:

@@ -259,7 +259,7 @@ class Day:
         if self.world.commands != before:
             self.checks.broken("convergence", f"at rest {self.world.commands - before} commands were given")
         self.happened["calms"] += 1
-        for fleet in [stall.fleet for stall in self.server.hub.stalls.values()]:
+        for fleet in [managed.fleet for managed in self.server.hub.endpoints.values()]:
             endpoint = fleet.endpoint
             if str(endpoint.state) == "active" and endpoint.scaling.max_workers and self._has_group(endpoint.id):
                 before = self.happened["served"]
@@ -288,10 +288,10 @@ class Day:
                 self._spawn(self._client(name, cost, self.random.choice([20.0, 60.0, 60.0, 240.0])))
                 await asyncio.sleep(self.random.expovariate(1.0 / gap_s))
 
-    async def _client(self, name: str, cost: float, patience_s: float) -> None:
+    async def _client(self, name: str, cost: float, timeout_s: float) -> None:
         """Asks until it is served, or gives up."""
         self.happened["requests"] += 1
-        until = self.loop.time() + patience_s
+        until = self.loop.time() + timeout_s
         idx, failures, server, first_s = 0, 0, self.server, 0.0
         while (left_s := until - self.loop.time()) > 0:
             if server is not self.server or not first_s:
@@ -383,7 +383,7 @@ class Day:
         endpoints, groups = list(hub.ids_by_name.values()), list(hub.workergroups)
         kind = choose(EDITS + RARE_EDITS if self._aims else EDITS)
         self.happened[f"edit: {kind}"] += 1
-        workers = [i for stall in hub.stalls.values() for i in stall.fleet.workers]
+        workers = [i for managed in hub.endpoints.values() for i in managed.fleet.workers]
         if kind == "add" and len(endpoints) < 2:
             await self._add_endpoint()
         elif kind == "parameters" and endpoints:

@@ -24,9 +24,9 @@ from tests.campaign.awaits import Await, suspended
 from tests.campaign.checks import Checks
 from tests.campaign.disk import Connection, Disk
 from tests.campaign.virtual import LIFE
-from tests.campaign.world import Box, World
+from tests.campaign.world import SimInstance, World
 
-CALM_S = 60.0
+STABILIZATION_S = 60.0
 SILENT_S = 60.0
 ACTION_TIMEOUT_S = 120.0
 """The settings' defaults."""
@@ -70,7 +70,9 @@ class Server:
     async def _start(self) -> None:
         clock = SystemClock(await self._store.latest_at())
         providers = {self.world.name: self.world}
-        self.hub = Hub(self._store, clock, providers, self.world.name, await self._store.installation(), CALM_S)
+        self.hub = Hub(
+            self._store, clock, providers, self.world.name, await self._store.installation(), STABILIZATION_S
+        )
         await self.hub.load()
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
@@ -108,11 +110,11 @@ class Server:
         """What `/route/` answers to a client that leaves after `left_s`. Raises: Gone, BadRequest."""
         if not self.up:
             raise Gone("connection refused")
-        stall = self.hub.named(ask.endpoint)
-        if stall is None:
+        managed = self.hub.named(ask.endpoint)
+        if managed is None:
             return None
         reply: asyncio.Future[RouteReply | WaitReply | Exception] = asyncio.get_running_loop().create_future()
-        leave = self._own.run(self.router.route, stall, ask, reply.set_result)
+        leave = self._own.run(self.router.route, managed, ask, reply.set_result)
         if leave is not None and not await self.call(_came(reply, left_s)):
             leave()
             return None
@@ -121,17 +123,17 @@ class Server:
             raise found
         return found
 
-    def _hear(self, box: Box, message: Report | Ended) -> None:
+    def _hear(self, instance: SimInstance, message: Report | Ended) -> None:
         if not self.up:
             return
         try:
             if isinstance(message, Report):
-                self.ingest.report(box.worker_id, "", message)
+                self.ingest.report(instance.worker_id, "", message)
             else:
-                self.ingest.ended(box.worker_id, "", (message,))
+                self.ingest.ended(instance.worker_id, "", (message,))
         except PosthouseError:
             return
-        self.checks.heard(box, message)
+        self.checks.heard(instance, message)
 
     def waits_at(self) -> set[Await]:
         """Where in the engine its tasks wait."""
@@ -140,7 +142,7 @@ class Server:
     def kill(self) -> None:
         """Ends it at once: nothing of it runs on, nothing in its memory is kept."""
         self.up = False
-        self.world.tell = lambda box, message: None
+        self.world.tell = lambda instance, message: None
         self.checks.end()
         for task in list(self._tasks):
             task.cancel()
@@ -148,7 +150,7 @@ class Server:
     async def stop(self) -> None:
         """As the end of `wiring.running`: what was begun is finished, and what is only in memory written down."""
         self.up = False
-        self.world.tell = lambda box, message: None
+        self.world.tell = lambda instance, message: None
         await self.call(self._stop())
         self.kill()
 
@@ -157,9 +159,9 @@ class Server:
             task.cancel()
         await asyncio.wait(self._for_ever)
         await self.executor.close()
-        for endpoint_id, stall in self.hub.stalls.items():
-            if rows := stall.fleet.take_changes(everything=True):
-                stall.version = await self.hub.store.commit(endpoint_id, stall.version, rows, None)
+        for endpoint_id, managed in self.hub.endpoints.items():
+            if rows := managed.fleet.take_changes(everything=True):
+                managed.version = await self.hub.store.commit(endpoint_id, managed.version, rows, None)
 
     def kill_at(self, call: str, steps: int, kill: Callable[[], None]) -> None:
         """Has it killed so many steps after the next call of that kind to the store has begun."""

@@ -8,7 +8,7 @@ from random import Random
 
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import Offer, Price
 from tests.campaign.virtual import VirtualLoop
@@ -60,7 +60,7 @@ RATES: dict[str, float] = {
 
 
 @dataclass(slots=True)
-class Box:
+class SimInstance:
     """A machine that is billed from its creation to its end."""
 
     id: str
@@ -69,7 +69,7 @@ class Box:
     spec: InstanceSpec
     offer: Offer
     perf: float
-    state: Sighting = Sighting.PROVISIONING
+    state: Observation = Observation.PROVISIONING
     gone: bool = False
     serves: bool = False
     failed: bool = False
@@ -89,9 +89,9 @@ class Box:
     def usd_h(self) -> float:
         if self.gone:
             return 0.0
-        if self.state is Sighting.HALTED:
+        if self.state is Observation.HALTED:
             return self.offer.price.stopped_usd_h
-        loading = self.state in (Sighting.PROVISIONING, Sighting.PULLING) or not self.serves
+        loading = self.state in (Observation.PROVISIONING, Observation.PULLING) or not self.serves
         return self.offer.price.loading_usd_h if loading else self.offer.price.ready_usd_h
 
 
@@ -110,10 +110,10 @@ class World:
         }
         self.wall_s = 1.7e9
         """How far the machine's clock is ahead of the virtual time."""
-        self.boxes: dict[str, Box] = {}
+        self.all_instances: dict[str, SimInstance] = {}
         self.poll_s = self.random.choice([30.0, 60.0])
         self.boot_s = self.random.choice([5.0, 20.0, 60.0])
-        self.tell: Callable[[Box, Report | Ended], None] = lambda box, message: None
+        self.tell: Callable[[SimInstance, Report | Ended], None] = lambda instance, message: None
         """Hands a message of a worker to the server, if one is there."""
         self.broken: Callable[[str, str], None] = lambda rule, said: None
         self.thorough = False
@@ -144,7 +144,7 @@ class World:
             await asyncio.sleep(1e6)
         if self.hit("list fails"):
             raise OSError("connection reset")
-        listed = [_listed(b) for b in self.boxes.values()]
+        listed = [_listed(b) for b in self.all_instances.values()]
         self._lists = [*self._lists[-3:], listed]
         if self.hit("list lags"):
             listed = list(self._lists[0])
@@ -160,7 +160,7 @@ class World:
             self.broken("no double rent", f"{spec.label} was asked for before, and may exist")
         if self.hit("offer taken"):
             raise OfferTaken("somebody was sooner")
-        made: list[Box] = []
+        made: list[SimInstance] = []
 
         def make() -> None:
             made.append(self._make(offer_id, spec))
@@ -182,20 +182,20 @@ class World:
         await self._call(lambda: self._halt(self._box(instance_id)))
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
-        box = self.boxes.get(instance_id)
-        if box is None:
+        instance = self.all_instances.get(instance_id)
+        if instance is None:
             raise NotFound(f"no instance {instance_id}")
 
         def renew() -> None:
-            self._end(box, box.state)
-            box.spec = spec
-            self._start(box)
+            self._end(instance, instance.state)
+            instance.spec = spec
+            self._start(instance)
 
         await self._call(renew, may_lie=False)
-        return _listed(box)
+        return _listed(instance)
 
     async def destroy(self, instance_id: str) -> None:
-        await self._call(lambda: self._vanish(self.boxes.get(instance_id)))
+        await self._call(lambda: self._vanish(self.all_instances.get(instance_id)))
 
     async def logs(self, instance_id: str, tail: int) -> str:
         return ""
@@ -236,79 +236,81 @@ class World:
             raise failed[0]
         await asyncio.sleep(latency_s / 2)
 
-    def _box(self, instance_id: str) -> Box:
-        if instance_id not in self.boxes:
+    def _box(self, instance_id: str) -> SimInstance:
+        if instance_id not in self.all_instances:
             raise NotFound(f"no instance {instance_id}")
-        return self.boxes[instance_id]
+        return self.all_instances[instance_id]
 
     # -- machines ----------------------------------------------------------------------------------------------------
 
-    def _make(self, offer_id: str, spec: InstanceSpec) -> Box:
+    def _make(self, offer_id: str, spec: InstanceSpec) -> SimInstance:
         self._made += 1
         offer = next(o for o in OFFERS if o.id == offer_id)
         perf = PERF[offer_id] * self.random.uniform(0.8, 1.2)
-        box = Box(f"i{self._made}", spec.label, spec.worker_id, spec, offer, perf)
-        self.boxes[box.id] = box
-        self._later(box, self.random.uniform(1.0, 2.0 * self.boot_s), lambda: self._become(box, Sighting.PULLING))
-        return box
+        instance = SimInstance(f"i{self._made}", spec.label, spec.worker_id, spec, offer, perf)
+        self.all_instances[instance.id] = instance
+        self._later(
+            instance, self.random.uniform(1.0, 2.0 * self.boot_s), lambda: self._become(instance, Observation.PULLING)
+        )
+        return instance
 
-    def _become(self, box: Box, state: Sighting) -> None:
-        box.state = state
-        if state is Sighting.PULLING:
-            self._later(box, self.random.uniform(1.0, 3.0 * self.boot_s), lambda: self._start(box))
+    def _become(self, instance: SimInstance, state: Observation) -> None:
+        instance.state = state
+        if state is Observation.PULLING:
+            self._later(instance, self.random.uniform(1.0, 3.0 * self.boot_s), lambda: self._start(instance))
 
-    def _start(self, box: Box) -> None:
-        if box.state is Sighting.RUNNING and not box.gone:
+    def _start(self, instance: SimInstance) -> None:
+        if instance.state is Observation.RUNNING and not instance.gone:
             return
-        box.epoch += 1
-        box.state, box.serves, box.failed, box.silent = Sighting.RUNNING, False, False, False
-        self._boot(box)
-        self._report(box)
-        self._suffer(box)
+        instance.epoch += 1
+        instance.state, instance.serves, instance.failed, instance.silent = Observation.RUNNING, False, False, False
+        self._boot(instance)
+        self._report(instance)
+        self._suffer(instance)
 
-    def _boot(self, box: Box) -> None:
+    def _boot(self, instance: SimInstance) -> None:
         def ready() -> None:
-            box.serves = True
+            instance.serves = True
 
         if not self.hit("load stuck"):
-            self._later(box, self.random.uniform(1.0, 2.0 * self.boot_s), ready)
+            self._later(instance, self.random.uniform(1.0, 2.0 * self.boot_s), ready)
 
-    def _halt(self, box: Box) -> None:
-        if box.state is Sighting.RUNNING:
-            self._end(box, Sighting.HALTED)
+    def _halt(self, instance: SimInstance) -> None:
+        if instance.state is Observation.RUNNING:
+            self._end(instance, Observation.HALTED)
 
-    def _end(self, box: Box, state: Sighting) -> None:
+    def _end(self, instance: SimInstance, state: Observation) -> None:
         """Ends what runs on a machine."""
-        box.epoch += 1
-        box.serves, box.state = False, state
-        for served in list(box.working.values()):
+        instance.epoch += 1
+        instance.serves, instance.state = False, state
+        for served in list(instance.working.values()):
             if not served.done():
                 served.set_result(False)
-        box.working.clear()
+        instance.working.clear()
 
-    def _vanish(self, box: Box | None) -> None:
-        if box is not None:
-            self._end(box, Sighting.EXITED)
-            box.gone = True
-            self.boxes.pop(box.id, None)
+    def _vanish(self, instance: SimInstance | None) -> None:
+        if instance is not None:
+            self._end(instance, Observation.EXITED)
+            instance.gone = True
+            self.all_instances.pop(instance.id, None)
 
-    def _suffer(self, box: Box) -> None:
+    def _suffer(self, instance: SimInstance) -> None:
         """What befalls a machine while it runs, by chance."""
 
         def restart() -> None:
-            self._end(box, Sighting.EXITED)
-            self._start(box)
+            self._end(instance, Observation.EXITED)
+            self._start(instance)
 
         def fail() -> None:
-            box.failed = True
+            instance.failed = True
 
         def fall_silent() -> None:
-            box.silent = True
+            instance.silent = True
 
         fates: dict[str, Callable[[], object]] = {
-            "machine dies": lambda: self._end(box, Sighting.EXITED),
-            "machine preempted": lambda: self._halt(box),
-            "machine vanishes": lambda: self._vanish(box),
+            "machine dies": lambda: self._end(instance, Observation.EXITED),
+            "machine preempted": lambda: self._halt(instance),
+            "machine vanishes": lambda: self._vanish(instance),
             "server restarts": restart,
             "error reported": fail,
             "worker silent": fall_silent,
@@ -316,7 +318,7 @@ class World:
         for kind, fate in fates.items():
             if self.stormy and self.rates[kind]:
                 in_s = self.random.expovariate(self.rates[kind] / 3600.0)
-                self._later(box, in_s, lambda kind=kind, fate=fate: self._strike(kind, fate))  # type: ignore[misc]
+                self._later(instance, in_s, lambda kind=kind, fate=fate: self._strike(kind, fate))  # type: ignore[misc]
 
     def _strike(self, kind: str, fate: Callable[[], object]) -> None:
         if self.stormy:
@@ -326,76 +328,76 @@ class World:
     def storm(self, begins: bool) -> None:
         """Begins to go wrong, or stops doing so."""
         self.stormy = begins
-        for box in self.boxes.values():
-            if begins and box.state is Sighting.RUNNING:
-                self._suffer(box)
+        for instance in self.all_instances.values():
+            if begins and instance.state is Observation.RUNNING:
+                self._suffer(instance)
 
-    def _later(self, box: Box, in_s: float, work: Callable[[], object]) -> None:
+    def _later(self, instance: SimInstance, in_s: float, work: Callable[[], object]) -> None:
         """Does it then, unless what runs on the machine has ended meanwhile."""
-        epoch = box.epoch
+        epoch = instance.epoch
 
         def when_due() -> None:
-            if not box.gone and box.epoch == epoch:
+            if not instance.gone and instance.epoch == epoch:
                 work()
 
         self.loop.call_later(in_s, when_due)
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 
-    def _report(self, box: Box) -> None:
-        self._later(box, REPORT_S, lambda: self._report(box))
-        if box.silent:
+    def _report(self, instance: SimInstance) -> None:
+        self._later(instance, REPORT_S, lambda: self._report(instance))
+        if instance.silent:
             return
         report = Report(
-            max_perf=box.perf if box.serves else 0.0,
-            error="out of memory" if box.failed else "",
-            url=box.url,
+            max_perf=instance.perf if instance.serves else 0.0,
+            error="out of memory" if instance.failed else "",
+            url=instance.url,
             version="campaign",
             scheme="A5S" if self.thorough else "U",
-            working=frozenset(box.working),
-            working_count=len(box.working),
-            cur_load=float(len(box.working)),
+            working=frozenset(instance.working),
+            working_count=len(instance.working),
+            cur_load=float(len(instance.working)),
         )
-        self._send(box, report, "report")
+        self._send(instance, report, "report")
 
-    def _send(self, box: Box, message: Report | Ended, kind: str) -> None:
+    def _send(self, instance: SimInstance, message: Report | Ended, kind: str) -> None:
         if self.hit(f"{kind} lost"):
             return
         times = 2 if self.hit(f"{kind} repeated") else 1
         for _ in range(times):
             if self.hit(f"{kind} late"):
-                self.loop.call_later(self.random.uniform(1.0, 40.0), self.tell, box, message)
+                self.loop.call_later(self.random.uniform(1.0, 40.0), self.tell, instance, message)
             else:
-                self.tell(box, message)
+                self.tell(instance, message)
 
     def serve(self, url: str, idx: int, cost: float) -> "asyncio.Future[bool]":
         """Whether the worker at that address served the request, once it has."""
         served: asyncio.Future[bool] = self.loop.create_future()
-        box = next((b for b in self.boxes.values() if b.url == url and b.serves), None)
-        if box is None or idx in box.working:
+        instance = next((b for b in self.all_instances.values() if b.url == url and b.serves), None)
+        if instance is None or idx in instance.working:
             served.set_result(False)
             return served
-        box.working[idx] = served
-        slower = max(1.0, len(box.working) / PARALLEL)
-        self._later(box, slower * cost / box.perf, lambda: self.finish(box, idx, True))
+        instance.working[idx] = served
+        slower = max(1.0, len(instance.working) / PARALLEL)
+        self._later(instance, slower * cost / instance.perf, lambda: self.finish(instance, idx, True))
         return served
 
-    def finish(self, box: Box, idx: int, success: bool) -> None:
+    def finish(self, instance: SimInstance, idx: int, success: bool) -> None:
         """The worker is done with a request, or its client has left."""
-        served = box.working.pop(idx, None)
+        served = instance.working.pop(idx, None)
         if served is None:
             return
         if not served.done():
             served.set_result(success)
-        self._send(box, Ended(idx, success, "" if success else "Cancelled"), "end")
+        self._send(instance, Ended(idx, success, "" if success else "Cancelled"), "end")
 
     def abandon(self, url: str, idx: int) -> None:
         """A client breaks off."""
-        for box in list(self.boxes.values()):
-            if box.url == url:
-                self.finish(box, idx, False)
+        for instance in list(self.all_instances.values()):
+            if instance.url == url:
+                self.finish(instance, idx, False)
 
 
-def _listed(box: Box) -> Instance:
-    seen = box.state if not box.gone else Sighting.EXITED
-    return Instance(box.id, box.label, seen, frozenset({box.url.removeprefix("http://")}))
+def _listed(instance: SimInstance) -> Instance:
+    seen = instance.state if not instance.gone else Observation.EXITED
+    return Instance(instance.id, instance.label, seen, frozenset({instance.url.removeprefix("http://")}))

@@ -19,7 +19,7 @@ from posthouse.signing.rsa import RsaKey
 from posthouse.wire.grant import TIME_HEADER, Grant, grant_key, issued, read
 from posthouse.wire.signed import Scheme, signed_text
 
-PATIENCE_S = 20.0  # a test that waits longer has failed
+TIMEOUT_S = 20.0  # a test that waits longer has failed
 MTOKEN = "mtoken-of-worker-7"
 
 
@@ -36,7 +36,7 @@ def granted(auth_data: dict[str, Any]) -> Grant:
 
 async def until(condition: Callable[[], Any]) -> Any:
     """Return the first true value of `condition`."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not (value := condition()):
         assert time.monotonic() < deadline, "what the test waits for did not happen"
         await asyncio.sleep(0.01)

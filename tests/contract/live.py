@@ -16,7 +16,7 @@ from posthouse.config import load_settings
 from posthouse.wiring import Running, running
 from tests.contract.peers_at_home import AUTHORITY_DIR, NAMES
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 AT_HOME = {
     "server.port": 443,
     "server.tls": "self",
@@ -58,7 +58,7 @@ async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
             "data_dir": str(data_dir),
             "engine.tick_s": 0.2,
             "engine.observe_s": 0.2,
-            "engine.calm_s": 0,
+            "engine.stabilization_s": 0,
             "providers.process.slots": 8,
             "providers.process.grace_s": 3,
             "providers.process.ready_usd_h": 0.4,
@@ -111,11 +111,11 @@ def pointed(server: Running) -> Any:
 
 
 async def until(reached: Callable[[], bool], what: str) -> None:
-    """Waits for a condition, at most `PATIENCE_S`."""
+    """Waits for a condition, at most `TIMEOUT_S`."""
     began = time.monotonic()
     while not reached():
-        if time.monotonic() - began > PATIENCE_S:
-            raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+        if time.monotonic() - began > TIMEOUT_S:
+            raise AssertionError(f"not within {TIMEOUT_S} s: {what}")
         await asyncio.sleep(0.05)
 
 

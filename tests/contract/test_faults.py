@@ -360,11 +360,11 @@ async def test_a_worker_that_fails_at_once_does_not_draw_the_requests_to_it(
             assert (await broken.post("/delete_requests/", body))[0] == 200
     assert 1 <= len(sent) <= 3
     rows = (await ask(http, server, "GET", "/v1/workers"))[1]
-    held = {row["id"]: row["suspected_s"] for row in rows}
+    held = {row["id"]: row["penalty_s"] for row in rows}
     assert held[broken.id] > 0
     assert held[healthy.id] == 0
     async with http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {server.admin_key}"}) as page:
-        assert 'posthouse_suspected_workers{endpoint="llm"} 1.0' in await page.text()
+        assert 'posthouse_outlier_workers{endpoint="llm"} 1.0' in await page.text()
 
 
 async def test_after_a_restart_with_the_clock_set_back_numbers_rise_and_workers_stay(

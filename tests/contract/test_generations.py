@@ -215,7 +215,7 @@ async def test_requests_end_in_the_form_of_their_generation_once_and_with_the_fi
             first.setdefault(one["request_idx"], one["success"])
         body = own(form["body"], puppet, given)
         assert (await puppet.post("/delete_requests/", body, puppet.token))[0] == 200
-    stats = fleet(server).stats
+    stats = fleet(server).counters
     assert len(fleet(server).ledger) == 0
     assert (stats.ended, stats.failed) == (len(first), list(first.values()).count(False))
 
@@ -238,9 +238,9 @@ async def test_the_two_oldest_generations_are_believed_to_be_done_when_they_shou
     await puppet.post("/worker_status/", own(sent("W1", "ready"), puppet), puppet.token)
     await route(puppet, server, {"endpoint": "llm", "cost": 500})
     now = server.hub.clock.now()  # 500 of work at 250 a second: 2 s
-    fleet(server).age(now + 10.0, silent_s=1e9)
+    fleet(server).advance(now + 10.0, silent_s=1e9)
     assert fleet(server).ledger.outstanding() == 500
-    fleet(server).age(now + 15.0, silent_s=1e9)
+    fleet(server).advance(now + 15.0, silent_s=1e9)
     assert fleet(server).ledger.outstanding() == 0
     assert fleet(server).workers[WorkerId(puppet.id)].scheme == "A4"
 

@@ -23,7 +23,7 @@ from posthouse.agent import server as agent_server
 from posthouse.client import AsyncClient
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.grant import BEGIN_S, TIME_HEADER, genuine, grant_key, issued, read
-from tests.contract.agent_world import PATIENCE_S, World, free_port, granted, listening, token_of, until
+from tests.contract.agent_world import TIMEOUT_S, World, free_port, granted, listening, token_of, until
 from tests.contract.live import add_endpoint, live_server, pointed, ready
 from tests.contract.test_vastai_peer import complete
 from tests.contract.test_wire import puppets, route
@@ -124,7 +124,7 @@ def peer_worker(key: RsaKey, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 3 * PATIENCE_S
+        deadline = time.monotonic() + 3 * TIMEOUT_S
         while not elsewhere.peer_is_ready():
             assert time.monotonic() < deadline, "the peer's worker did not become ready"
             assert process.poll() is None, "the peer's worker has ended"

@@ -414,7 +414,7 @@ async def test_absurd_reports_change_nothing(
     for name, values in HARMLESS.items():
         for value in values:
             assert (await puppet.report(**{name: value}))[0] == 200, (name, str(value)[:60])
-    figures = fleet.figures(fleet.workers[next(iter(fleet.workers))].id)
+    figures = fleet.worker_stats(fleet.workers[next(iter(fleet.workers))].id)
     assert all(abs(amount) <= 1e12 for amount in (figures.taken, figures.disk_gb))
     assert fleet.ledger.outstanding() == 0
     assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
@@ -462,9 +462,9 @@ async def test_no_address_but_a_workers_own_is_handed_out_however_it_is_written(
         if ready:
             assert (await puppet.report())[0] == 200
         for url in elsewhere(puppet.url):
-            counted = fleet.stats.refused_addresses
+            counted = fleet.counters.refused_addresses
             assert (await puppet.report(url=url))[0] == 200
-            assert fleet.stats.refused_addresses == counted + 1, url
+            assert fleet.counters.refused_addresses == counted + 1, url
             assert {worker.url for worker in fleet.workers.values()} <= {"", puppet.url}, url
         _, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
         assert reply.get("url", puppet.url) == puppet.url
@@ -490,10 +490,10 @@ async def test_a_worker_speaks_for_no_other(
         {"requests": [{"request_idx": idx, "success": True, "status": "Success"}] * 100},
     )
     for body in ends:
-        refused_before = fleet.stats.refused_ends
+        refused_before = fleet.counters.refused_ends
         ended = {"worker_id": other.id, "mtoken": other.token, **body}
         assert (await other.post("/delete_requests/", ended))[0] == 200
-        assert fleet.stats.refused_ends > refused_before
+        assert fleet.counters.refused_ends > refused_before
     assert list(fleet.ledger.at) == [mine.id]
     assert fleet.ledger.outstanding() == 50
     # With every mix of tokens but its own alone.

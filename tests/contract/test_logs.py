@@ -211,7 +211,7 @@ async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
             fleet = server.hub.fleet_named("llama")
             assert fleet is not None
             [worker_id] = fleet.workers
-            await until(lambda: fleet.figures(worker_id).done_rate > 0, "a report of work done")
+            await until(lambda: fleet.worker_stats(worker_id).done_rate > 0, "a report of work done")
             [row] = await client.get_endpoint_workers(endpoint)
             assert (row.id, row.status, row.reqs_working) == (worker_id, "idle", 0)
             figures = (row.cur_perf, row.new_load, row.perf, row.disk_usage, row.loaded_at, row.cur_load_rolling_avg)

@@ -87,7 +87,7 @@ async def test_an_older_command_line_does_its_whole_round(web: Web) -> None:
         "endpoint_name": None, "endpoint_id": None,
     })
     # fmt: on
-    scaling = web.hub.stall(EndpointId(1)).fleet.endpoint.scaling
+    scaling = web.hub.managed(EndpointId(1)).fleet.endpoint.scaling
     assert scaling == Scaling(min_load=10.0, cold_mult=2.5, max_workers=3)  # not what it says of the workergroup
     group = web.hub.workergroups[WorkergroupId(1)]
     assert (group.gpu_ram, group.search_params.partition(" ")[0]) == (32.0, "gpu_ram>=40")
@@ -145,7 +145,7 @@ async def test_the_oldest_command_line_does_its_whole_round(web: Web) -> None:
     assert refused["msg"].startswith("template_hash or template_id: one of them is required")
 
     assert await sent("POST", "/api/v0/autojobs/", asked) == {"success": True, "id": 1}
-    scaling = web.hub.stall(EndpointId(1)).fleet.endpoint.scaling
+    scaling = web.hub.managed(EndpointId(1)).fleet.endpoint.scaling
     assert scaling == Scaling()  # what it says of the workergroup is not said of the endpoint
     change = {"client_id": "me", "autojob_id": 1, **nothing, "gpu_ram": 32.0}
     assert await sent("PUT", "/api/v0/autojobs/1/", change) == {"success": True}

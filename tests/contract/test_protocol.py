@@ -25,7 +25,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
@@ -103,11 +103,11 @@ async def _nothing_else(scope: Message, receive: Receive, send: Send) -> None:
 
 def _hot() -> Hot:
     clock = SystemClock()
-    hub = Hub(cast(Store, None), clock, {}, "", "test", calm_s=0.0)
+    hub = Hub(cast(Store, None), clock, {}, "", "test", stabilization_s=0.0)
     for number, (name, scheme) in enumerate([*SCHEMES.items(), (NOBODY, "")], 1):
         endpoint = Endpoint(EndpointId(number), name, Scaling())
         workers = [_ready(endpoint, WorkerId(number), scheme, clock.now())] if scheme else []
-        hub.stalls[endpoint.id] = Stall(Fleet(endpoint, clock.now(), workers))
+        hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), workers))
         hub.ids_by_name[name] = endpoint.id
     keyring = Keyring(bytes(32), [RECORD], hub.key_version)
     signer = RsaKey.generate()
@@ -325,17 +325,17 @@ def test_the_head_of_the_last_call_is_not_read_again(
 def test_a_waiting_call_is_begun_once(early: Served) -> None:
     fleet = early.hot.hub.fleet_named(NOBODY)
     assert fleet is not None
-    waited = fleet.stats.waited
+    waited = fleet.counters.waited
     early.talk([REQUESTS["waits"]], 1)
-    assert fleet.stats.waited == waited + 1
+    assert fleet.counters.waited == waited + 1
 
 
 def test_a_call_that_needs_a_signature_of_its_own_is_begun_once(early: Served) -> None:
     fleet = early.hot.hub.fleet_named("every-field")
     assert fleet is not None
-    routed = fleet.stats.routed
+    routed = fleet.counters.routed
     early.talk([REQUESTS["good, each signed"]], 1)
-    assert fleet.stats.routed == routed + 1
+    assert fleet.counters.routed == routed + 1
 
 
 Then = Callable[[str | Exception], None]

@@ -20,7 +20,7 @@ import pytest
 import posthouse.providers
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
 from posthouse.ports import Provider
 from posthouse.providers import process, providers
@@ -58,12 +58,12 @@ async def eventually(check: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def seen_as(provider: Provider, instance_id: str, sighting: Sighting) -> Instance:
+async def seen_as(provider: Provider, instance_id: str, observation: Observation) -> Instance:
     found: list[Instance] = []
 
     async def check() -> bool:
         instance = await listed(provider, instance_id)
-        found[:] = [instance] if instance and instance.seen is sighting else []
+        found[:] = [instance] if instance and instance.seen is observation else []
         return bool(found)
 
     await eventually(check)
@@ -118,7 +118,7 @@ def provider(request: pytest.FixtureRequest, local: ProcessProvider) -> Provider
 async def test_an_offer_can_be_rented_and_shows_up_as_running(provider: Provider) -> None:
     made = await rent(provider, spec(7))
     assert made.label == "posthouse-test-7"
-    assert await seen_as(provider, made.id, Sighting.RUNNING)
+    assert await seen_as(provider, made.id, Observation.RUNNING)
     assert [i.label for i in await provider.instances()] == ["posthouse-test-7"]
 
 
@@ -186,9 +186,9 @@ async def test_a_stopped_worker_keeps_its_disk_and_resumes_at_the_same_address(p
     )
     first = await printed(provider, made.id, "run 1.")
     await provider.stop(made.id)
-    assert await seen_as(provider, made.id, Sighting.HALTED)
+    assert await seen_as(provider, made.id, Observation.HALTED)
     await provider.start(made.id)
-    again = await seen_as(provider, made.id, Sighting.RUNNING)
+    again = await seen_as(provider, made.id, Observation.RUNNING)
     assert again.addresses == made.addresses
     log = await printed(provider, made.id, "run 2.")
     assert len(set(re.findall(r"port \d+", first + log))) == 1
@@ -203,7 +203,7 @@ async def test_an_updated_worker_runs_what_it_is_told_now_on_its_disk(provider: 
     updated = await provider.update(
         made.id, spec(1, "echo 2 >>runs; echo new $KIND, runs $(echo $(<runs)).; exec sleep 600", KIND="b")
     )
-    assert (updated.id, updated.seen, updated.addresses) == (made.id, Sighting.RUNNING, made.addresses)
+    assert (updated.id, updated.seen, updated.addresses) == (made.id, Observation.RUNNING, made.addresses)
     log = await printed(provider, made.id, "new b, runs 1 2.")
     assert log.count("old a.") == 1
     await provider.stop(made.id)
@@ -222,7 +222,7 @@ async def test_what_cannot_be_run_changes_nothing(provider: Provider) -> None:
     made = await rent(provider, spec(1, "echo up $KIND.; exec sleep 600", KIND="a"))
     with pytest.raises(Refused, match="onstart"):
         await provider.update(made.id, spec(1, "echo \0"))
-    assert await seen_as(provider, made.id, Sighting.RUNNING)
+    assert await seen_as(provider, made.id, Observation.RUNNING)
     await provider.stop(made.id)
     await provider.start(made.id)
 
@@ -267,11 +267,11 @@ async def test_every_command_may_be_given_twice(provider: Provider) -> None:
 
 async def test_a_worker_that_ends_by_itself_has_exited(provider: Provider) -> None:
     made = await rent(provider, spec(1, "echo no weights here; exit 3"))
-    gone = await seen_as(provider, made.id, Sighting.EXITED)
+    gone = await seen_as(provider, made.id, Observation.EXITED)
     assert "3" in gone.message
     assert "no weights here" in gone.message
     await provider.start(made.id)
-    assert await seen_as(provider, made.id, Sighting.EXITED)
+    assert await seen_as(provider, made.id, Observation.EXITED)
 
 
 async def test_logs_are_the_last_lines(provider: Provider) -> None:
@@ -446,7 +446,7 @@ async def test_stopping_ends_what_ignores_sigterm_and_what_left_its_group(local:
     members = await processes_of(root, made.id, 11)
     await local.stop(made.id)
     assert [p for p in members if alive(p)] == []
-    assert (await seen_as(local, made.id, Sighting.HALTED)).message == ""
+    assert (await seen_as(local, made.id, Observation.HALTED)).message == ""
     assert (root / made.id).is_dir()
 
 
@@ -462,18 +462,18 @@ async def test_a_worker_has_its_time_to_end_in_order(root: Path) -> None:
 async def test_a_worker_lives_while_anything_of_it_lives(local: ProcessProvider, root: Path) -> None:
     made = await rent(local, spec(1, "sleep 600 &"))
     [left] = await processes_of(root, made.id, 1)
-    assert await seen_as(local, made.id, Sighting.RUNNING)
+    assert await seen_as(local, made.id, Observation.RUNNING)
     send(left, signal.SIGKILL)
-    assert "exit code 0" in (await seen_as(local, made.id, Sighting.EXITED)).message
+    assert "exit code 0" in (await seen_as(local, made.id, Observation.EXITED)).message
 
 
 async def test_the_exit_code_of_an_earlier_run_is_not_told_again(local: ProcessProvider, root: Path) -> None:
     made = await rent(local, spec(1, "mkdir been || exec sleep 600; exit 3"))
-    assert "exit code 3" in (await seen_as(local, made.id, Sighting.EXITED)).message
+    assert "exit code 3" in (await seen_as(local, made.id, Observation.EXITED)).message
     await local.start(made.id)
     for one in await processes_of(root, made.id, 2):
         send(one, signal.SIGKILL)
-    assert "without an exit code" in (await seen_as(local, made.id, Sighting.EXITED)).message
+    assert "without an exit code" in (await seen_as(local, made.id, Observation.EXITED)).message
 
 
 async def test_no_zombie_is_left(local: ProcessProvider) -> None:
@@ -483,7 +483,7 @@ async def test_no_zombie_is_left(local: ProcessProvider) -> None:
     destroyed = await rent(local, spec(3))
     await local.stop(stopped.id)
     await local.destroy(destroyed.id)
-    assert await seen_as(local, ended.id, Sighting.EXITED)
+    assert await seen_as(local, ended.id, Observation.EXITED)
 
     async def reaped() -> bool:
         await local.instances()
@@ -529,13 +529,13 @@ def killed_server(root: Path, *arguments: str) -> None:
 async def test_workers_outlive_a_killed_server_and_are_adopted(local: ProcessProvider, root: Path) -> None:
     await asyncio.to_thread(killed_server, root, SLEEP)
     [adopted] = await local.instances()
-    assert (adopted.label, adopted.seen) == ("posthouse-test-1", Sighting.RUNNING)
+    assert (adopted.label, adopted.seen) == ("posthouse-test-1", Observation.RUNNING)
     before = await processes_of(root, adopted.id, 2)
     assert (await local.offers({}, 1.0))[0].available == 3
     await local.stop(adopted.id)
     assert [p for p in before if alive(p)] == []
     await local.start(adopted.id)
-    assert (await seen_as(local, adopted.id, Sighting.RUNNING)).addresses == adopted.addresses
+    assert (await seen_as(local, adopted.id, Observation.RUNNING)).addresses == adopted.addresses
     await local.destroy(adopted.id)
     assert list(await local.instances()) == []
 
@@ -564,7 +564,7 @@ async def test_an_adopted_worker_that_died_meanwhile_has_exited(local: ProcessPr
         killed_server, root, "echo up; read -r _ < <(while [ ! -e go ]; do sleep 0.02; done); exit 4"
     )
     (root / "posthouse-test-1" / "go").touch()
-    assert "exit code 4" in (await seen_as(local, "posthouse-test-1", Sighting.EXITED)).message
+    assert "exit code 4" in (await seen_as(local, "posthouse-test-1", Observation.EXITED)).message
 
 
 async def test_a_stop_that_a_crash_cut_short_is_finished(local: ProcessProvider, root: Path) -> None:
@@ -572,7 +572,7 @@ async def test_a_stop_that_a_crash_cut_short_is_finished(local: ProcessProvider,
         killed_server, root, "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done", "stop"
     )
     assert str(root / "posthouse-test-1") in census()
-    assert await seen_as(local, "posthouse-test-1", Sighting.HALTED)
+    assert await seen_as(local, "posthouse-test-1", Observation.HALTED)
 
 
 async def test_an_update_ends_everything_that_ran_before_and_keeps_its_slot(root: Path) -> None:
@@ -583,7 +583,7 @@ async def test_an_update_ends_everything_that_ran_before_and_keeps_its_slot(root
     updating = asyncio.create_task(local.update(made.id, spec(1)))
     while not updating.done():
         assert list(await local.offers({}, 1.0)) == []
-    assert (await updating).seen is Sighting.RUNNING
+    assert (await updating).seen is Observation.RUNNING
     assert [p for p in before if alive(p)] == []
     await local.destroy(made.id)
     await local.close()
@@ -596,7 +596,7 @@ async def test_a_stopped_worker_without_a_free_slot_is_updated_later(root: Path)
     hot = await rent(local, spec(2))
     with pytest.raises(Busy, match="no free slot"):
         await local.update(cold.id, spec(1, "echo new; exec sleep 600"))
-    assert await seen_as(local, cold.id, Sighting.HALTED)
+    assert await seen_as(local, cold.id, Observation.HALTED)
     await local.destroy(hot.id)
     await local.update(cold.id, spec(1, "echo new; exec sleep 600"))
     await printed(local, cold.id, "new")
@@ -611,10 +611,10 @@ async def test_an_update_that_a_crash_cut_short_is_listed_as_halted_and_can_be_g
         killed_server, root, "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done", "update"
     )
     assert str(root / "posthouse-test-1") in census()
-    halted = await seen_as(local, "posthouse-test-1", Sighting.HALTED)
+    halted = await seen_as(local, "posthouse-test-1", Observation.HALTED)
     assert (await local.offers({}, 1.0))[0].available == 3  # its slot waits for it
     await local.update(halted.id, spec(1, "echo new; exec sleep 600"))
-    assert await seen_as(local, halted.id, Sighting.RUNNING)
+    assert await seen_as(local, halted.id, Observation.RUNNING)
     await printed(local, halted.id, "new")
 
 
@@ -630,7 +630,7 @@ async def test_a_worker_whose_update_a_crash_cut_short_starts_with_what_is_new(
         patch.setattr(ProcessProvider, "_start", crash)
         with pytest.raises(RuntimeError):
             await local.update(made.id, spec(1, "echo new; exec sleep 600"))
-    assert await seen_as(local, made.id, Sighting.HALTED)
+    assert await seen_as(local, made.id, Observation.HALTED)
     await local.start(made.id)
     await printed(local, made.id, "new")
 
@@ -647,7 +647,7 @@ async def test_a_creation_that_a_crash_cut_short_is_listed_as_exited(
             local._create("cpu", spec(1))
     found = await listed(local, "posthouse-test-1")
     assert found is not None
-    assert (found.seen, found.message) == (Sighting.EXITED, "was created and never started")
+    assert (found.seen, found.message) == (Observation.EXITED, "was created and never started")
     await local.destroy(found.id)
     assert list(root.iterdir()) == []
 
@@ -690,7 +690,7 @@ async def test_what_others_keep_in_the_root_stays_untouched(local: ProcessProvid
     for command in (local.stop, local.destroy):
         await command(theirs.id)
     assert [i.label for i in await other.instances()] == ["posthouse-test-2-1"]
-    assert (await other.instances())[0].seen is Sighting.RUNNING
+    assert (await other.instances())[0].seen is Observation.RUNNING
     assert (root / "posthouse-test-5" / "notes").read_text() == "mine"
     assert (root / "notes").read_text() == "mine"
     await other.destroy(theirs.id)
@@ -704,7 +704,7 @@ async def test_a_worker_whose_directory_was_removed_by_hand_can_still_be_destroy
     members = await processes_of(root, made.id, 2)
     for path in sorted((root / made.id).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    assert await seen_as(local, made.id, Sighting.RUNNING)
+    assert await seen_as(local, made.id, Observation.RUNNING)
     await local.destroy(made.id)
     assert not any(map(alive, members))
 
@@ -714,7 +714,7 @@ async def test_a_record_that_cannot_be_read_is_listed_so_that_it_is_replaced(
 ) -> None:
     made = await rent(local, spec(1, "exit 0"))
     (root / made.id / "instance.json").write_text("{")
-    assert await seen_as(local, made.id, Sighting.EXITED)
+    assert await seen_as(local, made.id, Observation.EXITED)
     await local.destroy(made.id)
     assert list(root.iterdir()) == []
 
@@ -755,7 +755,7 @@ async def test_the_limits_hold(root: Path) -> None:
         "$PYTHON" -c 'bytearray(400_000_000)'
     """
     made = await rent(local, spec(1, onstart))
-    gone = await seen_as(local, made.id, Sighting.EXITED)
+    gone = await seen_as(local, made.id, Observation.EXITED)
     assert "MemoryError" in gone.message
     assert f"nice {min(19, os.nice(0) + 5)}, oom 500 core 0" in await local.logs(made.id, 20)
     await local.close()

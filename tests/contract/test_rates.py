@@ -36,7 +36,12 @@ async def test_a_key_that_asks_too_often_is_told_to_wait_and_adds_no_load(
         assert [("url" in reply, status) for status, reply in asks] == [(True, 200)] * 3 + [(False, 200)] * 2
         assert asks[4][1] == {"endpoint": "llm", "status": "too many calls"}
         assert (await route(http, server, {"endpoint": "llm", "request_idx": 77}))[1]["request_idx"] == 77
-        assert (fleet.stats.routed, fleet.stats.waited, fleet.ledger.outstanding(), len(fleet.ledger)) == (3, 0, 3, 3)
+        assert (fleet.counters.routed, fleet.counters.waited, fleet.ledger.outstanding(), len(fleet.ledger)) == (
+            3,
+            0,
+            3,
+            3,
+        )
         own_key = (await owner.endpoint("llm"))["api_key"]
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1, "api_key": own_key}))[1]
 
@@ -62,7 +67,7 @@ async def test_guessing_keys_is_slow_and_harms_nobody_else(http: aiohttp.ClientS
         AsyncClient(server.url, server.admin_key) as owner,
     ):
         await owner.create_endpoint("llm", min_load=0, cold_workers=0)
-        fresh = (await owner.create_key("fresh", "route"))["key"]
+        fresh = (await owner.create_key("updated", "route"))["key"]
         assert (await route(http, server, {"endpoint": "llm"}))[0] == 200  # known from now on
         refused: list[Any] = []
         for guess in range(5):

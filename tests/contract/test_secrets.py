@@ -9,7 +9,7 @@ import pytest
 from posthouse.client import AsyncClient
 from posthouse.domain.errors import Refused
 from posthouse.server.auth import SECRET_BYTES, Keyring
-from posthouse.server.secrets import MOST, NAME_LIMIT, TOTAL_BYTES
+from posthouse.server.secrets import MAX_NAME, MOST, TOTAL_BYTES
 from tests.contract.commandline import Commandline
 from tests.contract.live import live_server, until
 from tests.contract.web import Web, served
@@ -56,7 +56,7 @@ async def test_the_command_line_keeps_variables(web: Web, tmp_path: Path) -> Non
 async def test_only_who_may_make_templates_may_see_or_change_secrets(web: Web) -> None:
     await web.make_endpoint("llama")
     for method in ("GET", "POST", "PUT", "DELETE"):
-        for key in ("route", "read", web.endpoint_key(next(iter(web.hub.stalls)))):
+        for key in ("route", "read", web.endpoint_key(next(iter(web.hub.endpoints)))):
             assert (await web.call(method, PATH, {"key": "A", "value": "b"}, key=key)).status == 403
 
 
@@ -98,7 +98,7 @@ async def test_another_installations_secret_reads_nothing_and_what_it_cannot_rea
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "1A", "A B", "A=B", "A\n", "Ä", "A" * (NAME_LIMIT + 1), None, 7),
+        *("", "1A", "A B", "A=B", "A\n", "Ä", "A" * (MAX_NAME + 1), None, 7),
         *("MASTER_TOKEN", "report_addr", "USE_SSL", "CONTAINER_ID", "VAST_TCP_PORT_3000", "WORKER_PORT"),
         *("POSTHOUSE_ROOT", "MODEL_LOG"),
     ],

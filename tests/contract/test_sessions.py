@@ -16,7 +16,7 @@ from posthouse.signing.rsa import RsaKey
 from posthouse.wire.deletes import decode
 from posthouse.wiring import Running
 from tests.contract import live
-from tests.contract.agent_world import PATIENCE_S, World, granted, listening, until
+from tests.contract.agent_world import TIMEOUT_S, World, granted, listening, until
 from tests.contract.live import add_endpoint, pointed, ready, states
 from tests.contract.test_agent import agent_process
 from tests.contract.test_grant import PeerWorker, peer_worker
@@ -341,7 +341,7 @@ async def test_an_end_says_whether_it_was_a_session_at_our_agent_and_at_the_peer
         bodies = [json.dumps(body).encode() for body in world.control.deletes]
         return {end.request_idx: end.session for body in bodies for end in decode(body)[2]}
 
-    async with world.agent(), asyncio.timeout(PATIENCE_S):
+    async with world.agent(), asyncio.timeout(TIMEOUT_S):
         for url, worker_id, ends in ((peer_worker.url, 8, of_peer), (world.url, 7, of_agent)):
             session, request = (
                 world.wrapped({"inputs": "x"}, url=url, worker_id=worker_id, agent=worker_id == 7) for _ in range(2)
@@ -382,21 +382,23 @@ async def test_a_worker_is_kept_for_a_session_of_the_peers_client_and_goes_when_
     assert fleet is not None
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
-        session = await asyncio.wait_for(endpoint.session(cost=50, lifetime=600), live.PATIENCE_S)
-        routed = fleet.stats.routed
+        session = await asyncio.wait_for(endpoint.session(cost=50, lifetime=600), live.TIMEOUT_S)
+        routed = fleet.counters.routed
         assert fleet.ledger.outstanding() == 50
         await owner.update_endpoint(endpoint_id, endpoint_state="stopped")
         await live.until(lambda: [str(w.goal) for w in fleet.workers.values()] == ["cold"], "the worker is not wanted")
         for _ in range(3):
-            answer = await asyncio.wait_for(complete(session), live.PATIENCE_S)
+            answer = await asyncio.wait_for(complete(session), live.TIMEOUT_S)
             assert answer["response"]["choices"][0]["text"].strip()
             await asyncio.sleep(0.5)  # more than two ticks of the control loop, each of which could stop the worker
         assert await session.is_open()
-        assert (states(server, "llm"), fleet.ledger.outstanding(), fleet.stats.routed) == (["idle"], 50, routed)
+        assert (states(server, "llm"), fleet.ledger.outstanding(), fleet.counters.routed) == (["idle"], 50, routed)
         await session.close()
         await live.until(lambda: states(server, "llm") == ["stopped"], "the worker has stopped")
         # The peer's Worker may first leave it out of a report, and only then say that it has ended.
-        await live.until(lambda: fleet.stats.ended + fleet.stats.refused_ends == 1, "the worker has told of the end")
+        await live.until(
+            lambda: fleet.counters.ended + fleet.counters.refused_ends == 1, "the worker has told of the end"
+        )
         assert len(fleet.ledger) == 0
         with pytest.raises(ValueError, match="closed session"):
             session.request("/v1/completions", {})
@@ -412,11 +414,11 @@ async def test_a_session_of_the_peers_client_ends_by_itself(server: Running, own
     assert fleet is not None
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
-        session = await asyncio.wait_for(endpoint.session(lifetime=1.0), live.PATIENCE_S)
+        session = await asyncio.wait_for(endpoint.session(lifetime=1.0), live.TIMEOUT_S)
         assert len(fleet.ledger) == 1
         await live.until(lambda: len(fleet.ledger) == 0, "the session has ended")
         with pytest.raises(ValueError, match="closed session"):
-            await asyncio.wait_for(complete(session), live.PATIENCE_S)
+            await asyncio.wait_for(complete(session), live.TIMEOUT_S)
         with pytest.raises(Exception, match="session does not exist"):
             await session.is_open()
 
@@ -428,7 +430,7 @@ async def test_the_peers_client_is_told_why_its_session_is_refused(server: Runni
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         with pytest.raises(Exception, match=r"payload\.on_close_route: must be a path on the model server"):
-            await asyncio.wait_for(endpoint.session(on_close_route="http://127.0.0.1:1/"), live.PATIENCE_S)
+            await asyncio.wait_for(endpoint.session(on_close_route="http://127.0.0.1:1/"), live.TIMEOUT_S)
 
 
 async def test_our_own_clients_hold_sessions(server: Running, owner: AsyncClient) -> None:
@@ -455,7 +457,7 @@ async def test_our_own_clients_hold_sessions(server: Running, owner: AsyncClient
     await session.close()
     with pytest.raises(NotFound, match="invalid session"):
         await session.request("/v1/completions", payload)
-    assert fleet.stats.routed == 2
+    assert fleet.counters.routed == 2
     with pytest.raises(BadRequest, match=r"payload\.lifetime: must be above 0"):
         await owner.session("llm", lifetime_s=0)
 
@@ -468,8 +470,8 @@ async def test_the_peers_client_is_told_that_the_worker_of_its_session_is_gone(
     await ready(server, "llm")
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
-        session = await asyncio.wait_for(endpoint.session(), live.PATIENCE_S)
+        session = await asyncio.wait_for(endpoint.session(), live.TIMEOUT_S)
         live.end_workers(tmp_path / "data")
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(complete(session), live.PATIENCE_S)
+            await asyncio.wait_for(complete(session), live.TIMEOUT_S)
         assert not session.open

@@ -23,11 +23,11 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
-from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
+from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.schema import metadata
 from posthouse.store.sql import LEARN_FROM, ROW_BYTES, TRIM_EVERY
@@ -73,8 +73,8 @@ def entry(number: int, endpoint_id: int = 1) -> JournalEntry:
     return JournalEntry(EndpointId(endpoint_id), float(number), {"number": number})
 
 
-def reel(number: int, size: int = 10) -> Reel:
-    return Reel(float(number), number + 1.0, number, bytes(size), b"\x00\xff", {"number": number})
+def segment(number: int, size: int = 10) -> Segment:
+    return Segment(float(number), number + 1.0, number, bytes(size), b"\x00\xff", {"number": number})
 
 
 async def add_group(store: Store, name: str = "llm") -> Workergroup:
@@ -296,8 +296,8 @@ async def test_what_a_dropped_endpoint_left_is_swept_once_its_workers_are_gone(s
     first, second, third = [(await add_group(store, name)).endpoint_id for name in ("a", "b", "c")]
     for endpoint_id in (first, second, third):
         await store.commit(endpoint_id, 0, [worker(endpoint_id, endpoint_id, perf=1.0)], entry(1, endpoint_id))
-    await store.add_reel(first, reel(1), 10_000)
-    await store.add_reel(second, reel(2), 10_000)
+    await store.add_segment(first, segment(1), 10_000)
+    await store.add_segment(second, segment(2), 10_000)
     await store.drop_endpoint(first)
     await store.drop_endpoint(second)
     destroyed = worker(first, first, perf=1.0, state=State.DESTROYED)
@@ -307,7 +307,7 @@ async def test_what_a_dropped_endpoint_left_is_swept_once_its_workers_are_gone(s
     await store.drop_endpoint(third)
     assert await store.fleet(first) == FleetRecord(2, ())
     assert await store.journal(first, 10) == []
-    assert (await store.reels(first), await store.reels(second)) == ([], [reel(2)])
+    assert (await store.segments(first), await store.segments(second)) == ([], [segment(2)])
     assert len((await store.fleet(second)).workers) == 1
     assert await store.journal(second, 10) == [entry(1, second)]
     assert await store.last_worker_id() == int(third)
@@ -411,29 +411,29 @@ async def test_the_highest_worker_id_outlives_the_worker(store: Store) -> None:
     assert await store.last_worker_id() == 41
 
 
-# Reels
+# Segments
 
 
 async def test_reels_come_back_as_they_were_in_their_order_and_apart(url: str) -> None:
     store = await open_store(url)
     for number in (1, 2, 3):
-        await store.add_reel(E1, reel(number), 10_000)
-    await store.add_reel(EndpointId(2), reel(9), 10_000)
+        await store.add_segment(E1, segment(number), 10_000)
+    await store.add_segment(EndpointId(2), segment(9), 10_000)
     await store.close()
     store = await open_store(url)
-    assert await store.reels(E1) == [reel(1), reel(2), reel(3)]
-    assert await store.reels(E1, after=3.0) == [reel(3)]
-    assert await store.reels(EndpointId(2)) == [reel(9)]
-    assert await store.reels(EndpointId(3)) == []
+    assert await store.segments(E1) == [segment(1), segment(2), segment(3)]
+    assert await store.segments(E1, after=3.0) == [segment(3)]
+    assert await store.segments(EndpointId(2)) == [segment(9)]
+    assert await store.segments(EndpointId(3)) == []
     await store.close()
 
 
 async def test_the_oldest_reels_of_an_endpoint_go_when_there_is_too_much_of_it(store: Store) -> None:
-    await store.add_reel(EndpointId(2), reel(1, 5000), 10_000)
+    await store.add_segment(EndpointId(2), segment(1, 5000), 10_000)
     for number in range(10):
-        await store.add_reel(E1, reel(number, 900), 3000 + 3 * ROW_BYTES)
-    assert await store.reels(E1) == [reel(number, 900) for number in (7, 8, 9)]
-    assert await store.reels(EndpointId(2)) == [reel(1, 5000)]
+        await store.add_segment(E1, segment(number, 900), 3000 + 3 * ROW_BYTES)
+    assert await store.segments(E1) == [segment(number, 900) for number in (7, 8, 9)]
+    assert await store.segments(EndpointId(2)) == [segment(1, 5000)]
 
 
 # Durability
@@ -549,7 +549,7 @@ async def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_i
     await store.close()
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
-        for added in ("drop table reels", "drop table secrets", "alter table workers drop column outdated_at"):
+        for added in ("drop table segments", "drop table secrets", "alter table workers drop column outdated_at"):
             connection.exec_driver_sql(added)
         connection.exec_driver_sql("update alembic_version set version_num = '0001_first'")
     engine.dispose()

@@ -34,9 +34,9 @@ async def test_what_was_asked_is_told_and_survives_a_restart(tmp_path: Path) -> 
         found = recording(reply)
         assert found.work.tolist() == [10.0, 20.5, 30.0]
         assert (np.diff(found.at_s) >= 0).all()
-        assert len(reply["reels"]) == 2
+        assert len(reply["segments"]) == 2
         assert reply["scaling"]["max_workers"] == 0
-        (now,) = (await owner.traffic("llm", last_s=1e-3))["reels"]
+        (now,) = (await owner.traffic("llm", last_s=1e-3))["segments"]
         assert now["requests"] == 1
 
 

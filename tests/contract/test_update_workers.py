@@ -13,7 +13,7 @@ from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
-from tests.contract.live import PATIENCE_S, add_endpoint, live_server, pointed, until
+from tests.contract.live import TIMEOUT_S, add_endpoint, live_server, pointed, until
 from tests.contract.web import served, worker
 
 peer = pytest.mark.peer
@@ -67,7 +67,7 @@ async def owner(server: Running) -> AsyncIterator[AsyncClient]:
 
 async def ask(endpoint: Any, **payload: Any) -> Any:
     options = {"stream": True} if payload else {}
-    answer = await asyncio.wait_for(endpoint.request("/generate", payload, cost=1, **options), PATIENCE_S)
+    answer = await asyncio.wait_for(endpoint.request("/generate", payload, cost=1, **options), TIMEOUT_S)
     return answer["response"]
 
 

@@ -17,9 +17,9 @@ from posthouse.wiring import Running
 from tests.contract.commandline import Commandline
 from tests.contract.live import (
     AGENT,
-    PATIENCE_S,
     SCALING,
     SIGNED,
+    TIMEOUT_S,
     WORKER_ENV,
     add_endpoint,
     live_server,
@@ -105,7 +105,7 @@ async def owner(server: Running) -> AsyncIterator[AsyncClient]:
 
 async def complete(endpoint: Any, tokens: int = 5) -> Any:
     payload = {"model": "demo", "prompt": "Hello", "max_tokens": tokens}
-    return await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=tokens), PATIENCE_S)
+    return await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=tokens), TIMEOUT_S)
 
 
 def fleet_of(server: Running, name: str) -> Fleet:
@@ -145,12 +145,12 @@ async def test_its_client_waits_for_the_first_worker_and_is_answered_by_our_agen
         endpoint = await client.get_endpoint("llm")
         assert states(server, "llm") == []
         answer = asyncio.create_task(complete(endpoint))
-        await until(lambda: fleet.stats.waited >= 3, "it has asked again")
+        await until(lambda: fleet.counters.waited >= 3, "it has asked again")
         [(idx, waiting)] = fleet.ledger.waiting.items()
         assert waiting.cost == fleet.ledger.waiting_work == 5  # one request, however often it is asked for
         await answer
     assert (await answer)["response"]["choices"][0]["text"].strip()
-    assert fleet.stats.routed == 1
+    assert fleet.counters.routed == 1
     await until(lambda: len(fleet.ledger) == 0, "the request has ended in the ledger")
     assert fleet.ledger.ended(idx) is not None
 
@@ -162,7 +162,7 @@ async def test_its_client_is_streamed_to_by_our_agent(server: Running, owner: As
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
         payload = {"model": "demo", "prompt": "Hello", "max_tokens": 20, "stream": True}
-        answer = await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=20, stream=True), PATIENCE_S)
+        answer = await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=20, stream=True), TIMEOUT_S)
         pieces = [event["choices"][0]["text"] async for event in answer["response"]]
     assert len(pieces) > 1
 
@@ -183,7 +183,7 @@ async def test_its_worker_serves_its_client(server: Running, owner: AsyncClient)
         endpoint = await client.get_endpoint("peer")
         answers = await asyncio.gather(*(complete(endpoint) for _ in range(4)))
         payload = {"model": "demo", "prompt": "Hello", "max_tokens": 20, "stream": True}
-        streamed = await asyncio.wait_for(endpoint.request("/v1/completions", payload, stream=True), PATIENCE_S)
+        streamed = await asyncio.wait_for(endpoint.request("/v1/completions", payload, stream=True), TIMEOUT_S)
         pieces = [event["choices"][0]["text"] async for event in streamed["response"]]
         rows = await endpoint.get_workers()
     assert all(a["response"]["choices"][0]["text"].strip() for a in answers)
@@ -205,7 +205,7 @@ async def test_a_failure_of_the_model_is_asked_again_and_not_held_against_its_wo
             endpoint.request("/v1/completions", {"name": str(status), "failing": status}, cost=5)
             for status in (408, 429, 500)
         ]
-        answers = await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S)
+        answers = await asyncio.wait_for(asyncio.gather(*requests), TIMEOUT_S)
     assert [answer["response"] for answer in answers] == 3 * [{"asked": 2}]
     fleet = fleet_of(server, "peer")
     await until(lambda: len(fleet.ledger) == 0, "its worker has reported the ends")

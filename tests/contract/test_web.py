@@ -28,7 +28,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
 
 async def reloaded(web: Web) -> Hub:
     """What a server that starts now would find in the store."""
-    hub = Hub(web.hub.store, web.hub.clock, web.hub.providers, "shelf", web.hub.installation, calm_s=0.0)
+    hub = Hub(web.hub.store, web.hub.clock, web.hub.providers, "shelf", web.hub.installation, stabilization_s=0.0)
     await hub.load()
     return hub
 
@@ -198,13 +198,13 @@ async def test_a_new_endpoint_has_the_servers_defaults_where_nothing_was_said(we
         "endpoint_state": "active",
         "api_key": web.endpoint_key(endpoint_id),
         "user_id": 1,
-        "created_at": web.hub.stall(endpoint_id).fleet.endpoint.created_at,
+        "created_at": web.hub.managed(endpoint_id).fleet.endpoint.created_at,
         "auto_delete_in_seconds": None,
         "auto_delete_due_24h": False,
     }
     assert (await web.call("GET", "/api/v0/endptjobs/")).body == {"success": True, "results": [row]}
     assert web.hub.bell.is_set()
-    assert (await reloaded(web)).stall(endpoint_id).fleet.endpoint == web.hub.stall(endpoint_id).fleet.endpoint
+    assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint == web.hub.managed(endpoint_id).fleet.endpoint
 
 
 async def test_null_leaves_a_parameter_as_it_is_and_none_takes_it_back(web: Web) -> None:
@@ -217,11 +217,11 @@ async def test_null_leaves_a_parameter_as_it_is_and_none_takes_it_back(web: Web)
         "inactivity_timeout": "none",
     }
     assert (await web.call("PUT", f"/api/v0/endptjobs/{endpoint_id}/", change)).body == {"success": True}
-    endpoint = web.hub.stall(endpoint_id).fleet.endpoint
+    endpoint = web.hub.managed(endpoint_id).fleet.endpoint
     assert endpoint.scaling == Scaling(min_load=10.0, cold_workers=2, max_workers=7)
     assert (endpoint.name, endpoint.state) == ("mistral", EndpointState.SUSPENDED)
     assert web.hub.ids_by_name == {"mistral": endpoint_id}
-    assert (await reloaded(web)).stall(endpoint_id).fleet.endpoint == endpoint
+    assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint == endpoint
 
 
 async def test_changes_at_the_same_time_are_all_kept(web: Web) -> None:
@@ -229,22 +229,22 @@ async def test_changes_at_the_same_time_are_all_kept(web: Web) -> None:
     changes = [{"min_load": 5}, {"max_workers": 9}, {"cold_mult": 2}, {"target_util": 0.5}, {"max_queue_time": 3}]
     await asyncio.gather(*(web.call("PUT", f"/api/v0/endptjobs/{endpoint_id}", change) for change in changes))
     wanted = Scaling(min_load=5.0, max_workers=9, cold_mult=2.0, target_util=0.5, max_queue_time=3.0)
-    assert web.hub.stall(endpoint_id).fleet.endpoint.scaling == wanted
-    assert (await reloaded(web)).stall(endpoint_id).fleet.endpoint.scaling == wanted
+    assert web.hub.managed(endpoint_id).fleet.endpoint.scaling == wanted
+    assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint.scaling == wanted
 
 
 async def test_an_endpoint_in_auto_mode_begins_without_the_bounds_of_fixed_ratios(web: Web) -> None:
     made = (await web.call("POST", "/api/v0/endptjobs", {"endpoint_name": "a", "slo_mode": "auto"})).body["result"]
-    scaling = web.hub.stall(made).fleet.endpoint.scaling
+    scaling = web.hub.managed(made).fleet.endpoint.scaling
     assert scaling == Scaling(slo_mode="auto", target_util=1.0, cold_workers=0)
-    assert (await reloaded(web)).stall(made).fleet.endpoint.scaling == scaling
+    assert (await reloaded(web)).managed(made).fleet.endpoint.scaling == scaling
     shown = (await web.call("GET", f"/api/v0/endptjobs/{made}")).body["result"]
     assert (shown["slo_mode"], shown["target_util"]) == ("auto", 1.0)
     bounded = {"endpoint_name": "b", "slo_mode": "auto", "target_util": 0.8}
     made = (await web.call("POST", "/api/v0/endptjobs", bounded)).body["result"]
-    assert web.hub.stall(made).fleet.endpoint.scaling.target_util == 0.8
+    assert web.hub.managed(made).fleet.endpoint.scaling.target_util == 0.8
     await web.call("PUT", f"/api/v0/endptjobs/{made}", {"slo_mode": "fixed"})
-    assert web.hub.stall(made).fleet.endpoint.scaling == Scaling(target_util=0.8, cold_workers=0)
+    assert web.hub.managed(made).fleet.endpoint.scaling == Scaling(target_util=0.8, cold_workers=0)
 
 
 async def test_a_wrong_parameter_is_refused_by_name_and_changes_nothing(web: Web) -> None:
@@ -273,13 +273,13 @@ async def test_a_wrong_parameter_is_refused_by_name_and_changes_nothing(web: Web
     ]
     await web.make_endpoint("taken")
     endpoint_id = await web.make_endpoint("llama")
-    before = web.hub.stall(endpoint_id).fleet.endpoint
+    before = web.hub.managed(endpoint_id).fleet.endpoint
     for wrong in cases:
         for method, path in (("PUT", f"/api/v0/endptjobs/{endpoint_id}"), ("POST", "/api/v0/endptjobs")):
             answer = await web.call(method, path, wrong)
             assert (answer.status, next(iter(wrong)) in answer.body["msg"]) == (400, True), (wrong, answer)
-    assert web.hub.stall(endpoint_id).fleet.endpoint == before
-    assert len(web.hub.stalls) == 2
+    assert web.hub.managed(endpoint_id).fleet.endpoint == before
+    assert len(web.hub.endpoints) == 2
 
 
 async def test_of_two_endpoints_with_one_name_at_one_time_one_is_made(web: Web) -> None:
@@ -298,14 +298,14 @@ async def test_a_deleted_endpoint_frees_its_name_at_once_and_lets_its_workers_go
     gone = await web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}/", {"endptjob_id": endpoint_id})
     assert (gone.body["success"], gone.body["deleted_workers"], gone.body["failed_workers"]) == (True, 2, 0)
     assert {w.goal for w in fleet.workers.values()} == {Goal.GONE}
-    assert web.hub.stalls[endpoint_id].leaving
+    assert web.hub.endpoints[endpoint_id].leaving
     assert web.hub.workergroups == {}
     assert web.hub.bell.is_set()
     assert (await web.call("GET", "/api/v0/endptjobs/")).body["results"] == []
     assert (await web.call("GET", f"/api/v0/endptjobs/{endpoint_id}/")).status == 404
     assert len((await web.call("GET", "/v1/workers")).body) == 3  # they still cost money, so they are still shown
     assert await web.make_endpoint("llama") != endpoint_id
-    assert endpoint_id not in (await reloaded(web)).stalls
+    assert endpoint_id not in (await reloaded(web)).endpoints
 
 
 # -- workergroups ----------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ async def test_both_names_of_workergroups_show_the_same(web: Web) -> None:
     assert made.body == {"success": True, "id": 1}
     rows = (await web.call("GET", "/api/v0/workergroups/")).body["results"]
     assert rows == (await web.call("GET", "/api/v0/autojobs")).body["results"]
-    scaling = asdict(web.hub.stall(endpoint_id).fleet.endpoint.scaling)
+    scaling = asdict(web.hub.managed(endpoint_id).fleet.endpoint.scaling)
     assert rows == [
         {
             "id": 1,
@@ -637,7 +637,7 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
         "perf": 100.0,
         "outstanding": 250.0 if 1 in fleet.ledger.at else 0.0,
         "busy": 1 in fleet.ledger.at,
-        "suspected_s": 0.0,
+        "penalty_s": 0.0,
         "price_usd_h": 0.5,
         "spent_usd": 0.0,
         "load_s": 0.0,

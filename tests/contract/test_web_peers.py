@@ -65,7 +65,7 @@ async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline)
     assert created == {"success": True, "result": 1}
     endpoint_id = EndpointId(1)
     said = Scaling(min_load=10.0, cold_mult=2.5, max_workers=20)  # the command line has defaults of its own
-    assert web.hub.stall(endpoint_id).fleet.endpoint.scaling == said
+    assert web.hub.managed(endpoint_id).fleet.endpoint.scaling == said
 
     group = ["--endpoint_name", "LLama", "--template_hash", template["hash_id"]]
     assert await cli.told("create", "workergroup", *group) == {"success": True, "id": 1}
@@ -83,7 +83,7 @@ async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline)
 
     updated = await cli.told("update", "endpoint", "1", "--endpoint_state", "stopped", "--max_workers", "3")
     assert updated == {"success": True}
-    endpoint = web.hub.stall(endpoint_id).fleet.endpoint
+    endpoint = web.hub.managed(endpoint_id).fleet.endpoint
     assert (endpoint.name, endpoint.state) == ("LLama", EndpointState.STOPPED)
     assert endpoint.scaling == Scaling(min_load=10.0, cold_mult=2.5, max_workers=3)
 
@@ -242,7 +242,7 @@ async def test_the_client_makes_and_finds_endpoints_and_workergroups(web: Web) -
     template = await web.make_template()
     async with CoroutineServerless(web.keys["admin"], webserver_url=web.url, autoscaler_url=web.url) as client:
         managed = await client.create_endpoint(EndpointConfig(endpoint_name="llama", max_workers=4))
-        assert web.hub.stall(managed.id).fleet.endpoint.scaling == Scaling(max_workers=4)
+        assert web.hub.managed(managed.id).fleet.endpoint.scaling == Scaling(max_workers=4)
 
         first = await managed.add_workergroup(template["hash_id"])
         second = await managed.add_workergroup(WorkergroupConfig(template_id=template["id"], gpu_ram=8))

@@ -212,7 +212,7 @@ async def test_a_request_that_is_asked_for_again_is_one_request(
         await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})
     assert fleet.ledger.waiting_work == 50
     held = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx}))
-    await until(lambda: fleet.stats.waited >= 5, "the request is held")
+    await until(lambda: fleet.counters.waited >= 5, "the request is held")
     await puppet.report()
     _, reply = await held
     assert (reply["request_idx"], reply["url"]) == (idx, puppet.url)
@@ -272,7 +272,7 @@ async def test_every_form_of_ending_requests_ends_them(
         "W4": {"worker_id": puppet.id, "mtoken": puppet.token, "requests": [row, row]},
     }[form]
     assert (await puppet.post("/delete_requests/", body, puppet.token))[0] == 200
-    assert (fleet.ledger.outstanding(), fleet.stats.ended) == (0, 1)
+    assert (fleet.ledger.outstanding(), fleet.counters.ended) == (0, 1)
 
 
 async def test_a_worker_cannot_end_requests_of_another(
@@ -285,7 +285,7 @@ async def test_a_worker_cannot_end_requests_of_another(
     assert (await other.post("/delete_requests/", body))[0] == 200
     fleet = server.hub.fleet_named("llm")
     assert fleet is not None
-    assert (fleet.ledger.outstanding(), fleet.stats.refused_ends) == (50, 1)
+    assert (fleet.ledger.outstanding(), fleet.counters.refused_ends) == (50, 1)
 
 
 async def test_a_key_is_taken_wherever_a_client_puts_it(
@@ -375,8 +375,8 @@ async def test_a_broken_store_or_loop_does_not_stop_routing(
     monkeypatch.setattr(server.hub.store, "commit", broken)
     failures = server.loop.counts["failed_ticks"]
     await puppet.report("W4", error_msg="")
-    for stall in server.hub.stalls.values():
-        stall.saved_at = 0.0
+    for managed in server.hub.endpoints.values():
+        managed.saved_at = 0.0
     await until(lambda: server.loop.counts["failed_ticks"] > failures, "a tick failed")
     for _ in range(3):
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
@@ -438,7 +438,7 @@ async def test_a_signature_that_cannot_be_made_is_one_failed_call_and_no_lasting
             status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
         assert (status, reply) == (400, {"error": "the server could not answer this call"})
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
-    fleet.age(server.hub.clock.now() + UNSEEN_KEPT_S, silent_s=1e9)
+    fleet.advance(server.hub.clock.now() + UNSEEN_KEPT_S, silent_s=1e9)
     assert fleet.ledger.outstanding() == 0
 
 

@@ -23,7 +23,7 @@ from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.throttle import Throttle
@@ -122,9 +122,9 @@ class Web:
 
     def staff(self, *workers: Worker) -> Fleet:
         """The fleet of the workers' endpoint, once they are in it."""
-        stall = self.hub.stall(workers[0].endpoint_id)
-        fleet = Fleet(stall.fleet.endpoint, self.hub.clock.now(), workers)
-        self.hub.stalls[fleet.endpoint.id] = Stall(fleet)
+        managed = self.hub.managed(workers[0].endpoint_id)
+        fleet = Fleet(managed.fleet.endpoint, self.hub.clock.now(), workers)
+        self.hub.endpoints[fleet.endpoint.id] = ManagedEndpoint(fleet)
         return fleet
 
 
@@ -156,7 +156,7 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
     """A web API with an empty SQLite store in `directory`."""
     store = await open_store(f"sqlite+aiosqlite:///{directory / 'posthouse.db'}")
     shelf = Shelf()
-    hub = Hub(store, SystemClock(), {"shelf": shelf}, "shelf", await store.installation(), calm_s=0.0)
+    hub = Hub(store, SystemClock(), {"shelf": shelf}, "shelf", await store.installation(), stabilization_s=0.0)
     keyring = Keyring(bytes(SECRET_BYTES), [], hub.key_version)
     keys = {}
     for scope in Scope:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 START_S = 60.0
 """How long a process may take to start or end; other tests may keep the machine busy."""
 
@@ -82,7 +82,7 @@ class Site:
 
 
 def until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.1)

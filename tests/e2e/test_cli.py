@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.site import ONSTART, PATIENCE_S, Site
+from tests.e2e.site import ONSTART, TIMEOUT_S, Site
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_
     site.json("endpoint", "create", "demo", "--min-load", "0", "--cold-workers", "0", "--max-workers", "1")
     site.json("workergroup", "create", "--endpoint", "demo", "--template", "demo")
 
-    done = site.run("request", "demo", "Once", "--max-new-tokens", "4", "--timeout", str(PATIENCE_S))
+    done = site.run("request", "demo", "Once", "--max-new-tokens", "4", "--timeout", str(TIMEOUT_S))
     assert (done.returncode, done.stdout, done.stderr) == (0, "a demo model: it\n", "")
     streamed = site.run("request", "demo", "-", "--stream", "--max-new-tokens", "4", text="Once")
     assert (streamed.returncode, streamed.stdout) == (0, "a demo model: it\n")
@@ -157,6 +157,6 @@ def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_
     site.start("--port", first["url"].rpartition(":")[2])
     assert site.run("request", "demo", "Once", "--max-new-tokens", "2").stdout == "a demo\n"
     assert [row["id"] for row in site.json("worker", "list", "demo")] == [worker["id"]]
-    site.json("endpoint", "delete", "demo", "--wait", "--timeout", str(PATIENCE_S))
+    site.json("endpoint", "delete", "demo", "--wait", "--timeout", str(TIMEOUT_S))
     assert site.json("worker", "list") == []
     assert site.processes() == []

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
-from posthouse.domain.load import Demand, Learned
+from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.backoff import MAX_WAIT_S
 from posthouse.policy.bounds import committed_usd_h, least_hot, room, running_usd_h
 from posthouse.policy.capacity import USABLE, enough, expected_wait_s, hot, hot_need, on_machine, perf_of, ready, supply
 from posthouse.policy.decide import decide
 from posthouse.policy.forecast import predicted_load
-from posthouse.policy.patience import LONGEST_WAIT_S
-from posthouse.policy.update import INACTIVE, TURN_SHARE
+from posthouse.policy.rollout import INACTIVE, MAX_UNAVAILABLE
 
 NOW = 1e6
 amounts = st.sampled_from([0.0, 1e-9, 1e12]) | st.floats(0, 1e4)
@@ -57,11 +57,11 @@ groups = st.sampled_from([WorkergroupId(1), WorkergroupId(2)])
 gpus = st.sampled_from(["A", "B"])
 kinds = st.sampled_from(["1/1xA", "1/1xB", "2/1xA"])
 learneds = st.builds(
-    Learned,
+    Estimates,
     perf=st.dictionaries(kinds, st.floats(0.01, 1e6)),
     perf_at=st.dictionaries(st.builds(on_machine, kinds, st.sampled_from(["m1", "m2"])), st.floats(0.01, 1e6)),
     work_per_usd=st.dictionaries(kinds, st.floats(0.01, 1e6)),
-    odds=st.dictionaries(kinds, st.floats(0.05, 0.95)),
+    success_rate=st.dictionaries(kinds, st.floats(0.05, 0.95)),
     start_s=st.floats(0, 1000),
     create_s=st.floats(0, 5000),
 )
@@ -126,12 +126,12 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         workers=team,
         demand=draw(demands),
         offers=tuple(draw(st.lists(group_offers, max_size=4, unique_by=lambda o: (o.group_id, o.offer.id)))),
-        learned=draw(learneds),
+        estimates=draw(learneds),
         busy=frozenset(draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else ()),
         resting=frozenset(draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else ()),
         group_failures=draw(st.dictionaries(groups, failures)),
         machine_failures=draw(st.dictionaries(st.sampled_from(["m1", "m2"]), failures)),
-        calm_until=draw(st.sampled_from([0.0, NOW + 1])),
+        stabilized_at=draw(st.sampled_from([0.0, NOW + 1])),
     )
 
 
@@ -141,7 +141,7 @@ def after(s: Snapshot, decision: Decision) -> list[Worker]:
 
 def begun(s: Snapshot, decision: Decision) -> list[Worker]:
     """Workers whose turn to be updated the decision begins."""
-    return [w for w in s.workers if w.goal is not Goal.FRESH and decision.goals.get(w.id) is Goal.FRESH]
+    return [w for w in s.workers if w.goal is not Goal.UPDATED and decision.goals.get(w.id) is Goal.UPDATED]
 
 
 @given(snapshots(), memories)
@@ -187,20 +187,22 @@ def test_none_rests_that_is_needed(s: Snapshot, memory: Memory) -> None:
     rested = [w for w in s.workers if w.goal is Goal.HOT and decision.goals.get(w.id) is Goal.COLD]
     if not rested:
         return
-    assert s.now >= s.calm_until
+    assert s.now >= s.stabilized_at
     left = hot(after(s, decision))
     needed = enough(s.endpoint.scaling, decision.hot_need)
     if left or needed > 0:
         if not all(w.state is State.IDLE for w in rested):  # help on its way: those that serve are enough
             assert not any(w.state is State.IDLE for w in rested)
-            serving = [w for w in ready(s.workers) if decision.goals.get(w.id, Goal.HOT) is not Goal.FRESH]
-            assert supply(serving, s.learned) >= needed * (1 - 1e-9)
+            serving = [w for w in ready(s.workers) if decision.goals.get(w.id, Goal.HOT) is not Goal.UPDATED]
+            assert supply(serving, s.estimates) >= needed * (1 - 1e-9)
             return
         assert not any(w.state in COMING for w in left)
         if len(left) + sum(decision.goals.get(w.id) is Goal.GONE for w in s.workers) <= s.endpoint.scaling.max_workers:
             team = [w for w in hot(s.workers) if w not in rested]  # before max_workers takes its own
-            assert supply(team, s.learned) + sum(
-                perf_of(w, s.learned) for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT
+            assert supply(team, s.estimates) + sum(
+                perf_of(w, s.estimates)
+                for w in s.workers
+                if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT
             ) >= needed * (1 - 1e-9)
 
 
@@ -220,9 +222,9 @@ def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Mem
     decision = decide(replace(s, endpoint=replace(s.endpoint, state=state)), memory)
     assert decision.rentals == ()
     assert decision.memory == memory
-    assert Goal.FRESH not in [w.goal for w in after(s, decision)]
+    assert Goal.UPDATED not in [w.goal for w in after(s, decision)]
     if state is EndpointState.SUSPENDED:
-        called_off = {w.id: goal_beyond_update(w.state) for w in s.workers if w.goal is Goal.FRESH}
+        called_off = {w.id: goal_beyond_update(w.state) for w in s.workers if w.goal is Goal.UPDATED}
         failed = {w.id: Goal.GONE for w in s.workers if w.state is State.ERROR and w.goal is not Goal.GONE}
         assert decision.goals == called_off | failed
     else:
@@ -256,14 +258,14 @@ def test_what_is_short_is_taken_on_where_nothing_is_in_the_way(s: Snapshot, memo
         endpoint=replace(s.endpoint, scaling=replace(plenty, cold_mult=0.0, target_util=1.0)),
         offers=(GroupOffer(WorkergroupId(1), offer),),
         group_failures={},
-        learned=Learned({"1/1xA": 1e9}),
+        estimates=Estimates({"1/1xA": 1e9}),
     )
     decision = decide(s, memory)
     rented = sum(1e9 for r in decision.rentals if r.goal is Goal.HOT)
     coming = hot(after(s, decision)) + begun(s, decision)  # who is updated while it takes no requests will
     lasts = next(float(reason.value) for reason in decision.because if reason.what == "need to rent for")
     assert lasts <= decision.hot_need
-    assert supply(coming, s.learned) + rented >= lasts * (1 - 1e-9)
+    assert supply(coming, s.estimates) + rented >= lasts * (1 - 1e-9)
 
 
 @given(scalings, demands, demands, amounts, st.lists(st.tuples(amounts, amounts), max_size=3), amounts)
@@ -293,7 +295,7 @@ def test_more_load_never_means_fewer_hot_workers(s: Snapshot, memory: Memory, ra
         endpoint=replace(s.endpoint, scaling=replace(s.endpoint.scaling, max_usd_h=None)),
         workers=tuple(replace(w, gpu_name="A", perf=100.0) for w in s.workers),
         offers=tuple(replace(o, offer=replace(o.offer, gpu_name="A")) for o in s.offers),
-        learned=replace(s.learned, perf={"1/1xA": 100.0, "2/1xA": 100.0}),
+        estimates=replace(s.estimates, perf={"1/1xA": 100.0, "2/1xA": 100.0}),
     )
     more = replace(
         s.demand, rate=s.demand.rate + rate, recent_rate=s.demand.recent_rate + rate, waiting=s.demand.waiting + waiting
@@ -320,7 +322,7 @@ def test_only_who_was_asked_to_be_updated_is(s: Snapshot, memory: Memory) -> Non
 @given(snapshots(), memories)
 def test_a_turn_that_was_called_off_is_over(s: Snapshot, memory: Memory) -> None:
     cancelled = replace(s, workers=tuple(replace(w, outdated_at=0.0) for w in s.workers))
-    assert Goal.FRESH not in [w.goal for w in after(cancelled, decide(cancelled, memory))]
+    assert Goal.UPDATED not in [w.goal for w in after(cancelled, decide(cancelled, memory))]
 
 
 @given(snapshots(), memories, st.booleans())
@@ -333,12 +335,14 @@ def test_updates_leave_enough_ready_workers_while_help_can_be_had(s: Snapshot, m
     if not serving:
         return
     rest = [w for w in ready(s.workers) if w not in serving]
-    enough = supply(rest, s.learned) >= decision.hot_need and len(rest) >= least_hot(s.endpoint.scaling, s.demand, NOW)
+    enough = supply(rest, s.estimates) >= decision.hot_need and len(rest) >= least_hot(
+        s.endpoint.scaling, s.demand, NOW
+    )
     left = after(s, decision)
     alone = len(serving) == 1 and all(w.state is State.IDLE for w in hot(left))
     alone = alone and Goal.HOT not in [r.goal for r in decision.rentals]
     failed = s.group_failures.get(serving[0].group_id, Failures())
-    history = room(s.endpoint.scaling, s.workers) == 0 and failed.last_at + LONGEST_WAIT_S <= NOW
+    history = room(s.endpoint.scaling, s.workers) == 0 and failed.last_at + MAX_WAIT_S <= NOW
     assert enough or (alone and (not failed.count or history))
 
 
@@ -352,7 +356,7 @@ def test_who_is_started_is_not_sent_back_where_nothing_else_happens(
         idle = [replace(w, state=State.IDLE, goal=Goal.HOT) for w in team[::2]]
         cold = [replace(w, state=State.STOPPED, goal=Goal.COLD, outdated_at=0.0) for w in team[1::2]]
         s = replace(s, workers=(*idle, *cold), demand=Demand(last_request_at=NOW), resting=frozenset())
-        s = replace(s, group_failures={WorkergroupId(1): Failures(1, NOW - LONGEST_WAIT_S)})
+        s = replace(s, group_failures={WorkergroupId(1): Failures(1, NOW - MAX_WAIT_S)})
         scaling = replace(s.endpoint.scaling, min_load=0.0, max_usd_h=None)
         s = replace(s, endpoint=replace(s.endpoint, scaling=scaling))
         memory = replace(memory, hot_needs=((NOW, 100.0 * len(idle)),))
@@ -369,8 +373,8 @@ def test_who_is_started_is_not_sent_back_where_nothing_else_happens(
 def test_the_last_hot_worker_does_not_rest_soon_after_a_request(s: Snapshot, memory: Memory) -> None:
     scaling = replace(s.endpoint.scaling, inactivity_timeout=None, min_load=0.0)
     endpoint = replace(s.endpoint, state=EndpointState.ACTIVE, scaling=scaling)
-    learned, silence = replace(s.learned, start_s=30.0), Demand(last_request_at=NOW - 500)
-    s = replace(s, endpoint=endpoint, learned=learned, demand=silence, calm_until=0.0)
+    estimates, silence = replace(s.estimates, start_s=30.0), Demand(last_request_at=NOW - 500)
+    s = replace(s, endpoint=endpoint, estimates=estimates, demand=silence, stabilized_at=0.0)
     decision = decide(s, replace(memory, hot_needs=()))
     resting = [w for w in s.workers if w.goal is Goal.HOT and decision.goals.get(w.id) is Goal.COLD]
     assert not resting or hot(after(s, decision)) or Goal.GONE in decision.goals.values()
@@ -380,4 +384,4 @@ def test_the_last_hot_worker_does_not_rest_soon_after_a_request(s: Snapshot, mem
 def test_few_are_updated_at_one_time(s: Snapshot, memory: Memory) -> None:
     for states in (INACTIVE, {State.IDLE}):
         turns = [w for w in begun(s, decide(s, memory)) if w.state in states]
-        assert len(turns) <= max(1, TURN_SHARE * len(s.workers))
+        assert len(turns) <= max(1, MAX_UNAVAILABLE * len(s.workers))

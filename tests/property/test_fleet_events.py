@@ -32,7 +32,7 @@ class Story:
 
     def __init__(self) -> None:
         self.now = 1e6
-        self.fleet = Fleet(Endpoint(EndpointId(1), "e", SCALING), self.now, calm_s=5.0)
+        self.fleet = Fleet(Endpoint(EndpointId(1), "e", SCALING), self.now, stabilization_s=5.0)
         self.memory = Memory()
         self.ids = (WorkerId(i) for i in count(1))
         self.asked: list[int] = []
@@ -74,7 +74,7 @@ class Story:
 
     def place(self, pick: int, amount: float) -> None:
         if worker := self.worker(pick):
-            self.fleet.place(worker.id, self.instance(worker, pick), self.now)
+            self.fleet.observe_instance(worker.id, self.instance(worker, pick), self.now)
 
     def observe(self, pick: int, amount: float) -> None:
         listed = [self.instance(w, pick + w.id) for w in self.fleet.workers.values() if (pick + w.id) % 4]
@@ -84,38 +84,38 @@ class Story:
         self.now += amount
 
     def age(self, pick: int, amount: float) -> None:
-        self.fleet.age(self.now, SILENT_S)
+        self.fleet.advance(self.now, SILENT_S)
 
     def ask_update(self, pick: int, amount: float) -> None:
         self.fleet.ask_update(WorkergroupId(1), self.now)
 
     def cancel_update(self, pick: int, amount: float) -> None:
         self.fleet.cancel_update(WorkergroupId(1), self.now)
-        assert all(w.goal is not Goal.FRESH and not w.outdated_at for w in self.fleet.workers.values())
+        assert all(w.goal is not Goal.UPDATED and not w.outdated_at for w in self.fleet.workers.values())
 
     def updated(self, pick: int, amount: float) -> None:
         for worker in [w for w in self.fleet.workers.values() if w.state in UPDATING]:
-            self.fleet.settle(worker.id, self.now)
+            self.fleet.command_answered(worker.id, self.now)
             self.fleet.updated(worker.id)
 
-    def settle(self, pick: int, amount: float) -> None:
+    def command_answered(self, pick: int, amount: float) -> None:
         if worker := self.worker(pick):
-            self.fleet.settle(worker.id, self.now, "refused" if pick % 3 == 0 else "", blame=bool(pick % 2))
+            self.fleet.command_answered(worker.id, self.now, "refused" if pick % 3 == 0 else "", blame=bool(pick % 2))
 
     def tick(self, pick: int, amount: float) -> None:
         decision = decide(self.fleet.snapshot(self.now, (OFFER,)), self.memory)
         self.memory = decision.memory
         for action in self.fleet.tick(decision, self.now, self.ids, "test-"):
             if (pick + action.worker_id) % 4:  # the others are due again at the next tick
-                self.obey(action)
+                self.command_sent(action)
 
-    def obey(self, action: Action) -> None:
+    def command_sent(self, action: Action) -> None:
         worker = self.fleet.workers[action.worker_id]
         if worker.state is State.IDLE:
             assert not self.fleet.busy(worker.id)
         if action.command is Command.UPDATE:
             assert worker.outdated_at
-        self.fleet.obey(action, self.now)
+        self.fleet.command_sent(action, self.now)
 
     def restart(self, pick: int, amount: float) -> None:
         self.store()
@@ -154,8 +154,8 @@ EVENTS: list[Callable[[Story, int, float], None]] = [
     *[Story.tick] * 3,
     *[Story.wait] * 2,
     *[Story.place] * 2,
-    Story.settle,
-    Story.settle,
+    Story.command_answered,
+    Story.command_answered,
     Story.ask_update,
     Story.cancel_update,
     Story.updated,
@@ -178,7 +178,7 @@ def test_nothing_that_happens_breaks_a_fleet(
         story.check()
     story.check_rows()
     story.now += 200_000  # long enough for every request to be given up
-    story.fleet.age(story.now, SILENT_S)
+    story.fleet.advance(story.now, SILENT_S)
     assert len(story.fleet.ledger) == 0
     assert (story.fleet.ledger.work, story.fleet.ledger.waiting_work) == ({}, 0.0)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
-from posthouse.engine.hub import Stall
+from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
@@ -77,11 +77,11 @@ class Clock:
 Reply = RouteReply | WaitReply | Exception
 
 
-def router_of(fleet: Fleet, hold_s: float = 3.0) -> tuple[Router, Stall]:
-    stall = Stall(fleet)
-    hub: Any = SimpleNamespace(clock=Clock(), bell=asyncio.Event(), stalls={fleet.endpoint.id: stall})
+def router_of(fleet: Fleet, hold_s: float = 3.0) -> tuple[Router, ManagedEndpoint]:
+    managed = ManagedEndpoint(fleet)
+    hub: Any = SimpleNamespace(clock=Clock(), bell=asyncio.Event(), endpoints={fleet.endpoint.id: managed})
     signer: Any = SimpleNamespace(sign=str)
-    return Router(hub, signer, lambda worker_id: bytes(32), hold_s, lambda text, then: then("")), stall
+    return Router(hub, signer, lambda worker_id: bytes(32), hold_s, lambda text, then: then("")), managed
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,7 +93,7 @@ def test_while_it_is_held_a_request_is_not_overtaken(arrivals: list[bool]) -> No
 
 async def story(arrivals: list[bool]) -> None:
     fleet = full_fleet(2)
-    router, stall = router_of(fleet)
+    router, managed = router_of(fleet)
     served: list[int] = []
 
     def deliver(reply: Reply) -> None:
@@ -102,12 +102,12 @@ async def story(arrivals: list[bool]) -> None:
 
     for number, comes in enumerate(arrivals):
         if comes:
-            router.route(stall, RouteAsk("e", 500.0, 0), deliver)
+            router.route(managed, RouteAsk("e", 500.0, 0), deliver)
         elif there := [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]:
             end = Ended(there[0][1], success=True)
             if number % 3:
                 fleet.ended(there[0][0], [end], NOW)
-                stall.deliver()
+                managed.deliver()
             else:  # there is room, and nobody has been told
                 assert fleet.end(there[0][0], end, NOW)
     assert served == sorted(served)  # indexes grow with every new request
@@ -115,13 +115,13 @@ async def story(arrivals: list[bool]) -> None:
 
 async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it() -> None:
     fleet = full_fleet(1)
-    router, stall = router_of(fleet)
+    router, managed = router_of(fleet)
     replies: list[Reply] = []
-    leave = router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
     assert leave is not None
     for worker_id, at in list(fleet.ledger.at.items()):
         fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
-    stall.deliver()
+    managed.deliver()
     assert len(replies) == 1
     assert fleet.ledger.outstanding() > 0
     leave()
@@ -130,58 +130,58 @@ async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it
 
 async def test_a_held_client_that_leaves_takes_its_request_with_it() -> None:
     fleet = full_fleet(1)
-    router, stall = router_of(fleet)
+    router, managed = router_of(fleet)
     replies: list[Reply] = []
-    leave = router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
     assert leave is not None
     leave()
     for worker_id, at in list(fleet.ledger.at.items()):
         fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
-    stall.deliver()
-    assert (replies, len(fleet.ledger), len(fleet.line), stall.held) == ([], 0, 0, {})
+    managed.deliver()
+    assert (replies, len(fleet.ledger), len(fleet.line), managed.held) == ([], 0, 0, {})
 
 
 async def test_of_two_calls_for_one_request_the_later_one_is_held_and_the_earlier_one_answered() -> None:
     fleet = full_fleet(1)
-    router, stall = router_of(fleet)
+    router, managed = router_of(fleet)
     first: list[Reply] = []
     second: list[Reply] = []
-    leave_first = router.route(stall, RouteAsk("e", 500.0, 0), first.append)
+    leave_first = router.route(managed, RouteAsk("e", 500.0, 0), first.append)
     (idx,) = fleet.ledger.waiting
-    router.route(stall, RouteAsk("e", 500.0, idx), second.append)
+    router.route(managed, RouteAsk("e", 500.0, idx), second.append)
     assert [type(reply) for reply in first] == [WaitReply]
     assert leave_first is not None
     leave_first()  # its connection ends: that is no word of the other
     for worker_id, at in list(fleet.ledger.at.items()):
         fleet.ended(worker_id, [Ended(i, success=True) for i in at], NOW)
-    stall.deliver()
+    managed.deliver()
     assert [type(reply) for reply in second] == [RouteReply]
     assert len(first) == 1
 
 
 async def test_a_call_is_held_as_long_as_it_asks() -> None:
     fleet = full_fleet(1)
-    router, stall = router_of(fleet, hold_s=0.0)
+    router, managed = router_of(fleet, hold_s=0.0)
     replies: list[Reply] = []
-    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append) is None
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append) is None
     assert len(replies) == 1
-    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=25.0) is not None
-    fleet.age(NOW + 24.0, silent_s=1e9)  # longer than a request is remembered that nobody asks for
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, hold_s=25.0) is not None
+    fleet.advance(NOW + 24.0, silent_s=1e9)  # longer than a request is remembered that nobody asks for
     assert fleet.let_go(NOW + 24.0) == NOW + 25.0
     assert len(fleet.line) == 1
     fleet.let_go(NOW + 25.0)
-    stall.deliver()
+    managed.deliver()
     assert [type(reply) for reply in replies] == [WaitReply, WaitReply]
-    assert (len(fleet.line), stall.held) == (0, {})
+    assert (len(fleet.line), managed.held) == (0, {})
 
 
 async def test_everybody_who_is_held_can_be_told_to_wait() -> None:
     fleet = full_fleet(1)
-    router, stall = router_of(fleet)
+    router, managed = router_of(fleet)
     replies: list[Reply] = []
     for _ in range(3):
-        router.route(stall, RouteAsk("e", 500.0, 0), replies.append)
+        router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
     router.release()
     assert [type(reply) for reply in replies] == [WaitReply] * 3
-    assert (len(fleet.line), stall.held) == (0, {})
-    assert router.route(stall, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None
+    assert (len(fleet.line), managed.held) == (0, {})
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None

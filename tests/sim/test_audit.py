@@ -82,7 +82,7 @@ def test_work_below_zero_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_request_that_is_forgotten_while_its_worker_has_it_is_seen() -> None:
     sick = world().run(60)
-    request = sick.fleet.ledger.find(next(idx for box in sick.boxes.values() for idx in box.working))
+    request = sick.fleet.ledger.find(next(idx for instance in sick.instances.values() for idx in instance.working))
     assert request is not None
     sick.fleet.ledger.remove(request)
     assert broken(sick) in ("every request has one place", "outstanding work is that of open requests")
@@ -134,7 +134,7 @@ def test_a_worker_whose_last_request_is_given_up_in_the_tick_that_stops_it_was_n
     sound.request(0.1)  # over before any report tells of it
     sound.configure(EndpointState.STOPPED)
     sound.run(600)
-    assert sound.fleet.stats.expired > 0
+    assert sound.fleet.counters.expired > 0
     assert sound.given[Command.STOP] > 0
 
 

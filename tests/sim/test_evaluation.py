@@ -14,9 +14,9 @@ from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, prepared, results, 
 from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
 
 from posthouse.domain.errors import BadRequest
+from posthouse.sim.run import run
 from posthouse.sim.scenario import load
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.trial import run
 
 HOUR = 3600.0
 BIN_S = 10.0

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from posthouse.domain.lifecycle import State
+from posthouse.sim.run import run
 from posthouse.sim.scenario import load
-from posthouse.sim.trial import run
 from posthouse.sim.world import World
 
 

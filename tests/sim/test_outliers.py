@@ -7,7 +7,7 @@ import pytest
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import WorkerId
-from tests.sim.world import Box, Client, World
+from tests.sim.world import Client, SimInstance, World
 
 SCALING = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=8)
 AT = 300.0
@@ -26,18 +26,18 @@ class Failing(World):
         self.sent: Counter[WorkerId] = Counter()
         super().__init__(SCALING, load=lambda t: 280.0)
 
-    def _serve(self, box: Box, client: Client) -> None:
-        self.sent[box.worker_id] += 1
-        if box.worker_id not in self.failing:
-            super()._serve(box, client)
+    def _serve(self, instance: SimInstance, client: Client) -> None:
+        self.sent[instance.worker_id] += 1
+        if instance.worker_id not in self.failing:
+            super()._serve(instance, client)
             return
-        box.served += 1
+        instance.served += 1
         client.began_at = self.now
-        self.after(FAIL_S, self._fail, box, box.life, client)
+        self.after(FAIL_S, self._fail, instance, instance.life, client)
 
-    def _fail(self, box: Box, life: int, client: Client) -> None:
-        if box.life == life and not client.gone:
-            self._leave(box, client, success=self.says_success)
+    def _fail(self, instance: SimInstance, life: int, client: Client) -> None:
+        if instance.life == life and not client.gone:
+            self._leave(instance, client, success=self.says_success)
             self.after(RETRY_S, self._ask, client)
 
 
@@ -53,7 +53,7 @@ def test_a_worker_that_fails_at_once_gets_few_requests_and_all_are_answered(says
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
     world.failing = set()
     world.run(AT + 500)
-    assert not world.fleet.suspected(world.now)
+    assert not world.fleet.outliers(world.now)
 
 
 @pytest.mark.parametrize("says_success", [False, True])
@@ -69,4 +69,4 @@ def test_where_most_workers_fail_all_are_used_and_all_is_well_when_that_is_over(
     world.failing = set()
     world.run(AT + 600)
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
-    assert not world.fleet.suspected(world.now)
+    assert not world.fleet.outliers(world.now)

@@ -7,7 +7,7 @@ import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling, defaults
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
-from posthouse.domain.load import Learned
+from posthouse.domain.load import Estimates
 from posthouse.policy.retire import LAST_STAYS_STARTS
 from tests.sim.world import START_AT, Machines, World
 
@@ -41,12 +41,12 @@ def test_min_load_above_zero_keeps_one_worker(timeout_s: float | None) -> None:
 def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
     world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=10).run(12_000)
     # By then the mean of an hour is near 180: 3 x 180 / 0.9 = 600, of which a tenth may be missing.
-    assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.boxes)) == (2, 4, 6)
+    assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.instances)) == (2, 4, 6)
 
 
 def test_min_cold_load_of_300_with_100_active_keeps_200_inactive() -> None:
     world = World(replace(BARE, min_cold_load=300.0), load=lambda t: 90.0, cost=10).run(1500)
-    assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.boxes)) == (1, 2, 3)
+    assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.instances)) == (1, 2, 3)
 
 
 def test_cold_workers_are_kept_even_at_no_load() -> None:
@@ -64,7 +64,7 @@ def test_cold_workers_count_those_that_are_ready() -> None:
 
 def test_max_workers_is_never_passed_in_any_state_at_any_moment() -> None:
     world = World(replace(BARE, cold_mult=3.0, max_workers=5), load=lambda t: 800.0 if t < 150 else 150.0)
-    world.late_s = lambda box: 1e9 if box.worker_id % 3 == 0 else 0.0  # some never load, and are replaced
+    world.late_s = lambda instance: 1e9 if instance.worker_id % 3 == 0 else 0.0  # some never load, and are replaced
     world.run(2500)
     assert max(len(moment.states) for moment in world.history) == 5
     assert len(world.times(Command.DESTROY)) > 0
@@ -129,7 +129,7 @@ def test_after_the_inactivity_timeout_nothing_is_left_if_nothing_is_to_be_kept()
     world.run(last_end_t + 203)  # its worker tells of it within a second, and a tick later it is decided
     assert not any(w.goal is Goal.HOT for w in world.fleet.workers.values())
     world.run(last_end_t + 230)
-    assert (world.fleet.workers, world.boxes, world.unanswered()) == ({}, {}, 0)
+    assert (world.fleet.workers, world.instances, world.unanswered()) == ({}, {}, 0)
 
 
 def test_after_the_inactivity_timeout_the_cold_workers_are_left() -> None:
@@ -138,7 +138,7 @@ def test_after_the_inactivity_timeout_the_cold_workers_are_left() -> None:
     assert (world.count(State.STOPPED), len(world.fleet.workers)) == (2, 2)
 
 
-@pytest.mark.parametrize(("timeout_s", "stays_s"), [(None, LAST_STAYS_STARTS * Learned().start_s), (0.0, 0.0)])
+@pytest.mark.parametrize(("timeout_s", "stays_s"), [(None, LAST_STAYS_STARTS * Estimates().start_s), (0.0, 0.0)])
 def test_without_an_inactivity_timeout_the_load_alone_decides_about_zero(
     timeout_s: float | None, stays_s: float
 ) -> None:

@@ -18,8 +18,8 @@ from posthouse.sim import traffic
 from posthouse.sim.advice import Advice, Search, too_short
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.recorded import Recording, recording
-from posthouse.sim.trial import run
-from tests.sim.taped import Taped, lived, told
+from posthouse.sim.run import run
+from tests.sim.traffic_logged import Taped, lived, told
 
 HOUR = 3600.0
 MACHINE = Hardware(
@@ -100,9 +100,9 @@ def test_a_part_of_the_record_begins_with_what_came_before_it_and_does_not_count
 
 def test_the_time_in_which_the_server_was_away_is_left_out(world: Taped) -> None:
     whole, cut = told(world), told(world)
-    del cut["reels"][10:20]
+    del cut["segments"][10:20]
     shorter = recording(cut)
-    gone_s = whole["reels"][19]["until"] - whole["reels"][10]["since"]
+    gone_s = whole["segments"][19]["until"] - whole["segments"][10]["since"]
     assert shorter.span_s == pytest.approx(4 * HOUR - gone_s)
     assert (shorter.at_s[1:] >= shorter.at_s[:-1]).all()
     assert run(shorter.scenario(end_s=HOUR)).summary.requests > 0
@@ -110,14 +110,14 @@ def test_the_time_in_which_the_server_was_away_is_left_out(world: Taped) -> None
 
 def test_requests_that_were_dropped_are_still_counted(world: Taped) -> None:
     reply = told(world)
-    reply["reels"][5]["requests"] += 100
+    reply["segments"][5]["requests"] += 100
     assert recording(reply).measured(10.0).requests == world.record.requests + 100
 
 
 def test_what_is_not_known_is_assumed_and_said(world: Taped) -> None:
     reply = told(world)
-    for reel in reply["reels"]:
-        reel["figures"] |= {"start_s": [], "create_s": [], "served": []}
+    for segment in reply["segments"]:
+        segment["figures"] |= {"start_s": [], "create_s": [], "served": []}
     record = recording(reply)
     assert len(record.notes) == 3
     reply["kinds"] = []
@@ -128,10 +128,10 @@ def test_what_is_not_known_is_assumed_and_said(world: Taped) -> None:
 def test_a_record_of_nothing_and_one_of_another_version_are_refused(world: Taped) -> None:
     reply = told(world)
     with pytest.raises(NotFound, match="no recorded traffic of llm yet"):
-        recording(reply | {"reels": []})
+        recording(reply | {"segments": []})
     with pytest.raises(BadRequest, match="of another version"):
-        recording(reply | {"reels": 7})
-    reply["reels"][0]["asked"] = "AAAA"
+        recording(reply | {"segments": 7})
+    reply["segments"][0]["asked"] = "AAAA"
     with pytest.raises(BadRequest, match="of another version"):
         recording(reply)
 
@@ -174,7 +174,7 @@ def test_the_advice_is_what_a_simulation_with_it_comes_to(small: Recording, advi
 
 def test_too_little_is_too_little(world: Taped) -> None:
     reply = told(world)
-    reply["reels"] = reply["reels"][:8]
+    reply["segments"] = reply["segments"][:8]
     assert "39 min" in too_short(recording(reply)) or "40 min" in too_short(recording(reply))
     assert too_short(recording(told(world))) == ""
 
@@ -252,7 +252,7 @@ def test_what_it_cannot_use_is_named(
 def test_without_a_record_or_without_an_endpoint_there_is_one_line(
     server: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server["reels"] = []
+    server["segments"] = []
     for command in (["simulate", "--from-journal", "llm"], ["advise", "llm"]):
         assert main(command) == 4
         assert "error: there is no recorded traffic of llm yet" in capsys.readouterr().err
@@ -261,7 +261,7 @@ def test_without_a_record_or_without_an_endpoint_there_is_one_line(
 
 
 def test_too_short_a_record_is_no_ground_for_advice(server: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    server["reels"] = server["reels"][:4]
+    server["segments"] = server["segments"][:4]
     assert "too little is recorded to tell" in said(capsys, "advise", "llm", "--quiet")
     assert json.loads(said(capsys, "advise", "llm", "--quiet", "--json"))["verdict"] == "too short"
 

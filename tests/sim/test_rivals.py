@@ -12,7 +12,7 @@ import pytest
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.load import Demand, Learned
+from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
@@ -32,8 +32,8 @@ from posthouse.sim.rivals.skyserve import SkyServe
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import HOLD_S, Vast
 from posthouse.sim.rivals.window import Mean, Most, Periods
+from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, load
-from posthouse.sim.trial import run
 from posthouse.sim.world import Policy
 
 SCALING = Scaling(min_load=0.0, cold_mult=1.0, cold_workers=0, max_workers=100)
@@ -61,7 +61,7 @@ def snapshot(t: float, requests: int, ready: int, busy: int = 0, coming: int = 0
         workers=workers,
         demand=Demand(outstanding=100.0 * requests, outstanding_count=requests, **demand),  # type: ignore[arg-type]
         offers=(OFFER,),
-        learned=Learned(perf={"1/1xGPU": 100.0}),
+        estimates=Estimates(perf={"1/1xGPU": 100.0}),
         busy=frozenset(w.id for w in workers[:busy]),
     )
 

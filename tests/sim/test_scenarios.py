@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.lifecycle import PATIENCE_S, PROGRESS_LIMIT, Command, Goal, Sighting, State
+from posthouse.domain.lifecycle import MAX_PROGRESS_FACTOR, STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.fleet import UNSEEN_KEPT_S
-from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, START_AT, TICK_S, Machines, World
+from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, START_AT, TICK_S, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
 FIRST = WorkerId(1)
@@ -25,7 +25,7 @@ def test_the_first_request_ever_is_answered() -> None:
     world.run(200)
     assert client.workers == [FIRST]
     service_s = client.cost * machines.lanes / machines.perf
-    longest_s = machines.create_s + machines.load_s + service_s + TICK_S + ANSWER_S + BEAT_S + LIST_S
+    longest_s = machines.create_s + machines.load_s + service_s + TICK_S + ANSWER_S + HEARTBEAT_S + LIST_S
     assert 0 < client.answered_at - client.asked_at <= longest_s
 
 
@@ -45,7 +45,7 @@ def test_a_step_up_is_met_within_a_start_and_two_ticks() -> None:
     world = World(scaling, load=lambda t: 90.0 if t < 300 else 900.0, cost=10, machines=machines).run(600)
     needed_t = next(moment.t for moment in world.history if moment.need >= 1000)
     met_t = next(moment.t for moment in world.history if moment.number(State.IDLE) >= 10)
-    assert 300 <= needed_t <= met_t <= needed_t + machines.start_s + 2 * TICK_S + BEAT_S + ANSWER_S
+    assert 300 <= needed_t <= met_t <= needed_t + machines.start_s + 2 * TICK_S + HEARTBEAT_S + ANSWER_S
     assert len(world.times(Command.RENT)) == 15
 
 
@@ -94,28 +94,28 @@ def test_a_long_request_survives_the_scale_down() -> None:
 
 def test_a_worker_that_never_loads_is_replaced_after_its_patience() -> None:
     world = World(replace(BARE, min_load=90.0))
-    world.late_s = lambda box: math.inf if box.worker_id == FIRST else 0.0
-    world.run(PATIENCE_S[State.MODEL_LOADING])
+    world.late_s = lambda instance: math.inf if instance.worker_id == FIRST else 0.0
+    world.run(STATE_TIMEOUT_S[State.MODEL_LOADING])
     assert set(world.fleet.workers) == {FIRST}
-    world.run(PATIENCE_S[State.MODEL_LOADING] + 120)
+    world.run(STATE_TIMEOUT_S[State.MODEL_LOADING] + 120)
     assert FIRST not in world.fleet.workers
-    assert FIRST not in {box.worker_id for box in world.boxes.values()}
+    assert FIRST not in {instance.worker_id for instance in world.instances.values()}
     assert world.count(State.IDLE) == 1
 
 
 def test_a_worker_that_loads_slowly_with_progress_is_waited_for() -> None:
     world = World(replace(BARE, min_load=90.0))
-    world.late_s, world.shows_progress = lambda box: 2 * PATIENCE_S[State.MODEL_LOADING], True
-    world.run(2 * PATIENCE_S[State.MODEL_LOADING] + 60)
+    world.late_s, world.shows_progress = lambda instance: 2 * STATE_TIMEOUT_S[State.MODEL_LOADING], True
+    world.run(2 * STATE_TIMEOUT_S[State.MODEL_LOADING] + 60)
     assert (world.count(State.IDLE), world.times(Command.DESTROY)) == (1, [])
     assert set(world.fleet.workers) == {FIRST}
 
 
 def test_progress_without_end_is_not_waited_for_for_ever() -> None:
     world = World(replace(BARE, min_load=90.0))
-    world.late_s = lambda box: math.inf if box.worker_id == FIRST else 0.0
+    world.late_s = lambda instance: math.inf if instance.worker_id == FIRST else 0.0
     world.shows_progress = True
-    world.run(PROGRESS_LIMIT * PATIENCE_S[State.MODEL_LOADING] + 120)
+    world.run(MAX_PROGRESS_FACTOR * STATE_TIMEOUT_S[State.MODEL_LOADING] + 120)
     assert FIRST not in world.fleet.workers
     assert world.count(State.IDLE) == 1
 
@@ -138,14 +138,14 @@ def test_answers_that_get_lost_create_nothing_twice() -> None:
     world = World(replace(BARE, min_load=450.0))
     world.lose_answers = True
     world.run(300)
-    assert len(world.boxes) == len(world.times(Command.RENT)) == world.count(State.IDLE) == 5
+    assert len(world.instances) == len(world.times(Command.RENT)) == world.count(State.IDLE) == 5
 
 
 def test_requests_at_a_dead_worker_are_answered_elsewhere() -> None:
     world = World(replace(BARE, min_load=200.0), load=lambda t: 100.0 if t < 300 else 0.0).run(100)
-    box = world.boxes["test-1"]
-    there = list(box.working.values())
-    world.kill(box, Sighting.RUNNING)  # its provider has not noticed
+    instance = world.instances["test-1"]
+    there = list(instance.working.values())
+    world.kill(instance, Observation.RUNNING)  # its provider has not noticed
     world.run(400)
     assert there
     assert all(c.workers[0] == FIRST != c.workers[-1] for c in there)
@@ -163,7 +163,7 @@ def tried_first(world: World, worker_id: WorkerId, since_t: float) -> float:
 
 def test_a_dead_worker_attracts_no_requests() -> None:
     world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
-    world.kill(world.boxes["test-1"], Sighting.RUNNING)
+    world.kill(world.instances["test-1"], Observation.RUNNING)
     world.run(100 + SILENT_S - 5)
     assert world.fleet.workers[FIRST].state is State.IDLE  # nobody knows but its clients
     assert tried_first(world, FIRST, 100) <= 0.03
@@ -172,24 +172,24 @@ def test_a_dead_worker_attracts_no_requests() -> None:
 
 def test_a_worker_that_reports_on_but_refuses_connections_attracts_no_requests_and_is_taken_back() -> None:
     world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
-    box = world.boxes["test-1"]
-    box.deaf = True
+    instance = world.instances["test-1"]
+    instance.deaf = True
     world.run(400)
     assert world.fleet.workers[FIRST].state is State.IDLE
     assert tried_first(world, FIRST, 100) <= 0.02
-    box.deaf = False
+    instance.deaf = False
     world.run(600)
     assert tried_first(world, FIRST, 500) >= 0.1
 
 
 def test_a_request_whose_only_worker_is_dead_is_not_sent_there_more_than_once_a_second() -> None:
     world = World(replace(BARE, min_load=90.0, max_workers=1)).run(100)
-    world.boxes["test-1"].deaf = True
+    world.instances["test-1"].deaf = True
     client = world.request()
     world.run(400)
     assert world.count(State.IDLE) == 1
     assert 2 <= len(client.workers) <= 12  # twice as long between two tries each time, up to a minute
-    world.boxes["test-1"].deaf = False
+    world.instances["test-1"].deaf = False
     world.run(480)
     assert client.answered_at
 
@@ -213,7 +213,7 @@ def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
 
 def test_a_silent_worker_is_replaced_even_if_its_provider_says_that_it_runs() -> None:
     world = World(replace(BARE, min_load=90.0)).run(100)
-    world.kill(world.boxes["test-1"], Sighting.RUNNING)
+    world.kill(world.instances["test-1"], Observation.RUNNING)
     world.run(100 + SILENT_S + 60)
     assert [w.id for w in world.fleet.workers.values() if w.state is State.IDLE] == [2]
     world.run(300)
@@ -227,7 +227,7 @@ def test_ends_that_get_lost_leave_no_phantom_work() -> None:
     served = sum(c.answered_at > 0 for c in world.clients)
     assert served > 400
     assert world.fleet.ledger.outstanding() <= (UNSEEN_KEPT_S + 10) * 300
-    assert world.fleet.stats.ended == 0
+    assert world.fleet.counters.ended == 0
     world.run(300)
     assert (len(world.fleet.ledger), world.unanswered()) == (0, 0)
 
@@ -247,7 +247,7 @@ def test_a_restart_adopts_every_worker_and_makes_none() -> None:
     before = set(world.fleet.workers)
     rents = len(world.times(Command.RENT))
     assert world.count(State.IDLE) == world.count(State.STOPPED) == 3
-    world.restart(calm_s=60, away_s=5)
+    world.restart(stabilization_s=60, away_s=5)
     world.run(900)
     assert set(world.fleet.workers) == before
     assert len(world.times(Command.RENT)) == rents
@@ -259,7 +259,7 @@ def test_a_restart_adopts_every_worker_and_makes_none() -> None:
 def test_a_restart_keeps_the_reserve_though_what_was_asked_for_before_is_not_known() -> None:
     world = World(replace(BARE, cold_mult=3.0), load=lambda t: 270.0, cost=10).run(600)
     for at in (600, 1200):  # the first so that the load is taken to have lasted
-        world.restart(calm_s=60)
+        world.restart(stabilization_s=60)
         world.run(at + 600)
     assert (world.count(State.IDLE), world.count(State.STOPPED)) == (3, 6)
     assert [t for t in world.times(Command.DESTROY) if t > 600] == []
@@ -270,7 +270,7 @@ def test_a_restart_holds_the_scale_down_for_its_calm_and_no_longer() -> None:
     scaling = replace(BARE, cold_workers=3, inactivity_timeout=0.0)
     world = World(scaling, load=lambda t: 270.0 if t < 200 else 0.0).run(210)
     assert world.count(State.IDLE) >= 3
-    world.restart(calm_s=120)
+    world.restart(stabilization_s=120)
     world.run(329)
     assert [t for t in world.times(Command.STOP) if t > 210] == []
     assert world.count(State.IDLE) >= 3
@@ -285,7 +285,7 @@ def test_a_restart_between_an_intent_and_its_answer_loses_no_worker_and_makes_no
     world.restart(away_s=0.0)
     world.run(300)
     assert FIRST in world.fleet.workers
-    assert len(world.boxes) == world.count(State.IDLE) == len(world.times(Command.RENT)) == 5
+    assert len(world.instances) == world.count(State.IDLE) == len(world.times(Command.RENT)) == 5
 
 
 def test_a_long_absence_of_the_server_costs_no_worker() -> None:

@@ -6,16 +6,16 @@ from random import Random
 import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling
-from posthouse.domain.lifecycle import Goal, Sighting, State
+from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.fleet import Assignment
 from posthouse.fleet.service import LEARNED_SERVICES
-from tests.sim.world import ANSWER_S, BEAT_S, LIST_S, SILENT_S, TICK_S, Box, Client, Machines, World
+from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, TICK_S, Client, Machines, SimInstance, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
 FIRST = WorkerId(1)
-SOON_S = 2 * TICK_S + 2 * BEAT_S + ANSWER_S + LIST_S
+SOON_S = 2 * TICK_S + 2 * HEARTBEAT_S + ANSWER_S + LIST_S
 """Until a decision that nothing stands in the way of any more is carried out and seen."""
 
 
@@ -33,31 +33,31 @@ class Peers(World):
         self._ask(client)
         return client
 
-    def box_of(self, client: Client) -> Box | None:
+    def box_of(self, client: Client) -> SimInstance | None:
         """Where a session is open; None if it is not."""
-        return next((b for b in self.boxes.values() if b.working.get(client.idx) is client), None)
+        return next((b for b in self.instances.values() if b.working.get(client.idx) is client), None)
 
     def close(self, client: Client) -> None:
-        box = self.box_of(client)
-        assert box is not None
-        del box.working[client.idx]
-        box.ended.append(Ended(client.idx, success=True, session=True))
-        self.tell_soon(box)
+        instance = self.box_of(client)
+        assert instance is not None
+        del instance.working[client.idx]
+        instance.ended.append(Ended(client.idx, success=True, session=True))
+        self.tell_soon(instance)
 
-    def kill(self, box: Box, seen: Sighting, ordered: bool = False) -> None:
+    def kill(self, instance: SimInstance, seen: Observation, ordered: bool = False) -> None:
         # Its client cannot go on elsewhere: what the session was about died with the worker.
-        box.working = {idx: client for idx, client in box.working.items() if client not in self.sessions}
-        super().kill(box, seen, ordered)
+        instance.working = {idx: client for idx, client in instance.working.items() if client not in self.sessions}
+        super().kill(instance, seen, ordered)
 
     def _send(self, client: Client, to: Assignment) -> None:
-        box = self.boxes.get(to.worker.label)
-        if client not in self.sessions or box is None or not box.ready:
+        instance = self.instances.get(to.worker.label)
+        if client not in self.sessions or instance is None or not instance.ready:
             super()._send(client, to)
             return
         client.idx = to.request_idx
         client.workers.append(to.worker.id)
-        box.working[client.idx] = client
-        self.tell_soon(box)
+        instance.working[client.idx] = client
+        self.tell_soon(instance)
 
 
 def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_is_closed() -> None:
@@ -65,9 +65,9 @@ def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_
     world.run(150)
     session = world.open()
     world.run(150 + 1200)
-    box = world.box_of(session)
-    assert box is not None
-    kept = world.fleet.workers[box.worker_id]
+    instance = world.box_of(session)
+    assert instance is not None
+    kept = world.fleet.workers[instance.worker_id]
     assert (kept.state, world.fleet.ledger.outstanding()) == (State.IDLE, session.cost)
     world.close(session)
     world.run(150 + 1200 + SOON_S + 60)
@@ -79,7 +79,7 @@ def test_a_worker_that_is_to_go_takes_no_new_session_and_keeps_the_one_it_has() 
     world.run(100)
     first = world.open()
     world.run(102)
-    world.fleet.want(FIRST, Goal.GONE)
+    world.fleet.set_goal(FIRST, Goal.GONE)
     world.run(200)
     second = world.open()
     world.run(1000)
@@ -91,25 +91,27 @@ def test_a_worker_that_is_to_go_takes_no_new_session_and_keeps_the_one_it_has() 
     assert (world.box_of(second) is not None, world.cut) == (True, [])
 
 
-@pytest.mark.parametrize("calm_s", [0.0, 60.0])
+@pytest.mark.parametrize("stabilization_s", [0.0, 60.0])
 @pytest.mark.parametrize("away_s", [0.0, 300.0])
-def test_a_session_on_a_worker_that_was_to_stop_outlives_a_restart_of_the_server(calm_s: float, away_s: float) -> None:
+def test_a_session_on_a_worker_that_was_to_stop_outlives_a_restart_of_the_server(
+    stabilization_s: float, away_s: float
+) -> None:
     world = Peers(BARE, load=lambda t: 90.0 if t < 100 else 0.0)
     world.run(90)
     session = world.open()
     world.run(95)
     world.configure(EndpointState.STOPPED)
     world.run(300)
-    box = world.box_of(session)
-    assert box is not None
-    assert world.fleet.workers[box.worker_id].goal is Goal.COLD
-    world.restart(calm_s, away_s)
+    instance = world.box_of(session)
+    assert instance is not None
+    assert world.fleet.workers[instance.worker_id].goal is Goal.COLD
+    world.restart(stabilization_s, away_s)
     world.run(300 + away_s + 600)
-    assert world.box_of(session) is box
+    assert world.box_of(session) is instance
     assert world.cut == []
     world.close(session)
     world.run(300 + away_s + 600 + SOON_S + 60)
-    assert world.fleet.workers[box.worker_id].state is State.STOPPED
+    assert world.fleet.workers[instance.worker_id].state is State.STOPPED
 
 
 def test_what_a_session_holds_is_known_again_after_a_restart() -> None:
@@ -117,7 +119,7 @@ def test_what_a_session_holds_is_known_again_after_a_restart() -> None:
     world.run(100)
     session = world.open(cost=300.0)
     world.run(150)
-    world.restart(calm_s=60)
+    world.restart(stabilization_s=60)
     world.run(170)
     assert world.fleet.ledger.at == {FIRST: {session.idx: world.fleet.ledger.find(session.idx)}}
     world.close(session)
@@ -125,14 +127,14 @@ def test_what_a_session_holds_is_known_again_after_a_restart() -> None:
     assert len(world.fleet.ledger) == 0
 
 
-@pytest.mark.parametrize("seen", [Sighting.RUNNING, Sighting.EXITED, Sighting.HALTED])
-def test_a_session_ends_with_its_worker(seen: Sighting) -> None:
+@pytest.mark.parametrize("seen", [Observation.RUNNING, Observation.EXITED, Observation.HALTED])
+def test_a_session_ends_with_its_worker(seen: Observation) -> None:
     world = Peers(replace(BARE, min_load=90.0))
     world.run(100)
     world.open()
     world.run(110)
     assert len(world.fleet.ledger) == 1
-    world.kill(world.boxes["test-1"], seen)
+    world.kill(world.instances["test-1"], seen)
     world.run(110 + SILENT_S + 300)
     assert len(world.fleet.ledger) == 0
     assert world.count(State.IDLE) == 1  # another, or the same again
@@ -152,7 +154,7 @@ def test_how_long_sessions_were_open_does_not_count_as_how_long_requests_take() 
         return world.fleet.snapshot(world.now, ()).demand.service_s
 
     machines = Machines()
-    assert learned_s(0) == pytest.approx(100 * machines.lanes / machines.perf, abs=2 * BEAT_S)
+    assert learned_s(0) == pytest.approx(100 * machines.lanes / machines.perf, abs=2 * HEARTBEAT_S)
     assert learned_s(2 * LEARNED_SERVICES) == learned_s(0)
 
 

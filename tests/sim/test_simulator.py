@@ -13,9 +13,9 @@ import pytest
 from posthouse.config import Engine, Server
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import Command, State
-from posthouse.engine.loop import LEAST_GAP_S
+from posthouse.engine.loop import MIN_GAP_S
 from posthouse.sim import world as sim
-from posthouse.sim.client import Client, Manner, Manners
+from posthouse.sim.client import Client, ClientBehaviour, ClientKind
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.traffic import Arrival, Costs, poisson
 from posthouse.sim.world import Pace, World
@@ -50,7 +50,7 @@ def test_the_paces_are_those_of_the_server() -> None:
     assert Pace().list_s == Engine().observe_s
     assert Pace().silent_s == Engine().silent_s
     assert Pace().hold_s == Server().route_hold_s
-    assert sim.LEAST_GAP_S == LEAST_GAP_S
+    assert sim.MIN_GAP_S == MIN_GAP_S
 
 
 def test_the_same_run_twice_is_the_same_log_byte_for_byte_whatever_the_hash_seed() -> None:
@@ -103,7 +103,7 @@ def test_hardware_that_is_cheaper_per_work_is_rented_first() -> None:
 def test_a_type_that_leaves_the_market_takes_its_workers_with_it() -> None:
     scaling = replace(SCALING, min_load=100.0)
     world = World(scaling, (), (replace(HARDWARE, offered_h=0.2, away_h=100.0),)).run(3600)
-    assert world.boxes == {}
+    assert world.instances == {}
     assert world.market.offers() == ()
     assert {w.state for w in world.fleet.workers.values()} <= {State.CREATING}
 
@@ -124,7 +124,9 @@ class Remembering(World):
 def test_a_client_with_a_timeout_gives_up_and_leaves_no_work_behind() -> None:
     one_slow = replace(HARDWARE, perf=10.0, slots=1)
     scaling = replace(SCALING, max_workers=1, max_queue_time=3600.0)
-    world = Remembering(scaling, ((n * 10.0, 200.0) for n in range(30)), (one_slow,), manners=Manners(timeout_s=100.0))
+    world = Remembering(
+        scaling, ((n * 10.0, 200.0) for n in range(30)), (one_slow,), behaviour=ClientBehaviour(timeout_s=100.0)
+    )
     world.run(1000)
     gone = [c for c in world.ends if c.gone]
     assert gone
@@ -134,8 +136,8 @@ def test_a_client_with_a_timeout_gives_up_and_leaves_no_work_behind() -> None:
 
 @pytest.mark.parametrize(("retries", "served"), [(0, False), (100, True)])
 def test_a_classic_client_takes_an_answer_without_a_worker_for_a_failure(retries: int, served: bool) -> None:
-    manners = Manners(Manner.CLASSIC, retries=retries)
-    world = Remembering(SCALING, [(1.0, 100.0)], (HARDWARE,), manners=manners).run(400)
+    behaviour = ClientBehaviour(ClientKind.CLASSIC, retries=retries)
+    world = Remembering(SCALING, [(1.0, 100.0)], (HARDWARE,), behaviour=behaviour).run(400)
     (client,) = world.ends
     assert (client.answered_at > 0) is served
     assert client.gone is not served
@@ -163,8 +165,8 @@ def test_an_agent_tells_at_once_what_the_other_worker_tells_within_a_second(agen
 
 
 def test_how_often_clients_poll_can_be_said() -> None:
-    def polls(manners: Manners) -> int:
-        world = Remembering(replace(SCALING, max_workers=0), [(1.0, 100.0)], (HARDWARE,), manners=manners).run(101)
+    def polls(behaviour: ClientBehaviour) -> int:
+        world = Remembering(replace(SCALING, max_workers=0), [(1.0, 100.0)], (HARDWARE,), behaviour=behaviour).run(101)
         return world.asked[0].polls
 
-    assert polls(Manners(polls_s=(0.2, 0.4))) > 1.5 * polls(Manners())
+    assert polls(ClientBehaviour(polls_s=(0.2, 0.4))) > 1.5 * polls(ClientBehaviour())

@@ -8,7 +8,7 @@ import pytest
 from posthouse.domain.endpoint import SLO_MODES, Scaling
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
 from posthouse.domain.load import Report
-from tests.sim.world import ANSWER_S, BEAT_S, START_AT, TICK_S, Box, Machines, World
+from tests.sim.world import ANSWER_S, HEARTBEAT_S, START_AT, TICK_S, Machines, SimInstance, World
 
 SETTLED_T, WINDOW_S = 600, 600
 """From when on a constant load is looked at, and for how long."""
@@ -44,7 +44,7 @@ def test_a_step_is_met_within_a_start_and_two_ticks_of_when_it_is_seen(
     world = World(given, load=lambda t: low if t < 400 else high, cost=high / 40, machines=machines).run(600)
     needed_t = next(m.t for m in world.history if m.t > 400 and m.need >= high)
     met_t = next(m.t for m in world.history if m.t > 400 and m.ready * machines.perf >= high)
-    assert met_t <= needed_t + start_s + 2 * TICK_S + BEAT_S + ANSWER_S
+    assert met_t <= needed_t + start_s + 2 * TICK_S + HEARTBEAT_S + ANSWER_S
 
 
 @pytest.mark.parametrize("slo_mode", SLO_MODES)
@@ -56,7 +56,7 @@ def test_the_fleet_goes_to_zero_within_the_timeout_and_a_tick(slo_mode: str, loa
     last_t = max(c.answered_at for c in world.clients) - START_AT
     assert last_t > 200
     # Its worker tells of the last end within a beat.
-    world.run(last_t + timeout_s + BEAT_S + TICK_S)
+    world.run(last_t + timeout_s + HEARTBEAT_S + TICK_S)
     assert not any(w.goal is Goal.HOT for w in world.fleet.workers.values())
     assert world.times(Command.STOP)
 
@@ -67,9 +67,11 @@ def test_a_worker_that_reports_nonsense_or_nothing_does_not_freeze_scaling(
     monkeypatch: pytest.MonkeyPatch, slo_mode: str, perf: float | None
 ) -> None:
     world = World(scaling(slo_mode), load=lambda t: 90.0 if t < 300 else 900.0, cost=20).run(250)
-    worker, sound = next(w for w in world.fleet.workers.values() if w.state is State.IDLE), Box.report
+    worker, sound = next(w for w in world.fleet.workers.values() if w.state is State.IDLE), SimInstance.report
     said = Report(max_perf=perf, url=worker.url, version="1.1.0", scheme="U", working=frozenset())
-    monkeypatch.setattr(Box, "report", lambda box: said if box.label == worker.label else sound(box))
+    monkeypatch.setattr(
+        SimInstance, "report", lambda instance: said if instance.label == worker.label else sound(instance)
+    )
     world.run(900)
     assert math.isfinite(world.history[-1].need)
     assert world.history[-1].ready * world.machines.perf >= 900

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.workergroup import WorkergroupId
-from tests.sim.world import Box, Machines, World
+from tests.sim.world import Machines, SimInstance, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=20)
 ONE = Scaling(min_load=1.0, target_util=0.9, cold_mult=0.0, cold_workers=1, max_workers=1)
@@ -24,7 +24,7 @@ def busy_world(scaling: Scaling = BARE, **machines: float) -> World:
 
 
 def versions(world: World) -> list[int]:
-    return sorted(box.version for box in world.boxes.values())
+    return sorted(instance.version for instance in world.instances.values())
 
 
 def done(world: World) -> bool:
@@ -40,13 +40,13 @@ def assert_served(world: World) -> None:
 
 def test_an_update_reaches_every_worker_while_the_rest_can_do_the_work() -> None:
     world = busy_world(replace(BARE, cold_mult=1.5)).run(AT)
-    before = set(world.boxes)
+    before = set(world.instances)
     assert (world.count(State.IDLE), world.count(State.STOPPED)) == (4, 2)
     world.update()
     world.run(AT + 600)
     assert done(world)
     assert set(versions(world)) == {1}
-    assert set(world.boxes) <= before  # workers kept their disks, and nobody new was needed
+    assert set(world.instances) <= before  # workers kept their disks, and nobody new was needed
     assert all(moment.ready * 100 >= moment.need for moment in world.history if moment.t > AT)
     assert_served(world)
 
@@ -88,7 +88,7 @@ def test_a_long_request_is_finished_before_its_worker_is_updated() -> None:
 )
 def test_where_nobody_can_step_in_the_update_goes_on_all_the_same(scaling: Scaling, available: int) -> None:
     world = World(scaling, load=lambda t: 50.0, machines=Machines(available=available)).run(AT)
-    assert len(world.boxes) == 1
+    assert len(world.instances) == 1
     world.update()
     world.run(AT + 120)
     assert done(world)
@@ -99,14 +99,14 @@ def test_where_nobody_can_step_in_the_update_goes_on_all_the_same(scaling: Scali
 
 def test_help_that_can_be_had_is_there_first_and_leaves_when_it_is_over() -> None:
     world = World(replace(ONE, max_workers=2), load=lambda t: 50.0 if t > 60 else 0.0).run(AT)
-    assert len(world.boxes) == 1
+    assert len(world.instances) == 1
     world.update()
     world.run(AT + 1500)
     assert len(world.times(Command.RENT)) == 2
     assert done(world)
     assert all(moment.ready >= 1 for moment in world.history if moment.t > AT)
     assert max(len(moment.states) for moment in world.history) == 2
-    assert len(world.boxes) == 1
+    assert len(world.instances) == 1
     assert set(versions(world)) == {1}
     assert_served(world)
 
@@ -179,14 +179,14 @@ def test_a_stopped_endpoint_is_updated_when_it_is_active_again() -> None:
     world.run(AT + 3)
     world.configure(EndpointState.STOPPED)
     world.run(AT + 200)
-    assert world.count(State.STOPPED) == len(world.boxes)
+    assert world.count(State.STOPPED) == len(world.instances)
     begun = len(world.times(Command.UPDATE))
-    assert begun < len(world.boxes)
+    assert begun < len(world.instances)
     world.configure(EndpointState.ACTIVE)
     world.run(AT + 900)
     assert done(world)
     assert set(versions(world)) == {1}
-    assert len(world.boxes) == 4
+    assert len(world.instances) == 4
     assert world.cut == []
 
 
@@ -195,11 +195,11 @@ def test_an_update_survives_the_death_of_the_server() -> None:
     world.update()
     for t in (2.0, 20.0, 21.0, 60.0):
         world.run(AT + t)
-        world.restart(calm_s=5.0, away_s=3.0)
+        world.restart(stabilization_s=5.0, away_s=3.0)
     world.run(AT + 900)
     assert done(world)
     assert set(versions(world)) == {1}
-    assert len(world.boxes) == 4
+    assert len(world.instances) == 4
     assert world.cut == []
 
 
@@ -219,15 +219,15 @@ def test_an_update_whose_answer_is_lost_is_given_again() -> None:
 def test_workers_that_cannot_be_updated_now_hold_up_nobody_and_serve_on() -> None:
     world = busy_world(replace(BARE, min_cold_load=500.0)).run(AT)
 
-    def no_room(box: Box) -> str:
-        return "no free slot" if box.worker_id == 1 else ""
+    def no_room(instance: SimInstance) -> str:
+        return "no free slot" if instance.worker_id == 1 else ""
 
     world.refuse_update = no_room
     world.update()
     world.run(AT + 900)
     assert world.history[-1].due == 1
     assert versions(world) == [0, 1, 1, 1, 1]
-    world.refuse_update = lambda box: ""
+    world.refuse_update = lambda instance: ""
     world.run(AT + 2000)
     assert done(world)
     assert_served(world)
@@ -273,7 +273,7 @@ def test_whatever_comes_between_an_update_cuts_nothing_and_ends(seed: int, happe
         elif what == "cancel":
             world.fleet.cancel_update(GROUP, world.now)
         elif what == "restart":
-            world.restart(calm_s=5.0, away_s=1.0)
+            world.restart(stabilization_s=5.0, away_s=1.0)
         elif what == "long":
             world.request(cost=5000)
         else:

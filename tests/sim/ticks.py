@@ -21,12 +21,12 @@ from random import Random
 from typing import Any
 
 from posthouse.domain.endpoint import SLO_MODES, EndpointState, Scaling
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import BrokenRule
-from posthouse.sim.box import Box
-from posthouse.sim.client import Manners
+from posthouse.sim.client import ClientBehaviour
+from posthouse.sim.instance import SimInstance
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.traffic import Arrival
 from posthouse.sim.world import Pace, Policy, World
@@ -34,7 +34,7 @@ from posthouse.sim.world import Pace, Policy, World
 HERE = Path(__file__).parent
 EDITED, DISTURBED = 0.1, 0.03
 """Shares of ticks after which parameters are edited, and after which something happens to machines or the server."""
-MOST_WORKERS = 24
+MAX_WORKERS = 24
 
 
 def parameters(random: Random) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def parameters(random: Random) -> dict[str, Any]:
         "cold_mult": random.choice([0.0, 1.0, 3.0, random.uniform(0, 5), 1000.0]),
         "min_cold_load": random.choice([0.0, 0.0, random.uniform(0, 2000), 1e12]),
         "cold_workers": random.choice([0, 0, 1, 5, random.randint(0, 30), 10_000]),
-        "max_workers": random.choice([0, 1, 3, 16, random.randint(0, MOST_WORKERS), random.randint(0, MOST_WORKERS)]),
+        "max_workers": random.choice([0, 1, 3, 16, random.randint(0, MAX_WORKERS), random.randint(0, MAX_WORKERS)]),
         "max_queue_time": random.choice([30.0, 0.1, random.uniform(0.1, 300), 86_400.0]),
         "target_queue_time": random.choice([10.0, 0.1, random.uniform(0.1, 100), 86_400.0]),
         "inactivity_timeout": random.choice([None, 0.0, -1.0, random.uniform(1, 300)]),
@@ -99,11 +99,11 @@ class Restless(World):
             hardware(self.edits),
             seed,
             policy,
-            Manners(timeout_s=self.edits.choice([20.0, 60.0])),
+            ClientBehaviour(timeout_s=self.edits.choice([20.0, 60.0])),
             Pace(tick_s=self.edits.choice([0.5, 1.0, 2.0]), bell=self.edits.random() < 0.5),
             repeat=f"python -m tests.sim.ticks --seeds {seed}",
         )
-        self.late_s = lambda box: math.inf if self.edits.random() < 0.05 else 0.0
+        self.late_s = lambda instance: math.inf if self.edits.random() < 0.05 else 0.0
 
     def on_tick(self) -> None:
         self.counts["ticks"] += 1
@@ -112,8 +112,8 @@ class Restless(World):
         self.counts["above it, since it was lowered"] += number > self.endpoint.scaling.max_workers
         self.counts["most workers"] = max(number, self.counts["most workers"])
         owned = {w.label for w in self.fleet.workers.values()}
-        if not self.down and self.boxes.keys() - owned:
-            raise BrokenRule(f"at {self.t:.3f} s: instances without a worker: {sorted(self.boxes.keys() - owned)}")
+        if not self.down and self.instances.keys() - owned:
+            raise BrokenRule(f"at {self.t:.3f} s: instances without a worker: {sorted(self.instances.keys() - owned)}")
         # Between two ticks, so that what a tick has done is looked at by the parameters that it was done by.
         if self.edits.random() < EDITED:
             self.after(self.edits.random() * self.pace.tick_s, self._edit)
@@ -134,16 +134,16 @@ class Restless(World):
         happens()
         self.counts[happens.__name__.strip("_")] += 1
 
-    def _any_box(self) -> Box | None:
-        return self.boxes[self.edits.choice(sorted(self.boxes))] if self.boxes else None
+    def _any_box(self) -> SimInstance | None:
+        return self.instances[self.edits.choice(sorted(self.instances))] if self.instances else None
 
     def _kill(self) -> None:
-        if box := self._any_box():
-            self.kill(box, self.edits.choice([Sighting.RUNNING, Sighting.EXITED]))
+        if instance := self._any_box():
+            self.kill(instance, self.edits.choice([Observation.RUNNING, Observation.EXITED]))
 
     def _preempt(self) -> None:
-        if (box := self._any_box()) and box.seen is not Sighting.HALTED:
-            self.preempt(box)
+        if (instance := self._any_box()) and instance.seen is not Observation.HALTED:
+            self.preempt(instance)
 
     def _refuse(self) -> None:
         self.refuse_creation = "" if self.refuse_creation else "no credit"

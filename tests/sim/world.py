@@ -10,8 +10,8 @@ from posthouse.domain.offer import Price
 from posthouse.domain.plan import Action
 from posthouse.policy.capacity import ready
 from posthouse.sim import world as sim
-from posthouse.sim.box import BEAT_S, Box
 from posthouse.sim.client import Client
+from posthouse.sim.instance import HEARTBEAT_S, SimInstance
 from posthouse.sim.market import Duration, Hardware
 
 START_AT = sim.START_AT
@@ -21,15 +21,15 @@ TICK_S, LIST_S, ANSWER_S, HOLD_S, SILENT_S = PACE.tick_s, PACE.list_s, PACE.answ
 
 __all__ = [
     "ANSWER_S",
-    "BEAT_S",
+    "HEARTBEAT_S",
     "HOLD_S",
     "LIST_S",
     "SILENT_S",
     "START_AT",
     "TICK_S",
-    "Box",
     "Client",
     "Machines",
+    "SimInstance",
     "World",
 ]
 

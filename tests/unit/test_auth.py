@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
-from posthouse.server.auth import KEY_LIMIT, Keyring, Principal, Scope, keys_in, load_secret
+from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, keys_in, load_secret
 
 SECRET = bytes(range(32))
 
@@ -131,7 +131,7 @@ def test_nothing_but_a_whole_key_is_good(text: str) -> None:
 def test_a_worker_token_is_that_workers_only() -> None:
     keys = ring()
     token = keys.worker_token(7)
-    assert len(token) <= KEY_LIMIT
+    assert len(token) <= MAX_KEY
     assert keys.check_worker(7, token)
     assert not keys.check_worker(8, token)
     assert not keys.check_worker(7, "")

@@ -383,7 +383,7 @@ FACTS: dict[str, Any] = {
         "oldest_wait_s": 2.5,
         "outstanding": 1234.0,
     },
-    "learned": {"perf": {"1/0xCPU": 800.0}, "start_s": 30.0, "create_s": 120.0},
+    "estimates": {"perf": {"1/0xCPU": 800.0}, "start_s": 30.0, "create_s": 120.0},
     "usd_h": 0.8,
     "spent_usd": 1.25,
     "decision": {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.domain.errors import BadRequest
-from posthouse.wire.env import TEXT_LIMIT, VARIABLES_LIMIT, env_text, parse_env
+from posthouse.wire.env import MAX_TEXT, MAX_VARIABLES, env_text, parse_env
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_an_object_says_the_same_as_flags() -> None:
         ("-e A=\0", "NUL"),
         ({"A": 1}, "'A' must have text"),
         ({"-v /:/host": "1"}, "-v"),
-        ("-e A=" + "x" * TEXT_LIMIT, f"at most {TEXT_LIMIT}"),
-        (" ".join(f"-e V{i}=" for i in range(VARIABLES_LIMIT + 1)), f"{VARIABLES_LIMIT + 1} variables"),
+        ("-e A=" + "x" * MAX_TEXT, f"at most {MAX_TEXT}"),
+        (" ".join(f"-e V{i}=" for i in range(MAX_VARIABLES + 1)), f"{MAX_VARIABLES + 1} variables"),
     ],
 )
 def test_anything_else_is_refused_by_name(env: str | dict[str, object], named: str) -> None:

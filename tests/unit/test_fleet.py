@@ -11,13 +11,13 @@ import pytest
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import PATIENCE_S, Command, Goal, Sighting, State
+from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Action, Decision, Failures, Memory, Rental
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.experience import LEARNED_MACHINES, LOADS_KEPT_S
+from posthouse.fleet.estimator import LEARNED_MACHINES, LOADS_KEPT_S
 from posthouse.fleet.fleet import (
     AVOID_S,
     MAX_WAITING,
@@ -67,8 +67,8 @@ def worker(worker_id: WorkerId = ONE, state: State = State.IDLE, goal: Goal = Go
     )
 
 
-def fleet_of(*workers: Worker, calm_s: float = 0.0, **scaling: float) -> Fleet:
-    return Fleet(Endpoint(EndpointId(1), "e", Scaling(**scaling)), NOW, workers, calm_s)  # type: ignore[arg-type]
+def fleet_of(*workers: Worker, stabilization_s: float = 0.0, **scaling: float) -> Fleet:
+    return Fleet(Endpoint(EndpointId(1), "e", Scaling(**scaling)), NOW, workers, stabilization_s)  # type: ignore[arg-type]
 
 
 def new_fleet() -> Fleet:
@@ -87,7 +87,7 @@ def ready_report(worker_id: WorkerId = ONE, perf: float = 100.0, working: Iterab
     return Report(perf, "", f"http://10.0.0.{worker_id}:8000", "1.1.0", "U", frozenset(working))
 
 
-def instance(worker_id: WorkerId = ONE, seen: Sighting = Sighting.RUNNING, progress: str = "") -> Instance:
+def instance(worker_id: WorkerId = ONE, seen: Observation = Observation.RUNNING, progress: str = "") -> Instance:
     return Instance(f"i{worker_id}", f"test-{worker_id}", seen, frozenset({f"10.0.0.{worker_id}:8000"}), 0.0, progress)
 
 
@@ -142,7 +142,7 @@ def test_only_ready_hot_workers_with_an_address_and_a_performance_get_requests()
 def test_a_worker_gets_no_more_requests_as_soon_as_it_is_not_wanted_hot() -> None:
     fleet = fleet_of(worker())
     assigned(fleet.assign(0, 1, NOW))
-    fleet.want(ONE, Goal.COLD)
+    fleet.set_goal(ONE, Goal.COLD)
     assert isinstance(fleet.assign(0, 1, NOW), Waiting)
 
 
@@ -159,9 +159,9 @@ def test_asking_again_adds_no_load_and_keeps_the_place_in_line() -> None:
 def test_a_waiting_request_nobody_asks_for_any_more_is_forgotten() -> None:
     fleet = fleet_of()
     fleet.assign(0, 100, NOW)
-    fleet.age(NOW + WAITING_KEPT_S - 1, SILENT_S)
+    fleet.advance(NOW + WAITING_KEPT_S - 1, SILENT_S)
     assert fleet.ledger.waiting_work == 100
-    fleet.age(NOW + WAITING_KEPT_S, SILENT_S)
+    fleet.advance(NOW + WAITING_KEPT_S, SILENT_S)
     assert (len(fleet.ledger), fleet.ledger.waiting_work) == (0, 0)
 
 
@@ -208,7 +208,7 @@ def test_a_request_goes_on_from_dead_worker_to_dead_worker_at_a_walk() -> None:
             fleet.report(WorkerId(i), ready_report(WorkerId(i)), NOW + at)
         outcome = fleet.assign(outcome.request_idx, 1, NOW + at)
         asked.append(at)
-    assert fleet.stats.routed >= 15  # it does not give up
+    assert fleet.counters.routed >= 15  # it does not give up
     assert len(asked) <= 31
 
 
@@ -280,18 +280,18 @@ def test_what_a_worker_says_of_an_end_counts_against_it_only_where_the_fault_is_
 ) -> None:
     fleet = fleet_of(worker())
     failing(fleet, 2, success=success, status=status)
-    assert fleet.suspected(NOW).get(ONE, 0.0) == held_s
-    assert fleet.snapshot(NOW, ()).suspected == ({ONE} if held_s else set())
+    assert fleet.outliers(NOW).get(ONE, 0.0) == held_s
+    assert fleet.snapshot(NOW, ()).outliers == ({ONE} if held_s else set())
 
 
 def test_failures_are_held_against_a_worker_up_to_a_bound_and_each_success_takes_one_back() -> None:
     fleet = fleet_of(worker())
     failing(fleet, 20)
-    assert fleet.suspected(NOW) == {ONE: 60.0}
+    assert fleet.outliers(NOW) == {ONE: 60.0}
     held = []
     for _ in range(5):
         failing(fleet, 1, success=True)
-        held.append(fleet.suspected(NOW).get(ONE, 0.0))
+        held.append(fleet.outliers(NOW).get(ONE, 0.0))
     assert held == [40.0, 20.0, 10.0, 5.0, 0.0]
 
 
@@ -299,23 +299,23 @@ def test_an_end_that_was_told_and_the_request_asked_again_are_one_failure() -> N
     fleet = fleet_of(worker())
     (idx,) = failing(fleet, 1)
     fleet.assign(idx, 1, NOW)
-    assert fleet.suspected(NOW) == {ONE: 5.0}
+    assert fleet.outliers(NOW) == {ONE: 5.0}
 
 
 def test_a_success_that_turns_out_to_be_none_takes_nothing_back() -> None:
     fleet = fleet_of(worker())
     failing(fleet, 2)
     (idx,) = failing(fleet, 1, success=True)  # its model answered with an error, which its worker calls a success
-    assert fleet.suspected(NOW) == {ONE: 5.0}
+    assert fleet.outliers(NOW) == {ONE: 5.0}
     fleet.assign(idx, 1, NOW + 1)
-    assert fleet.suspected(NOW + 1) == {ONE: 20.0}
+    assert fleet.outliers(NOW + 1) == {ONE: 20.0}
 
 
 def test_the_failure_of_a_duplicate_after_the_success_counts_for_nothing() -> None:
     fleet = fleet_of(worker())
     (idx,) = failing(fleet, 1, success=True)
     assert not fleet.end(ONE, Ended(idx, success=False, status="Error"), NOW)
-    assert fleet.suspected(NOW) == {}
+    assert fleet.outliers(NOW) == {}
 
 
 @pytest.mark.parametrize(("seen", "scheme", "held_s"), [(False, "U", 5.0), (True, "U", 0.0), (False, "A4", 0.0)])
@@ -324,8 +324,8 @@ def test_a_request_that_never_came_to_its_worker_is_held_against_it(seen: bool, 
     idx = assigned(fleet.assign(0, 1, NOW)).request_idx
     if seen:
         fleet.report(ONE, ready_report(working=[idx]), NOW)
-    fleet.age(NOW + UNSEEN_KEPT_S, silent_s=1e9)
-    assert fleet.suspected(NOW + UNSEEN_KEPT_S).get(ONE, 0.0) == held_s
+    fleet.advance(NOW + UNSEEN_KEPT_S, silent_s=1e9)
+    assert fleet.outliers(NOW + UNSEEN_KEPT_S).get(ONE, 0.0) == held_s
 
 
 def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
@@ -382,7 +382,7 @@ def test_a_worker_can_end_only_what_it_has_and_only_once() -> None:
     assert fleet.end(given.worker.id, Ended(given.request_idx, success=False), NOW)
     assert not fleet.end(given.worker.id, Ended(given.request_idx, success=True), NOW)
     assert not fleet.end(given.worker.id, Ended(12345, success=True), NOW)
-    assert (fleet.stats.ended, fleet.stats.failed, fleet.stats.refused_ends) == (1, 1, 3)
+    assert (fleet.counters.ended, fleet.counters.failed, fleet.counters.refused_ends) == (1, 1, 3)
     assert fleet.ledger.work == {}
 
 
@@ -392,7 +392,7 @@ def test_a_lost_end_is_noticed_by_what_the_worker_says_it_works_on() -> None:
     fleet.report(ONE, ready_report(working=()), NOW + 1)  # sent before the request reached it
     assert fleet.ledger.work == {ONE: 100}
     fleet.report(ONE, ready_report(working=[idx]), NOW + 2)
-    fleet.age(NOW + 2 + 3600, 1e9)  # a request that was seen may be long
+    fleet.advance(NOW + 2 + 3600, 1e9)  # a request that was seen may be long
     assert fleet.ledger.work == {ONE: 100}
     fleet.report(ONE, ready_report(working=()), NOW + 3602)
     assert (fleet.ledger.work, len(fleet.ledger)) == ({}, 0)
@@ -401,13 +401,13 @@ def test_a_lost_end_is_noticed_by_what_the_worker_says_it_works_on() -> None:
 def test_a_request_that_its_worker_never_saw_is_not_believed_in_for_long() -> None:
     fleet = fleet_of(worker())
     fleet.assign(0, 100, NOW)
-    fleet.age(NOW + UNSEEN_KEPT_S, SILENT_S)
+    fleet.advance(NOW + UNSEEN_KEPT_S, SILENT_S)
     assert fleet.ledger.work == {}
-    assert fleet.stats.expired == 1
+    assert fleet.counters.expired == 1
 
 
 def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm() -> None:
-    fleet = fleet_of(worker(), calm_s=60)
+    fleet = fleet_of(worker(), stabilization_s=60)
     report = replace(ready_report(working=[11, 12]), cur_load=300.0)
     fleet.report(ONE, report, NOW + 1)
     assert fleet.ledger.work == {ONE: 300}
@@ -416,7 +416,7 @@ def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm()
 
 
 def test_an_adopted_request_that_is_asked_for_again_costs_what_its_client_says() -> None:
-    fleet = fleet_of(worker(), worker(WorkerId(2)), calm_s=60)
+    fleet = fleet_of(worker(), worker(WorkerId(2)), stabilization_s=60)
     for worker_id in (ONE, WorkerId(2)):
         fleet.report(worker_id, replace(ready_report(), url=fleet.workers[worker_id].url), NOW + 1)
     fleet.report(ONE, replace(ready_report(working=[11, 12]), cur_load=300.0), NOW + 1)
@@ -444,7 +444,7 @@ def test_an_adopted_request_that_is_asked_for_again_costs_what_its_client_says()
 def test_an_address_at_which_the_provider_did_not_place_the_worker_is_refused(url: str) -> None:
     fleet = fleet_of(replace(worker(state=State.MODEL_LOADING), url=""))
     fleet.report(ONE, replace(ready_report(), url=url), NOW + 1)
-    assert fleet.stats.refused_addresses == 1
+    assert fleet.counters.refused_addresses == 1
     assert state_of(fleet) is State.MODEL_LOADING
     assert fleet.workers[ONE].url == ""
     assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
@@ -455,14 +455,14 @@ def test_a_worker_that_comes_back_at_another_address_gets_no_request_at_the_old_
     moved = replace(ready_report(), url="http://10.0.0.1:9000")
     fleet.report(ONE, moved, NOW + 1)  # before the provider has said so
     assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
-    fleet.place(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 2)
+    fleet.observe_instance(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 2)
     fleet.report(ONE, moved, NOW + 3)
     assert assigned(fleet.assign(0, 1, NOW + 3)).worker.url == "http://10.0.0.1:9000"
 
 
 def test_a_worker_that_does_not_say_where_it_is_is_where_its_provider_placed_it() -> None:
     fleet = fleet_of(worker(state=State.STARTING))
-    fleet.place(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 1)
+    fleet.observe_instance(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 1)
     fleet.report(ONE, replace(ready_report(), url="", scheme="A4", working=None), NOW + 2)
     assert assigned(fleet.assign(0, 1, NOW + 2)).worker.url == "http://10.0.0.1:9000"
 
@@ -484,9 +484,9 @@ def test_a_new_performance_counts_for_the_next_request() -> None:
 
 def test_a_worker_without_a_report_is_unavailable_and_comes_back_with_the_next_one() -> None:
     fleet = fleet_of(worker())
-    fleet.age(NOW + SILENT_S, SILENT_S)
+    fleet.advance(NOW + SILENT_S, SILENT_S)
     assert state_of(fleet) is State.IDLE
-    fleet.age(NOW + SILENT_S + 1, SILENT_S)
+    fleet.advance(NOW + SILENT_S + 1, SILENT_S)
     assert state_of(fleet) is State.UNAVAIL
     assert isinstance(fleet.assign(0, 1, NOW + SILENT_S + 1), Waiting)
     fleet.report(ONE, ready_report(), NOW + SILENT_S + 2)
@@ -516,24 +516,24 @@ def test_a_worker_is_an_intent_before_it_is_a_command() -> None:
 
 def test_no_command_is_due_while_one_is_on_its_way() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.want(ONE, Goal.GONE)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW + 1) == ()
-    fleet.settle(ONE, NOW + 1)
+    fleet.command_answered(ONE, NOW + 1)
     assert fleet.due(NOW + 1) == (Action(ONE, Command.DESTROY),)
 
 
 def test_a_command_out_of_order_is_refused() -> None:
     fleet = fleet_of(worker())
     with pytest.raises(IllegalMove):
-        fleet.obey(Action(ONE, Command.START), NOW)
+        fleet.command_sent(Action(ONE, Command.START), NOW)
 
 
 def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None:
     fleet = fleet_of(worker())
     fleet.report(ONE, ready_report(), NOW)
     idx = assigned(fleet.assign(0, 100, NOW)).request_idx
-    fleet.want(ONE, Goal.COLD)
+    fleet.set_goal(ONE, Goal.COLD)
     assert fleet.due(NOW) == ()
     fleet.end(ONE, Ended(idx, success=True), NOW)
     assert fleet.due(NOW + 1) == (Action(ONE, Command.STOP),)
@@ -542,7 +542,7 @@ def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None
 def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> None:
     fleet = fleet_of(worker())
     fleet.report(ONE, replace(ready_report(), working=None, working_count=1), NOW)
-    fleet.want(ONE, Goal.GONE)
+    fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW) == ()
     fleet.report(ONE, replace(ready_report(), working=None, working_count=0), NOW + 5)
     assert fleet.due(NOW + 5) == (Action(ONE, Command.DESTROY),)
@@ -552,7 +552,7 @@ def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> N
     fleet = fleet_of(worker())
     fleet.assign(0, 100, NOW)
     fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
-    fleet.want(ONE, Goal.GONE)
+    fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW + 1) == ()
     for second in range(10, 70, 10):
         fleet.report(ONE, replace(ready_report(), error="broken"), NOW + second)
@@ -561,8 +561,8 @@ def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> N
 
 def test_a_refused_creation_leaves_nothing_behind() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1, "no credit")
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1, "no credit")
     assert fleet.workers == {}
     assert [(w.state, w.message) for w in fleet.take_changes()] == [(State.DESTROYED, "no credit")]
     assert failures(fleet) == 1
@@ -570,15 +570,15 @@ def test_a_refused_creation_leaves_nothing_behind() -> None:
 
 def test_a_worker_that_is_gone_is_in_no_memory_even_if_its_command_is_answered_late() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1)
-    fleet.place(ONE, instance(), NOW + 1)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1)
+    fleet.observe_instance(ONE, instance(), NOW + 1)
     fleet.report(ONE, ready_report(), NOW + 2)
     assert isinstance(fleet.assign(0, 100, NOW + 2), Assignment)
-    fleet.obey(Action(ONE, Command.DESTROY), NOW + 3)
-    fleet.settle(ONE, NOW + 4)
+    fleet.command_sent(Action(ONE, Command.DESTROY), NOW + 3)
+    fleet.command_answered(ONE, NOW + 4)
     fleet.observe("sim", [], NOW + 5, NOW + 5)
-    fleet.settle(ONE, NOW + 6)
+    fleet.command_answered(ONE, NOW + 6)
     fleet.take_changes()
     memories = {name: memory for name, memory in vars(fleet).items() if isinstance(memory, dict | set)}
     assert [name for name, memory in memories.items() if ONE in memory] == []
@@ -586,16 +586,16 @@ def test_a_worker_that_is_gone_is_in_no_memory_even_if_its_command_is_answered_l
 
 def test_an_offer_that_was_taken_is_nobodys_fault() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1, "taken", blame=False)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1, "taken", blame=False)
     assert failures(fleet) == 0
 
 
 @pytest.mark.parametrize(("blame", "blamed"), [(True, 1), (False, 0)])
 def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -> None:
     fleet = fleet_of(worker(state=State.STOPPED))
-    fleet.obey(Action(ONE, Command.START), NOW)
-    fleet.settle(ONE, NOW + 1, "host away", blame)
+    fleet.command_sent(Action(ONE, Command.START), NOW)
+    fleet.command_answered(ONE, NOW + 1, "host away", blame)
     assert (state_of(fleet), fleet.workers[ONE].goal) == (State.STOPPED, Goal.COLD)
     assert failures(fleet) == blamed
 
@@ -603,8 +603,8 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
 def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     fleet = fleet_of(worker(goal=Goal.COLD))
     fleet.report(ONE, ready_report(), NOW)
-    fleet.obey(Action(ONE, Command.STOP), NOW)
-    fleet.settle(ONE, NOW, "busy")
+    fleet.command_sent(Action(ONE, Command.STOP), NOW)
+    fleet.command_answered(ONE, NOW, "busy")
     assert state_of(fleet) is State.IDLE
     assert fleet.snapshot(NOW, ()).resting == {ONE}
     assert fleet.due(NOW + REST_S - 1) == ()
@@ -613,9 +613,9 @@ def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
 
 def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1)
-    fleet.place(ONE, instance(seen=Sighting.PULLING), NOW + 1)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1)
+    fleet.observe_instance(ONE, instance(seen=Observation.PULLING), NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)
     assert fleet.workers == {}
     assert failures(fleet) == 1
@@ -627,12 +627,12 @@ def test_what_began_before_the_last_failure_fails_no_second_time() -> None:
 
     fleet = fleet_of(made(1, NOW), made(2, NOW))
     for number in (1, 2):
-        fleet.settle(WorkerId(number), NOW + number, "host away")
+        fleet.command_answered(WorkerId(number), NOW + number, "host away")
     assert failures(fleet) == 1
     assert fleet.snapshot(NOW + 3, ()).group_failures[GROUP].last_at == NOW + 1  # the next try is not put off
     fleet = fleet_of(made(1, NOW), made(4, NOW + 6))
     for number in (1, 4):
-        fleet.settle(WorkerId(number), NOW + 2 * number, "host away")
+        fleet.command_answered(WorkerId(number), NOW + 2 * number, "host away")
     assert failures(fleet) == 2
 
 
@@ -645,23 +645,23 @@ def test_a_worker_that_becomes_ready_clears_the_failures_of_its_workergroup() ->
 
 
 def test_a_stuck_state_ends_after_its_patience_and_progress_puts_that_off() -> None:
-    patience_s = PATIENCE_S[State.LOADING]
+    timeout_s = STATE_TIMEOUT_S[State.LOADING]
     fleet = fleet_of(worker(ONE, state=State.LOADING), worker(TWO, state=State.LOADING))
-    fleet.place(ONE, instance(ONE, Sighting.PULLING, progress="1 GB"), NOW + 10)
-    fleet.place(TWO, instance(TWO, Sighting.PULLING, progress="1 GB"), NOW + 10)
-    fleet.place(TWO, instance(TWO, Sighting.PULLING, progress="2 GB"), NOW + patience_s)
-    fleet.age(NOW + 10 + patience_s + 1, SILENT_S)
+    fleet.observe_instance(ONE, instance(ONE, Observation.PULLING, progress="1 GB"), NOW + 10)
+    fleet.observe_instance(TWO, instance(TWO, Observation.PULLING, progress="1 GB"), NOW + 10)
+    fleet.observe_instance(TWO, instance(TWO, Observation.PULLING, progress="2 GB"), NOW + timeout_s)
+    fleet.advance(NOW + 10 + timeout_s + 1, SILENT_S)
     assert (state_of(fleet, ONE), state_of(fleet, TWO)) == (State.ERROR, State.LOADING)
     assert fleet.workers[ONE].message == "loading for 611 s without progress"
 
 
 def test_a_list_and_a_report_that_each_say_the_same_as_before_are_no_progress() -> None:
     fleet = fleet_of(worker(state=State.MODEL_LOADING))
-    end_at = NOW + PATIENCE_S[State.MODEL_LOADING] + 20
+    end_at = NOW + STATE_TIMEOUT_S[State.MODEL_LOADING] + 20
     for now in np.arange(NOW, end_at, 5):
-        fleet.place(ONE, instance(progress="the last line"), now)
+        fleet.observe_instance(ONE, instance(progress="the last line"), now)
         fleet.report(ONE, replace(ready_report(perf=0.0), disk_gb=12.5), now)
-    fleet.age(end_at, SILENT_S)
+    fleet.advance(end_at, SILENT_S)
     assert state_of(fleet) is State.ERROR
 
 
@@ -670,10 +670,10 @@ def test_a_list_and_a_report_that_each_say_the_same_as_before_are_no_progress() 
 
 def test_a_list_from_before_the_last_command_settled_means_nothing() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
     fleet.observe("sim", [], asked_at=NOW + 1, now=NOW + 1)  # the command is on its way
-    fleet.settle(ONE, NOW + 2)
-    fleet.place(ONE, instance(seen=Sighting.PROVISIONING), NOW + 2)
+    fleet.command_answered(ONE, NOW + 2)
+    fleet.observe_instance(ONE, instance(seen=Observation.PROVISIONING), NOW + 2)
     fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 3)
     assert state_of(fleet) is State.CREATING
     fleet.observe("sim", [], asked_at=NOW + 3, now=NOW + 3)
@@ -682,17 +682,17 @@ def test_a_list_from_before_the_last_command_settled_means_nothing() -> None:
 
 def test_a_creation_with_an_unknown_outcome_is_found_by_its_label() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)  # it may still appear
-    fleet.observe("sim", [instance(seen=Sighting.PULLING)], asked_at=NOW + 4, now=NOW + 4)
+    fleet.observe("sim", [instance(seen=Observation.PULLING)], asked_at=NOW + 4, now=NOW + 4)
     assert (state_of(fleet), fleet.workers[ONE].instance_id) == (State.LOADING, "i1")
 
 
 def test_a_creation_with_an_unknown_outcome_that_never_appears_is_given_up() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 1 + UNCLEAR_S, now=NOW + 1 + UNCLEAR_S)
     assert fleet.workers == {}
 
@@ -706,11 +706,11 @@ def test_the_list_of_another_provider_says_nothing_about_a_worker() -> None:
 def test_only_sightings_that_contradict_what_is_known_count_as_late() -> None:
     fleet = fleet_of(worker())
     for second in range(3):
-        fleet.place(ONE, instance(), NOW + second)
+        fleet.observe_instance(ONE, instance(), NOW + second)
         fleet.report(ONE, ready_report(), NOW + second)
-    assert fleet.stats.late_sightings == 0
-    fleet.place(ONE, instance(seen=Sighting.PULLING), NOW + 3)
-    assert (state_of(fleet), fleet.stats.late_sightings) == (State.IDLE, 1)
+    assert fleet.counters.late_observations == 0
+    fleet.observe_instance(ONE, instance(seen=Observation.PULLING), NOW + 3)
+    assert (state_of(fleet), fleet.counters.late_observations) == (State.IDLE, 1)
 
 
 # -- money -------------------------------------------------------------------------------------------------------------
@@ -719,27 +719,27 @@ def test_only_sightings_that_contradict_what_is_known_count_as_late() -> None:
 def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     fleet = new_fleet()
     at = NOW + 1000  # an intent costs nothing
-    fleet.obey(Action(ONE, Command.RENT), at)
-    fleet.settle(ONE, at)
-    fleet.place(ONE, instance(), at)
+    fleet.command_sent(Action(ONE, Command.RENT), at)
+    fleet.command_answered(ONE, at)
+    fleet.observe_instance(ONE, instance(), at)
     at += 600  # loading: 600 s at 0.6 $/h
     fleet.report(ONE, ready_report(), at)
     assert fleet.spent_usd() == pytest.approx(0.10)
     at += 1800  # ready: 1800 s at 1.2 $/h
     fleet.report(ONE, ready_report(), at)
-    fleet.want(ONE, Goal.COLD)
-    fleet.obey(Action(ONE, Command.STOP), at)
-    fleet.settle(ONE, at)
+    fleet.set_goal(ONE, Goal.COLD)
+    fleet.command_sent(Action(ONE, Command.STOP), at)
+    fleet.command_answered(ONE, at)
     assert fleet.spent_usd() == pytest.approx(0.70)
-    fleet.observe("sim", [instance(seen=Sighting.HALTED)], at, at)
+    fleet.observe("sim", [instance(seen=Observation.HALTED)], at, at)
     at += 7200  # stopped: 7200 s at 0.1 $/h
-    fleet.age(at, SILENT_S)
+    fleet.advance(at, SILENT_S)
     assert fleet.workers[ONE].spent_usd == pytest.approx(0.90)
-    fleet.want(ONE, Goal.GONE)
-    fleet.obey(Action(ONE, Command.DESTROY), at)
-    fleet.settle(ONE, at)
+    fleet.set_goal(ONE, Goal.GONE)
+    fleet.command_sent(Action(ONE, Command.DESTROY), at)
+    fleet.command_answered(ONE, at)
     fleet.observe("sim", [], at, at)
-    fleet.age(at + 1000, SILENT_S)
+    fleet.advance(at + 1000, SILENT_S)
     assert fleet.workers == {}
     assert fleet.spent_usd() == pytest.approx(0.90)
 
@@ -747,7 +747,7 @@ def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
 def test_workers_that_overstay_at_one_tick_are_billed_for_all_their_time() -> None:
     fleet = fleet_of(worker(ONE, State.STOPPING, Goal.COLD), worker(TWO, State.STOPPING, Goal.COLD))
     for seconds in (115, 121):
-        fleet.age(NOW + seconds, SILENT_S)
+        fleet.advance(NOW + seconds, SILENT_S)
     assert state_of(fleet, ONE) is state_of(fleet, TWO) is State.ERROR
     assert fleet.spent_usd() == pytest.approx(2 * PRICE.ready_usd_h * 121 / 3600)
 
@@ -767,8 +767,8 @@ def test_changes_are_taken_once_and_may_be_given_back() -> None:
 def test_a_worker_destroyed_while_its_row_was_being_stored_is_still_stored() -> None:
     fleet = new_fleet()
     rows = fleet.take_changes()
-    fleet.want(ONE, Goal.GONE)
-    fleet.obey(Action(ONE, Command.DESTROY), NOW)
+    fleet.set_goal(ONE, Goal.GONE)
+    fleet.command_sent(Action(ONE, Command.DESTROY), NOW)
     fleet.give_back(rows)
     assert [w.state for w in fleet.take_changes()] == [State.DESTROYED]
 
@@ -782,10 +782,10 @@ def test_an_intent_of_before_a_restart_is_looked_for_before_it_is_given_up() -> 
     assert state_of(fleet) is State.MODEL_LOADING
 
 
-@pytest.mark.parametrize("state", sorted(PATIENCE_S))
+@pytest.mark.parametrize("state", sorted(STATE_TIMEOUT_S))
 def test_a_long_absence_of_the_server_makes_no_worker_overdue(state: State) -> None:
     fleet = Fleet(fleet_of().endpoint, NOW + 86_400, [worker(state=state)])
-    fleet.age(NOW + 86_400, SILENT_S)
+    fleet.advance(NOW + 86_400, SILENT_S)
     assert state_of(fleet) is state
 
 
@@ -798,31 +798,31 @@ def test_a_restart_does_not_count_as_silence_of_clients() -> None:
 
 def test_performance_and_start_times_are_learned() -> None:
     fleet = fleet_of(worker(ONE, state=State.STARTING), worker(TWO, state=State.DESTROYED, perf=300))
-    assert fleet.snapshot(NOW, ()).learned.perf == {f"{GROUP}/1xGPU": 200.0}  # the mean of 100 and 300
+    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU": 200.0}  # the mean of 100 and 300
     fleet.report(ONE, ready_report(perf=500), NOW + 8)
-    learned = fleet.snapshot(NOW + 8, ()).learned
-    assert learned.perf == {f"{GROUP}/1xGPU": 300.0}
-    assert learned.start_s == 8.0
+    estimates = fleet.snapshot(NOW + 8, ()).estimates
+    assert estimates.perf == {f"{GROUP}/1xGPU": 300.0}
+    assert estimates.start_s == 8.0
 
 
 def test_what_single_machines_do_and_what_a_kind_does_for_its_money_is_learned() -> None:
     fleet = fleet_of(worker(ONE, perf=120), worker(TWO, perf=60))
-    learned = fleet.snapshot(NOW, ()).learned
+    estimates = fleet.snapshot(NOW, ()).estimates
     kind = f"{GROUP}/1xGPU"
-    assert learned.perf_at == {on_machine(kind, "m1"): 120.0, on_machine(kind, "m2"): 60.0}
-    json.dumps(asdict(learned))  # it is told as that
-    assert learned.work_per_usd == {kind: pytest.approx(75.0)}  # 100 and 50 for each dollar per hour
+    assert estimates.perf_at == {on_machine(kind, "m1"): 120.0, on_machine(kind, "m2"): 60.0}
+    json.dumps(asdict(estimates))  # it is told as that
+    assert estimates.work_per_usd == {kind: pytest.approx(75.0)}  # 100 and 50 for each dollar per hour
 
 
 def test_what_is_remembered_of_machines_is_bounded() -> None:
     gone = [replace(worker(WorkerId(n), State.DESTROYED), machine=f"m{n}") for n in range(1, LEARNED_MACHINES + 9)]
-    learned = fleet_of(*gone).snapshot(NOW, ()).learned
-    assert len(learned.perf_at) == LEARNED_MACHINES
-    assert on_machine(f"{GROUP}/1xGPU", gone[-1].machine) in learned.perf_at
+    estimates = fleet_of(*gone).snapshot(NOW, ()).estimates
+    assert len(estimates.perf_at) == LEARNED_MACHINES
+    assert on_machine(f"{GROUP}/1xGPU", gone[-1].machine) in estimates.perf_at
     fleet = fleet_of(*(replace(w, state=State.IDLE) for w in gone))
     for lost in gone:
-        fleet.place(lost.id, instance(lost.id, Sighting.EXITED), NOW)
-    fleet.age(NOW + PATIENCE_S[State.UNAVAIL] + 1, SILENT_S)
+        fleet.observe_instance(lost.id, instance(lost.id, Observation.EXITED), NOW)
+    fleet.advance(NOW + STATE_TIMEOUT_S[State.UNAVAIL] + 1, SILENT_S)
     failed = fleet.snapshot(NOW, ()).machine_failures
     assert len(failed) == LEARNED_MACHINES
     assert gone[-1].machine in failed
@@ -832,16 +832,16 @@ def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
     kind = f"{GROUP}/1xGPU"
     fleet = new_fleet()
     (action,) = fleet.due(NOW)
-    fleet.obey(action, NOW)
-    fleet.settle(ONE, NOW, "no such image")
-    assert fleet.snapshot(NOW, ()).learned.odds == {kind: 0.5}
-    assert fleet.snapshot(NOW + LOADS_KEPT_S, ()).learned.odds == {}
+    fleet.command_sent(action, NOW)
+    fleet.command_answered(ONE, NOW, "no such image")
+    assert fleet.snapshot(NOW, ()).estimates.success_rate == {kind: 0.5}
+    assert fleet.snapshot(NOW + LOADS_KEPT_S, ()).estimates.success_rate == {}
     fleet.tick(decision_to_rent(1), NOW, iter([TWO]), "test-")
     (action,) = fleet.due(NOW)
-    fleet.obey(action, NOW)
-    fleet.place(TWO, instance(TWO), NOW)
+    fleet.command_sent(action, NOW)
+    fleet.observe_instance(TWO, instance(TWO), NOW)
     fleet.report(TWO, ready_report(TWO), NOW + 5)
-    assert fleet.snapshot(NOW + 5, ()).learned.odds == {kind: pytest.approx(2 / 3)}
+    assert fleet.snapshot(NOW + 5, ()).estimates.success_rate == {kind: pytest.approx(2 / 3)}
 
 
 def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> None:
@@ -870,15 +870,15 @@ def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> 
 
 def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
-    fleet.place(ONE, instance(ONE, Sighting.EXITED), NOW)
+    fleet.observe_instance(ONE, instance(ONE, Observation.EXITED), NOW)
     assert fleet.snapshot(NOW, ()).machine_failures == {}  # it may come back
-    later = NOW + PATIENCE_S[State.UNAVAIL] + 1
-    fleet.age(later, SILENT_S * 10)
+    later = NOW + STATE_TIMEOUT_S[State.UNAVAIL] + 1
+    fleet.advance(later, SILENT_S * 10)
     assert fleet.snapshot(later, ()).machine_failures == {"m1": Failures(1, later)}
     fleet.observe("sim", [], later, later)  # the other was taken away
     assert set(fleet.snapshot(later, ()).machine_failures) == {"m1", "m2"}
     assert failures(fleet, later) == 0
-    assert fleet.snapshot(later, ()).learned.odds == {}
+    assert fleet.snapshot(later, ()).estimates.success_rate == {}
 
 
 def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_known() -> None:
@@ -889,7 +889,7 @@ def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_kn
         assert fleet.end(ended.worker.id, Ended(ended.request_idx, success=True), now)
     given = [fleet.assign(0, 200, NOW + 50) for _ in range(8)]
     assert fleet.snapshot(NOW + 50, ()).demand.service_s == 0.0
-    fleet.age(NOW + 50, 1e9)
+    fleet.advance(NOW + 50, 1e9)
     demand = fleet.snapshot(NOW + 50, ()).demand
     assert demand.service_s == pytest.approx(16.0)  # that of the fastest: 0.08 s for each of 200 units of work
     assert (demand.outstanding, expected_wait_s(demand, 200.0)) == (1600, 0.0)
@@ -908,7 +908,7 @@ def test_requests_that_failed_and_those_that_queued_teach_nothing_about_the_time
             took_s = 4.0 * place if success else 0.01
             assert fleet.end(ONE, Ended(one.request_idx, success), NOW + 100 * number + took_s)
     fleet.assign(0, 100, NOW + 9000)
-    fleet.age(NOW + 9000, 1e9)
+    fleet.advance(NOW + 9000, 1e9)
     assert fleet.snapshot(NOW + 9000, ()).demand.service_s == pytest.approx(4.0)
 
 
@@ -920,7 +920,7 @@ def test_requests_of_tiny_cost_do_not_hide_a_queue_of_large_ones(tiny: float) ->
         assert fleet.end(ONE, Ended(idx, success=True), NOW + second + 1)
     for _ in range(20):
         fleet.assign(0, 100, NOW + 40)
-    fleet.age(NOW + 40, SILENT_S)
+    fleet.advance(NOW + 40, SILENT_S)
     assert expected_wait_s(fleet.snapshot(NOW + 40, ()).demand, 100.0) == pytest.approx(19.0)
 
 
@@ -954,8 +954,8 @@ def updating() -> Fleet:
     fleet = fleet_of(worker())
     fleet.report(ONE, ready_report(), NOW)
     fleet.ask_update(GROUP, NOW)
-    fleet.want(ONE, Goal.FRESH)
-    fleet.obey(Action(ONE, Command.UPDATE), NOW + 1)
+    fleet.set_goal(ONE, Goal.UPDATED)
+    fleet.command_sent(Action(ONE, Command.UPDATE), NOW + 1)
     return fleet
 
 
@@ -964,7 +964,7 @@ def test_what_runs_until_its_end_says_nothing_of_the_update() -> None:
     fleet.report(ONE, ready_report(), NOW + 2)
     fleet.report(ONE, replace(ready_report(), error="the model is gone"), NOW + 3)
     assert state_of(fleet) is State.UPDATE_REBOOTING
-    fleet.settle(ONE, NOW + 4)
+    fleet.command_answered(ONE, NOW + 4)
     fleet.updated(ONE)
     fleet.report(ONE, replace(ready_report(), max_perf=0.0), NOW + 5)
     assert state_of(fleet) is State.UPDATE_REBOOTING
@@ -976,14 +976,14 @@ def test_what_runs_until_its_end_says_nothing_of_the_update() -> None:
 def test_an_update_asked_for_while_one_is_carried_out_is_not_lost() -> None:
     fleet = updating()
     fleet.ask_update(GROUP, NOW + 2)
-    fleet.settle(ONE, NOW + 3)
+    fleet.command_answered(ONE, NOW + 3)
     fleet.updated(ONE)
     assert fleet.workers[ONE].outdated_at == NOW + 2
 
 
 def test_a_worker_whose_update_was_refused_serves_on_and_waits_for_another_try() -> None:
     fleet = updating()
-    fleet.settle(ONE, NOW + 2, "no such image")
+    fleet.command_answered(ONE, NOW + 2, "no such image")
     assert (state_of(fleet), fleet.workers[ONE].goal) == (State.IDLE, Goal.HOT)
     assert fleet.workers[ONE].message == "no such image"
     assert fleet.workers[ONE].outdated_at == NOW
@@ -994,7 +994,7 @@ def test_a_worker_whose_update_was_refused_serves_on_and_waits_for_another_try()
 
 def test_failures_of_before_do_not_hold_up_what_may_be_their_remedy() -> None:
     fleet = updating()
-    fleet.settle(ONE, NOW + 2, "no such image")
+    fleet.command_answered(ONE, NOW + 2, "no such image")
     fleet.ask_update(GROUP, NOW + 3)
     assert failures(fleet, NOW + 3) == 0
 
@@ -1002,10 +1002,10 @@ def test_failures_of_before_do_not_hold_up_what_may_be_their_remedy() -> None:
 def test_a_cold_worker_is_updated_at_once_and_rests_again_when_it_has_loaded() -> None:
     fleet = fleet_of(worker(state=State.STOPPED, goal=Goal.COLD))
     assert fleet.ask_update(GROUP, NOW) == 1
-    fleet.want(ONE, Goal.FRESH)
+    fleet.set_goal(ONE, Goal.UPDATED)
     assert fleet.due(NOW) == (Action(ONE, Command.UPDATE),)
-    fleet.obey(Action(ONE, Command.UPDATE), NOW)
-    fleet.settle(ONE, NOW + 1)
+    fleet.command_sent(Action(ONE, Command.UPDATE), NOW)
+    fleet.command_answered(ONE, NOW + 1)
     fleet.updated(ONE)
     assert fleet.due(NOW + 2) == ()
     fleet.report(ONE, ready_report(), NOW + 3)
@@ -1028,10 +1028,10 @@ def test_only_what_will_exist_and_belongs_to_the_workergroup_is_updated() -> Non
 def test_a_worker_of_an_older_template_says_nothing_good_of_the_present_one() -> None:
     fleet = fleet_of(worker(), worker(TWO, State.UNAVAIL))
     fleet.ask_update(GROUP, NOW)
-    fleet.want(ONE, Goal.FRESH)
+    fleet.set_goal(ONE, Goal.UPDATED)
     fleet.report(ONE, ready_report(), NOW)
-    fleet.obey(Action(ONE, Command.UPDATE), NOW)
-    fleet.settle(ONE, NOW + 1, "no such image")
+    fleet.command_sent(Action(ONE, Command.UPDATE), NOW)
+    fleet.command_answered(ONE, NOW + 1, "no such image")
     fleet.report(TWO, ready_report(TWO), NOW + 2)
     assert state_of(fleet, TWO) is State.IDLE
     assert failures(fleet, NOW + 2) == 1
@@ -1043,8 +1043,8 @@ def test_a_failure_that_a_caller_saw_counts_once_and_its_request_goes_elsewhere(
     assert not fleet.failed(TWO if first.worker.id == ONE else ONE, first.request_idx, "connection refused", NOW)
     assert fleet.failed(first.worker.id, first.request_idx, "connection refused", NOW + 1)
     assert fleet.ledger.outstanding() == 0
-    assert set(fleet.suspected(NOW + 1)) == {first.worker.id}
-    before = fleet.suspected(NOW + 1)
+    assert set(fleet.outliers(NOW + 1)) == {first.worker.id}
+    before = fleet.outliers(NOW + 1)
     again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
     assert again.worker.id != first.worker.id
-    assert fleet.suspected(NOW + 1) == before
+    assert fleet.outliers(NOW + 1) == before

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Command, Sighting, State
+from posthouse.domain.lifecycle import Command, Observation, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.plan import Action, Decision, Memory, Obstacle, Reason
-from posthouse.fleet.figures import FADES_OVER_S, Figures
 from posthouse.fleet.fleet import UNSEEN_KEPT_S, Fleet
 from posthouse.fleet.history import KEPT, TEXT, WHY, History, Level
+from posthouse.fleet.worker_stats import FADES_OVER_S, WorkerStats
 from tests.unit.test_fleet import (
     GROUP,
     NOW,
@@ -41,14 +41,14 @@ def blocked(*texts: str) -> Decision:
 
 
 def test_every_event_has_its_words() -> None:
-    assert set(WHY) == {*Command, *Sighting}
+    assert set(WHY) == {*Command, *Observation}
 
 
 def test_the_way_of_a_worker_is_told_step_by_step() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW + 1)
-    fleet.settle(ONE, NOW + 2)
-    fleet.place(ONE, instance(), NOW + 2)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW + 1)
+    fleet.command_answered(ONE, NOW + 2)
+    fleet.observe_instance(ONE, instance(), NOW + 2)
     fleet.report(ONE, ready_report(), NOW + 9)
     lines = fleet.history.lines()
     assert [(line.at - NOW, line.level, line.text) for line in lines] == [
@@ -73,8 +73,8 @@ def test_a_worker_that_breaks_is_a_failure_with_its_own_words() -> None:
     ("seen", "text"),
     [
         ((), "went from idle to destroyed: its provider lists it no more"),
-        ((instance(seen=Sighting.HALTED),), "went from idle to stopped: its provider lists it as stopped"),
-        ((instance(seen=Sighting.EXITED),), "went from idle to unavail: its provider lists it as ended"),
+        ((instance(seen=Observation.HALTED),), "went from idle to stopped: its provider lists it as stopped"),
+        ((instance(seen=Observation.EXITED),), "went from idle to unavail: its provider lists it as ended"),
     ],
 )
 def test_what_happens_behind_our_back_is_a_failure(seen: tuple[Instance, ...], text: str) -> None:
@@ -85,16 +85,16 @@ def test_what_happens_behind_our_back_is_a_failure(seen: tuple[Instance, ...], t
 
 def test_what_was_asked_for_is_no_failure() -> None:
     fleet = fleet_of(worker())
-    fleet.obey(Action(ONE, Command.STOP), NOW + 1)
-    fleet.settle(ONE, NOW + 1)
-    fleet.observe("sim", (instance(seen=Sighting.HALTED),), NOW + 2, NOW + 2)
+    fleet.command_sent(Action(ONE, Command.STOP), NOW + 1)
+    fleet.command_answered(ONE, NOW + 1)
+    fleet.observe("sim", (instance(seen=Observation.HALTED),), NOW + 2, NOW + 2)
     assert [level for level, _ in told(fleet)[1:]] == [Level.INFO1, Level.INFO1]
 
 
 def test_a_refused_command_is_told_once_as_a_failure() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW)
-    fleet.settle(ONE, NOW + 1, "rent: no credit")
+    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_answered(ONE, NOW + 1, "rent: no credit")
     assert told(fleet)[-2:] == [
         (Level.INFO0, "its command was refused: rent: no credit"),
         (Level.INFO1, "went from creating to destroyed: its command was refused"),
@@ -130,7 +130,7 @@ def test_requests_that_fail_or_are_given_up_are_details() -> None:
     fleet = fleet_of(worker())
     failed, lost = (assigned(fleet.assign(0, 10, NOW)).request_idx for _ in range(2))
     fleet.end(ONE, Ended(failed, False, "Rejected"), NOW + 2)
-    fleet.age(NOW + UNSEEN_KEPT_S, SILENT_S)
+    fleet.advance(NOW + UNSEEN_KEPT_S, SILENT_S)
     assert told(fleet)[1:] == [
         (Level.DEBUG, f"request {failed} ended after 2.0 s: Rejected"),
         (Level.DEBUG, f"request {lost} was given up, 30 s after it was sent here"),
@@ -182,7 +182,7 @@ def test_lines_of_a_workergroup_are_those_of_its_workers() -> None:
 
 
 def test_amounts_and_rates_mean_the_same_for_every_generation() -> None:
-    amounts, rates = Figures(NOW), Figures(NOW)
+    amounts, rates = WorkerStats(NOW), WorkerStats(NOW)
     amounts.take(Report(taken=50.0, done=20.0, disk_gb=7.0), NOW + 10)
     rates.take(Report(taken_rate=5.0, done_rate=2.0, disk_added_gb=7.0), NOW + 10)
     assert amounts == rates
@@ -190,20 +190,20 @@ def test_amounts_and_rates_mean_the_same_for_every_generation() -> None:
 
 
 def test_a_report_that_is_repeated_at_once_does_not_make_a_huge_rate() -> None:
-    figures = Figures(NOW)
+    figures = WorkerStats(NOW)
     figures.take(Report(done=20.0), NOW)
     assert figures.done_rate == 20.0
 
 
 def test_growth_of_the_disk_adds_up_and_never_falls_below_nothing() -> None:
-    figures = Figures(NOW)
+    figures = WorkerStats(NOW)
     for added in (3.0, 2.0, -1.0, -9.0, 0.5):
         figures.take(Report(disk_added_gb=added), NOW)
     assert figures.disk_gb == 0.5
 
 
 def test_the_mean_load_follows_the_work_and_fades() -> None:
-    figures = Figures(NOW)
+    figures = WorkerStats(NOW)
     assert figures.mean_load(NOW, [(100.0, 1000 * FADES_OVER_S)]) == pytest.approx(100)
     figures.ended(100.0, FADES_OVER_S, NOW + FADES_OVER_S)
     assert figures.mean_load(NOW + FADES_OVER_S, ()) == pytest.approx(63.2, abs=0.1)
@@ -232,20 +232,20 @@ def test_the_mean_load_has_the_requests_that_are_there() -> None:
 def test_reliability_is_the_share_of_time_that_it_was_there() -> None:
     fleet = fleet_of(worker())
     fleet.report(ONE, ready_report(), NOW)
-    fleet.age(NOW + 100, SILENT_S)
+    fleet.advance(NOW + 100, SILENT_S)
     assert fleet.workers[ONE].state is State.UNAVAIL
-    assert fleet.figures(ONE).reliability(NOW, NOW + 100, NOW + 125) == pytest.approx(0.8)
+    assert fleet.worker_stats(ONE).reliability(NOW, NOW + 100, NOW + 125) == pytest.approx(0.8)
     fleet.report(ONE, ready_report(), NOW + 150)
-    assert fleet.figures(ONE).reliability(NOW, NOW + 200, NOW + 200) == pytest.approx(0.75)
+    assert fleet.worker_stats(ONE).reliability(NOW, NOW + 200, NOW + 200) == pytest.approx(0.75)
 
 
 def test_a_worker_that_was_never_ready_has_nothing_held_against_it() -> None:
-    assert Figures(NOW).reliability(0.0, NOW - 10, NOW) == 1.0
+    assert WorkerStats(NOW).reliability(0.0, NOW - 10, NOW) == 1.0
 
 
 def test_the_figures_of_a_worker_go_with_it() -> None:
     fleet = fleet_of(worker())
     fleet.report(ONE, replace(ready_report(), disk_gb=5.0), NOW)
-    assert fleet.figures(ONE).disk_gb == 5.0
+    assert fleet.worker_stats(ONE).disk_gb == 5.0
     fleet.observe("sim", (), NOW + 1, NOW + 1)
-    assert fleet.figures(ONE).disk_gb == 0.0
+    assert fleet.worker_stats(ONE).disk_gb == 0.0

@@ -6,26 +6,26 @@ from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import (
     BILLED_AS,
     COMING,
+    COMMANDS,
+    MAX_PROGRESS_FACTOR,
     NOTHING_NEW,
-    PATIENCE_S,
-    PROGRESS_LIMIT,
-    REMEDIES,
     SERVING,
     STABLE,
+    STATE_TIMEOUT_S,
     STATUS_ON_WIRE,
     TRANSITIONS,
     Command,
     Event,
     Goal,
-    Sighting,
+    Observation,
     State,
     after_command,
-    after_sighting,
+    after_observation,
+    next_command,
     overdue,
-    remedy,
 )
 
-MOVES = [(goal, state, command) for goal, table in REMEDIES.items() for state, command in table.items()]
+MOVES = [(goal, state, command) for goal, table in COMMANDS.items() for state, command in table.items()]
 
 
 def reachable(start: State) -> set[State]:
@@ -39,14 +39,14 @@ def reachable(start: State) -> set[State]:
 
 
 def test_every_state_either_has_a_patience_or_is_stable() -> None:
-    assert set(PATIENCE_S) | STABLE == set(State)
-    assert not set(PATIENCE_S) & STABLE
-    assert all(patience_s > 0 for patience_s in PATIENCE_S.values())
+    assert set(STATE_TIMEOUT_S) | STABLE == set(State)
+    assert not set(STATE_TIMEOUT_S) & STABLE
+    assert all(timeout_s > 0 for timeout_s in STATE_TIMEOUT_S.values())
 
 
 def test_every_state_that_can_be_overdue_has_a_way_out_of_it() -> None:
-    for state in PATIENCE_S:
-        assert after_sighting(state, Sighting.OVERDUE) is State.ERROR, state
+    for state in STATE_TIMEOUT_S:
+        assert after_observation(state, Observation.OVERDUE) is State.ERROR, state
 
 
 @pytest.mark.parametrize(("goal", "state", "command"), MOVES)
@@ -56,7 +56,7 @@ def test_every_remedy_is_a_legal_move(goal: Goal, state: State, command: Command
 
 @pytest.mark.parametrize(("goal", "state", "command"), MOVES)
 def test_obeying_a_remedy_never_calls_for_the_same_remedy_again(goal: Goal, state: State, command: Command) -> None:
-    assert remedy(goal, after_command(state, command), busy=False) is not command
+    assert next_command(goal, after_command(state, command), busy=False) is not command
 
 
 def test_every_state_can_be_reached_from_wanted() -> None:
@@ -77,16 +77,16 @@ def test_no_worker_that_still_exists_is_forgotten_by_a_command() -> None:
     endings: set[tuple[State, Event]] = {
         (state, event) for state, moves in TRANSITIONS.items() for event in moves if moves[event] is State.DESTROYED
     }
-    assert {(state, event) for state, event in endings if event is not Sighting.ABSENT} == {
+    assert {(state, event) for state, event in endings if event is not Observation.ABSENT} == {
         (State.WANTED, Command.DESTROY),
-        (State.CREATING, Sighting.FAILED),
+        (State.CREATING, Observation.FAILED),
     }
 
 
 def test_the_tables_cover_every_state_and_goal() -> None:
     assert set(TRANSITIONS) == set(State)
     assert set(BILLED_AS) == set(State)
-    assert set(REMEDIES) == set(Goal)
+    assert set(COMMANDS) == set(Goal)
     assert set(STATUS_ON_WIRE) == set(State) - {State.WANTED, State.DESTROYED}
 
 
@@ -95,29 +95,31 @@ def test_every_stable_state_that_is_not_what_we_want_calls_for_a_command(goal: G
     arrived = {
         Goal.HOT: {State.IDLE},
         Goal.COLD: {State.STOPPED},
-        Goal.FRESH: set[State](),  # nothing that is wanted fresh is so: once its update begins it is hot or cold again
+        Goal.UPDATED: set[
+            State
+        ](),  # nothing that is wanted fresh is so: once its update begins it is hot or cold again
         Goal.GONE: {State.DESTROYED},
     }[goal]
     for state in STABLE - {State.DESTROYED, State.ERROR} - arrived:
-        assert remedy(goal, state, busy=False) is not None, (goal, state)
+        assert next_command(goal, state, busy=False) is not None, (goal, state)
     for state in arrived:
-        assert remedy(goal, state, busy=False) is None
+        assert next_command(goal, state, busy=False) is None
 
 
 @pytest.mark.parametrize("goal", Goal)
 @pytest.mark.parametrize("state", sorted(SERVING))
 def test_a_busy_worker_that_can_serve_is_neither_stopped_nor_updated_nor_destroyed(goal: Goal, state: State) -> None:
-    assert remedy(goal, state, busy=True) is None
+    assert next_command(goal, state, busy=True) is None
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - SERVING - {State.DESTROYING, State.DESTROYED}))
 def test_requests_that_are_lost_anyway_delay_no_destruction(state: State) -> None:
-    assert remedy(Goal.GONE, state, busy=True) is Command.DESTROY
+    assert next_command(Goal.GONE, state, busy=True) is Command.DESTROY
 
 
 @pytest.mark.parametrize("state", sorted(COMING - {State.WANTED}))
 def test_what_is_coming_can_arrive(state: State) -> None:
-    assert after_sighting(state, Sighting.REPORTED_READY) is State.IDLE
+    assert after_observation(state, Observation.REPORTED_READY) is State.IDLE
 
 
 def test_a_command_that_the_tables_do_not_allow_is_our_bug() -> None:
@@ -125,27 +127,27 @@ def test_a_command_that_the_tables_do_not_allow_is_our_bug() -> None:
         after_command(State.IDLE, Command.START)
 
 
-@pytest.mark.parametrize("sighting", sorted(NOTHING_NEW))
-def test_a_sighting_that_moves_a_worker_is_news(sighting: Sighting) -> None:
-    assert all(after_sighting(state, sighting) in (None, state) for state in NOTHING_NEW[sighting])
+@pytest.mark.parametrize("observation", sorted(NOTHING_NEW))
+def test_a_sighting_that_moves_a_worker_is_news(observation: Observation) -> None:
+    assert all(after_observation(state, observation) in (None, state) for state in NOTHING_NEW[observation])
 
 
 def test_a_late_sighting_means_nothing() -> None:
-    assert after_sighting(State.DESTROYING, Sighting.RUNNING) is None
-    assert after_sighting(State.STARTING, Sighting.HALTED) is None
+    assert after_observation(State.DESTROYING, Observation.RUNNING) is None
+    assert after_observation(State.STARTING, Observation.HALTED) is None
 
 
-@pytest.mark.parametrize("state", sorted(PATIENCE_S))
+@pytest.mark.parametrize("state", sorted(STATE_TIMEOUT_S))
 def test_a_passing_state_is_overdue_after_its_patience_and_progress_restarts_the_clock(state: State) -> None:
-    patience_s = PATIENCE_S[state]
-    assert not overdue(state, now=patience_s, since=0.0, progressed_at=0.0)
-    assert overdue(state, now=patience_s + 1, since=0.0, progressed_at=0.0)
-    assert not overdue(state, now=patience_s + 1, since=0.0, progressed_at=2.0)
+    timeout_s = STATE_TIMEOUT_S[state]
+    assert not overdue(state, now=timeout_s, since=0.0, progressed_at=0.0)
+    assert overdue(state, now=timeout_s + 1, since=0.0, progressed_at=0.0)
+    assert not overdue(state, now=timeout_s + 1, since=0.0, progressed_at=2.0)
 
 
-@pytest.mark.parametrize("state", sorted(PATIENCE_S))
+@pytest.mark.parametrize("state", sorted(STATE_TIMEOUT_S))
 def test_progress_does_not_put_the_deadline_off_for_ever(state: State) -> None:
-    limit_s = PROGRESS_LIMIT * PATIENCE_S[state]
+    limit_s = MAX_PROGRESS_FACTOR * STATE_TIMEOUT_S[state]
     assert not overdue(state, now=limit_s, since=0.0, progressed_at=limit_s)
     assert overdue(state, now=limit_s + 1, since=0.0, progressed_at=limit_s + 1)
 

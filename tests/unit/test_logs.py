@@ -5,7 +5,7 @@ from typing import Any
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.logs import logs
 from posthouse.fleet.fleet import Fleet
 from posthouse.fleet.history import Level
@@ -32,7 +32,7 @@ async def told(store: Any, tail: int | None = None, *notes: tuple[float, Level, 
     fleet = Fleet(Endpoint(EndpointId(1), "e"), NOW)
     for at, level, text in notes:
         fleet.history.note(at, level, text, worker())
-    return await logs(Hub(store, SystemClock(), {}, "", "test", calm_s=0.0), Stall(fleet), tail)
+    return await logs(Hub(store, SystemClock(), {}, "", "test", stabilization_s=0.0), ManagedEndpoint(fleet), tail)
 
 
 async def test_decisions_and_what_happened_stand_in_the_order_of_time() -> None:

@@ -11,27 +11,27 @@ from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.load import Demand, Learned
+from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.backoff import MAX_WAIT_S, SAME_FAULT_WAIT_S, machine_resume_at, resume_at
 from posthouse.policy.bounds import committed_usd_h
 from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open, on_machine
 from posthouse.policy.decide import HOT_HOLD_S, decide
 from posthouse.policy.forecast import predicted_load, sliding_max
-from posthouse.policy.patience import LONGEST_WAIT_S, SAME_FAULT_WAIT_S, machine_resume_at, resume_at
 from posthouse.policy.recruit import EXCHANGE_EVERY_S, added_usd_h
 from posthouse.policy.retire import (
     LAST_STAYS_STARTS,
-    LONGEST_STORAGE_S,
+    MAX_STORAGE_S,
     RELEASE_EVERY_S,
     SHORTEST_STORAGE_S,
     Sparing,
     last_stays_s,
     storage_s,
 )
-from posthouse.policy.route import beyond_median, handicap_s, pick, queued_work, work_ahead
+from posthouse.policy.route import beyond_median, penalty_s, pick, queued_work, work_ahead
 
 NOW = 10_000.0
 GROUP = WorkergroupId(1)
@@ -85,7 +85,7 @@ def snapshot(*workers: Worker, scaling: Scaling = BARE, demand: Demand | None = 
         workers=workers,
         demand=demand or Demand(),
         offers=(offer(),),
-        learned=Learned({KIND: 100.0}, start_s=5.0, create_s=30.0),
+        estimates=Estimates({KIND: 100.0}, start_s=5.0, create_s=30.0),
     )
     return replace(base, **fields)  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ def test_cold_workers_are_made_for_what_was_asked_for_over_an_hour() -> None:
     assert rates[360] == pytest.approx(300 * (1 - math.exp(-1)), rel=0.01)
     # What was before a restart is not known, and while that is so the present counts.
     assert rented(decided(snapshot(*team, scaling=scaling, demand=load(300)))) == (0, 6)
-    anew = decided(replace(now, calm_until=NOW + 60), Memory(hour_rate=0.0, at=NOW - 1))
+    anew = decided(replace(now, stabilized_at=NOW + 60), Memory(hour_rate=0.0, at=NOW - 1))
     assert rented(anew) == (0, 6)
     assert anew.memory.hour_rate == 300
 
@@ -179,18 +179,18 @@ def test_silent_and_failed_workers_are_not_counted_on() -> None:
 
 
 def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
-    decision = decided(snapshot(demand=load(1e6), learned=Learned()))
+    decision = decided(snapshot(demand=load(1e6), estimates=Estimates()))
     assert rented(decision) == (1, 0)
-    assert expected_perf("1/1xOther", 1.0, Learned()) == math.inf
+    assert expected_perf("1/1xOther", 1.0, Estimates()) == math.inf
 
 
 def test_a_kind_that_was_never_measured_is_taken_to_do_less_for_its_money_than_the_others_of_its_workergroup() -> None:
     perf = {"1/1xA": 100.0, "1/1xB": 900.0, "2/1xC": 1e6}
-    learned = Learned(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
-    assert expected_perf("1/1xA", 9.0, learned) == 100.0
-    assert expected_perf("1/1xOther", 2.0, learned) == 250.0 * 2.0 / UNSURE
-    assert expected_perf("3/1xOther", 2.0, learned) == 300.0 * 2.0 / UNSURE  # a workergroup that knows nothing itself
-    assert expected_perf("1/1xOther", 0.0, learned) == 900.0  # where nothing costs anything: the median
+    estimates = Estimates(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
+    assert expected_perf("1/1xA", 9.0, estimates) == 100.0
+    assert expected_perf("1/1xOther", 2.0, estimates) == 250.0 * 2.0 / UNSURE
+    assert expected_perf("3/1xOther", 2.0, estimates) == 300.0 * 2.0 / UNSURE  # a workergroup that knows nothing itself
+    assert expected_perf("1/1xOther", 0.0, estimates) == 900.0  # where nothing costs anything: the median
 
 
 @pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
@@ -220,31 +220,34 @@ def test_a_backlog_is_worked_off_within_the_start_and_target_queue_time() -> Non
 def test_no_start_for_a_queue_that_is_gone_before_a_worker_could_come() -> None:
     queue = Demand(50, 50, outstanding=1200, queued=1200, outstanding_count=12, last_request_at=NOW)
     for start_s, starts in [(5.0, True), (20.0, False), (30.0, False)]:  # 1200 / (100 - 50) = 24 s
-        learned = Learned({KIND: 100.0}, start_s=start_s, create_s=300.0)
-        decision = decided(snapshot(worker(1), cold(2), demand=queue, learned=learned))
+        estimates = Estimates({KIND: 100.0}, start_s=start_s, create_s=300.0)
+        decision = decided(snapshot(worker(1), cold(2), demand=queue, estimates=estimates))
         assert (decision.goals == {WorkerId(2): Goal.HOT}) is starts
         assert rented(decision) == (0, 0)
 
 
 def test_a_queue_that_a_start_shortens_is_no_reason_to_create() -> None:
     queue = Demand(50, 50, outstanding=9000, queued=9000, outstanding_count=90, last_request_at=NOW)
-    learned = Learned({KIND: 100.0}, start_s=10.0, create_s=300.0)
-    decision = decided(snapshot(worker(1), cold(2), demand=queue, learned=learned))
+    estimates = Estimates({KIND: 100.0}, start_s=10.0, create_s=300.0)
+    decision = decided(snapshot(worker(1), cold(2), demand=queue, estimates=estimates))
     assert decision.hot_need > 200.0
     assert decision.goals == {WorkerId(2): Goal.HOT}
     assert rented(decision) == (0, 0)  # in 180 s the first will have done it alone
     lasts = replace(queue, rate=180.0, recent_rate=180.0)
-    assert rented(decided(snapshot(worker(1), cold(2), demand=lasts, learned=learned))) == (1, 0)  # 180 + 33,000 / 310
+    assert rented(decided(snapshot(worker(1), cold(2), demand=lasts, estimates=estimates))) == (
+        1,
+        0,
+    )  # 180 + 33,000 / 310
 
 
 def test_who_is_on_its_way_counts_from_its_arrival_on_and_later_the_longer_it_is_overdue() -> None:
-    learned = Learned({KIND: 100.0}, start_s=40.0, create_s=300.0)
+    estimates = Estimates({KIND: 100.0}, start_s=40.0, create_s=300.0)
 
     def expected(state: State, age_s: float) -> list[tuple[float, float]]:
         began_at = NOW - age_s
         loaded_at = 1.0 if state is State.STARTING else 0.0
         one = replace(worker(1, state, perf=0.0), since=began_at, created_at=began_at, loaded_at=loaded_at)
-        return coming([one], learned, NOW)
+        return coming([one], estimates, NOW)
 
     assert expected(State.IDLE, 10.0) == []
     assert expected(State.STARTING, 10.0) == [(30.0, 100.0)]
@@ -259,7 +262,7 @@ def test_who_is_on_its_way_counts_from_its_arrival_on_and_later_the_longer_it_is
 
 def test_a_ready_worker_of_unknown_performance_makes_no_infinite_need() -> None:
     waits = Demand(waiting=100, waiting_count=1, oldest_wait_s=60.0, last_request_at=NOW)
-    assert math.isfinite(decided(snapshot(worker(1, perf=0.0), demand=waits, learned=Learned())).hot_need)
+    assert math.isfinite(decided(snapshot(worker(1, perf=0.0), demand=waits, estimates=Estimates())).hot_need)
 
 
 # -- zero ------------------------------------------------------------------------------------------------------------
@@ -295,9 +298,9 @@ def test_without_an_inactivity_timeout_the_last_worker_stays_a_while_but_none_is
     assert (nobody.goals, nobody.rentals) == ({}, ())
 
 
-@pytest.mark.parametrize(("start_s", "stays_s"), [(30.0, 600.0), (0.0, 0.0), (600.0, LONGEST_STORAGE_S)])
+@pytest.mark.parametrize(("start_s", "stays_s"), [(30.0, 600.0), (0.0, 0.0), (600.0, MAX_STORAGE_S)])
 def test_the_last_worker_stays_the_longer_the_longer_a_start_takes(start_s: float, stays_s: float) -> None:
-    s = snapshot(demand=Demand(last_request_at=NOW), learned=Learned(start_s=start_s))
+    s = snapshot(demand=Demand(last_request_at=NOW), estimates=Estimates(start_s=start_s))
     assert last_stays_s(s) == stays_s
 
 
@@ -387,14 +390,14 @@ def test_a_worker_whose_start_was_just_refused_is_not_asked_again_before_another
 
 
 def test_the_cheapest_offer_per_unit_of_work_is_rented() -> None:
-    learned = Learned({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
+    estimates = Estimates({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
-    decision = decided(snapshot(demand=load(400), offers=offers, learned=learned))
+    decision = decided(snapshot(demand=load(400), offers=offers, estimates=estimates))
     assert [r.offer.offer.id for r in decision.rentals] == ["big"]
 
 
 BIG = f"{GROUP}/1xBig"
-TWO_KINDS = Learned({KIND: 100.0, BIG: 400.0}, work_per_usd={KIND: 100.0, BIG: 400 / 3})
+TWO_KINDS = Estimates({KIND: 100.0, BIG: 400.0}, work_per_usd={KIND: 100.0, BIG: 400 / 3})
 
 
 def big(number: int, state: State = State.IDLE, goal: Goal = Goal.HOT) -> Worker:
@@ -404,7 +407,7 @@ def big(number: int, state: State = State.IDLE, goal: Goal = Goal.HOT) -> Worker
 
 def test_the_last_worker_is_the_cheapest_that_does_what_is_missing() -> None:
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
-    decision = decided(snapshot(demand=load(500), offers=offers, learned=TWO_KINDS))
+    decision = decided(snapshot(demand=load(500), offers=offers, estimates=TWO_KINDS))
     assert [r.offer.offer.id for r in decision.rentals] == ["big", "small"]
     started = decided(snapshot(cold(1), big(2, State.STOPPED, Goal.COLD), scaling=PAIR, demand=load(90)))
     assert started.goals == {WorkerId(1): Goal.HOT}
@@ -413,9 +416,9 @@ def test_the_last_worker_is_the_cheapest_that_does_what_is_missing() -> None:
 def test_a_load_that_grows_by_little_does_not_make_a_crowd_of_small_workers() -> None:
     crew = [worker(n) for n in (1, 2, 3)]
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
-    three = decided(snapshot(*crew, demand=load(310), offers=offers, learned=TWO_KINDS))
+    three = decided(snapshot(*crew, demand=load(310), offers=offers, estimates=TWO_KINDS))
     assert [r.offer.offer.id for r in three.rentals] == ["big"]  # for it all three can rest
-    one = decided(snapshot(worker(1), demand=load(110), offers=offers, learned=TWO_KINDS))
+    one = decided(snapshot(worker(1), demand=load(110), offers=offers, estimates=TWO_KINDS))
     assert [r.offer.offer.id for r in one.rentals] == ["small"]
 
 
@@ -445,7 +448,7 @@ def test_a_little_sooner_is_not_worth_a_machine_that_costs_many_times_as_much() 
 
 def test_a_small_stopped_worker_takes_the_place_of_a_large_one_that_is_hardly_used() -> None:
     wide = replace(PAIR, cold_workers=3)
-    crew = snapshot(big(1), cold(2), cold(3), scaling=wide, demand=load(90), learned=TWO_KINDS)
+    crew = snapshot(big(1), cold(2), cold(3), scaling=wide, demand=load(90), estimates=TWO_KINDS)
     assert decided(crew).goals == {WorkerId(2): Goal.HOT}
     starting = worker(2, State.STARTING)
     assert decided(replace(crew, workers=(big(1), starting, cold(3)))).goals == {}  # it is waited for
@@ -463,7 +466,7 @@ def test_where_nothing_is_known_each_kind_is_tried_before_any_is_had_twice() -> 
         offer("c", 1.4, gpu_name="C"),
         offer("d", 90, gpu_name="D"),
     )
-    s = snapshot(scaling=replace(BARE, cold_workers=4), demand=load(10), offers=offers, learned=Learned())
+    s = snapshot(scaling=replace(BARE, cold_workers=4), demand=load(10), offers=offers, estimates=Estimates())
     decision = decided(s)
     assert [r.offer.offer.id for r in decision.rentals] == ["a", "b", "c", "a"]  # but not at any price
     assert all("a kind on trial" in r.rule for r in decision.because if r.what in ("hot worker", "cold worker"))
@@ -471,8 +474,8 @@ def test_where_nothing_is_known_each_kind_is_tried_before_any_is_had_twice() -> 
 
 def test_one_of_a_kind_that_was_never_measured_is_tried_and_counted_with_caution() -> None:
     offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
-    learned = Learned({KIND: 100.0}, work_per_usd={KIND: 100.0})
-    s = snapshot(scaling=replace(BARE, min_cold_load=300), demand=load(100), offers=offers, learned=learned)
+    estimates = Estimates({KIND: 100.0}, work_per_usd={KIND: 100.0})
+    s = snapshot(scaling=replace(BARE, min_cold_load=300), demand=load(100), offers=offers, estimates=estimates)
     decision = decided(replace(s, workers=(worker(1),)))
     assert [r.offer.offer.id for r in decision.rentals] == ["new", "known", "known"]  # 100 + 61 + 2 x 100 >= 300
     dear = replace(s, workers=(worker(1),), offers=(offer("known", 1.0), offer("new", 5.5, gpu_name="New")))
@@ -481,42 +484,42 @@ def test_one_of_a_kind_that_was_never_measured_is_tried_and_counted_with_caution
 
 def test_a_kind_that_is_known_to_be_good_is_left_for_no_trial() -> None:
     values = {KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}
-    learned = Learned({KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}, work_per_usd=values)
+    estimates = Estimates({KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}, work_per_usd=values)
     offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
-    s = snapshot(worker(1, perf=1000.0), scaling=replace(BARE, min_cold_load=4000), offers=offers, learned=learned)
+    s = snapshot(worker(1, perf=1000.0), scaling=replace(BARE, min_cold_load=4000), offers=offers, estimates=estimates)
     assert {r.offer.offer.id for r in decided(replace(s, demand=load(900))).rentals} == {"known"}
 
 
 def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
     offers = (offer("a", 1.0, machine="slow", available=1), offer("b", 1.0, machine="unknown", available=1))
-    learned = Learned({KIND: 100.0}, perf_at={on_machine(KIND, "slow"): 50.0})
-    decision = decided(snapshot(demand=load(100), offers=offers, learned=learned))
+    estimates = Estimates({KIND: 100.0}, perf_at={on_machine(KIND, "slow"): 50.0})
+    decision = decided(snapshot(demand=load(100), offers=offers, estimates=estimates))
     assert [r.offer.offer.id for r in decision.rentals] == ["b"]
-    both = decided(snapshot(demand=load(150), offers=offers, learned=learned))
+    both = decided(snapshot(demand=load(150), offers=offers, estimates=estimates))
     assert {r.offer.offer.id for r in both.rentals} == {"a", "b"}
 
 
 def test_a_kind_that_often_fails_is_dearer_and_one_that_mostly_does_comes_last() -> None:
     offers = (offer("a", 1.0), offer("b", 1.2, gpu_name="Big"))
-    for odds, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
-        learned = Learned({KIND: 100.0, BIG: 100.0}, odds={KIND: odds})
-        assert decided(snapshot(demand=load(90), offers=offers, learned=learned)).rentals[0].offer.offer.id == taken
-    learned = Learned({KIND: 100.0, BIG: 100.0}, odds={KIND: 0.5})
+    for success_rate, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
+        estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: success_rate})
+        assert decided(snapshot(demand=load(90), offers=offers, estimates=estimates)).rentals[0].offer.offer.id == taken
+    estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: 0.5})
     dear = (offer("a", 1.0), offer("b", 50.0, gpu_name="Big"))
-    assert decided(snapshot(demand=load(90), offers=dear, learned=learned)).rentals[0].offer.offer.id == "b"
+    assert decided(snapshot(demand=load(90), offers=dear, estimates=estimates)).rentals[0].offer.offer.id == "b"
 
 
 def test_a_machine_that_failed_is_taken_last_even_if_its_whole_kind_is_bad() -> None:
     offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 1.0, machine="other", available=1))
-    failed, learned = {"bad": Failures(1, NOW - 1)}, Learned({KIND: 100.0}, odds={KIND: 0.5})
-    s = snapshot(demand=load(90), offers=offers, machine_failures=failed, learned=learned)
+    failed, estimates = {"bad": Failures(1, NOW - 1)}, Estimates({KIND: 100.0}, success_rate={KIND: 0.5})
+    s = snapshot(demand=load(90), offers=offers, machine_failures=failed, estimates=estimates)
     assert [r.offer.offer.id for r in decided(s).rentals] == ["b"]
 
 
 def test_the_last_rooms_are_for_machines_large_enough() -> None:
     offers = (offer("small", 1.0), offer("big", 9.0, gpu_name="Big"))
     few = replace(BARE, max_workers=2)
-    decision = decided(snapshot(scaling=few, demand=load(500), offers=offers, learned=TWO_KINDS))
+    decision = decided(snapshot(scaling=few, demand=load(500), offers=offers, estimates=TWO_KINDS))
     assert sorted(r.offer.offer.id for r in decision.rentals) == ["big", "small"]
 
 
@@ -536,9 +539,9 @@ def test_offers_of_two_providers_with_one_name_are_two_offers() -> None:
 def test_two_workergroups_that_may_have_the_same_offer_are_tried_in_their_order() -> None:
     one = offer(available=1)
     other = replace(one, group_id=WorkergroupId(2))
-    learned = Learned({KIND: 100.0, "2/1xGPU": 100.0})
+    estimates = Estimates({KIND: 100.0, "2/1xGPU": 100.0})
     for offers in [(one, other), (other, one)]:
-        decision = decided(snapshot(demand=load(200), offers=offers, learned=learned))
+        decision = decided(snapshot(demand=load(200), offers=offers, estimates=estimates))
         assert [r.group_id for r in decision.rentals] == [GROUP]
 
 
@@ -585,7 +588,7 @@ def test_a_workergroup_that_failed_tries_as_many_at_a_time_as_came_to_be_ready()
 
 
 def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
-    for machines, wait_s in [("ab", LONGEST_WAIT_S), ("abc", SAME_FAULT_WAIT_S)]:
+    for machines, wait_s in [("ab", MAX_WAIT_S), ("abc", SAME_FAULT_WAIT_S)]:
         failed = {GROUP: Failures(20, NOW - wait_s + 1, tuple(machines))}
         early = snapshot(demand=load(500), group_failures=failed)
         assert rented(decided(early)) == (0, 0)
@@ -596,7 +599,7 @@ def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
 
 def test_the_wait_doubles_with_every_failure_and_has_a_longest() -> None:
     waits = [resume_at(Failures(n, 100.0)) - 100 for n in (1, 2, 3, 4, 50, 10**9)]
-    assert waits == [5, 10, 20, 40, LONGEST_WAIT_S, LONGEST_WAIT_S]
+    assert waits == [5, 10, 20, 40, MAX_WAIT_S, MAX_WAIT_S]
     assert resume_at(None) == resume_at(Failures()) == machine_resume_at(None) == 0.0
 
 
@@ -610,8 +613,8 @@ def test_the_dearest_per_unit_of_work_rests_first() -> None:
 
 def test_a_worker_at_which_requests_fail_rests_before_the_dearest() -> None:
     dear = worker(2, price=Price(3.0, 3.0, 0.1))
-    suspected = frozenset({WorkerId(3)})
-    s = snapshot(worker(1), dear, worker(3), demand=load(200), suspected=suspected)
+    outliers = frozenset({WorkerId(3)})
+    s = snapshot(worker(1), dear, worker(3), demand=load(200), outliers=outliers)
     assert decided(s).goals == {WorkerId(3): Goal.COLD}
 
 
@@ -668,7 +671,7 @@ def test_help_that_is_no_longer_needed_is_let_go_before_any_that_serves() -> Non
 
 
 def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergroup_failed() -> None:
-    failed = {GROUP: Failures(1, NOW - LONGEST_WAIT_S)}
+    failed = {GROUP: Failures(1, NOW - MAX_WAIT_S)}
     four = replace(BARE, cold_workers=4)
     serving = [replace(worker(1), outdated_at=NOW - 900.0), worker(2)]
 
@@ -677,21 +680,21 @@ def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergr
 
     assert goals(cold(3), cold(4)) == {WorkerId(3): Goal.HOT}
     assert goals(worker(3, State.STARTING), cold(4)) == {}
-    assert goals(worker(3), cold(4)) == {WorkerId(1): Goal.FRESH}
+    assert goals(worker(3), cold(4)) == {WorkerId(1): Goal.UPDATED}
 
 
 def test_in_a_workergroup_that_failed_an_update_waits_for_no_help_where_the_rest_is_enough() -> None:
     team = [replace(worker(1), outdated_at=NOW - 900.0), *map(worker, (2, 3, 4))]
-    failed = {GROUP: Failures(1, NOW - LONGEST_WAIT_S / 2)}
+    failed = {GROUP: Failures(1, NOW - MAX_WAIT_S / 2)}
     need_311 = snapshot(*team, scaling=replace(BARE, target_util=0.9), demand=load(280), group_failures=failed)
-    assert (decided(need_311).goals, decided(need_311).rentals) == ({WorkerId(1): Goal.FRESH}, ())
+    assert (decided(need_311).goals, decided(need_311).rentals) == ({WorkerId(1): Goal.UPDATED}, ())
     need_322 = replace(need_311, demand=load(290))
     assert (decided(need_322).goals, rented(decided(need_322))) == ({}, (1, 0))
 
 
 def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:
     team = [worker(1), worker(2), cold(3), cold(4)]
-    assert decided(snapshot(*team, calm_until=NOW + 1)).goals == {}
+    assert decided(snapshot(*team, stabilized_at=NOW + 1)).goals == {}
     assert decided(snapshot(*team)).goals != {}
 
 
@@ -706,7 +709,7 @@ def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_
     scaling = replace(BARE, cold_mult=2)
     memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
     team = [worker(1), cold(2), cold(3), cold(4)]
-    even_s = Learned().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
+    even_s = Estimates().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
     assert even_s == 600.0
     held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + even_s - 1)
     assert decided(held, memory).goals == {}
@@ -716,13 +719,13 @@ def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_
 
 @pytest.mark.parametrize(
     ("loading_usd_h", "stopped_usd_h", "held_s"),
-    [(0.4, 0.02, 2400.0), (0.0, 0.0, SHORTEST_STORAGE_S), (1.0, 0.0, LONGEST_STORAGE_S), (0.1, 0.1, 600.0)],
+    [(0.4, 0.02, 2400.0), (0.0, 0.0, SHORTEST_STORAGE_S), (1.0, 0.0, MAX_STORAGE_S), (0.1, 0.1, 600.0)],
 )
 def test_dear_machines_with_cheap_storage_are_kept_longer(
     loading_usd_h: float, stopped_usd_h: float, held_s: float
 ) -> None:
     team = [cold(1, price=Price(1.0, loading_usd_h, stopped_usd_h))]
-    assert storage_s(team, Learned(create_s=120.0)) == pytest.approx(held_s)
+    assert storage_s(team, Estimates(create_s=120.0)) == pytest.approx(held_s)
 
 
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
@@ -803,9 +806,9 @@ def test_a_decision_says_why() -> None:
 # -- routing -----------------------------------------------------------------------------------------------------------
 
 
-def picked(work: list[float], perf: list[float], cost: float, max_queue_s: float, die: int = 0) -> int | None:
+def picked(work: list[float], perf: list[float], cost: float, max_queue_s: float, tie_break: int = 0) -> int | None:
     with np.errstate(divide="ignore", over="ignore"):
-        return pick(np.array(work), 1.0 / np.array(perf), cost, max_queue_s, die)
+        return pick(np.array(work), 1.0 / np.array(perf), cost, max_queue_s, tie_break)
 
 
 def test_the_worker_that_would_finish_soonest_is_picked() -> None:
@@ -831,13 +834,13 @@ def test_a_handicap_counts_as_wait() -> None:
 
 
 def test_a_handicap_grows_with_failures_and_decays_only_while_the_worker_reports() -> None:
-    assert [handicap_s(Failures(n, NOW), NOW - 1, NOW + 100) for n in (1, 2, 3, 50)] == [5.0, 10.0, 20.0, 60.0]
-    reported = [handicap_s(Failures(3, NOW), NOW + 1, NOW + span_s) for span_s in (10, 20, 90)]
+    assert [penalty_s(Failures(n, NOW), NOW - 1, NOW + 100) for n in (1, 2, 3, 50)] == [5.0, 10.0, 20.0, 60.0]
+    reported = [penalty_s(Failures(3, NOW), NOW + 1, NOW + span_s) for span_s in (10, 20, 90)]
     assert reported == [10.0, 5.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("handicaps", "counted"),
+    ("penalties", "counted"),
     [
         ([60.0], [0.0]),
         ([0.0, 60.0], [0.0, 60.0]),
@@ -846,13 +849,13 @@ def test_a_handicap_grows_with_failures_and_decays_only_while_the_worker_reports
         ([0.0, 0.0, 20.0, 60.0], [0.0, 0.0, 20.0, 60.0]),
     ],
 )
-def test_at_most_half_of_the_workers_are_put_aside(handicaps: list[float], counted: list[float]) -> None:
-    assert beyond_median(np.array(handicaps)).tolist() == counted
+def test_at_most_half_of_the_workers_are_put_aside(penalties: list[float], counted: list[float]) -> None:
+    assert beyond_median(np.array(penalties)).tolist() == counted
 
 
 def test_equals_are_told_apart_by_the_die_where_no_work_will_tell_them_apart() -> None:
-    assert [picked([0] * 3, [1] * 3, 0, 10, die) for die in range(4)] == [0, 1, 2, 0]
-    assert [picked([0] * 3, [1] * 3, 1, 10, die) for die in range(4)] == [0, 0, 0, 0]
+    assert [picked([0] * 3, [1] * 3, 0, 10, tie_break) for tie_break in range(4)] == [0, 1, 2, 0]
+    assert [picked([0] * 3, [1] * 3, 1, 10, tie_break) for tie_break in range(4)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ NO_STORE: Any = None  # nothing is called here
 
 
 def app() -> FastAPI:
-    hub = Hub(NO_STORE, SystemClock(), {}, "", "test", calm_s=0.0)
+    hub = Hub(NO_STORE, SystemClock(), {}, "", "test", stabilization_s=0.0)
     return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.key_version), Limits(), explain=lambda _: {})
 
 

@@ -24,7 +24,7 @@ def _no_collection_but_ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def test_full_collections_go_on_while_they_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "LONGEST_COLLECTION_S", math.inf)
+    monkeypatch.setattr(serve, "MAX_COLLECTION_S", math.inf)
     before = full_collections()
     collecting = asyncio.create_task(serve.keep_collecting())
     while full_collections() < before + 3:
@@ -34,7 +34,7 @@ async def test_full_collections_go_on_while_they_are_short(monkeypatch: pytest.M
 
 
 async def test_a_full_collection_that_takes_too_long_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "LONGEST_COLLECTION_S", 0.0)
+    monkeypatch.setattr(serve, "MAX_COLLECTION_S", 0.0)
     before = full_collections()
     await serve.keep_collecting()
     assert full_collections() == before + 1

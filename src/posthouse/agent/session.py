@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 _ID_CHARACTERS: Final = 13  # as many as the peer's worker gives; 77 bits, drawn so that nobody can guess the next
 _EXPIRY_POLL_S: Final = 1.0  # seconds between two looks for sessions whose time is over
-_LONGEST_ROUTE: Final = 512  # characters of a path that is kept until the close
-_LARGEST_PAYLOAD_BYTES: Final = 2**16  # of what is kept until the close
+_MAX_ROUTE: Final = 512  # characters of a path that is kept until the close
+_MAX_PAYLOAD_BYTES: Final = 2**16  # of what is kept until the close
 _CLOSE_TIMEOUT = ClientTimeout(total=10)  # as long as the peer's worker waits for the model server
 # A path of plain segments. What could lead to another host (//host, http://host, @, \, % of any of them) is not one.
 _ROUTE: Final = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.~-]*)+", re.ASCII)
@@ -63,13 +63,13 @@ def terms(payload: bytes, max_session_s: float) -> Terms:
     if not 0 < asked.lifetime <= max_session_s:
         raise BadBody(f"payload.lifetime: must be above 0 and at most {max_session_s:g} s, not {asked.lifetime:g}")
     route = asked.on_close_route
-    if route is not None and (len(route) > _LONGEST_ROUTE or not _ROUTE.fullmatch(route)):
+    if route is not None and (len(route) > _MAX_ROUTE or not _ROUTE.fullmatch(route)):
         raise BadBody(
             "payload.on_close_route: must be a path on the model server like /session/closed, of letters, digits and "
-            f"_.~- between slashes, at most {_LONGEST_ROUTE} characters"
+            f"_.~- between slashes, at most {_MAX_ROUTE} characters"
         )
-    if len(bytes(asked.on_close_payload)) > _LARGEST_PAYLOAD_BYTES:
-        raise BadBody(f"payload.on_close_payload: must be at most {_LARGEST_PAYLOAD_BYTES} bytes")
+    if len(bytes(asked.on_close_payload)) > _MAX_PAYLOAD_BYTES:
+        raise BadBody(f"payload.on_close_payload: must be at most {_MAX_PAYLOAD_BYTES} bytes")
     return Terms(asked.lifetime, route, on_close_payload)
 
 

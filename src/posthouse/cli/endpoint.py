@@ -250,7 +250,7 @@ def traffic(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the requests that an endpoint was asked, as CSV: seconds from the first reel kept, work.
+    """Print the requests that an endpoint was asked, as CSV: seconds from the first segment kept, work.
 
     `posthouse simulate --trace` reads it, and `--from-journal` needs no file.
 

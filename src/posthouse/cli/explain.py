@@ -58,7 +58,7 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
 
     from posthouse.engine.journal import orders  # here, because it takes its time
 
-    demand, decision, learned = facts["demand"], facts["decision"], facts["learned"]
+    demand, decision, estimates = facts["demand"], facts["decision"], facts["estimates"]
     lines = {
         "endpoint": f"{facts['endpoint']} ({facts['state']})",
         "workers": f"{_counts(facts['workers']['by_state'])}; wanted: {_counts(facts['workers']['by_goal'])}",
@@ -78,9 +78,12 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     else:
         yield Text("\nNothing has been decided yet.")
     yield table(_rows("parameter", facts["scaling"]), title="Parameters")
-    kinds = {f"work/s of {kind}": perf for kind, perf in learned["perf"].items()}
-    times = {"seconds from stopped to ready": learned["start_s"], "seconds from nothing to ready": learned["create_s"]}
-    yield table(_rows("learned", kinds | times), title="Learned")
+    kinds = {f"work/s of {kind}": perf for kind, perf in estimates["perf"].items()}
+    times = {
+        "seconds from stopped to ready": estimates["start_s"],
+        "seconds from nothing to ready": estimates["create_s"],
+    }
+    yield table(_rows("estimates", kinds | times), title="Estimates")
     if facts["messages"]:
         yield table(_rows("worker", facts["messages"], "message"), title="Messages")
 

@@ -37,7 +37,7 @@ LISTED = 20
 """Most workers that are listed at a stop."""
 COLLECT_S = 60.0
 """Between two full collections."""
-LONGEST_COLLECTION_S = 0.01
+MAX_COLLECTION_S = 0.01
 """Where one takes longer it is the last: calls wait for it, and a server of so many objects can spare the 5 MB.
 In a server of one busy endpoint, with 16,000 objects, it takes 1 to 3 ms of its processor."""
 
@@ -157,7 +157,7 @@ async def keep_collecting() -> None:
     then cut to its length, so it comes from none of these lists and ends in one: they fill, by up to 3 MB an hour.
     """
     took_s = 0.0
-    while took_s <= LONGEST_COLLECTION_S:
+    while took_s <= MAX_COLLECTION_S:
         await asyncio.sleep(COLLECT_S)
         began = time.thread_time()  # not what other programs take meanwhile
         gc.collect()
@@ -181,9 +181,9 @@ def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
 
 def _farewell(server: "Running", data_dir: Path) -> str:
     left = [
-        (stall.fleet.endpoint.name or "a deleted endpoint", worker)
-        for stall in server.hub.stalls.values()
-        for worker in stall.fleet.workers.values()
+        (managed.fleet.endpoint.name or "a deleted endpoint", worker)
+        for managed in server.hub.endpoints.values()
+        for worker in managed.fleet.workers.values()
         if worker.state not in OVER
     ]
     if not left:

@@ -32,8 +32,8 @@ from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
     from posthouse.sim.record import Summary
+    from posthouse.sim.run import Result
     from posthouse.sim.scenario import Scenario
-    from posthouse.sim.trial import Result
 
 AS_WAS, AS_IS, AS_ASKED = "as it was", "as it is", "as asked"
 """What the server measured; the present parameters, simulated; the same with the options over them."""
@@ -247,7 +247,7 @@ def _run(given: "Scenario", repeat: str, svg: Path | None, log: Path | None, qui
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from posthouse.sim.picture import svg as drawn
-    from posthouse.sim.trial import run
+    from posthouse.sim.run import run
 
     with ExitStack() as stack:
         lines = stack.enter_context(log.open("w", encoding="utf-8")) if log else None

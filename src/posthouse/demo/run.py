@@ -40,7 +40,7 @@ SCALING: dict[str, Any] = {
     "inactivity_timeout": 8,
 }
 SAMPLE_S = 0.5
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 """How long a phase of the demo may take before it counts as failed, in seconds; machines differ."""
 DWELL_S = 4.0
 """How long the cold fleet is shown before it is cleared up, in seconds."""
@@ -82,7 +82,7 @@ class Record:
     began_at: float
     requests: int
     samples: list[Sample] = field(default_factory=list)
-    learned: dict[str, Any] = field(default_factory=dict)
+    estimates: dict[str, Any] = field(default_factory=dict)
     """What the endpoint had learned of its workers when it was last looked at."""
     outcomes: list[Outcome] = field(default_factory=list)
     phase: str = "starting"
@@ -147,7 +147,7 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
     summary = _summary(record, gone)
     seen = {
         "summary": summary,
-        "learned": record.learned,
+        "estimates": record.estimates,
         "traffic_at": record.traffic_at,
         "outcomes": [asdict(o) for o in record.outcomes],
         "samples": [asdict(s) for s in record.samples],
@@ -201,22 +201,22 @@ async def _send(client: AsyncClient, record: Record, at_s: float, tokens: int) -
 
 
 def _states(server: Running) -> Counter[str]:
-    return Counter(str(w.state) for stall in server.hub.stalls.values() for w in stall.fleet.workers.values())
+    return Counter(str(w.state) for managed in server.hub.endpoints.values() for w in managed.fleet.workers.values())
 
 
 async def _until(server: Running, record: Record, reached: Any) -> None:
     began = time.monotonic()
     while not reached(_states(server)):
-        if time.monotonic() - began > PATIENCE_S:
-            raise TimeoutError(f"{record.phase} took more than {PATIENCE_S:.0f} s: {dict(_states(server))}")
+        if time.monotonic() - began > TIMEOUT_S:
+            raise TimeoutError(f"{record.phase} took more than {TIMEOUT_S:.0f} s: {dict(_states(server))}")
         await asyncio.sleep(0.1)
 
 
 async def _empty(server: Running) -> bool:
-    """True once no worker is left, False if some still are after `PATIENCE_S`."""
+    """True once no worker is left, False if some still are after `TIMEOUT_S`."""
     began = time.monotonic()
-    while server.hub.stalls:
-        if time.monotonic() - began > PATIENCE_S:
+    while server.hub.endpoints:
+        if time.monotonic() - began > TIMEOUT_S:
             return False
         await asyncio.sleep(0.1)
     return True
@@ -237,18 +237,18 @@ async def _watch(server: Running, record: Record, console: Console) -> None:
 
 def _sample(server: Running, record: Record) -> Sample:
     t_s = time.time() - record.began_at
-    stall = next(iter(server.hub.stalls.values()), None)
+    managed = next(iter(server.hub.endpoints.values()), None)
     answered = sum(not o.error for o in record.outcomes)
-    if stall is None:
+    if managed is None:
         return Sample(t_s, 0.0, 0.0, 0.0, 0, 0.0, {}, answered, 0.0, 0.0)
-    fleet, now = stall.fleet, server.hub.clock.now()
+    fleet, now = managed.fleet, server.hub.clock.now()
     snapshot = fleet.snapshot(now, ())
-    demand, record.learned = snapshot.demand, asdict(snapshot.learned)
+    demand, record.estimates = snapshot.demand, asdict(snapshot.estimates)
     workers = list(fleet.workers.values())
     return Sample(
         t_s=t_s,
         load=demand.recent_rate,
-        need=stall.decision.hot_need if stall.decision else 0.0,
+        need=managed.decision.hot_need if managed.decision else 0.0,
         ready=sum(w.perf for w in workers if w.state is State.IDLE),
         waiting=demand.waiting_count,
         oldest_wait_s=demand.oldest_wait_s,

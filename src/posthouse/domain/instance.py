@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 
-LISTED = frozenset({Sighting.PROVISIONING, Sighting.PULLING, Sighting.RUNNING, Sighting.HALTED, Sighting.EXITED})
+LISTED = frozenset(
+    {Observation.PROVISIONING, Observation.PULLING, Observation.RUNNING, Observation.HALTED, Observation.EXITED}
+)
 """What a provider may say of an instance in its list."""
 
 
@@ -12,7 +14,7 @@ LISTED = frozenset({Sighting.PROVISIONING, Sighting.PULLING, Sighting.RUNNING, S
 class Instance:
     id: str
     label: str
-    seen: Sighting
+    seen: Observation
     """One of `LISTED`."""
     addresses: frozenset[str] = field(default_factory=frozenset)
     """`host:port` pairs at which its published ports are reached."""

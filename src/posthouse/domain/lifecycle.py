@@ -1,10 +1,10 @@
 """The life of a worker, as tables: what may happen in which state, and what to do about it.
 
 Two facets a worker has, never one: what we see (`State`) and what we want (`Goal`). Decisions write goals,
-observations write states, and `remedy` says which command moves the one toward the other. The engine is
+observations write states, and `next_command` says which command moves the one toward the other. The engine is
 level-triggered: it looks, compares and acts again, so a crash between two looks loses nothing.
 
-A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. A *sighting* that it does not
+A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. A *observation* that it does not
 allow is late, repeated or out of order: the state stays as it is, and the caller counts it unless it is a repeat.
 """
 
@@ -37,7 +37,7 @@ class Goal(StrEnum):
 
     HOT = "hot"  # ready, taking requests
     COLD = "cold"  # stopped, with its model on disk
-    FRESH = "fresh"  # with what its template says now, and then hot or cold again
+    UPDATED = "updated"  # with what its template says now, and then hot or cold again
     GONE = "gone"  # destroyed
 
 
@@ -51,7 +51,7 @@ class Command(StrEnum):
     DESTROY = "destroy"
 
 
-class Sighting(StrEnum):
+class Observation(StrEnum):
     """What the world shows us of a worker."""
 
     PROVISIONING = "provisioning"  # the provider lists it: accepted, nothing runs yet
@@ -68,30 +68,30 @@ class Sighting(StrEnum):
     FAILED = "failed"  # the provider refused or broke our last command
 
 
-Event = Command | Sighting
+Event = Command | Observation
 
 _BIRTH: dict[Event, State] = {
-    Sighting.PROVISIONING: State.CREATING,
-    Sighting.PULLING: State.LOADING,
-    Sighting.RUNNING: State.MODEL_LOADING,
-    Sighting.REPORTED_LOADING: State.MODEL_LOADING,
-    Sighting.REPORTED_READY: State.IDLE,
-    Sighting.REPORTED_ERROR: State.ERROR,
-    Sighting.EXITED: State.ERROR,
-    Sighting.HALTED: State.ERROR,
-    Sighting.ABSENT: State.DESTROYED,
-    Sighting.OVERDUE: State.ERROR,
+    Observation.PROVISIONING: State.CREATING,
+    Observation.PULLING: State.LOADING,
+    Observation.RUNNING: State.MODEL_LOADING,
+    Observation.REPORTED_LOADING: State.MODEL_LOADING,
+    Observation.REPORTED_READY: State.IDLE,
+    Observation.REPORTED_ERROR: State.ERROR,
+    Observation.EXITED: State.ERROR,
+    Observation.HALTED: State.ERROR,
+    Observation.ABSENT: State.DESTROYED,
+    Observation.OVERDUE: State.ERROR,
     Command.DESTROY: State.DESTROYING,
 }
 
 _UPDATE: dict[Event, State] = {
     Command.DESTROY: State.DESTROYING,
-    Sighting.REPORTED_READY: State.IDLE,
-    Sighting.REPORTED_ERROR: State.ERROR,
-    Sighting.HALTED: State.STOPPED,  # the server died between its end and its new start
-    Sighting.EXITED: State.ERROR,
-    Sighting.ABSENT: State.DESTROYED,
-    Sighting.OVERDUE: State.ERROR,
+    Observation.REPORTED_READY: State.IDLE,
+    Observation.REPORTED_ERROR: State.ERROR,
+    Observation.HALTED: State.STOPPED,  # the server died between its end and its new start
+    Observation.EXITED: State.ERROR,
+    Observation.ABSENT: State.DESTROYED,
+    Observation.OVERDUE: State.ERROR,
 }
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
@@ -101,100 +101,102 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.CREATING: {
         **_BIRTH,
-        Sighting.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
+        Observation.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
     },
-    State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Sighting.PROVISIONING},
+    State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Observation.PROVISIONING},
     State.MODEL_LOADING: {
-        **{k: v for k, v in _BIRTH.items() if k not in (Sighting.PROVISIONING, Sighting.PULLING)},
+        **{k: v for k, v in _BIRTH.items() if k not in (Observation.PROVISIONING, Observation.PULLING)},
         Command.UPDATE: State.UPDATE_STARTING,
     },
     State.IDLE: {
         Command.STOP: State.STOPPING,
         Command.UPDATE: State.UPDATE_REBOOTING,
         Command.DESTROY: State.DESTROYING,
-        Sighting.REPORTED_LOADING: State.STARTING,  # its server began anew inside the same instance
-        Sighting.REPORTED_ERROR: State.ERROR,
-        Sighting.SILENT: State.UNAVAIL,
-        Sighting.EXITED: State.UNAVAIL,
-        Sighting.HALTED: State.STOPPED,  # stopped behind our back, by its owner or by spot
-        Sighting.ABSENT: State.DESTROYED,
+        Observation.REPORTED_LOADING: State.STARTING,  # its server began anew inside the same instance
+        Observation.REPORTED_ERROR: State.ERROR,
+        Observation.SILENT: State.UNAVAIL,
+        Observation.EXITED: State.UNAVAIL,
+        Observation.HALTED: State.STOPPED,  # stopped behind our back, by its owner or by spot
+        Observation.ABSENT: State.DESTROYED,
     },
     State.STOPPING: {
         Command.DESTROY: State.DESTROYING,
-        Sighting.HALTED: State.STOPPED,
-        Sighting.EXITED: State.UNAVAIL,
-        Sighting.ABSENT: State.DESTROYED,
-        Sighting.OVERDUE: State.ERROR,
-        Sighting.FAILED: State.IDLE,  # a clear refusal: it runs on
+        Observation.HALTED: State.STOPPED,
+        Observation.EXITED: State.UNAVAIL,
+        Observation.ABSENT: State.DESTROYED,
+        Observation.OVERDUE: State.ERROR,
+        Observation.FAILED: State.IDLE,  # a clear refusal: it runs on
     },
     State.STOPPED: {
         Command.START: State.STARTING,
         Command.UPDATE: State.UPDATE_STARTING,
         Command.DESTROY: State.DESTROYING,
-        Sighting.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
-        Sighting.EXITED: State.UNAVAIL,
-        Sighting.ABSENT: State.DESTROYED,
+        Observation.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
+        Observation.EXITED: State.UNAVAIL,
+        Observation.ABSENT: State.DESTROYED,
     },
     State.STARTING: {
         # HALTED is not here: a listing taken just before the start took effect would undo it.
         Command.STOP: State.STOPPING,
         Command.UPDATE: State.UPDATE_STARTING,
         Command.DESTROY: State.DESTROYING,
-        Sighting.REPORTED_READY: State.IDLE,
-        Sighting.REPORTED_ERROR: State.ERROR,
-        Sighting.EXITED: State.UNAVAIL,
-        Sighting.ABSENT: State.DESTROYED,
-        Sighting.OVERDUE: State.ERROR,
-        Sighting.FAILED: State.STOPPED,  # a clear refusal, such as of a machine that is let to others: it stays cold
+        Observation.REPORTED_READY: State.IDLE,
+        Observation.REPORTED_ERROR: State.ERROR,
+        Observation.EXITED: State.UNAVAIL,
+        Observation.ABSENT: State.DESTROYED,
+        Observation.OVERDUE: State.ERROR,
+        Observation.FAILED: State.STOPPED,  # a clear refusal, such as of a machine that is let to others: it stays cold
     },
     # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
-    State.UPDATE_REBOOTING: {**_UPDATE, Sighting.FAILED: State.IDLE},
-    State.UPDATE_STARTING: {**_UPDATE, Sighting.FAILED: State.STOPPED},
+    State.UPDATE_REBOOTING: {**_UPDATE, Observation.FAILED: State.IDLE},
+    State.UPDATE_STARTING: {**_UPDATE, Observation.FAILED: State.STOPPED},
     State.UNAVAIL: {
         Command.DESTROY: State.DESTROYING,
-        Sighting.REPORTED_READY: State.IDLE,
-        Sighting.REPORTED_ERROR: State.ERROR,
-        Sighting.ABSENT: State.DESTROYED,
-        Sighting.OVERDUE: State.ERROR,
+        Observation.REPORTED_READY: State.IDLE,
+        Observation.REPORTED_ERROR: State.ERROR,
+        Observation.ABSENT: State.DESTROYED,
+        Observation.OVERDUE: State.ERROR,
     },
     State.ERROR: {
         Command.DESTROY: State.DESTROYING,
-        Sighting.ABSENT: State.DESTROYED,
+        Observation.ABSENT: State.DESTROYED,
     },
     State.DESTROYING: {
-        Sighting.ABSENT: State.DESTROYED,
-        Sighting.OVERDUE: State.ERROR,  # from where it is destroyed again, until it is gone
-        Sighting.FAILED: State.ERROR,
+        Observation.ABSENT: State.DESTROYED,
+        Observation.OVERDUE: State.ERROR,  # from where it is destroyed again, until it is gone
+        Observation.FAILED: State.ERROR,
     },
     State.DESTROYED: {},
 }
 
 UPDATING = frozenset({State.UPDATE_REBOOTING, State.UPDATE_STARTING})
 
-NOTHING_NEW: dict[Sighting, frozenset[State]] = {
-    # The states of which a sighting tells nothing but what is known. In any other it is late or a contradiction.
-    Sighting.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
-    Sighting.PULLING: frozenset({State.LOADING}) | UPDATING,
-    Sighting.RUNNING: frozenset(State) - {State.WANTED, State.CREATING, State.LOADING, State.STOPPED, State.DESTROYED},
-    Sighting.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
-    Sighting.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
-    Sighting.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR}) | UPDATING,
-    Sighting.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
-    Sighting.REPORTED_ERROR: frozenset({State.ERROR}),
+NOTHING_NEW: dict[Observation, frozenset[State]] = {
+    # The states of which an observation tells nothing but what is known. In any other it is late or a contradiction.
+    Observation.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
+    Observation.PULLING: frozenset({State.LOADING}) | UPDATING,
+    Observation.RUNNING: frozenset(State)
+    - {State.WANTED, State.CREATING, State.LOADING, State.STOPPED, State.DESTROYED},
+    Observation.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
+    Observation.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
+    Observation.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR})
+    | UPDATING,
+    Observation.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
+    Observation.REPORTED_ERROR: frozenset({State.ERROR}),
 }
 
-REMEDIES: dict[Goal, dict[State, Command]] = {
+COMMANDS: dict[Goal, dict[State, Command]] = {
     Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
     # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
     Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
-    Goal.FRESH: {
+    Goal.UPDATED: {
         State.WANTED: Command.RENT,
         **dict.fromkeys((State.MODEL_LOADING, State.IDLE, State.STOPPED, State.STARTING), Command.UPDATE),
     },
     Goal.GONE: {state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)},
 }
 
-PATIENCE_S: dict[State, float] = {
+STATE_TIMEOUT_S: dict[State, float] = {
     # How long a passing state may last without any sign of progress before it counts as stuck, in seconds.
     # Chosen for machines that pull 10 to 100 GB over 0.1 to 1 GB/s; progress restarts the clock.
     State.CREATING: 300.0,
@@ -208,7 +210,7 @@ PATIENCE_S: dict[State, float] = {
     State.DESTROYING: 60.0,
 }
 
-PROGRESS_LIMIT = 6.0
+MAX_PROGRESS_FACTOR = 6.0
 """How many times its patience a passing state may last in all, however much progress it shows (a log that prints
 for ever is no progress, and the machine is billed)."""
 
@@ -263,18 +265,18 @@ def after_command(state: State, command: Command) -> State:
         raise IllegalMove(f"{command} is not a move in state {state}") from None
 
 
-def after_sighting(state: State, sighting: Sighting) -> State | None:
-    """The state once `sighting` has been made; None where it is late or repeated and means nothing."""
-    return TRANSITIONS[state].get(sighting)
+def after_observation(state: State, observation: Observation) -> State | None:
+    """The state once `observation` has been made; None where it is late or repeated and means nothing."""
+    return TRANSITIONS[state].get(observation)
 
 
-def remedy(goal: Goal, state: State, busy: bool) -> Command | None:
+def next_command(goal: Goal, state: State, busy: bool) -> Command | None:
     """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
 
     A busy worker gets no command while it can still serve: it drains first. In the other states its requests are lost
     or not there, so nothing is gained by waiting.
     """
-    return None if busy and state in SERVING else REMEDIES[goal].get(state)
+    return None if busy and state in SERVING else COMMANDS[goal].get(state)
 
 
 def goal_beyond_update(state: State) -> Goal:
@@ -286,8 +288,8 @@ def goal_beyond_update(state: State) -> Goal:
 
 
 def overdue(state: State, now: float, since: float, progressed_at: float) -> bool:
-    """True if a passing state has shown no progress for its patience, or has lasted `PROGRESS_LIMIT` times that."""
-    patience_s = PATIENCE_S.get(state)
-    if patience_s is None:
+    """True if a passing state made no progress within its timeout, or has lasted `MAX_PROGRESS_FACTOR` times that."""
+    timeout_s = STATE_TIMEOUT_S.get(state)
+    if timeout_s is None:
         return False
-    return now - max(since, progressed_at) > patience_s or now - since > PROGRESS_LIMIT * patience_s
+    return now - max(since, progressed_at) > timeout_s or now - since > MAX_PROGRESS_FACTOR * timeout_s

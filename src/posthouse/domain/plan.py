@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.lifecycle import Command, Goal
-from posthouse.domain.load import Demand, Learned
+from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -32,16 +32,16 @@ class Snapshot:
     """Every worker that is not DESTROYED."""
     demand: Demand
     offers: tuple[GroupOffer, ...]
-    learned: Learned
+    estimates: Estimates
     busy: frozenset[WorkerId] = frozenset()
     """Workers that have requests on them."""
     group_failures: Mapping[WorkergroupId, Failures] = field(default_factory=dict)
     machine_failures: Mapping[str, Failures] = field(default_factory=dict)
     resting: frozenset[WorkerId] = frozenset()
     """Workers whose start was refused a moment ago: others are sooner."""
-    suspected: frozenset[WorkerId] = frozenset()
+    outliers: frozenset[WorkerId] = frozenset()
     """Workers at which requests failed lately."""
-    calm_until: float = 0.0
+    stabilized_at: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
 
 

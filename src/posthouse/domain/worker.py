@@ -64,7 +64,7 @@ class Worker:
 
     def status(self) -> str:
         """The protocol's word for how it stands; empty for what never goes on the wire."""
-        if self.state is State.IDLE and self.goal is Goal.FRESH:
+        if self.state is State.IDLE and self.goal is Goal.UPDATED:
             return "update_ready"
         return STATUS_ON_WIRE.get(self.state, "")
 

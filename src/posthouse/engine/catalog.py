@@ -14,7 +14,7 @@ from posthouse.domain.lifecycle import Goal
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Fleet
 from posthouse.wire import search
 from posthouse.wire.env import env_text, parse_env
@@ -27,11 +27,11 @@ Ask = Mapping[str, object]
 
 DEFAULT_NAME = "default-endpoint"
 """Of an endpoint that is made without a name: the protocol's."""
-NAME_LIMIT = 255
+MAX_NAME = 255
 """Longest name, in characters: the protocol's."""
-IMAGE_LIMIT = 4096
+MAX_IMAGE = 4096
 """Longest name of an image, in characters: our choice."""
-TEXT_LIMIT = 262_144
+MAX_TEXT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
 MAX_GB = 1e6
 """Largest disk, and largest model, in GB: our choice, far above real ones."""
@@ -63,7 +63,7 @@ class Catalog:
             endpoint = self._endpoint(blank, ask)
             _check_room(len(self.hub.ids_by_name), self.limits.endpoints, "endpoints")
             endpoint = await self.hub.store.add_endpoint(endpoint)
-            self.hub.stalls[endpoint.id] = Stall(Fleet(endpoint, now))
+            self.hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, now))
             self.hub.ids_by_name[endpoint.name] = endpoint.id
             self.hub.bell.set()
             return endpoint
@@ -71,40 +71,40 @@ class Catalog:
     async def update_endpoint(self, endpoint_id: int, ask: Ask) -> Endpoint:
         """The endpoint with what `ask` changes. Raises: BadRequest, NotFound."""
         async with self._one_at_a_time:
-            before = self.hub.stall(endpoint_id).fleet.endpoint
+            before = self.hub.managed(endpoint_id).fleet.endpoint
             return await self._put_endpoint(self._endpoint(before, ask))
 
     async def rotate_key(self, endpoint_id: int) -> Endpoint:
         """The endpoint with a new key; the one before is worth nothing from now on. Raises: NotFound."""
         async with self._one_at_a_time:
-            before = self.hub.stall(endpoint_id).fleet.endpoint
+            before = self.hub.managed(endpoint_id).fleet.endpoint
             return await self._put_endpoint(replace(before, key_version=before.key_version + 1))
 
     async def delete_endpoint(self, endpoint_id: int) -> int:
         """Deletes the endpoint and its workergroups; how many workers go with it. Raises: NotFound."""
         async with self._one_at_a_time:
-            stall = self.hub.stall(endpoint_id)
-            endpoint = stall.fleet.endpoint
+            managed = self.hub.managed(endpoint_id)
+            endpoint = managed.fleet.endpoint
             await self.hub.store.drop_endpoint(endpoint.id)
-            stall.leaving = True
+            managed.leaving = True
             del self.hub.ids_by_name[endpoint.name]
             for group in self.hub.groups_of(endpoint.id):
                 self.hub.drop_group(group.id)
-            return self._dismiss(stall.fleet, stall.fleet.workers.values())
+            return self._dismiss(managed.fleet, managed.fleet.workers.values())
 
     async def _put_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        stall = self.hub.stall(endpoint.id)
+        managed = self.hub.managed(endpoint.id)
         await self.hub.store.put_endpoint(endpoint)
-        del self.hub.ids_by_name[stall.fleet.endpoint.name]
+        del self.hub.ids_by_name[managed.fleet.endpoint.name]
         self.hub.ids_by_name[endpoint.name] = endpoint.id
-        stall.fleet.configure(endpoint)
+        managed.fleet.configure(endpoint)
         self.hub.bell.set()
         return endpoint
 
     def _endpoint(self, before: Endpoint, ask: Ask) -> Endpoint:
-        name = _line(ask, "endpoint_name", before.name, NAME_LIMIT)
+        name = _line(ask, "endpoint_name", before.name, MAX_NAME)
         if not name or name != name.strip():
-            raise BadRequest(f"endpoint_name: must have 1 to {NAME_LIMIT} characters, without blanks around them")
+            raise BadRequest(f"endpoint_name: must have 1 to {MAX_NAME} characters, without blanks around them")
         if self.hub.ids_by_name.get(name, before.id) != before.id:
             raise BadRequest(f"endpoint_name: {name!r} is taken; choose another")
         state = _one_of(ask, "endpoint_state", before.state, [str(s) for s in EndpointState])
@@ -167,12 +167,12 @@ class Catalog:
         """Asks for an update of every worker that the workergroup has; how many these are. Raises: NotFound."""
         group = self.workergroup(group_id)
         self.hub.bell.set()
-        return self.hub.stall(group.endpoint_id).fleet.ask_update(group.id, self.hub.clock.now())
+        return self.hub.managed(group.endpoint_id).fleet.ask_update(group.id, self.hub.clock.now())
 
     def cancel_update(self, group_id: int) -> None:
         """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
         group = self.workergroup(group_id)
-        self.hub.stall(group.endpoint_id).fleet.cancel_update(group.id, self.hub.clock.now())
+        self.hub.managed(group.endpoint_id).fleet.cancel_update(group.id, self.hub.clock.now())
         self.hub.bell.set()
 
     def _roll_out(self, group: Workergroup, before: Template) -> None:
@@ -185,7 +185,7 @@ class Catalog:
             group = self.workergroup(group_id)
             await self.hub.store.drop_workergroup(group.id)
             self.hub.drop_group(group.id)
-            fleet = self.hub.stall(group.endpoint_id).fleet
+            fleet = self.hub.managed(group.endpoint_id).fleet
             return self._dismiss(fleet, [w for w in fleet.workers.values() if w.group_id == group.id])
 
     def _group(self, before: Workergroup, ask: Ask) -> Workergroup:
@@ -202,9 +202,9 @@ class Catalog:
         """The endpoint that `ask` names, by id, by name or by both; None if by neither. Raises: BadRequest."""
         said_id, name = ask.get("endpoint_id"), ask.get("endpoint_name")
         by_id = None if said_id is None else EndpointId(integer(said_id, "endpoint_id", 1))
-        by_name = None if name is None else self.hub.ids_by_name.get(_line(ask, "endpoint_name", "", NAME_LIMIT))
-        stall = None if by_id is None else self.hub.stalls.get(by_id)
-        unknown = (by_id is not None and (stall is None or stall.leaving)) or (name is not None and by_name is None)
+        by_name = None if name is None else self.hub.ids_by_name.get(_line(ask, "endpoint_name", "", MAX_NAME))
+        managed = None if by_id is None else self.hub.endpoints.get(by_id)
+        unknown = (by_id is not None and (managed is None or managed.leaving)) or (name is not None and by_name is None)
         if unknown or (by_id is not None and name is not None and by_id != by_name):
             raise BadRequest(
                 "endpoint_id or endpoint_name: there is no such endpoint. "
@@ -239,7 +239,7 @@ class Catalog:
         """Wants the workers gone; how many were not on their way out yet."""
         leaving = [w.id for w in workers if w.goal is not Goal.GONE]
         for worker_id in leaving:
-            fleet.want(worker_id, Goal.GONE)
+            fleet.set_goal(worker_id, Goal.GONE)
         self.hub.bell.set()
         return len(leaving)
 
@@ -352,9 +352,9 @@ def _template(before: Template, ask: Ask) -> Template:
     filters = ask.get("extra_filters")
     template = replace(
         before,
-        name=_line(ask, "name", before.name, NAME_LIMIT),
-        image=_line(ask, "image", before.image, IMAGE_LIMIT),
-        tag=_line(ask, "tag", before.tag, NAME_LIMIT),
+        name=_line(ask, "name", before.name, MAX_NAME),
+        image=_line(ask, "image", before.image, MAX_IMAGE),
+        tag=_line(ask, "tag", before.tag, MAX_NAME),
         env=before.env if env is None else env,
         onstart=_text(ask, "onstart", before.onstart),
         disk_gb=_number(ask, "recommended_disk_space", before.disk_gb, MAX_GB),
@@ -364,7 +364,7 @@ def _template(before: Template, ask: Ask) -> Template:
         private=_yes_or_no(ask, "private", before.private),
     )
     if not template.name:
-        raise BadRequest(f"name: a template needs a name of 1 to {NAME_LIMIT} characters")
+        raise BadRequest(f"name: a template needs a name of 1 to {MAX_NAME} characters")
     return replace(template, hash_id=_hash(template))
 
 
@@ -388,8 +388,8 @@ def _search(ask: Ask, before: str) -> str:
 def _filters(said: object, field_name: str) -> dict[str, object]:
     if not isinstance(said, str | Mapping):
         raise BadRequest(f"{field_name}: must be a search as text, or an object {{field: {{op: value}}}}")
-    if not isinstance(said, str) and len(msgspec.json.encode(said)) > search.TEXT_LIMIT:
-        raise BadRequest(f"{field_name}: has more than {search.TEXT_LIMIT} bytes as JSON")
+    if not isinstance(said, str) and len(msgspec.json.encode(said)) > search.MAX_TEXT:
+        raise BadRequest(f"{field_name}: has more than {search.MAX_TEXT} bytes as JSON")
     try:
         return {**parse_search(said)}
     except BadRequest as error:
@@ -432,6 +432,6 @@ def _text(ask: Ask, field_name: str, before: str) -> str:
     said = ask.get(field_name)
     if said is None:
         return before
-    if not isinstance(said, str) or len(said) > TEXT_LIMIT or "\0" in said:
-        raise BadRequest(f"{field_name}: must be text of at most {TEXT_LIMIT} characters, without NUL")
+    if not isinstance(said, str) or len(said) > MAX_TEXT or "\0" in said:
+        raise BadRequest(f"{field_name}: must be text of at most {MAX_TEXT} characters, without NUL")
     return said

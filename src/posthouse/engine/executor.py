@@ -1,4 +1,4 @@
-"""Carries commands out at providers: bounded, one at a time for each worker; every answer is a sighting."""
+"""Carries commands out at providers: bounded, one at a time for each worker; every answer is an observation."""
 
 import asyncio
 from base64 import b64encode
@@ -107,12 +107,12 @@ class Executor:
         if failure:
             log.warning("command refused", worker=worker.id, command=str(command), why=failure[:300])
             self.counts[f"{command}_refused"] += 1
-        fleet.settle(worker.id, now, failure, blame)
+        fleet.command_answered(worker.id, now, failure, blame)
         fleet.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker)
         if instance is not None and worker.id in fleet.workers:
             if command is Command.UPDATE:
                 fleet.updated(worker.id)
-            fleet.place(worker.id, instance, now)
+            fleet.observe_instance(worker.id, instance, now)
         self.on_answer(worker.provider)
         self.hub.bell.set()
 

@@ -10,26 +10,26 @@ from posthouse.domain.errors import NotFound
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Decision, Memory
-from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Clock, JournalEntry, Provider, Store
+from posthouse.recording.segment import Segment
 
 ID_DIGITS = 15
 """Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
 UNWRITTEN_KEPT = 100
 """Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
-REELS_KEPT = 12
-"""Reels of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
-GOLDEN = 0.6180339887
-MAX_HOMES = 100_000
+SEGMENTS_KEPT = 12
+"""Segments of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
+PHASE_SPREAD = 0.6180339887
+MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
 
 
 @dataclass(slots=True)
-class Stall:
+class ManagedEndpoint:
     """One endpoint in the running server: its fleet, and what the control loop keeps about it between ticks."""
 
     fleet: Fleet
@@ -41,8 +41,8 @@ class Stall:
     journalled_at: float = 0.0
     unwritten: deque[JournalEntry] = field(default_factory=lambda: deque(maxlen=UNWRITTEN_KEPT))
     """Decisions for the journal that could not be stored yet."""
-    unkept: deque[Reel] = field(default_factory=lambda: deque(maxlen=REELS_KEPT))
-    """Reels of its tape that could not be stored yet."""
+    unkept: deque[Segment] = field(default_factory=lambda: deque(maxlen=SEGMENTS_KEPT))
+    """Segments of its traffic log that could not be stored yet."""
     saved_at: float = 0.0
     held: dict[int, Callable[[Assignment | Waiting], None]] = field(default_factory=dict)
     """What is to be told what becomes of requests that are held open."""
@@ -60,7 +60,7 @@ class Stall:
     def is_turn(self, every_s: float, last_at: float, now: float) -> bool:
         """True if the moment lies between `last_at` and `now` that comes every `every_s` seconds, at another time for
         each endpoint: multiples of the golden ratio spread any number of them evenly."""
-        begin_s = self.fleet.endpoint.id * GOLDEN % 1.0 * every_s
+        begin_s = self.fleet.endpoint.id * PHASE_SPREAD % 1.0 * every_s
         return (now - begin_s) // every_s > (last_at - begin_s) // every_s
 
 
@@ -74,11 +74,11 @@ class Hub:
     default_provider: str
     installation: str
     """The name of this installation; part of every label."""
-    calm_s: float
+    stabilization_s: float
     """No scale-down for this long after a start."""
     last_worker_id: int = 0
     """The highest that was ever given, as far as is known."""
-    stalls: dict[EndpointId, Stall] = field(default_factory=dict)
+    endpoints: dict[EndpointId, ManagedEndpoint] = field(default_factory=dict)
     ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
     """Changed by `put_group` and `drop_group` alone."""
@@ -90,7 +90,7 @@ class Hub:
     """Rung when a decision should not wait for the next tick."""
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
-    _homes: dict[int, EndpointId] = field(default_factory=dict)
+    _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
 
     @property
@@ -123,48 +123,52 @@ class Hub:
             record = await self.store.fleet(endpoint_id)
             endpoint = endpoints.get(endpoint_id)
             fleet = Fleet(
-                endpoint or _deleted(endpoint_id), self.clock.now(), record.workers, self.calm_s, record.spent_usd
+                endpoint or _deleted(endpoint_id),
+                self.clock.now(),
+                record.workers,
+                self.stabilization_s,
+                record.spent_usd,
             )
-            self.stalls[endpoint_id] = Stall(fleet, record.version, leaving=endpoint is None)
+            self.endpoints[endpoint_id] = ManagedEndpoint(fleet, record.version, leaving=endpoint is None)
             if endpoint is not None:
                 self.ids_by_name[endpoint.name] = endpoint_id
             for worker in list(fleet.workers.values()):
                 if worker.group_id not in self.workergroups:  # deleted, and the crash came before its workers went
-                    fleet.want(worker.id, Goal.GONE)
+                    fleet.set_goal(worker.id, Goal.GONE)
 
-    def named(self, name: str) -> Stall | None:
+    def named(self, name: str) -> ManagedEndpoint | None:
         """The endpoint with this name, None if there is no such endpoint."""
         endpoint_id = self.ids_by_name.get(name)
-        return None if endpoint_id is None else self.stalls[endpoint_id]
+        return None if endpoint_id is None else self.endpoints[endpoint_id]
 
     def fleet_named(self, name: str) -> Fleet | None:
         """Its fleet."""
-        stall = self.named(name)
-        return None if stall is None else stall.fleet
+        managed = self.named(name)
+        return None if managed is None else managed.fleet
 
-    def stall(self, endpoint_id: int) -> Stall:
+    def managed(self, endpoint_id: int) -> ManagedEndpoint:
         """Raises: NotFound for an endpoint that does not exist or is being deleted."""
-        stall = self.stalls.get(EndpointId(endpoint_id))
-        if stall is None or stall.leaving:
+        managed = self.endpoints.get(EndpointId(endpoint_id))
+        if managed is None or managed.leaving:
             raise NotFound(f"endpoint {endpoint_id} does not exist")
-        return stall
+        return managed
 
     def key_version(self, endpoint_id: int) -> int | None:
         """The present version of the endpoint's key; None if there is no such endpoint."""
-        stall = self.stalls.get(EndpointId(endpoint_id))
-        return None if stall is None or stall.leaving else stall.fleet.endpoint.key_version
+        managed = self.endpoints.get(EndpointId(endpoint_id))
+        return None if managed is None or managed.leaving else managed.fleet.endpoint.key_version
 
-    def home_of(self, worker_id: int) -> Stall | None:
+    def home_of(self, worker_id: int) -> ManagedEndpoint | None:
         """The endpoint that has the worker, None if none has."""
-        home = self.stalls.get(self._homes.get(worker_id, EndpointId(0)))
+        home = self.endpoints.get(self._endpoint_by_worker.get(worker_id, EndpointId(0)))
         if home is not None and worker_id in home.fleet.workers:
             return home
-        for endpoint_id, stall in self.stalls.items():
-            if worker_id in stall.fleet.workers:
-                if len(self._homes) >= MAX_HOMES:
-                    self._homes.clear()
-                self._homes[worker_id] = endpoint_id
-                return stall
+        for endpoint_id, managed in self.endpoints.items():
+            if worker_id in managed.fleet.workers:
+                if len(self._endpoint_by_worker) >= MAX_ENDPOINT_BY_WORKER:
+                    self._endpoint_by_worker.clear()
+                self._endpoint_by_worker[worker_id] = endpoint_id
+                return managed
         return None
 
     def fleet_of(self, worker_id: int) -> Fleet | None:

@@ -8,7 +8,7 @@ from posthouse.domain.errors import Busy, Unauthorized
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.buckets import Buckets
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 
 
 @dataclass(slots=True)
@@ -26,8 +26,8 @@ class Ingest:
         Raises: Unauthorized for an unknown worker or a token that is not its own, Busy where it tells too much.
         """
         now = self.hub.clock.now()
-        stall = self._home(worker_id, token, now)
-        fleet = stall.fleet
+        managed = self._home(worker_id, token, now)
+        fleet = managed.fleet
         worker = fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
@@ -36,7 +36,7 @@ class Ingest:
         now_state = fleet.workers.get(worker.id)
         if now_state is None or now_state.state is not worker.state:
             self.hub.bell.set()
-        stall.deliver()
+        managed.deliver()
 
     def ended(self, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored.
@@ -44,24 +44,24 @@ class Ingest:
         Raises: as `report`.
         """
         now = self.hub.clock.now()
-        stall = self._home(worker_id, token, now)
-        stall.fleet.ended(WorkerId(worker_id), ended, now)
-        stall.deliver()
+        managed = self._home(worker_id, token, now)
+        managed.fleet.ended(WorkerId(worker_id), ended, now)
+        managed.deliver()
 
-    def home(self, worker_id: int, token: str) -> Stall:
+    def home(self, worker_id: int, token: str) -> ManagedEndpoint:
         """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""
-        stall = self.hub.home_of(worker_id) if self.check_worker(worker_id, token) else None
-        if stall is None:
+        managed = self.hub.home_of(worker_id) if self.check_worker(worker_id, token) else None
+        if managed is None:
             self.counts["messages_refused"] += 1
             raise Unauthorized("mtoken: not the token of this worker")
-        return stall
+        return managed
 
-    def _home(self, worker_id: int, token: str, now: float) -> Stall:
-        stall = self.home(worker_id, token)
+    def _home(self, worker_id: int, token: str, now: float) -> ManagedEndpoint:
+        managed = self.home(worker_id, token)
         if wait_s := self.messages.take(worker_id, now):
             self.counts["messages_throttled"] += 1
             raise Busy(
                 "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",
                 wait_s,
             )
-        return stall
+        return managed

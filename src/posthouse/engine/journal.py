@@ -7,18 +7,18 @@ from dataclasses import asdict
 from typing import Any
 
 from posthouse.domain.plan import Decision
-from posthouse.engine.hub import Stall
+from posthouse.engine.hub import ManagedEndpoint
 from posthouse.ports import JournalEntry
 
 QUIET_S = 60.0
 """A decision that changes nothing is kept this often."""
 
 
-def note(stall: Stall, decision: Decision) -> None:
+def note(managed: ManagedEndpoint, decision: Decision) -> None:
     """Takes a decision in, to be stored; not one that changes nothing while the last one is recent."""
-    if decision.goals or decision.rentals or stall.is_turn(QUIET_S, stall.journalled_at, decision.at):
-        stall.unwritten.append(JournalEntry(stall.fleet.endpoint.id, decision.at, plain(decision)))
-        stall.journalled_at = decision.at
+    if decision.goals or decision.rentals or managed.is_turn(QUIET_S, managed.journalled_at, decision.at):
+        managed.unwritten.append(JournalEntry(managed.fleet.endpoint.id, decision.at, plain(decision)))
+        managed.journalled_at = decision.at
 
 
 def plain(decision: Decision) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def orders(decision: Mapping[str, Any]) -> str:
     return ", ".join(goals + rentals) or "no change"
 
 
-def explain(stall: Stall, now: float) -> dict[str, Any]:
+def explain(managed: ManagedEndpoint, now: float) -> dict[str, Any]:
     """Why the fleet is the size it is: the latest decision, its reasons, and what there is."""
-    fleet = stall.fleet
+    fleet = managed.fleet
     snapshot = fleet.snapshot(now, ())
     return {
         "endpoint": fleet.endpoint.name,
@@ -56,10 +56,10 @@ def explain(stall: Stall, now: float) -> dict[str, Any]:
             "by_goal": dict(Counter(str(w.goal) for w in fleet.workers.values())),
         },
         "demand": asdict(snapshot.demand),
-        "learned": asdict(snapshot.learned),
+        "estimates": asdict(snapshot.estimates),
         "usd_h": sum(w.usd_h() for w in fleet.workers.values()),
         "spent_usd": fleet.spent_usd(),
-        "decision": None if stall.decision is None else plain(stall.decision),
+        "decision": None if managed.decision is None else plain(managed.decision),
         "messages": {str(w.id): w.message for w in fleet.workers.values() if w.message},
     }
 

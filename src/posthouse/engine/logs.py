@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.journal import orders
 from posthouse.fleet.history import Level, Line
 from posthouse.ports import JournalEntry
@@ -15,15 +15,15 @@ DECISIONS = 500
 
 
 async def logs(
-    hub: Hub, stall: Stall, tail: int | None = None, group_id: WorkergroupId | None = None
+    hub: Hub, managed: ManagedEndpoint, tail: int | None = None, group_id: WorkergroupId | None = None
 ) -> dict[str, str]:
     """A text for each level, with a line for each thing that happened; at most `tail` lines, the latest.
 
     Of one workergroup's workers only, if it is given; decisions are the whole endpoint's in any case.
     """
-    entries = await hub.store.journal(stall.fleet.endpoint.id, DECISIONS)
+    entries = await hub.store.journal(managed.fleet.endpoint.id, DECISIONS)
     # Thousands of lines take milliseconds, for which no request should have to wait.
-    return await asyncio.to_thread(_texts, stall.fleet.history.lines(group_id), entries, tail)
+    return await asyncio.to_thread(_texts, managed.fleet.history.lines(group_id), entries, tail)
 
 
 def _texts(history: Sequence[Line], entries: Sequence[JournalEntry], tail: int | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from posthouse.domain.plan import Action
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.observer import Observer
 from posthouse.fleet.fleet import Fleet
 from posthouse.policy.decide import decide
@@ -24,7 +24,7 @@ SAVE_S = 60.0
 """How often what workers have spent is written down while nothing else changes."""
 LATE_S = 10.0
 """A round that takes longer is a trouble. One of thousands of workers takes less than a second."""
-LEAST_GAP_S = 0.05
+MIN_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings."""
 
 
@@ -49,14 +49,14 @@ class Loop:
         while True:
             self.hub.bell.clear()
             began = self._round_began_s = time.perf_counter()
-            for endpoint_id in list(self.hub.stalls):
+            for endpoint_id in list(self.hub.endpoints):
                 await self.tick_safely(endpoint_id)
             self.last_tick_s, self._round_began_s = time.perf_counter() - began, 0.0
-            self.failing &= self.hub.stalls.keys()
+            self.failing &= self.hub.endpoints.keys()
             self.counts["rounds"] += 1
-            await asyncio.sleep(LEAST_GAP_S)
+            await asyncio.sleep(MIN_GAP_S)
             try:
-                async with asyncio.timeout(max(LEAST_GAP_S, self.tick_s - self.last_tick_s)):
+                async with asyncio.timeout(max(MIN_GAP_S, self.tick_s - self.last_tick_s)):
                     await self.hub.bell.wait()
             except TimeoutError:
                 continue
@@ -70,66 +70,66 @@ class Loop:
 
     async def tick_safely(self, endpoint_id: EndpointId) -> None:
         """One tick of one endpoint; a failure is counted and logged, and the next tick tries again."""
-        stall = self.hub.stalls.get(endpoint_id)
-        if stall is None:
+        managed = self.hub.endpoints.get(endpoint_id)
+        if managed is None:
             return
         try:
-            await self.tick(stall)
+            await self.tick(managed)
             self.failing.discard(endpoint_id)
         except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
             self.counts["failed_ticks"] += 1
             self.failing.add(endpoint_id)
-            log.error("a tick failed", endpoint=stall.fleet.endpoint.name, error=repr(error)[:500])
+            log.error("a tick failed", endpoint=managed.fleet.endpoint.name, error=repr(error)[:500])
 
-    async def tick(self, stall: Stall) -> None:
+    async def tick(self, managed: ManagedEndpoint) -> None:
         """One tick of one endpoint."""
-        fleet, now = stall.fleet, self.hub.clock.now()
-        fleet.age(now, self.silent_s)
+        fleet, now = managed.fleet, self.hub.clock.now()
+        fleet.advance(now, self.silent_s)
         actions: tuple[Action, ...] = ()
-        if stall.leaving or self.taking_down:
+        if managed.leaving or self.taking_down:
             for worker_id in list(fleet.workers):
-                fleet.want(worker_id, Goal.GONE)
+                fleet.set_goal(worker_id, Goal.GONE)
             actions = fleet.due(now)
-        elif self._seen(stall):
-            decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), stall.memory)
-            stall.decision, stall.memory = decision, decision.memory
+        elif self._seen(managed):
+            decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), managed.memory)
+            managed.decision, managed.memory = decision, decision.memory
             actions = fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
-            journal.note(stall, decision)
-        await self._write_down(stall, now)
+            journal.note(managed, decision)
+        await self._write_down(managed, now)
         # Everything in `actions` is written down now: intent before effect. The world went on meanwhile, so some of it
         # may not be due any more; and what has become due since, no decision has seen.
         now = self.hub.clock.now()
         still_due = set(fleet.due(now))
         for action in actions:
             if action in still_due and self._listed(action.worker_id, fleet):
-                fleet.obey(action, now)
+                fleet.command_sent(action, now)
                 self.executor.submit(fleet, action)
-        stall.deliver()
-        if stall.leaving and not fleet.workers:
-            await self._write_down(stall, now)
-            self.hub.stalls.pop(fleet.endpoint.id, None)
+        managed.deliver()
+        if managed.leaving and not fleet.workers:
+            await self._write_down(managed, now)
+            self.hub.endpoints.pop(fleet.endpoint.id, None)
 
-    async def _write_down(self, stall: Stall, now: float) -> None:
-        save_all = stall.is_turn(SAVE_S, stall.saved_at, now)
-        rows = stall.fleet.take_changes(everything=save_all)
-        entry = stall.unwritten[0] if stall.unwritten else None
+    async def _write_down(self, managed: ManagedEndpoint, now: float) -> None:
+        save_all = managed.is_turn(SAVE_S, managed.saved_at, now)
+        rows = managed.fleet.take_changes(everything=save_all)
+        entry = managed.unwritten[0] if managed.unwritten else None
         if not rows and entry is None:
             return
         try:
-            stall.version = await self.hub.store.commit(stall.fleet.endpoint.id, stall.version, rows, entry)
+            managed.version = await self.hub.store.commit(managed.fleet.endpoint.id, managed.version, rows, entry)
         except BaseException:
-            stall.fleet.give_back(rows)
+            managed.fleet.give_back(rows)
             raise
         if save_all:
-            stall.saved_at = now
+            managed.saved_at = now
         if entry is not None:
-            stall.unwritten.popleft()
+            managed.unwritten.popleft()
 
-    def _seen(self, stall: Stall) -> bool:
+    def _seen(self, managed: ManagedEndpoint) -> bool:
         """True once every provider that this endpoint uses has been listed: before that, what exists is not known."""
-        groups = self.hub.groups_of(stall.fleet.endpoint.id)
+        groups = self.hub.groups_of(managed.fleet.endpoint.id)
         needed = {g.provider or self.hub.default_provider for g in groups}
-        needed |= {w.provider for w in stall.fleet.workers.values()}
+        needed |= {w.provider for w in managed.fleet.workers.values()}
         return all(name in self.observer.seen for name in needed if name in self.hub.providers)
 
     def _listed(self, worker_id: WorkerId, fleet: Fleet) -> bool:

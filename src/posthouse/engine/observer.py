@@ -73,16 +73,16 @@ class Observer:
             self.hub.note_label(instance.label)
         instances += self._left_out(provider, instances, now)
         by_id, by_label = {i.id: i for i in instances}, {i.label: i for i in instances}
-        for stall in list(self.hub.stalls.values()):
-            before = {i: w.state for i, w in stall.fleet.workers.items()}
+        for managed in list(self.hub.endpoints.values()):
+            before = {i: w.state for i, w in managed.fleet.workers.items()}
             # Its own alone, so that a look costs each endpoint the same however many there are.
             either = [
                 found
-                for w in stall.fleet.workers.values()
+                for w in managed.fleet.workers.values()
                 for found in (by_id.get(w.instance_id), by_label.get(w.label))
             ]
-            stall.fleet.observe(provider.name, [i for i in either if i is not None], asked_at, now)
-            if before != {i: w.state for i, w in stall.fleet.workers.items()}:
+            managed.fleet.observe(provider.name, [i for i in either if i is not None], asked_at, now)
+            if before != {i: w.state for i, w in managed.fleet.workers.items()}:
                 self.hub.bell.set()
         self._sweep(provider, instances)
         self.seen.add(provider.name)
@@ -97,9 +97,9 @@ class Observer:
         """
         listed = {i.label: i for i in instances}
         mine = [
-            (stall.fleet, worker)
-            for stall in self.hub.stalls.values()
-            for worker in stall.fleet.workers.values()
+            (managed.fleet, worker)
+            for managed in self.hub.endpoints.values()
+            for worker in managed.fleet.workers.values()
             if worker.provider == provider.name and worker.label not in listed
         ]
         before = self._listed.get(provider.name, {})
@@ -117,7 +117,9 @@ class Observer:
 
     def _sweep(self, provider: Provider, instances: list[Instance]) -> None:
         """Destroys what carries our label and belongs to no worker; seen twice, so that no answer is overtaken."""
-        owned = {w.label: w.instance_id for stall in self.hub.stalls.values() for w in stall.fleet.workers.values()}
+        owned = {
+            w.label: w.instance_id for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()
+        }
         listed = {i.id for i in instances}
         orphans = {
             i.id: i

@@ -10,25 +10,25 @@ import structlog
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Unavailable
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.policy.capacity import kind, kind_of
 from posthouse.wire.grant import AGENT
 
 log = structlog.get_logger()
 
 LOOK_S = 5.0
-"""Between two looks at which tapes are due."""
+"""Between two looks at which traffic logs are due."""
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Cuts the tapes of all fleets and stores the reels, in their order."""
+    """Cuts the traffic logs of all fleets and stores the segments, in their order."""
 
     hub: Hub
     keep_bytes: int
     """Most of one endpoint; 0: nothing is kept."""
     counts: Counter[str] = field(default_factory=Counter)
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reels"))
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segments"))
     """Always the same: every thread that packs keeps the memory that this took, about 1 MB."""
 
     async def run(self) -> None:
@@ -37,62 +37,62 @@ class Recorder:
         await self.keep_all()
 
     async def keep_all(self, at_once: bool = False) -> None:
-        """Cuts every tape that is due, or `at_once` each that has something, and stores what is cut.
+        """Cuts every traffic log that is due, or `at_once` each that has something, and stores what is cut.
 
-        What cannot be stored is tried again the next time, and beyond `REELS_KEPT` the oldest is lost and counted.
+        What cannot be stored is tried again the next time, and beyond `SEGMENTS_KEPT` the oldest is lost and counted.
         """
         usable = True
-        for stall in [s for s in self.hub.stalls.values() if not s.leaving]:
-            await self._cut(stall, at_once)
+        for managed in [s for s in self.hub.endpoints.values() if not s.leaving]:
+            await self._drain(managed, at_once)
             try:
-                while usable and stall.unkept:
-                    reel = stall.unkept[0]
-                    await self.hub.store.add_reel(stall.fleet.endpoint.id, reel, self.keep_bytes)
-                    stall.unkept.popleft()
+                while usable and managed.unkept:
+                    segment = managed.unkept[0]
+                    await self.hub.store.add_segment(managed.fleet.endpoint.id, segment, self.keep_bytes)
+                    managed.unkept.popleft()
             except Unavailable:
-                usable = False  # for no other either: each try may take seconds
+                usable = False  # for no other either: each try may piece seconds
 
-    async def _cut(self, stall: Stall, at_once: bool) -> None:
+    async def _drain(self, managed: ManagedEndpoint, at_once: bool) -> None:
         now = self.hub.clock.now()
-        if not (stall.fleet.tape.due(now) or (at_once and not stall.fleet.tape.blank)):
+        if not (managed.fleet.traffic_log.due(now) or (at_once and not managed.fleet.traffic_log.blank)):
             return
-        take = stall.fleet.cut_tape(now)
+        piece = managed.fleet.drain_traffic(now)
         if not self.keep_bytes:
             return
-        if len(stall.unkept) == stall.unkept.maxlen:
+        if len(managed.unkept) == managed.unkept.maxlen:
             self.counts["lost_reels"] += 1
-        stall.unkept.append(await asyncio.get_running_loop().run_in_executor(self._thread, take.pack))
+        managed.unkept.append(await asyncio.get_running_loop().run_in_executor(self._thread, piece.pack))
 
 
 async def traffic(hub: Hub, endpoint_id: EndpointId, last_s: float) -> dict[str, Any]:
-    """All that a replay follows from, as data for JSON: reels, those not stored yet too; parameters; workers."""
-    stall = hub.stall(endpoint_id)
+    """All that a replay follows from, as data for JSON: segments, those not stored yet too; parameters; workers."""
+    managed = hub.managed(endpoint_id)
     now = hub.clock.now()
-    reels = [*await hub.store.reels(endpoint_id, now - last_s)]
-    fleet = stall.fleet
-    reels += [*stall.unkept, await asyncio.to_thread(fleet.copy_tape(now).pack)]
-    learned = fleet.snapshot(now, ()).learned
+    segments = [*await hub.store.segments(endpoint_id, now - last_s)]
+    fleet = managed.fleet
+    segments += [*managed.unkept, await asyncio.to_thread(fleet.copy_traffic(now).pack)]
+    estimates = fleet.snapshot(now, ()).estimates
     return {
         "endpoint": fleet.endpoint.name,
         "scaling": asdict(fleet.endpoint.scaling),
-        "kinds": _kinds(hub, stall, learned.perf),
-        "start_s": learned.start_s,
-        "create_s": learned.create_s,
-        "reels": [asdict(reel) for reel in reels],
+        "kinds": _kinds(hub, managed, estimates.perf),
+        "start_s": estimates.start_s,
+        "create_s": estimates.create_s,
+        "segments": [asdict(segment) for segment in segments],
     }
 
 
-def _kinds(hub: Hub, stall: Stall, perf: dict[str, float]) -> list[dict[str, Any]]:
+def _kinds(hub: Hub, managed: ManagedEndpoint, perf: dict[str, float]) -> list[dict[str, Any]]:
     """Every kind of machine that the endpoint has or could have, those it has most of first."""
     found: dict[str, dict[str, Any]] = {}
-    machines = [(w.group_id, w.gpu_name, w.num_gpus, w.price) for w in stall.fleet.workers.values()]
-    offers = hub.offers_for(stall.fleet.endpoint.id)
+    machines = [(w.group_id, w.gpu_name, w.num_gpus, w.price) for w in managed.fleet.workers.values()]
+    offers = hub.offers_for(managed.fleet.endpoint.id)
     machines += [(o.group_id, o.offer.gpu_name, o.offer.num_gpus, o.offer.price) for o in offers]
     for group_id, gpu_name, num_gpus, price in machines:
         name = kind(group_id, gpu_name, num_gpus)
         row = {"kind": name, "gpu_name": gpu_name, "num_gpus": num_gpus, "perf": perf.get(name, 0.0), **asdict(price)}
         found.setdefault(name, row | {"workers": 0, "available": 0, "agent": False})
-    for worker in stall.fleet.workers.values():
+    for worker in managed.fleet.workers.values():
         row = found[kind_of(worker)]
         row["workers"] += 1
         row["agent"] |= worker.version.endswith(AGENT)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
-from posthouse.engine.hub import Hub, Stall
+from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
@@ -41,7 +41,7 @@ class Router:
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     def route(
-        self, stall: Stall, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None
+        self, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None
     ) -> Callable[[], None] | None:
         """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
 
@@ -53,60 +53,60 @@ class Router:
         elif hold_s is None:
             hold_s = self.hold_s
         now = self.hub.clock.now()
-        outcome = stall.fleet.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
-        stall.deliver()
+        outcome = managed.fleet.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
+        managed.deliver()
         if isinstance(outcome, Assignment):
             return self._assigned(ask, outcome, deliver)
         self.hub.bell.set()
         if outcome.held:
-            return self._hold(stall, ask, outcome.request_idx, deliver)
-        deliver(_waits(stall.fleet, ask, outcome))
+            return self._hold(managed, ask, outcome.request_idx, deliver)
+        deliver(_waits(managed.fleet, ask, outcome))
         return None
 
     def release(self) -> None:
         """Tells every held request that it waits, and holds none from now on."""
         self._released = True
-        for stall in self.hub.stalls.values():
-            stall.fleet.release()
-            stall.deliver()
+        for managed in self.hub.endpoints.values():
+            managed.fleet.release()
+            managed.deliver()
 
-    def _hold(self, stall: Stall, ask: RouteAsk, idx: int, deliver: Deliver) -> Callable[[], None]:
+    def _hold(self, managed: ManagedEndpoint, ask: RouteAsk, idx: int, deliver: Deliver) -> Callable[[], None]:
         def told(outcome: Assignment | Waiting) -> None:
             self._held_count -= 1
             if isinstance(outcome, Assignment):
                 self._assigned(ask, outcome, deliver)
             else:
-                deliver(_waits(stall.fleet, ask, outcome))
+                deliver(_waits(managed.fleet, ask, outcome))
 
         def leave() -> None:
-            if stall.held.get(idx) is told:
-                del stall.held[idx]
+            if managed.held.get(idx) is told:
+                del managed.held[idx]
                 self._held_count -= 1
-            elif idx in stall.held:
+            elif idx in managed.held:
                 return  # its client has asked again, and that call is held now
-            stall.fleet.forget(idx)  # should the client come back, it asks with this index again
+            managed.fleet.forget(idx)  # should the client come back, it asks with this index again
 
-        before = stall.held.pop(idx, None)
+        before = managed.held.pop(idx, None)
         if before is not None:  # nobody listens to that call any more: the same request was asked for again
             before(Waiting(idx))
         self._held_count += 1
-        stall.held[idx] = told
-        self._let_go(stall)
+        managed.held[idx] = told
+        self._let_go(managed)
         return leave
 
-    def _let_go(self, stall: Stall) -> None:
+    def _let_go(self, managed: ManagedEndpoint) -> None:
         """Tells those that have been held long enough that they wait, and looks again when the next one has been."""
         now = self.hub.clock.now()
-        next_at = stall.fleet.let_go(now)
-        stall.deliver()
-        if next_at is not None and not (stall.looks_at is not None and stall.looks_at <= next_at):
-            stall.looks_at = next_at
-            asyncio.get_running_loop().call_later(max(0.0, next_at - now), self._look, stall, next_at)
+        next_at = managed.fleet.let_go(now)
+        managed.deliver()
+        if next_at is not None and not (managed.looks_at is not None and managed.looks_at <= next_at):
+            managed.looks_at = next_at
+            asyncio.get_running_loop().call_later(max(0.0, next_at - now), self._look, managed, next_at)
 
-    def _look(self, stall: Stall, planned_at: float) -> None:
-        if stall.looks_at == planned_at:
-            stall.looks_at = None
-            self._let_go(stall)
+    def _look(self, managed: ManagedEndpoint, planned_at: float) -> None:
+        if managed.looks_at == planned_at:
+            managed.looks_at = None
+            self._let_go(managed)
 
     def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
         """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""

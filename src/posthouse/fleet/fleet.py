@@ -15,36 +15,36 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
     COMING,
     NOTHING_NEW,
-    PATIENCE_S,
+    STATE_TIMEOUT_S,
     UPDATING,
     Command,
     Event,
     Goal,
-    Sighting,
+    Observation,
     State,
     after_command,
-    after_sighting,
+    after_observation,
     goal_beyond_update,
+    next_command,
     overdue,
-    remedy,
 )
 from posthouse.domain.load import Demand, Ended, Report
 from posthouse.domain.offer import SECONDS_PER_HOUR, GroupOffer
 from posthouse.domain.plan import Action, Decision, Failures, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.bench import Bench
-from posthouse.fleet.experience import Experience
-from posthouse.fleet.figures import Figures
+from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.history import History, Level
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.line import MISSES, Line, Offer
+from posthouse.fleet.routing_table import RoutingTable
 from posthouse.fleet.service import ServiceTimes
-from posthouse.fleet.tape import Take, Tape
 from posthouse.fleet.window import RateWindow
+from posthouse.fleet.worker_stats import WorkerStats
+from posthouse.policy.backoff import resume_at, same_fault
 from posthouse.policy.forecast import MINUTE_S
-from posthouse.policy.patience import resume_at, same_fault
-from posthouse.policy.route import MOST_FAILURES, handicap_s, queued_work, work_ahead
+from posthouse.policy.route import MAX_FAILURES, penalty_s, queued_work, work_ahead
+from posthouse.recording.log import Slice, TrafficLog
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
@@ -56,7 +56,7 @@ SEEN_KEPT_S = 86_400.0
 """How long a request is believed in that its worker says it works on; each report begins it anew."""
 AVOID_S = 2.0
 """How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
-LONGEST_AVOID_S = 60.0
+MAX_AVOID_S = 60.0
 """As often as that is tried what fails for ever: a client without a timeout never gives up."""
 RETRIES_S = 2.0
 """Within this span a request is sent elsewhere once. Failing again it waits, however many workers are dead: clients ask
@@ -79,7 +79,7 @@ ACCRUE_S = 10.0
 LONG_S, BLOCK_S, LATEST = 300, 10, 6
 """Seconds over which the load is remembered; the spans between which its variance is taken, for a burst of one client
 lasts longer than a second, and counts as one; and how many of them it leaves out, for it is what they are judged by."""
-RESEAT_SHARE = 0.1
+RESLOT_SHARE = 0.1
 """By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
 FAULTS = ("", "Error")
@@ -104,7 +104,7 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Stats:
+class Counters:
     """Counts since the start, for metrics and tests."""
 
     routed: int = 0
@@ -112,7 +112,7 @@ class Stats:
     ended: int = 0
     failed: int = 0
     expired: int = 0
-    late_sightings: int = 0
+    late_observations: int = 0
     refused_ends: int = 0
     refused_addresses: int = 0
 
@@ -125,7 +125,7 @@ class Fleet:
         endpoint: Endpoint,
         now: float,
         workers: Iterable[Worker] = (),
-        calm_s: float = 0.0,
+        stabilization_s: float = 0.0,
         spent_usd: float = 0.0,
     ) -> None:
         """`workers`: those of an earlier life, DESTROYED ones for what they teach. `spent_usd`: by workers now gone."""
@@ -134,12 +134,12 @@ class Fleet:
         self.ledger = Ledger()
         self.line = Line()
         self._delivered: list[tuple[int, Assignment | Waiting]] = []
-        self.stats = Stats()
+        self.counters = Counters()
         self.history = History()
-        self.calm_until = now + calm_s
+        self.stabilized_at = now + stabilization_s
         self.spent_gone_usd = spent_usd
         self._unsaved: dict[WorkerId, Worker | None] = {}
-        self._bench = Bench()
+        self._routing = RoutingTable()
         self._offered = RateWindow(LONG_S, now)
         self._squares = RateWindow(LONG_S, now)  # of costs, squared: by how much a unit of work tells of its request
         self._next_idx = int(now * 1e6)
@@ -152,21 +152,21 @@ class Fleet:
         self._rests_until: dict[WorkerId, float] = {}
         self._progress: dict[WorkerId, dict[str, str]] = {}
         self._accrued_at = self._aged_at = now
-        self._experience = Experience()
+        self._estimator = Estimator()
         self._services = ServiceTimes()
         self._service_s = self._slot_unit_s = 0.0
         self._slots: dict[WorkerId, float] = {}
         self._group_failures: dict[WorkergroupId, Failures] = {}
-        self._suspected: dict[WorkerId, Failures] = {}
-        self._figures: dict[WorkerId, Figures] = {}
+        self._outliers: dict[WorkerId, Failures] = {}
+        self._worker_stats: dict[WorkerId, WorkerStats] = {}
         self._obstacles: list[str] = []
         self._born_at = now
         for worker in sorted(workers, key=lambda w: w.id):
-            self._adopt(worker, now)
-        self.tape = Tape(now, len(self.workers))
+            self._restore(worker, now)
+        self.traffic_log = TrafficLog(now, len(self.workers))
         if self.workers:
             self.history.note(now, Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
-        self._seat()
+        self._rebuild_routing()
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Fleet:
         if found := self._give(request, now):
             self.line.leave(request.idx)
             return found
-        self.stats.waited += 1
+        self.counters.waited += 1
         if request.idx not in self.ledger.waiting and len(self.ledger.waiting) >= MAX_WAITING:
             self._remove(request, now)
             return Waiting(0)
@@ -212,7 +212,7 @@ class Fleet:
         if request.unserved:
             request.unserved = False
             if now > request.first_at:
-                self.tape.waited(now - request.first_at, request.cost)
+                self.traffic_log.waited(now - request.first_at, request.cost)
         self._move(request, worker_id, now)
         worker = self.workers[worker_id]
         if worker.scheme == "A4":  # a generation that does not say what it works on: expect it done by then
@@ -221,7 +221,7 @@ class Fleet:
             self.ledger.keep(request, now + UNSEEN_KEPT_S)
         reqnum = self._reqnum.get(worker_id)
         reqnum = self._reqnum[worker_id] = int(self._born_at * 1000) + 1 if reqnum is None else reqnum + 1
-        self.stats.routed += 1
+        self.counters.routed += 1
         return Assignment(worker, request.idx, reqnum)
 
     def serve(self, now: float) -> None:
@@ -263,12 +263,12 @@ class Fleet:
         """Ends a request that this worker has. False, and nothing changes, if it does not have it."""
         request = self.ledger.find(ended.request_idx)
         if request is None or request.worker_id != worker_id:
-            self.stats.refused_ends += 1
+            self.counters.refused_ends += 1
             return False
         self._remove(request, now, self._judge(request, worker_id, ended, now))
-        self.stats.ended += 1
+        self.counters.ended += 1
         if not ended.success:
-            self.stats.failed += 1
+            self.counters.failed += 1
             status = ended.status or "failed"
             text = f"request {ended.request_idx} ended after {now - request.assigned_at:.1f} s: {status}"
             self.history.note(now, Level.DEBUG, text, self.workers.get(worker_id))
@@ -276,7 +276,7 @@ class Fleet:
             took_s = now - request.assigned_at
             self._services.add(request.cost, took_s, request.alone)
             if request.alone:
-                self.tape.served(request.cost, took_s)
+                self.traffic_log.served(request.cost, took_s)
         return True
 
     def failed(self, worker_id: WorkerId, idx: int, why: str, now: float) -> bool:
@@ -286,19 +286,19 @@ class Fleet:
         """
         request = self.ledger.find(idx)
         if request is None or request.worker_id != worker_id:
-            self.stats.refused_ends += 1
+            self.counters.refused_ends += 1
             return False
         once = 0 if worker_id in request.failures else 1
         self._hold_against(worker_id, once, now, f"request {idx} failed here: {why}")
         self._remove(request, now, once)
-        self.stats.failed += 1
+        self.counters.failed += 1
         return True
 
     def _pick(self, request: Request, now: float, besides: WorkerId | None = None) -> WorkerId | None:
         """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
         avoid: set[WorkerId] = set()
         if request.failures:
-            avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, LONGEST_AVOID_S) > now}
+            avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, MAX_AVOID_S) > now}
             if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
                 return None
         if besides is not None:
@@ -306,8 +306,8 @@ class Fleet:
         return self._free_worker(request.cost, request.idx, now, avoid)
 
     def _free_worker(self, cost: float, idx: int, now: float, avoid: Collection[WorkerId] = ()) -> WorkerId | None:
-        penalties_s = self._handicaps_s(now) if self._suspected else None
-        return self._bench.pick(cost, self.endpoint.scaling.max_queue_time, idx, avoid, penalties_s)
+        penalties_s = self._penalties_s(now) if self._outliers else None
+        return self._routing.pick(cost, self.endpoint.scaling.max_queue_time, idx, avoid, penalties_s)
 
     def _overtakes(self, request: Request, worker_id: WorkerId, now: float) -> bool:
         """True if `request` would take the last room from one that came `OVERTAKEN_S` earlier and waits.
@@ -320,7 +320,7 @@ class Fleet:
             if awaited and request.first_at - older.first_at >= OVERTAKEN_S and self._pick(older, now) is not None:
                 work, count = self._load_of(worker_id)
                 ahead = work_ahead(work + request.cost, count + 1, self._slots.get(worker_id, 1.0))
-                stays_free = self._bench.has_room_after(worker_id, ahead, self.endpoint.scaling.max_queue_time)
+                stays_free = self._routing.has_room_after(worker_id, ahead, self.endpoint.scaling.max_queue_time)
                 return not stays_free and self._pick(older, now, besides=worker_id) is None
         return False
 
@@ -337,7 +337,7 @@ class Fleet:
             self._count_out(request)
             self.ledger.withdraw(request)
             if left is not None:
-                self._bench.set_work(left, self._ahead(left))
+                self._routing.set_work(left, self._ahead(left))
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
@@ -346,7 +346,7 @@ class Fleet:
                 idx = self._next_idx = self._next_idx + 1
             self._offered.add(cost, now)
             self._squares.add(cost * cost, now)
-            self.tape.asked(cost, now)
+            self.traffic_log.asked(cost, now)
             return Request(idx, cost, now, now, unserved=True)
         request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
@@ -368,7 +368,7 @@ class Fleet:
         failure, and that not for good if the request is asked for again. What a worker rejects is no fault of it.
         """
         if ended.success:
-            if worker_id not in self._suspected:
+            if worker_id not in self._outliers:
                 return 0
             self._hold_against(worker_id, -1, now, "")
             return -1
@@ -386,16 +386,16 @@ class Fleet:
         return 1
 
     def _hold_against(self, worker_id: WorkerId, count: int, now: float, why: str) -> None:
-        before = self._suspected.get(worker_id, Failures())
-        after = min(before.count + count, MOST_FAILURES)
+        before = self._outliers.get(worker_id, Failures())
+        after = min(before.count + count, MAX_FAILURES)
         if count == 0 or worker_id not in self.workers:
             return
         if after <= 0:
-            self._suspected.pop(worker_id, None)
+            self._outliers.pop(worker_id, None)
             return
         if before.count == 0:
             self.history.note(now, Level.TRACE, f"{why}; others are preferred for a while", self.workers[worker_id])
-        self._suspected[worker_id] = Failures(after, now if count > 0 else before.last_at)
+        self._outliers[worker_id] = Failures(after, now if count > 0 else before.last_at)
 
     def _load_of(self, worker_id: WorkerId) -> tuple[float, int]:
         """Work and number of the requests at a worker."""
@@ -410,13 +410,13 @@ class Fleet:
         service_s = self._services.of(work, count)
         if service_s is not None:
             self._service_s, unit_s = service_s, service_s * count / work
-            if abs(unit_s - self._slot_unit_s) > RESEAT_SHARE * self._slot_unit_s:
+            if abs(unit_s - self._slot_unit_s) > RESLOT_SHARE * self._slot_unit_s:
                 self._slot_unit_s = unit_s
-                self._seat()
+                self._rebuild_routing()
 
-    def _handicaps_s(self, now: float) -> dict[WorkerId, float]:
+    def _penalties_s(self, now: float) -> dict[WorkerId, float]:
         """What is held against workers at which requests failed."""
-        return {i: handicap_s(f, self._reported_at.get(i, 0.0), now) for i, f in self._suspected.items()}
+        return {i: penalty_s(f, self._reported_at.get(i, 0.0), now) for i, f in self._outliers.items()}
 
     def _move(self, request: Request, worker_id: WorkerId | None, now: float) -> None:
         left = request.worker_id
@@ -424,24 +424,24 @@ class Fleet:
             self.ledger.wait(request)
         else:
             self.ledger.assign(request, worker_id, now)
-            self._bench.set_work(worker_id, self._ahead(worker_id))
+            self._routing.set_work(worker_id, self._ahead(worker_id))
         if left is not None and left != worker_id:
-            self._bench.set_work(left, self._ahead(left))
+            self._routing.set_work(left, self._ahead(left))
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
         self._count_out(request)
         self.ledger.remove(request, counted)
         if left is not None:
-            if left in self._figures:
-                self._figures[left].ended(request.cost, now - request.assigned_at, now)
+            if left in self._worker_stats:
+                self._worker_stats[left].ended(request.cost, now - request.assigned_at, now)
             self._last_request_at = now
-            self._bench.set_work(left, self._ahead(left))
+            self._routing.set_work(left, self._ahead(left))
 
     def _count_out(self, request: Request) -> None:
         if request.unserved:
             request.unserved = False
-            self.tape.gave_up(request.cost)
+            self.traffic_log.gave_up(request.cost)
 
     # -- what workers and providers tell ---------------------------------------------------------------------------
 
@@ -455,7 +455,7 @@ class Fleet:
         self._reported_at[worker_id] = now
         if worker.state in UPDATING and worker_id in self._in_flight:
             return  # by what ran before, which is being ended
-        figures = self._figures.get(worker_id) or self._figures.setdefault(worker_id, Figures(now))
+        figures = self._worker_stats.get(worker_id) or self._worker_stats.setdefault(worker_id, WorkerStats(now))
         figures.take(report, now)
         self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
         seat = worker.url, worker.perf
@@ -468,28 +468,28 @@ class Fleet:
         if placed:
             worker = worker if url == worker.url else replace(worker, url=url)
         elif report.url:
-            self.stats.refused_addresses += 1
+            self.counters.refused_addresses += 1
             worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
         # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
         perf = report.max_perf if report.max_perf is not None else worker.perf if worker.state is State.IDLE else 0.0
         ready = perf > 0 and not report.error and placed
         if ready and perf != worker.perf:
             worker = replace(worker, perf=perf)
-            self._experience.measured(worker)
+            self._estimator.measured(worker)
         if report.error:
             worker = replace(worker, message=report.error[:500])
         if worker is not before:
             self._put(worker)
         if seat != (worker.url, worker.perf):
-            self._seat()
+            self._rebuild_routing()
             text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"
             self.history.note(now, Level.TRACE, text, worker)
         if worker.message != before.message and not report.error:
             self.history.note(now, Level.INFO0, worker.message, worker)
         if report.error:
-            self._see(worker_id, Sighting.REPORTED_ERROR, now)
+            self._see(worker_id, Observation.REPORTED_ERROR, now)
         else:
-            self._see(worker_id, Sighting.REPORTED_READY if ready else Sighting.REPORTED_LOADING, now)
+            self._see(worker_id, Observation.REPORTED_READY if ready else Observation.REPORTED_LOADING, now)
         self._note_progress(worker_id, "report", f"{figures.disk_gb:.3f}", now)
         if report.working is not None:
             self._reconcile(worker_id, report, now)
@@ -504,13 +504,13 @@ class Fleet:
                 continue  # the list may be older than our last command
             instance = by_id.get(worker.instance_id, by_label.get(worker.label))
             if instance is not None:
-                self.place(worker.id, instance, now)
+                self.observe_instance(worker.id, instance, now)
                 continue
             known = worker.instance_id and asked_at > settled_at  # of the same moment, it may be older
             if known or worker.state is State.DESTROYING or asked_at >= settled_at + UNCLEAR_S:
-                self._see(worker.id, Sighting.ABSENT, now)
+                self._see(worker.id, Observation.ABSENT, now)
 
-    def place(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
+    def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
         """Takes in what a provider says of a worker's instance."""
         worker = self.workers[worker_id]
         addresses = instance.addresses or worker.addresses
@@ -522,7 +522,7 @@ class Fleet:
 
     # -- the control loop's tick -------------------------------------------------------------------------------------
 
-    def age(self, now: float, silent_s: float) -> None:
+    def advance(self, now: float, silent_s: float) -> None:
         """Lets time pass: deadlines, silence, requests that nobody asks for any more, money."""
         self._aged_at = now
         if now - self._accrued_at >= ACCRUE_S:
@@ -533,16 +533,16 @@ class Fleet:
             if overdue(worker.state, now, worker.since, worker.progressed_at):
                 reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
                 self._put(replace(worker, message=worker.message or reason))
-                self._see(worker.id, Sighting.OVERDUE, now)
+                self._see(worker.id, Observation.OVERDUE, now)
             elif worker.state is State.IDLE and now - self._reported_at.get(worker.id, self._born_at) > silent_s:
-                self._see(worker.id, Sighting.SILENT, now)
-        for worker_id, left_s in self._handicaps_s(now).items():
+                self._see(worker.id, Observation.SILENT, now)
+        for worker_id, left_s in self._penalties_s(now).items():
             if left_s == 0:
-                del self._suspected[worker_id]
+                del self._outliers[worker_id]
         for request in self.ledger.expired(now):
             counted = 0
             if request.worker_id is not None:
-                self.stats.expired += 1
+                self.counters.expired += 1
                 text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
                 self.history.note(now, Level.DEBUG, text, self.workers.get(request.worker_id))
                 counted = self._judge_lost(request, request.worker_id, now)
@@ -578,19 +578,19 @@ class Fleet:
             workers=tuple(self.workers.values()),
             demand=demand,
             offers=offers,
-            learned=self._experience.learned(now),
+            estimates=self._estimator.estimates(now),
             busy=frozenset(i for i in self.workers if self.busy(i)),
             resting=frozenset(i for i, until in self._rests_until.items() if until > now),
-            suspected=frozenset(self.suspected(now)),
+            outliers=frozenset(self.outliers(now)),
             group_failures=dict(self._group_failures),
-            machine_failures=dict(self._experience.failures),
-            calm_until=self.calm_until,
+            machine_failures=dict(self._estimator.failures),
+            stabilized_at=self.stabilized_at,
         )
 
     def tick(self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str) -> tuple[Action, ...]:
         """Takes on a decision; returns the commands that are due. `label`: what every label begins with."""
         for worker_id, goal in decision.goals.items():
-            self.want(worker_id, goal)
+            self.set_goal(worker_id, goal)
         obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
         for text in obstacles:
             if text not in self._obstacles:
@@ -625,24 +625,24 @@ class Fleet:
         """The commands that move workers toward their goals, but for workers with a command on its way."""
         actions = []
         for worker in self.workers.values():
-            command = remedy(worker.goal, worker.state, self._drains(worker, now))
+            command = next_command(worker.goal, worker.state, self._drains(worker, now))
             rests = self._rests_until.get(worker.id, 0.0) > now
             if command is not None and worker.id not in self._in_flight and not rests:
                 actions.append(Action(worker.id, command))
         return tuple(actions)
 
-    def obey(self, action: Action, now: float) -> None:
+    def command_sent(self, action: Action, now: float) -> None:
         """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
         worker = self.workers[action.worker_id]
         state = after_command(worker.state, action.command)
         if action.command is Command.UPDATE:
-            self.want(worker.id, goal_beyond_update(worker.state))
+            self.set_goal(worker.id, goal_beyond_update(worker.state))
         self._enter(action.worker_id, state, now, action.command)
-        self.tape.given[action.command] += 1
+        self.traffic_log.given[action.command] += 1
         if state is not State.DESTROYED:
             self._in_flight.add(action.worker_id)
 
-    def settle(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
+    def command_answered(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
         """Notes that a command has been answered, or that its answer will not be waited for any longer.
 
         `failure`: a clear refusal, empty for success or an unknown outcome. `blame`: it counts against the workergroup
@@ -663,14 +663,14 @@ class Fleet:
         self.history.note(now, Level.INFO0, f"its command was refused: {failure}", worker)
         if blame:
             self._blame(worker, now)
-        self._see(worker_id, Sighting.FAILED, now)
+        self._see(worker_id, Observation.FAILED, now)
 
-    def want(self, worker_id: WorkerId, goal: Goal) -> None:
+    def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         """Sets what we want of a worker."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.goal is not goal:
             self._put(replace(worker, goal=goal))
-            self._seat()
+            self._rebuild_routing()
 
     def ask_update(self, group_id: WorkergroupId, now: float) -> int:
         """Asks for an update of every worker that a workergroup has; how many these are.
@@ -681,17 +681,17 @@ class Fleet:
         due = [w for w in self._of(group_id) if w.goal is not Goal.GONE and w.state not in passing]
         for worker in due:
             self._put(replace(worker, outdated_at=now))
-        self._group_failures.pop(group_id, None)  # what comes now may be the remedy
+        self._group_failures.pop(group_id, None)  # what comes now may be the next command
         self.history.note(now, Level.INFO1, f"workergroup {group_id} is updated: {len(due)} workers")
         return len(due)
 
     def cancel_update(self, group_id: WorkergroupId, now: float) -> None:
         """Calls off the updates that have not begun: those workers stay as they are."""
         for worker in self._of(group_id):
-            goal = goal_beyond_update(worker.state) if worker.goal is Goal.FRESH else worker.goal
+            goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED else worker.goal
             self._put(replace(worker, outdated_at=0.0, goal=goal))
         self.history.note(now, Level.INFO1, f"the update of workergroup {group_id} is called off")
-        self._seat()
+        self._rebuild_routing()
 
     def updated(self, worker_id: WorkerId) -> None:
         """Notes that a worker's instance runs what its template says now; not where it was asked anew meanwhile."""
@@ -703,15 +703,15 @@ class Fleet:
         """Takes on new parameters."""
         self.endpoint = endpoint
 
-    def cut_tape(self, now: float) -> Take:
-        """What happened since the tape was cut before, up to now."""
+    def drain_traffic(self, now: float) -> Slice:
+        """What happened since the traffic log was cut before, up to now."""
         self._accrue(now)
-        return self.tape.cut(now, len(self.workers))
+        return self.traffic_log.drain(now, len(self.workers))
 
-    def copy_tape(self, now: float) -> Take:
+    def copy_traffic(self, now: float) -> Slice:
         """The same, to look at."""
         self._accrue(now)
-        return self.tape.copy(now)
+        return self.traffic_log.copy(now)
 
     def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
         """Workers that changed since they were last taken, destroyed ones included; all of them for `everything`.
@@ -740,18 +740,18 @@ class Fleet:
         """When the worker last reported, or this server began; 0 if never."""
         return self._reported_at.get(worker_id, 0.0)
 
-    def figures(self, worker_id: WorkerId) -> Figures:
+    def worker_stats(self, worker_id: WorkerId) -> WorkerStats:
         """What the worker told of itself since this server watches it; all 0 if nothing yet."""
-        return self._figures.get(worker_id) or Figures(self._born_at)
+        return self._worker_stats.get(worker_id) or WorkerStats(self._born_at)
 
-    def suspected(self, now: float) -> dict[WorkerId, float]:
+    def outliers(self, now: float) -> dict[WorkerId, float]:
         """Workers at which requests failed lately, with the seconds of waiting that are held against each."""
-        return {i: left_s for i, left_s in self._handicaps_s(now).items() if left_s > 0}
+        return {i: left_s for i, left_s in self._penalties_s(now).items() if left_s > 0}
 
     def mean_load(self, worker_id: WorkerId, now: float) -> float:
         """Outstanding work of a worker, as a mean of the last minute or so."""
         there = self.ledger.at.get(worker_id, {}).values()
-        return self.figures(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
+        return self.worker_stats(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
 
     def statuses(self) -> str:
         """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
@@ -775,15 +775,15 @@ class Fleet:
     def _of(self, group_id: WorkergroupId) -> list[Worker]:
         return [w for w in self.workers.values() if w.group_id == group_id]
 
-    def _adopt(self, worker: Worker, now: float) -> None:
+    def _restore(self, worker: Worker, now: float) -> None:
         if worker.perf > 0:
-            self._experience.measured(worker)
+            self._estimator.measured(worker)
         if worker.state is State.DESTROYED:
             return
         if worker.state is State.WANTED:
             # Its creation may have been asked for and never answered: look by label before anything else.
             worker = replace(worker, state=State.CREATING)
-        if worker.state in PATIENCE_S:  # nobody looked meanwhile, so its patience begins anew
+        if worker.state in STATE_TIMEOUT_S:  # nobody looked meanwhile, so its patience begins anew
             worker = replace(worker, since=now, progressed_at=now)
         if worker.goal is Goal.HOT:  # when it was last asked for is not known: take it to be just now
             self._last_request_at = now
@@ -797,33 +797,35 @@ class Fleet:
             self.workers[worker.id] = worker
             self._unsaved[worker.id] = None
 
-    def _see(self, worker_id: WorkerId, sighting: Sighting, now: float) -> None:
+    def _see(self, worker_id: WorkerId, observation: Observation, now: float) -> None:
         worker = self.workers[worker_id]
-        state = after_sighting(worker.state, sighting)
+        state = after_observation(worker.state, observation)
         if state is None:
-            self.stats.late_sightings += worker.state not in NOTHING_NEW.get(sighting, ())
+            self.counters.late_observations += worker.state not in NOTHING_NEW.get(observation, ())
         elif state is not worker.state:
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
-            if lost and sighting is not Sighting.FAILED:  # who is to blame for a failed command, `settle` was told
-                taken_away = sighting is Sighting.ABSENT
+            if (
+                lost and observation is not Observation.FAILED
+            ):  # who is to blame for a failed command, `command_answered` was told
+                taken_away = observation is Observation.ABSENT
                 self._blame(worker, now, "" if taken_away or worker.loaded_at else worker.machine)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
-                self._experience.failed(worker, now)  # it died at work, or was taken away
-            self._enter(worker_id, state, now, sighting)
+                self._estimator.failed(worker, now)  # it died at work, or was taken away
+            self._enter(worker_id, state, now, observation)
 
     def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
         self._accrue(now)
         before = self.workers[worker_id]
         worker = replace(before, state=state, since=now, progressed_at=now)
-        if why is Sighting.REPORTED_READY:
+        if why is Observation.REPORTED_READY:
             worker = self._arrived(before, worker, now)
-            if before.state is State.UNAVAIL and worker_id in self._figures:
-                self._figures[worker_id].away_s += now - before.since
+            if before.state is State.UNAVAIL and worker_id in self._worker_stats:
+                self._worker_stats[worker_id].away_s += now - before.since
         self._put(worker)
         self.history.moved(now, before, worker, why)
         if state in UPDATING or state in (State.STOPPED, State.DESTROYED):
             self._working.pop(worker_id, None)
-            self._suspected.pop(worker_id, None)
+            self._outliers.pop(worker_id, None)
             for request in list(self.ledger.at.get(worker_id, {}).values()):
                 self._remove(request, now)
         if state is State.DESTROYED:
@@ -831,21 +833,21 @@ class Fleet:
             self._unsaved[worker_id] = self.workers.pop(worker_id)
             for memory in (self._reported_at, self._reqnum, self._settled_at, self._rests_until, self._progress):
                 memory.pop(worker_id, None)
-            self._figures.pop(worker_id, None)
+            self._worker_stats.pop(worker_id, None)
             self._in_flight.discard(worker_id)
-        self._seat()
+        self._rebuild_routing()
 
     def _arrived(self, before: Worker, worker: Worker, now: float) -> Worker:
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
             self._group_failures.pop(worker.group_id, None)
-        self._experience.ready(worker)
+        self._estimator.ready(worker)
         returns = before.state is State.STARTING or before.state in UPDATING
         if before.state is State.STARTING:
-            self._experience.started(now - before.since)
-            self.tape.start_s.append(now - before.since)
+            self._estimator.started(now - before.since)
+            self.traffic_log.start_s.append(now - before.since)
         elif before.loaded_at == 0 and not returns:
-            self._experience.created(worker, now)
-            self.tape.create_s.append(now - before.created_at)
+            self._estimator.created(worker, now)
+            self.traffic_log.create_s.append(now - before.created_at)
         elif not returns:
             return worker  # it was away for a moment and is back: that teaches nothing about starts
         load_s = now - (before.since if returns else before.created_at)
@@ -864,7 +866,7 @@ class Fleet:
         if same_fault(failures) and not same_fault(group):
             text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
             self.history.note(now, Level.INFO0, text, worker)
-        self._experience.failed(worker, now)
+        self._estimator.failed(worker, now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
         if worker_id in self.workers and self._progress.setdefault(worker_id, {}).get(source) != text:
@@ -879,7 +881,7 @@ class Fleet:
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request, now)
-        if now < self.calm_until and worker_id in self.workers:  # we began anew while it worked
+        if now < self.stabilized_at and worker_id in self.workers:  # we began anew while it worked
             for idx in report.working:
                 if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
                     cost = report.cur_load / len(report.working)
@@ -892,10 +894,10 @@ class Fleet:
         if span_s > 0:
             self._accrued_at = now
             for worker in self.workers.values():
-                self.tape.passed(worker, span_s)
+                self.traffic_log.passed(worker, span_s)
             self.workers = {i: w.with_spend(span_s) for i, w in self.workers.items()}
 
-    def _seat(self) -> None:
+    def _rebuild_routing(self) -> None:
         """Says anew who takes requests: ready, wanted hot, with an address and a known performance."""
         perf = {
             w.id: w.perf
@@ -904,7 +906,7 @@ class Fleet:
         }
         # How many requests are in service where each goes as fast as alone. Little's law, for one worker.
         self._slots = {w.id: max(1.0, w.perf * self._slot_unit_s) for w in self.workers.values()}
-        self._bench.seat(perf, {i: self._ahead(i) for i in perf})
+        self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
 
 
 def _place(url: str) -> str:

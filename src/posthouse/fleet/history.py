@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
 
-from posthouse.domain.lifecycle import Command, Event, Sighting, State
+from posthouse.domain.lifecycle import Command, Event, Observation, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -35,18 +35,18 @@ WHY: dict[Event, str] = {
     Command.STOP: "it is told to stop",
     Command.UPDATE: "it is to run what its template says now",
     Command.DESTROY: "it is to be destroyed",
-    Sighting.PROVISIONING: "its provider has accepted it",
-    Sighting.PULLING: "its provider lists it as loading",
-    Sighting.RUNNING: "its provider lists it as running",
-    Sighting.HALTED: "its provider lists it as stopped",
-    Sighting.EXITED: "its provider lists it as ended",
-    Sighting.ABSENT: "its provider lists it no more",
-    Sighting.REPORTED_LOADING: "it reports that it is not ready",
-    Sighting.REPORTED_READY: "it reports that it is ready",
-    Sighting.REPORTED_ERROR: "it reports an error",
-    Sighting.SILENT: "it has not reported for too long",
-    Sighting.OVERDUE: "it has made no progress for too long",
-    Sighting.FAILED: "its command was refused",
+    Observation.PROVISIONING: "its provider has accepted it",
+    Observation.PULLING: "its provider lists it as loading",
+    Observation.RUNNING: "its provider lists it as running",
+    Observation.HALTED: "its provider lists it as stopped",
+    Observation.EXITED: "its provider lists it as ended",
+    Observation.ABSENT: "its provider lists it no more",
+    Observation.REPORTED_LOADING: "it reports that it is not ready",
+    Observation.REPORTED_READY: "it reports that it is ready",
+    Observation.REPORTED_ERROR: "it reports an error",
+    Observation.SILENT: "it has not reported for too long",
+    Observation.OVERDUE: "it has made no progress for too long",
+    Observation.FAILED: "its command was refused",
 }
 
 _FAILED = frozenset({State.ERROR, State.UNAVAIL})
@@ -85,8 +85,8 @@ class History:
         That a command was refused is noted by whoever was told the refusal.
         """
         broke = after.state in _FAILED
-        surprised = isinstance(why, Sighting) and after.state in _ENDED and before.state not in _ENDS_SOON
-        failed = (broke or surprised) and why is not Sighting.FAILED
+        surprised = isinstance(why, Observation) and after.state in _ENDED and before.state not in _ENDS_SOON
+        failed = (broke or surprised) and why is not Observation.FAILED
         text = f"went from {before.state} to {after.state}: {WHY[why]}"
         if failed and after.message:
             text += f": {after.message}"

@@ -44,7 +44,7 @@ def committed_usd_h(workers: Iterable[Worker]) -> float:
     total_usd_h = 0.0
     for worker in workers:
         # A cold one, too, is ready once before it rests.
-        will_run = worker.goal in (Goal.HOT, Goal.FRESH) or worker.state in COMING
+        will_run = worker.goal in (Goal.HOT, Goal.UPDATED) or worker.state in COMING
         total_usd_h += max(worker.usd_h(), running_usd_h(worker.price) if will_run else 0.0)
     return total_usd_h
 

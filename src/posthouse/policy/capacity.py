@@ -6,7 +6,7 @@ from statistics import median
 
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.load import Demand, Learned
+from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import Price
 from posthouse.domain.plan import Reason
 from posthouse.domain.worker import Worker
@@ -19,7 +19,7 @@ USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 
 WAITING_SHARE = 0.05
 """Largest share of requests that may wait longer than they should, in `auto` mode, if the load stays as it is."""
-MOST_BURSTY = 4.0
+MAX_BURSTY = 4.0
 """Beyond it a variance tells of a change that is over, not of bursts to come."""
 LATE = 0.25
 """Of its age, that a worker which is late is expected to need still."""
@@ -45,38 +45,38 @@ def on_machine(worker_kind: str, machine: str) -> str:
     return f"{worker_kind} on {machine}"
 
 
-def expected_perf(worker_kind: str, usd_h: float, learned: Learned) -> float:
+def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float:
     """What a worker of this kind at this price can do: as measured, else a cautious guess, else infinite.
 
     The guess: as much for its money as the median of the kinds that its workergroup knows, less one standard deviation.
     Infinite stands for "nobody knows yet": one unmeasured worker is enough, until it has shown what it can do.
     """
-    if perf := learned.perf.get(worker_kind):
+    if perf := estimates.perf.get(worker_kind):
         return perf
-    if not learned.perf:
+    if not estimates.perf:
         return math.inf
-    values = learned.work_per_usd
+    values = estimates.work_per_usd
     if usd_h <= 0 or not values:
-        return median(learned.perf.values())
+        return median(estimates.perf.values())
     group = worker_kind.partition("/")[0] + "/"
     own = [value for known, value in values.items() if known.startswith(group)]
     return median(own or values.values()) * usd_h / UNSURE
 
 
-def perf_on(worker_kind: str, machine: str, price: Price, learned: Learned) -> float:
+def perf_on(worker_kind: str, machine: str, price: Price, estimates: Estimates) -> float:
     """What a worker of this kind can do there: what the machine did before, else what is expected of its kind."""
-    before = learned.perf_at.get(on_machine(worker_kind, machine))
-    return before or expected_perf(worker_kind, running_usd_h(price), learned)
+    before = estimates.perf_at.get(on_machine(worker_kind, machine))
+    return before or expected_perf(worker_kind, running_usd_h(price), estimates)
 
 
-def perf_of(worker: Worker, learned: Learned) -> float:
+def perf_of(worker: Worker, estimates: Estimates) -> float:
     """What the worker can do: its own measurement, else what its machine and its kind let expect."""
-    return worker.perf if worker.perf > 0 else perf_on(kind_of(worker), worker.machine, worker.price, learned)
+    return worker.perf if worker.perf > 0 else perf_on(kind_of(worker), worker.machine, worker.price, estimates)
 
 
-def supply(workers: Iterable[Worker], learned: Learned) -> float:
+def supply(workers: Iterable[Worker], estimates: Estimates) -> float:
     """What the workers can do together."""
-    return sum([w.perf or perf_of(w, learned) for w in workers])
+    return sum([w.perf or perf_of(w, estimates) for w in workers])
 
 
 def hot(workers: Iterable[Worker]) -> list[Worker]:
@@ -105,7 +105,7 @@ def expected_wait_s(demand: Demand, ready_supply: float) -> float:
     return (demand.waiting + demand.queued) / ready_supply
 
 
-def coming(workers: Iterable[Worker], learned: Learned, now: float) -> list[tuple[float, float]]:
+def coming(workers: Iterable[Worker], estimates: Estimates, now: float) -> list[tuple[float, float]]:
     """What will serve and does not yet: in how many seconds each is expected to be ready, and its performance.
 
     Who is late is expected the later, the longer it is late: the remaining time grows with the age, as in a long tail.
@@ -113,9 +113,9 @@ def coming(workers: Iterable[Worker], learned: Learned, now: float) -> list[tupl
     found: list[tuple[float, float]] = []
     for worker in hot(workers):
         if worker.state in COMING:
-            usual_s = learned.start_s if worker.loaded_at > 0 else learned.create_s
+            usual_s = estimates.start_s if worker.loaded_at > 0 else estimates.create_s
             age_s = now - worker.began_at
-            found.append((max(usual_s - age_s, LATE * age_s), perf_of(worker, learned)))
+            found.append((max(usual_s - age_s, LATE * age_s), perf_of(worker, estimates)))
     return found
 
 
@@ -144,10 +144,10 @@ def need_for_load(scaling: Scaling, demand: Demand, load: float) -> Reason:
         return Reason("need for load", fixed, rule)
     slot = demand.outstanding / demand.outstanding_count / demand.service_s
     cost = demand.cost or demand.outstanding / demand.outstanding_count
-    burstiness = min(max(1.0, demand.variance / (floor * cost)), MOST_BURSTY) if floor else 1.0
+    burstiness = min(max(1.0, demand.variance / (floor * cost)), MAX_BURSTY) if floor else 1.0
     service_s = cost / slot / 2  # of the mean request; a unit of work belongs to one of about twice its size
-    patience = scaling.target_queue_time / 2 / service_s
-    need = slot * slots_for(floor / slot, patience, burstiness, WAITING_SHARE)
+    max_wait = scaling.target_queue_time / 2 / service_s
+    need = slot * slots_for(floor / slot, max_wait, burstiness, WAITING_SHARE)
     rule = f"{WAITING_SHARE:.0%} wait longer than target_queue_time / 2; bursts {burstiness:.1f} times those of chance"
     return Reason("need for load", max(need, fixed), rule)
 
@@ -177,18 +177,18 @@ def hot_need(
         Reason("load", load, f"mean of 5 min, or of 60 s or {demand.recent_s:.0f} s beyond what chance explains"),
         need_for_load(scaling, demand, load),
     ]
-    patience_s = scaling.target_queue_time
+    timeout_s = scaling.target_queue_time
     wait_s = expected_wait_s(demand, ready_supply)
     base = min(load, demand.rate)  # a burst, too, is over before help is there
     left = left_open(demand, base, ready_supply, arrivals, help_s)
     # Who would come only after the queue is gone is not sent for: to wait is quicker.
-    if left > 0 and (demand.waiting > 0 or wait_s > patience_s):
+    if left > 0 and (demand.waiting > 0 or wait_s > timeout_s):
         # As much as is asked for, and what drains the queue in the time that help takes, or target_queue_time more: a
         # worker that is needed for less than it takes to come is not worth its start.
         rules.append(
             Reason(
                 "need for backlog",
-                base + left / (help_s + patience_s),
+                base + left / (help_s + timeout_s),
                 f"mean of 60 s + work still open in {help_s:.0f} s, {left:.0f} / ({help_s:.0f} s + target_queue_time)",
             )
         )

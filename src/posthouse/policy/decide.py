@@ -8,7 +8,7 @@ from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.plan import Decision, Memory, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.policy import bounds, recruit, retire, update
+from posthouse.policy import bounds, recruit, retire, rollout
 from posthouse.policy.capacity import TOLERANCE, coming, enough, expected_wait_s, hot, hot_need, kept, ready, supply
 from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean
 
@@ -25,34 +25,34 @@ and loads step up. With 1.25 a step found nobody to wake, and a tenth of the wor
 def decide(s: Snapshot, memory: Memory) -> Decision:
     """Goals and rentals for one endpoint at `s.now`."""
     active = s.endpoint.state is EndpointState.ACTIVE
-    goals = update.called_off(s.workers, active) | retire.failed(s.workers)
+    goals = rollout.called_off(s.workers, active) | retire.failed(s.workers)
     if not active:
         return _stand_by(s, memory, goals)
     scaling, demand = s.endpoint.scaling, s.demand
     team = _with(s.workers, goals)
 
     # What is needed.
-    ready_supply = supply(ready(team), s.learned)
+    ready_supply = supply(ready(team), s.estimates)
     stopped = any(w.state is State.STOPPED for w in kept(team))
-    help_s = s.learned.start_s if stopped else s.learned.create_s
-    expected = scaling, demand, predicted_load(demand), ready_supply, coming(team, s.learned, s.now)
+    help_s = s.estimates.start_s if stopped else s.estimates.create_s
+    expected = scaling, demand, predicted_load(demand), ready_supply, coming(team, s.estimates, s.now)
     need, because = hot_need(*expected, help_s)
-    needed_new = hot_need(*expected, s.learned.create_s)[0] if stopped else need
+    needed_new = hot_need(*expected, s.estimates.create_s)[0] if stopped else need
     least = bounds.least_hot(scaling, demand, s.now)
     if bounds.silent_long_enough(scaling, demand, s.now) and least == 0:
         need, memory = 0.0, Memory()
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     auto = scaling.slo_mode == "auto"
-    hold_s = max(HOT_HOLD_S, s.learned.start_s * (AUTO_HOLD_STARTS if auto else HOLD_STARTS))
+    hold_s = max(HOT_HOLD_S, s.estimates.start_s * (AUTO_HOLD_STARTS if auto else HOLD_STARTS))
     hot_needs = sliding_max(memory.hot_needs, s.now, need, hold_s)
     held = hot_needs[0][1]
     needed_new = min(held, needed_new)  # what is needed for less than a creation takes is not rented
     # Cold workers are for load that lasts: a backlog, and a spike, are over before a worker made for them is there.
-    hour_rate = demand.rate if s.now < s.calm_until else slow_mean(memory.hour_rate, demand.rate, s.now - memory.at)
+    hour_rate = demand.rate if s.now < s.stabilized_at else slow_mean(memory.hour_rate, demand.rate, s.now - memory.at)
     lasting = min(need, max(min(demand.rate, demand.long_rate, hour_rate), scaling.min_load) / scaling.target_util)
     reserve = min(AUTO_RESERVE * held, scaling.cold_mult * lasting) if auto else scaling.cold_mult * lasting
     total = max(reserve, scaling.min_cold_load, needed_new)
-    total_hold_s = retire.storage_s(team, s.learned)
+    total_hold_s = retire.storage_s(team, s.estimates)
     total_needs = sliding_max(memory.total_needs, s.now, total, total_hold_s)
     held_total = total_needs[0][1]
     # What is enough: a worker is added where more is missing, and rests where it is there without it. A reserve keeps
@@ -61,9 +61,9 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     enough_total = max(held_total * (1 - TOLERANCE), scaling.min_cold_load, enough_new)
 
     # Whose turn it is to be updated. Who waits for help counts as away already, so that help is looked for.
-    fresh = update.inactive(s, team)
+    fresh = rollout.inactive(s, team)
     team = _with(team, fresh)
-    turns, waits = update.active(s, team, enough_hot, least)
+    turns, waits = rollout.active(s, team, enough_hot, least)
     team = _with(team, turns | waits)
 
     # Who serves: wake who is there, then rent.
@@ -73,7 +73,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     hot_rentals, not_hot = recruit.rent(s, team, Goal.HOT, enough_new, least)
     cold_rentals, not_cold = recruit.rent(s, team, Goal.COLD, enough_total, scaling.cold_workers, hot_rentals)
 
-    if waits and not hot_rentals and update.nobody_comes(s, team, waits):
+    if waits and not hot_rentals and rollout.nobody_comes(s, team, waits):
         turns = waits
 
     # Who rests, and who goes.
@@ -83,7 +83,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
     discarded = retire.discard(s, team, (held_total + enough_total) / 2, scaling.cold_workers)
 
     goals |= woken | released | fresh | turns | discarded
-    hot_supply = supply(hot(_with(team, discarded)), s.learned)
+    hot_supply = supply(hot(_with(team, discarded)), s.estimates)
     because += (
         Reason("hot need", held, f"highest need of the last {hold_s:.0f} s; {enough_hot:.4g} is enough"),
         Reason("need to rent for", needed_new, "of that, what is still needed when a new worker could be ready"),
@@ -98,7 +98,7 @@ def decide(s: Snapshot, memory: Memory) -> Decision:
             f"need, min_cold_load, need to rent for), held {total_hold_s:.0f} s; {enough_total:.4g} is enough",
         ),
         *([Reason("last hot worker", "stays", f"{last_s:.0f} s more without a request")] if held <= 0 < last_s else ()),
-        *update.progress(s, team, waits),
+        *rollout.progress(s, team, waits),
         *not_woken,
         *not_hot,
         *not_cold,
@@ -126,8 +126,8 @@ def _stand_by(s: Snapshot, memory: Memory, goals: dict[WorkerId, Goal]) -> Decis
     return Decision(
         at=s.now,
         hot_need=0.0,
-        hot_supply=supply(hot(team), s.learned),
-        ready_supply=supply(ready(team), s.learned),
+        hot_supply=supply(hot(team), s.estimates),
+        ready_supply=supply(ready(team), s.estimates),
         goals=_changes(s.workers, goals),
         rentals=no_rentals,
         memory=memory,

@@ -10,8 +10,8 @@ WIDEST = 12.0
 """Standard deviations of the load beyond which more slots make no difference."""
 
 
-def share_waiting(busy: float, slots: float, patience: float, burstiness: float) -> float:
-    """Share of requests that wait longer than `patience` service times, where `busy` slots are in use in the mean.
+def share_waiting(busy: float, slots: float, max_wait: float, burstiness: float) -> float:
+    """Share of requests that wait longer than `max_wait` service times, where `busy` slots are in use in the mean.
 
     P(W > t) = C exp(-(slots - busy) t / z), with C = 1 / (1 + b Phi(b) / phi(b)) and b = (slots - busy) / sqrt(z busy).
     `burstiness` z: variance over mean of how many requests are in service if none waits; 1 for random arrivals.
@@ -27,15 +27,15 @@ def share_waiting(busy: float, slots: float, patience: float, burstiness: float)
         return 0.0
     density = math.exp(-b * b / 2) / math.sqrt(2 * math.pi)
     below = (1 + math.erf(b / math.sqrt(2))) / 2
-    return math.exp(-spare * patience / burstiness) / (1 + b * below / density)
+    return math.exp(-spare * max_wait / burstiness) / (1 + b * below / density)
 
 
-def slots_for(busy: float, patience: float, burstiness: float, share: float) -> float:
-    """The fewest slots with which at most `share` of requests wait longer than `patience` service times."""
+def slots_for(busy: float, max_wait: float, burstiness: float, share: float) -> float:
+    """The fewest slots with which at most `share` of requests wait longer than `max_wait` service times."""
     low, high = busy, busy + WIDEST * math.sqrt(max(busy, 1.0) * burstiness)
     for _ in range(24):  # to a ten-millionth of the way
         middle = (low + high) / 2
-        if share_waiting(busy, middle, patience, burstiness) <= share:
+        if share_waiting(busy, middle, max_wait, burstiness) <= share:
             high = middle
         else:
             low = middle

@@ -10,9 +10,9 @@ from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.backoff import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import UNSURE, enough, hot, kept, kind, kind_of, perf_of, perf_on, supply
-from posthouse.policy.patience import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.retire import Sparing, exchange_usd_h
 
 TRIAL_SHARE = 0.1
@@ -20,7 +20,7 @@ TRIAL_SHARE = 0.1
 TAKEN = "every offer is taken"
 EXCHANGE_EVERY_S = 600.0
 """How long every hot worker has served before one is exchanged: what is needed rises and falls by the minute."""
-BAD_ODDS = 0.5
+MIN_SUCCESS_RATE = 0.5
 """A kind of which at most this share comes to be ready is taken last, as a machine that failed."""
 
 
@@ -35,13 +35,13 @@ def wake(
     goals: dict[WorkerId, Goal] = {}
     reasons: list[Reason] = []
     crew = hot(team)
-    have, many = supply(crew, s.learned), len(crew)
+    have, many = supply(crew, s.estimates), len(crew)
     least_supply = enough(s.endpoint.scaling, need)
     if have >= least_supply and many >= count:
         return ({}, []) if urgent else _exchange(s, team, crew, have - need)
     committed = committed_usd_h(team)
     # Who rests, and who takes no requests while its update is at hand: that makes it hot as well.
-    idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.FRESH and w.state is not State.IDLE)]
+    idle = [w for w in kept(team) if w.goal is Goal.COLD or (w.goal is Goal.UPDATED and w.state is not State.IDLE)]
     candidates = [w for w in idle if w.id not in s.resting]
     while candidates and (have < least_supply or many < count):
         missing, sparing = least_supply - have, Sparing(s, crew)
@@ -53,7 +53,7 @@ def wake(
             continue
         goals[worker.id] = Goal.HOT
         crew.append(worker)
-        have += perf_of(worker, s.learned)
+        have += perf_of(worker, s.estimates)
         many += 1
         committed += extra_usd_h
     return goals, reasons
@@ -65,7 +65,7 @@ def _exchange(
     """One stopped worker that starts so that dearer ones can rest, where that pays; they do once it is ready."""
     if (
         not crew
-        or s.now < s.calm_until
+        or s.now < s.stabilized_at
         or any(w.state is not State.IDLE or s.now - w.since < EXCHANGE_EVERY_S for w in crew)
     ):
         return {}, []
@@ -101,7 +101,7 @@ def rent(
     back-off of workergroups that failed: those try as many at a time as they have that came to be ready, at least one.
     """
     crew = hot(team) if goal is Goal.HOT else kept(team)
-    have = supply(crew, s.learned) + sum(_perf(r.offer, s) for r in already)
+    have = supply(crew, s.estimates) + sum(_perf(r.offer, s) for r in already)
     many = len(crew) + len(already)
     if have >= need and many >= count:
         return (), []
@@ -111,7 +111,7 @@ def rent(
     trying = Counter([w.group_id for w in team if w.state in COMING] + [r.group_id for r in already])
     proven = Counter(w.group_id for w in kept(team) if w.loaded_at and w.state not in COMING and not w.outdated_at)
     on_their_way = [kind_of(w) for w in team if w.state in COMING] + [_kind(r.offer) for r in already]
-    trials = Counter(name for name in on_their_way if name not in s.learned.perf)
+    trials = Counter(name for name in on_their_way if name not in s.estimates.perf)
     most_trials = max(1, int(TRIAL_SHARE * len(kept(team))))
     rentals: list[Rental] = []
     reasons: list[Reason] = []
@@ -190,13 +190,15 @@ def _lots(s: Snapshot, goal: Goal) -> list[list[_Candidate]]:
     lots: dict[tuple[int, str, float], list[_Candidate]] = {}
     for entry in s.offers:
         name, price = _kind(entry), entry.offer.price
-        odds = s.learned.odds.get(name, 1.0)
-        usd_h = running_usd_h(price) / odds + (price.stopped_usd_h if goal is Goal.COLD else 0.0)
+        success_rate = s.estimates.success_rate.get(name, 1.0)
+        usd_h = running_usd_h(price) / success_rate + (price.stopped_usd_h if goal is Goal.COLD else 0.0)
         # Where all of a kind are bad, the machine that failed still comes after the others.
-        failing = (s.now < machine_resume_at(s.machine_failures.get(entry.offer.machine))) + (odds <= BAD_ODDS)
+        failing = (s.now < machine_resume_at(s.machine_failures.get(entry.offer.machine))) + (
+            success_rate <= MIN_SUCCESS_RATE
+        )
         perf = _perf(entry, s)
         lot = lots.setdefault((failing, name, perf), [])
-        lot.append(_Candidate(entry, name, name in s.learned.perf, perf, usd_h, failing))
+        lot.append(_Candidate(entry, name, name in s.estimates.perf, perf, usd_h, failing))
     for lot in lots.values():
         lot.sort(key=last, reverse=True)
     return list(lots.values())
@@ -233,7 +235,7 @@ def added_usd_h(usd_h: float, perf: float, missing: float, sparing: Sparing) -> 
 
 def _perf(entry: GroupOffer, s: Snapshot) -> float:
     """What is counted on."""
-    return perf_on(_kind(entry), entry.offer.machine, entry.offer.price, s.learned)
+    return perf_on(_kind(entry), entry.offer.machine, entry.offer.price, s.estimates)
 
 
 def _kind(entry: GroupOffer) -> str:
@@ -275,8 +277,8 @@ def _why(c: _Candidate, s: Snapshot, goal: Goal) -> Reason:
     notes = [f"{running_usd_h(offer.price):g} $/h for {does}"]
     if not c.measured:
         notes.append("a kind on trial")
-    if (odds := s.learned.odds.get(c.kind, 1.0)) < 1.0:
-        notes.append(f"{odds:.0%} of its kind come to be ready")
+    if (success_rate := s.estimates.success_rate.get(c.kind, 1.0)) < 1.0:
+        notes.append(f"{success_rate:.0%} of its kind come to be ready")
     if c.failing:
         notes.append("failed lately, and no other is left")
     return Reason(f"{goal} worker", f"{offer.num_gpus}x {offer.gpu_name}", "; ".join(notes))
@@ -290,7 +292,7 @@ _LOADING = 4
 def _readiness(
     worker: Worker, s: Snapshot, sparing: Sparing, missing: float, urgent: bool
 ) -> tuple[int, float, float, int]:
-    perf, step = perf_of(worker, s.learned), _STEPS.get(worker.state, _LOADING)
+    perf, step = perf_of(worker, s.estimates), _STEPS.get(worker.state, _LOADING)
     usd_h = running_usd_h(worker.price)
     if urgent:  # seconds times dollars: a little sooner is not worth a machine that costs many times as much
         return step, worker.load_s * usd_h * max(1.0, missing / perf), worker.load_s, worker.id

@@ -10,16 +10,16 @@ from posthouse.domain.plan import Failures
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", float, NDArray[np.float64])
 
-FIRST_HANDICAP_S = 5.0
+FIRST_PENALTY_S = 5.0
 """For one failure; doubles with each further one. More than healthy workers differ in their expected ends, so that an
 idle-looking dead one loses; less than people wait for, since one failure may be the client's own."""
-MOST_FAILURES = 5
-"""More are not counted: with these the handicap is the longest, and each success takes back one."""
-LONGEST_HANDICAP_S = 60.0
+MAX_FAILURES = 5
+"""More are not counted: with these the penalty is the longest, and each success takes back one."""
+MAX_PENALTY_S = 60.0
 """Well above the default `max_queue_time`, and as long as it takes until a dead worker counts as silent."""
-HANDICAP_HALF_LIFE_S = 10.0
+PENALTY_HALF_LIFE_S = 10.0
 """Of a worker that goes on reporting: the period of reports. At the most failures it is tried about once a minute."""
-LEAST_HANDICAP_S = 0.1
+MIN_PENALTY_S = 0.1
 """Below this nothing is held against a worker any more."""
 IN_SERVICE_SHARE = 1e-3
 """What work in service counts where a slot is free: enough that of two such workers the less loaded one is taken."""
@@ -40,25 +40,25 @@ def queued_work(work: float, count: int, slots: float) -> float:
     return work * max(0.0, count - slots) / count if count else 0.0
 
 
-def handicap_s(failures: Failures, reported_at: float, now: float) -> float:
+def penalty_s(failures: Failures, reported_at: float, now: float) -> float:
     """Seconds added to a worker's expected wait for the failures there that no success has taken back.
 
-    It stays until the worker reports again, and then halves every `HANDICAP_HALF_LIFE_S`: a report says that the worker
-    lives, not that clients can reach it. Below `LEAST_HANDICAP_S` it is 0.
+    It stays until the worker reports again, and then halves every `PENALTY_HALF_LIFE_S`: a report says that the worker
+    lives, not that clients can reach it. Below `MIN_PENALTY_S` it is 0.
     """
-    full_s = min(LONGEST_HANDICAP_S, FIRST_HANDICAP_S * 2.0 ** min(failures.count - 1, 10))
+    full_s = min(MAX_PENALTY_S, FIRST_PENALTY_S * 2.0 ** min(failures.count - 1, 10))
     if reported_at > failures.last_at:
-        full_s *= 0.5 ** ((now - failures.last_at) / HANDICAP_HALF_LIFE_S)
-    return full_s if full_s >= LEAST_HANDICAP_S else 0.0
+        full_s *= 0.5 ** ((now - failures.last_at) / PENALTY_HALF_LIFE_S)
+    return full_s if full_s >= MIN_PENALTY_S else 0.0
 
 
-def beyond_median(handicaps_s: Floats) -> Floats:
-    """What each handicap is above the (lower) median of all workers, 0 for the others.
+def beyond_median(penalties_s: Floats) -> Floats:
+    """What each penalty is above the (lower) median of all workers, 0 for the others.
 
     So at most half of the workers are ever put aside, and where all are suspected alike, all are used.
     """
-    middle = (handicaps_s.size - 1) // 2
-    beyond: Floats = np.maximum(handicaps_s - np.partition(handicaps_s, middle)[middle], 0.0)
+    middle = (penalties_s.size - 1) // 2
+    beyond: Floats = np.maximum(penalties_s - np.partition(penalties_s, middle)[middle], 0.0)
     return beyond
 
 

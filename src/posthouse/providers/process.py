@@ -37,7 +37,7 @@ import msgspec
 
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
 from posthouse.providers.procfs import MARK, Process, alive, census, marked, send
 from posthouse.wire.search import matches, parse_search
@@ -60,7 +60,7 @@ ENV_BYTES: Final = 2**16
 ONSTART_BYTES: Final = 2**16
 """Largest onstart text. The protocol's own marketplace allows 4048 characters."""
 
-PORTS_LIMIT: Final = 16
+MAX_PORTS: Final = 16
 """Most published ports of an instance."""
 
 KILL_S: Final = 10.0
@@ -429,8 +429,8 @@ class ProcessProvider:
         if len(spec.onstart.encode()) > ONSTART_BYTES:
             raise Refused(f"onstart: more than {ONSTART_BYTES} bytes")
         legal = all(0 < port < 65_536 for port in spec.ports)
-        if not legal or not 1 <= len(set(spec.ports)) == len(spec.ports) <= PORTS_LIMIT:
-            raise Refused(f"ports: {spec.ports} must be 1 to {PORTS_LIMIT} different ports from 1 to 65535")
+        if not legal or not 1 <= len(set(spec.ports)) == len(spec.ports) <= MAX_PORTS:
+            raise Refused(f"ports: {spec.ports} must be 1 to {MAX_PORTS} different ports from 1 to 65535")
 
     def _launch(self, directory: Path, record: _Record) -> None:
         """Starts onstart in a session of its own, from which on it does not need us."""
@@ -488,7 +488,7 @@ class ProcessProvider:
         return Instance(
             id=directory.name,
             label=directory.name,
-            seen=Sighting.RUNNING if lives else Sighting.HALTED if halted else Sighting.EXITED,
+            seen=Observation.RUNNING if lives else Observation.HALTED if halted else Observation.EXITED,
             addresses=frozenset(f"{record.host}:{port}" for port in record.ports.values()),
             progress=f"{_size(directory / 'output.log') + _size(directory / 'model.log')} bytes of log",
             message="" if lives or halted else _last_words(directory),

@@ -24,10 +24,10 @@ from posthouse.wire.grant import grant_key
 SECRET_BYTES = 32
 """As long as the output of SHA-256: more adds nothing to an HMAC."""
 
-KEY_LIMIT = 128
+MAX_KEY = 128
 """Longest text that is looked at as a key, in characters; ours have at most 90."""
 
-PROVEN_LIMIT = 10_000
+MAX_PROVEN = 10_000
 """Most keys that are remembered as good, so that a key in use costs one comparison and no digest."""
 
 _ACCOUNT_KEY = re.compile(r"ph_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
@@ -112,7 +112,7 @@ class Keyring:
             elif self._endpoint_version(principal.endpoint_id) != version:
                 return None
             return principal
-        if len(self._proven) >= PROVEN_LIMIT:
+        if len(self._proven) >= MAX_PROVEN:
             self._proven.clear()
         return self._prove(key, now)
 
@@ -122,7 +122,7 @@ class Keyring:
         return principal is not None and hmac.compare_digest(text, key)
 
     def _prove(self, key: str, now: float) -> Principal | None:
-        if len(key) > KEY_LIMIT:
+        if len(key) > MAX_KEY:
             return None
         if match := _ACCOUNT_KEY.fullmatch(key):
             record = self._records.get(match[1])
@@ -168,7 +168,7 @@ class Keyring:
 
     def check_worker(self, worker_id: int, token: str) -> bool:
         """True if the token is that worker's."""
-        return len(token) <= KEY_LIMIT and token.isascii() and hmac.compare_digest(self.worker_token(worker_id), token)
+        return len(token) <= MAX_KEY and token.isascii() and hmac.compare_digest(self.worker_token(worker_id), token)
 
     def seal(self, value: str) -> str:
         """A secret's value as it is stored: encrypted, with a key derived from the installation's secret."""

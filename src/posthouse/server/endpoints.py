@@ -45,7 +45,7 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
     @app.get("/api/v0/endptjobs")
     async def list_endpoints() -> dict[str, Any]:
         """Every endpoint, each with the key that can only route to it."""
-        endpoints = [s.fleet.endpoint for s in hub.stalls.values() if not s.leaving]
+        endpoints = [s.fleet.endpoint for s in hub.endpoints.values() if not s.leaving]
         return {"success": True, "results": [row(e) for e in endpoints]}
 
     @app.post("/api/v0/endptjobs")
@@ -58,7 +58,7 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
     async def show_endpoint(endpoint_id: int, caller: Caller) -> dict[str, Any]:
         """One endpoint. Its own key may ask too: clients refresh what they know of it."""
         check_endpoint(caller, endpoint_id)
-        return {"success": True, "result": row(hub.stall(endpoint_id).fleet.endpoint)}
+        return {"success": True, "result": row(hub.managed(endpoint_id).fleet.endpoint)}
 
     @app.put("/api/v0/endptjobs/{endpoint_id}")
     async def update_endpoint(endpoint_id: int, ask: Ask) -> dict[str, Any]:
@@ -76,14 +76,14 @@ def add_endpoint_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> Non
         """The workers of the endpoint `id`."""
         endpoint_id = integer(ask.get("id"), "id", 1)
         check_endpoint(caller, endpoint_id)
-        fleet = hub.stall(endpoint_id).fleet
+        fleet = hub.managed(endpoint_id).fleet
         return _worker_rows(fleet, fleet.workers.values(), hub.clock.now())
 
     async def list_group_workers(ask: Ask, caller: Caller) -> list[dict[str, Any]]:
         """The workers of the workergroup `id`."""
         group = catalog.workergroup(integer(ask.get("id"), "id", 1))
         check_endpoint(caller, group.endpoint_id)
-        fleet = hub.stall(group.endpoint_id).fleet
+        fleet = hub.managed(group.endpoint_id).fleet
         return _worker_rows(fleet, [w for w in fleet.workers.values() if w.group_id == group.id], hub.clock.now())
 
     app.post("/get_autogroup_workers")(list_group_workers)
@@ -109,7 +109,7 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> dict[str, Any]:
     time since it was first ready, as far as this server watched, in which it was neither unavail nor failed. `perf` is
     `measured_perf` times that, as the protocol has it. `dlperf`, a mark of the protocol's own market, nobody here has.
     """
-    figures = fleet.figures(worker.id)
+    figures = fleet.worker_stats(worker.id)
     away_since = worker.since if worker.state in (State.UNAVAIL, State.ERROR) else now
     reliability = figures.reliability(worker.loaded_at, away_since, now)
     return {

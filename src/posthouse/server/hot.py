@@ -181,10 +181,10 @@ class Hot:
                 deliver(200, _put_off(route.checked(ask), "too many wrong keys"))
                 return None
             ask = route.checked(ask)
-            stall = self.hub.named(ask.endpoint)
-            if stall is None:
+            managed = self.hub.named(ask.endpoint)
+            if managed is None:
                 raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
-            if principal.endpoint_id is not None and principal.endpoint_id != stall.fleet.endpoint.id:
+            if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
                 raise Unauthorized("api_key: this key is for another endpoint")
             if not self.throttle.allows_route(principal.key_id, address, now):
                 deliver(200, _put_off(ask, "too many calls"))
@@ -195,7 +195,7 @@ class Hot:
         except Exception as error:  # noqa: BLE001 - as in __call__
             replied(error)
             return None
-        return self.router.route(stall, ask, replied)
+        return self.router.route(managed, ask, replied)
 
     async def _route(self, scope: Message, receive: Receive) -> tuple[int, bytes]:
         raw = await self._body(receive)

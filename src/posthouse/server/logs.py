@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.engine.catalog import Catalog
-from posthouse.engine.hub import Stall
+from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.logs import logs
 from posthouse.fleet.history import Level
 from posthouse.server.gate import Ask
@@ -17,16 +17,16 @@ LONGEST = 2**53
 def add_log_routes(app: FastAPI, catalog: Catalog) -> None:
     hub = catalog.hub
 
-    def named(ask: Ask) -> Stall:
+    def named(ask: Ask) -> ManagedEndpoint:
         """The endpoint with this `id`, or with the name `endpoint`. Raises: BadRequest, NotFound."""
         if ask.get("id") is not None:
-            return hub.stall(integer(ask["id"], "id", 1))
+            return hub.managed(integer(ask["id"], "id", 1))
         name = ask.get("endpoint")
         if not isinstance(name, str):
             raise BadRequest("id or endpoint: one of them is required, the id or the name of an endpoint")
         if name not in hub.ids_by_name:
             raise NotFound(f"there is no endpoint {name[:255]!r}")
-        return hub.stall(hub.ids_by_name[name])
+        return hub.managed(hub.ids_by_name[name])
 
     @app.post("/get_endpoint_logs")
     async def show_endpoint_logs(ask: Ask) -> dict[str, str]:
@@ -40,7 +40,7 @@ def add_log_routes(app: FastAPI, catalog: Catalog) -> None:
     async def show_group_logs(ask: Ask) -> dict[str, str]:
         """What happened to the workers of the workergroup `id`, and the decisions about its endpoint: as for those."""
         group = catalog.workergroup(integer(ask.get("id"), "id", 1))
-        return _reply(await logs(hub, hub.stall(group.endpoint_id), _tail(ask), group.id))
+        return _reply(await logs(hub, hub.managed(group.endpoint_id), _tail(ask), group.id))
 
     app.post("/get_autogroup_logs")(show_group_logs)
     app.post("/get_workergroup_logs")(show_group_logs)

@@ -15,7 +15,7 @@ NO_FILTERS = ("order", "type", "limit", "allocated_storage", "disable_bundling",
 """What a search says beside its filters. `order` is ignored: the cheapest come first."""
 ON_DEMAND = ("on-demand", "ondemand")
 """The one `type` of offer that is rented here, in the spellings of the command line and of the documentation."""
-MOST_OFFERS = 1000
+MAX_OFFERS = 1000
 """Most rows of an answer: our choice, far above what a search is read for."""
 MAX_DISK_GB = 1e6
 """Largest disk to ask for: as in templates."""
@@ -29,11 +29,11 @@ def add_market_routes(app: FastAPI, catalog: Catalog) -> None:
         if kind is not None and kind not in ON_DEMAND:
             raise BadRequest(f"type: must be on-demand: workers are rented in no other way, not {str(kind)[:40]!r}")
         limit = said.get("limit")
-        most = MOST_OFFERS if limit is None else integer(limit, "limit", 1, 2**31)
+        most = MAX_OFFERS if limit is None else integer(limit, "limit", 1, 2**31)
         disk_gb = number(said.get("allocated_storage") or 0, "allocated_storage", 0, MAX_DISK_GB)
         filters = parse_search({field: wanted for field, wanted in said.items() if field not in NO_FILTERS})
         offers = await hub.providers[hub.default_provider].offers(filters, disk_gb)
-        return {"success": True, "offers": [_offer(offer) for offer in offers[: min(most, MOST_OFFERS)]]}
+        return {"success": True, "offers": [_offer(offer) for offer in offers[: min(most, MAX_OFFERS)]]}
 
     @app.post("/api/v0/bundles")
     async def search_offers(ask: Ask) -> dict[str, Any]:

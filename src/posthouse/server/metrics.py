@@ -31,8 +31,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         workers = GaugeMetricFamily("posthouse_workers", "Workers by state.", labels=["endpoint", "state"])
-        suspected = GaugeMetricFamily(
-            "posthouse_suspected_workers", "Workers that are asked last, as requests failed there.", labels=["endpoint"]
+        outliers = GaugeMetricFamily(
+            "posthouse_outlier_workers", "Workers that are asked last, as requests failed there.", labels=["endpoint"]
         )
         gauges = {
             "offered_load": ("Work asked for, per second, mean of the last minute.", "rate"),
@@ -54,20 +54,20 @@ class Metrics(Collector):
             "posthouse_requests", "Requests by what became of them.", labels=["endpoint", "what"]
         )
         now = self.hub.clock.now()
-        for stall in self.hub.stalls.values():
-            fleet, name = stall.fleet, stall.fleet.endpoint.name
+        for managed in self.hub.endpoints.values():
+            fleet, name = managed.fleet, managed.fleet.endpoint.name
             for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
                 workers.add_metric([name, state], count)
-            suspected.add_metric([name], len(fleet.suspected(now)))
+            outliers.add_metric([name], len(fleet.outliers(now)))
             demand = fleet.snapshot(now, ()).demand
             for gauge, (_, field) in gauges.items():
                 families[gauge].add_metric([name], getattr(demand, field))
-            if stall.decision is not None:
-                capacity.add_metric([name, "needed"], stall.decision.hot_need)
-                capacity.add_metric([name, "ready"], stall.decision.ready_supply)
+            if managed.decision is not None:
+                capacity.add_metric([name, "needed"], managed.decision.hot_need)
+                capacity.add_metric([name, "ready"], managed.decision.ready_supply)
             spent.add_metric([name], fleet.spent_usd())
             rate.add_metric([name], sum(w.usd_h() for w in fleet.workers.values()))
-            for what, count in asdict(fleet.stats).items():
+            for what, count in asdict(fleet.counters).items():
                 requests.add_metric([name, what], count)
         calls = CounterMetricFamily("posthouse_calls", "Calls answered, by path and status.", labels=["path", "status"])
         for (path, code), count in self.answers.items():
@@ -80,5 +80,5 @@ class Metrics(Collector):
         tick.add_metric([], self.loop.last_tick_s)
         troubles = GaugeMetricFamily("posthouse_troubles", "How many parts fail now; /readyz says which.")
         troubles.add_metric([], len(self.troubles()))
-        yield from (workers, suspected, *families.values(), capacity, spent, rate, requests, calls, work, tick)
+        yield from (workers, outliers, *families.values(), capacity, spent, rate, requests, calls, work, tick)
         yield troubles

@@ -16,7 +16,7 @@ MOST = 100
 TOTAL_BYTES = 32_768
 """Most bytes of all names and values together: half of what an instance's environment may have on this machine, so that
 a template's own variables have room beside them."""
-NAME_LIMIT = 128
+MAX_NAME = 128
 """Longest name, in characters: our choice."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -87,9 +87,9 @@ def add_secret_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> None:
 def _name(ask: Ask) -> str:
     """The name of a secret. Raises: BadRequest."""
     name = ask.get("key")
-    if not isinstance(name, str) or len(name) > NAME_LIMIT or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise BadRequest(
-            f"key: must be the name of a variable: 1 to {NAME_LIMIT} letters, digits and _, and no digit first"
+            f"key: must be the name of a variable: 1 to {MAX_NAME} letters, digits and _, and no digit first"
         )
     if _OURS.fullmatch(name):
         raise BadRequest(f"key: {name} is set by the server itself; choose another")

@@ -22,7 +22,7 @@ from posthouse.server.auth import Keyring, Scope
 
 LOGS_WAIT_S = 20.0
 """How long a provider may take to hand over the logs of a worker."""
-LOGS_LIMIT = 1_000_000
+MAX_LOGS = 1_000_000
 """Most characters of logs in one answer; the latest are kept."""
 
 
@@ -40,7 +40,7 @@ class JournalRow(BaseModel):
     decision: dict[str, Any]
 
 
-class Reel(BaseModel):
+class Segment(BaseModel):
     since: float = Field(description="Epoch seconds.")
     until: float
     requests: int = Field(description="How many came. Those that `asked` lacks were too many to keep.")
@@ -75,7 +75,7 @@ class Traffic(BaseModel):
     kinds: list[Kind]
     start_s: float = Field(description="Seconds from stopped to ready, as learned or assumed.")
     create_s: float = Field(description="The same from nothing to ready.")
-    reels: list[Reel]
+    segments: list[Segment]
 
 
 class EndpointKey(BaseModel):
@@ -98,7 +98,7 @@ class WorkerRow(BaseModel):
     perf: float = Field(description="Work per second that it can do; 0 until it has measured itself.")
     outstanding: float = Field(description="Work that it was given and has not finished.")
     busy: bool
-    suspected_s: float = Field(description="Seconds of waiting held against it, as requests failed there lately.")
+    penalty_s: float = Field(description="Seconds of waiting held against it, as requests failed there lately.")
     price_usd_h: float = Field(description="US dollars per hour in its present state.")
     spent_usd: float
     age_s: float
@@ -181,7 +181,7 @@ def add_v1_routes(
     async def list_workers(endpoint: str = "") -> list[WorkerRow]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
         wanted = _endpoint_id(hub, endpoint) if endpoint else None
-        fleets = [s.fleet for i, s in hub.stalls.items() if wanted in (None, i)]
+        fleets = [s.fleet for i, s in hub.endpoints.items() if wanted in (None, i)]
         return [_worker_row(f, w, hub.clock.now()) for f in fleets for w in f.workers.values()]
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
@@ -204,7 +204,7 @@ def add_v1_routes(
                 text = await provider.logs(worker.instance_id, tail)
         except TimeoutError:
             raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
-        return Logs(text=text[-LOGS_LIMIT:])
+        return Logs(text=text[-MAX_LOGS:])
 
     one_at_a_time = asyncio.Lock()
 
@@ -248,7 +248,7 @@ def _endpoint_id(hub: Hub, name_or_id: str) -> EndpointId:
     """The endpoint with this name, or else with this id. Raises: NotFound."""
     found = hub.ids_by_name.get(name_or_id)
     if found is None and name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19:
-        found = hub.stall(int(name_or_id)).fleet.endpoint.id
+        found = hub.managed(int(name_or_id)).fleet.endpoint.id
     if found is None:
         raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
     return found
@@ -270,7 +270,7 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
         perf=worker.perf,
         outstanding=fleet.ledger.work.get(worker.id, 0.0),
         busy=fleet.busy(worker.id),
-        suspected_s=fleet.suspected(now).get(worker.id, 0.0),
+        penalty_s=fleet.outliers(now).get(worker.id, 0.0),
         price_usd_h=worker.usd_h(),
         spent_usd=worker.spent_usd,
         age_s=now - worker.created_at,

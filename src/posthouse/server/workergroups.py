@@ -20,7 +20,7 @@ def add_workergroup_routes(app: FastAPI, catalog: Catalog, keyring: Keyring) -> 
     hub = catalog.hub
 
     def row(group: Workergroup) -> dict[str, Any]:
-        endpoint = hub.stall(group.endpoint_id).fleet.endpoint
+        endpoint = hub.managed(group.endpoint_id).fleet.endpoint
         return {
             "id": group.id,
             "endpoint_id": group.endpoint_id,

@@ -13,11 +13,11 @@ import numpy as np
 from posthouse.domain.endpoint import SCALING_LIMITS
 from posthouse.sim.record import Summary
 from posthouse.sim.recorded import Recording
+from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario
-from posthouse.sim.trial import run
 
-LEAST_S = 3600.0
-LEAST_REQUESTS = 100
+MIN_S = 3600.0
+MIN_REQUESTS = 100
 """Of a record that can tell anything."""
 SEARCHED = 2 / 3
 """Share of the record on which is searched."""
@@ -60,11 +60,11 @@ class Advice:
 def too_short(recording: Recording) -> str:
     """Why the record cannot tell yet; empty if it can."""
     requests = len(recording.at_s)
-    if recording.span_s >= LEAST_S and requests >= LEAST_REQUESTS:
+    if recording.span_s >= MIN_S and requests >= MIN_REQUESTS:
         return ""
     return (
         f"too little is recorded to tell: {recording.span_s / 60:.0f} min with {requests} requests; "
-        f"an hour and {LEAST_REQUESTS} requests are the least"
+        f"an hour and {MIN_REQUESTS} requests are the least"
     )
 
 
@@ -115,7 +115,7 @@ class Search:
         at_s = self.recording.at_s
         end = int(np.searchsorted(at_s, end_s))
         begin_s = float(at_s[end - COARSE_REQUESTS]) if end > COARSE_REQUESTS else 0.0
-        begin_s = min(max(begin_s, end_s - COARSE_S), max(0.0, end_s - LEAST_S))
+        begin_s = min(max(begin_s, end_s - COARSE_S), max(0.0, end_s - MIN_S))
         return self.recording.snapped(begin_s, end_s)
 
     def _climb(self, part: tuple[float, float]) -> list[Change]:

@@ -218,7 +218,7 @@ class Auditor:
                 self._take_away(idx)
         for idx, request in there.items():
             if idx not in self._at.get(worker_id, {}):
-                if now >= self._fleet.calm_until:
+                if now >= self._fleet.stabilized_at:
                     self._break("every request has one place", f"request {idx} at {worker_id} came from nowhere", now)
                 self._take_away(idx)
                 self._where[idx] = worker_id

@@ -6,22 +6,22 @@ from random import Random
 
 from posthouse.domain.worker import WorkerId
 
-FIRST_POLL_S, LEAST_POLL_S, LONGEST_POLL_S = 1.0, 0.1, 5.0
+FIRST_POLL_S, MIN_POLL_S, MAX_POLL_S = 1.0, 0.1, 5.0
 """Between two polls of the protocol's own client: 1 s, then random up to 5 s. Source: vastai 1.9.1."""
 RECONNECT_S = 0.01
 """After a refused or broken connection it asks again at once; this long is the way to the worker and back."""
 
 
-class Manner(StrEnum):
+class ClientKind(StrEnum):
     POLLING = "polling"  # the protocol's own client: asks again with the same index until it has a worker
     CLASSIC = "classic"  # scripts of the first years: an answer without a worker is a failure; a retry is a new request
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class ClientBehaviour:
     """What all clients of a world have in common."""
 
-    manner: Manner = Manner.POLLING
+    kind: ClientKind = ClientKind.POLLING
     timeout_s: float = 0.0
     """From the first ask to giving up, the service included; 0: they never do. Polling clients only."""
     polls_s: tuple[float, float] | None = None
@@ -52,10 +52,10 @@ class Client:
     workers: list[WorkerId] = field(default_factory=list)
     """The workers it was sent to, in order."""
 
-    def poll_s(self, manners: Manners, random: Random) -> float:
+    def poll_s(self, behaviour: ClientBehaviour, random: Random) -> float:
         """How long until it asks again, after an answer without a worker."""
         n, self.polls = self.polls, self.polls + 1
-        if manners.polls_s is not None:
-            return random.uniform(*manners.polls_s)
-        longest_s = min(2 ** min(n, 10) + random.random(), LONGEST_POLL_S)
-        return FIRST_POLL_S if n == 0 else random.uniform(LEAST_POLL_S, longest_s)
+        if behaviour.polls_s is not None:
+            return random.uniform(*behaviour.polls_s)
+        longest_s = min(2 ** min(n, 10) + random.random(), MAX_POLL_S)
+        return FIRST_POLL_S if n == 0 else random.uniform(MIN_POLL_S, longest_s)

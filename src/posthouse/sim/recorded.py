@@ -1,4 +1,4 @@
-"""An endpoint's own traffic, played again: from its reels, with its own parameters and its own workers.
+"""An endpoint's own traffic, played again: from its segments, with its own parameters and its own workers.
 
 Seconds are counted from the beginning of the record; the time in which the server was away is left out.
 """
@@ -20,7 +20,7 @@ from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import COMING, Command, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.fleet.service import SERVICE_RANK
-from posthouse.fleet.tape import Numbers, unpacked
+from posthouse.recording.log import Numbers, unpacked
 from posthouse.sim.record import Sample, Waits, commands, hours
 from posthouse.sim.scenario import Scenario, Traffic, load
 from posthouse.sim.traffic import Arrival
@@ -30,7 +30,7 @@ LEAD_S = 3600.0
 """How long before its count a replay begins, where the endpoint had workers already."""
 QUANTILES = 20
 """By how many steps measured times are described."""
-LEAST_SPREAD = 0.2
+MIN_SPREAD = 0.2
 """Below this coefficient of variation of their work, requests do not tell what each takes beside its work."""
 PICTURE = 72
 """Most samples of what really happened."""
@@ -51,7 +51,7 @@ class _Figures(msgspec.Struct, frozen=True):
     served: list[tuple[float, float]]
 
 
-class _Reel(msgspec.Struct, frozen=True):
+class _Segment(msgspec.Struct, frozen=True):
     since: float
     until: float
     requests: int
@@ -77,7 +77,7 @@ class _Reply(msgspec.Struct, frozen=True):
     kinds: list[_Kind]
     start_s: float
     create_s: float
-    reels: list[_Reel]
+    segments: list[_Segment]
 
 
 class Played(Traffic, frozen=True, kw_only=True):
@@ -159,7 +159,7 @@ class Recording:
         return self.pieces[-1].end_s
 
     def snapped(self, begin_s: float, end_s: float) -> tuple[float, float]:
-        """The same part of the record, widened to where reels begin and end. Raises: BadRequest for none of it."""
+        """The same part of the record, widened to where segments begin and end. Raises: BadRequest for none of it."""
         if not begin_s < min(end_s, self.span_s):
             raise BadRequest(f"the record of {self.endpoint} is {self.span_s:.0f} s long: nothing of it is asked for")
         inside = [p for p in self.pieces if p.end_s > begin_s and p.begin_s < end_s]
@@ -224,7 +224,7 @@ class Recording:
         )
 
     def samples(self, begin_s: float, end_s: float) -> list[Sample]:
-        """What there was, reel by reel, at even distances. What was needed nobody wrote down."""
+        """What there was, segment by segment, at even distances. What was needed nobody wrote down."""
         number = max(1, min(PICTURE, int((end_s - begin_s) / 10)))
         times = [begin_s + (i + 0.5) * (end_s - begin_s) / number for i in range(number)]
         ends = [p.end_s for p in self.pieces]
@@ -259,13 +259,13 @@ def recording(reply: Mapping[str, Any]) -> Recording:
     nothing was recorded yet."""
     try:
         said = msgspec.convert(reply, _Reply)
-        pieces = list(_pieces(said.reels))
+        pieces = list(_pieces(said.segments))
     except (msgspec.ValidationError, binascii.Error, ValueError) as error:
         raise BadRequest(f"the server's record is of another version: {error}") from None
     if not any(len(p.at_s) for p in pieces):
         raise NotFound(
-            f"there is no recorded traffic of {said.endpoint} yet: send it requests, and see that `engine.tape_mb` "
-            "of the server is not 0"
+            f"there is no recorded traffic of {said.endpoint} yet: send it requests, and see that the server's "
+            "`engine.traffic_log_mb` is not 0"
         )
     workers, notes = _workers(said, pieces)
     return Recording(
@@ -278,17 +278,17 @@ def recording(reply: Mapping[str, Any]) -> Recording:
     )
 
 
-def _pieces(reels: Sequence[_Reel]) -> Iterator[_Piece]:
+def _pieces(segments: Sequence[_Segment]) -> Iterator[_Piece]:
     begin_s = 0.0
-    for reel in sorted(reels, key=lambda reel: reel.since):
-        gaps_ms, work = unpacked(base64.b64decode(reel.asked, validate=True))
-        wait_ms, wait_work = unpacked(base64.b64decode(reel.waited, validate=True))
-        span_s = reel.until - reel.since
+    for segment in sorted(segments, key=lambda segment: segment.since):
+        gaps_ms, work = unpacked(base64.b64decode(segment.asked, validate=True))
+        wait_ms, wait_work = unpacked(base64.b64decode(segment.waited, validate=True))
+        span_s = segment.until - segment.since
         if span_s <= 0:
             continue
         at_s = begin_s + np.minimum(np.cumsum(gaps_ms) / 1000, span_s)
         end_s = begin_s + span_s
-        yield _Piece(begin_s, end_s, reel.requests, at_s, work, wait_ms / 1000, wait_work, reel.figures)
+        yield _Piece(begin_s, end_s, segment.requests, at_s, work, wait_ms / 1000, wait_work, segment.figures)
         begin_s = end_s
 
 
@@ -359,7 +359,7 @@ def _service(served: Sequence[tuple[float, float]], perf: float) -> tuple[int, f
         return 1, 0.0
     work, took_s = np.array(served).T
     unit_s = float(np.median(took_s / work))
-    if len(served) > 2 and work.std() > LEAST_SPREAD * work.mean():
+    if len(served) > 2 and work.std() > MIN_SPREAD * work.mean():
         fitted_s, base_s = np.polyfit(work, took_s, 1)
         for _ in range(5):
             free = took_s <= base_s + fitted_s * work + 0.05

@@ -16,7 +16,7 @@ from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling, defaul
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.sim import traffic as shapes
-from posthouse.sim.client import Manner, Manners
+from posthouse.sim.client import ClientBehaviour, ClientKind
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.trace import Reading, read
 from posthouse.sim.traffic import Arrival, Costs
@@ -137,13 +137,13 @@ class Traffic(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Clients(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How clients behave."""
 
-    manner: Manner = Manner.POLLING
+    kind: ClientKind = ClientKind.POLLING
     timeout_s: Seconds = 0.0
     retries: Annotated[int, Meta(ge=0, le=1000)] = 0
     retry_s: Seconds = 1.0
 
-    def manners(self) -> Manners:
-        return Manners(self.manner, self.timeout_s, retries=self.retries, retry_s=self.retry_s)
+    def behaviour(self) -> ClientBehaviour:
+        return ClientBehaviour(self.kind, self.timeout_s, retries=self.retries, retry_s=self.retry_s)
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -19,7 +19,7 @@ from random import Random
 from posthouse.domain.errors import BadRequest
 from posthouse.sim.traffic import Arrival, Costs
 
-MOST_ROWS = 20_000_000
+MAX_ROWS = 20_000_000
 """More are refused: what is held for each answer would not fit in memory."""
 SHAPE_LIMITS = (0.05, 100.0)
 """Of a gamma or Weibull law; beyond them a fit to few requests says nothing."""
@@ -71,8 +71,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in reader:
                 if row:
                     yield reader.line_num, row
-                if reader.line_num > MOST_ROWS:
-                    raise BadRequest(f"{path}: has more than {MOST_ROWS:,} rows")
+                if reader.line_num > MAX_ROWS:
+                    raise BadRequest(f"{path}: has more than {MAX_ROWS:,} rows")
     except FileNotFoundError:
         raise BadRequest(f"{path}: there is no such file") from None
     except IsADirectoryError:

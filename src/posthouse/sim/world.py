@@ -14,15 +14,15 @@ from random import Random
 from typing import Any, Self
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.lifecycle import Command, Goal, Sighting, State
+from posthouse.domain.lifecycle import Command, Goal, Observation, State
 from posthouse.domain.load import Ended
 from posthouse.domain.plan import Action, Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.fleet import Assignment, Fleet
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import Auditor
-from posthouse.sim.box import BEAT_S, REPORT_S, Box
-from posthouse.sim.client import RECONNECT_S, Client, Manner, Manners
+from posthouse.sim.client import RECONNECT_S, Client, ClientBehaviour, ClientKind
+from posthouse.sim.instance import HEARTBEAT_S, REPORT_S, SimInstance
 from posthouse.sim.market import GROUP, PROVIDER, Hardware, Market
 from posthouse.sim.traffic import Arrival
 
@@ -31,9 +31,9 @@ Policy = Callable[[Snapshot, Memory], Decision]
 
 START_AT = 1_700_000_000.0
 """When the world begins, as an epoch."""
-CALM_S = 60.0
-"""After a restart, and for what is there when the world begins: as `engine.calm_s`."""
-LEAST_GAP_S = 0.05
+STABILIZATION_S = 60.0
+"""After a restart, and for what is there when the world begins: as `engine.stabilization_s`."""
+MIN_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings. Source: `engine.loop`."""
 FORGETFUL_S = 1.0
 """How soon a client asks again whose server was away."""
@@ -69,20 +69,20 @@ class World:
         hardware: Sequence[Hardware] = (Hardware(),),
         seed: int = 0,
         policy: Policy = decide,
-        manners: Manners | None = None,
+        behaviour: ClientBehaviour | None = None,
         pace: Pace | None = None,
         log: Callable[[str], object] | None = None,
         repeat: str = "",
     ) -> None:
         """`log`: takes a line for everything that happens. `repeat`: the command that a broken rule is shown with."""
         self.now = START_AT
-        self.pace, self.manners, self.policy = pace or Pace(), manners or Manners(), policy
+        self.pace, self.behaviour, self.policy = pace or Pace(), behaviour or ClientBehaviour(), policy
         self.endpoint = Endpoint(EndpointId(1), "sim", scaling)
         self.fleet = Fleet(self.endpoint, self.now)
         self.memory = Memory()
         self.decision: Decision | None = None
         self.market = Market(hardware, seed)
-        self.boxes: dict[str, Box] = {}
+        self.instances: dict[str, SimInstance] = {}
         self.held: dict[int, Client] = {}
         """Those whose request is held open, by its index."""
         self.pending = 0
@@ -93,17 +93,17 @@ class World:
         self.given: dict[Command, int] = dict.fromkeys(Command, 0)
         self.listed, self.down = True, False
         self.audit = Auditor(self.fleet, self.now, seed, repeat)
-        self.audit.working = lambda label: self.boxes[label].working if label in self.boxes else ()
+        self.audit.working = lambda label: self.instances[label].working if label in self.instances else ()
         # Faults that a scenario may switch.
         self.refuse_creation = ""
-        self.refuse_update: Callable[[Box], str] = lambda box: ""
+        self.refuse_update: Callable[[SimInstance], str] = lambda instance: ""
         self.version = 0
         """Of the template: what is made or updated from now on runs it."""
         self.broken: set[int] = set()
         """Versions that end as soon as they start."""
         self.lose_answers = False
         self.lose_ends = False
-        self.late_s: Callable[[Box], float] = lambda box: 0.0
+        self.late_s: Callable[[SimInstance], float] = lambda instance: 0.0
         """How much longer than usual the first load takes; infinite: it never ends."""
         self.shows_progress = False
         self.speed = 1.0
@@ -126,7 +126,7 @@ class World:
         stock = [worker for kind in self.market.hardware for worker in self._stock(kind)]
         if stock:
             self.rows = {worker.id: worker for worker in stock}
-            self.fleet = Fleet(self.endpoint, self.now, stock, CALM_S)
+            self.fleet = Fleet(self.endpoint, self.now, stock, STABILIZATION_S)
             self.audit.adopt(self.fleet, self.now)
         for kind in self.market.hardware:
             if kind.offered_h > 0:
@@ -139,18 +139,20 @@ class World:
             if not self.market.take(host.name):
                 return
             ready, worker_id = number < kind.ready, next(self._ids)
-            box = Box(worker_id, f"{self.label}{worker_id}", host, kind.perf / host.factor, began_at=self.now)
-            self.boxes[box.label] = box
-            self.audit.made(box.label)
-            box.seen = Sighting.RUNNING if ready else Sighting.HALTED
+            instance = SimInstance(
+                worker_id, f"{self.label}{worker_id}", host, kind.perf / host.factor, began_at=self.now
+            )
+            self.instances[instance.label] = instance
+            self.audit.made(instance.label)
+            instance.seen = Observation.RUNNING if ready else Observation.HALTED
             if ready:
-                self._plan_beat(box, self.now + BEAT_S)
-                self._become_ready(box, box.life)
+                self._plan_heartbeat(instance, self.now + HEARTBEAT_S)
+                self._become_ready(instance, instance.life)
             yield Worker(
                 id=worker_id,
                 endpoint_id=self.endpoint.id,
                 group_id=GROUP,
-                label=box.label,
+                label=instance.label,
                 provider=PROVIDER,
                 offer_id=host.name,
                 machine=host.name,
@@ -162,12 +164,12 @@ class World:
                 goal=Goal.HOT if ready else Goal.COLD,
                 since=self.now,
                 progressed_at=self.now,
-                instance_id=box.label,
-                addresses=frozenset({box.address}),
-                url=box.report().url,
-                version=box.report().version,
-                scheme=box.report().scheme,
-                perf=box.perf,
+                instance_id=instance.label,
+                addresses=frozenset({instance.address}),
+                url=instance.report().url,
+                version=instance.report().version,
+                scheme=instance.report().scheme,
+                perf=instance.perf,
                 loaded_at=self.now,
             )
 
@@ -220,7 +222,7 @@ class World:
     def _ring(self) -> None:
         """Brings the next tick forward."""
         if self.pace.bell:
-            due_at = max(self.now, self._ticked_at + LEAST_GAP_S)
+            due_at = max(self.now, self._ticked_at + MIN_GAP_S)
             if due_at < self._tick_at:
                 self._plan_tick(due_at - self.now)
 
@@ -233,7 +235,7 @@ class World:
             return
         fleet, audit, now = self.fleet, self.audit, self.now
         audit.ticked()
-        fleet.age(now, self.pace.silent_s)
+        fleet.advance(now, self.pace.silent_s)
         if self.listed:
             self.decision = decision = self.policy(fleet.snapshot(now, self.market.offers()), self.memory)
             self.memory = decision.memory
@@ -242,7 +244,7 @@ class World:
                 self.rows[worker.id] = worker
             for action in actions:
                 audit.ordered(action, now)
-                fleet.obey(action, now)
+                fleet.command_sent(action, now)
                 self._in_flight += 1
                 self.given[action.command] += 1
                 self.happened(action.command, "worker", action.worker_id)
@@ -265,7 +267,7 @@ class World:
         self.fleet.ask_update(GROUP, self.now)
         self.audit.disturb(self.now)
 
-    def restart(self, calm_s: float = CALM_S, away_s: float = 0.0) -> None:
+    def restart(self, stabilization_s: float = STABILIZATION_S, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
         self.down, self.listed, self.memory, self.decision = True, False, Memory(), None
         for client in self.held.values():
@@ -273,7 +275,7 @@ class World:
         self.held.clear()
 
         def begin() -> None:
-            self.down, self.fleet = False, Fleet(self.endpoint, self.now, self.rows.values(), calm_s)
+            self.down, self.fleet = False, Fleet(self.endpoint, self.now, self.rows.values(), stabilization_s)
             self._listed_as = ()
             self.audit.adopt(self.fleet, self.now)
 
@@ -287,9 +289,9 @@ class World:
             return  # the same list, met by the same workers, has no effect
         asked_at, fleet = self.now, self.fleet
         if self.shows_progress:
-            for box in self.boxes.values():
-                box.progress += not box.ready
-        found = [box.instance() for box in self.boxes.values()]
+            for instance in self.instances.values():
+                instance.progress += not instance.ready
+        found = [instance.listed() for instance in self.instances.values()]
 
         def answer() -> None:
             if fleet is not self.fleet or self.down:
@@ -301,8 +303,8 @@ class World:
             after = self._facts()
             if before != after:
                 self._ring()
-            fresh = all(b.seen is i.seen for b, i in zip(self.boxes.values(), found, strict=False))
-            every = len(self.boxes) == len(found) == len(fleet.workers)
+            fresh = all(b.seen is i.seen for b, i in zip(self.instances.values(), found, strict=False))
+            every = len(self.instances) == len(found) == len(fleet.workers)
             met = self._in_flight == 0 and asked_at > self._settled_at
             same = before == after and fresh and every and met and not self.shows_progress
             self._listed_as = after if same else ()
@@ -312,36 +314,38 @@ class World:
     def _facts(self) -> tuple[object, ...]:
         """All that a provider's list is compared with, and what it would say."""
         workers = tuple([(w.id, w.state, w.instance_id) for w in self.fleet.workers.values()])
-        return workers, tuple([(b.label, b.seen) for b in self.boxes.values()])
+        return workers, tuple([(b.label, b.seen) for b in self.instances.values()])
 
     def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
-        box, failure, blame = self.boxes.get(worker.label), "", True
+        instance, failure, blame = self.instances.get(worker.label), "", True
         self._in_flight -= 1
         self._settled_at = self.now
         if command is Command.RENT:
             failure, blame = self._rent(worker)
-            box = self.boxes.get(worker.label)
-        elif box is not None and command is Command.START:
-            failure = self._start(box)
-        elif box is not None and command is Command.UPDATE:
-            failure = self._update(box)
-        elif box is not None:
-            self.cut.extend(box.working)
-            self.audit.cut_off(box.worker_id, len(box.working))
-            self.kill(box, Sighting.HALTED, ordered=True)
+            instance = self.instances.get(worker.label)
+        elif instance is not None and command is Command.START:
+            failure = self._start(instance)
+        elif instance is not None and command is Command.UPDATE:
+            failure = self._update(instance)
+        elif instance is not None:
+            self.cut.extend(instance.working)
+            self.audit.cut_off(instance.worker_id, len(instance.working))
+            self.kill(instance, Observation.HALTED, ordered=True)
             if command is Command.DESTROY:
-                self._vanish(box)
+                self._vanish(instance)
         if fleet is not self.fleet or self.down:
             return  # nobody is there any more to hear the answer
         self.audit.touch(worker.id)
-        fleet.settle(worker.id, self.now, "" if self.lose_answers else failure, blame and command is Command.RENT)
+        fleet.command_answered(
+            worker.id, self.now, "" if self.lose_answers else failure, blame and command is Command.RENT
+        )
         if failure:
             self.audit.disturb(self.now)
             self.happened(command, "refused for worker", worker.id)
-        if command in (Command.RENT, Command.UPDATE) and box is not None and not failure and not self.lose_answers:
+        if command in (Command.RENT, Command.UPDATE) and instance is not None and not failure and not self.lose_answers:
             if command is Command.UPDATE:
                 fleet.updated(worker.id)
-            fleet.place(worker.id, box.instance(), self.now)
+            fleet.observe_instance(worker.id, instance.listed(), self.now)
         self._ring()
 
     def _rent(self, worker: Worker) -> tuple[str, bool]:
@@ -356,83 +360,90 @@ class World:
         if not self.market.take(worker.machine):
             return "the offer was taken", False
         self.audit.made(worker.label)
-        box = self.boxes[worker.label] = Box(worker.id, worker.label, host, kind.perf / host.factor, self.version)
+        instance = self.instances[worker.label] = SimInstance(
+            worker.id, worker.label, host, kind.perf / host.factor, self.version
+        )
         ends = self.version in self.broken
-        self.after(create_s / 2, self._show, box, Sighting.PULLING)
-        self.after(create_s, self._show, box, Sighting.EXITED if ends else Sighting.RUNNING)
-        late_s = math.inf if host.broken or ends else self.late_s(box)
-        self.after(create_s + load_s + late_s, self._become_ready, box, box.life)
+        self.after(create_s / 2, self._show, instance, Observation.PULLING)
+        self.after(create_s, self._show, instance, Observation.EXITED if ends else Observation.RUNNING)
+        late_s = math.inf if host.broken or ends else self.late_s(instance)
+        self.after(create_s + load_s + late_s, self._become_ready, instance, instance.life)
         if kind.preempted_h > 0:
-            self.after(chance.expovariate(kind.preempted_h / 3600), self.preempt, box)
+            self.after(chance.expovariate(kind.preempted_h / 3600), self.preempt, instance)
         return "", False
 
-    def _start(self, box: Box) -> str:
-        kind, chance = box.host.hardware, self._chance
-        start_s = kind.start.draw(chance) * box.host.factor
+    def _start(self, instance: SimInstance) -> str:
+        kind, chance = instance.host.hardware, self._chance
+        start_s = kind.start.draw(chance) * instance.host.factor
         if kind.refused and chance.random() < kind.refused:
             return "the provider refused"
-        box.life += 1
-        box.seen = Sighting.RUNNING
-        self.after(start_s, self._become_ready, box, box.life)
+        instance.life += 1
+        instance.seen = Observation.RUNNING
+        self.after(start_s, self._become_ready, instance, instance.life)
         return ""
 
-    def _update(self, box: Box) -> str:
-        if failure := self.refuse_update(box):
+    def _update(self, instance: SimInstance) -> str:
+        if failure := self.refuse_update(instance):
             return failure
-        self.cut.extend(box.working)
-        self.audit.cut_off(box.worker_id, len(box.working))
-        box.version = self.version
-        ends = box.version in self.broken
-        self.kill(box, Sighting.EXITED if ends else Sighting.RUNNING)
+        self.cut.extend(instance.working)
+        self.audit.cut_off(instance.worker_id, len(instance.working))
+        instance.version = self.version
+        ends = instance.version in self.broken
+        self.kill(instance, Observation.EXITED if ends else Observation.RUNNING)
         if not ends:
-            self.after(box.host.hardware.load.draw(self._chance) * box.host.factor, self._become_ready, box, box.life)
+            self.after(
+                instance.host.hardware.load.draw(self._chance) * instance.host.factor,
+                self._become_ready,
+                instance,
+                instance.life,
+            )
         return ""
 
-    def _show(self, box: Box, seen: Sighting) -> None:
-        if box.life == 0 and box.label in self.boxes:
-            box.seen = seen
-            if seen is Sighting.RUNNING:
-                box.began_at = self.now
-                self._plan_beat(box, self.now)
+    def _show(self, instance: SimInstance, seen: Observation) -> None:
+        if instance.life == 0 and instance.label in self.instances:
+            instance.seen = seen
+            if seen is Observation.RUNNING:
+                instance.began_at = self.now
+                self._plan_heartbeat(instance, self.now)
 
-    def _become_ready(self, box: Box, life: int) -> None:
-        if box.life != life:
+    def _become_ready(self, instance: SimInstance, life: int) -> None:
+        if instance.life != life:
             return
-        box.ready, box.changed = True, True
+        instance.ready, instance.changed = True, True
         if life:
-            box.began_at = self.now
-            self._plan_beat(box, self.now)
+            instance.began_at = self.now
+            self._plan_heartbeat(instance, self.now)
         else:
-            self.tell_soon(box)
-        if box.host.hardware.crashes_h > 0:
-            span_s = self._chance.expovariate(box.host.hardware.crashes_h / 3600)
-            self.after(span_s, self._crash, box, box.life)
+            self.tell_soon(instance)
+        if instance.host.hardware.crashes_h > 0:
+            span_s = self._chance.expovariate(instance.host.hardware.crashes_h / 3600)
+            self.after(span_s, self._crash, instance, instance.life)
 
-    def _crash(self, box: Box, life: int) -> None:
-        if box.life == life:
-            self.happened("worker", box.worker_id, "dies")
-            self.kill(box, Sighting.EXITED)
+    def _crash(self, instance: SimInstance, life: int) -> None:
+        if instance.life == life:
+            self.happened("worker", instance.worker_id, "dies")
+            self.kill(instance, Observation.EXITED)
 
-    def preempt(self, box: Box) -> None:
+    def preempt(self, instance: SimInstance) -> None:
         """Takes an instance away; one that is stopped stays."""
-        if self.boxes.get(box.label) is not box:
+        if self.instances.get(instance.label) is not instance:
             return
-        if box.seen is Sighting.HALTED:
-            span_s = self._chance.expovariate(box.host.hardware.preempted_h / 3600)
-            self.after(span_s, self.preempt, box)
+        if instance.seen is Observation.HALTED:
+            span_s = self._chance.expovariate(instance.host.hardware.preempted_h / 3600)
+            self.after(span_s, self.preempt, instance)
             return
-        self.happened("worker", box.worker_id, "is taken away")
-        self.kill(box, Sighting.EXITED)
-        self._vanish(box)
+        self.happened("worker", instance.worker_id, "is taken away")
+        self.kill(instance, Observation.EXITED)
+        self._vanish(instance)
 
     def _withdraw(self, kind: Hardware) -> None:
         """A type goes from the market, with what runs of it, and comes back later."""
         self.market.set_offered(kind.gpu, offered=False)
         self.happened(kind.gpu, "is not offered any more")
-        for box in list(self.boxes.values()):
-            if box.host.hardware is kind and box.seen is not Sighting.HALTED:
-                self.kill(box, Sighting.EXITED)
-                self._vanish(box)
+        for instance in list(self.instances.values()):
+            if instance.host.hardware is kind and instance.seen is not Observation.HALTED:
+                self.kill(instance, Observation.EXITED)
+                self._vanish(instance)
         self.after(self._chance.expovariate(1 / kind.away_h) * 3600 if kind.away_h > 0 else 0.0, self._restore, kind)
 
     def _restore(self, kind: Hardware) -> None:
@@ -440,98 +451,98 @@ class World:
         self.happened(kind.gpu, "is offered again")
         self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
 
-    def _vanish(self, box: Box) -> None:
-        del self.boxes[box.label]
-        self.market.give_back(box.host.name)
+    def _vanish(self, instance: SimInstance) -> None:
+        del self.instances[instance.label]
+        self.market.give_back(instance.host.name)
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def kill(self, box: Box, seen: Sighting, ordered: bool = False) -> None:
+    def kill(self, instance: SimInstance, seen: Observation, ordered: bool = False) -> None:
         """Ends what runs in the instance, at once; its clients notice. `ordered`: by a command, so it is no fault."""
-        box.life += 1
-        box.seen, box.ready, box.served = seen, False, 0
-        box.queue.clear()
-        box.ended.clear()
-        clients, box.working = list(box.working.values()), {}
+        instance.life += 1
+        instance.seen, instance.ready, instance.served = seen, False, 0
+        instance.queue.clear()
+        instance.ended.clear()
+        clients, instance.working = list(instance.working.values()), {}
         if not ordered:
             self.audit.disturb(self.now)
         for client in clients:
             self.after(RECONNECT_S, self._ask, client)
 
-    def _plan_beat(self, box: Box, at: float) -> None:
-        box.beat_at = at
-        self.after(at - self.now, self._beat, box, box.life, at)
+    def _plan_heartbeat(self, instance: SimInstance, at: float) -> None:
+        instance.heartbeat_at = at
+        self.after(at - self.now, self._heartbeat, instance, instance.life, at)
 
-    def tell_soon(self, box: Box) -> None:
+    def tell_soon(self, instance: SimInstance) -> None:
         """Has a worker report with its next beat, because something has changed."""
-        box.changed = True
-        at = box.next_beat_at(self.now)
-        if at < box.beat_at:
-            self._plan_beat(box, at)
+        instance.changed = True
+        at = instance.next_beat_at(self.now)
+        if at < instance.heartbeat_at:
+            self._plan_heartbeat(instance, at)
 
-    def _beat(self, box: Box, life: int, planned_at: float) -> None:
-        if box.life != life or box.beat_at != planned_at:
+    def _heartbeat(self, instance: SimInstance, life: int, planned_at: float) -> None:
+        if instance.life != life or instance.heartbeat_at != planned_at:
             return
-        if self.down or box.worker_id not in self.fleet.workers:
-            self._plan_beat(box, self.now + BEAT_S)
+        if self.down or instance.worker_id not in self.fleet.workers:
+            self._plan_heartbeat(instance, self.now + HEARTBEAT_S)
             return
         fleet = self.fleet
-        self.audit.touch(box.worker_id)
+        self.audit.touch(instance.worker_id)
         if not self.lose_ends:
-            fleet.ended(box.worker_id, box.ended, self.now)
-            for ended in box.ended:
-                self.audit.ended(box.worker_id, ended.request_idx)
-        box.ended.clear()
-        if box.changed or self.now - box.reported_at >= REPORT_S - BEAT_S / 2:
-            box.changed, box.reported_at = False, self.now
-            before = fleet.workers[box.worker_id].state
-            fleet.report(box.worker_id, box.report(), self.now)
-            worker = fleet.workers.get(box.worker_id)
+            fleet.ended(instance.worker_id, instance.ended, self.now)
+            for ended in instance.ended:
+                self.audit.ended(instance.worker_id, ended.request_idx)
+        instance.ended.clear()
+        if instance.changed or self.now - instance.reported_at >= REPORT_S - HEARTBEAT_S / 2:
+            instance.changed, instance.reported_at = False, self.now
+            before = fleet.workers[instance.worker_id].state
+            fleet.report(instance.worker_id, instance.report(), self.now)
+            worker = fleet.workers.get(instance.worker_id)
             if worker is None or worker.state is not before:
                 self._ring()
-        self._plan_beat(box, box.reported_at + REPORT_S)
+        self._plan_heartbeat(instance, instance.reported_at + REPORT_S)
         self._deliver()
 
     def _send(self, client: Client, to: Assignment) -> None:
         client.idx, client.assigned_at = to.request_idx, self.now
         client.workers.append(to.worker.id)
-        box = self.boxes.get(to.worker.label)
-        if box is None or not box.ready or box.deaf or client.broken:  # connection refused
+        instance = self.instances.get(to.worker.label)
+        if instance is None or not instance.ready or instance.deaf or client.broken:  # connection refused
             self.after(RECONNECT_S, self._ask, client)
             return
-        box.working[client.idx] = client
-        self.tell_soon(box)
-        if box.served < box.host.hardware.slots:
-            self._serve(box, client)
+        instance.working[client.idx] = client
+        self.tell_soon(instance)
+        if instance.served < instance.host.hardware.slots:
+            self._serve(instance, client)
         else:
-            box.queue.append(client)
+            instance.queue.append(client)
 
-    def _serve(self, box: Box, client: Client) -> None:
-        kind = box.host.hardware
-        box.served += 1
+    def _serve(self, instance: SimInstance, client: Client) -> None:
+        kind = instance.host.hardware
+        instance.served += 1
         client.began_at = self.now
-        span_s = kind.overhead_s * box.host.factor + client.cost * kind.slots / (box.perf * self.speed)
-        self.after(span_s, self._finish, box, box.life, client)
+        span_s = kind.overhead_s * instance.host.factor + client.cost * kind.slots / (instance.perf * self.speed)
+        self.after(span_s, self._finish, instance, instance.life, client)
 
-    def _finish(self, box: Box, life: int, client: Client) -> None:
-        if box.life != life or client.gone:
+    def _finish(self, instance: SimInstance, life: int, client: Client) -> None:
+        if instance.life != life or client.gone:
             return
         client.answered_at = self.now
         self.happened("request", client.idx, "is answered")
-        self._leave(box, client, success=True)
+        self._leave(instance, client, success=True)
         self._close(client)
 
-    def _leave(self, box: Box, client: Client, success: bool) -> None:
+    def _leave(self, instance: SimInstance, client: Client, success: bool) -> None:
         """A request ends at a worker, in its slot or in its queue."""
-        del box.working[client.idx]
-        box.ended.append(Ended(client.idx, success))
-        self.tell_soon(box)
-        if client in box.queue:
-            box.queue.remove(client)
+        del instance.working[client.idx]
+        instance.ended.append(Ended(client.idx, success))
+        self.tell_soon(instance)
+        if client in instance.queue:
+            instance.queue.remove(client)
             return
-        box.served -= 1
-        if box.queue:
-            self._serve(box, box.queue.popleft())
+        instance.served -= 1
+        if instance.queue:
+            self._serve(instance, instance.queue.popleft())
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
@@ -540,8 +551,8 @@ class World:
         client = Client(cost, self.now, broken)
         self.pending += 1
         self.on_request(client)
-        if self.manners.timeout_s > 0 and self.manners.manner is Manner.POLLING:
-            self.after(self.manners.timeout_s, self._lose_patience, client)
+        if self.behaviour.timeout_s > 0 and self.behaviour.kind is ClientKind.POLLING:
+            self.after(self.behaviour.timeout_s, self._lose_patience, client)
         self._ask(client)
         return client
 
@@ -562,7 +573,7 @@ class World:
             self.after(FORGETFUL_S, self._ask, client)
             return
         fleet = self.fleet
-        polls = self.manners.manner is Manner.POLLING
+        polls = self.behaviour.kind is ClientKind.POLLING
         outcome = fleet.assign(client.idx, client.cost, self.now, polls, self.pace.hold_s)
         self._deliver()
         self.audit.asked(client.idx, client.cost, outcome, self.now)
@@ -597,15 +608,15 @@ class World:
                 self._answered_without_worker(client)
 
     def _answered_without_worker(self, client: Client) -> None:
-        if self.manners.manner is Manner.POLLING:
-            self.after(client.poll_s(self.manners, self._random), self._ask, client)
+        if self.behaviour.kind is ClientKind.POLLING:
+            self.after(client.poll_s(self.behaviour, self._random), self._ask, client)
             return
         client.idx = 0  # to ask anew is another request
         client.tries += 1
-        if client.tries > self.manners.retries:
+        if client.tries > self.behaviour.retries:
             self._give_up(client)
         else:
-            self.after(self.manners.retry_s, self._ask, client)
+            self.after(self.behaviour.retry_s, self._ask, client)
 
     def _lose_patience(self, client: Client) -> None:
         if client.answered_at or client.gone:
@@ -613,10 +624,10 @@ class World:
         if self.held.pop(client.idx, None) is not None and not self.down:
             self.fleet.forget(client.idx)  # the server sees the connection close
             self.audit.forgotten(client.idx)
-        box = next((b for b in self.boxes.values() if client.idx in b.working), None)
+        instance = next((b for b in self.instances.values() if client.idx in b.working), None)
         client.gone = True
-        if box is not None:
-            self._leave(box, client, success=False)
+        if instance is not None:
+            self._leave(instance, client, success=False)
         self._give_up(client)
 
     def _give_up(self, client: Client) -> None:

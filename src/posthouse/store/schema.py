@@ -152,8 +152,8 @@ journal = Table(
     sqlite_autoincrement=True,
 )
 
-reels = Table(
-    "reels",
+segments = Table(
+    "segments",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("endpoint_id", Integer, nullable=False),

@@ -23,11 +23,11 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion, Unavailable
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
-from posthouse.domain.reel import Reel
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
+from posthouse.recording.segment import Segment
 from posthouse.store import schema
 from posthouse.store.schema import (
     endpoints,
@@ -35,7 +35,7 @@ from posthouse.store.schema import (
     installation,
     journal,
     keys,
-    reels,
+    segments,
     templates,
     workergroups,
     workers,
@@ -62,7 +62,7 @@ DESTROYED_KEEP = 200
 LEARN_FROM = 50
 """Destroyed workers handed back with a fleet: enough to know what each kind of machine can do."""
 ROW_BYTES = 100
-"""What a reel takes in the database beside what is in it, about."""
+"""What a segment takes in the database beside what is in it, about."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
 
@@ -305,21 +305,25 @@ class SqlStore:
         )
         return await self._all(newest, lambda row: JournalEntry(**row._mapping))
 
-    async def add_reel(self, endpoint_id: EndpointId, reel: Reel, keep_bytes: int) -> None:
-        row = {field.name: getattr(reel, field.name) for field in fields(Reel)}
-        size = ROW_BYTES + len(reel.asked) + len(reel.waited) + len(json.dumps(reel.figures))
-        newest = reels.c.id.desc()
-        sums = select(reels.c.id, func.sum(reels.c.size).over(order_by=newest).label("bytes"))
-        of_it = sums.where(reels.c.endpoint_id == endpoint_id).subquery()
+    async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
+        row = {field.name: getattr(segment, field.name) for field in fields(Segment)}
+        size = ROW_BYTES + len(segment.asked) + len(segment.waited) + len(json.dumps(segment.figures))
+        newest = segments.c.id.desc()
+        sums = select(segments.c.id, func.sum(segments.c.size).over(order_by=newest).label("bytes"))
+        of_it = sums.where(segments.c.endpoint_id == endpoint_id).subquery()
         beyond = select(of_it.c.id).where(of_it.c.bytes > keep_bytes)
         async with self._transaction() as db:
-            await db.execute(insert(reels).values(**row, endpoint_id=endpoint_id, size=size))
-            await db.execute(delete(reels).where(reels.c.id.in_(beyond)))
+            await db.execute(insert(segments).values(**row, endpoint_id=endpoint_id, size=size))
+            await db.execute(delete(segments).where(segments.c.id.in_(beyond)))
 
-    async def reels(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Reel]:
-        columns = [reels.c[field.name] for field in fields(Reel)]
-        wanted = select(*columns).where(reels.c.endpoint_id == endpoint_id, reels.c.until > after).order_by(reels.c.id)
-        return await self._all(wanted, lambda row: Reel(**row._mapping))
+    async def segments(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Segment]:
+        columns = [segments.c[field.name] for field in fields(Segment)]
+        wanted = (
+            select(*columns)
+            .where(segments.c.endpoint_id == endpoint_id, segments.c.until > after)
+            .order_by(segments.c.id)
+        )
+        return await self._all(wanted, lambda row: Segment(**row._mapping))
 
     async def _trim(self, db: AsyncConnection, endpoint_id: EndpointId) -> None:
         """Deletes the oldest of what is kept within bounds."""
@@ -408,7 +412,7 @@ def _refusal(error: IntegrityError, table: Table, row: Mapping[str, Any]) -> Exc
 async def _sweep(db: AsyncConnection) -> None:
     """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive."""
     alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
-    for table in (journal, reels, workers):
+    for table in (journal, segments, workers):
         endpoint_id = table.c.endpoint_id
         await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from posthouse.domain.errors import BadRequest
 
-TEXT_LIMIT = 16_384
+MAX_TEXT = 16_384
 """Longest text, in characters. Our choice; real ones are below 2,000."""
-VARIABLES_LIMIT = 256
+MAX_VARIABLES = 256
 """Most variables, and most ports. Our choice."""
 
 _VARIABLE_FLAGS = ("-e", "--env")
@@ -43,8 +43,8 @@ def parse_env(env: str | Mapping[str, object]) -> tuple[dict[str, str], tuple[in
             variables[name] = text
         else:
             ports[_port(flag, value)] = None
-    if max(len(variables), len(ports)) > VARIABLES_LIMIT:
-        raise BadRequest(f"env: has {len(variables)} variables and {len(ports)} ports, at most {VARIABLES_LIMIT} each")
+    if max(len(variables), len(ports)) > MAX_VARIABLES:
+        raise BadRequest(f"env: has {len(variables)} variables and {len(ports)} ports, at most {MAX_VARIABLES} each")
     return variables, tuple(ports)
 
 
@@ -59,8 +59,8 @@ def env_text(env: str | Mapping[str, object]) -> str:
         env = shlex.join(words)
     if not isinstance(env, str):
         raise BadRequest("env: must be text or an object of texts")
-    if len(env) > TEXT_LIMIT:
-        raise BadRequest(f"env: has {len(env)} characters, at most {TEXT_LIMIT} are allowed")
+    if len(env) > MAX_TEXT:
+        raise BadRequest(f"env: has {len(env)} characters, at most {MAX_TEXT} are allowed")
     if "\0" in env:
         raise BadRequest("env: must not contain the character NUL")
     return env

@@ -15,7 +15,7 @@ import msgspec
 
 from posthouse.domain.errors import BadRequest
 
-TEXT_LIMIT: Final = 4096
+MAX_TEXT: Final = 4096
 """Longest search text, in characters. Our choice; real ones are below 300."""
 
 OPS: Final = ("eq", "neq", "gt", "gte", "lt", "lte", "in", "notin")
@@ -57,8 +57,8 @@ def parse_search(search: str | Mapping[str, object]) -> dict[str, dict[str, obje
     """
     if not isinstance(search, str):
         return _checked(search)
-    if len(search) > TEXT_LIMIT:
-        raise BadRequest(f"search: {len(search)} characters, at most {TEXT_LIMIT} are allowed")
+    if len(search) > MAX_TEXT:
+        raise BadRequest(f"search: {len(search)} characters, at most {MAX_TEXT} are allowed")
     if search.lstrip().startswith("{"):
         try:
             return _checked(msgspec.json.decode(search))

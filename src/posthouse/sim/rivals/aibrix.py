@@ -7,12 +7,12 @@ guard for pending replicas of autoscaler.go, which is there since pull request 2
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
+from posthouse.sim.rivals.target import apply_target, hot_count, in_flight, ready_count
 from posthouse.sim.rivals.window import Mean, Most
 
 TICK_S, WINDOW_S = 10.0, 60.0
 TOLERANCE = 0.1
-MOST_FACTOR = 2
+MAX_FACTOR = 2
 """Of one step, up and down."""
 DOWN_COOLDOWN_S = 300.0
 
@@ -34,7 +34,7 @@ class Aibrix:
             wanted = max(1, self._guarded(asked, ready, current))
             highest = self._recommended.add(s.now, wanted)
             self._wanted = wanted if wanted > current else min(current, highest)
-        return steer(s, memory, self._wanted, "AIBrix APA")
+        return apply_target(s, memory, self._wanted, "AIBrix APA")
 
     def _guarded(self, asked: float, ready: int, current: int) -> int:
         """What is recommended, once those that are pending have been counted: as nothing, or as full."""
@@ -48,7 +48,7 @@ class Aibrix:
     def _recommend(self, per_worker: float, current: int) -> int:
         ratio = per_worker / self.target
         if ratio > 1 + TOLERANCE:
-            return min(math.ceil(current * ratio), MOST_FACTOR * current)
+            return min(math.ceil(current * ratio), MAX_FACTOR * current)
         if ratio < 1 - TOLERANCE:
-            return max(math.ceil(current * ratio), current // MOST_FACTOR)
+            return max(math.ceil(current * ratio), current // MAX_FACTOR)
         return current

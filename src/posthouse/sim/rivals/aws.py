@@ -11,7 +11,7 @@ taken at their first minute, sooner than AWS does; in-scaling begins a tenth bel
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import in_flight, steer
+from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Mean, Periods
 
 TICK_S = 60.0
@@ -86,4 +86,4 @@ class Aws:
                 wanted = max(tracked, floor)
         if wanted != self._wanted:
             self._wanted, self._changed_at = wanted, now
-        return steer(s, memory, wanted, "AWS target tracking and forecast")
+        return apply_target(s, memory, wanted, "AWS target tracking and forecast")

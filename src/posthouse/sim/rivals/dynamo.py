@@ -10,16 +10,16 @@ import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.policy.capacity import expected_wait_s, ready, supply
-from posthouse.sim.rivals.steer import hot_count, in_flight, steer
+from posthouse.sim.rivals.target import apply_target, hot_count, in_flight
 from posthouse.sim.rivals.window import Periods
 
 THROUGHPUT_S, LOAD_S = 180.0, 5.0
-MOST_CHANGE = 8
+MAX_CHANGE = 8
 """Of the floor, in one step."""
 TTFT_S = 0.5
 SENSITIVITY = 0.8
 Q_LEVEL, Q_TREND, R, P_FIRST = 1.0, 0.1, 10.0, 1000.0
-LEAST_POINTS = 5
+MIN_POINTS = 5
 
 
 class Kalman:
@@ -43,7 +43,7 @@ class Kalman:
         self.level += self.trend + gain * surprise
         self.trend += gain_trend * surprise
         self._p = ((1 - gain) * a, (1 - gain) * b, d - gain_trend * b)
-        return value if self.points < LEAST_POINTS else max(0.0, self.level + self.trend)
+        return value if self.points < MIN_POINTS else max(0.0, self.level + self.trend)
 
 
 class Dynamo:
@@ -72,14 +72,14 @@ class Dynamo:
         crew = ready(s.workers)
         for _, rate in self._periods.add(s.now, s.demand.rate):
             forecast = self._kalman.next(rate) if self._kalman else rate
-            floor = min(max(math.ceil(forecast / self.per_worker), len(crew) - MOST_CHANGE), len(crew) + MOST_CHANGE)
+            floor = min(max(math.ceil(forecast / self.per_worker), len(crew) - MAX_CHANGE), len(crew) + MAX_CHANGE)
             self.floor = max(1, floor)
         if s.now - self._tick_at >= LOAD_S:
             self._tick_at = s.now
             if hot_count(s) == len(crew):  # else it only watches, until what is starting has started
-                wait_s = expected_wait_s(s.demand, supply(crew, s.learned))
+                wait_s = expected_wait_s(s.demand, supply(crew, s.estimates))
                 self._wanted = max(self.floor, self._step(len(crew), in_flight(s), wait_s))
-        return steer(s, memory, self._wanted, "Dynamo")
+        return apply_target(s, memory, self._wanted, "Dynamo")
 
     def _step(self, count: int, asked: int, wait_s: float) -> int:
         if asked > self.slots * count or wait_s > TTFT_S:

@@ -11,7 +11,7 @@ compares with.
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import in_flight, steer
+from posthouse.sim.rivals.target import apply_target, in_flight
 
 BIN_S, BINS = 60.0, 240
 HEAD, TAIL, MARGIN = 0.05, 0.99, 0.1
@@ -81,4 +81,4 @@ class Histogram:
         while len(self._ranks) < needed:
             self._ranks.append(Rank(self.tail, self.fixed_s))
         wanted = sum([rank.stays(s.now, k < needed) for k, rank in enumerate(self._ranks)])
-        return steer(s, memory, wanted, "hybrid histogram")
+        return apply_target(s, memory, wanted, "hybrid histogram")

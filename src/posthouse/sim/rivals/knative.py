@@ -7,13 +7,13 @@ config-autoscaler.
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import in_flight, ready_count, steer
+from posthouse.sim.rivals.target import apply_target, in_flight, ready_count
 from posthouse.sim.rivals.window import Mean, Most
 
 TICK_S = 2.0
 STABLE_S, PANIC_SHARE = 60.0, 0.1
 PANIC_THRESHOLD = 2.0
-MOST_UP, MOST_DOWN = 1000.0, 2.0
+MAX_UP, MAX_DOWN = 1000.0, 2.0
 """Largest factors of one step."""
 ZERO_GRACE_S = 30.0
 
@@ -42,10 +42,10 @@ class Knative:
         if s.now - self._tick_at >= TICK_S:
             self._tick_at = s.now
             self._wanted = self._scale(s.now, stable, panic, max(1, ready_count(s)))
-        return steer(s, memory, self._wanted, "Knative KPA")
+        return apply_target(s, memory, self._wanted, "Knative KPA")
 
     def _scale(self, now: float, stable: float, panic: float, ready: int) -> int:
-        low, high = math.floor(ready / MOST_DOWN), math.ceil(MOST_UP * ready)
+        low, high = math.floor(ready / MAX_DOWN), math.ceil(MAX_UP * ready)
         in_panic = math.ceil(panic / self.target)
         over = in_panic / ready >= PANIC_THRESHOLD
         wanted = min(max(math.ceil(stable / self.target), low), high)

@@ -7,13 +7,13 @@ KEDA's numbers helm/values.yaml of vLLM's production-stack, which scales on `vll
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
+from posthouse.sim.rivals.target import apply_target, hot_count, in_flight, ready_count
 from posthouse.sim.rivals.window import Most
 
 TICK_S = 15.0
 TOLERANCE = 0.1
 DOWN_STABLE_S = 300.0
-MOST_UP_FACTOR, MOST_UP_PODS = 2, 4
+MAX_UP_FACTOR, MAX_UP_PODS = 2, 4
 """Of one step: the larger of the two."""
 WAITING_TARGET, POLL_S, COOLDOWN_S = 5.0, 15.0, 360.0
 
@@ -34,7 +34,7 @@ class Hpa:
         if s.now - self._tick_at >= TICK_S:
             self._tick_at = s.now
             self._wanted = self.scale(s.now, in_flight(s), hot_count(s))
-        return steer(s, memory, self._wanted, "Kubernetes HPA")
+        return apply_target(s, memory, self._wanted, "Kubernetes HPA")
 
     def scale(self, now: float, total: int, current: int) -> int:
         """How many are wanted, for a metric that sums to `total` over `current` workers."""
@@ -42,7 +42,7 @@ class Hpa:
         recommended = max(1, current if within else math.ceil(total / self.target))
         most = self._recommended.add(now, recommended)
         if recommended > current:
-            return min(recommended, max(current * MOST_UP_FACTOR, current + MOST_UP_PODS))
+            return min(recommended, max(current * MAX_UP_FACTOR, current + MAX_UP_PODS))
         return min(max(current, 1), most)
 
 
@@ -72,4 +72,4 @@ class Keda:
                 self._wanted = 1
             else:
                 self._wanted = self._hpa.scale(s.now, waiting, hot_count(s))
-        return steer(s, memory, self._wanted, "KEDA on waiting requests")
+        return apply_target(s, memory, self._wanted, "KEDA on waiting requests")

@@ -8,7 +8,7 @@ inputs in flight fill, at once; a container is idle while fewer, filled one afte
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import in_flight, steer
+from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Most
 
 WINDOW_S = 60.0
@@ -29,4 +29,4 @@ class Modal:
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         asked = in_flight(s)
         wanted = math.ceil(asked / self.target) + (self.buffer if asked else 0)
-        return steer(s, memory, max(self._wanted.add(s.now, wanted), self.least), "Modal")
+        return apply_target(s, memory, max(self._wanted.add(s.now, wanted), self.least), "Modal")

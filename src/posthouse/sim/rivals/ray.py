@@ -6,7 +6,7 @@ Source: ray 2.60, serve/autoscaling_policy.py and the defaults of AutoscalingCon
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import in_flight, steer
+from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Mean
 
 LOOK_BACK_S = 30.0
@@ -49,4 +49,4 @@ class RayServe:
             self._direction, self._since = direction, s.now
         if direction and s.now - self._since >= (self.up_delay_s if direction > 0 else self.down_delay_s):
             self._wanted, self._direction = desired, 0
-        return steer(s, memory, self._wanted, "Ray Serve")
+        return apply_target(s, memory, self._wanted, "Ray Serve")

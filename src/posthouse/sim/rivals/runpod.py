@@ -7,7 +7,7 @@ request goes to is not documented: here a worker is idle while fewer, filled one
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import hot_count, in_flight, ready_count, steer
+from posthouse.sim.rivals.target import apply_target, hot_count, in_flight, ready_count
 from posthouse.sim.rivals.window import Most
 
 SCALER_VALUE = 4.0
@@ -26,7 +26,7 @@ class RunPodByCount:
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         wanted = self._needed.add(s.now, math.ceil(in_flight(s) / self.value))
-        return steer(s, memory, wanted, "RunPod, request count")
+        return apply_target(s, memory, wanted, "RunPod, request count")
 
 
 class RunPodByDelay:
@@ -45,4 +45,4 @@ class RunPodByDelay:
             wanted = have + 1
         else:
             wanted = min(needed, have)
-        return steer(s, memory, wanted, "RunPod, queue delay")
+        return apply_target(s, memory, wanted, "RunPod, queue delay")

@@ -8,7 +8,7 @@ their work, as if all were alike.
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import steer
+from posthouse.sim.rivals.target import apply_target
 
 DECIDE_S, DECIDE_AT_ZERO_S = 20.0, 5.0
 UP_DELAY_S, DOWN_DELAY_S = 300.0, 1200.0
@@ -39,7 +39,7 @@ class SkyServe:
         if s.now - self._decided_at >= (DECIDE_S if self._target else DECIDE_AT_ZERO_S):
             self._decided_at = s.now
             self._decide(max(self.least, math.ceil(s.demand.rate / self.per_worker)))
-        return steer(s, memory, self._target + self.over, "SkyServe")
+        return apply_target(s, memory, self._target + self.over, "SkyServe")
 
     def _decide(self, target: int) -> None:
         direction = (target > self._target) - (target < self._target)

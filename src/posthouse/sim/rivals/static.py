@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.sim.rivals.steer import steer
+from posthouse.sim.rivals.target import apply_target
 from posthouse.sim.traffic import Arrival
 
 BIN_S = 60.0
@@ -22,4 +22,4 @@ class Static:
         self.wanted = max(1, math.ceil(load / perf))
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
-        return steer(s, memory, self.wanted, "static")
+        return apply_target(s, memory, self.wanted, "static")

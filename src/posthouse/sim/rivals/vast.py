@@ -1,8 +1,8 @@
 """The rule that Vast.ai documents for its serverless endpoints, taken at its word.
 
 Source: docs.vast.ai, parameters of endpoints: capacity for the anticipated load / target_util, min_load,
-inactivity_timeout before zero, and the reserve that `steer` keeps. How load is anticipated and how long capacity is
-held is not documented: here the mean of the last minute, and five minutes.
+inactivity_timeout before zero, and the reserve that `apply_target` keeps. How load is anticipated and how long
+capacity is held is not documented: here the mean of the last minute, and five minutes.
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.policy.bounds import least_hot
 from posthouse.policy.capacity import expected_wait_s, ready, supply
-from posthouse.sim.rivals.steer import steer
+from posthouse.sim.rivals.target import apply_target
 from posthouse.sim.rivals.window import Most
 
 HOLD_S = 300.0
@@ -28,11 +28,11 @@ class Vast:
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
         scaling, team = s.endpoint.scaling, ready(s.workers)
-        power = supply(team, s.learned)
+        power = supply(team, s.estimates)
         perf = power / len(team) if team else self.perf
         utilisation = self.utilisation or scaling.target_util
         wanted = math.ceil(max(s.demand.rate, scaling.min_load) / utilisation / perf)
         wanted = max(wanted, least_hot(scaling, s.demand, s.now))
         if expected_wait_s(s.demand, power) > scaling.target_queue_time:
             wanted = max(wanted, len(team) + 1)
-        return steer(s, memory, self._needs.add(s.now, wanted), "documented rule of Vast.ai")
+        return apply_target(s, memory, self._needs.add(s.now, wanted), "documented rule of Vast.ai")

@@ -3,13 +3,13 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004_reels"
+revision = "0004_segments"
 down_revision = "0003_secrets"
 
 
 def upgrade() -> None:
     op.create_table(
-        "reels",
+        "segments",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("endpoint_id", sa.Integer, nullable=False),
         sa.Column("size", sa.Integer, nullable=False),
@@ -21,4 +21,4 @@ def upgrade() -> None:
         sa.Column("figures", sa.JSON, nullable=False),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_reels_endpoint_id_id", "reels", ["endpoint_id", "id"])
+    op.create_index("ix_segments_endpoint_id_id", "segments", ["endpoint_id", "id"])

@@ -4,16 +4,16 @@ from posthouse.domain.plan import Failures
 
 FIRST_WAIT_S = 5.0
 """After the first failure of a workergroup; doubles with each one in a row."""
-LONGEST_WAIT_S = 600.0
+MAX_WAIT_S = 600.0
 SAME_FAULT_MACHINES, SAME_FAULT_WAIT_S = 3, 3600.0
 """Where new workers failed on so many machines and none came to be ready, it is not the machines: what they run is
 frozen, but for one try an hour, for the fault may be one of the network that passes."""
 FIRST_MACHINE_WAIT_S = 60.0
 """After the first failure on a machine; such a machine is taken last, not never: it may be the only one."""
-LONGEST_MACHINE_WAIT_S = 86_400.0
+MAX_MACHINE_WAIT_S = 86_400.0
 
 
-def resume_at(failures: Failures | None, first_s: float = FIRST_WAIT_S, longest_s: float = LONGEST_WAIT_S) -> float:
+def resume_at(failures: Failures | None, first_s: float = FIRST_WAIT_S, longest_s: float = MAX_WAIT_S) -> float:
     """When the next attempt may be made; 0 if nothing failed."""
     if failures is None or failures.count == 0:
         return 0.0
@@ -22,7 +22,7 @@ def resume_at(failures: Failures | None, first_s: float = FIRST_WAIT_S, longest_
 
 def group_resume_at(failures: Failures) -> float:
     """When the next attempt of a workergroup may be made."""
-    return resume_at(failures, longest_s=SAME_FAULT_WAIT_S if same_fault(failures) else LONGEST_WAIT_S)
+    return resume_at(failures, longest_s=SAME_FAULT_WAIT_S if same_fault(failures) else MAX_WAIT_S)
 
 
 def same_fault(failures: Failures) -> bool:
@@ -32,4 +32,4 @@ def same_fault(failures: Failures) -> bool:
 
 def machine_resume_at(failures: Failures | None) -> float:
     """When a machine is trusted again like any other."""
-    return resume_at(failures, FIRST_MACHINE_WAIT_S, LONGEST_MACHINE_WAIT_S)
+    return resume_at(failures, FIRST_MACHINE_WAIT_S, MAX_MACHINE_WAIT_S)

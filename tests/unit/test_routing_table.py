@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.bench import MAX_UNIT_S, Bench
+from posthouse.fleet.routing_table import MAX_UNIT_S, RoutingTable
 from posthouse.policy.route import pick
 
 AMOUNTS = st.sampled_from([0.0, 1.0, 2.0, 30.0, 100.0]) | st.floats(0, 1e12)
@@ -18,20 +18,20 @@ AMOUNTS = st.sampled_from([0.0, 1.0, 2.0, 30.0, 100.0]) | st.floats(0, 1e12)
 @example([(5e-324, 0.0), (1.0, 2.0)], 1e12, 0.1, 0)  # an expected end that is beyond every float
 @example([(2.0, 0.0), (1.0, 0.0), (2.0, 0.0)], 2.0, 0.1, 1)  # equals, with an end but no wait above the limit
 def test_it_picks_what_the_policy_picks_from_the_same_workers(
-    rows: list[tuple[float, float]], cost: float, max_queue_s: float, die: int
+    rows: list[tuple[float, float]], cost: float, max_queue_s: float, tie_break: int
 ) -> None:
-    bench = Bench()
+    table = RoutingTable()
     ids = [WorkerId(i + 1) for i in range(len(rows))]
     work = [w for _, w in rows]
     perf = {i: perf for i, (perf, _) in zip(ids, rows, strict=True)}
-    bench.seat(perf, dict.fromkeys(ids, 1.0))
-    bench.pick(3.0, max_queue_s, die)  # what it keeps of an earlier request does not matter
+    table.rebuild(perf, dict.fromkeys(ids, 1.0))
+    table.pick(3.0, max_queue_s, tie_break)  # what it keeps of an earlier request does not matter
     for worker_id, ahead in zip(ids, work, strict=True):
-        bench.set_work(worker_id, ahead)
+        table.set_work(worker_id, ahead)
     with np.errstate(divide="ignore", over="ignore"):
         unit_s = 1.0 / np.array([perf for perf, _ in rows])
-    row = pick(np.array(work), np.where(unit_s > MAX_UNIT_S, np.inf, unit_s), cost, max_queue_s, die)
-    assert bench.pick(cost, max_queue_s, die) == (None if row is None else ids[row])
+    row = pick(np.array(work), np.where(unit_s > MAX_UNIT_S, np.inf, unit_s), cost, max_queue_s, tie_break)
+    assert table.pick(cost, max_queue_s, tie_break) == (None if row is None else ids[row])
     # The rule in words: of those that could begin soon enough, the one that would end first.
     free = [i for i, (perf, ahead) in enumerate(rows) if perf >= 1 / MAX_UNIT_S and ahead * (1 / perf) <= max_queue_s]
     ends = {i: (rows[i][1] + cost) * (1 / rows[i][0]) for i in free}

@@ -4,18 +4,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Sighting
+from posthouse.domain.lifecycle import Observation
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.sim.client import Client
 from posthouse.sim.market import Host
 
-BEAT_S, REPORT_S = 1.0, 10.0
+HEARTBEAT_S, REPORT_S = 1.0, 10.0
 """Periods of a worker's own loop, and of its report if nothing changes. Source: vastai 1.9.1."""
 
 
 @dataclass(slots=True, eq=False)
-class Box:
+class SimInstance:
     worker_id: WorkerId
     label: str
     host: Host
@@ -23,7 +23,7 @@ class Box:
     """Work per second that it says it can do."""
     version: int = 0
     """Of the template that it runs."""
-    seen: Sighting = Sighting.PROVISIONING
+    seen: Observation = Observation.PROVISIONING
     ready: bool = False
     life: int = 0
     """Raised whenever it ends or begins anew: what was begun in an earlier life does not happen."""
@@ -36,7 +36,7 @@ class Box:
     """Ends that it has not told yet."""
     began_at: float = 0.0
     """When its loop began; it beats whole seconds after that."""
-    beat_at: float = 0.0
+    heartbeat_at: float = 0.0
     reported_at: float = 0.0
     changed: bool = True
     deaf: bool = False
@@ -47,7 +47,7 @@ class Box:
     def address(self) -> str:
         return f"10.0.0.1:{self.worker_id}"
 
-    def instance(self) -> Instance:
+    def listed(self) -> Instance:
         """What its provider says of it."""
         return Instance(self.label, self.label, self.seen, frozenset({self.address}), progress=str(self.progress))
 
@@ -59,5 +59,5 @@ class Box:
     def next_beat_at(self, now: float) -> float:
         """When it next tells what has changed."""
         if self.host.hardware.agent:
-            return max(now, self.reported_at + BEAT_S)
-        return self.began_at + BEAT_S * (int((now - self.began_at) / BEAT_S + 1e-6) + 1)
+            return max(now, self.reported_at + HEARTBEAT_S)
+        return self.began_at + HEARTBEAT_S * (int((now - self.began_at) / HEARTBEAT_S + 1e-6) + 1)

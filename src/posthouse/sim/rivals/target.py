@@ -27,7 +27,7 @@ def hot_count(s: Snapshot) -> int:
     return len(hot(s.workers))
 
 
-def steer(s: Snapshot, memory: Memory, wanted: int, why: str) -> Decision:
+def apply_target(s: Snapshot, memory: Memory, wanted: int, why: str) -> Decision:
     """Wakes or rents until `wanted` workers are hot, lets the others rest, and keeps a pool of stopped ones.
 
     The pool is that of the endpoint's parameters: `cold_mult` x `wanted` workers in all, at least `cold_workers`.
@@ -60,8 +60,8 @@ def steer(s: Snapshot, memory: Memory, wanted: int, why: str) -> Decision:
     return Decision(
         at=s.now,
         hot_need=float(wanted),
-        hot_supply=supply(hot(team), s.learned),
-        ready_supply=supply(ready(team), s.learned),
+        hot_supply=supply(hot(team), s.estimates),
+        ready_supply=supply(ready(team), s.estimates),
         goals={w.id: goals[w.id] for w in s.workers if goals.get(w.id, w.goal) is not w.goal} if goals else {},
         rentals=rentals,
         memory=Memory(total_needs=total_needs),

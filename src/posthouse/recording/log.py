@@ -1,6 +1,6 @@
 """What was asked of an endpoint and what became of it, kept so that it can be played again.
 
-Filled on the way of a request with an append or two; whoever stores it cuts it into reels. Units: seconds, work, US
+Filled on the way of a request with an append or two; whoever stores it cuts it into segments. Units: seconds, work, US
 dollars.
 """
 
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.reel import Reel
 from posthouse.domain.worker import Worker
+from posthouse.recording.segment import Segment
 
-REEL_S = 300.0
-"""Length of a reel; the picture of what really happened is as coarse."""
+SEGMENT_S = 300.0
+"""Length of a segment; the picture of what really happened is as coarse."""
 REST_S = 86_400.0
-"""Length of a reel in which there was nothing at all: between two of its requests 49 days fit."""
+"""Length of a segment in which there was nothing at all: between two of its requests 49 days fit."""
 FULL = 50_000
-"""Requests after which a reel is cut sooner."""
-MOST_KEPT = 200_000
+"""Requests after which a segment is cut sooner."""
+MAX_KEPT = 200_000
 """Requests kept in memory, 3 MB, where nobody cuts; the oldest are dropped, `DROPPED` at a time."""
-DROPPED = MOST_KEPT // 10
+DROPPED = MAX_KEPT // 10
 TIMES_KEPT = 50
-"""Of each kind of duration that a reel tells: of starts, of creations, of requests that had a worker for themselves."""
-LARGEST = 3e38
+"""Of each kind of duration in a segment: of starts, of creations, of requests that had a worker for themselves."""
+MAX_AMOUNT = 3e38
 """Of the four bytes in which an amount is stored."""
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
-    """A piece of the tape, not packed yet."""
+class Slice:
+    """A piece of the traffic log, not packed yet."""
 
     since: float
     until: float
@@ -48,15 +48,15 @@ class Take:
     waited_work: "array[float]"
     figures: dict[str, Any]
 
-    def pack(self) -> Reel:
+    def pack(self) -> Segment:
         """The same as it is stored. Takes milliseconds, so not on the way of a request."""
         milliseconds = np.rint((np.array(self.at) - self.since) * 1000)
         asked = packed(np.diff(milliseconds, prepend=0.0), np.array(self.work))
         waited = packed(np.array(self.waited_s) * 1000, np.array(self.waited_work))
-        return Reel(self.since, self.until, self.requests, asked, waited, self.figures)
+        return Segment(self.since, self.until, self.requests, asked, waited, self.figures)
 
 
-class Tape:
+class TrafficLog:
     """What has happened since it was last cut."""
 
     def __init__(self, now: float, workers: int = 0) -> None:
@@ -82,7 +82,7 @@ class Tape:
         """A new request."""
         self._at.append(now)
         self._work.append(work)
-        if len(self._at) > MOST_KEPT:
+        if len(self._at) > MAX_KEPT:
             del self._at[:DROPPED], self._work[:DROPPED]
             self._dropped += DROPPED
 
@@ -90,7 +90,7 @@ class Tape:
         """A request was given its first worker, later than it came."""
         self._waited_s.append(wait_s)
         self._waited_work.append(work)
-        if len(self._waited_s) > MOST_KEPT:
+        if len(self._waited_s) > MAX_KEPT:
             del self._waited_s[:DROPPED], self._waited_work[:DROPPED]
 
     def gave_up(self, work: float) -> None:
@@ -114,27 +114,27 @@ class Tape:
     def due(self, now: float) -> bool:
         """True if it is long enough to be cut, or has lasted for long enough."""
         age_s = now - self._since
-        return len(self._at) >= FULL or age_s >= (REST_S if self.blank else REEL_S)
+        return len(self._at) >= FULL or age_s >= (REST_S if self.blank else SEGMENT_S)
 
     @property
     def blank(self) -> bool:
         """True if there is nothing on it."""
         return not (self._at or self._state_s or self._waited_s or self.given)
 
-    def cut(self, now: float, workers: int) -> Take:
+    def drain(self, now: float, workers: int) -> Slice:
         """What it has, which it no longer has then. `workers`: how many there are now."""
-        take = self.seen(now)
+        piece = self.seen(now)
         self._since, self._workers = max(self._since, now), workers
         self._begin()
-        return take
+        return piece
 
-    def copy(self, now: float) -> Take:
+    def copy(self, now: float) -> Slice:
         """What it has, to look at."""
-        take = self.seen(now)
-        arrays = (take.at[:], take.work[:], take.waited_s[:], take.waited_work[:])
-        return Take(take.since, take.until, take.requests, *arrays, take.figures)
+        piece = self.seen(now)
+        arrays = (piece.at[:], piece.work[:], piece.waited_s[:], piece.waited_work[:])
+        return Slice(piece.since, piece.until, piece.requests, *arrays, piece.figures)
 
-    def seen(self, now: float) -> Take:
+    def seen(self, now: float) -> Slice:
         """What it has, and goes on filling."""
         figures = {
             "workers": self._workers,  # at its beginning
@@ -150,12 +150,12 @@ class Tape:
         }
         requests = len(self._at) + self._dropped
         arrays = (self._at, self._work, self._waited_s, self._waited_work)
-        return Take(self._since, max(self._since, now), requests, *arrays, figures)
+        return Slice(self._since, max(self._since, now), requests, *arrays, figures)
 
 
 def packed(milliseconds: Numbers, work: Numbers) -> bytes:
     """Pairs in as few bytes as is easy: whole milliseconds and work, four bytes each, byte by byte, deflated."""
-    columns = np.clip(np.rint(milliseconds), 0, 2**32 - 1).astype("<u4"), np.minimum(work, LARGEST).astype("<f4")
+    columns = np.clip(np.rint(milliseconds), 0, 2**32 - 1).astype("<u4"), np.minimum(work, MAX_AMOUNT).astype("<f4")
     return zlib.compress(b"".join(c.view(np.uint8).reshape(-1, 4).T.tobytes() for c in columns), 6)
 
 
@@ -164,7 +164,7 @@ def unpacked(data: bytes) -> tuple[Numbers, Numbers]:
     try:
         flat = np.frombuffer(zlib.decompress(data), np.uint8)
     except zlib.error as error:
-        raise ValueError(f"not a reel: {error}") from None
+        raise ValueError(f"not a segment: {error}") from None
     planes = flat.reshape(2, 4, -1)
     milliseconds, work = (np.ascontiguousarray(plane.T).reshape(-1) for plane in planes)
     return milliseconds.view("<u4").astype(np.float64), work.view("<f4").astype(np.float64)

@@ -1,4 +1,4 @@
-"""The tape: what it keeps of what an endpoint was asked, exactly, and never too much of it."""
+"""The traffic log: what it keeps of what an endpoint was asked, exactly, and never too much of it."""
 
 import numpy as np
 import pytest
@@ -9,19 +9,19 @@ from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.load import Ended
 from posthouse.domain.plan import Action
 from posthouse.fleet.fleet import MAX_WAITING, WAITING_KEPT_S, Fleet
-from posthouse.fleet.tape import DROPPED, FULL, MOST_KEPT, REEL_S, REST_S, Tape, packed, unpacked
+from posthouse.recording.log import DROPPED, FULL, MAX_KEPT, REST_S, SEGMENT_S, TrafficLog, packed, unpacked
 from tests.unit.test_fleet import NOW, ONE, SILENT_S, assigned, fleet_of, instance, new_fleet, ready_report, worker
 
 
 def asked(fleet: Fleet, now: float) -> list[tuple[float, float]]:
-    """(seconds since the tape began, work) of every request on it."""
-    reel = fleet.copy_tape(now).pack()
-    gaps_ms, work = unpacked(reel.asked)
+    """(seconds since the traffic log began, work) of every request on it."""
+    segment = fleet.copy_traffic(now).pack()
+    gaps_ms, work = unpacked(segment.asked)
     return [(round(t / 1000, 3), w) for t, w in zip(np.cumsum(gaps_ms).tolist(), work.tolist(), strict=True)]
 
 
 def waited(fleet: Fleet, now: float) -> list[tuple[float, float]]:
-    wait_ms, work = unpacked(fleet.copy_tape(now).pack().waited)
+    wait_ms, work = unpacked(fleet.copy_traffic(now).pack().waited)
     return list(zip((wait_ms / 1000).tolist(), work.tolist(), strict=True))
 
 
@@ -36,7 +36,7 @@ def test_every_request_is_on_it_once_with_its_time_and_its_work_however_often_it
     fleet.assign(0, 33.5, NOW + 4.001)
     fleet.assign(987_654_321, 50.0, NOW + 5.0)  # from a life before: it was counted there
     assert asked(fleet, NOW + 9) == [(1.25, 100.0), (4.001, 33.5)]
-    assert fleet.copy_tape(NOW + 9).requests == 2
+    assert fleet.copy_traffic(NOW + 9).requests == 2
 
 
 def test_only_the_wait_for_the_first_worker_is_on_it() -> None:
@@ -46,10 +46,10 @@ def test_only_the_wait_for_the_first_worker_is_on_it() -> None:
     assigned(fleet.assign(waits, 100.0, NOW + 7.5))
     fleet.assign(waits, 100.0, NOW + 20)  # it failed there, and waits for another
     assigned(fleet.assign(0, 10.0, NOW + 21))
-    fleet.age(NOW + 30, SILENT_S)
+    fleet.advance(NOW + 30, SILENT_S)
     assert waited(fleet, NOW + 30) == [(7.5, 100.0)]
-    assert fleet.copy_tape(NOW + 30).requests == 2
-    assert fleet.copy_tape(NOW + 30).figures["unserved"] == 0
+    assert fleet.copy_traffic(NOW + 30).requests == 2
+    assert fleet.copy_traffic(NOW + 30).figures["unserved"] == 0
 
 
 def test_what_goes_away_before_it_has_a_worker_counts_as_not_served() -> None:
@@ -57,8 +57,8 @@ def test_what_goes_away_before_it_has_a_worker_counts_as_not_served() -> None:
     fleet.assign(0, 100.0, NOW)
     left = fleet.assign(0, 20.0, NOW).request_idx
     fleet.forget(left)
-    fleet.age(NOW + WAITING_KEPT_S + 1, SILENT_S)
-    figures = fleet.copy_tape(NOW + 30).figures
+    fleet.advance(NOW + WAITING_KEPT_S + 1, SILENT_S)
+    figures = fleet.copy_traffic(NOW + 30).figures
     assert (figures["unserved"], figures["unserved_work"]) == (2, 120.0)
 
 
@@ -66,34 +66,34 @@ def test_what_cannot_even_wait_is_on_it_too() -> None:
     fleet = fleet_of()
     for _ in range(MAX_WAITING + 3):
         fleet.assign(0, 1.0, NOW)
-    take = fleet.copy_tape(NOW)
-    assert (take.requests, take.figures["unserved"]) == (MAX_WAITING + 3, 3)
+    piece = fleet.copy_traffic(NOW)
+    assert (piece.requests, piece.figures["unserved"]) == (MAX_WAITING + 3, 3)
 
 
 def test_worker_seconds_dollars_and_commands_are_those_of_the_time_since_it_was_cut() -> None:
     fleet = fleet_of(worker())
-    assert fleet.cut_tape(NOW + 3600).figures["state_s"] == {"idle": 3600.0}
-    fleet.want(ONE, Goal.COLD)
-    fleet.obey(Action(ONE, Command.STOP), NOW + 3700)
-    figures = fleet.cut_tape(NOW + 3710).figures
+    assert fleet.drain_traffic(NOW + 3600).figures["state_s"] == {"idle": 3600.0}
+    fleet.set_goal(ONE, Goal.COLD)
+    fleet.command_sent(Action(ONE, Command.STOP), NOW + 3700)
+    figures = fleet.drain_traffic(NOW + 3710).figures
     assert figures["state_s"] == {"idle": 100.0, "stopping": 10.0}
     assert figures["usd"] == pytest.approx(1.2 * 110 / 3600)
     assert figures["ready_work"] == 100.0 * 100.0
     assert figures["given"] == {"stop": 1}
     assert figures["workers"] == 1
-    assert fleet.cut_tape(NOW + 3710).figures["given"] == {}
+    assert fleet.drain_traffic(NOW + 3710).figures["given"] == {}
 
 
 def test_it_tells_how_long_creations_and_unhurried_requests_took() -> None:
     fleet = new_fleet()
-    fleet.obey(Action(ONE, Command.RENT), NOW + 1)
-    fleet.place(ONE, instance(), NOW + 60)
-    fleet.settle(ONE, NOW + 60)
+    fleet.command_sent(Action(ONE, Command.RENT), NOW + 1)
+    fleet.observe_instance(ONE, instance(), NOW + 60)
+    fleet.command_answered(ONE, NOW + 60)
     fleet.report(ONE, ready_report(), NOW + 90)
     first, second = (assigned(fleet.assign(0, 50.0, NOW + 100)) for _ in range(2))
     for idx in (first.request_idx, second.request_idx):
         fleet.end(ONE, Ended(idx, success=True), NOW + 102)
-    figures = fleet.cut_tape(NOW + 110).figures
+    figures = fleet.drain_traffic(NOW + 110).figures
     assert figures["create_s"] == [90.0]
     assert figures["start_s"] == []
     assert figures["served"] == [[50.0, 2.0]]  # the second was not alone
@@ -103,31 +103,31 @@ def test_it_tells_how_long_creations_and_unhurried_requests_took() -> None:
 
 
 def test_where_nobody_cuts_it_the_oldest_requests_are_dropped_and_counted() -> None:
-    tape = Tape(NOW)
-    for number in range(MOST_KEPT + 1):
-        tape.asked(float(number), NOW + number / 1000)
-        tape.waited(1.0, 1.0)
-    take = tape.cut(NOW + 1000, 0)
-    assert take.requests == MOST_KEPT + 1
-    assert len(take.at) == len(take.work) == len(take.waited_s) == MOST_KEPT + 1 - DROPPED
-    assert take.work[0] == DROPPED
-    gaps_ms, _ = unpacked(take.pack().asked)
-    assert np.cumsum(gaps_ms)[-1] == MOST_KEPT
+    traffic_log = TrafficLog(NOW)
+    for number in range(MAX_KEPT + 1):
+        traffic_log.asked(float(number), NOW + number / 1000)
+        traffic_log.waited(1.0, 1.0)
+    piece = traffic_log.drain(NOW + 1000, 0)
+    assert piece.requests == MAX_KEPT + 1
+    assert len(piece.at) == len(piece.work) == len(piece.waited_s) == MAX_KEPT + 1 - DROPPED
+    assert piece.work[0] == DROPPED
+    gaps_ms, _ = unpacked(piece.pack().asked)
+    assert np.cumsum(gaps_ms)[-1] == MAX_KEPT
 
 
 def test_it_is_due_after_a_while_when_it_is_full_and_once_a_day_when_nothing_is_on_it() -> None:
-    tape = Tape(NOW)
-    assert not tape.due(NOW + REEL_S)
-    assert tape.due(NOW + REST_S)
-    tape.asked(1.0, NOW)
-    assert not tape.due(NOW + REEL_S - 1)
-    assert tape.due(NOW + REEL_S)
+    traffic_log = TrafficLog(NOW)
+    assert not traffic_log.due(NOW + SEGMENT_S)
+    assert traffic_log.due(NOW + REST_S)
+    traffic_log.asked(1.0, NOW)
+    assert not traffic_log.due(NOW + SEGMENT_S - 1)
+    assert traffic_log.due(NOW + SEGMENT_S)
     for _ in range(FULL):
-        tape.asked(1.0, NOW)
-    assert tape.due(NOW)
-    tape.cut(NOW + 1, 0)
-    assert tape.blank
-    assert not tape.due(NOW + 1)
+        traffic_log.asked(1.0, NOW)
+    assert traffic_log.due(NOW)
+    traffic_log.drain(NOW + 1, 0)
+    assert traffic_log.blank
+    assert not traffic_log.due(NOW + 1)
 
 
 # -- how it is stored --------------------------------------------------------------------------------------------------
@@ -154,14 +154,14 @@ def test_amounts_beyond_all_measure_are_stored_as_the_largest() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", packed(np.zeros(3), np.zeros(3))[:-3]])
 def test_what_is_no_reel_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a reel"):
+    with pytest.raises(ValueError, match="not a segment"):
         unpacked(data)
 
 
 def test_times_of_many_requests_do_not_drift() -> None:
-    tape = Tape(NOW)
+    traffic_log = TrafficLog(NOW)
     times = [NOW + number * 0.0123456 for number in range(10_000)]
     for at in times:
-        tape.asked(1.0, at)
-    gaps_ms, _ = unpacked(tape.cut(NOW + 1000, 0).pack().asked)
+        traffic_log.asked(1.0, at)
+    gaps_ms, _ = unpacked(traffic_log.drain(NOW + 1000, 0).pack().asked)
     assert np.abs(np.cumsum(gaps_ms) / 1000 + NOW - np.array(times)).max() < 0.00051

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.reel import Reel
+from posthouse.recording.segment import Segment
 from posthouse.sim.client import Client
 from posthouse.sim.market import Hardware
 from posthouse.sim.record import Record, Waits, hours
@@ -15,16 +15,16 @@ from posthouse.sim.world import World
 
 
 class Taped(World):
-    """A world whose fleet's tape is cut into reels, as a server does, and that notes what is on none."""
+    """A world whose fleet's traffic log is cut into segments, as a server does, and that notes what is on none."""
 
     def __init__(self, *world: Any, **more: Any) -> None:
-        self.reels: list[Reel] = []
+        self.segments: list[Segment] = []
         self.record = Record()
         super().__init__(*world, **more)
 
     def on_tick(self) -> None:
-        if self.fleet.tape.due(self.now):
-            self.reels.append(self.fleet.cut_tape(self.now).pack())
+        if self.fleet.traffic_log.due(self.now):
+            self.segments.append(self.fleet.drain_traffic(self.now).pack())
 
     def on_request(self, client: Client) -> None:
         self.record.requests += 1
@@ -45,19 +45,19 @@ class Taped(World):
 def lived(scaling: Scaling, traffic: list[Arrival], hardware: Hardware, span_s: float, seed: int = 0) -> Taped:
     """A world after `span_s`."""
     world = Taped(scaling, traffic, (hardware,), seed=seed).run(span_s)
-    world.reels.append(world.fleet.cut_tape(world.now).pack())
+    world.segments.append(world.fleet.drain_traffic(world.now).pack())
     return world
 
 
 def told(world: Taped, name: str = "llm") -> dict[str, Any]:
     """What its server would answer."""
-    learned = world.fleet.snapshot(world.now, ()).learned
+    estimates = world.fleet.snapshot(world.now, ()).estimates
     (kind,) = world.market.hardware
     row = {
-        "kind": next(iter(learned.perf), f"1/1x{kind.gpu}"),
+        "kind": next(iter(estimates.perf), f"1/1x{kind.gpu}"),
         "gpu_name": kind.gpu,
         "num_gpus": 1,
-        "perf": kind.perf if learned.perf else 0.0,
+        "perf": kind.perf if estimates.perf else 0.0,
         **asdict(kind.price),
         "workers": len(world.fleet.workers),
         "available": kind.available - len(world.fleet.workers),
@@ -69,9 +69,9 @@ def told(world: Taped, name: str = "llm") -> dict[str, Any]:
                 "endpoint": name,
                 "scaling": asdict(world.endpoint.scaling),
                 "kinds": [row],
-                "start_s": learned.start_s,
-                "create_s": learned.create_s,
-                "reels": [asdict(reel) for reel in world.reels],
+                "start_s": estimates.start_s,
+                "create_s": estimates.create_s,
+                "segments": [asdict(segment) for segment in world.segments],
             }
         )
     )

@@ -113,7 +113,7 @@ def run(
         hardware=scenario.hardware(),
         seed=scenario.seed,
         policy=around(policy(scenario)),
-        manners=scenario.clients.manners(),
+        behaviour=scenario.clients.behaviour(),
         pace=Pace(tick_s=scenario.tick_s),
         log=log,
         repeat=repeat,

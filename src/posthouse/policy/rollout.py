@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyond_update
 from posthouse.domain.plan import Failures, Obstacle, Reason, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.policy.backoff import MAX_WAIT_S, group_resume_at
 from posthouse.policy.bounds import affordable, committed_usd_h, room, running_usd_h
 from posthouse.policy.capacity import hot, kept, ready, supply
-from posthouse.policy.patience import LONGEST_WAIT_S, group_resume_at
 
-TURN_SHARE = 0.25
+MAX_UNAVAILABLE = 0.25
 """Largest share of the workers in turn at one time, of those that serve and of the others; at least one. What does not
 start with the new template then shows on a few."""
 
@@ -26,7 +26,7 @@ Turns = dict[WorkerId, Goal]
 def called_off(workers: Iterable[Worker], active: bool) -> Turns:
     """Goals of workers whose turn is over before it led to anything: cancelled, or the endpoint is not active."""
     return {
-        w.id: goal_beyond_update(w.state) for w in workers if w.goal is Goal.FRESH and not (active and w.outdated_at)
+        w.id: goal_beyond_update(w.state) for w in workers if w.goal is Goal.UPDATED and not (active and w.outdated_at)
     }
 
 
@@ -43,7 +43,7 @@ def inactive(s: Snapshot, team: tuple[Worker, ...]) -> Turns:
         extra_usd_h = max(0.0, running_usd_h(worker.price) - committed_usd_h([worker]))
         careful = _failures(s, worker).count > 0 and worker.group_id in trying
         if len(turns) < left and not careful and affordable(s.endpoint.scaling, committed, extra_usd_h):
-            turns[worker.id] = Goal.FRESH
+            turns[worker.id] = Goal.UPDATED
             trying.add(worker.group_id)
             committed += extra_usd_h
     return turns
@@ -71,11 +71,11 @@ def active(s: Snapshot, team: tuple[Worker, ...], need: float, count: int) -> tu
         rest = [w for w in serving if w is not worker and w.id not in turns]
         if len(going) + len(turns) >= _at_once(team):
             continue
-        if len(rest) < count or supply(rest, s.learned) < need:
+        if len(rest) < count or supply(rest, s.estimates) < need:
             # Also while one is on its way: it may be the help, which nobody would need any more.
-            waits = waits or {worker.id: Goal.FRESH}
+            waits = waits or {worker.id: Goal.UPDATED}
         elif not (failing and worker.group_id in trying):
-            turns[worker.id] = Goal.FRESH
+            turns[worker.id] = Goal.UPDATED
             trying.add(worker.group_id)
     return turns, {} if turns or going else waits
 
@@ -88,7 +88,7 @@ def nobody_comes(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> bool:
     """
     no_room = room(s.endpoint.scaling, team) == 0
     counted = [f for f in (_failures(s, w) for w in team if w.id in waits) if f.count]
-    failing = any(not no_room or s.now < f.last_at + LONGEST_WAIT_S for f in counted)
+    failing = any(not no_room or s.now < f.last_at + MAX_WAIT_S for f in counted)
     return not failing and all(w.state is State.IDLE for w in hot(team))
 
 
@@ -102,18 +102,18 @@ def progress(s: Snapshot, team: tuple[Worker, ...], waits: Turns) -> tuple[Reaso
         if failures.count:
             rule = f"workergroup {worker.group_id} failed {failures.count} times: with care, after a while"
             return (Obstacle("workers to update", len(left), rule),)
-    turn = [str(w.id) for w in team if w.goal is Goal.FRESH or w.state in UPDATING]
+    turn = [str(w.id) for w in team if w.goal is Goal.UPDATED or w.state in UPDATING]
     rule = f"others must step in first for worker {min(waits)}" if waits else f"in turn: {', '.join(turn) or 'none'}"
     return (Reason("workers to update", len(left), rule),)
 
 
 def _at_once(team: tuple[Worker, ...]) -> int:
-    return max(1, int(TURN_SHARE * len(kept(team))))
+    return max(1, int(MAX_UNAVAILABLE * len(kept(team))))
 
 
 def _going(team: tuple[Worker, ...], states: frozenset[State]) -> list[Worker]:
     """Workers in these states whose turn it is."""
-    return [w for w in team if w.state in states and (w.goal is Goal.FRESH or w.state in UPDATING)]
+    return [w for w in team if w.state in states and (w.goal is Goal.UPDATED or w.state in UPDATING)]
 
 
 def _waiting(s: Snapshot, workers: Iterable[Worker], states: frozenset[State]) -> list[Worker]:

@@ -8,12 +8,12 @@ from posthouse.domain.load import Report
 
 FADES_OVER_S = 60.0
 """Time constant of the mean load: as long as the load of an endpoint is averaged over."""
-LEAST_SPAN_S = 1.0
+MIN_SPAN_S = 1.0
 """Shortest span by which work is divided: workers report once a second, and a repeat may follow at once."""
 
 
 @dataclass(slots=True)
-class Figures:
+class WorkerStats:
     """The latest figures of one worker. Units: work, work per second, GB, seconds."""
 
     at: float
@@ -33,7 +33,7 @@ class Figures:
 
     def take(self, report: Report, now: float) -> None:
         """Takes in a report."""
-        span_s = max(LEAST_SPAN_S, now - self.at)
+        span_s = max(MIN_SPAN_S, now - self.at)
         self.taken = report.taken + report.taken_rate * span_s
         self.done_rate = report.done_rate + report.done / span_s
         self.disk_gb = report.disk_gb or max(0.0, self.disk_gb + report.disk_added_gb)

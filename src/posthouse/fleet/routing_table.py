@@ -11,7 +11,7 @@ MAX_UNIT_S = 1e100
 """Most seconds for a unit of work. With more an expected end could be infinite, so such a worker takes nothing."""
 
 
-class Bench:
+class RoutingTable:
     """Workers that take requests, one array entry each. Membership changes rarely and rebuilds; work changes often.
 
     Invariant: `_ends_s[row] == end_s(_work[row], _unit_s[row], _cost)`. Most clients announce the same cost again and
@@ -27,7 +27,7 @@ class Bench:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def seat(self, perf: Mapping[WorkerId, float], work: Mapping[WorkerId, float]) -> None:
+    def rebuild(self, perf: Mapping[WorkerId, float], work: Mapping[WorkerId, float]) -> None:
         """Makes these workers, and no others, take requests."""
         self._ids = [i for i, rate in perf.items() if rate * MAX_UNIT_S >= 1.0]
         self._rows = {worker_id: row for row, worker_id in enumerate(self._ids)}

@@ -5,8 +5,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Reel:
-    """A piece of the tape as it is stored."""
+class Segment:
+    """A piece of the traffic log as it is stored."""
 
     since: float
     until: float

@@ -4,7 +4,7 @@ from collections import deque
 from statistics import median
 from typing import TypeVar
 
-from posthouse.domain.load import Learned
+from posthouse.domain.load import Estimates
 from posthouse.domain.plan import Failures
 from posthouse.domain.worker import Worker
 from posthouse.policy.bounds import running_usd_h
@@ -22,7 +22,7 @@ LEARNED_LOADS, LOADS_KEPT_S = 20, 86_400.0
 """How many latest new workers tell whether those of a kind come to be ready, and how long each of them does."""
 
 
-class Experience:
+class Estimator:
     """What is learned of kinds of machine, and of single ones."""
 
     def __init__(self) -> None:
@@ -66,14 +66,14 @@ class Experience:
         if worker.loaded_at == 0:
             self._loaded(worker, now, success=False)
 
-    def learned(self, now: float) -> Learned:
+    def estimates(self, now: float) -> Estimates:
         """All of it, for a decision."""
-        defaults = Learned()
-        return Learned(
+        defaults = Estimates()
+        return Estimates(
             perf={kind: perf for kind, (perf, _) in self._perf.items()},
             perf_at=dict(self._perf_at),
             work_per_usd=dict(self._work_per_usd),
-            odds=self._odds(now),
+            success_rate=self._success_rate(now),
             start_s=median(self._start_s) if self._start_s else defaults.start_s,
             create_s=median(self._create_s) if self._create_s else defaults.create_s,
         )
@@ -81,18 +81,18 @@ class Experience:
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
         self._loads.setdefault(kind_of(worker), deque(maxlen=LEARNED_LOADS)).append((now, success))
 
-    def _odds(self, now: float) -> dict[str, float]:
+    def _success_rate(self, now: float) -> dict[str, float]:
         """Share of new workers that come to be ready, by kind, where one did not of late.
 
         One failure tells as much as one success, and nothing is held against what was never tried.
         Source: the rule of succession, with a success for prior.
         """
-        odds = {}
+        success_rate = {}
         for kind, loads in self._loads.items():
             late = [success for at, success in loads if now - at < LOADS_KEPT_S]
             if not all(late):
-                odds[kind] = (sum(late) + 1) / (len(late) + 1)
-        return odds
+                success_rate[kind] = (sum(late) + 1) / (len(late) + 1)
+        return success_rate
 
 
 def _put_latest(memory: dict[str, _T], name: str, value: _T) -> None:
