@@ -247,7 +247,7 @@ def states() -> str:
         for state, text in _meanings(State).items()
     ]
     goals = [f"goal {goal}" for goal in Goal]
-    return _table(("state", "meaning", "patience, s", "billed as", *goals), rows)
+    return _table(("state", "meaning", "timeout, s", "billed as", *goals), rows)
 
 
 def observations() -> str:
