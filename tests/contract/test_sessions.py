@@ -395,11 +395,8 @@ async def test_a_worker_is_kept_for_a_session_of_the_peers_client_and_goes_when_
         assert (states(server, "llm"), fleet.ledger.outstanding(), fleet.counters.routed) == (["idle"], 50, routed)
         await session.close()
         await live.until(lambda: states(server, "llm") == ["stopped"], "the worker has stopped")
-        # The peer's Worker may first leave it out of a report, and only then say that it has ended.
-        await live.until(
-            lambda: fleet.counters.ended + fleet.counters.refused_ends == 1, "the worker has told of the end"
-        )
-        assert len(fleet.ledger) == 0
+        # The peer's Worker may leave it out of a report first. If it is stopped right then, it never reports the end.
+        await live.until(lambda: len(fleet.ledger) == 0, "the session has left the ledger")
         with pytest.raises(ValueError, match="closed session"):
             session.request("/v1/completions", {})
     assert fleet._services.of(1.0, 1) is None  # how long it was open says nothing of how long a request takes
