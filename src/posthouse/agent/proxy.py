@@ -5,13 +5,11 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
-from aiohttp import ClientError, ClientSession, web
+from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from posthouse.agent.grant import (
@@ -30,35 +28,15 @@ from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.agent.workload import workload_rule
+from posthouse.relay import Ending, Failure, Relay
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
 _LOGGED_PATH: Final = 200  # characters of a path that are logged
 
-# Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-# The model has no business with a client's keys. Bodies arrive here decoded, and get a length of their own.
-_NOT_FOR_MODEL: Final = _HOP_BY_HOP | {
-    "authorization",
-    "content-encoding",
-    "content-length",
-    "expect",
-    "host",
-    AUTH_HEADER.lower(),
-}
+# The model has no business with a client's keys.
+_WITHHELD: Final = frozenset({"authorization", AUTH_HEADER.lower()})
+_ENDED_BY: Final[dict[Ending, Outcome]] = {"client left": "Cancelled", "broken": "Error"}
 
 
 class Refused(Exception):
@@ -75,7 +53,7 @@ class Proxy:
     def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, server: Server) -> None:
         self._settings = settings
         self._worker = worker
-        self._session = session
+        self._relay = Relay(session, settings.max_body_bytes, self._refused, _WITHHELD)
         self._work_of = workload_rule(settings.workload)
         self._is_genuine = signature_check(settings.url)
         self._server = server
@@ -181,7 +159,7 @@ class Proxy:
             raise Refused(401, "auth_data: is not what the session was created with")
         else:
             max_cost = session.max_cost
-        payload = _decoded(body) if isinstance(body, bytes) else None
+        payload = None if body is None else _decoded(body)
         work = self._work_of(payload, auth_data.cost)
         request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
         try:
@@ -198,8 +176,10 @@ class Proxy:
             with self.sessions.request_in(session, client.transport):
                 async with self._slots:
                     request.work_started_at = time.time()
-                    response, outcome = await self._forward(client, body)
+                    headers = {} if body is None else {"Content-Type": "application/json"}
+                    response, ending = await self._relay.forward(client, self._upstream_url(client), body, headers)
             status = response.status
+            outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
         except Refused as refusal:
             status = refusal.status
@@ -221,31 +201,17 @@ class Proxy:
                 client.path[:_LOGGED_PATH],
             )
 
-    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | AsyncIterator[bytes], str | None]:
+    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | None, str | None]:
         """Return the client's auth data, the body that is meant for the model, and the id of the session, if any.
 
-        Raises: Refused.
+        The body is None where all of the client's own is for the model. Raises: Refused.
         """
         try:
             if (header := client.headers.get(AUTH_HEADER)) is not None:
-                return from_header(header), self._upload(client), None
+                return from_header(header), None, None
             return split(await client.read())
         except BadBody as error:
             raise Refused(422, str(error)) from None
-
-    async def _upload(self, client: web.Request) -> AsyncIterator[bytes]:
-        """Yield the body of `client` as it comes. Raises: Refused once it is too large."""
-        limit = self._settings.max_body_bytes
-        size = client.content_length or 0
-        if size <= limit:
-            size = 0
-            async for chunk in client.content.iter_chunked(_CHUNK_BYTES):
-                size += len(chunk)
-                if size > limit:
-                    break
-                yield chunk
-        if size > limit:
-            raise Refused(413, f"body: must be at most {limit} bytes")
 
     async def _authenticate(self, auth_data: AuthData, path: str, up: bool = False) -> float:
         """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one.
@@ -288,38 +254,12 @@ class Proxy:
                 429, f"the expected wait is {worker.wait_s:.1f} s, longer than {settings.max_queue_time_s:g} s"
             )
 
-    async def _forward(
-        self, client: web.Request, body: bytes | AsyncIterator[bytes]
-    ) -> tuple[web.StreamResponse, Outcome]:
-        """Return the model server's answer, when all of it has been passed on, and how that ended.
-
-        Raises: Refused when there is no answer.
-        """
-        response: web.StreamResponse | None = None
-        try:
-            async with self._session.post(
-                self._upstream_url(client), data=body, headers=_headers_for_model(client, body), allow_redirects=False
-            ) as answer:
-                response = web.StreamResponse(
-                    status=answer.status, reason=answer.reason, headers=_kept(answer.headers, _HOP_BY_HOP)
-                )
-                await response.prepare(client)
-                while chunk := await answer.content.readany():
-                    await response.write(chunk)
-                await response.write_eof()
-        except (ClientError, OSError, TimeoutError) as error:
-            if client.transport is None or client.transport.is_closing():
-                return response or web.Response(status=499), "Cancelled"
-            if isinstance(error.__cause__, Refused):  # our own upload, stopped for its size
-                raise error.__cause__ from None
-            log.warning("model server: %s", type(error).__name__)
-            if response is None:
-                if isinstance(error, TimeoutError):
-                    raise Refused(504, "the model server does not answer") from None
-                raise Refused(502, "the model server cannot be reached") from None
-            client.transport.abort()  # so that the client sees that the answer is not complete
-            return response, "Error"
-        return response, _outcome(answer.status)
+    def _refused(self, failure: Failure) -> Refused:
+        if failure == "too large":
+            return Refused(413, f"body: must be at most {self._settings.max_body_bytes} bytes")
+        if failure == "silent":
+            return Refused(504, "the model server does not answer")
+        return Refused(502, "the model server cannot be reached")
 
     def _upstream_url(self, client: web.Request) -> URL:
         # Clients put their key into the query. The base comes first whatever the path, so that no other host is met.
@@ -341,21 +281,6 @@ def _decoded(body: bytes) -> object:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, RecursionError):  # wrong or too deep: the model may judge that
         return None
-
-
-def _headers_for_model(client: web.Request, body: bytes | AsyncIterator[bytes]) -> CIMultiDict[str]:
-    headers = _kept(client.headers, _NOT_FOR_MODEL)
-    if isinstance(body, bytes):
-        headers["Content-Type"] = "application/json"
-    elif client.content_length is not None and "Content-Encoding" not in client.headers:
-        headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
-    return headers
-
-
-def _kept(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
-    """Return the headers, without those in `dropped` and those that only concern one connection."""
-    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped and k.lower() not in named)
 
 
 def _json(reply: object, status: int = 200) -> web.Response:

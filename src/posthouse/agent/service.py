@@ -15,8 +15,9 @@ from posthouse.agent.proxy import Proxy
 from posthouse.agent.report import Reporter
 from posthouse.agent.server import Server, server_session
 from posthouse.agent.settings import AgentSettings
-from posthouse.agent.upstream import upstream_session, wait_until_ready, watch_health, watch_log
+from posthouse.agent.upstream import wait_until_ready, watch_health, watch_log
 from posthouse.agent.worker import Worker
+from posthouse.relay import relay_session
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ async def run(settings: AgentSettings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
             stack.callback(loop.remove_signal_handler, number)
-        upstream = await stack.enter_async_context(upstream_session(settings))
+        upstream = await stack.enter_async_context(relay_session(settings.silence_s))
         calls = await stack.enter_async_context(server_session())
         server = Server(calls, settings)
         certificate = Certificate(calls, settings) if settings.tls else None

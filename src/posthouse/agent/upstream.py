@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
 from posthouse.agent.logfile import lines
@@ -17,21 +17,6 @@ _LOADING_POLL_S: Final = 0.5  # seconds between two health calls while the model
 _WELL_POLL_S: Final = 5.0  # and afterwards
 _ILL_AFTER: Final = 3  # failures in a row; a single one may be a hiccup
 _HEALTH_TIMEOUT = ClientTimeout(total=10)  # as long as the peer's worker waits
-
-
-def upstream_session(settings: AgentSettings) -> ClientSession:
-    """Return a session with the model server that adds nothing to what passes through it.
-
-    No connection is used twice, because a server may close an idle one just as a request is sent. No cookie is
-    kept, because the next request is another client's.
-    """
-    return ClientSession(
-        connector=TCPConnector(limit=0, force_close=True),
-        timeout=ClientTimeout(total=None, sock_connect=10, sock_read=settings.silence_s or None),
-        cookie_jar=DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-    )
 
 
 async def wait_until_ready(session: ClientSession, settings: AgentSettings, ready_line: asyncio.Event) -> None:

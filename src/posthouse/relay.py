@@ -1,0 +1,162 @@
+"""One HTTP request on its way from a client to another server, and the answer on its way back, piece by piece.
+
+The agent relays to its model server, a gateway to workers. What may be relayed, where to, and what a client is told of
+a failure is theirs to say.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+log = logging.getLogger(__name__)
+
+Failure = Literal["too large", "unreachable", "silent"]
+"""Why there is no answer: the client's body, a server that is not there or breaks off, or one that says nothing."""
+Ending = Literal["complete", "client left", "broken"]
+"""How the answer ended: whole, unread, or cut off by the other server."""
+
+_CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
+_CONNECT_S: Final = 10.0
+_CLIENT_LEFT: Final = 499  # a status that nobody reads; nginx's
+
+# Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# Bodies arrive here decoded, and get a length of their own.
+_RESTATED: Final = frozenset({"content-encoding", "content-length", "expect", "host"})
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def relay_session(silence_s: float) -> ClientSession:
+    """Return a session with other servers that adds nothing to what passes through it.
+
+    No connection is used twice, because a server may close an idle one just as a request is sent. No cookie is
+    kept, because the next request is another client's. `silence_s`: longest time without a byte; 0 is no limit.
+    """
+    return ClientSession(
+        connector=TCPConnector(limit=0, force_close=True),
+        timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s or None),
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    )
+
+
+def forwarded(client: web.Request) -> dict[str, str]:
+    """Return the X-Forwarded headers that tell the other server who asked, and what for."""
+    before = client.headers.get("X-Forwarded-For")
+    remote = client.remote or "unknown"
+    return {
+        "X-Forwarded-For": f"{before}, {remote}" if before else remote,
+        "X-Forwarded-Host": client.host,
+        "X-Forwarded-Proto": client.scheme,
+    }
+
+
+class _TooLarge(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """What is the same for all requests that are relayed.
+
+    Run the application with `handler_cancellation`: a client that leaves ends the request at the other server, too.
+    """
+
+    session: ClientSession
+    """Made by `relay_session`."""
+    max_body_bytes: int
+    refuse: Callable[[Failure], Exception]
+    """What is raised where there is no answer to pass on."""
+    withheld: frozenset[str] = frozenset()
+    """Headers of clients that the other server does not see, in lower case: their keys above all."""
+
+    async def forward(
+        self, client: web.Request, url: URL, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> tuple[web.StreamResponse, Ending]:
+        """Return the answer when all of it has been passed on, and how that ended.
+
+        `body`: in place of the client's own, which is passed on as it comes. `headers`: besides the client's, or in
+        their place.
+
+        Raises: what `refuse` says.
+        """
+        response: web.StreamResponse | None = None
+        data = body if body is not None else self._upload(client) if client.body_exists else None
+        try:
+            async with self.session.request(
+                client.method,
+                url,
+                data=data,
+                headers=self._headers(client, own_body=body is None, more=headers),
+                allow_redirects=False,  # the other server must not be a way to more of them
+            ) as answer:
+                response = web.StreamResponse(
+                    status=answer.status, reason=answer.reason, headers=_kept(answer.headers, _HOP_BY_HOP)
+                )
+                await response.prepare(client)
+                while chunk := await answer.content.readany():
+                    await response.write(chunk)
+                await response.write_eof()
+        except (ClientError, OSError, TimeoutError) as error:
+            if client.transport is None or client.transport.is_closing():
+                return response or web.Response(status=_CLIENT_LEFT), "client left"
+            failure = _failure(error)
+            if failure != "too large":
+                log.warning("relay: %s", type(error).__name__)
+            if response is None:
+                raise self.refuse(failure) from None
+            client.transport.abort()  # so that the client sees that the answer is not complete
+            return response, "broken"
+        return response, "complete"
+
+    async def _upload(self, client: web.Request) -> AsyncIterator[bytes]:
+        """Yield the body of `client` as it comes. Raises: _TooLarge, at once if the client says so."""
+        size = client.content_length or 0
+        if size <= self.max_body_bytes:
+            size = 0
+            async for chunk in client.content.iter_chunked(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > self.max_body_bytes:
+                    break
+                yield chunk
+        if size > self.max_body_bytes:
+            raise _TooLarge
+
+    def _headers(self, client: web.Request, own_body: bool, more: Mapping[str, str]) -> CIMultiDict[str]:
+        headers = _kept(client.headers, _HOP_BY_HOP | _RESTATED | self.withheld)
+        if own_body and client.content_length is not None and "Content-Encoding" not in client.headers:
+            headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
+        for name, value in more.items():
+            headers[name] = value
+        return headers
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error.__cause__, _TooLarge):  # raised by our own upload
+        return "too large"
+    return "silent" if isinstance(error, TimeoutError) else "unreachable"
+
+
+def _kept(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
+    """Return the headers, without those in `dropped` and those that only concern one connection."""
+    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped and k.lower() not in named)
