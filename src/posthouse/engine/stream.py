@@ -1,0 +1,191 @@
+"""What happens, as a stream of server-sent events: numbered, bounded, encoded once for all who watch."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import ClassVar
+
+import msgspec
+
+from posthouse.domain.account import AccountId
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import Busy
+
+MAX_KEPT = 5_000
+"""Events kept for those who come back or are slow."""
+MAX_KEPT_BYTES = 8_000_000
+"""The same in bytes, as encoded: a decision has some 3 kB."""
+MAX_VIEWERS = 100
+"""Most who watch at once."""
+KEEP_ALIVE_S = 15.0
+"""Without an event for this long, a comment tells both sides and every proxy that the stream lives."""
+BATCH_S = 0.1
+"""How long a viewer waits for more after the first event, so that a burst is one write."""
+MAX_BATCH = 500
+"""Most events in one write."""
+RETRY_MS = 2_000
+"""When a browser asks again after the stream has ended."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """An event's data. Its `kind` is what the stream calls it."""
+
+    kind: ClassVar[str]
+    at: float
+    endpoint_id: int
+    endpoint: str
+
+
+class EndpointChanged(Happening, frozen=True, kw_only=True):
+    """How an endpoint stands."""
+
+    kind = "endpoint"
+    state: str
+    workers: dict[str, int]
+    """How many, by state."""
+    load: float
+    """Work per second asked in the last minute."""
+    outstanding: float
+    """Work that workers have been given and have not finished."""
+    waiting: int
+    """Requests without a worker."""
+    usd_h: float
+    spent_usd: float
+
+
+class Decided(Happening, frozen=True, kw_only=True):
+    """A decision that changed something, or the latest of those that did not, now and then."""
+
+    kind = "decision"
+    decision: dict[str, object]
+
+
+class WorkerMoved(Happening, frozen=True, kw_only=True):
+    """A worker changed its state or its goal."""
+
+    kind = "worker"
+    worker_id: int
+    state: str
+    goal: str
+    provider: str
+    gpu_name: str
+    url: str
+    usd_h: float
+    message: str
+
+
+class Logged(Happening, frozen=True, kw_only=True):
+    """A line of the endpoint's log."""
+
+    kind = "log"
+    level: str
+    text: str
+    worker_id: int | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    number: int
+    account_id: AccountId
+    endpoint_id: EndpointId
+    encoded: bytes
+
+
+@dataclass(slots=True)
+class EventStream:
+    """The latest events of every endpoint, and who watches."""
+
+    last: int
+    """The number of the latest event. It begins with milliseconds since the epoch, so that it rises over restarts."""
+    viewers: int = 0
+    _kept: deque[_Entry] = field(default_factory=deque)
+    _kept_bytes: int = 0
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _closed: bool = False
+
+    def publish(self, account_id: AccountId, happening: Happening) -> None:
+        """Takes in what happened to an endpoint of this account. Nobody is waited for."""
+        self.last += 1
+        encoded = frame(self.last, happening.kind, happening)
+        self._kept.append(_Entry(self.last, account_id, EndpointId(happening.endpoint_id), encoded))
+        self._kept_bytes += len(encoded)
+        while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft().encoded)
+        self._wake()
+
+    def close(self) -> None:
+        """Ends every stream, and lets nobody watch from now on."""
+        self._closed = True
+        self._wake()
+
+    def watch(
+        self, sees: AccountId | None, endpoint_id: EndpointId | None = None, after: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The stream of what happens to the account's endpoints, or to one of them, from now on or after an event.
+
+        Who is so slow that events are lost is told so, and the stream ends. Raises: Busy if too many watch.
+        """
+        if self.viewers >= MAX_VIEWERS or self._closed:
+            raise Busy(f"{self.viewers} streams are open, and no more are served now: ask again", KEEP_ALIVE_S)
+        return self._watch(sees, endpoint_id, self.last if after is None else min(after, self.last))
+
+    async def _watch(self, sees: AccountId | None, endpoint_id: EndpointId | None, after: int) -> AsyncIterator[bytes]:
+        self.viewers += 1
+        try:
+            yield b"retry: %d\n\n" % RETRY_MS
+            if lost := self._lost(after):
+                yield lost  # while nobody watched: said once, and the stream goes on with what is kept
+                after = self._oldest - 1
+            while not self._closed:
+                if lost := self._lost(after):
+                    yield lost
+                    return
+                news = self._news
+                batch, after = self._after(after, sees, endpoint_id)
+                if batch:
+                    yield batch
+                elif after == self.last:
+                    if not await _happens(news):
+                        yield KEEP_ALIVE
+                    await asyncio.sleep(BATCH_S)
+        finally:
+            self.viewers -= 1
+
+    def _after(self, after: int, sees: AccountId | None, endpoint_id: EndpointId | None) -> tuple[bytes, int]:
+        """The next events that a viewer may see, encoded, and the number of the last one that was looked at."""
+        new = min(self.last - after, len(self._kept))
+        found = list(islice(self._kept, len(self._kept) - new, len(self._kept) - new + MAX_BATCH))
+        shown = [e.encoded for e in found if sees in (None, e.account_id) and endpoint_id in (None, e.endpoint_id)]
+        return b"".join(shown), found[-1].number if found else self.last
+
+    def _lost(self, after: int) -> bytes:
+        """What to tell a viewer that has seen all up to `after`, where what followed is kept no more; else empty."""
+        return b"" if after >= self._oldest - 1 else b'event: lost\ndata: {"oldest":%d}\n\n' % self._oldest
+
+    @property
+    def _oldest(self) -> int:
+        """The number of the oldest event that is kept, or of the next one if none is."""
+        return self._kept[0].number if self._kept else self.last + 1
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+def frame(number: int, kind: str, data: object) -> bytes:
+    """One event as the stream has it. JSON has no line break of its own, so its data is one line."""
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, kind.encode(), msgspec.json.encode(data))
+
+
+async def _happens(news: asyncio.Event) -> bool:
+    """Waits for news; False if there are none for so long that the stream must show a sign of life."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_S):
+            await news.wait()
+    except TimeoutError:
+        return False
+    return True
