@@ -159,8 +159,8 @@ def _hot(site: Site, record: KeyRecord) -> Hot:
         first_id = 1 + (number - 1) * site.workers
         ready = [_ready(endpoint, WorkerId(first_id + i), site, clock.now()) for i in range(site.workers)]
         hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), ready))
-        hub.ids_by_name[endpoint.name] = endpoint.id
-    keyring = Keyring(SECRET, [record], hub.key_version)
+        hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+    keyring = Keyring(SECRET, [record], hub.endpoint)
     signer = RsaKey.generate()
     signing = SigningThreads(signer, os.cpu_count() or 1)
     router = Router(

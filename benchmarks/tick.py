@@ -151,7 +151,7 @@ class Site:
             hub.put_group(Workergroup(WorkergroupId(number), endpoint.id, TemplateId(1)))
             self.workers[fleet] = workers
         router = Router(hub, cast(Signer, None), lambda text: bytes(32), 0.0, lambda data, then: None)
-        executor = Executor(hub, str, str, dict, "", 1, 1.0)
+        executor = Executor(hub, str, str, lambda owner: {}, "", 1, 1.0)
         self.observer = Observer(hub, router, executor)
         self.loop = Loop(hub, self.observer, executor, tick_s=1.0, silent_s=60.0)
         self.open: list[tuple[Fleet, WorkerId, int]] = []

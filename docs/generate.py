@@ -124,7 +124,7 @@ def routes() -> str:
     """Every route of the server, with who may call it."""
     nothing: Any = None  # no call is made
     hub = Hub(nothing, SystemClock(), {}, "", "docs", stabilization_s=0.0)
-    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.key_version), Limits(), explain=lambda _: {})
+    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=lambda _: {})
     texts = {
         (method, route.path_format): _first_sentences(route.endpoint)
         for route in web.routes

@@ -1,9 +1,10 @@
 """What the engine needs of the world. Adapters implement these; `wiring` hands them over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.offer import Offer
@@ -97,6 +98,7 @@ class KeyRecord:
     created_at: float
     last_used_at: float = 0.0
     revoked_at: float = 0.0
+    account_id: AccountId = DEFAULT_ACCOUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class FleetRecord:
     """Every worker not DESTROYED, and the latest destroyed ones, from which performance is learned."""
     spent_usd: float = 0.0
     """Dollars spent by workers that are DESTROYED, all of them that ever were."""
+    account_id: AccountId = DEFAULT_ACCOUNT
+    """Who owns the endpoint, or did while there was one: who pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,146 @@ class JournalEntry:
     body: dict[str, Any]
 
 
-class Store(Protocol):
+class Lease(Protocol):
+    """Which endpoints this server may run. At any moment one server at most has an endpoint."""
+
+    server: str
+    """This server's name among those that share the store."""
+
+    async def acquire(self, endpoint_id: EndpointId) -> int | None:
+        """The epoch under which this server has the endpoint from now on; None while another server has it.
+
+        An epoch is above every earlier one of the same endpoint, and the store takes no commit of an earlier one.
+        """
+        ...
+
+    async def release(self, endpoint_id: EndpointId) -> None:
+        """Lets another server have the endpoint; one that this server does not have is success."""
+        ...
+
+    async def holder(self, endpoint_id: EndpointId) -> str:
+        """The name of the server that has the endpoint; empty if none has."""
+        ...
+
+
+class Catalogue(Protocol):
+    """What users make. `put_*` returns the row as it is stored now, with its `revision` raised by one.
+
+    Raises: StaleVersion if the row was changed since it was read, which its `revision` tells.
+    """
+
+    async def endpoints(self) -> Sequence[Endpoint]: ...
+    async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with its id; `id` 0 in, a fresh one out. Ids are never used twice."""
+        ...
+
+    async def put_endpoint(self, endpoint: Endpoint) -> Endpoint: ...
+    async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
+        """Removes the endpoint and its workergroups; its workers' rows stay."""
+        ...
+
+    async def workergroups(self) -> Sequence[Workergroup]: ...
+    async def add_workergroup(self, group: Workergroup) -> Workergroup: ...
+    async def put_workergroup(self, group: Workergroup) -> Workergroup: ...
+    async def drop_workergroup(self, group_id: WorkergroupId) -> None: ...
+
+    async def templates(self) -> Sequence[Template]: ...
+    async def add_template(self, template: Template) -> Template: ...
+    async def put_template(self, template: Template) -> Template: ...
+    async def drop_template(self, template_id: TemplateId) -> None: ...
+
+
+class Keys(Protocol):
+    """Who there is, and what they keep secret."""
+
+    async def accounts(self) -> Sequence[Account]:
+        """Every account, the installation's own first."""
+        ...
+
+    async def add_account(self, account: Account) -> Account:
+        """The account with its id; `id` 0 in, a fresh one out."""
+        ...
+
+    async def keys(self) -> Sequence[KeyRecord]: ...
+    async def add_key(self, key: KeyRecord) -> None: ...
+    async def revoke_key(self, key_id: str, revoked_at: float) -> None:
+        """Revokes a key. One that is revoked already stays as it was."""
+        ...
+
+    async def note_key_use(self, key_id: str, used_at: float) -> None:
+        """Notes a use of a key, unless a later one is noted."""
+        ...
+
+    async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
+        """Sealed values by owner and name: the store never sees a value itself."""
+        ...
+
+    async def put_secret(self, account_id: AccountId, name: str, sealed: str) -> None:
+        """Adds the secret, or replaces it."""
+        ...
+
+    async def drop_secret(self, account_id: AccountId, name: str) -> None: ...
+
+
+class Fleets(Protocol):
+    """The workers of every endpoint, and the decisions about them."""
+
+    async def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
+        """The endpoint's fleet; version 0 and no workers if it was never committed. `epoch` is the lease's.
+
+        From now on commits of earlier epochs are refused. Raises: StaleVersion if a later one has opened it.
+        """
+        ...
+
+    async def fleet_ids(self) -> Sequence[EndpointId]:
+        """Every endpoint id, present or dropped, that still has workers not DESTROYED."""
+        ...
+
+    async def workers_labelled(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
+        """The endpoint of each of these labels that a worker not DESTROYED has, on whatever server."""
+        ...
+
+    async def take_worker_ids(self, count: int, above: int) -> WorkerId:
+        """The first of `count` ids in a row that no worker of any server ever had, all of them greater than `above`."""
+        ...
+
+    async def commit(
+        self,
+        endpoint_id: EndpointId,
+        expected_version: int,
+        epoch: int,
+        workers: Sequence[Worker],
+        entry: JournalEntry | None,
+    ) -> int:
+        """The fleet's new version, with `workers` inserted or replaced and `entry` appended, all or nothing.
+
+        Raises: StaleVersion if the stored version is not `expected_version`, or the fleet was opened or committed under
+        a later epoch; nothing is written then.
+        """
+        ...
+
+    async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
+        """The latest entries, newest first."""
+        ...
+
+    async def latest_at(self) -> float:
+        """The latest time in what is stored of fleets, 0 if none: no clock may start before it."""
+        ...
+
+
+class Recordings(Protocol):
+    """Recorded traffic."""
+
+    async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
+        """Appends a segment of an endpoint's traffic log, and drops its oldest ones beyond `keep_bytes`."""
+        ...
+
+    async def segments(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Segment]:
+        """The endpoint's segments that end after `after`, oldest first."""
+        ...
+
+
+class Store(Catalogue, Keys, Fleets, Recordings, Protocol):
     """What survives a restart. Every write is durable when the call returns.
 
     Raises: NotFound for an id that is not there, BadRequest for a name that is taken, Unavailable while it cannot be
@@ -130,79 +273,15 @@ class Store(Protocol):
         """The name of this installation, made once; part of every label."""
         ...
 
-    async def endpoints(self) -> Sequence[Endpoint]: ...
-    async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint with its id; `id` 0 in, a fresh one out. Ids are never used twice."""
+    async def next_epoch(self) -> int:
+        """A number greater than every one before: of a server that starts."""
         ...
 
-    async def put_endpoint(self, endpoint: Endpoint) -> None: ...
-    async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
-        """Removes the endpoint and its workergroups; its workers' rows stay."""
-        ...
+    async def revisions(self) -> Mapping[str, int]:
+        """How often each of `accounts`, `endpoints`, `workergroups`, `templates`, `keys` and `secrets` was changed.
 
-    async def workergroups(self) -> Sequence[Workergroup]: ...
-    async def add_workergroup(self, group: Workergroup) -> Workergroup: ...
-    async def put_workergroup(self, group: Workergroup) -> None: ...
-    async def drop_workergroup(self, group_id: WorkergroupId) -> None: ...
-
-    async def templates(self) -> Sequence[Template]: ...
-    async def add_template(self, template: Template) -> Template: ...
-    async def put_template(self, template: Template) -> None: ...
-    async def drop_template(self, template_id: TemplateId) -> None: ...
-
-    async def keys(self) -> Sequence[KeyRecord]: ...
-    async def add_key(self, key: KeyRecord) -> None: ...
-    async def put_key(self, key: KeyRecord) -> None: ...
-
-    async def secrets(self) -> Mapping[str, str]:
-        """Sealed values by name: the store never sees a value itself."""
-        ...
-
-    async def put_secret(self, name: str, sealed: str) -> None:
-        """Adds the secret, or replaces it."""
-        ...
-
-    async def drop_secret(self, name: str) -> None: ...
-
-    async def fleet(self, endpoint_id: EndpointId) -> FleetRecord:
-        """Version 0 and no workers for a fleet never committed."""
-        ...
-
-    async def fleet_ids(self) -> Sequence[EndpointId]:
-        """Every endpoint id, present or dropped, that still has workers not DESTROYED."""
-        ...
-
-    async def last_worker_id(self) -> WorkerId:
-        """The highest worker id ever committed, 0 if none."""
-        ...
-
-    async def commit(
-        self,
-        endpoint_id: EndpointId,
-        expected_version: int,
-        workers: Sequence[Worker],
-        entry: JournalEntry | None,
-    ) -> int:
-        """The fleet's new version, with `workers` inserted or replaced and `entry` appended, all or nothing.
-
-        Raises: StaleVersion if the stored version is not `expected_version`; nothing is written then.
+        Whoever keeps these in memory compares, and reads again what another server has changed. A key's use is none.
         """
-        ...
-
-    async def latest_at(self) -> float:
-        """The latest time in what is stored of fleets, 0 if none: no clock may start before it."""
-        ...
-
-    async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
-        """The latest entries, newest first."""
-        ...
-
-    async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
-        """Appends a segment of an endpoint's traffic log, and drops its oldest ones beyond `keep_bytes`."""
-        ...
-
-    async def segments(self, endpoint_id: EndpointId, after: float = 0.0) -> Sequence[Segment]:
-        """The endpoint's segments that end after `after`, oldest first."""
         ...
 
     async def close(self) -> None: ...

@@ -220,9 +220,17 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         providers = _providers(settings, data_dir, installation)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        hub = Hub(store, clock, providers, settings.default_provider, installation, settings.engine.stabilization_s)
+        hub = Hub(
+            store,
+            clock,
+            providers,
+            settings.default_provider,
+            installation,
+            settings.engine.stabilization_s,
+            await store.next_epoch(),
+        )
         await hub.load()
-        keyring = Keyring(secret, await store.keys(), hub.key_version)
+        keyring = Keyring(secret, await store.keys(), hub.endpoint)
         admin_key = await _first_key(keyring, store, data_dir / "admin-key", clock.now())
 
         signing = SigningThreads(signer, os.cpu_count() or 1)
@@ -235,7 +243,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             hub,
             report_url=lambda worker_id: f"{url}/w/{keyring.worker_token(worker_id)}",
             worker_token=keyring.worker_token,
-            secrets=lambda: {name: keyring.unseal(name, sealed) for name, sealed in hub.secrets.items()},
+            secrets=lambda owner: {
+                name: keyring.unseal(name, text) for name, text in hub.secrets.get(owner, {}).items()
+            },
             root_pem=authority.root_pem.decode() if settings.server.tls == "self" else "",
             most_at_once=settings.engine.max_actions,
             timeout_s=settings.engine.action_timeout_s,
@@ -289,7 +299,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             await asyncio.sleep(HOUSEKEEPING_S)
             renew_certificate()
             for record in keyring.dirty():  # last, so that nothing expires while the database cannot be used
-                await store.put_key(record)
+                await store.note_key_use(record.id, record.last_used_at)
 
         async def close_late_connections() -> None:
             open_now = cast(set[Protocol], server.server_state.connections)  # no other kind is made here
@@ -476,9 +486,9 @@ async def _save(hub: Hub, keyring: Keyring, recorder: Recorder) -> None:
     """Writes down what is only in memory. Best effort: everything that matters was written before."""
     with suppress(Exception):
         for record in keyring.dirty():
-            await hub.store.put_key(record)
+            await hub.store.note_key_use(record.id, record.last_used_at)
         for endpoint_id, managed in hub.endpoints.items():
             rows = managed.fleet.take_changes(everything=True)
             if rows:
-                managed.version = await hub.store.commit(endpoint_id, managed.version, rows, None)
+                managed.version = await hub.store.commit(endpoint_id, managed.version, hub.epoch, rows, None)
         await recorder.keep_all(at_once=True)

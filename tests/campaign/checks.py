@@ -136,8 +136,8 @@ class Checks:
         fleet.history.moved = MethodType(watched, fleet.history)  # type: ignore[method-assign]
         assign = fleet.assign
 
-        def numbered(idx: int, cost: float, at: float, polls: bool = True) -> Assignment | Waiting:
-            outcome = assign(idx, cost, at, polls)
+        def numbered(idx: int, cost: float, at: float, polls: bool = True, hold_s: float = 0.0) -> Assignment | Waiting:
+            outcome = assign(idx, cost, at, polls, hold_s)
             if isinstance(outcome, Assignment):
                 url, before = outcome.worker.url, self._reqnums.get(outcome.worker.url, 0)
                 if outcome.reqnum <= before:

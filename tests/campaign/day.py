@@ -88,6 +88,7 @@ class Day:
         self.random = self.world.random
         self.checks = Checks()
         self.disk = Disk()
+        self.world.written = self.disk.has_label
         self.tick_s = self.random.choice([30.0, 60.0])
         self.server = Server(self.world, self.disk, self.checks, self.tick_s)
         self.happened: Counter[str] = Counter()
@@ -277,7 +278,7 @@ class Day:
         """Bursts of requests with pauses between them."""
         while self.loop.time() < until:
             await asyncio.sleep(self.random.expovariate(self._busy / 900.0))
-            names = list(self.server.hub.ids_by_name) if self.server.up else []
+            names = [name for _, name in self.server.hub.ids_by_name] if self.server.up else []
             if not names:
                 continue
             name, gap_s = self.random.choice(names), self.random.choice([0.2, 2.0, 20.0])

@@ -1,10 +1,11 @@
 """What survives a crash: a store in memory that answers as the SQL store does, and a connection to it that may fail."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
@@ -12,7 +13,7 @@ from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry
-from posthouse.store.sql import LEARN_FROM
+from posthouse.store.fleets import LEARN_FROM
 
 DESTROYED_KEEP = 2 * LEARN_FROM
 """Destroyed workers kept of each endpoint; more than are handed back."""
@@ -31,11 +32,20 @@ class Disk:
         self._workers: dict[EndpointId, dict[WorkerId, Worker]] = {}
         self._journal: dict[EndpointId, list[JournalEntry]] = {}
         self._last_worker_id = 0
+        self._epoch = 0
+        self._epochs: dict[EndpointId, int] = {}
 
     def installation(self) -> str:
         return "disk"
 
-    def secrets(self) -> dict[str, str]:
+    def next_epoch(self) -> int:
+        self._epoch += 1
+        return self._epoch
+
+    def accounts(self) -> list[Account]:
+        return [Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)]
+
+    def secrets(self) -> dict[AccountId, dict[str, str]]:
         return {}
 
     def endpoints(self) -> list[Endpoint]:
@@ -44,8 +54,8 @@ class Disk:
     def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
         return self._add("endpoint", endpoint, "name")
 
-    def put_endpoint(self, endpoint: Endpoint) -> None:
-        self._put("endpoint", endpoint, "name")
+    def put_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        return self._put("endpoint", endpoint, "name")
 
     def drop_endpoint(self, endpoint_id: EndpointId) -> None:
         for left in [i for i in self._workers if i not in self._rows["endpoint"] and i not in self.fleet_ids()]:
@@ -62,10 +72,11 @@ class Disk:
         self._check_home(group)
         return self._add("workergroup", group, "")
 
-    def put_workergroup(self, group: Workergroup) -> None:
-        if group.id in self._rows["workergroup"]:
+    def put_workergroup(self, group: Workergroup) -> Workergroup:
+        known = self._rows["workergroup"].get(group.id)
+        if known is not None and known.revision == group.revision:
             self._check_home(group)
-        self._put("workergroup", group, "")
+        return self._put("workergroup", group, "")
 
     def drop_workergroup(self, group_id: WorkergroupId) -> None:
         self._drop("workergroup", group_id)
@@ -76,15 +87,18 @@ class Disk:
     def add_template(self, template: Template) -> Template:
         return self._add("template", template, "hash_id")
 
-    def put_template(self, template: Template) -> None:
-        self._put("template", template, "hash_id")
+    def put_template(self, template: Template) -> Template:
+        return self._put("template", template, "hash_id")
 
     def drop_template(self, template_id: TemplateId) -> None:
         if any(g.template_id == template_id for g in self.workergroups()):
             raise BadRequest(f"template_id {template_id} is used by a workergroup: remove that first")
         self._drop("template", template_id)
 
-    def fleet(self, endpoint_id: EndpointId) -> FleetRecord:
+    def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
+        if self._epochs.get(endpoint_id, 0) > epoch:
+            raise StaleVersion(f"fleet {endpoint_id} was opened under a later epoch")
+        self._epochs[endpoint_id] = epoch
         rows = self._workers.get(endpoint_id, {}).values()
         gone = [w for w in rows if w.state is State.DESTROYED and w.perf > 0]
         taught = {w.id for w in sorted(gone, key=lambda w: (-w.since, -w.id))[:LEARN_FROM]}
@@ -96,19 +110,34 @@ class Disk:
             i for i, rows in self._workers.items() if any(w.state is not State.DESTROYED for w in rows.values())
         )
 
-    def last_worker_id(self) -> WorkerId:
-        return WorkerId(self._last_worker_id)
+    def has_label(self, label: str) -> bool:
+        """Whether a worker with this label was ever written, as far back as rows are kept."""
+        return any(w.label == label for fleet in self._workers.values() for w in fleet.values())
+
+    def workers_labelled(self, labels: Collection[str]) -> dict[str, EndpointId]:
+        rows = [w for fleet in self._workers.values() for w in fleet.values() if w.state is not State.DESTROYED]
+        return {w.label: w.endpoint_id for w in rows if w.label in labels}
+
+    def take_worker_ids(self, count: int, above: int) -> WorkerId:
+        first = max(self._last_worker_id, above) + 1
+        self._last_worker_id = first + count - 1
+        return WorkerId(first)
 
     def commit(
-        self, endpoint_id: EndpointId, expected_version: int, workers: tuple[Worker, ...], entry: JournalEntry | None
+        self,
+        endpoint_id: EndpointId,
+        expected_version: int,
+        epoch: int,
+        workers: tuple[Worker, ...],
+        entry: JournalEntry | None,
     ) -> int:
-        if self._versions.get(endpoint_id, 0) != expected_version:
-            raise StaleVersion(f"fleet {endpoint_id} is not at version {expected_version}")
+        if self._versions.get(endpoint_id, 0) != expected_version or self._epochs.get(endpoint_id, 0) > epoch:
+            raise StaleVersion(f"fleet {endpoint_id} is not at version {expected_version} or of a later epoch")
+        self._epochs[endpoint_id] = epoch
         version = self._versions[endpoint_id] = expected_version + 1
         rows = self._workers.setdefault(endpoint_id, {})
         for worker in workers:
             rows[worker.id] = worker
-            self._last_worker_id = max(self._last_worker_id, worker.id)
             if worker.state is State.DESTROYED:
                 self._spent[endpoint_id] = self._spent.get(endpoint_id, 0.0) + worker.spent_usd
         if len(rows) > 2 * DESTROYED_KEEP:
@@ -138,11 +167,15 @@ class Disk:
         self._rows[kind][row_id] = row
         return row
 
-    def _put(self, kind: str, row: Row, unique: str) -> None:
-        if row.id not in self._rows[kind]:
+    def _put(self, kind: str, row: Row, unique: str) -> Row:
+        known = self._rows[kind].get(row.id)
+        if known is None:
             raise NotFound(f"there is no {kind} {row.id}")
+        if known.revision != row.revision:
+            raise StaleVersion(f"{kind} {row.id} has been changed meanwhile")
         self._check_unique(kind, row, unique)
-        self._rows[kind][row.id] = row
+        row = self._rows[kind][row.id] = replace(row, revision=row.revision + 1)
+        return row
 
     def _drop(self, kind: str, row_id: int) -> None:
         if self._rows[kind].pop(row_id, None) is None:

@@ -70,9 +70,8 @@ class Server:
     async def _start(self) -> None:
         clock = SystemClock(await self._store.latest_at())
         providers = {self.world.name: self.world}
-        self.hub = Hub(
-            self._store, clock, providers, self.world.name, await self._store.installation(), STABILIZATION_S
-        )
+        installation, epoch = await self._store.installation(), await self._store.next_epoch()
+        self.hub = Hub(self._store, clock, providers, self.world.name, installation, STABILIZATION_S, epoch)
         await self.hub.load()
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
@@ -81,7 +80,7 @@ class Server:
             self.hub,
             report_url=lambda worker_id: "",
             worker_token=lambda worker_id: "",
-            secrets=dict,
+            secrets=lambda owner: {},
             root_pem="",
             most_at_once=1 if self.world.thorough else 8,
             timeout_s=ACTION_TIMEOUT_S,
@@ -161,7 +160,7 @@ class Server:
         await self.executor.close()
         for endpoint_id, managed in self.hub.endpoints.items():
             if rows := managed.fleet.take_changes(everything=True):
-                managed.version = await self.hub.store.commit(endpoint_id, managed.version, rows, None)
+                managed.version = await self.hub.store.commit(endpoint_id, managed.version, self.hub.epoch, rows, None)
 
     def kill_at(self, call: str, steps: int, kill: Callable[[], None]) -> None:
         """Has it killed so many steps after the next call of that kind to the store has begun."""

@@ -77,6 +77,13 @@ def _intent_is_not_written(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Loop, "_write_down", write_nothing)
 
 
+def _ids_begin_anew(patch: pytest.MonkeyPatch) -> None:
+    def after_those_that_are_there(disk: Disk, count: int, above: int) -> WorkerId:
+        return WorkerId(above + 1)
+
+    patch.setattr(Disk, "take_worker_ids", after_those_that_are_there)
+
+
 def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recruit, "room", _nothing(100))
 
@@ -135,7 +142,8 @@ SEEDS_FOR_A_MUTANT = 100
     ("mutate", "rule"),
     [
         (_no_orphan_is_destroyed, "no leak"),
-        (_intent_is_not_written, "no double rent"),
+        (_intent_is_not_written, "intent before effect"),
+        (_ids_begin_anew, "no double rent"),
         (_a_limit_is_ignored, "never above max_workers"),
         (_nobody_drains, "no kill of a draining worker"),
         (_ends_leave_work_behind, "outstanding work"),
@@ -181,22 +189,31 @@ def _worker(random: Random, worker_id: int, endpoint_id: int) -> Worker:
 def _call(random: Random, gone: set[int]) -> tuple[str, tuple[Any, ...]]:
     """Some call of the port, often one that must be refused."""
     no_id: Any = 0
-    number = random.randrange(1, 5)
+    number, revision = random.randrange(1, 5), random.randrange(2)
     endpoint_id = EndpointId(random.randrange(1, 3))
     fresh = [w for w in (_worker(random, number * 2 + endpoint_id % 2, endpoint_id),) if w.id not in gone]
     gone |= {w.id for w in fresh if w.state is State.DESTROYED}
     return random.choice(
         [
             ("add_endpoint", (Endpoint(no_id, f"e{number}"),)),
-            ("put_endpoint", (Endpoint(EndpointId(number), f"e{random.randrange(1, 5)}"),)),
+            ("put_endpoint", (Endpoint(EndpointId(number), f"e{random.randrange(1, 5)}", revision=revision),)),
             ("drop_endpoint", (EndpointId(number),)),
             ("add_template", (Template(no_id, f"h{number}", "t"),)),
-            ("put_template", (Template(TemplateId(number), f"h{random.randrange(1, 5)}", "t"),)),
+            ("put_template", (Template(TemplateId(number), f"h{random.randrange(1, 5)}", "t", revision=revision),)),
             ("add_workergroup", (Workergroup(no_id, EndpointId(number), TemplateId(1)),)),
-            ("put_workergroup", (Workergroup(WorkergroupId(number), EndpointId(1), TemplateId(2)),)),
+            ("put_workergroup", (Workergroup(WorkergroupId(number), EndpointId(1), TemplateId(2), revision=revision),)),
             ("drop_workergroup", (WorkergroupId(number),)),
-            ("commit", (endpoint_id, random.randrange(3), tuple(fresh), JournalEntry(endpoint_id, float(number), {}))),
-            ("commit", (endpoint_id, -1, tuple(fresh), None)),
+            (
+                "commit",
+                (
+                    endpoint_id,
+                    random.randrange(3),
+                    random.randrange(3),
+                    tuple(fresh),
+                    JournalEntry(endpoint_id, float(number), {}),
+                ),
+            ),
+            ("commit", (endpoint_id, -1, 1, tuple(fresh), None)),
         ]
     )
 
@@ -207,12 +224,12 @@ async def test_the_disk_of_the_campaign_answers_as_the_sql_store_does(tmp_path: 
 
     random, gone = Random(1), set[int]()
     stores: list[Any] = [await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"), Connection(Disk(), before)]
-    asked = ["endpoints", "templates", "workergroups", "fleet_ids", "last_worker_id", "latest_at"]
+    asked = ["endpoints", "templates", "workergroups", "fleet_ids", "latest_at"]
     refused = 0
     for _ in range(250):
         name, args = _call(random, gone)
         if name == "commit" and args[1] == -1:  # the version that is there
-            args = (args[0], (await stores[0].fleet(args[0])).version, *args[2:])
+            args = (args[0], (await stores[0].open_fleet(args[0], 1)).version, *args[2:])
         answers = []
         for store in stores:
             try:
@@ -225,7 +242,7 @@ async def test_the_disk_of_the_campaign_answers_as_the_sql_store_does(tmp_path: 
             sql, disk = [await getattr(store, question)() for store in stores]
             assert sql == disk, (question, name, args)
         for endpoint_id in (1, 2):
-            sql, disk = [await store.fleet(endpoint_id) for store in stores]
+            sql, disk = [await store.open_fleet(endpoint_id, 1) for store in stores]
             assert sql == disk, (name, args)
     assert refused > 50
     await stores[0].close()

@@ -114,6 +114,8 @@ class World:
         self.poll_s = self.random.choice([30.0, 60.0])
         self.boot_s = self.random.choice([5.0, 20.0, 60.0])
         self.tell: Callable[[SimInstance, Report | Ended], None] = lambda instance, message: None
+        self.written: Callable[[str], bool] = lambda label: True
+        """Whether the store has a worker with a label."""
         """Hands a message of a worker to the server, if one is there."""
         self.broken: Callable[[str, str], None] = lambda rule, said: None
         self.thorough = False
@@ -158,6 +160,8 @@ class World:
     async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
         if spec.label in self._asked:
             self.broken("no double rent", f"{spec.label} was asked for before, and may exist")
+        if not self.written(spec.label):
+            self.broken("intent before effect", f"{spec.label} is asked for, and the store does not know it")
         if self.hit("offer taken"):
             raise OfferTaken("somebody was sooner")
         made: list[SimInstance] = []

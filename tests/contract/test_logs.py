@@ -54,9 +54,9 @@ async def endpoint_with_history(web: Web) -> Fleet:
         "rentals": [{"workergroup": 2, "offer": "o", "goal": "hot"}],
         "because": [{"what": "load", "value": 12.3456, "rule": "higher mean"}],
     }
-    await web.hub.store.commit(endpoint_id, 0, (), JournalEntry(endpoint_id, now - 60, decision))  # info1
+    await web.hub.store.commit(endpoint_id, 0, 1, (), JournalEntry(endpoint_id, now - 60, decision))  # info1
     quiet = decision | {"goals": {}, "rentals": []}
-    await web.hub.store.commit(endpoint_id, 1, (), JournalEntry(endpoint_id, now - 30, quiet))  # trace
+    await web.hub.store.commit(endpoint_id, 1, 1, (), JournalEntry(endpoint_id, now - 30, quiet))  # trace
     return fleet
 
 

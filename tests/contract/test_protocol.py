@@ -18,6 +18,7 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
@@ -108,8 +109,8 @@ def _hot() -> Hot:
         endpoint = Endpoint(EndpointId(number), name, Scaling())
         workers = [_ready(endpoint, WorkerId(number), scheme, clock.now())] if scheme else []
         hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), workers))
-        hub.ids_by_name[name] = endpoint.id
-    keyring = Keyring(bytes(32), [RECORD], hub.key_version)
+        hub.ids_by_name[DEFAULT_ACCOUNT, name] = endpoint.id
+    keyring = Keyring(bytes(32), [RECORD], hub.endpoint)
     signer = RsaKey.generate()
 
     def sign_beside(data: bytes, then: Callable[[str | Exception], None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from posthouse.client import AsyncClient
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.errors import Refused
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.secrets import MAX_NAME, MOST, TOTAL_BYTES
@@ -86,9 +87,9 @@ async def test_secrets_survive_a_restart(web: Web) -> None:
 
 async def test_another_installations_secret_reads_nothing_and_what_it_cannot_read_can_be_deleted(web: Web) -> None:
     await put(web, "A", "one")
-    web.hub.secrets["A"] = Keyring(b"x" * SECRET_BYTES, [], web.hub.key_version).seal("one")
+    web.hub.secrets[DEFAULT_ACCOUNT]["A"] = Keyring(b"x" * SECRET_BYTES, [], web.hub.endpoint).seal("one")
     with pytest.raises(Refused, match="the secret A cannot be read"):
-        web.keyring.unseal("A", web.hub.secrets["A"])
+        web.keyring.unseal("A", web.hub.secrets[DEFAULT_ACCOUNT]["A"])
     told = await web.call("GET", PATH)
     assert (told.status, told.body["error"]) == (409, "conflict")
     assert (await web.call("DELETE", PATH, {"key": "A"})).status == 200

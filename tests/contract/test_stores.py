@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
@@ -29,8 +30,9 @@ from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
+from posthouse.store.fleets import LEARN_FROM, TRIM_EVERY
+from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata
-from posthouse.store.sql import LEARN_FROM, ROW_BYTES, TRIM_EVERY
 
 NO_ID: Any = 0
 E1 = EndpointId(1)
@@ -185,16 +187,15 @@ def test_every_field_of_every_record_survives_a_restart(
         await store.put_template(*written[1])
         await store.put_workergroup(*written[2])
         await store.add_key(key)
-        assert await store.commit(E1, 0, fleet, entry) == 1
+        assert await store.commit(E1, 0, 1, fleet, entry) == 1
         await store.close()
 
         store = await open_store(url)
         assert await store.installation() == installation
         read = (await store.endpoints(), await store.templates(), await store.workergroups(), await store.keys())
-        assert read == written
-        assert await store.fleet(E1) == FleetRecord(1, tuple(sorted(fleet, key=lambda worker: worker.id)))
+        assert read == (*([replace(row, revision=1) for row in rows] for rows in written[:3]), written[3])
+        assert await store.open_fleet(E1, 1) == FleetRecord(1, tuple(sorted(fleet, key=lambda worker: worker.id)))
         assert await store.journal(E1, 10) == [entry]
-        assert await store.last_worker_id() == max((worker.id for worker in fleet), default=0)
         await store.close()
 
     with tempfile.TemporaryDirectory() as directory:
@@ -208,7 +209,7 @@ async def test_an_added_record_comes_back_as_it_is_stored(store: Store) -> None:
     key = KeyRecord("0a", "ключ", "read", "d", 1.0)
     await store.add_key(key)
     used = replace(key, last_used_at=2.0)
-    await store.put_key(used)
+    await store.note_key_use("0a", 2.0)
     assert await store.keys() == [used]
 
 
@@ -257,7 +258,8 @@ async def test_an_id_that_is_not_there_is_not_found(store: Store) -> None:
         store.drop_workergroup(WorkergroupId(7)),
         store.put_template(Template(TemplateId(7), "x", "x")),
         store.drop_template(TemplateId(7)),
-        store.put_key(KeyRecord("7", "x", "read", "d", 1.0)),
+        store.revoke_key("7", 1.0),
+        store.note_key_use("7", 1.0),
     ]
     for call in calls:
         with pytest.raises(NotFound, match="7"):
@@ -276,8 +278,10 @@ async def test_a_template_in_use_is_not_dropped(store: Store) -> None:
 async def test_a_revocation_is_not_undone_by_a_late_note_of_use(store: Store) -> None:
     key = KeyRecord("0a", "one", "read", "d", 1.0)
     await store.add_key(key)
-    await store.put_key(replace(key, revoked_at=5.0))
-    await store.put_key(replace(key, last_used_at=4.0))
+    await store.revoke_key("0a", 5.0)
+    await store.note_key_use("0a", 4.0)
+    await store.revoke_key("0a", 9.0)
+    await store.note_key_use("0a", 3.0)
     assert await store.keys() == [replace(key, last_used_at=4.0, revoked_at=5.0)]
 
 
@@ -285,72 +289,68 @@ async def test_a_dropped_endpoint_takes_its_workergroups_and_leaves_its_workers(
     group = await add_group(store)
     kept = await add_group(store, "other")
     alive = worker(1, group.endpoint_id)
-    await store.commit(group.endpoint_id, 0, [alive], entry(1, group.endpoint_id))
+    await store.commit(group.endpoint_id, 0, 1, [alive], entry(1, group.endpoint_id))
     await store.drop_endpoint(group.endpoint_id)
     assert await store.workergroups() == [kept]
     assert await store.fleet_ids() == [group.endpoint_id]
-    assert await store.fleet(group.endpoint_id) == FleetRecord(1, (alive,))
+    assert await store.open_fleet(group.endpoint_id, 1) == FleetRecord(1, (alive,))
 
 
 async def test_what_a_dropped_endpoint_left_is_swept_once_its_workers_are_gone(store: Store) -> None:
     first, second, third = [(await add_group(store, name)).endpoint_id for name in ("a", "b", "c")]
     for endpoint_id in (first, second, third):
-        await store.commit(endpoint_id, 0, [worker(endpoint_id, endpoint_id, perf=1.0)], entry(1, endpoint_id))
+        await store.commit(endpoint_id, 0, 1, [worker(endpoint_id, endpoint_id, perf=1.0)], entry(1, endpoint_id))
     await store.add_segment(first, segment(1), 10_000)
     await store.add_segment(second, segment(2), 10_000)
     await store.drop_endpoint(first)
     await store.drop_endpoint(second)
     destroyed = worker(first, first, perf=1.0, state=State.DESTROYED)
-    await store.commit(first, 1, [destroyed], entry(2, first))
-    assert (await store.fleet(first)).workers == (destroyed,)
+    await store.commit(first, 1, 1, [destroyed], entry(2, first))
+    assert (await store.open_fleet(first, 1)).workers == (destroyed,)
 
     await store.drop_endpoint(third)
-    assert await store.fleet(first) == FleetRecord(2, ())
+    assert await store.open_fleet(first, 1) == FleetRecord(2, ())
     assert await store.journal(first, 10) == []
     assert (await store.segments(first), await store.segments(second)) == ([], [segment(2)])
-    assert len((await store.fleet(second)).workers) == 1
+    assert len((await store.open_fleet(second, 1)).workers) == 1
     assert await store.journal(second, 10) == [entry(1, second)]
-    assert await store.last_worker_id() == int(third)
 
 
 # Fleets
 
 
 async def test_a_fleet_never_committed_is_empty_at_version_0(store: Store) -> None:
-    assert await store.fleet(E1) == FleetRecord(0, ())
+    assert await store.open_fleet(E1, 1) == FleetRecord(0, ())
     assert await store.fleet_ids() == []
-    assert await store.last_worker_id() == 0
     assert await store.journal(E1, 10) == []
 
 
 async def test_a_commit_inserts_replaces_and_leaves_the_rest(store: Store) -> None:
-    assert await store.commit(E1, 0, [worker(1), worker(2)], None) == 1
+    assert await store.commit(E1, 0, 1, [worker(1), worker(2)], None) == 1
     changed = worker(2, state=State.IDLE, addresses=frozenset({"b:1", "a:2"}))
-    assert await store.commit(E1, 1, [changed, worker(3)], None) == 2
-    assert await store.commit(E1, 2, [], None) == 3
-    assert await store.fleet(E1) == FleetRecord(3, (worker(1), changed, worker(3)))
-    assert await store.last_worker_id() == 3
+    assert await store.commit(E1, 1, 1, [changed, worker(3)], None) == 2
+    assert await store.commit(E1, 2, 1, [], None) == 3
+    assert await store.open_fleet(E1, 1) == FleetRecord(3, (worker(1), changed, worker(3)))
 
 
 async def test_fleets_are_apart(store: Store) -> None:
-    await store.commit(E1, 0, [worker(1)], entry(1))
-    await store.commit(EndpointId(2), 0, [worker(2, 2)], entry(2, 2))
-    assert (await store.fleet(E1)).workers == (worker(1),)
+    await store.commit(E1, 0, 1, [worker(1)], entry(1))
+    await store.commit(EndpointId(2), 0, 1, [worker(2, 2)], entry(2, 2))
+    assert (await store.open_fleet(E1, 1)).workers == (worker(1),)
     assert await store.journal(EndpointId(2), 10) == [entry(2, 2)]
     assert await store.fleet_ids() == [1, 2]
 
 
 async def test_a_stale_version_writes_nothing(url: str) -> None:
     one, other = await open_store(url), await open_store(url)
-    await one.commit(E1, 0, [worker(1)], entry(1))
-    seen = await other.fleet(E1)
-    await one.commit(E1, 1, [worker(1, message="newer")], entry(2))
+    await one.commit(E1, 0, 1, [worker(1)], entry(1))
+    seen = await other.open_fleet(E1, 1)
+    await one.commit(E1, 1, 1, [worker(1, message="newer")], entry(2))
     for expected in (0, seen.version, 3):
         with pytest.raises(StaleVersion):
-            await other.commit(E1, expected, [worker(1, message="stale"), worker(9)], entry(9))
-    assert await other.fleet(E1) == FleetRecord(2, (worker(1, message="newer"),))
+            await other.commit(E1, expected, 1, [worker(1, message="stale"), worker(9)], entry(9))
+    assert await other.open_fleet(E1, 1) == FleetRecord(2, (worker(1, message="newer"),))
     assert await other.journal(E1, 10) == [entry(2), entry(1)]
-    assert await other.last_worker_id() == 1
     await one.close()
     await other.close()
 
@@ -359,7 +359,7 @@ async def test_of_many_commits_at_one_version_one_wins(url: str) -> None:
     stores = [await open_store(url), await open_store(url)]
     for version in range(5):
         results = await asyncio.gather(
-            *(stores[i % 2].commit(E1, version, [worker(i)], entry(i)) for i in range(1, 7)), return_exceptions=True
+            *(stores[i % 2].commit(E1, version, 1, [worker(i)], entry(i)) for i in range(1, 7)), return_exceptions=True
         )
         assert sorted(map(str, map(type, results))) == sorted(map(str, [int] + [StaleVersion] * 5))
     assert len(await stores[0].journal(E1, 100)) == 5
@@ -369,14 +369,14 @@ async def test_of_many_commits_at_one_version_one_wins(url: str) -> None:
 
 async def test_a_commit_that_fails_half_way_writes_nothing(store: Store) -> None:
     with pytest.raises(Exception, match="not JSON serializable"):
-        await store.commit(E1, 0, [worker(1)], JournalEntry(E1, 1.0, {"broken": object()}))
-    assert await store.fleet(E1) == FleetRecord(0, ())
-    assert await store.commit(E1, 0, [worker(1)], None) == 1
+        await store.commit(E1, 0, 1, [worker(1)], JournalEntry(E1, 1.0, {"broken": object()}))
+    assert await store.open_fleet(E1, 1) == FleetRecord(0, ())
+    assert await store.commit(E1, 0, 1, [worker(1)], None) == 1
 
 
 async def test_the_journal_is_read_newest_first_and_never_more_than_asked(store: Store) -> None:
     for number in range(5):
-        await store.commit(E1, number, [], entry(number))
+        await store.commit(E1, number, 1, [], entry(number))
     assert await store.journal(E1, 2) == [entry(4), entry(3)]
     assert await store.journal(E1, 0) == []
     assert await store.journal(E1, -1) == []
@@ -384,31 +384,149 @@ async def test_the_journal_is_read_newest_first_and_never_more_than_asked(store:
 
 async def test_the_journal_and_the_destroyed_workers_are_bounded(url: str) -> None:
     store = await open_store(url, journal_keep=3, destroyed_keep=2)
-    await store.commit(EndpointId(2), 0, [worker(500, 2, state=State.DESTROYED, perf=1.0)], entry(0, 2))
+    await store.commit(EndpointId(2), 0, 1, [worker(500, 2, state=State.DESTROYED, perf=1.0)], entry(0, 2))
     destroyed = [worker(i, state=State.DESTROYED, perf=1.0, since=float(100 - i)) for i in range(1, 6)]
-    await store.commit(E1, 0, [*destroyed, worker(6)], entry(1))
+    await store.commit(E1, 0, 1, [*destroyed, worker(6)], entry(1))
     for version in range(1, TRIM_EVERY):
-        await store.commit(E1, version, [], entry(version + 1))
+        await store.commit(E1, version, 1, [], entry(version + 1))
     assert await store.journal(E1, 100) == [entry(TRIM_EVERY - i) for i in range(3)]
-    assert (await store.fleet(E1)).workers == (*destroyed[:2], worker(6))
-    assert await store.last_worker_id() == 500
+    assert (await store.open_fleet(E1, 1)).workers == (*destroyed[:2], worker(6))
     assert len(await store.journal(EndpointId(2), 100)) == 1
-    assert len((await store.fleet(EndpointId(2))).workers) == 1
+    assert len((await store.open_fleet(EndpointId(2), 1)).workers) == 1
     await store.close()
 
 
 async def test_a_fleet_comes_with_the_latest_destroyed_workers_that_had_measured_themselves(store: Store) -> None:
     measured = [worker(i, state=State.DESTROYED, perf=2.0, since=float(i)) for i in range(1, LEARN_FROM + 11)]
     unmeasured = worker(200, state=State.DESTROYED, since=200.0)
-    await store.commit(E1, 0, [*measured, unmeasured, worker(300)], None)
-    assert (await store.fleet(E1)).workers == (*measured[10:], worker(300))
+    await store.commit(E1, 0, 1, [*measured, unmeasured, worker(300)], None)
+    assert (await store.open_fleet(E1, 1)).workers == (*measured[10:], worker(300))
 
 
-async def test_the_highest_worker_id_outlives_the_worker(store: Store) -> None:
-    await store.commit(E1, 0, [worker(41)], None)
-    await store.commit(E1, 1, [worker(7)], None)
-    await store.commit(EndpointId(2), 0, [worker(3, 2)], None)
-    assert await store.last_worker_id() == 41
+async def test_ids_for_workers_are_given_once_whoever_takes_them_and_over_restarts(url: str) -> None:
+    stores = [await open_store(url), await open_store(url)]
+    taken = await asyncio.gather(*(stores[i % 2].take_worker_ids(3, 0) for i in range(8)))
+    assert sorted(taken) == [1, 4, 7, 10, 13, 16, 19, 22]
+    for store in stores:
+        await store.close()
+    store = await open_store(url)
+    assert await store.take_worker_ids(1, 0) == 25
+    assert await store.take_worker_ids(2, 900) == 901  # an instance has 900, which a backup did not know
+    assert await store.take_worker_ids(1, 0) == 903
+    await store.close()
+
+
+# Several servers
+
+
+async def test_a_fleet_takes_no_commit_of_an_earlier_epoch_than_it_was_opened_under(url: str) -> None:
+    old, new = await open_store(url), await open_store(url)
+    await old.open_fleet(E1, 1)
+    assert await old.commit(E1, 0, 1, [worker(1)], None) == 1
+    assert await new.open_fleet(E1, 2) == FleetRecord(1, (worker(1),))
+    with pytest.raises(StaleVersion):
+        await old.commit(E1, 1, 1, [worker(2)], None)  # the version is the right one
+    with pytest.raises(StaleVersion):
+        await old.open_fleet(E1, 1)
+    assert await new.commit(E1, 1, 2, [worker(3)], None) == 2
+    assert await new.commit(EndpointId(2), 0, 2, [worker(4, 2)], None) == 1  # never opened: it is new
+    with pytest.raises(StaleVersion):
+        await old.commit(EndpointId(2), 1, 1, [], None)
+    assert (await new.open_fleet(E1, 2)).workers == (worker(1), worker(3))
+    await old.close()
+    await new.close()
+
+
+async def test_an_epoch_is_above_every_one_before(url: str) -> None:
+    for expected in (1, 2):
+        store = await open_store(url)
+        assert await store.next_epoch() == 2 * expected - 1
+        assert await store.next_epoch() == 2 * expected
+        await store.close()
+
+
+async def test_a_label_leads_to_the_endpoint_of_a_worker_that_is_not_destroyed(store: Store) -> None:
+    await store.commit(E1, 0, 1, [worker(1), worker(2, state=State.DESTROYED)], None)
+    await store.commit(EndpointId(2), 0, 1, [worker(3, 2)], None)
+    labels = [f"posthouse-x-{number}" for number in (1, 2, 3, 4)]
+    assert await store.workers_labelled(labels) == {"posthouse-x-1": 1, "posthouse-x-3": 2}
+    assert await store.workers_labelled([]) == {}
+
+
+async def test_a_row_that_was_changed_since_it_was_read_is_not_overwritten(store: Store) -> None:
+    group = await add_group(store)
+    [endpoint], [template] = await store.endpoints(), await store.templates()
+    assert await store.put_endpoint(replace(endpoint, name="newer")) == replace(endpoint, name="newer", revision=1)
+    assert await store.put_template(replace(template, name="newer")) == replace(template, name="newer", revision=1)
+    assert await store.put_workergroup(replace(group, gpu_ram=7.0)) == replace(group, gpu_ram=7.0, revision=1)
+    for put in (store.put_endpoint(endpoint), store.put_template(template), store.put_workergroup(group)):
+        with pytest.raises(StaleVersion, match=r"1 has been changed meanwhile: try again"):
+            await put
+    assert [e.name for e in await store.endpoints()] == [t.name for t in await store.templates()] == ["newer"]
+
+
+async def test_every_change_of_what_servers_keep_in_memory_raises_the_revision_of_its_kind_alone(store: Store) -> None:
+    group = await add_group(store)
+    [endpoint], [template] = await store.endpoints(), await store.templates()
+    changes = [
+        (lambda: store.add_account(Account(NO_ID, "b")), {"accounts"}),
+        (lambda: store.put_endpoint(endpoint), {"endpoints"}),
+        (lambda: store.put_template(template), {"templates"}),
+        (lambda: store.put_workergroup(group), {"workergroups"}),
+        (lambda: store.add_key(KeyRecord("0a", "one", "read", "d", 1.0)), {"keys"}),
+        (lambda: store.revoke_key("0a", 2.0), {"keys"}),
+        (lambda: store.note_key_use("0a", 2.0), set()),
+        (lambda: store.put_secret(DEFAULT_ACCOUNT, "A", "sealed"), {"secrets"}),
+        (lambda: store.drop_secret(DEFAULT_ACCOUNT, "A"), {"secrets"}),
+        (lambda: store.commit(endpoint.id, 0, 1, [worker(1, endpoint.id)], None), set()),
+        (lambda: store.drop_workergroup(group.id), {"workergroups"}),
+        (lambda: store.drop_endpoint(endpoint.id), {"endpoints", "workergroups"}),
+        (lambda: store.drop_template(template.id), {"templates"}),
+        (lambda: store.add_template(template), {"templates"}),
+        (lambda: store.add_endpoint(endpoint), {"endpoints"}),
+    ]
+    for change, kinds in changes:
+        before = await store.revisions()
+        await change()  # type: ignore[no-untyped-call]
+        after = await store.revisions()
+        assert {kind for kind in after if after[kind] != before[kind]} == kinds
+
+
+# Accounts
+
+
+async def test_the_installation_has_an_account_of_its_own_and_others_get_ids_after_it(store: Store) -> None:
+    assert await store.accounts() == [Account(DEFAULT_ACCOUNT, "default")]
+    added = await store.add_account(Account(NO_ID, "acme", 5.0))
+    assert await store.accounts() == [Account(DEFAULT_ACCOUNT, "default"), Account(AccountId(2), "acme", 5.0)]
+    assert added == Account(AccountId(2), "acme", 5.0)
+    with pytest.raises(BadRequest, match="name 'acme' is taken"):
+        await store.add_account(Account(NO_ID, "acme"))
+
+
+async def test_names_hashes_and_secrets_are_an_owner_s_own(store: Store) -> None:
+    acme = (await store.add_account(Account(NO_ID, "acme"))).id
+    for owner in (DEFAULT_ACCOUNT, acme):
+        await store.add_endpoint(Endpoint(NO_ID, "llm", account_id=owner))
+        await store.add_template(Template(NO_ID, "h", "t", account_id=owner))
+        await store.put_secret(owner, "A", f"sealed for {owner}")
+        with pytest.raises(BadRequest, match="name 'llm' is taken"):
+            await store.add_endpoint(Endpoint(NO_ID, "llm", account_id=owner))
+        with pytest.raises(BadRequest, match="hash_id 'h' is taken"):
+            await store.add_template(Template(NO_ID, "h", "t", account_id=owner))
+    assert await store.secrets() == {owner: {"A": f"sealed for {owner}"} for owner in (DEFAULT_ACCOUNT, acme)}
+    await store.drop_secret(acme, "A")
+    assert await store.secrets() == {DEFAULT_ACCOUNT: {"A": f"sealed for {DEFAULT_ACCOUNT}"}}
+    with pytest.raises(NotFound, match="account_id 7"):
+        await store.add_endpoint(Endpoint(NO_ID, "x", account_id=AccountId(7)))
+
+
+async def test_a_fleet_knows_who_pays_after_its_endpoint_was_deleted(store: Store) -> None:
+    acme = (await store.add_account(Account(NO_ID, "acme"))).id
+    endpoint = await store.add_endpoint(Endpoint(NO_ID, "llm", account_id=acme))
+    await store.commit(endpoint.id, 0, 1, [worker(1, endpoint.id)], None)
+    await store.drop_endpoint(endpoint.id)
+    assert await store.open_fleet(endpoint.id, 1) == FleetRecord(1, (worker(1, endpoint.id),), 0.0, acme)
 
 
 # Segments
@@ -446,7 +564,7 @@ async def main(url):
     store = await open_store(url)
     version = 0
     while True:
-        version = await store.commit(1, version, [worker(version + 1)], entry(version))
+        version = await store.commit(1, version, 1, [worker(version + 1)], entry(version))
         print(version, flush=True)
 
 asyncio.run(main(sys.argv[1]))
@@ -483,7 +601,7 @@ async def test_what_was_committed_survives_kill_9(url: str) -> None:
     rest, _ = await process.communicate()
     acknowledged = int((first + rest).split(b"\n")[-2])
     store = await open_store(url)
-    fleet = await store.fleet(E1)
+    fleet = await store.open_fleet(E1, 1)
     await store.close()
     assert fleet.version in (acknowledged, acknowledged + 1)
     assert len(fleet.workers) == fleet.version
@@ -502,7 +620,7 @@ async def test_processes_that_open_a_new_store_at_once_agree(url: str) -> None:
 async def test_the_file_is_its_owners_alone_and_every_commit_is_synced(tmp_path: Path) -> None:
     path = tmp_path / "posthouse.db"
     store = await open_store(sqlite_url(path))
-    await store.commit(E1, 0, [worker(1)], None)
+    await store.commit(E1, 0, 1, [worker(1)], None)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert modes == {"posthouse.db": 0o600, "posthouse.db-shm": 0o600, "posthouse.db-wal": 0o600}
     async with store._engine.connect() as db:
@@ -524,12 +642,12 @@ async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
 async def test_secrets_are_kept_replaced_and_dropped(store: Store) -> None:
     assert await store.secrets() == {}
     for name, sealed in (("B", "1"), ("A", "2"), ("B", "3")):
-        await store.put_secret(name, sealed)
-    assert list((await store.secrets()).items()) == [("A", "2"), ("B", "3")]
-    await store.drop_secret("A")
-    assert await store.secrets() == {"B": "3"}
+        await store.put_secret(DEFAULT_ACCOUNT, name, sealed)
+    assert list((await store.secrets())[DEFAULT_ACCOUNT].items()) == [("A", "2"), ("B", "3")]
+    await store.drop_secret(DEFAULT_ACCOUNT, "A")
+    assert await store.secrets() == {DEFAULT_ACCOUNT: {"B": "3"}}
     with pytest.raises(NotFound, match="there is no secret A"):
-        await store.drop_secret("A")
+        await store.drop_secret(DEFAULT_ACCOUNT, "A")
 
 
 async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
@@ -540,23 +658,6 @@ async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
         options = {"compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
     engine.dispose()
-
-
-async def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "posthouse.db"
-    store = await open_store(sqlite_url(path))
-    await store.commit(E1, 0, [worker(1, message="kept")], None)
-    await store.close()
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        for added in ("drop table segments", "drop table secrets", "alter table workers drop column outdated_at"):
-            connection.exec_driver_sql(added)
-        connection.exec_driver_sql("update alembic_version set version_num = '0001_first'")
-    engine.dispose()
-    store = await open_store(sqlite_url(path))
-    [kept] = (await store.fleet(E1)).workers
-    assert (kept.message, kept.outdated_at) == ("kept", 0.0)
-    await store.close()
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -593,7 +694,9 @@ async def test_what_destroyed_workers_spent_is_kept_though_their_rows_are_not(ur
     store = await open_store(url, journal_keep=3, destroyed_keep=1)
     try:
         for number in range(1, TRIM_EVERY + 1):
-            await store.commit(EndpointId(1), number - 1, [worker(number, state=State.DESTROYED, spent_usd=0.5)], None)
-        assert (await store.fleet(EndpointId(1))).spent_usd == 0.5 * TRIM_EVERY
+            await store.commit(
+                EndpointId(1), number - 1, 1, [worker(number, state=State.DESTROYED, spent_usd=0.5)], None
+            )
+        assert (await store.open_fleet(EndpointId(1), 1)).spent_usd == 0.5 * TRIM_EVERY
     finally:
         await store.close()

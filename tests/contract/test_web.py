@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from posthouse.config import Limits
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.worker import WorkerId
@@ -118,7 +119,7 @@ async def test_a_rotated_endpoint_key_replaces_the_one_before(web: Web) -> None:
     assert rotated.body == {"endpoint_id": endpoint_id, "api_key": web.endpoint_key(endpoint_id)}
     assert (await web.call("GET", f"/api/v0/endptjobs/{endpoint_id}", key=before)).status == 401
     assert (await web.call("GET", f"/api/v0/endptjobs/{endpoint_id}", key=rotated.body["api_key"])).status == 200
-    assert (await reloaded(web)).key_version(endpoint_id) == 2
+    assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint.key_version == 2
 
 
 # -- the shape of every answer ---------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ async def test_null_leaves_a_parameter_as_it_is_and_none_takes_it_back(web: Web)
     endpoint = web.hub.managed(endpoint_id).fleet.endpoint
     assert endpoint.scaling == Scaling(min_load=10.0, cold_workers=2, max_workers=7)
     assert (endpoint.name, endpoint.state) == ("mistral", EndpointState.SUSPENDED)
-    assert web.hub.ids_by_name == {"mistral": endpoint_id}
+    assert web.hub.ids_by_name == {(DEFAULT_ACCOUNT, "mistral"): endpoint_id}
     assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint == endpoint
 
 
@@ -671,8 +672,8 @@ async def test_status_explain_and_journal_answer_by_name_and_by_id(web: Web) -> 
     assert status["installation"] == web.hub.installation
     assert (status["providers"], status["default_provider"], status["endpoints"]) == (["shelf"], "shelf", 1)
     for at in (1.0, 2.0, 3.0):
-        version = (await web.hub.store.fleet(endpoint_id)).version
-        await web.hub.store.commit(endpoint_id, version, [], JournalEntry(endpoint_id, at, {"n": at}))
+        version = (await web.hub.store.open_fleet(endpoint_id, 1)).version
+        await web.hub.store.commit(endpoint_id, version, 1, [], JournalEntry(endpoint_id, at, {"n": at}))
     for name in ("a%2Fb%20c", str(endpoint_id)):
         assert (await web.call("GET", f"/v1/endpoints/{name}/explain")).body == {"explained": endpoint_id}
         entries = (await web.call("GET", f"/v1/endpoints/{name}/journal?limit=2")).body

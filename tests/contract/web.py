@@ -116,9 +116,9 @@ class Web:
         return template
 
     def endpoint_key(self, endpoint_id: EndpointId) -> str:
-        version = self.hub.key_version(endpoint_id)
-        assert version is not None
-        return self.keyring.endpoint_key(endpoint_id, version)
+        endpoint = self.hub.endpoint(endpoint_id)
+        assert endpoint is not None
+        return self.keyring.endpoint_key(endpoint_id, endpoint.key_version)
 
     def staff(self, *workers: Worker) -> Fleet:
         """The fleet of the workers' endpoint, once they are in it."""
@@ -157,7 +157,7 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
     store = await open_store(f"sqlite+aiosqlite:///{directory / 'posthouse.db'}")
     shelf = Shelf()
     hub = Hub(store, SystemClock(), {"shelf": shelf}, "shelf", await store.installation(), stabilization_s=0.0)
-    keyring = Keyring(bytes(SECRET_BYTES), [], hub.key_version)
+    keyring = Keyring(bytes(SECRET_BYTES), [], hub.endpoint)
     keys = {}
     for scope in Scope:
         record, keys[scope.name.lower()] = keyring.mint(scope.name.lower(), scope, hub.clock.now())

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from structlog.testing import capture_logs
 
 from posthouse.config import Limits, Rates
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.ingest import Ingest
@@ -66,11 +67,11 @@ class Site:
         `scheme`: in which the worker's requests are signed.
         """
         hub = self.web.hub
-        if ENDPOINT not in hub.ids_by_name:
+        if (DEFAULT_ACCOUNT, ENDPOINT) not in hub.ids_by_name:
             for endpoint_id in list(hub.ids_by_name.values()):
                 await self.web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}")
             await self.web.make_endpoint(ENDPOINT)
-        endpoint_id = hub.ids_by_name[ENDPOINT]
+        endpoint_id = hub.ids_by_name[DEFAULT_ACCOUNT, ENDPOINT]
         ready = worker(WORKER_ID, endpoint_id, addresses=frozenset({"127.0.0.1:9"}), scheme=scheme)
         self.web.staff(ready)
         self.web.shelf.lines[ready.instance_id] = ["a line"]

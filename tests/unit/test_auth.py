@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
 from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, keys_in, load_secret
@@ -18,7 +19,13 @@ SECRET = bytes(range(32))
 
 
 def ring(versions: Mapping[int, int] | None = None, records: tuple[KeyRecord, ...] = ()) -> Keyring:
-    return Keyring(SECRET, records, ({} if versions is None else versions).get)
+    known = {} if versions is None else versions
+
+    def endpoint(endpoint_id: int) -> Endpoint | None:
+        version = known.get(endpoint_id)
+        return None if version is None else Endpoint(EndpointId(endpoint_id), "llm", key_version=version)
+
+    return Keyring(SECRET, records, endpoint)
 
 
 def test_scopes_are_ordered_and_named() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from posthouse import __version__
 from posthouse.cli import (
+    account,
     advise,
     agent,
     config,
@@ -57,6 +58,7 @@ app.add_typer(workergroup.app, name="workergroup")
 app.add_typer(template.app, name="template")
 app.add_typer(worker.app, name="worker")
 app.add_typer(key.app, name="key")
+app.add_typer(account.app, name="account")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)

@@ -9,7 +9,7 @@ from posthouse.cli.output import print_json, print_rows
 
 app = typer.Typer(help="Account keys, with the scopes route < read < operate < admin.", no_args_is_help=True)
 
-COLUMNS = ("id", "name", "scope", "created_at", "last_used_at", "revoked_at")
+COLUMNS = ("id", "name", "scope", "account", "created_at", "last_used_at", "revoked_at")
 
 
 @app.command("list")
@@ -24,13 +24,18 @@ def list_keys(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) 
     if as_json:
         print_json(rows)
     else:
-        print_rows(rows, COLUMNS, "no keys")
+        several = len({row["account"] for row in rows}) > 1
+        print_rows(rows, COLUMNS if several else [c for c in COLUMNS if c != "account"], "no keys")
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
     scope: Annotated[Literal["route", "read", "operate", "admin"], typer.Option(help="What it may do.")] = "route",
+    account: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Whose it is, as `account list` says.", show_default="yours"),
+    ] = "",
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -41,7 +46,7 @@ def create(
       posthouse key create website --scope route
     """
     with connect(url, api_key) as client:
-        row = client.create_key(name, scope)
+        row = client.create_key(name, scope, account)
     if as_json:
         print_json(row)
     else:

@@ -383,13 +383,22 @@ class AsyncClient:
     async def keys(self) -> list[Row]:
         return _rows(await self._call("GET", "/v1/keys"), "keys")
 
-    async def create_key(self, name: str, scope: str) -> Row:
-        """Creates an account key and returns it; its `key` is shown this once."""
-        row: Row = await self._call("POST", "/v1/keys", {"name": name, "scope": scope})
+    async def create_key(self, name: str, scope: str, account: str = "") -> Row:
+        """Creates an account key and returns it; its `key` is shown this once. `account`: whose, if another's."""
+        owner = {"account": account} if account else {}
+        row: Row = await self._call("POST", "/v1/keys", {"name": name, "scope": scope, **owner})
         return row
 
     async def delete_key(self, key_id: Id) -> None:
         await self._call("DELETE", f"/v1/keys/{_quoted(key_id)}")
+
+    async def accounts(self) -> list[Row]:
+        """Returns every account. For the installation's admins, as is the next."""
+        return _rows(await self._call("GET", "/v1/accounts"), "accounts")
+
+    async def create_account(self, name: str) -> Row:
+        row: Row = await self._call("POST", "/v1/accounts", {"name": name})
+        return row
 
     async def status(self) -> Row:
         row: Row = await self._call("GET", "/v1/status")

@@ -201,6 +201,8 @@ class Client:
     keys = _blocking(AsyncClient.keys)
     create_key = _blocking(AsyncClient.create_key)
     delete_key = _blocking(AsyncClient.delete_key)
+    accounts = _blocking(AsyncClient.accounts)
+    create_account = _blocking(AsyncClient.create_account)
     status = _blocking(AsyncClient.status)
 
 

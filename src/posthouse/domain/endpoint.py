@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Literal, NewType
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+
 EndpointId = NewType("EndpointId", int)
 SloMode = Literal["fixed", "auto"]
 SLO_MODES: tuple[SloMode, ...] = ("fixed", "auto")
@@ -84,3 +86,7 @@ class Endpoint:
     key_version: int = 1
     """Raised to revoke the endpoint's key: keys are derived from it."""
     created_at: float = 0.0
+    account_id: AccountId = DEFAULT_ACCOUNT
+    """Its owner. Names are unique per owner."""
+    revision: int = 0
+    """Raised by the store at every change, so that no server overwrites what another has just written."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NewType
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+
 TemplateId = NewType("TemplateId", int)
 
 
@@ -24,6 +26,10 @@ class Template:
     readme: str = ""
     private: bool = True
     created_at: float = 0.0
+    account_id: AccountId = DEFAULT_ACCOUNT
+    """Its owner. A workergroup uses templates of its own owner alone."""
+    revision: int = 0
+    """Raised by the store at every change."""
 
     def runs(self) -> tuple[str, str, str, str]:
         """What a worker runs: where two templates are equal in this, a worker of the one is one of the other."""

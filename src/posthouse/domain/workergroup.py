@@ -25,3 +25,5 @@ class Workergroup:
     signature_scheme: str = ""
     """Overrides the scheme that a worker's report implies; empty means no override."""
     created_at: float = 0.0
+    revision: int = 0
+    """Raised by the store at every change."""

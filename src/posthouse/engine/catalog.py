@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 
 from posthouse.config import Limits
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling, defaults
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import Goal
@@ -35,6 +36,9 @@ MAX_TEXT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
 MAX_GB = 1e6
 """Largest disk, and largest model, in GB: our choice, far above real ones."""
+
+NO_CONTENT = ("id", "hash_id", "created_at", "account_id", "revision")
+"""Fields of a template that say nothing of what it is."""
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would
@@ -64,7 +68,7 @@ class Catalog:
             _check_room(len(self.hub.ids_by_name), self.limits.endpoints, "endpoints")
             endpoint = await self.hub.store.add_endpoint(endpoint)
             self.hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, now))
-            self.hub.ids_by_name[endpoint.name] = endpoint.id
+            self.hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
             self.hub.bell.set()
             return endpoint
 
@@ -87,16 +91,16 @@ class Catalog:
             endpoint = managed.fleet.endpoint
             await self.hub.store.drop_endpoint(endpoint.id)
             managed.leaving = True
-            del self.hub.ids_by_name[endpoint.name]
+            del self.hub.ids_by_name[endpoint.account_id, endpoint.name]
             for group in self.hub.groups_of(endpoint.id):
                 self.hub.drop_group(group.id)
             return self._dismiss(managed.fleet, managed.fleet.workers.values())
 
     async def _put_endpoint(self, endpoint: Endpoint) -> Endpoint:
         managed = self.hub.managed(endpoint.id)
-        await self.hub.store.put_endpoint(endpoint)
-        del self.hub.ids_by_name[managed.fleet.endpoint.name]
-        self.hub.ids_by_name[endpoint.name] = endpoint.id
+        endpoint = await self.hub.store.put_endpoint(endpoint)
+        del self.hub.ids_by_name[endpoint.account_id, managed.fleet.endpoint.name]
+        self.hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
         managed.fleet.configure(endpoint)
         self.hub.bell.set()
         return endpoint
@@ -105,7 +109,7 @@ class Catalog:
         name = _line(ask, "endpoint_name", before.name, MAX_NAME)
         if not name or name != name.strip():
             raise BadRequest(f"endpoint_name: must have 1 to {MAX_NAME} characters, without blanks around them")
-        if self.hub.ids_by_name.get(name, before.id) != before.id:
+        if self.hub.ids_by_name.get((before.account_id, name), before.id) != before.id:
             raise BadRequest(f"endpoint_name: {name!r} is taken; choose another")
         state = _one_of(ask, "endpoint_state", before.state, [str(s) for s in EndpointState])
         scaling = _scaling(before.scaling, ask)
@@ -156,7 +160,7 @@ class Catalog:
             template = self._named_template(ask)
             group = self._group(before, ask)
             group = group if template is None else replace(group, template_id=template.id)
-            await self.hub.store.put_workergroup(group)
+            group = await self.hub.store.put_workergroup(group)
             self.hub.put_group(group)
             self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
             self._roll_out(group, self.hub.templates[before.template_id])
@@ -202,7 +206,11 @@ class Catalog:
         """The endpoint that `ask` names, by id, by name or by both; None if by neither. Raises: BadRequest."""
         said_id, name = ask.get("endpoint_id"), ask.get("endpoint_name")
         by_id = None if said_id is None else EndpointId(integer(said_id, "endpoint_id", 1))
-        by_name = None if name is None else self.hub.ids_by_name.get(_line(ask, "endpoint_name", "", MAX_NAME))
+        by_name = (
+            None
+            if name is None
+            else self.hub.ids_by_name.get((DEFAULT_ACCOUNT, _line(ask, "endpoint_name", "", MAX_NAME)))
+        )
         managed = None if by_id is None else self.hub.endpoints.get(by_id)
         unknown = (by_id is not None and (managed is None or managed.leaving)) or (name is not None and by_name is None)
         if unknown or (by_id is not None and name is not None and by_id != by_name):
@@ -223,16 +231,16 @@ class Catalog:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def worker(self, worker_id: int) -> tuple[Fleet, Worker]:
-        """The worker, and the fleet that has it. Raises: NotFound."""
+    def worker(self, worker_id: int, sees: AccountId | None = None) -> tuple[Fleet, Worker]:
+        """The worker, and the fleet that has it. Raises: NotFound, also for one of another account than `sees`."""
         fleet = self.hub.fleet_of(worker_id)
-        if fleet is None:
+        if fleet is None or sees not in (None, fleet.endpoint.account_id):
             raise NotFound(f"worker {worker_id} does not exist")
         return fleet, fleet.workers[WorkerId(worker_id)]
 
-    def dismiss_worker(self, worker_id: int) -> None:
+    def dismiss_worker(self, worker_id: int, sees: AccountId | None = None) -> None:
         """Wants the worker gone, once it has finished what it has. Raises: NotFound."""
-        fleet, worker = self.worker(worker_id)
+        fleet, worker = self.worker(worker_id, sees)
         self._dismiss(fleet, [worker])
 
     def _dismiss(self, fleet: Fleet, workers: Iterable[Worker]) -> int:
@@ -285,7 +293,7 @@ class Catalog:
             known = self._same_content(template)
             if known is not None and known.id != before.id:
                 raise BadRequest(f"template {known.id} is the same as what template {before.id} would become")
-            await self.hub.store.put_template(template)
+            template = await self.hub.store.put_template(template)
             self.hub.templates[template.id] = template
             for group in self.hub.workergroups.values():
                 if group.template_id == template.id:
@@ -370,7 +378,7 @@ def _template(before: Template, ask: Ask) -> Template:
 
 def _hash(template: Template) -> str:
     """The first 32 hex digits of SHA-256 over everything that makes the template what it is."""
-    content = replace(template, id=TemplateId(0), hash_id="", created_at=0.0)
+    content = {name: value for name, value in asdict(template).items() if name not in NO_CONTENT}
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:32]
 
 

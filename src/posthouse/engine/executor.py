@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from posthouse.domain.account import AccountId
 from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.lifecycle import Command
@@ -42,7 +43,7 @@ class Executor:
     report_url: Callable[[int], str]
     """What a worker is given as REPORT_ADDR."""
     worker_token: Callable[[int], str]
-    secrets: Callable[[], Mapping[str, str]]
+    secrets: Callable[[AccountId], Mapping[str, str]]
     """What every new instance finds in its environment, unless its template says otherwise. Raises: Refused."""
     root_pem: str
     """The root of the server's certificate, which workers must trust to report; empty where every machine does."""
@@ -151,7 +152,7 @@ class Executor:
         if template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
         env, ports = parse_env(template.env)
-        env = {**self.secrets(), **env}
+        env = {**self.secrets(template.account_id), **env}
         root = {"POSTHOUSE_ROOT": b64encode(self.root_pem.encode()).decode()} if self.root_pem else {}
         return InstanceSpec(
             label=worker.label,

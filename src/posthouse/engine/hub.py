@@ -2,23 +2,23 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Decision, Memory
 from posthouse.domain.template import Template, TemplateId
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.worker_ids import WorkerIds
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Clock, JournalEntry, Provider, Store
 from posthouse.recording.segment import Segment
 
-ID_DIGITS = 15
-"""Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
 UNWRITTEN_KEPT = 100
 """Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
 SEGMENTS_KEPT = 12
@@ -76,35 +76,33 @@ class Hub:
     """The name of this installation; part of every label."""
     stabilization_s: float
     """No scale-down for this long after a start."""
-    last_worker_id: int = 0
-    """The highest that was ever given, as far as is known."""
+    epoch: int = 1
+    """Of this server's start: commits of an earlier one are refused."""
     endpoints: dict[EndpointId, ManagedEndpoint] = field(default_factory=dict)
-    ids_by_name: dict[str, EndpointId] = field(default_factory=dict)
+    ids_by_name: dict[tuple[AccountId, str], EndpointId] = field(default_factory=dict)
+    """By owner and name."""
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
     """Changed by `put_group` and `drop_group` alone."""
     templates: dict[TemplateId, Template] = field(default_factory=dict)
-    secrets: dict[str, str] = field(default_factory=dict)
-    """Sealed values by name."""
+    accounts: dict[AccountId, Account] = field(default_factory=dict)
+    secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
+    """Sealed values by owner and name."""
     offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
+    worker_ids: WorkerIds = field(init=False)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
 
-    @property
-    def worker_ids(self) -> Iterator[WorkerId]:
-        """Ids that no worker ever had."""
-        while True:
-            self.last_worker_id += 1
-            yield WorkerId(self.last_worker_id)
+    def __post_init__(self) -> None:
+        self.worker_ids = WorkerIds(lambda count, above: self.store.take_worker_ids(count, above))
 
     def note_label(self, label: str) -> None:
         """Takes in the label of an instance: a store from a backup may not know ids that were given since."""
-        worker_id = label.removeprefix(self.label_prefix)
-        if worker_id != label and worker_id.isascii() and worker_id.isdecimal() and len(worker_id) <= ID_DIGITS:
-            self.last_worker_id = max(self.last_worker_id, int(worker_id))
+        if label.startswith(self.label_prefix):
+            self.worker_ids.note(label.removeprefix(self.label_prefix))
 
     @property
     def label_prefix(self) -> str:
@@ -113,50 +111,50 @@ class Hub:
 
     async def load(self) -> None:
         """Reads everything from the store, once, at the start."""
-        self.last_worker_id = await self.store.last_worker_id()
+        self.accounts = {a.id: a for a in await self.store.accounts()}
         self.templates = {t.id: t for t in await self.store.templates()}
         for group in await self.store.workergroups():
             self.put_group(group)
-        self.secrets = {**await self.store.secrets()}
+        self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
         endpoints = {e.id: e for e in await self.store.endpoints()}
         for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
-            record = await self.store.fleet(endpoint_id)
+            record = await self.store.open_fleet(endpoint_id, self.epoch)
             endpoint = endpoints.get(endpoint_id)
-            fleet = Fleet(
-                endpoint or _deleted(endpoint_id),
-                self.clock.now(),
-                record.workers,
-                self.stabilization_s,
-                record.spent_usd,
-            )
+            known = endpoint or _deleted(endpoint_id, record.account_id)
+            fleet = Fleet(known, self.clock.now(), record.workers, self.stabilization_s, record.spent_usd)
             self.endpoints[endpoint_id] = ManagedEndpoint(fleet, record.version, leaving=endpoint is None)
             if endpoint is not None:
-                self.ids_by_name[endpoint.name] = endpoint_id
+                self.ids_by_name[endpoint.account_id, endpoint.name] = endpoint_id
             for worker in list(fleet.workers.values()):
                 if worker.group_id not in self.workergroups:  # deleted, and the crash came before its workers went
                     fleet.set_goal(worker.id, Goal.GONE)
 
-    def named(self, name: str) -> ManagedEndpoint | None:
-        """The endpoint with this name, None if there is no such endpoint."""
-        endpoint_id = self.ids_by_name.get(name)
+    def named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> ManagedEndpoint | None:
+        """The account's endpoint with this name, None if there is no such endpoint."""
+        endpoint_id = self.ids_by_name.get((account_id, name))
         return None if endpoint_id is None else self.endpoints[endpoint_id]
 
-    def fleet_named(self, name: str) -> Fleet | None:
+    def fleet_named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> Fleet | None:
         """Its fleet."""
-        managed = self.named(name)
+        managed = self.named(name, account_id)
         return None if managed is None else managed.fleet
 
-    def managed(self, endpoint_id: int) -> ManagedEndpoint:
-        """Raises: NotFound for an endpoint that does not exist or is being deleted."""
+    def managed(self, endpoint_id: int, sees: AccountId | None = None) -> ManagedEndpoint:
+        """Raises: NotFound for one that does not exist, is being deleted, or is of another account than `sees`."""
         managed = self.endpoints.get(EndpointId(endpoint_id))
-        if managed is None or managed.leaving:
+        if managed is None or managed.leaving or sees not in (None, managed.fleet.endpoint.account_id):
             raise NotFound(f"endpoint {endpoint_id} does not exist")
         return managed
 
-    def key_version(self, endpoint_id: int) -> int | None:
-        """The present version of the endpoint's key; None if there is no such endpoint."""
+    def account_name(self, account_id: AccountId) -> str:
+        """The account's name, for people."""
+        account = self.accounts.get(account_id)
+        return account.name if account is not None else DEFAULT_ACCOUNT_NAME
+
+    def endpoint(self, endpoint_id: int) -> Endpoint | None:
+        """The endpoint as it is now; None if it does not exist or is being deleted."""
         managed = self.endpoints.get(EndpointId(endpoint_id))
-        return None if managed is None or managed.leaving else managed.fleet.endpoint.key_version
+        return None if managed is None or managed.leaving else managed.fleet.endpoint
 
     def home_of(self, worker_id: int) -> ManagedEndpoint | None:
         """The endpoint that has the worker, None if none has."""
@@ -201,6 +199,6 @@ class Hub:
         return self.providers.get(worker.provider)
 
 
-def _deleted(endpoint_id: EndpointId) -> Endpoint:
+def _deleted(endpoint_id: EndpointId, account_id: AccountId) -> Endpoint:
     """Stands for an endpoint that was deleted while workers of it were left: nothing is wanted of it any more."""
-    return Endpoint(endpoint_id, name="", state=EndpointState.STOPPED)
+    return Endpoint(endpoint_id, name="", state=EndpointState.STOPPED, account_id=account_id)

@@ -91,6 +91,8 @@ class Loop:
                 fleet.set_goal(worker_id, Goal.GONE)
             actions = fleet.due(now)
         elif self._seen(managed):
+            await self.hub.worker_ids.reserve(fleet.endpoint.scaling.max_workers - len(fleet.workers))
+            now = self.hub.clock.now()
             decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), managed.memory)
             managed.decision, managed.memory = decision, decision.memory
             actions = fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
@@ -116,7 +118,9 @@ class Loop:
         if not rows and entry is None:
             return
         try:
-            managed.version = await self.hub.store.commit(managed.fleet.endpoint.id, managed.version, rows, entry)
+            managed.version = await self.hub.store.commit(
+                managed.fleet.endpoint.id, managed.version, self.hub.epoch, rows, entry
+            )
         except BaseException:
             managed.fleet.give_back(rows)
             raise

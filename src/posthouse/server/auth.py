@@ -17,6 +17,8 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
 from posthouse.wire.grant import grant_key
@@ -58,9 +60,20 @@ class Principal:
 
     scope: Scope
     endpoint_id: int | None
-    """The one endpoint that its key is for; None for an account key, which is for all."""
+    """The one endpoint that its key is for; None for an account key, which is for all of the account's."""
     key_id: str
     """Safe to log."""
+    account_id: AccountId = DEFAULT_ACCOUNT
+    """Whose key it is. Names in a request are names of this account."""
+
+    @property
+    def sees(self) -> AccountId | None:
+        """The account whose things it may see and change; None: every account's, for the installation's own admins."""
+        return None if self.account_id == DEFAULT_ACCOUNT and self.scope is Scope.ADMIN else self.account_id
+
+    def may_see(self, account_id: AccountId) -> bool:
+        """Whether it may see and change what this account has."""
+        return self.sees in (None, account_id)
 
 
 _NOBODY: tuple[str, Principal | None, int] = ("", None, 0)
@@ -70,18 +83,25 @@ class Keyring:
     """Every key of the installation, in memory."""
 
     def __init__(
-        self, secret: bytes, records: Iterable[KeyRecord], endpoint_version: Callable[[int], int | None]
+        self, secret: bytes, records: Iterable[KeyRecord], endpoint_by_id: Callable[[int], Endpoint | None]
     ) -> None:
-        """`endpoint_version`: the present key version of an endpoint, None if there is no such endpoint."""
+        """`endpoint_by_id`: an endpoint as it is now, None if there is no such endpoint."""
         self._secret = secret
         self._fernet = Fernet(base64.urlsafe_b64encode(self._mac("secrets")))
-        self._endpoint_version = endpoint_version
+        self._endpoint_by_id = endpoint_by_id
         self._records: dict[str, KeyRecord] = {}
         self._principals: dict[str, Principal] = {}
         self._proven: dict[int, tuple[str, Principal | None, int]] = {}
         """Keys that were found good, by their hash: the key itself, whose it is, and an endpoint key's version."""
         self._used_at: dict[str, float] = {}
         """Last uses that no record has yet."""
+        self.replace(records)
+
+    def replace(self, records: Iterable[KeyRecord]) -> None:
+        """Takes in every record that there is, and forgets the others. Raises: BadRequest for an unknown scope."""
+        self._records.clear()
+        self._principals.clear()
+        self._proven.clear()
         for record in records:
             self.put(record)
 
@@ -89,17 +109,28 @@ class Keyring:
         """Every account key, with its last use."""
         return [self._latest(key_id) for key_id in self._records]
 
-    def mint(self, name: str, scope: Scope, now: float) -> tuple[KeyRecord, str]:
+    def record(self, key_id: str) -> KeyRecord:
+        """The key with this id, with its last use. Raises: KeyError."""
+        return self._latest(key_id)
+
+    def revoke(self, key_id: str, now: float) -> None:
+        """Refuses the key from now on."""
+        self.put(replace(self._latest(key_id), revoked_at=now))
+
+    def mint(
+        self, name: str, scope: Scope, now: float, account_id: AccountId = DEFAULT_ACCOUNT
+    ) -> tuple[KeyRecord, str]:
         """A new account key's record, and the key itself. It is good once the record has been stored and `put`."""
         key_id = secrets.token_hex(4)
         while key_id in self._records:
             key_id = secrets.token_hex(4)
         key = f"ph_{key_id}_{secrets.token_urlsafe(32)}"
-        return KeyRecord(key_id, name, scope.name.lower(), self._mac(key).hex(), now), key
+        digest = self._mac(key).hex()
+        return KeyRecord(key_id, name, scope.name.lower(), digest, now, account_id=account_id), key
 
     def put(self, record: KeyRecord) -> None:
         """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
-        self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id)
+        self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id, record.account_id)
         self._proven.clear()
         self._records[record.id] = record
 
@@ -109,12 +140,16 @@ class Keyring:
         if principal is not None and hmac.compare_digest(text, key):
             if principal.endpoint_id is None:
                 self._used_at[principal.key_id] = now
-            elif self._endpoint_version(principal.endpoint_id) != version:
+            elif not self._is_current(principal.endpoint_id, version):
                 return None
             return principal
         if len(self._proven) >= MAX_PROVEN:
             self._proven.clear()
         return self._prove(key, now)
+
+    def _is_current(self, endpoint_id: int, version: int) -> bool:
+        endpoint = self._endpoint_by_id(endpoint_id)
+        return endpoint is not None and endpoint.key_version == version
 
     def knows(self, key: str) -> bool:
         """True if the key was found good lately."""
@@ -136,16 +171,17 @@ class Keyring:
             endpoint_id, version = int(match[1]), int(match[2])
             if not hmac.compare_digest(self.endpoint_key(endpoint_id, version), key):
                 return None
-            if self._endpoint_version(endpoint_id) != version:
+            endpoint = self._endpoint_by_id(endpoint_id)
+            if endpoint is None or endpoint.key_version != version:
                 return None
-            principal = Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}")
+            principal = Principal(Scope.ROUTE, endpoint_id, f"phe_{endpoint_id}_{version}", endpoint.account_id)
             self._proven[hash(key)] = key, principal, version
             return principal
         return None
 
     def dirty(self) -> list[KeyRecord]:
         """The records used since the last call, for somebody to store at leisure."""
-        used = [self._latest(key_id) for key_id in self._used_at]
+        used = [self._latest(key_id) for key_id in self._used_at if key_id in self._records]
         self._records.update((record.id, record) for record in used)
         self._used_at.clear()
         return used

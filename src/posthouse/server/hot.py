@@ -181,7 +181,7 @@ class Hot:
                 deliver(200, _put_off(route.checked(ask), "too many wrong keys"))
                 return None
             ask = route.checked(ask)
-            managed = self.hub.named(ask.endpoint)
+            managed = self.hub.named(ask.endpoint, principal.account_id)
             if managed is None:
                 raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
             if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:

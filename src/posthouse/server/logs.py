@@ -7,7 +7,8 @@ from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.logs import logs
 from posthouse.fleet.history import Level
-from posthouse.server.gate import Ask
+from posthouse.server.auth import Principal
+from posthouse.server.gate import Ask, Caller
 from posthouse.wire.numbers import integer
 
 LONGEST = 2**53
@@ -17,30 +18,31 @@ LONGEST = 2**53
 def add_log_routes(app: FastAPI, catalog: Catalog) -> None:
     hub = catalog.hub
 
-    def named(ask: Ask) -> ManagedEndpoint:
+    def named(ask: Ask, caller: Principal) -> ManagedEndpoint:
         """The endpoint with this `id`, or with the name `endpoint`. Raises: BadRequest, NotFound."""
         if ask.get("id") is not None:
-            return hub.managed(integer(ask["id"], "id", 1))
+            return hub.managed(integer(ask["id"], "id", 1), caller.sees)
         name = ask.get("endpoint")
         if not isinstance(name, str):
             raise BadRequest("id or endpoint: one of them is required, the id or the name of an endpoint")
-        if name not in hub.ids_by_name:
+        endpoint_id = hub.ids_by_name.get((caller.account_id, name))
+        if endpoint_id is None:
             raise NotFound(f"there is no endpoint {name[:255]!r}")
-        return hub.managed(hub.ids_by_name[name])
+        return hub.managed(endpoint_id)
 
     @app.post("/get_endpoint_logs")
-    async def show_endpoint_logs(ask: Ask) -> dict[str, str]:
+    async def show_endpoint_logs(ask: Ask, caller: Caller) -> dict[str, str]:
         """What happened to the endpoint `id`, or `endpoint` by its name: a text for each level.
 
         Each of `info0`, `info1`, `trace` and `debug` has the lines of the ones before it; `logs` is `info1`. `tail`:
         the last lines of each; below 0, or none given, is all. One that was meant as bytes is more lines than asked.
         """
-        return _reply(await logs(hub, named(ask), _tail(ask)))
+        return _reply(await logs(hub, named(ask, caller), _tail(ask)))
 
-    async def show_group_logs(ask: Ask) -> dict[str, str]:
+    async def show_group_logs(ask: Ask, caller: Caller) -> dict[str, str]:
         """What happened to the workers of the workergroup `id`, and the decisions about its endpoint: as for those."""
         group = catalog.workergroup(integer(ask.get("id"), "id", 1))
-        return _reply(await logs(hub, hub.managed(group.endpoint_id), _tail(ask), group.id))
+        return _reply(await logs(hub, hub.managed(group.endpoint_id, caller.sees), _tail(ask), group.id))
 
     app.post("/get_autogroup_logs")(show_group_logs)
     app.post("/get_workergroup_logs")(show_group_logs)

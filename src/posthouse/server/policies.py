@@ -62,6 +62,8 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/keys"): Scope.ADMIN,
     ("POST", "/v1/keys"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{key_id}"): Scope.ADMIN,
+    ("GET", "/v1/accounts"): Scope.ADMIN,
+    ("POST", "/v1/accounts"): Scope.ADMIN,
 }
 """By method and path. The least scope of the key that a caller must show. An endpoint's own key has the scope ROUTE:
 what is open to it must also ask `gate.check_endpoint`, so that it reaches no other endpoint."""

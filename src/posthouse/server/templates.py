@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.template import Template
 from posthouse.engine.catalog import Catalog
-from posthouse.server.endpoints import ACCOUNT_ID
 from posthouse.server.gate import Ask
 from posthouse.wire.search import matches, parse_search
 
-_WIRE_NAMES = {"disk_gb": "recommended_disk_space"}
+_WIRE_NAMES = {"disk_gb": "recommended_disk_space", "account_id": "creator_id"}
+_OURS = {"revision"}
 
-FIELDS = (*(_WIRE_NAMES.get(f.name, f.name) for f in fields(Template)), "creator_id")
+FIELDS = tuple(_WIRE_NAMES.get(f.name, f.name) for f in fields(Template) if f.name not in _OURS)
 """What a template shows."""
 
 
@@ -53,5 +53,5 @@ def add_template_routes(app: FastAPI, catalog: Catalog) -> None:
 
 def _row(template: Template) -> dict[str, Any]:
     """A template in the protocol's words. Its filters are JSON as text: the peer that reads them expects no other."""
-    row = {_WIRE_NAMES.get(n, n): value for n, value in asdict(template).items()}
-    return row | {"extra_filters": msgspec.json.encode(template.extra_filters).decode(), "creator_id": ACCOUNT_ID}
+    row = {_WIRE_NAMES.get(n, n): value for n, value in asdict(template).items() if n not in _OURS}
+    return row | {"extra_filters": msgspec.json.encode(template.extra_filters).decode()}

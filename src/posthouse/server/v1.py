@@ -2,23 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from posthouse import __version__
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import BadRequest, Busy, NotFound
+from posthouse.domain.errors import Busy, NotFound
 from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
 from posthouse.engine.recorder import traffic
 from posthouse.fleet.fleet import Fleet
-from posthouse.ports import KeyRecord
-from posthouse.server.auth import Keyring, Scope
+from posthouse.server.auth import Keyring, Principal
+from posthouse.server.gate import Caller
 
 LOGS_WAIT_S = 20.0
 """How long a provider may take to hand over the logs of a worker."""
@@ -112,26 +111,6 @@ class Logs(BaseModel):
     text: str
 
 
-class NewKey(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(min_length=1, max_length=255)
-    scope: Literal["route", "read", "operate", "admin"]
-
-
-class KeyRow(BaseModel):
-    id: str
-    name: str
-    scope: str
-    created_at: float
-    last_used_at: float | None
-    revoked_at: float | None
-
-
-class MintedKey(KeyRow):
-    key: str = Field(description="The key itself. It is not stored and cannot be shown again.")
-
-
 def add_v1_routes(
     app: FastAPI, catalog: Catalog, keyring: Keyring, explain: Callable[[EndpointId], dict[str, Any]]
 ) -> None:
@@ -139,61 +118,66 @@ def add_v1_routes(
     born_at = hub.clock.now()
 
     @app.get("/v1/status")
-    async def show_status() -> Status:
+    async def show_status(caller: Caller) -> Status:
         """What this server is."""
         return Status(
             version=__version__,
             installation=hub.installation,
             providers=sorted(hub.providers),
             default_provider=hub.default_provider,
-            endpoints=len(hub.ids_by_name),
+            endpoints=sum(caller.may_see(owner) for owner, _ in hub.ids_by_name),
             uptime_s=hub.clock.now() - born_at,
         )
 
     # `:path`, because names may have slashes in them.
 
     @app.get("/v1/endpoints/{endpoint:path}/explain")
-    async def explain_endpoint(endpoint: str) -> dict[str, Any]:
+    async def explain_endpoint(endpoint: str, caller: Caller) -> dict[str, Any]:
         """Why the endpoint has the workers that it has: the latest decision and its reasons."""
-        return explain(_endpoint_id(hub, endpoint))
+        return explain(_endpoint_id(hub, caller, endpoint))
 
     @app.get("/v1/endpoints/{endpoint:path}/journal")
-    async def list_decisions(endpoint: str, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[JournalRow]:
+    async def list_decisions(
+        endpoint: str, caller: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 20
+    ) -> list[JournalRow]:
         """The latest decisions about the endpoint, newest first."""
-        entries = await hub.store.journal(_endpoint_id(hub, endpoint), limit)
+        entries = await hub.store.journal(_endpoint_id(hub, caller, endpoint), limit)
         return [JournalRow(at=entry.at, decision=entry.body) for entry in entries]
 
     @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=Traffic)
-    async def show_traffic(endpoint: str, last_s: Annotated[float, Query(gt=0, le=1e10)] = 1e10) -> Response:
+    async def show_traffic(
+        endpoint: str, caller: Caller, last_s: Annotated[float, Query(gt=0, le=1e10)] = 1e10
+    ) -> Response:
         """What the endpoint was asked and what became of it: all that is kept, or of the last `last_s` seconds."""
-        found = await traffic(hub, _endpoint_id(hub, endpoint), last_s)
+        found = await traffic(hub, _endpoint_id(hub, caller, endpoint), last_s)
         # Megabytes, packed: beside the event loop, and not looked through again on the way out.
         body = await asyncio.to_thread(msgspec.json.encode, found)
         return Response(body, media_type="application/json")
 
     @app.post("/v1/endpoints/{endpoint:path}/rotate-key")
-    async def rotate_endpoint_key(endpoint: str) -> EndpointKey:
+    async def rotate_endpoint_key(endpoint: str, caller: Caller) -> EndpointKey:
         """Gives the endpoint a new key. The one before is refused from now on."""
-        changed = await catalog.rotate_key(_endpoint_id(hub, endpoint))
+        changed = await catalog.rotate_key(_endpoint_id(hub, caller, endpoint))
         return EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
 
     @app.get("/v1/workers")
-    async def list_workers(endpoint: str = "") -> list[WorkerRow]:
+    async def list_workers(caller: Caller, endpoint: str = "") -> list[WorkerRow]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
-        wanted = _endpoint_id(hub, endpoint) if endpoint else None
-        fleets = [s.fleet for i, s in hub.endpoints.items() if wanted in (None, i)]
-        return [_worker_row(f, w, hub.clock.now()) for f in fleets for w in f.workers.values()]
+        wanted = _endpoint_id(hub, caller, endpoint) if endpoint else None
+        fleets = [m.fleet for i, m in hub.endpoints.items() if wanted in (None, i)]
+        seen = [f for f in fleets if caller.may_see(f.endpoint.account_id)]
+        return [_worker_row(f, w, hub.clock.now()) for f in seen for w in f.workers.values()]
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
-    async def dismiss_worker(worker_id: int) -> WorkerRow:
+    async def dismiss_worker(worker_id: int, caller: Caller) -> WorkerRow:
         """Wants the worker gone: it gets no more requests, finishes what it has, and is destroyed."""
-        catalog.dismiss_worker(worker_id)
-        return _worker_row(*catalog.worker(worker_id), hub.clock.now())
+        catalog.dismiss_worker(worker_id, caller.sees)
+        return _worker_row(*catalog.worker(worker_id, caller.sees), hub.clock.now())
 
     @app.get("/v1/workers/{worker_id}/logs")
-    async def show_logs(worker_id: int, tail: Annotated[int, Query(ge=1, le=10_000)] = 200) -> Logs:
+    async def show_logs(worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200) -> Logs:
         """The last lines that the worker printed, as its provider has them."""
-        _, worker = catalog.worker(worker_id)
+        _, worker = catalog.worker(worker_id, caller.sees)
         provider = hub.provider_of(worker)
         if provider is None:
             raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
@@ -206,49 +190,12 @@ def add_v1_routes(
             raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
         return Logs(text=text[-MAX_LOGS:])
 
-    one_at_a_time = asyncio.Lock()
 
-    @app.get("/v1/keys")
-    async def list_keys() -> list[KeyRow]:
-        """Every account key, without the keys themselves."""
-        return [_key_row(record) for record in keyring.records()]
-
-    @app.post("/v1/keys", status_code=201)
-    async def create_key(new: NewKey) -> MintedKey:
-        """Makes an account key. It is in this answer and nowhere else."""
-        async with one_at_a_time:
-            if len(keyring.records()) >= catalog.limits.keys:
-                raise BadRequest(f"there are {catalog.limits.keys} keys, revoked ones included: the server's limit")
-            if not new.name.isprintable():
-                raise BadRequest("name: must have printable characters only")
-            record, key = keyring.mint(new.name, Scope.named(new.scope), hub.clock.now())
-            await hub.store.add_key(record)
-            keyring.put(record)
-        return MintedKey(**_key_row(record).model_dump(), key=key)
-
-    @app.delete("/v1/keys/{key_id}")
-    async def revoke_key(key_id: str) -> KeyRow:
-        """Revokes an account key, at once and for good."""
-        async with one_at_a_time:
-            records = {record.id: record for record in keyring.records()}
-            if key_id not in records:
-                raise NotFound(f"there is no key {key_id[:64]!r}")
-            record = records[key_id]
-            admins = [r.id for r in records.values() if r.scope == "admin" and not r.revoked_at]
-            if admins == [key_id]:
-                raise BadRequest("this is the last admin key: make another one before you revoke it")
-            if not record.revoked_at:
-                record = replace(record, revoked_at=hub.clock.now())
-                await hub.store.put_key(record)
-                keyring.put(record)
-        return _key_row(record)
-
-
-def _endpoint_id(hub: Hub, name_or_id: str) -> EndpointId:
-    """The endpoint with this name, or else with this id. Raises: NotFound."""
-    found = hub.ids_by_name.get(name_or_id)
+def _endpoint_id(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
+    """The caller's endpoint with this name, or else the one with this id that it may see. Raises: NotFound."""
+    found = hub.ids_by_name.get((caller.account_id, name_or_id))
     if found is None and name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19:
-        found = hub.managed(int(name_or_id)).fleet.endpoint.id
+        found = hub.managed(int(name_or_id), caller.sees).fleet.endpoint.id
     if found is None:
         raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
     return found
@@ -278,15 +225,4 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
         version=worker.version,
         scheme=worker.scheme,
         message=worker.message,
-    )
-
-
-def _key_row(record: KeyRecord) -> KeyRow:
-    return KeyRow(
-        id=record.id,
-        name=record.name,
-        scope=record.scope,
-        created_at=record.created_at,
-        last_used_at=record.last_used_at or None,
-        revoked_at=record.revoked_at or None,
     )

@@ -16,6 +16,7 @@ from posthouse.server.auth import Keyring
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.endpoints import add_endpoint_routes
 from posthouse.server.gate import Gate, add_error_handlers
+from posthouse.server.keys import add_key_routes
 from posthouse.server.logs import add_log_routes
 from posthouse.server.market import add_market_routes
 from posthouse.server.secrets import add_secret_routes
@@ -59,6 +60,7 @@ def web_app(
     add_secret_routes(app, catalog, keyring)
     add_market_routes(app, catalog)
     add_v1_routes(app, catalog, keyring, explain)
+    add_key_routes(app, hub, keyring, limits.keys)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
             whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"

@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -29,6 +30,25 @@ installation = Table(
     "installation",
     metadata,
     Column("name", String, primary_key=True),
+    Column("epoch", Integer, nullable=False),  # of the server that started last
+    Column("last_worker_id", Integer, nullable=False),  # the highest that any server has taken
+)
+
+# One row for each kind of thing that servers keep in memory; its revision rises with every change.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("topic", String, primary_key=True),
+    Column("revision", Integer, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # `sqlite_autoincrement`: without it SQLite gives the highest id again after its row was deleted.
@@ -36,11 +56,14 @@ endpoints = Table(
     "endpoints",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String, nullable=False, unique=True),
+    Column("account_id", Integer, ForeignKey(accounts.c.id), nullable=False),
+    Column("name", String, nullable=False),
     Column("scaling", JSON, nullable=False),
     Column("state", String, nullable=False),
     Column("key_version", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("revision", Integer, nullable=False),
+    UniqueConstraint("account_id", "name"),
     sqlite_autoincrement=True,
 )
 
@@ -48,7 +71,8 @@ templates = Table(
     "templates",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("hash_id", String, nullable=False, unique=True),
+    Column("account_id", Integer, ForeignKey(accounts.c.id), nullable=False),
+    Column("hash_id", String, nullable=False),
     Column("name", String, nullable=False),
     Column("image", String, nullable=False),
     Column("tag", String, nullable=False),
@@ -60,6 +84,8 @@ templates = Table(
     Column("readme", Text, nullable=False),
     Column("private", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("revision", Integer, nullable=False),
+    UniqueConstraint("account_id", "hash_id"),
     sqlite_autoincrement=True,
 )
 
@@ -75,6 +101,7 @@ workergroups = Table(
     Column("provider", String, nullable=False),
     Column("signature_scheme", String, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("revision", Integer, nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -82,6 +109,7 @@ keys = Table(
     "keys",
     metadata,
     Column("id", String, primary_key=True),
+    Column("account_id", Integer, ForeignKey(accounts.c.id), nullable=False),
     Column("name", String, nullable=False),
     Column("scope", String, nullable=False),
     Column("digest", String, nullable=False),
@@ -93,6 +121,7 @@ keys = Table(
 secrets = Table(
     "secrets",
     metadata,
+    Column("account_id", Integer, ForeignKey(accounts.c.id), primary_key=True),
     Column("name", String, primary_key=True),
     Column("sealed", Text, nullable=False),
 )
@@ -102,9 +131,10 @@ fleets = Table(
     "fleets",
     metadata,
     Column("endpoint_id", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, nullable=False),  # who pays, after the endpoint was deleted too
+    Column("epoch", Integer, nullable=False),  # of the lease under which it was opened last
     Column("version", Integer, nullable=False),
-    Column("last_worker_id", Integer, nullable=False),  # the workers' own rows are trimmed
-    Column("spent_usd", Double, nullable=False),  # by destroyed workers, for the same reason
+    Column("spent_usd", Double, nullable=False),  # by destroyed workers, whose own rows are trimmed
 )
 
 workers = Table(
@@ -113,7 +143,7 @@ workers = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("endpoint_id", Integer, nullable=False),
     Column("group_id", Integer, nullable=False),
-    Column("label", String, nullable=False),
+    Column("label", String, nullable=False, index=True),
     Column("provider", String, nullable=False),
     Column("offer_id", String, nullable=False),
     Column("machine", String, nullable=False),
@@ -137,7 +167,7 @@ workers = Table(
     Column("load_s", Double, nullable=False),
     Column("spent_usd", Double, nullable=False),
     Column("message", Text, nullable=False),
-    Column("outdated_at", Double, nullable=False, server_default="0"),
+    Column("outdated_at", Double, nullable=False),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 
@@ -164,6 +194,6 @@ segments = Table(
     Column("asked", LargeBinary, nullable=False),
     Column("waited", LargeBinary, nullable=False),
     Column("figures", JSON, nullable=False),
-    Index("ix_reels_endpoint_id_id", "endpoint_id", "id"),
+    Index("ix_segments_endpoint_id_id", "endpoint_id", "id"),
     sqlite_autoincrement=True,
 )

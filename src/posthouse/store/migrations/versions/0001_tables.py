@@ -1,31 +1,60 @@
-"""The first tables."""
+"""The tables of the first release."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001_first"
+revision = "0001_tables"
 down_revision = None
+
+TOPICS = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets")
 
 
 def upgrade() -> None:
     op.create_table(
         "installation",
         sa.Column("name", sa.String, primary_key=True),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("last_worker_id", sa.Integer, nullable=False),
     )
+    revisions = op.create_table(
+        "revisions",
+        sa.Column("topic", sa.String, primary_key=True),
+        sa.Column("revision", sa.Integer, nullable=False),
+    )
+    op.bulk_insert(revisions, [{"topic": topic, "revision": 0} for topic in TOPICS])
+    _catalogue()
+    _keys()
+    _fleets()
+    _segments()
+
+
+def _catalogue() -> None:
+    accounts = op.create_table(
+        "accounts",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String, nullable=False, unique=True),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.bulk_insert(accounts, [{"id": 1, "name": "default", "created_at": 0.0}])
     op.create_table(
         "endpoints",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("name", sa.String, nullable=False, unique=True),
+        sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), nullable=False),
+        sa.Column("name", sa.String, nullable=False),
         sa.Column("scaling", sa.JSON, nullable=False),
         sa.Column("state", sa.String, nullable=False),
         sa.Column("key_version", sa.Integer, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False),
+        sa.UniqueConstraint("account_id", "name"),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "templates",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("hash_id", sa.String, nullable=False, unique=True),
+        sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), nullable=False),
+        sa.Column("hash_id", sa.String, nullable=False),
         sa.Column("name", sa.String, nullable=False),
         sa.Column("image", sa.String, nullable=False),
         sa.Column("tag", sa.String, nullable=False),
@@ -37,6 +66,8 @@ def upgrade() -> None:
         sa.Column("readme", sa.Text, nullable=False),
         sa.Column("private", sa.Boolean, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False),
+        sa.UniqueConstraint("account_id", "hash_id"),
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -52,11 +83,16 @@ def upgrade() -> None:
         sa.Column("provider", sa.String, nullable=False),
         sa.Column("signature_scheme", sa.String, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False),
         sqlite_autoincrement=True,
     )
+
+
+def _keys() -> None:
     op.create_table(
         "keys",
         sa.Column("id", sa.String, primary_key=True),
+        sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), nullable=False),
         sa.Column("name", sa.String, nullable=False),
         sa.Column("scope", sa.String, nullable=False),
         sa.Column("digest", sa.String, nullable=False),
@@ -65,10 +101,20 @@ def upgrade() -> None:
         sa.Column("revoked_at", sa.Double, nullable=False),
     )
     op.create_table(
+        "secrets",
+        sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), primary_key=True),
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("sealed", sa.Text, nullable=False),
+    )
+
+
+def _fleets() -> None:
+    op.create_table(
         "fleets",
         sa.Column("endpoint_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("account_id", sa.Integer, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("last_worker_id", sa.Integer, nullable=False),
         sa.Column("spent_usd", sa.Double, nullable=False),
     )
     op.create_table(
@@ -76,7 +122,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("endpoint_id", sa.Integer, nullable=False),
         sa.Column("group_id", sa.Integer, nullable=False),
-        sa.Column("label", sa.String, nullable=False),
+        sa.Column("label", sa.String, nullable=False, index=True),
         sa.Column("provider", sa.String, nullable=False),
         sa.Column("offer_id", sa.String, nullable=False),
         sa.Column("machine", sa.String, nullable=False),
@@ -100,7 +146,9 @@ def upgrade() -> None:
         sa.Column("load_s", sa.Double, nullable=False),
         sa.Column("spent_usd", sa.Double, nullable=False),
         sa.Column("message", sa.Text, nullable=False),
+        sa.Column("outdated_at", sa.Double, nullable=False),
     )
+    op.create_index("ix_workers_endpoint_id_state", "workers", ["endpoint_id", "state"])
     op.create_table(
         "journal",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -109,5 +157,21 @@ def upgrade() -> None:
         sa.Column("body", sa.JSON, nullable=False),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_workers_endpoint_id_state", "workers", ["endpoint_id", "state"])
     op.create_index("ix_journal_endpoint_id_id", "journal", ["endpoint_id", "id"])
+
+
+def _segments() -> None:
+    op.create_table(
+        "segments",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("endpoint_id", sa.Integer, nullable=False),
+        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
+        sa.Column("until", sa.Double, nullable=False),
+        sa.Column("requests", sa.Integer, nullable=False),
+        sa.Column("asked", sa.LargeBinary, nullable=False),
+        sa.Column("waited", sa.LargeBinary, nullable=False),
+        sa.Column("figures", sa.JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_segments_endpoint_id_id", "segments", ["endpoint_id", "id"])

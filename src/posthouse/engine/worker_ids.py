@@ -1,0 +1,54 @@
+"""Ids for workers that no two servers give: taken from the store in blocks, before they are needed."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from posthouse.domain.worker import WorkerId
+
+ID_DIGITS = 15
+"""Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
+
+
+@dataclass(slots=True)
+class WorkerIds:
+    """An iterator over ids that no worker ever had. It never waits: `reserve` does."""
+
+    take: Callable[[int, int], Awaitable[WorkerId]]
+    """The store's `take_worker_ids`."""
+    _next: int = 1
+    _end: int = 1
+    """The first id beyond the block that is at hand."""
+    _highest_seen: int = 0
+    """Of labels that exist at providers."""
+
+    async def reserve(self, count: int) -> None:
+        """Sees to it that `count` ids in a row are at hand."""
+        missing = count - (self._end - self._next)
+        if missing <= 0:
+            return
+        first = await self.take(missing, self._highest_seen)
+        if first != self._end:  # another server took some in between: a new block
+            self._next = first
+            self._end = first + missing
+            await self.reserve(count)
+        else:
+            self._end += missing
+
+    def note(self, worker_id: str) -> None:
+        """Takes in an id that an instance carries, as text. Only greater ones are given from now on.
+
+        A store from a backup may not know it, nor those that were given before it.
+        """
+        if not (worker_id.isascii() and worker_id.isdecimal() and len(worker_id) <= ID_DIGITS):
+            return
+        self._highest_seen = max(self._highest_seen, int(worker_id))
+        self._next = max(self._next, min(int(worker_id) + 1, self._end))
+
+    def __iter__(self) -> "WorkerIds":
+        return self
+
+    def __next__(self) -> WorkerId:
+        if self._next >= self._end:
+            raise RuntimeError("no worker id was reserved")
+        self._next += 1
+        return WorkerId(self._next - 1)

@@ -1,0 +1,88 @@
+"""Endpoints, workergroups and templates in the database."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.errors import BadRequest
+from posthouse.domain.lifecycle import State
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.store.database import Database, note_change
+from posthouse.store.schema import endpoints, journal, segments, templates, workergroups, workers
+
+
+class SqlCatalogue(Database):
+    """The `Catalogue` port."""
+
+    async def endpoints(self) -> Sequence[Endpoint]:
+        return await self._all(select(endpoints).order_by(endpoints.c.id), _endpoint)
+
+    async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        return replace(endpoint, id=EndpointId(await self._add(endpoints, _endpoint_row(endpoint))))
+
+    async def put_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        await self._put(endpoints, _endpoint_row(endpoint))
+        return replace(endpoint, revision=endpoint.revision + 1)
+
+    async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
+        async with self._transaction() as db:
+            await _sweep(db)
+            await note_change(db, workergroups)
+        await self._drop(endpoints, endpoint_id)
+
+    async def workergroups(self) -> Sequence[Workergroup]:
+        return await self._all(
+            select(workergroups).order_by(workergroups.c.id), lambda row: Workergroup(**row._mapping)
+        )
+
+    async def add_workergroup(self, group: Workergroup) -> Workergroup:
+        return replace(group, id=WorkergroupId(await self._add(workergroups, asdict(group))))
+
+    async def put_workergroup(self, group: Workergroup) -> Workergroup:
+        await self._put(workergroups, asdict(group))
+        return replace(group, revision=group.revision + 1)
+
+    async def drop_workergroup(self, group_id: WorkergroupId) -> None:
+        await self._drop(workergroups, group_id)
+
+    async def templates(self) -> Sequence[Template]:
+        return await self._all(select(templates).order_by(templates.c.id), lambda row: Template(**row._mapping))
+
+    async def add_template(self, template: Template) -> Template:
+        return replace(template, id=TemplateId(await self._add(templates, asdict(template))))
+
+    async def put_template(self, template: Template) -> Template:
+        await self._put(templates, asdict(template))
+        return replace(template, revision=template.revision + 1)
+
+    async def drop_template(self, template_id: TemplateId) -> None:
+        """Removes a template. Raises: BadRequest while a workergroup uses it."""
+        try:
+            await self._drop(templates, template_id)
+        except IntegrityError as error:
+            raise BadRequest(f"template_id {template_id} is used by a workergroup: remove that first") from error
+
+
+async def _sweep(db: AsyncConnection) -> None:
+    """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive."""
+    alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
+    for table in (journal, segments, workers):
+        endpoint_id = table.c.endpoint_id
+        await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
+
+
+def _endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
+    return asdict(endpoint) | {"state": endpoint.state.value}
+
+
+def _endpoint(row: Row[Any]) -> Endpoint:
+    values = dict(row._mapping)
+    return Endpoint(
+        **values | {"scaling": Scaling(**values["scaling"]), "state": EndpointState(values["state"])},
+    )

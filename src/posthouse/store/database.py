@@ -1,0 +1,124 @@
+"""A SQL database in transactions, and what the tables have in common."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, Select, Table, delete, insert, select, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from posthouse.domain.errors import BadRequest, NotFound, StaleVersion, Unavailable
+from posthouse.store.schema import revisions
+
+RETRY_S = 5.0
+"""When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
+
+T = TypeVar("T")
+
+UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys": "id"}
+"""The field of each table that no two rows of one owner share."""
+
+
+class Database:
+    """One database. Every call of its subclasses is one transaction."""
+
+    def __init__(self, engine: AsyncEngine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self._file = _identity(path)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, all or nothing. Raises: Unavailable where the database fails, and not the caller."""
+        try:
+            async with self._engine.begin() as db:
+                # A file that was removed could be written to for as long as it is open, and everything would be lost.
+                if _identity(self._path) != self._file:
+                    raise Unavailable(f"{self._path} is not the file that was opened: put it back", RETRY_S)
+                yield db
+        except (IntegrityError, ProgrammingError, DataError):
+            raise
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            why = getattr(error, "orig", None) or error
+            raise Unavailable(f"the database cannot be used now, so nothing was changed: {why}", RETRY_S) from error
+
+    async def _all(self, query: Select[Any], build: Callable[[Row[Any]], T]) -> list[T]:
+        async with self._transaction() as db:
+            return [build(row) for row in await db.execute(query)]
+
+    async def _add(self, table: Table, row: dict[str, Any]) -> Any:
+        """Inserts a row and returns its id, which the database chooses where it is 0."""
+        if row["id"] == 0:
+            row = {column: value for column, value in row.items() if column != "id"}
+        try:
+            async with self._transaction() as db:
+                inserted = (await db.execute(insert(table).values(row))).inserted_primary_key
+                await note_change(db, table)
+        except IntegrityError as error:
+            raise _refusal(error, table, row) from error
+        assert inserted is not None
+        return inserted[0]
+
+    async def _put(self, table: Table, row: dict[str, Any]) -> None:
+        """Replaces a row that has the revision of `row`, and raises that by one. Raises: NotFound, StaleVersion."""
+        of_it, revision = table.c.id == row["id"], row["revision"]
+        try:
+            async with self._transaction() as db:
+                if (found := await db.scalar(select(table.c.revision).where(of_it))) is None:
+                    raise missing(table, row["id"])
+                if found != revision:
+                    raise StaleVersion(f"{_one_of(table)} {row['id']} has been changed meanwhile: try again")
+                await db.execute(update(table).where(of_it).values({**row, "revision": revision + 1}))
+                await note_change(db, table)
+        except IntegrityError as error:
+            raise _refusal(error, table, row) from error
+
+    async def _drop(self, table: Table, *keys: object) -> None:
+        """Deletes the row with this primary key. Raises: NotFound."""
+        of_it = [column == key for column, key in zip(table.primary_key, keys, strict=True)]
+        async with self._transaction() as db:
+            result = await db.execute(delete(table).where(*of_it))
+            await note_change(db, table)
+        if result.rowcount == 0:
+            raise missing(table, keys[-1])
+
+
+async def note_change(db: AsyncConnection, table: Table) -> None:
+    """Raises the revision by which servers see that what they keep in memory of the table is old."""
+    topic = revisions.c.topic == table.name
+    await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from every other; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _one_of(table: Table) -> str:
+    return table.name.removesuffix("s")
+
+
+def missing(table: Table, row_id: object) -> NotFound:
+    return NotFound(f"there is no {_one_of(table)} {row_id}")
+
+
+def _refusal(error: IntegrityError, table: Table, row: Mapping[str, Any]) -> Exception:
+    """What the caller must be told when a constraint refuses its row; the error itself where that is our own bug."""
+    problem = str(error.orig).lower()
+    if "unique" in problem:
+        field = UNIQUE[table.name]
+        return BadRequest(f"{field} {row[field]!r} is taken: choose another")
+    if "foreign key" in problem:
+        named = [f"{column.name} {row[column.name]}" for column in table.columns if column.foreign_keys]
+        return NotFound(f"there is no {' or no '.join(named)}")
+    return error

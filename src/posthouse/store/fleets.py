@@ -1,0 +1,196 @@
+"""Fleets, their workers and the journal in the database."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import StaleVersion
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.offer import Price
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.ports import FleetRecord, JournalEntry
+from posthouse.store.database import Database
+from posthouse.store.schema import endpoints, fleets, installation, journal, workers
+
+JOURNAL_KEEP = 5000
+"""Entries kept per endpoint: over an hour of decisions at one a second."""
+DESTROYED_KEEP = 200
+"""Destroyed workers kept per endpoint, for people to look at."""
+LEARN_FROM = 50
+"""Destroyed workers handed back with a fleet: enough to know what each kind of machine can do."""
+TRIM_EVERY = 100
+"""Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
+ALIVE = workers.c.state != State.DESTROYED.value
+
+
+class SqlFleets(Database):
+    """The `Fleets` port."""
+
+    def __init__(self, engine: AsyncEngine, path: Path, journal_keep: int, destroyed_keep: int) -> None:
+        super().__init__(engine, path)
+        self._journal_keep = journal_keep
+        self._destroyed_keep = destroyed_keep
+
+    async def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
+        async with self._transaction() as db:
+            version, spent_usd, account_id = await _fence(db, endpoint_id, epoch)
+            rows = await db.execute(_kept_workers(endpoint_id))
+            return FleetRecord(version, tuple(_worker(row) for row in rows), spent_usd, account_id)
+
+    async def fleet_ids(self) -> Sequence[EndpointId]:
+        alive = select(workers.c.endpoint_id).where(ALIVE)
+        return await self._all(
+            alive.distinct().order_by(workers.c.endpoint_id), lambda row: EndpointId(row.endpoint_id)
+        )
+
+    async def workers_labelled(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
+        if not labels:
+            return {}
+        query = select(workers.c.label, workers.c.endpoint_id).where(ALIVE, workers.c.label.in_(labels))
+        return dict(await self._all(query, lambda row: (str(row.label), EndpointId(row.endpoint_id))))
+
+    async def take_worker_ids(self, count: int, above: int) -> WorkerId:
+        async with self._transaction() as db:
+            last = await db.scalar(select(installation.c.last_worker_id))
+            first = max(last or 0, above) + 1
+            await db.execute(update(installation).values(last_worker_id=first + count - 1))
+            return WorkerId(first)
+
+    async def commit(
+        self,
+        endpoint_id: EndpointId,
+        expected_version: int,
+        epoch: int,
+        workers: Sequence[Worker],
+        entry: JournalEntry | None,
+    ) -> int:
+        version = expected_version + 1
+        async with self._transaction() as db:
+            await _advance(db, endpoint_id, expected_version, epoch, workers)
+            await _replace(db, endpoint_id, workers)
+            if entry is not None:
+                assert entry.endpoint_id == endpoint_id
+                await db.execute(insert(journal).values(asdict(entry)))
+            if version % TRIM_EVERY == 0:
+                await self._trim(db, endpoint_id)
+        return version
+
+    async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
+        newest = (
+            select(journal.c.endpoint_id, journal.c.at, journal.c.body)
+            .where(journal.c.endpoint_id == endpoint_id)
+            .order_by(journal.c.id.desc())
+            .limit(max(0, limit))
+        )
+        return await self._all(newest, lambda row: JournalEntry(**row._mapping))
+
+    async def latest_at(self) -> float:
+        times = (workers.c.since, workers.c.progressed_at, workers.c.outdated_at, journal.c.at)
+        async with self._transaction() as db:
+            return max([await db.scalar(select(func.max(column))) or 0.0 for column in times])
+
+    async def _trim(self, db: AsyncConnection, endpoint_id: EndpointId) -> None:
+        """Deletes the oldest of what is kept within bounds."""
+        entries = select(journal.c.id).where(journal.c.endpoint_id == endpoint_id).order_by(journal.c.id.desc())
+        await db.execute(delete(journal).where(journal.c.id.in_(entries.offset(self._journal_keep))))
+        destroyed = (
+            select(workers.c.id)
+            .where(workers.c.endpoint_id == endpoint_id, ~ALIVE)
+            .order_by(workers.c.since.desc(), workers.c.id.desc())
+        )
+        await db.execute(delete(workers).where(workers.c.id.in_(destroyed.offset(self._destroyed_keep))))
+
+
+def _kept_workers(endpoint_id: EndpointId) -> Any:
+    """The query for every worker that is alive and the latest destroyed ones that were measured."""
+    destroyed = (
+        select(workers.c.id)
+        .where(workers.c.endpoint_id == endpoint_id, ~ALIVE, workers.c.perf > 0)
+        .order_by(workers.c.since.desc(), workers.c.id.desc())
+        .limit(LEARN_FROM)
+    )
+    kept = or_(ALIVE, workers.c.id.in_(destroyed))
+    return select(workers).where(workers.c.endpoint_id == endpoint_id, kept).order_by(workers.c.id)
+
+
+async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Any:
+    """Raises a fleet's epoch; its version, spend and owner. Raises: StaleVersion if the epoch is an old one."""
+    of_it = fleets.c.endpoint_id == endpoint_id
+    found = (await db.execute(select(fleets).where(of_it))).one_or_none()
+    if found is None:
+        fresh = await _add_fleet(db, endpoint_id, epoch)
+        return fresh["version"], fresh["spent_usd"], fresh["account_id"]
+    if found.epoch > epoch:
+        raise StaleVersion(f"the fleet of endpoint {endpoint_id} was opened under a later epoch than {epoch}")
+    await db.execute(update(fleets).where(of_it).values(epoch=epoch))
+    return found.version, found.spent_usd, found.account_id
+
+
+async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[str, Any]:
+    """The row of a fleet of which nothing is known yet."""
+    owner = await db.scalar(select(endpoints.c.account_id).where(endpoints.c.id == endpoint_id))
+    account_id = AccountId(owner or DEFAULT_ACCOUNT)
+    row = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch, "version": 0, "spent_usd": 0.0}
+    await db.execute(insert(fleets).values(row))
+    return row
+
+
+async def _replace(db: AsyncConnection, endpoint_id: int, changed: Sequence[Worker]) -> None:
+    """Inserts workers, or replaces those that are there."""
+    if not changed:
+        return
+    assert all(worker.endpoint_id == endpoint_id for worker in changed)
+    await db.execute(
+        delete(workers).where(workers.c.id == bindparam("worker_id")), [{"worker_id": w.id} for w in changed]
+    )
+    await db.execute(insert(workers), [_worker_row(worker) for worker in changed])
+
+
+async def _advance(
+    db: AsyncConnection, endpoint_id: int, expected_version: int, epoch: int, changed: Sequence[Worker]
+) -> None:
+    """Raises a fleet's version by one and notes what destroyed workers spent.
+
+    A worker is committed once as DESTROYED, so its spend is added once. Raises: StaleVersion.
+    """
+    spent_usd = sum(w.spent_usd for w in changed if w.state is State.DESTROYED)
+    if expected_version == 0:
+        with suppress(IntegrityError):  # it was opened, or somebody else committed
+            await _add_fleet(db, endpoint_id, epoch)
+    result = await db.execute(
+        update(fleets)
+        .where(fleets.c.endpoint_id == endpoint_id, fleets.c.version == expected_version, fleets.c.epoch <= epoch)
+        .values(version=expected_version + 1, epoch=epoch, spent_usd=fleets.c.spent_usd + spent_usd)
+    )
+    if not result.rowcount:
+        raise StaleVersion(
+            f"the fleet of endpoint {endpoint_id} is not at version {expected_version}, or opened after epoch {epoch}"
+        )
+
+
+def _worker_row(worker: Worker) -> dict[str, Any]:
+    row = asdict(worker)
+    row |= row.pop("price")
+    return row | {"state": worker.state.value, "goal": worker.goal.value, "addresses": sorted(worker.addresses)}
+
+
+def _worker(row: Row[Any]) -> Worker:
+    values = dict(row._mapping)
+    price = Price(**{field.name: values.pop(field.name) for field in fields(Price)})
+    return Worker(
+        **values
+        | {
+            "price": price,
+            "state": State(values["state"]),
+            "goal": Goal(values["goal"]),
+            "addresses": frozenset(values["addresses"]),
+        },
+    )

@@ -1,0 +1,64 @@
+"""Accounts, keys and secrets in the database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import case, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from posthouse.domain.account import Account, AccountId
+from posthouse.ports import KeyRecord
+from posthouse.store.database import Database, missing, note_change
+from posthouse.store.schema import accounts, keys, secrets
+
+
+class SqlKeys(Database):
+    """The `Keys` port."""
+
+    async def accounts(self) -> Sequence[Account]:
+        return await self._all(select(accounts).order_by(accounts.c.id), lambda row: Account(**row._mapping))
+
+    async def add_account(self, account: Account) -> Account:
+        return replace(account, id=AccountId(await self._add(accounts, asdict(account))))
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        return await self._all(
+            select(keys).order_by(keys.c.created_at, keys.c.id), lambda row: KeyRecord(**row._mapping)
+        )
+
+    async def add_key(self, key: KeyRecord) -> None:
+        await self._add(keys, asdict(key))
+
+    async def revoke_key(self, key_id: str, revoked_at: float) -> None:
+        first = case((keys.c.revoked_at > 0, keys.c.revoked_at), else_=revoked_at)
+        async with self._transaction() as db:
+            await self._change(db, key_id, revoked_at=first)
+            await note_change(db, keys)
+
+    async def note_key_use(self, key_id: str, used_at: float) -> None:
+        latest = case((keys.c.last_used_at > used_at, keys.c.last_used_at), else_=used_at)
+        async with self._transaction() as db:
+            await self._change(db, key_id, last_used_at=latest)
+
+    async def _change(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
+        result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))
+        if not result.rowcount:
+            raise missing(keys, key_id)
+
+    async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
+        found: dict[AccountId, dict[str, str]] = {}
+        async with self._transaction() as db:
+            for row in await db.execute(select(secrets).order_by(secrets.c.name)):
+                found.setdefault(AccountId(row.account_id), {})[row.name] = row.sealed
+        return found
+
+    async def put_secret(self, account_id: AccountId, name: str, sealed: str) -> None:
+        of_it = (secrets.c.account_id == account_id, secrets.c.name == name)
+        async with self._transaction() as db:
+            await db.execute(delete(secrets).where(*of_it))
+            await db.execute(insert(secrets).values(account_id=account_id, name=name, sealed=sealed))
+            await note_change(db, secrets)
+
+    async def drop_secret(self, account_id: AccountId, name: str) -> None:
+        await self._drop(secrets, account_id, name)
