@@ -53,8 +53,8 @@ bench: .venv/.dev ## measure the hot path; results go to benchmarks/results
 evaluate: .venv/.dev ## our scaling against every rival and against the bounds; TRACES="FILE FOLDER ..."
 	$(BIN)/python -m benchmarks.evaluate $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
-drill: .venv/.dev ## list the drills; make drill NAME=crash runs one, results go to drills/results
-	$(BIN)/python -m drills$(if $(NAME),.$(NAME)) $(ARGS)
+drill: .venv/.dev ## list the drills; make drill NAME=crash runs one, results go to tests/resilience/results
+	$(BIN)/python -m tests.resilience $(NAME) $(ARGS)
 
 fuzz: .venv/.dev ## make over 100,000 calls that nobody foresaw; ends with 1 and the case where one breaks the server
 	$(BIN)/python -m tests.fuzz

@@ -80,6 +80,7 @@ class Record:
 WAITING = (
     "tests/contract/test_peers_at_home.py",
     "tests/e2e/",
+    "tests/resilience/",
     "tests/contract/test_vastai_peer.py",
     "tests/contract/test_web_peers.py",
     "tests/contract/",

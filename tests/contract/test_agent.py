@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import signal
-import sys
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,12 +17,8 @@ import pytest
 
 from posthouse.agent import Benchmark
 from posthouse.signing.rsa import RsaKey
-from tests.contract.agent_world import MTOKEN, World, free_port, listening, until
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> RsaKey:
-    return RsaKey.load_or_create(tmp_path_factory.mktemp("key") / "rsa.pem")
+from tests.kit.agent_process import agent_process
+from tests.kit.agent_world import MTOKEN, World, free_port, listening, until
 
 
 @pytest.fixture
@@ -460,41 +454,6 @@ async def test_no_secret_is_logged(world: World, caplog: pytest.LogCaptureFixtur
 
 
 # The stop.
-
-AGENT_PROGRAM = """
-import asyncio, logging, os, sys
-from posthouse.agent import AgentSettings, run
-logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-upstream, drain_s = sys.argv[1], float(sys.argv[2])
-asyncio.run(run(AgentSettings.from_environment(os.environ, upstream=upstream, perf=1000.0, drain_s=drain_s)))
-"""
-
-
-@contextlib.asynccontextmanager
-async def agent_process(world: World, drain_s: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "CONTAINER_ID": "7",
-        "MASTER_TOKEN": MTOKEN,
-        "REPORT_ADDR": world.control.url,
-        "PUBLIC_IPADDR": "127.0.0.1",
-        "WORKER_PORT": str(world.port),
-        f"VAST_TCP_PORT_{world.port}": str(world.port),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-c", AGENT_PROGRAM, world.model.url, str(drain_s)),
-        env=environment,
-        cwd=world.directory,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        await until(lambda: world.control.ready() or process.returncode is not None)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_a_stopping_worker_refuses_new_requests_and_finishes_those_that_run(world: World) -> None:

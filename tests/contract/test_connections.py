@@ -15,7 +15,7 @@ from posthouse import wiring
 from posthouse.client import AsyncClient
 from posthouse.server import protocol
 from posthouse.wiring import Running
-from tests.contract.live import live_server, until
+from tests.kit.live import live_server, until
 
 MOST = 10
 

@@ -24,8 +24,8 @@ from posthouse.fleet.fleet import Fleet
 from posthouse.providers.process import ProcessProvider
 from posthouse.store.sql import SqlStore
 from posthouse.wiring import Running
-from tests.contract.live import end_workers, live_server, states, until
-from tests.contract.test_wire import Puppet, puppets, route, two_ready
+from tests.kit.live import end_workers, live_server, states, until
+from tests.kit.puppets import Puppet, puppets, route, two_ready
 
 LOCK = """\
 import sqlite3, sys
@@ -51,12 +51,6 @@ async def server(data_dir: Path) -> AsyncIterator[Running]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-@pytest.fixture
-async def owner(server: Running) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.url, server.admin_key) as client:
-        yield client
 
 
 def fleet_of(server: Running) -> Fleet:
@@ -377,7 +371,7 @@ async def test_after_a_restart_with_the_clock_set_back_numbers_rise_and_workers_
         told = (await puppet.report("W3"))[0]
         _, old = await route(http, server, {"endpoint": "llm", "cost": 1, "request_idx": 0})
         key, at, processes = server.admin_key, server.hub.clock.now(), end_workers
-        monkeypatch.setattr("tests.contract.live.end_workers", lambda _: None)  # workers outlive the server
+        monkeypatch.setattr("tests.kit.live.end_workers", lambda _: None)  # workers outlive the server
     assert told == 200
     monkeypatch.setattr(SystemClock, "wall", lambda _: at - 7 * 3600.0)
     try:

@@ -20,8 +20,8 @@ from posthouse.fleet.fleet import Fleet
 from posthouse.signing.rsa import verifier
 from posthouse.wire import route as wire
 from posthouse.wiring import Running
-from tests.contract.live import live_server, states, until
-from tests.contract.test_wire import Puppet, puppets
+from tests.kit.live import live_server, states, until
+from tests.kit.puppets import Puppet, puppets
 
 WIRE = Path(__file__).parents[1] / "fixtures" / "wire"
 CLASSIC = {"cost", "endpoint", "reqnum", "signature", "url"}

@@ -25,10 +25,10 @@ from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.wire.status import MAX_INDEXES
 from posthouse.wiring import Running
-from tests.contract.live import live_server, until
-from tests.contract.test_wire import Puppet, puppets, route, two_ready
 from tests.fuzz.site import Case, Site, site
-from tests.unit.test_routes_have_policies import calls
+from tests.kit.live import live_server, until
+from tests.kit.puppets import Puppet, puppets, route, two_ready
+from tests.kit.routes import calls
 
 UNLIMITED = {
     "rates.routes_per_address": 0,
@@ -240,12 +240,6 @@ async def server(
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-@pytest.fixture
-async def owner(server: Running) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.url, server.admin_key) as client:
-        yield client
 
 
 async def complaint(here: Site, method: str, path: str, row: Row, key: str) -> str:

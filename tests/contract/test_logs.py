@@ -16,9 +16,9 @@ from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.fleet import Assignment, Fleet
 from posthouse.fleet.history import Level
 from posthouse.ports import JournalEntry
-from tests.contract.commandline import Commandline
-from tests.contract.live import add_endpoint, live_server, pointed, ready, states, until, worker_processes
-from tests.contract.web import Web, served, worker
+from tests.kit.commandline import Commandline
+from tests.kit.live import add_endpoint, live_server, pointed, ready, states, until, worker_processes
+from tests.kit.web import Web, served, worker
 
 LEVELS = [str(level) for level in Level]
 

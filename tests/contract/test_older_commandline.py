@@ -8,7 +8,7 @@ import pytest
 
 from posthouse.domain.endpoint import EndpointId, Scaling
 from posthouse.domain.workergroup import WorkergroupId
-from tests.contract.web import Web, served, worker
+from tests.kit.web import Web, served, worker
 
 peer = pytest.mark.peer
 

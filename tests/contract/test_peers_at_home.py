@@ -6,18 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from posthouse.signing.authority import Authority
-from tests.contract import test_sessions, test_vastai_peer
 
 NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 """With one of processes, so that a test that is ended leaves none."""
 ROOT = Path(__file__).parents[2]
-MODULES = (test_vastai_peer, test_sessions)
+MODULES = ("test_vastai_peer", "test_sessions")
 """Their tests that are marked `peer` have a server that runs, and nothing but peers and workers to ask it."""
 CERTIFIED = pytest.mark.peer("POST /api/v0/sign_cert", "W4", does="what its start script calls", recorded=True)
 
@@ -31,11 +31,11 @@ def marks(test: Callable[..., object]) -> Iterator[pytest.MarkDecorator]:
 
 def over_https() -> Iterator[Any]:
     """Every test of `MODULES` that is marked `peer`, by its path and name."""
-    for module in MODULES:
+    for module in map(import_module, (f"tests.contract.{name}" for name in MODULES)):  # to read their marks
         path = Path(str(module.__file__)).relative_to(ROOT)
         for name, test in vars(module).items():
             if name.startswith("test_") and (said := list(marks(test))):
-                own_worker = name == test_vastai_peer.test_its_worker_serves_its_client.__name__
+                own_worker = name == "test_its_worker_serves_its_client"
                 yield pytest.param(f"{path}::{name}", marks=[*said, *[CERTIFIED] * own_worker], id=name)
 
 
@@ -61,6 +61,6 @@ def test_what_peers_can_do_over_http_they_can_do_over_https_with_all_their_defau
     # Of the plugins it has what it needs: to load them all may take longer than the test.
     bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     options = ["-p", "no:cacheprovider", "-p", "asyncio", "-p", "timeout", f"--basetemp={home / 'tests'}", test]
-    command = [*NAMESPACES, sys.executable, "-m", "tests.contract.peers_at_home", str(home), *options]
+    command = [*NAMESPACES, sys.executable, "-m", "tests.kit.peers_at_home", str(home), *options]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | trust | bare, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-5_000:]

@@ -9,8 +9,8 @@ import pytest
 
 from posthouse.client import AsyncClient
 from posthouse.wiring import Running
-from tests.contract.live import live_server
-from tests.contract.test_wire import puppets, route
+from tests.kit.live import live_server
+from tests.kit.puppets import puppets, route
 
 LOW = {"rates.routes_per_key": 0.3, "rates.calls_per_key": 0.8, "rates.wrong_keys_per_address": 0.3}
 """Ten seconds of these are 3 routes, 8 calls and 3 wrong keys at once."""

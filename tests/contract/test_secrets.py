@@ -11,9 +11,9 @@ from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.errors import Refused
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.secrets import MAX_NAME, MOST, TOTAL_BYTES
-from tests.contract.commandline import Commandline
-from tests.contract.live import live_server, until
-from tests.contract.web import Web, served
+from tests.kit.commandline import Commandline
+from tests.kit.live import live_server, until
+from tests.kit.web import Web, served
 
 PATH = "/api/v0/secrets/"
 

@@ -15,21 +15,14 @@ from posthouse.client import AsyncClient, BadRequest, Client, NotFound
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.deletes import decode
 from posthouse.wiring import Running
-from tests.contract import live
-from tests.contract.agent_world import TIMEOUT_S, World, granted, listening, until
-from tests.contract.live import add_endpoint, pointed, ready, states
-from tests.contract.test_agent import agent_process
-from tests.contract.test_grant import PeerWorker, peer_worker
-from tests.contract.test_vastai_peer import complete, onstart, owner, server
-
-__all__ = ["owner", "peer_worker", "server"]  # fixtures
+from tests.kit import live
+from tests.kit.agent_process import agent_process
+from tests.kit.agent_world import TIMEOUT_S, World, granted, listening, until
+from tests.kit.live import add_endpoint, pointed, ready, states
+from tests.kit.peer import complete, onstart
+from tests.kit.peer_worker import PeerWorker
 
 SESSION = "/session/create"
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> RsaKey:
-    return RsaKey.load_or_create(tmp_path_factory.mktemp("key") / "rsa.pem")
 
 
 @pytest.fixture

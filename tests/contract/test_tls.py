@@ -29,8 +29,8 @@ from posthouse.engine.certificates import MAX_TRIES
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
 from posthouse.wiring import Running
-from tests.contract.agent_world import free_port, listening
-from tests.contract.live import AGENT, add_endpoint, live_server, ready, until
+from tests.kit.agent_world import free_port, listening
+from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 
 IDLER = "exec sleep 600"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"

@@ -11,7 +11,7 @@ from posthouse.client import AsyncClient
 from posthouse.client.errors import NotFound, Unauthorized
 from posthouse.sim.recorded import recording
 from posthouse.wiring import Running
-from tests.contract.live import add_endpoint, live_server
+from tests.kit.live import add_endpoint, live_server
 
 NO_WORKERS: dict[str, Any] = {"min_load": 0, "max_workers": 0}
 

@@ -1,7 +1,6 @@
 """Rolling updates over HTTP, asked for by the unmodified `vastai`, with process workers that are really updated."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from posthouse.cli import app
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.wiring import Running
-from tests.contract.commandline import Commandline
-from tests.contract.live import TIMEOUT_S, add_endpoint, live_server, pointed, until
-from tests.contract.web import served, worker
+from tests.kit.commandline import Commandline
+from tests.kit.live import TIMEOUT_S, add_endpoint, pointed, until
+from tests.kit.web import served, worker
 
 peer = pytest.mark.peer
 
@@ -51,18 +50,6 @@ cat > model.py <<'END'
 exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 4 \\
   --perf 100
 """
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    async with live_server(tmp_path / "data") as server:
-        yield server
-
-
-@pytest.fixture
-async def owner(server: Running) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.url, server.admin_key) as client:
-        yield client
 
 
 async def ask(endpoint: Any, **payload: Any) -> Any:

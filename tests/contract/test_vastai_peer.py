@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from vastai.data.endpoint import EndpointConfig
@@ -14,47 +12,23 @@ from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker
 from posthouse.fleet.fleet import Fleet
 from posthouse.wiring import Running
-from tests.contract.commandline import Commandline
-from tests.contract.live import (
+from tests.kit.commandline import Commandline
+from tests.kit.live import (
     AGENT,
     SCALING,
-    SIGNED,
     TIMEOUT_S,
     WORKER_ENV,
     add_endpoint,
-    live_server,
     pointed,
     ready,
     states,
     until,
     worker_processes,
 )
-from tests.contract.peers_at_home import AUTHORITY_DIR
+from tests.kit.peer import complete, onstart
 
 peer = pytest.mark.peer
 
-PEER = """\
-import os
-from vastai import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
-
-port = int(os.environ["MODEL_PORT"])
-Worker(WorkerConfig(
-    model_server_url="http://127.0.0.1",
-    model_server_port=port,
-    model_log_file=os.environ["MODEL_LOG"],
-    model_healthcheck_url=f"http://127.0.0.1:{port}/health",
-    handlers=[HandlerConfig(
-        route="/v1/completions",
-        allow_parallel_requests=True,
-        workload_calculator=lambda payload: float(payload.get("max_tokens", 1)),
-        benchmark_config=BenchmarkConfig(
-            dataset=[{"model": "demo", "prompt": "x", "max_tokens": 10}], runs=1, concurrency=2
-        ),
-    )],
-    log_action_config=LogActionConfig(on_load=["model loaded"], on_error=["CUDA out of memory"]),
-)).run()
-"""
-DEMO_MODEL = '-m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 1'
 FALTERING = """\
 import asyncio, collections, os
 from aiohttp import web
@@ -82,30 +56,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def onstart(model: str = DEMO_MODEL, certified: bool = True, **scripts: str) -> str:
-    """What runs the peer's own `Worker` beside a model, with further scripts in files of their names."""
-    certificate = SIGNED if AUTHORITY_DIR and certified else ""
-    files = "".join(f"cat > {name}.py <<'END'\n{text}END\n" for name, text in {**scripts, "peer": PEER}.items())
-    return f'{certificate}{files}"$PYTHON" -u {model} > "$MODEL_LOG" 2>&1 &\nexec "$PYTHON" peer.py\n'
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    async with live_server(tmp_path / "data") as server:
-        yield server
-
-
-@pytest.fixture
-async def owner(server: Running) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.url, server.admin_key) as client:
-        yield client
-
-
-async def complete(endpoint: Any, tokens: int = 5) -> Any:
-    payload = {"model": "demo", "prompt": "Hello", "max_tokens": tokens}
-    return await asyncio.wait_for(endpoint.request("/v1/completions", payload, cost=tokens), TIMEOUT_S)
 
 
 def fleet_of(server: Running, name: str) -> Fleet:

@@ -18,7 +18,7 @@ from posthouse.engine.hub import Hub
 from posthouse.ports import JournalEntry
 from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.policies import POLICIES, PUBLIC
-from tests.contract.web import Web, served, worker
+from tests.kit.web import Web, served, worker
 
 
 @pytest.fixture

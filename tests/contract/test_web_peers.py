@@ -21,8 +21,8 @@ from vastai.data.workergroup import WorkergroupConfig
 from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.workergroup import WorkergroupId
-from tests.contract.commandline import Commandline
-from tests.contract.web import Web, served, worker
+from tests.kit.commandline import Commandline
+from tests.kit.web import Web, served, worker
 
 peer = pytest.mark.peer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.site import ONSTART, TIMEOUT_S, Site
+from tests.kit.site import ONSTART, TIMEOUT_S, Site
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from posthouse.client import Client
-from tests.e2e.site import START_S, Site, until
+from tests.kit.site import START_S, Site, until
 
 SLOW_ONSTART = """
 "$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 20 --slots 8 --load-s 0 &

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.site import ONSTART, Site
+from tests.kit.site import ONSTART, Site
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
 from posthouse.server.hot import HOT_ROUTES
 from tests.fuzz.site import ENDPOINT, WORKER_ID, Case, Site
-from tests.property.test_wire_bodies import DELETES, ROUTE, STATUS
+from tests.kit.bodies import DELETES, ROUTE, STATUS
 
 ROLES = ("none", "wrong", "endpoint", "worker", "route", "read", "operate", "admin")
 PLACES = ("bearer", "bare", "body", "query", "everywhere")

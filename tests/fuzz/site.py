@@ -23,7 +23,7 @@ from posthouse.server.throttle import Throttle
 from posthouse.signing.authority import Authority
 from posthouse.signing.rsa import RsaKey
 from posthouse.signing.threads import SigningThreads
-from tests.contract.web import Web, served, worker
+from tests.kit.web import Web, served, worker
 
 FEW = Limits(endpoints=30, workergroups=30, templates=30, keys=30)
 UNLIMITED = Rates(

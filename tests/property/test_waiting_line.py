@@ -14,7 +14,7 @@ from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
-from tests.unit.test_fleet import NOW, worker
+from tests.kit.fleets import NOW, worker
 
 PAUSE_S = 5.0
 """The longest that a client sleeps between two polls."""

@@ -12,7 +12,7 @@ from posthouse.domain.plan import Action, Decision, Memory, Obstacle, Reason
 from posthouse.fleet.fleet import UNSEEN_KEPT_S, Fleet
 from posthouse.fleet.history import KEPT, TEXT, WHY, History, Level
 from posthouse.fleet.worker_stats import FADES_OVER_S, WorkerStats
-from tests.unit.test_fleet import (
+from tests.kit.fleets import (
     GROUP,
     NOW,
     ONE,

@@ -10,7 +10,7 @@ from posthouse.engine.logs import logs
 from posthouse.fleet.fleet import Fleet
 from posthouse.fleet.history import Level
 from posthouse.ports import JournalEntry
-from tests.unit.test_fleet import NOW, worker
+from tests.kit.fleets import NOW, worker
 
 
 class Journal:

@@ -13,7 +13,7 @@ from posthouse.engine.recorder import Recorder, traffic
 from posthouse.fleet.fleet import Fleet
 from posthouse.recording.log import SEGMENT_S, Slice, unpacked
 from posthouse.recording.segment import Segment
-from tests.unit.test_fleet import NOW
+from tests.kit.fleets import NOW
 
 
 class Clock:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.routing import Route
 
 from posthouse.config import Limits
 from posthouse.engine.clock import SystemClock
@@ -11,6 +10,7 @@ from posthouse.engine.hub import Hub
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.policies import POLICIES, PUBLIC
 from posthouse.server.web import web_app
+from tests.kit.routes import calls
 
 NO_STORE: Any = None  # nothing is called here
 
@@ -18,15 +18,6 @@ NO_STORE: Any = None  # nothing is called here
 def app() -> FastAPI:
     hub = Hub(NO_STORE, SystemClock(), {}, "", "test", stabilization_s=0.0)
     return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=lambda _: {})
-
-
-def calls(app: FastAPI) -> set[tuple[str, str]]:
-    """Every method and path that the application answers. A mount or a router inside would hide some of them."""
-    found = set()
-    for route in app.routes:
-        assert isinstance(route, Route), f"{route} is no plain route"
-        found |= {(method, getattr(route, "path_format", route.path)) for method in route.methods or ()}
-    return found
 
 
 async def answered(app: FastAPI, **scope: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Runs tests where the service's names are this machine: unmodified peers find Posthouse with all their defaults.
 
-    python -m tests.contract.peers_at_home DIRECTORY PYTEST_ARGUMENT...
+    python -m tests.kit.peers_at_home DIRECTORY PYTEST_ARGUMENT...
 
 Must run in mount and network namespaces of its own: nothing of the internet is reached there, nor anything changed that
 others see. DIRECTORY has the authority that SSL_CERT_FILE and PEERS_AUTHORITY_DIR name; see `live.py` for what follows.

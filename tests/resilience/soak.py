@@ -1,6 +1,6 @@
 """A long time with churn: workers come and go, endpoints are made and deleted, and the server does not grow.
 
-`python -m drills.soak --minutes 30`
+`python -m tests.resilience soak --minutes 30`
 """
 
 import asyncio
@@ -8,8 +8,8 @@ import sys
 import time
 from typing import Any
 
-from drills.site import ONSTART, Ground, conclude, ground, options
-from drills.traffic import Traffic, session
+from tests.resilience.site import ONSTART, Ground, conclude, ground, options
+from tests.resilience.traffic import Traffic, session
 
 SAMPLE_S = 5.0
 WAVE_S = 60.0

@@ -1,6 +1,6 @@
 """Restarts the server in place again and again under unmodified clients: none of them sees an error.
 
-`python -m drills.restart --restarts 20`
+`python -m tests.resilience restart --restarts 20`
 """
 
 import json
@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 import psutil
-from tests.e2e.test_restart import CLIENTS
 
-from drills.crash import workers_of
-from drills.site import Ground, conclude, ground, options, until
 from posthouse.cli.serve import RESTART
+from tests.kit.clients import CLIENTS
+from tests.resilience.crash import workers_of
+from tests.resilience.site import Ground, conclude, ground, options, until
 
 RATE = 50.0
 """Requests per second, of one process of the protocol's own client."""

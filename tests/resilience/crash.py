@@ -1,6 +1,6 @@
 """Kills the server again and again under load: nothing that was routed fails, no worker is lost or started twice.
 
-`python -m drills.crash --kills 200`
+`python -m tests.resilience crash --kills 200`
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from drills.site import Ground, conclude, ground, options, until
-from drills.traffic import Traffic, session
+from tests.resilience.site import Ground, conclude, ground, options, until
+from tests.resilience.traffic import Traffic, session
 
 RATE = 100.0
 """Requests per second while the server is killed."""

@@ -1,6 +1,6 @@
 """A worker that reports and cannot be reached, and a storm of unmodified clients that ask again without a pause.
 
-`python -m drills.dead --clients 50 --seconds 30`
+`python -m tests.resilience dead --clients 50 --seconds 30`
 
 The server is in this process, for every call of `/route/` is looked at; the clients are in others.
 """
@@ -16,10 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import aiohttp
-from tests.contract.live import add_endpoint, live_server, pointed, states, until
-from tests.contract.test_wire import Puppet
 
-from drills.site import conclude, options
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.hub import ManagedEndpoint
@@ -27,6 +24,9 @@ from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.wire.route import RouteAsk
 from posthouse.wiring import Running
+from tests.kit.live import add_endpoint, live_server, pointed, states, until
+from tests.kit.puppets import Puppet
+from tests.resilience.site import conclude, options
 
 NORMAL_S = 10.0
 MIN_SHARE = 0.9
@@ -100,7 +100,7 @@ class Traffic:
             )
             assert answer["response"]["choices"]
             self.answered_at.append(asyncio.get_running_loop().time())
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is a failure of healthy traffic
+        except Exception as error:
             self.failures.append(repr(error))
 
     def answered(self, since: float, until: float) -> float:

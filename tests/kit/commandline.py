@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.contract.peers_at_home import AUTHORITY_DIR
+from tests.kit.peers_at_home import AUTHORITY_DIR
 
 
 class Commandline:

@@ -1,6 +1,6 @@
 """Thousands of requests within a second when there is no worker: each is answered in the end, and memory stays bounded.
 
-`python -m drills.burst --requests 3000`
+`python -m tests.resilience burst --requests 3000`
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from drills.site import ONSTART, Ground, conclude, ground, options
-from drills.traffic import Traffic, session
+from tests.resilience.site import ONSTART, Ground, conclude, ground, options
+from tests.resilience.traffic import Traffic, session
 
 WORKERS, SLOTS, SERVICE_S = 4, 50, 0.2
 MAX_MORE_MB = 100.0

@@ -1,8 +1,9 @@
 """Each drill in small: what it measures is the same, and what it calls broken must not happen here either."""
 
 import pytest
-from drills import burst, crash, dead, drains, overload, restart, soak
-from drills.site import ONSTART, ground
+
+from tests.resilience import burst, crash, dead, drains, overload, restart, soak
+from tests.resilience.site import ONSTART, ground
 
 
 def test_what_was_routed_outlives_kills_of_the_server() -> None:

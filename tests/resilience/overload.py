@@ -1,6 +1,6 @@
 """Ten times the capacity for half a minute: as much is served as before, and afterwards all is as before.
 
-`python -m drills.overload --seconds 30`
+`python -m tests.resilience overload --seconds 30`
 """
 
 import asyncio
@@ -8,8 +8,8 @@ import sys
 import time
 from typing import Any
 
-from drills.site import ONSTART, Ground, conclude, ground, options, until
-from drills.traffic import Traffic, session
+from tests.resilience.site import ONSTART, Ground, conclude, ground, options, until
+from tests.resilience.traffic import Traffic, session
 
 WORKERS, SLOTS, SERVICE_S = 2, 2, 0.2
 CAPACITY = WORKERS * SLOTS / SERVICE_S

@@ -1,14 +1,14 @@
 """Scales a whole fleet down again and again while every worker writes streams: no request and no stream is killed.
 
-`python -m drills.drains --scale-downs 1000`
+`python -m tests.resilience drains --scale-downs 1000`
 """
 
 import asyncio
 import sys
 from typing import Any
 
-from drills.site import Ground, conclude, ground, options
-from drills.traffic import Traffic, session
+from tests.resilience.site import Ground, conclude, ground, options
+from tests.resilience.traffic import Traffic, session
 
 WORKERS = 25
 STREAM = {"pieces": 30, "piece_s": 0.05}

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.e2e.site import Site
+
+from tests.kit.site import Site
 
 RESULTS = Path(__file__).parent / "results"
 ONSTART = f'exec "$PYTHON" -I -S {Path(__file__).with_name("worker.py")}\n'
@@ -30,7 +31,7 @@ QUICK = {
 
 
 class Ground(Site):
-    """A site with one endpoint named `drill`, whose workers are `drills/worker.py`."""
+    """A site with one endpoint named `drill`, whose workers are `tests/resilience/worker.py`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         super().__init__(directory)
@@ -102,7 +103,7 @@ def options(about: str, **defaults: float) -> argparse.Namespace:
 
 
 def conclude(name: str, figures: dict[str, Any], violations: list[str]) -> int:
-    """Prints the figures, keeps them in `drills/results`, and returns the exit code: 1 if something was violated."""
+    """The exit code, 1 if something was violated. Prints the figures and keeps them in `tests/resilience/results`."""
     for what, value in figures.items():
         print(f"{what:<28} {value}")
     for violation in violations[:20]:

@@ -14,7 +14,7 @@ from vastai import Serverless
 from posthouse.client import AsyncClient
 from posthouse.config import load_settings
 from posthouse.wiring import Running, running
-from tests.contract.peers_at_home import AUTHORITY_DIR, NAMES
+from tests.kit.peers_at_home import AUTHORITY_DIR, NAMES
 
 TIMEOUT_S = 60.0
 AT_HOME = {
