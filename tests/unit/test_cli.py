@@ -428,12 +428,11 @@ def test_an_explanation_tells_need_supply_rules_workers_and_money(facts: dict[st
 
 def test_the_agent_has_an_option_for_every_setting_with_its_true_default() -> None:
     options = {option.name: option for option in dict(commands())["agent"].params}
-    plural = {"report_addrs": "report_addr", "error_logs": "error_log"}
     for group, prefix in ((AgentSettings, ""), (Benchmark, "benchmark_")):
         for field in fields(group):
             if field.name == "benchmark":
                 continue
-            option = options[prefix + plural.get(field.name, field.name)]
+            option = options[prefix + field.name]
             if isinstance(field.default, int | float) and not isinstance(field.default, bool):
                 assert float(option.show_default) == field.default, field.name
             if isinstance(field.default, str) and field.default and field.name != "health":
@@ -458,6 +457,14 @@ def test_the_agent_runs_with_what_flags_and_the_environment_say(monkeypatch: pyt
     assert (first.benchmark, first.unsecured, first.health) == (Benchmark(), False, "/health")
     assert (second.worker_id, second.report_addrs, second.parallel) == (8, ("http://a", "http://b"), 3)
     assert (second.benchmark, second.unsecured) == (Benchmark(runs=2, payload={"x": 1}), True)
+    monkeypatch.setenv("UNSECURED", "true")
+    monkeypatch.setenv("USE_SSL", "true")
+    monkeypatch.setenv("POSTHOUSE_REQUIRE_GRANT", "true")
+    no = "--no-tls --no-require-grant --parallel 0 --max-sessions 0 --silence-s 0"
+    assert main([*AGENT, *no.split()]) == 0
+    third = seen[-1]
+    assert (third.tls, third.require_grant, third.unsecured) == (False, False, True)
+    assert (third.parallel, third.max_sessions, third.silence_s) == (0, 0, 0.0)
 
 
 def test_log_lines_are_json_without_secrets_and_libraries_do_not_narrate() -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from posthouse.agent.settings import AgentSettings, place
+from posthouse.agent.settings import AgentSettings, origin
 from posthouse.signing.authority import RENEWED_AFTER, new_request
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ class Certificate:
                 ) as answer:
                     body = await answer.read()
                 if answer.status != 200:
-                    log.warning("certificate: %s: status %d: %s", place(url), answer.status, body[:_SHOWN])
+                    log.warning("certificate: %s: status %d: %s", origin(url), answer.status, body[:_SHOWN])
                     continue
                 self._show(key + body)
             except (ClientError, OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-                log.warning("certificate: %s: %s", place(url), type(error).__name__)
+                log.warning("certificate: %s: %s", origin(url), type(error).__name__)
                 continue
-            log.info("certificate: from %s", place(url))
+            log.info("certificate: from %s", origin(url))
             return True
         return False
 

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import ClientError, ClientSession
 
 from posthouse.agent.server import back_off_s
-from posthouse.agent.settings import AgentSettings, place
+from posthouse.agent.settings import AgentSettings, origin
 from posthouse.agent.worker import Amounts, Worker
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,9 @@ class Reporter:
                 ) as answer:
                     if 200 <= answer.status < 300:
                         return ""
-                    problem = f"{place(url)}: status {answer.status}"
+                    problem = f"{origin(url)}: status {answer.status}"
             except (ClientError, OSError, TimeoutError) as error:
-                problem = f"{place(url)}: {type(error).__name__}"
+                problem = f"{origin(url)}: {type(error).__name__}"
         return problem
 
     def _note(self, problem: str) -> None:

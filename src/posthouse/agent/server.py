@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
-from posthouse.agent.settings import AgentSettings, place
+from posthouse.agent.settings import AgentSettings, origin
 from posthouse.signing.rsa import Verify, verifier
 from posthouse.wire.grant import TIME_HEADER
 
@@ -81,12 +81,12 @@ class Server:
                     self.verify = self.verify or verifier(key)
                     told_s = float(answer.headers.get(TIME_HEADER, "nan"))
             except (ClientError, OSError, TimeoutError, ValueError) as error:
-                log.warning("public key: %s: %s", place(url), type(error).__name__)
+                log.warning("public key: %s: %s", origin(url), type(error).__name__)
                 continue
             if math.isfinite(told_s):
                 self._gives_grants = True
                 self._ahead_s = told_s - time.monotonic()
-            log.info("public key: from %s, which gives %s grants", place(url), "its" if self._gives_grants else "no")
+            log.info("public key: from %s, which gives %s grants", origin(url), "its" if self._gives_grants else "no")
             return True
         return False
 

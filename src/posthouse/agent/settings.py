@@ -1,35 +1,52 @@
-"""What an agent is told: one frozen value, read from the environment of a worker and from flags."""
+"""What an agent is told: one frozen value, read from the environment of a worker and from options.
+
+Each setting stands here once: its name, its type, what it means, and what holds where nothing is said.
+"""
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
-
-from yarl import URL
+from typing import Annotated, Any, Final, NamedTuple, Self
+from urllib.parse import SplitResult, urlsplit
 
 from posthouse.agent.workload import workload_rule
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", ""})
+_HOST: Final = re.compile(r"[0-9A-Za-z_.:-]+")
+
+WORKER, READINESS, MEASURE, LIMITS = "Worker", "Readiness", "Performance", "Limits"
+
+
+class Option(NamedTuple):
+    """A setting as the command line tells it."""
+
+    help: str
+    panel: str = ""
+    default: str = ""
+    """What holds without it, and where else it may be said. Empty: the field's own default, if that is a value."""
+    name: str = ""
+    """Where it is not the field's: of a list, whose option is given for each, and of what can only be switched on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One request that measures the model server, and how often it is made.
 
-    The default is the request of the published example, which language model servers like TGI answer.
+    The default is the request of the published example, which language model servers like TGI answer; concurrency and
+    runs are those of the peer's worker.
     """
 
-    route: str = "/generate"
-    payload: Any = field(default_factory=lambda: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 256}})
-    work: float | None = None
-    """Work of one such request. None: what the workload rule says of the payload."""
-    concurrency: int = 10
-    """Requests made at once; as many as the peer's worker makes."""
-    runs: int = 8
-    """Rounds, of which the best counts; as many as the peer's worker makes."""
+    route: Annotated[str, Option("Path of the benchmark's request.", MEASURE)] = "/generate"
+    payload: Annotated[Any, Option("Its payload, as JSON.", MEASURE, "a prompt and 256 tokens")] = field(
+        default_factory=lambda: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 256}}
+    )
+    work: Annotated[float | None, Option("Its work.", MEASURE, "as the workload rule says")] = None
+    concurrency: Annotated[int, Option("Requests made at once.", MEASURE)] = 10
+    runs: Annotated[int, Option("Rounds, of which the best counts.", MEASURE)] = 8
 
     def __post_init__(self) -> None:
         _require(self.route.startswith("/"), "benchmark.route", "must start with /", self.route)
@@ -46,60 +63,83 @@ class AgentSettings:
     Raises: ValueError naming the setting, what is wrong with it and what is allowed.
     """
 
-    upstream: str
-    """Base address of the model server."""
-    worker_id: int
-    mtoken: str = field(default="", repr=False)
-    """The secret that proves to the server that a report is this worker's."""
-    report_addrs: tuple[str, ...]
-    """Base addresses of the server, tried in this order."""
-    url: str
-    """This worker's address as clients see it: reported, and the only one whose signature is accepted."""
-    listen_host: str
-    listen_port: int
-    tls: bool = False
-    """Serve HTTPS, with a certificate that the server gives."""
-    unsecured: bool = False
-    """Serve requests whose signature does not verify. For development only."""
+    upstream: Annotated[str, Option("Base address of the model server.")]
+    worker_id: Annotated[int, Option("Id of this worker.", WORKER, "$CONTAINER_ID")]
+    mtoken: Annotated[str, Option("Secret of this worker; better in the environment.", WORKER, "$MASTER_TOKEN")] = (
+        field(default="", repr=False)
+    )
+    report_addrs: Annotated[
+        tuple[str, ...],
+        Option("Base address of the server; repeat for more.", WORKER, "$REPORT_ADDR", "--report-addr"),
+    ]
+    url: Annotated[
+        str,  # reported, and the only one that is served
+        Option(
+            "This worker's address as clients see it.",
+            WORKER,
+            "http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>, https:// with $USE_SSL",
+        ),
+    ]
+    listen_host: Annotated[str, Option("Address to listen on.", WORKER, "follows from the url")]
+    listen_port: Annotated[int, Option("Port to listen on.", WORKER, "$WORKER_PORT")]
+    tls: Annotated[bool, Option("Serve HTTPS, with a certificate that the server gives.", WORKER, "$USE_SSL")] = False
+    unsecured: Annotated[
+        bool,
+        Option("Serve requests without a valid signature, too. For development.", WORKER, "$UNSECURED", "--unsecured"),
+    ] = False
+    require_grant: Annotated[
+        bool | None,
+        Option(
+            "Serve only requests that bring a grant of their own.",
+            WORKER,
+            "$POSTHOUSE_REQUIRE_GRANT, else if the server gives grants",
+        ),
+    ] = None
 
-    require_grant: bool | None = None
-    """Serve only requests whose signature is a grant of their own. None: if the server gives grants."""
+    health: Annotated[
+        str | None,
+        Option(
+            "Path or address on the model server that answers 2xx while it is well.",
+            READINESS,
+            "$MODEL_HEALTH_ENDPOINT, else /health if there is no --ready-log",
+        ),
+    ] = "/health"
+    ready_log: Annotated[
+        str | None, Option("Text in a line of the log file which says that the model is ready.", READINESS)
+    ] = None
+    error_logs: Annotated[
+        tuple[str, ...],
+        Option("Text in a line that says that it failed; repeat for more.", READINESS, name="--error-log"),
+    ] = ()
+    log_file: Annotated[Path | None, Option("What the model server logs to.", READINESS, "$MODEL_LOG")] = None
 
-    health: str | None = "/health"
-    """Path or address on the model server that answers 2xx once it is ready, and while it is well."""
-    ready_log: str | None = None
-    """Text in a line of `log_file` which says that the model is ready."""
-    error_logs: tuple[str, ...] = ()
-    """Texts in a line of `log_file` which say that the model has failed for good."""
-    log_file: Path | None = None
+    perf: Annotated[
+        float | None, Option("Work per second of this worker, if known.", MEASURE, "a benchmark finds out")
+    ] = None
+    workload: Annotated[
+        str, Option("Work of a request: tokens, json:<dotted.path>, cost or constant:<number>.", MEASURE)
+    ] = "tokens"
     benchmark: Benchmark = field(default_factory=Benchmark)
-    perf: float | None = None
-    """Work per second of this worker, when it is known. None: a benchmark finds out."""
-    workload: str = "tokens"
-    """How the work of a request is counted; see `workload_rule`."""
-    directory: Path = Path()
-    """Where the benchmark's result is kept over a restart."""
+    directory: Annotated[Path, Option("Where the benchmark's result is kept over a restart.", MEASURE)] = Path()
 
-    parallel: int = 0
-    """Requests that the model server is given at once. 0: all of them."""
-    max_requests: int = 1000
-    """Requests accepted at once, running and waiting."""
-    max_queue_time_s: float = 30.0
-    """Longest wait that a request is accepted into; the default of the peer's worker."""
-    max_body_bytes: int = 32 * 2**20
-    """Largest request body."""
-    max_sessions: int = 10
-    """Sessions open at once, as many as the peer's worker lets. 0: none."""
-    max_session_s: float = 3600.0
-    """Longest time that a session stays open without a request; clients say how much of it they want."""
-    silence_s: float = 600.0
-    """Longest time without a byte from the model server; the known clients give up after it, too. 0: no limit."""
-    drain_s: float = 60.0
-    """How long running requests may go on after the order to stop."""
+    parallel: Annotated[int, Option("Requests that the model server is given at once; 0: all.", LIMITS)] = 0
+    max_requests: Annotated[int, Option("Requests accepted at once, running and waiting.", LIMITS)] = 1000
+    max_queue_time_s: Annotated[float, Option("Longest wait, in seconds, that a request is accepted into.", LIMITS)] = (
+        30.0  # as the peer's worker
+    )
+    max_body_bytes: Annotated[int, Option("Largest request body, in bytes.", LIMITS)] = 32 * 2**20
+    max_sessions: Annotated[int, Option("Sessions open at once; 0: none.", LIMITS)] = 10  # as the peer's worker
+    max_session_s: Annotated[
+        float, Option("Longest time, in seconds, that a session stays open without a request.", LIMITS)
+    ] = 3600.0
+    silence_s: Annotated[float, Option("Longest time, in seconds, without a byte from the model server.", LIMITS)] = (
+        600.0  # the known clients give up after it, too; 0: no limit
+    )
+    drain_s: Annotated[float, Option("How long, in seconds, running requests may go on after a stop.", LIMITS)] = 60.0
 
     def __post_init__(self) -> None:
         upstream = _address(self.upstream, "upstream")
-        _require(upstream.path == "/", "upstream", "must have no path", self.upstream)
+        _require(upstream.path in {"", "/"}, "upstream", "must have no path", self.upstream)
         _require(bool(self.report_addrs), "report_addrs", "must hold an address", self.report_addrs)
         for address in self.report_addrs:
             _address(address, "report_addrs")
@@ -168,9 +208,10 @@ class AgentSettings:
         return cls(**given)
 
 
-def place(url: str) -> str:
+def origin(address: str) -> str:
     """Return where an address of the server is, for logs: its path may hold the worker's token."""
-    return str(URL(url).origin())
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _require(condition: bool, name: str, rule: str, value: object) -> None:
@@ -178,14 +219,14 @@ def _require(condition: bool, name: str, rule: str, value: object) -> None:
         raise ValueError(f"{name}: {rule}" + ("" if value is None else f", not {value!r}"))
 
 
-def _address(text: str, name: str) -> URL:
+def _address(text: str, name: str) -> SplitResult:
     try:
-        url = URL(text)
-        good = url.scheme in {"http", "https"} and bool(url.host)
-    except ValueError:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and _HOST.fullmatch(parts.hostname or "") and parts.port != 0
+    except ValueError:  # what is no port, or an open bracket
         good = False
-    _require(good, name, "must be an address like http://127.0.0.1:8000", text)
-    return url
+    _require(bool(good), name, "must be an address like http://127.0.0.1:8000", text)
+    return parts
 
 
 def _required(environ: Mapping[str, str], name: str) -> str:
@@ -219,13 +260,13 @@ def _own_url(environ: Mapping[str, str], listen_port: int, tls: bool) -> str:
     host = _required(environ, "PUBLIC_IPADDR")
     port = _whole(environ, f"VAST_TCP_PORT_{listen_port}", 1, 65535)
     url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-    _require(str(URL(url).origin()) == url, "PUBLIC_IPADDR", "must be an IP address or a host name", host)
+    _require(bool(_HOST.fullmatch(host)), "PUBLIC_IPADDR", "must be an IP address or a host name", host)
     return url
 
 
 def _listen_host(url: str) -> str:
     """Return where to listen so that `url` can be reached: this machine only, if `url` is on it."""
-    host = URL(url).host or ""
+    host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
