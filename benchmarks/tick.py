@@ -14,12 +14,13 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
+from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, SloMode
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
@@ -32,9 +33,9 @@ from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
-from posthouse.engine.router import Router
+from posthouse.engine.orphans import Orphans
 from posthouse.fleet.fleet import Assignment, Fleet
-from posthouse.ports import Provider, Signer
+from posthouse.ports import Provider
 from posthouse.store.sql import open_store
 
 SIZES = (100, 300, 1000)
@@ -69,7 +70,7 @@ class Clock:
 class Market:
     """A provider whose instances stay as they are. Only what is asked of it here is there."""
 
-    name, poll_s = "sim", 2.0
+    name, capabilities = "sim", ALL_CAPABILITIES
 
     def __init__(self, found: Sequence[Instance]) -> None:
         self._found = found
@@ -79,7 +80,7 @@ class Market:
     async def instances(self) -> Sequence[Instance]:
         return self._found
 
-    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
+    async def catalog(self) -> Sequence[Offer]:
         return self._offers
 
 
@@ -150,9 +151,9 @@ class Site:
             hub.endpoints[endpoint.id] = ManagedEndpoint(fleet)
             hub.put_group(Workergroup(WorkergroupId(number), endpoint.id, TemplateId(1)))
             self.workers[fleet] = workers
-        router = Router(hub, cast(Signer, None), lambda text: bytes(32), 0.0, lambda data, then: None)
-        executor = Executor(hub, str, str, lambda owner: {}, "", 1, 1.0)
-        self.observer = Observer(hub, router, executor)
+        self.observer = Observer(hub)
+        executor = Executor(hub, lambda worker: "", str, lambda owner: {}, "", 1, 1.0, self.observer.poke)
+        self.orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of)
         self.loop = Loop(hub, self.observer, executor, tick_s=1.0, silent_s=60.0)
         self.open: list[tuple[Fleet, WorkerId, int]] = []
 
@@ -162,7 +163,8 @@ class Site:
 
     async def look(self) -> None:
         for provider in self.hub.providers.values():
-            await self.observer.observe(provider)
+            await self.orphans.sweep(provider, await self.observer.observe(provider))
+            await self.hub.offers.refresh(provider)
 
     def live(self) -> None:
         """A second passes: what was asked is done, the next is asked, and a part of the workers report."""

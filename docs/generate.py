@@ -19,7 +19,7 @@ import typer
 from starlette.routing import Route
 
 from posthouse.cli import EXIT_CODES, app
-from posthouse.config import LEAVES, Limits, allowed, env_name
+from posthouse.config import Limits, allowed, env_name, known_settings
 from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling
 from posthouse.domain.lifecycle import (
     BILLED_AS,
@@ -35,6 +35,7 @@ from posthouse.domain.lifecycle import (
 from posthouse.engine.catalog import MAY_BE_NONE
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
+from posthouse.providers.process import ProcessProvider
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.hot import HOT_ROUTES
 from posthouse.server.policies import POLICIES
@@ -76,10 +77,10 @@ EVERYWHERE = (Command.DESTROY, Observation.ABSENT)
 
 
 def settings() -> str:
-    """Every setting of the server."""
+    """Every setting of the server, with those of the provider that comes with it."""
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
-        for name, field in LEAVES.items()
+        for name, field in known_settings({"process": ProcessProvider.Settings}).items()
     ]
     return _table(("setting", "environment", "default", "allowed", "meaning"), rows)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
+from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.offer import Offer
@@ -32,15 +33,19 @@ class Provider(Protocol):
     """
 
     name: str
-    poll_s: float
-    """How often a listing is worth while, in seconds."""
+    capabilities: Capabilities
+    """What it can do with a worker; an offer may say otherwise for its own. What is not among them is never asked."""
 
-    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
-        """What can be rented now, cheapest first. `filters` as parsed from a workergroup's search."""
+    async def catalog(self) -> Sequence[Offer]:
+        """Everything that can be rented now, unfiltered: the engine filters, and keeps it for a while."""
         ...
 
-    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
-        """The new instance. Raises: OfferTaken, Refused, Busy."""
+    async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
+        """The new instance; one that has the label already is returned as it is.
+
+        `max_usd_h`: what it may cost in all while it serves; one that costs more by now is taken. Raises: OfferTaken,
+        Refused, Busy.
+        """
         ...
 
     async def start(self, instance_id: str) -> None:

@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 import structlog
 import uvicorn
 
-from posthouse.config import Settings, make_data_dir
+from posthouse.config import ProviderSettings, Settings, make_data_dir
 from posthouse.domain.errors import Refused
-from posthouse.domain.offer import Price
 from posthouse.engine import journal
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
@@ -31,11 +30,15 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
+from posthouse.engine.offers import Offers
+from posthouse.engine.orphans import Orphans
 from posthouse.engine.recorder import Recorder
 from posthouse.engine.router import Router
 from posthouse.handover import Inheritance, Successor
 from posthouse.ports import Clock, Provider, Store
-from posthouse.providers import providers as provider_classes
+from posthouse.providers.plugin import Context
+from posthouse.providers.registry import opened, require
+from posthouse.providers.wrappers import Metered
 from posthouse.server.auth import Keyring, Scope, load_secret
 from posthouse.server.hot import Hot
 from posthouse.server.metrics import Metrics
@@ -217,9 +220,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         if tls is None and not url.startswith("https://") and not ip_address(listener.getsockname()[0]).is_loopback:
             log.warning("plain HTTP on an address that others reach: keys and prompts can be read; see server.tls")
         installation = await store.installation()
-        providers = _providers(settings, data_dir, installation)
-        for provider in providers.values():
-            stack.push_async_callback(provider.close)
+        providers, meters = await _providers(settings, data_dir, installation, stack)
         hub = Hub(
             store,
             clock,
@@ -239,9 +240,11 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         router = Router(hub, signer, grant_key, settings.server.route_hold_s, signing.sign)
         ingest = Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker))
         certificates = Certificates(hub, keyring.check_worker, authority.sign_request)
+        observer = Observer(hub)
+        urls = {name: provider.public_url for name, provider in settings.providers.items()}
         executor = Executor(
             hub,
-            report_url=lambda worker_id: f"{url}/w/{keyring.worker_token(worker_id)}",
+            report_url=lambda worker: f"{urls.get(worker.provider) or url}/w/{keyring.worker_token(worker.id)}",
             worker_token=keyring.worker_token,
             secrets=lambda owner: {
                 name: keyring.unseal(name, text) for name, text in hub.secrets.get(owner, {}).items()
@@ -249,9 +252,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             root_pem=authority.root_pem.decode() if settings.server.tls == "self" else "",
             most_at_once=settings.engine.max_actions,
             timeout_s=settings.engine.action_timeout_s,
+            on_answer=observer.poke,
         )
-        observer = Observer(hub, router, executor)
-        executor.on_answer = observer.poke
+        orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of)
         loop = Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s)
         recorder = Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
         throttle = Throttle(settings.rates)
@@ -271,13 +274,13 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             web,
             settings.server.max_body_bytes,
             ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
-            troubles=lambda: loop.troubles() + observer.troubles(),
+            troubles=lambda: loop.troubles() + observer.troubles() + hub.offers.troubles() + orphans.troubles(),
             metrics=lambda: metrics.page(),
             root_certificate=authority.root_pem,
             throttle=throttle,
         )
-        parts = (loop, observer, executor, certificates, ingest, throttle, recorder)
-        metrics = Metrics(hub, loop, [part.counts for part in parts], hot.answers, hot.troubles)
+        parts = (loop, observer, hub.offers, executor, certificates, ingest, throttle, recorder)
+        metrics = Metrics(hub, loop, [part.counts for part in parts], hot.answers, hot.troubles, meters)
         server = _Server(
             uvicorn.Config(
                 hot,
@@ -311,8 +314,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             asyncio.create_task(_for_ever("recorder", recorder.run)),
             asyncio.create_task(_for_ever("late connections", close_late_connections)),
             *(
-                asyncio.create_task(_for_ever(f"observer of {p.name}", _looking(observer, p)))
-                for p in providers.values()
+                asyncio.create_task(_for_ever(f"{what} of {name}", work))
+                for name, provider in providers.items()
+                for what, work in _looks(provider, settings.providers[name], observer, orphans, hub.offers)
             ),
         ]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -426,23 +430,18 @@ def _tls(
     return certificate.context, renew
 
 
-def _providers(settings: Settings, data_dir: Path, installation: str) -> dict[str, Provider]:
+async def _providers(
+    settings: Settings, data_dir: Path, installation: str, stack: AsyncExitStack
+) -> tuple[dict[str, Provider], dict[str, Metered]]:
+    """Every provider that the settings name, open as long as the stack is, and what counts its calls."""
     found: dict[str, Provider] = {}
-    process = settings.providers.process
-    if process.enabled:
-        found["process"] = provider_classes()["process"].load()(
-            root=data_dir / "workers",
-            installation=installation,
-            slots=process.slots or None,
-            memory_gb=process.memory_gb or None,
-            grace_s=process.grace_s,
-            price=Price(process.ready_usd_h, process.loading_usd_h, process.stopped_usd_h),
-        )
-    for provider in found.values():
-        provider.poll_s = settings.engine.observe_s
-    if settings.default_provider not in found:
-        raise Refused(f"default_provider: {settings.default_provider!r} is not one of: {', '.join(found) or 'none'}")
-    return found
+    meters: dict[str, Metered] = {}
+    for name, table in settings.providers.items():
+        if table.enabled:
+            found[name], meters[name] = await opened(table, Context(name, installation, data_dir))
+            stack.push_async_callback(found[name].close)
+    require(settings.default_provider, found)
+    return found, meters
 
 
 async def _first_key(keyring: Keyring, store: Store, path: Path, now: float) -> str:
@@ -468,8 +467,14 @@ def _write_key(path: Path, key: str) -> None:
         os.fsync(file.fileno())
 
 
-def _looking(observer: Observer, provider: Provider) -> Callable[[], Awaitable[None]]:
-    return lambda: observer.run(provider)
+def _looks(
+    provider: Provider, settings: ProviderSettings, observer: Observer, orphans: Orphans, offers: Offers
+) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    """What is looked at with a provider, each in a task of its own: a slow catalogue delays no list."""
+    return [
+        ("instances", lambda: observer.run(provider, settings.poll_s, orphans.sweep)),
+        ("catalogue", lambda: offers.run(provider, settings.catalog_s)),
+    ]
 
 
 async def _for_ever(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
+from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
@@ -76,26 +77,31 @@ class Server:
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
         self.ingest = Ingest(self.hub, lambda worker_id, token: True, Buckets(10.0))
+        self.observer = Observer(self.hub)
         self.executor = Executor(
             self.hub,
-            report_url=lambda worker_id: "",
+            report_url=lambda worker: "",
             worker_token=lambda worker_id: "",
             secrets=lambda owner: {},
             root_pem="",
             most_at_once=1 if self.world.thorough else 8,
             timeout_s=ACTION_TIMEOUT_S,
+            on_answer=self.observer.poke,
         )
-        self.observer = Observer(self.hub, self.router, self.executor)
-        self.executor.on_answer = self.observer.poke
+        self.orphans = Orphans(self.hub, self.executor.destroy_orphan, self.hub.owners_of)
         self.loop = Loop(self.hub, self.observer, self.executor, self._tick_s, SILENT_S)
         self.catalog = Catalog(self.hub, Limits())
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
         self._for_ever = [
             asyncio.create_task(_for_ever("control loop", self.loop.run)),
-            asyncio.create_task(_for_ever("observer", lambda: self.observer.run(self.world))),
+            asyncio.create_task(_for_ever("observer", self._observe)),
+            asyncio.create_task(_for_ever("offers", lambda: self.hub.offers.run(self.world, self.world.poll_s))),
         ]
         self.up = True
+
+    async def _observe(self) -> None:
+        await self.observer.run(self.world, self.world.poll_s, self.orphans.sweep)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """What the server answers. Raises: Gone where it dies before."""

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.lifecycle import Observation
@@ -99,6 +100,7 @@ class World:
     """Truth: what exists, and what is wrong with it at present."""
 
     name = "world"
+    capabilities = ALL_CAPABILITIES
 
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.random = Random(seed)
@@ -134,7 +136,7 @@ class World:
 
     # -- the provider ------------------------------------------------------------------------------------------------
 
-    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
+    async def catalog(self) -> Sequence[Offer]:
         if self.hit("list fails"):
             raise OSError("no route to host")
         if self.thorough:
@@ -157,7 +159,7 @@ class World:
         await asyncio.sleep(0.1)
         return listed
 
-    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
+    async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         if spec.label in self._asked:
             self.broken("no double rent", f"{spec.label} was asked for before, and may exist")
         if not self.written(spec.label):

@@ -23,7 +23,7 @@ MOST = 10
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Running]:
     async with live_server(
-        tmp_path / "data", **{"server.max_connections": MOST, "server.route_hold_s": 0, "engine.observe_s": 30}
+        tmp_path / "data", **{"server.max_connections": MOST, "server.route_hold_s": 0, "providers.process.poll_s": 30}
     ) as server:
         async with AsyncClient(server.url, server.admin_key) as owner:
             await owner.create_endpoint("llm", min_load=0, cold_workers=0)

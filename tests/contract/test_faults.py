@@ -19,6 +19,7 @@ from posthouse.client import AsyncClient
 from posthouse.domain.instance import Instance, InstanceSpec
 from posthouse.domain.lifecycle import State
 from posthouse.engine import loop as loop_module
+from posthouse.engine import orphans
 from posthouse.engine.clock import SystemClock
 from posthouse.fleet.fleet import Fleet
 from posthouse.providers.process import ProcessProvider
@@ -179,11 +180,11 @@ def watched(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> list[str]:
     labels = []
     create = ProcessProvider.create
 
-    async def after_a_look(self: ProcessProvider, offer_id: str, spec: InstanceSpec) -> Instance:
+    async def after_a_look(self: ProcessProvider, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         labels.append(spec.label)
         with sqlite3.connect(data_dir / "posthouse.db") as db:
             assert db.execute("SELECT count(*) FROM workers WHERE label = ?", [spec.label]).fetchone() == (1,)
-        return await create(self, offer_id, spec)
+        return await create(self, offer_id, spec, max_usd_h)
 
     monkeypatch.setattr(ProcessProvider, "create", after_a_look)
     return labels
@@ -333,6 +334,7 @@ async def test_an_instance_made_twice_is_destroyed_once_and_one_unknown_leaves_i
     with monkeypatch.context() as patch:
         patch.setattr(ProcessProvider, "instances", and_more)
         patch.setattr(ProcessProvider, "destroy", destroy)
+        patch.setattr(orphans, "APART_S", 0.5)
         await until(lambda: len(destroyed) >= 3, "what nobody owns is destroyed")
         assert sorted(destroyed) == ["odd", "stray", "twin"]
         assert states(server, "llm") == ["idle"]
@@ -407,3 +409,35 @@ async def test_a_crash_before_the_first_key_is_stored_leaves_no_installation_wit
         file = data_dir / ADMIN_KEY_FILE
         assert file.read_text() == f"{server.admin_key}\n"
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_where_most_of_what_is_listed_is_unknown_nothing_is_destroyed_and_an_operator_is_told(
+    server: Running,
+    owner: AsyncClient,
+    http: aiohttp.ClientSession,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await one_ready(server, owner, http, data_dir)
+    instances, destroyed = ProcessProvider.instances, []
+
+    async def and_more(self: ProcessProvider) -> list[Instance]:
+        found = list(await instances(self))
+        return [*found, *(replace(found[0], id=f"{n}", label=f"{server.hub.label_prefix}{n}") for n in (900, 901))]
+
+    async def destroy(_: object, instance_id: str) -> None:
+        destroyed.append(instance_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessProvider, "instances", and_more)
+        patch.setattr(ProcessProvider, "destroy", destroy)
+        patch.setattr(orphans, "APART_S", 0.0)
+        looks = server.loop.observer.counts["process_looks"]
+        await until(lambda: server.loop.observer.counts["process_looks"] > looks + 3, "it is looked at")
+        assert destroyed == []
+        async with http.get(f"{server.url}/readyz") as answer:
+            assert "provider process has 2 instances of this installation" in await answer.text()
+    looks = server.loop.observer.counts["process_looks"]
+    await until(lambda: server.loop.observer.counts["process_looks"] > looks + 1, "the list is as it was")
+    async with http.get(f"{server.url}/readyz") as answer:
+        assert "provider process" not in await answer.text()

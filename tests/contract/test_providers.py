@@ -1,90 +1,37 @@
-"""What every provider must do, and then what the process provider promises beyond that."""
+"""What the process provider does: the contract of every provider, and what it promises beyond that."""
 
 import asyncio
 import os
-import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
-from importlib.metadata import EntryPoint
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-import posthouse.providers
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.errors import Busy, OfferTaken, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
 from posthouse.ports import Provider
-from posthouse.providers import process, providers
-from posthouse.providers.process import ProcessProvider
-from posthouse.providers.procfs import Process, alive, census, send
-
-SLEEP = "echo up; exec sleep 600"
-DEADLINE_S = 20.0
-
-
-def spec(worker_id: int, onstart: str = SLEEP, installation: str = "test", **env: str) -> InstanceSpec:
-    return InstanceSpec(
-        label=f"posthouse-{installation}-{worker_id}",
-        worker_id=worker_id,
-        image="",
-        onstart=onstart,
-        disk_gb=1.0,
-        env=env,
-    )
-
-
-async def rent(provider: Provider, wanted: InstanceSpec) -> Instance:
-    return await provider.create((await provider.offers({}, wanted.disk_gb))[0].id, wanted)
-
-
-async def listed(provider: Provider, instance_id: str) -> Instance | None:
-    return {i.id: i for i in await provider.instances()}.get(instance_id)
-
-
-async def eventually(check: Callable[[], Awaitable[object]]) -> None:
-    """Returns once `check` holds; fails if it does not within the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not await check():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.05)
-
-
-async def seen_as(provider: Provider, instance_id: str, observation: Observation) -> Instance:
-    found: list[Instance] = []
-
-    async def check() -> bool:
-        instance = await listed(provider, instance_id)
-        found[:] = [instance] if instance and instance.seen is observation else []
-        return bool(found)
-
-    await eventually(check)
-    return found[0]
-
-
-async def printed(provider: Provider, instance_id: str, text: str) -> str:
-    """The instance's log, once it contains `text`."""
-
-    async def check() -> bool:
-        return text in await provider.logs(instance_id, 1000)
-
-    await eventually(check)
-    return await provider.logs(instance_id, 1000)
-
-
-async def environment(provider: Provider, worker_id: int, **env: str) -> dict[str, str]:
-    """What a fresh instance finds in its environment."""
-    made = await rent(provider, spec(worker_id, "env; echo 'all said'; exec sleep 600", **env))
-    log = await printed(provider, made.id, "all said")
-    return dict(line.split("=", 1) for line in log.splitlines() if "=" in line)
+from posthouse.providers.process import ProcessProvider, files, machine, provider
+from posthouse.providers.process.procfs import Process, alive, census, send
+from posthouse.wire.matching import matches, values_of
+from tests.kit.provider_contract import (
+    DEADLINE_S,
+    SLEEP,
+    ProviderContract,
+    environment,
+    eventually,
+    listed,
+    printed,
+    rent,
+    seen_as,
+    spec,
+)
 
 
 @pytest.fixture
@@ -107,247 +54,10 @@ async def local(root: Path) -> AsyncIterator[ProcessProvider]:
     await provider.close()
 
 
-@pytest.fixture(params=["process"])
-def provider(request: pytest.FixtureRequest, local: ProcessProvider) -> Provider:
-    return {"process": local}[request.param]
-
-
-# -- every provider ------------------------------------------------------------------------------------------------
-
-
-async def test_an_offer_can_be_rented_and_shows_up_as_running(provider: Provider) -> None:
-    made = await rent(provider, spec(7))
-    assert made.label == "posthouse-test-7"
-    assert await seen_as(provider, made.id, Observation.RUNNING)
-    assert [i.label for i in await provider.instances()] == ["posthouse-test-7"]
-
-
-async def test_an_offer_counts_down_and_ends_in_offer_taken(provider: Provider) -> None:
-    [offer] = await provider.offers({}, 1.0)
-    assert offer.provider == provider.name
-    assert offer.price.ready_usd_h > 0
-    for worker_id in range(offer.available):
-        assert (await provider.offers({}, 1.0))[0].available == offer.available - worker_id
-        await provider.create(offer.id, spec(worker_id))
-    assert list(await provider.offers({}, 1.0)) == []
-    with pytest.raises(OfferTaken):
-        await provider.create(offer.id, spec(99))
-    assert await listed(provider, "posthouse-test-99") is None
-
-
-async def test_an_unknown_offer_is_taken(provider: Provider) -> None:
-    with pytest.raises(OfferTaken):
-        await provider.create("no such offer", spec(1))
-    assert list(await provider.instances()) == []
-
-
-async def test_filters_choose_among_offers(provider: Provider) -> None:
-    [offer] = await provider.offers({}, 1.0)
-    assert await provider.offers({"gpu_name": {"eq": offer.gpu_name}, "verified": {"eq": True}}, 1.0)
-    assert not await provider.offers({"gpu_name": {"eq": "no such GPU"}}, 1.0)
-    assert not await provider.offers({"dph_total": {"lt": offer.price.ready_usd_h}}, 1.0)
-    assert await provider.offers({"dph_total": {"lte": str(offer.price.ready_usd_h)}}, 1.0)
-
-
-async def test_a_worker_finds_the_environment_of_the_protocol(provider: Provider) -> None:
-    env = await environment(provider, 7, REPORT_ADDR="http://127.0.0.1:1", MASTER_TOKEN="t")
-    port = env["WORKER_PORT"]
-    assert env["CONTAINER_ID"] == "7"
-    assert env["REPORT_ADDR"] == "http://127.0.0.1:1"
-    assert env["MASTER_TOKEN"] == "t"
-    assert env["MODEL_LOG"]
-    address = f"{env['PUBLIC_IPADDR']}:{env[f'VAST_TCP_PORT_{port}']}"
-    [made] = await provider.instances()
-    assert made.addresses == {address}
-    assert env["VAST_TCP_PORT_3000"] == env[f"VAST_TCP_PORT_{port}"]
-    assert len({port, env["WORKER_HTTP_PORT"], env["MODEL_PORT"]}) == 3
-
-
-async def test_the_listed_address_leads_to_the_worker(provider: Provider) -> None:
-    made = await rent(provider, spec(1, 'exec "$PYTHON" -m http.server "$WORKER_PORT"'))
-    [address] = made.addresses
-    host, port = address.split(":")
-
-    async def answers() -> bool:
-        try:
-            _, writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            return False
-        writer.close()
-        await writer.wait_closed()
-        return True
-
-    await eventually(answers)
-
-
-async def test_a_stopped_worker_keeps_its_disk_and_resumes_at_the_same_address(provider: Provider) -> None:
-    made = await rent(
-        provider, spec(1, 'echo "port $WORKER_PORT" | tee -a kept; echo "run $(wc -l <kept)."; exec sleep 600')
-    )
-    first = await printed(provider, made.id, "run 1.")
-    await provider.stop(made.id)
-    assert await seen_as(provider, made.id, Observation.HALTED)
-    await provider.start(made.id)
-    again = await seen_as(provider, made.id, Observation.RUNNING)
-    assert again.addresses == made.addresses
-    log = await printed(provider, made.id, "run 2.")
-    assert len(set(re.findall(r"port \d+", first + log))) == 1
-
-
-@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
-async def test_an_updated_worker_runs_what_it_is_told_now_on_its_disk(provider: Provider, stopped: bool) -> None:
-    made = await rent(provider, spec(1, "echo 1 >>runs; echo old $KIND.; exec sleep 600", KIND="a"))
-    await printed(provider, made.id, "old a.")
-    if stopped:
-        await provider.stop(made.id)
-    updated = await provider.update(
-        made.id, spec(1, "echo 2 >>runs; echo new $KIND, runs $(echo $(<runs)).; exec sleep 600", KIND="b")
-    )
-    assert (updated.id, updated.seen, updated.addresses) == (made.id, Observation.RUNNING, made.addresses)
-    log = await printed(provider, made.id, "new b, runs 1 2.")
-    assert log.count("old a.") == 1
-    await provider.stop(made.id)
-    await provider.start(made.id)
-    await printed(provider, made.id, "new b, runs 1 2 2.")
-
-
-async def test_a_port_that_is_new_to_a_worker_is_reached_too(provider: Provider) -> None:
-    made = await rent(provider, spec(1))
-    updated = await provider.update(made.id, replace(spec(1), ports=(3000, 8000)))
-    assert made.addresses < updated.addresses
-    assert len(updated.addresses) == 2
-
-
-async def test_what_cannot_be_run_changes_nothing(provider: Provider) -> None:
-    made = await rent(provider, spec(1, "echo up $KIND.; exec sleep 600", KIND="a"))
-    with pytest.raises(Refused, match="onstart"):
-        await provider.update(made.id, spec(1, "echo \0"))
-    assert await seen_as(provider, made.id, Observation.RUNNING)
-    await provider.stop(made.id)
-    await provider.start(made.id)
-
-    async def twice() -> bool:
-        return (await provider.logs(made.id, 100)).count("up a.") == 2
-
-    await eventually(twice)
-
-
-async def test_what_is_not_there_cannot_be_updated(provider: Provider) -> None:
-    with pytest.raises(NotFound):
-        await provider.update("posthouse-test-404", spec(404))
-
-
-async def test_a_destroyed_worker_is_gone(provider: Provider) -> None:
-    made = await rent(provider, spec(1))
-    await provider.destroy(made.id)
-    assert list(await provider.instances()) == []
-    assert await provider.logs(made.id, 10) == ""
-    with pytest.raises(NotFound):
-        await provider.start(made.id)
-
-
-async def test_every_command_may_be_given_twice(provider: Provider) -> None:
-    onstart = "echo begun >>runs; echo runs $(wc -l <runs).; exec sleep 600"
-    made = await rent(provider, spec(1, onstart))
-    again = await rent(provider, spec(1, onstart))
-    assert again.id == made.id
-    assert again.addresses == made.addresses
-    await provider.start(made.id)
-    await printed(provider, made.id, "runs 1.")
-    await provider.stop(made.id)
-    await provider.stop(made.id)
-    await provider.start(made.id)
-    await provider.start(made.id)
-    await printed(provider, made.id, "runs 2.")
-    await provider.destroy(made.id)
-    await provider.destroy(made.id)
-    await provider.stop(made.id)
-    assert list(await provider.instances()) == []
-
-
-async def test_a_worker_that_ends_by_itself_has_exited(provider: Provider) -> None:
-    made = await rent(provider, spec(1, "echo no weights here; exit 3"))
-    gone = await seen_as(provider, made.id, Observation.EXITED)
-    assert "3" in gone.message
-    assert "no weights here" in gone.message
-    await provider.start(made.id)
-    assert await seen_as(provider, made.id, Observation.EXITED)
-
-
-async def test_logs_are_the_last_lines(provider: Provider) -> None:
-    made = await rent(provider, spec(1, "seq 1 500; echo end; exec sleep 600"))
-    await printed(provider, made.id, "end")
-    assert await provider.logs(made.id, 3) == "499\n500\nend\n"
-    assert await provider.logs(made.id, 0) == ""
-    assert await provider.logs("posthouse-test-404", 3) == ""
-
-
-@pytest.mark.parametrize(
-    "label",
-    [
-        "..",
-        "posthouse-test-../x",
-        "/posthouse-test-1",
-        "posthouse-test-1\n",
-        "posthouse-test-",
-        "posthouse-other-1",
-        "",
-    ],
-)
-async def test_a_label_that_is_not_ours_is_refused(provider: Provider, label: str, tmp_path: Path) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(Refused, match="label"):
-        await rent(provider, InstanceSpec(label=label, worker_id=1, image="", onstart=SLEEP, disk_gb=1.0))
-    with pytest.raises(NotFound):
-        await provider.start(label)
-    await provider.stop(label)
-    await provider.destroy(label)
-    assert await provider.logs(label, 5) == ""
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("onstart", "env", "named"),
-    [
-        ("echo \0", {}, "onstart"),
-        ("echo \ud800", {}, "onstart"),
-        ("#" * 100_000, {}, "onstart"),
-        (SLEEP, {"A": "x\0y"}, "env"),
-        (SLEEP, {"A B": "x"}, "env"),
-        (SLEEP, {"BASH_FUNC_ls%%": "() { touch x; }"}, "env"),
-        (SLEEP, {"": "x"}, "env"),
-        (SLEEP, {"A": "x" * 100_000}, "env"),
-    ],
-)
-async def test_what_cannot_be_run_is_refused_by_name(
-    provider: Provider, onstart: str, env: dict[str, str], named: str
-) -> None:
-    with pytest.raises(Refused, match=named):
-        await rent(provider, spec(1, onstart, **env))
-    assert list(await provider.instances()) == []
-
-
-@pytest.mark.parametrize("ports", [(), (0,), (65_536,), (3000, 3000), tuple(range(1, 18))])
-async def test_ports_that_cannot_be_published_are_refused(provider: Provider, ports: tuple[int, ...]) -> None:
-    with pytest.raises(Refused, match="ports"):
-        await rent(provider, replace(spec(1), ports=ports))
-
-
-async def test_every_published_port_is_listed(provider: Provider) -> None:
-    made = await rent(provider, replace(spec(1, "env; echo 'all said'; exec sleep 600"), ports=(3000, 8080)))
-    log = await printed(provider, made.id, "all said")
-    outside = [re.search(rf"^VAST_TCP_PORT_{port}=(\d+)$", log, re.MULTILINE) for port in (3000, 8080)]
-    assert made.addresses == {f"127.0.0.1:{found[1]}" for found in outside if found}
-    assert len(made.addresses) == 2
-
-
-async def test_odd_characters_are_data(provider: Provider) -> None:
-    odd = """ '"; touch pwned; $(touch pwned) `touch pwned` \\ ü 漢 \t*"""
-    onstart = f"cat <<'END'\n{odd}\nEND\nprintf '%s\\n' \"$ODD\"\nls; echo end; exec sleep 600\n"
-    made = await rent(provider, spec(1, onstart, ODD=odd))
-    lines = (await printed(provider, made.id, "end")).splitlines()
-    assert lines[:2] == [odd, odd]
-    assert "pwned" not in lines
+class TestProcessProvider(ProviderContract):
+    @pytest.fixture
+    def provider(self, local: ProcessProvider) -> Provider:
+        return local
 
 
 # -- processes -----------------------------------------------------------------------------------------------------
@@ -411,7 +121,7 @@ async def test_two_workers_never_share_a_port(local: ProcessProvider) -> None:
     envs = await asyncio.gather(*(environment(local, worker_id) for worker_id in range(4)))
     ports = [int(env[name]) for env in envs for name in ("WORKER_PORT", "WORKER_HTTP_PORT", "MODEL_PORT")]
     assert len(set(ports)) == 12
-    assert set(ports) <= set(process.PORTS)
+    assert set(ports) <= set(machine.PORTS)
 
 
 async def test_a_port_in_use_and_the_ports_of_a_stopped_worker_are_not_given_away(root: Path) -> None:
@@ -501,7 +211,7 @@ from posthouse.providers.process import ProcessProvider
 async def main():
     provider = ProcessProvider(Path(sys.argv[1]), "test", slots=4, grace_s=600)
     onstart = sys.argv[2]
-    await provider.create("cpu", InstanceSpec("posthouse-test-1", 1, "", onstart, 1.0))
+    await provider.create("cpu", InstanceSpec("posthouse-test-1", 1, "", onstart, 1.0), 1.0)
     while "up" not in await provider.logs("posthouse-test-1", 5):
         await asyncio.sleep(0.02)
     new = InstanceSpec("posthouse-test-1", 1, "", "", 1.0)
@@ -531,7 +241,7 @@ async def test_workers_outlive_a_killed_server_and_are_adopted(local: ProcessPro
     [adopted] = await local.instances()
     assert (adopted.label, adopted.seen) == ("posthouse-test-1", Observation.RUNNING)
     before = await processes_of(root, adopted.id, 2)
-    assert (await local.offers({}, 1.0))[0].available == 3
+    assert (await local.catalog())[0].available == 3
     await local.stop(adopted.id)
     assert [p for p in before if alive(p)] == []
     await local.start(adopted.id)
@@ -555,7 +265,7 @@ async def test_looking_again_adds_nothing_to_the_table_of_interned_strings(
 
     monkeypatch.setattr(sys, "intern", noting)
     assert [i.id for i in await local.instances()] == ["posthouse-test-1"]
-    await local.offers({}, 1.0)
+    await local.catalog()
     assert added == set()
 
 
@@ -582,7 +292,7 @@ async def test_an_update_ends_everything_that_ran_before_and_keeps_its_slot(root
     before = await processes_of(root, made.id, 3)
     updating = asyncio.create_task(local.update(made.id, spec(1)))
     while not updating.done():
-        assert list(await local.offers({}, 1.0)) == []
+        assert list(await local.catalog()) == []
     assert (await updating).seen is Observation.RUNNING
     assert [p for p in before if alive(p)] == []
     await local.destroy(made.id)
@@ -612,7 +322,7 @@ async def test_an_update_that_a_crash_cut_short_is_listed_as_halted_and_can_be_g
     )
     assert str(root / "posthouse-test-1") in census()
     halted = await seen_as(local, "posthouse-test-1", Observation.HALTED)
-    assert (await local.offers({}, 1.0))[0].available == 3  # its slot waits for it
+    assert (await local.catalog())[0].available == 3  # its slot waits for it
     await local.update(halted.id, spec(1, "echo new; exec sleep 600"))
     assert await seen_as(local, halted.id, Observation.RUNNING)
     await printed(local, halted.id, "new")
@@ -642,9 +352,9 @@ async def test_a_creation_that_a_crash_cut_short_is_listed_as_exited(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ProcessProvider, "_launch", crash)
+        patch.setattr(provider, "launch", crash)
         with pytest.raises(KeyboardInterrupt):
-            local._create("cpu", spec(1))
+            local._create("cpu", spec(1), 1.0)
     found = await listed(local, "posthouse-test-1")
     assert found is not None
     assert (found.seen, found.message) == (Observation.EXITED, "was created and never started")
@@ -732,7 +442,7 @@ async def test_the_log_keeps_its_bound_and_its_end(local: ProcessProvider, root:
     await printed(local, made.id, "end")
     await local.instances()
     assert (root / made.id / "output.log").stat().st_size == 0
-    assert (root / made.id / "output.log.1").stat().st_size == process.LOG_BYTES
+    assert (root / made.id / "output.log.1").stat().st_size == files.LOG_BYTES
     assert (await local.logs(made.id, 2)).splitlines()[-1] == "end"
 
 
@@ -783,17 +493,18 @@ async def test_every_live_worker_has_a_gpu_of_its_own(
     rows = "0, NVIDIA GeForce RTX 4090, 24564\\n1, NVIDIA GeForce RTX 4090, 24564\\n2, NVIDIA GB10, [N/A]\\n"
     pretend_gpus(tmp_path / "bin", monkeypatch, f"printf '{rows}'")
     local = ProcessProvider(root, "test", grace_s=0.5)
-    offers = await local.offers({}, 1.0)
+    offers = await local.catalog()
     assert [(o.gpu_name, o.num_gpus, o.available) for o in offers] == [("RTX 4090", 1, 2), ("GB10", 1, 1)]
-    [offer] = await local.offers({"gpu_ram": {"gte": 24_000.0}, "num_gpus": {"eq": "1"}}, 1.0)
+    filters: dict[str, dict[str, object]] = {"gpu_ram": {"gte": 24_000.0}, "num_gpus": {"eq": "1"}}
+    [offer] = [o for o in offers if matches(filters, values_of(o, 0.0))]
     onstart = "echo gpu $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER; exec sleep 600"
-    first, second = [await local.create(offer.id, spec(n, onstart)) for n in (1, 2)]
+    first, second = [await local.create(offer.id, spec(n, onstart), 1.0) for n in (1, 2)]
     assert "gpu 0 PCI_BUS_ID" in await printed(local, first.id, "gpu")
     assert "gpu 1 PCI_BUS_ID" in await printed(local, second.id, "gpu")
     with pytest.raises(OfferTaken):
-        await local.create(offer.id, spec(3, onstart))
+        await local.create(offer.id, spec(3, onstart), 1.0)
     await local.stop(first.id)  # a cold worker leaves its GPU to others
-    third = await local.create(offer.id, spec(3, onstart))
+    third = await local.create(offer.id, spec(3, onstart), 1.0)
     assert "gpu 0 PCI_BUS_ID" in await printed(local, third.id, "gpu")
     with pytest.raises(Busy, match="no free slot"):
         await local.start(first.id)
@@ -808,19 +519,5 @@ async def test_a_broken_nvidia_smi_is_said_and_not_taken_for_no_gpu(
 ) -> None:
     pretend_gpus(tmp_path / "bin", monkeypatch, "exit 9")
     with pytest.raises(Refused, match="slots"):
-        await ProcessProvider(root, "test").offers({}, 1.0)
-    assert await ProcessProvider(root, "test", slots=1).offers({}, 1.0)
-
-
-# -- the registry --------------------------------------------------------------------------------------------------
-
-
-def test_the_process_provider_is_found_by_name() -> None:
-    assert providers()["process"].load() is ProcessProvider
-
-
-def test_a_provider_name_that_is_there_twice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    twice = [EntryPoint("mine", f"{package}:Mine", posthouse.providers.GROUP) for package in ("a", "b")]
-    monkeypatch.setattr(posthouse.providers, "entry_points", lambda group: twice)
-    with pytest.raises(PosthouseError, match="'mine' is there twice: a:Mine and b:Mine"):
-        providers()
+        await ProcessProvider(root, "test").catalog()
+    assert await ProcessProvider(root, "test", slots=1).catalog()

@@ -10,8 +10,9 @@ import pytest
 
 from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import SCALING_LIMITS, EndpointState, Scaling
+from posthouse.domain.endpoint import SCALING_LIMITS, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
@@ -365,7 +366,9 @@ async def test_what_the_command_line_adds_to_an_update_does_not_overwrite_the_se
     template = await web.make_template()
     ask = {"endpoint_id": endpoint_id, "template_id": template["id"], "search_params": "gpu_ram>=24"}
     await web.call("POST", "/api/v0/workergroups/", ask)
-    web.hub.offers[WorkergroupId(1)] = ()
+    web.shelf.stock = [Offer("small", "shelf", "host", Price(), gpu_ram_mb=32_000)]
+    await web.hub.offers.refresh(web.shelf)
+    before = web.hub.offers_for(EndpointId(endpoint_id))
     other = await web.make_template("other")
     change = {
         "search_params": "verified=True rentable=True rented=False",
@@ -380,7 +383,8 @@ async def test_what_the_command_line_adds_to_an_update_does_not_overwrite_the_se
     group = web.hub.workergroups[WorkergroupId(1)]
     assert (group.search_params, group.gpu_ram, group.template_id) == ("gpu_ram>=24", 32.0, other["id"])
     assert (group.provider, group.signature_scheme) == ("shelf", "A4")
-    assert web.hub.offers == {}  # what was found with the old filters is not rented any more
+    assert len(before) == 1
+    assert web.hub.offers_for(EndpointId(endpoint_id)) is not before  # what was found for the old template
     await web.call("PUT", "/api/v0/autojobs/1/", {"search_params": ""})
     assert web.hub.workergroups[WorkergroupId(1)].search_params == ""
 
@@ -588,7 +592,6 @@ async def test_a_wrong_search_of_offers_is_refused_by_name(web: Web) -> None:
         answer = await web.call(method, path, body, key="read")
         assert (answer.status, answer.body["error"]) == (400, "invalid_args"), (body, answer)
         assert answer.body["msg"].startswith(f"{names}:"), answer
-    assert web.shelf.asked is None
 
 
 async def test_workers_are_listed_with_numbers_only(web: Web) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from posthouse.config import Limits
+from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import NotFound, OfferTaken
 from posthouse.domain.instance import Instance, InstanceSpec
@@ -35,18 +36,16 @@ class Shelf:
     """A provider that shows what it is given, and rents nothing of it out."""
 
     name = "shelf"
-    poll_s = 60.0
+    capabilities = ALL_CAPABILITIES
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}
         self.stock: list[Offer] = []
-        self.asked: Mapping[str, object] | None = None
 
-    async def offers(self, filters: Mapping[str, object], disk_gb: float) -> Sequence[Offer]:
-        self.asked = filters
+    async def catalog(self) -> Sequence[Offer]:
         return self.stock
 
-    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
+    async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         raise OfferTaken("the shelf is empty")
 
     async def start(self, instance_id: str) -> None:

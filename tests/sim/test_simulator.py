@@ -14,6 +14,7 @@ from posthouse.config import Engine, Server
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import Command, State
 from posthouse.engine.loop import MIN_GAP_S
+from posthouse.providers.process import ProcessProvider
 from posthouse.sim import world as sim
 from posthouse.sim.client import Client, ClientBehaviour, ClientKind
 from posthouse.sim.market import Duration, Hardware
@@ -47,7 +48,7 @@ def logged(kind: type[World] = World, hardware: Hardware = FAULTY, **others: obj
 
 def test_the_paces_are_those_of_the_server() -> None:
     assert Pace().tick_s == Engine().tick_s
-    assert Pace().list_s == Engine().observe_s
+    assert Pace().list_s == ProcessProvider.Settings().poll_s
     assert Pace().silent_s == Engine().silent_s
     assert Pace().hold_s == Server().route_hold_s
     assert sim.MIN_GAP_S == MIN_GAP_S

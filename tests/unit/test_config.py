@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from posthouse.config import LEAVES, Settings, allowed, env_name, load_settings, make_data_dir
+from posthouse.config import Settings, allowed, env_name, known_settings, load_settings, make_data_dir, value_of
 from posthouse.domain.errors import BadRequest, Refused
+from posthouse.providers.process import ProcessProvider
+
+DEFAULTS = Settings(providers={"process": ProcessProvider.Settings(type="process")})
+KNOWN = known_settings({"process": ProcessProvider.Settings})
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +37,10 @@ def problems(
 
 def test_nothing_given_means_the_defaults() -> None:
     settings, origins = load()
-    assert settings == Settings()
+    assert settings == DEFAULTS
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
     assert settings.public_url == "http://127.0.0.1:8080"
-    assert origins == dict.fromkeys(LEAVES, "default")
+    assert origins == dict.fromkeys(KNOWN, "default")
 
 
 def test_flags_beat_the_environment_that_beats_the_file_that_the_default() -> None:
@@ -54,16 +58,45 @@ def test_flags_beat_the_environment_that_beats_the_file_that_the_default() -> No
 def test_every_setting_can_be_given_in_every_way_and_is_described() -> None:
     defaults = {
         leaf: field.get_default(call_default_factory=True, validated_data=dict(Settings()))
-        for leaf, field in LEAVES.items()
+        for leaf, field in KNOWN.items()
     }
-    for leaf, field in LEAVES.items():
+    for leaf, field in KNOWN.items():
         assert field.description, leaf
         assert allowed(field), leaf
         assert load({leaf: defaults[leaf]})[1][leaf] == f"flag --{leaf.split('.')[-1].replace('_', '-')}"
         settings, origins = load(environ={env_name(leaf): str(defaults[leaf])})
         assert origins[leaf] == f"environment {env_name(leaf)}"
-        assert settings == Settings()
+        assert settings == DEFAULTS
     assert env_name("providers.process.slots") == "POSTHOUSE_PROVIDERS__PROCESS__SLOTS"
+
+
+def test_a_provider_has_a_table_of_its_own_and_several_may_be_of_one_type() -> None:
+    file = "[providers.process]\nslots = 2\n[providers.gpu_box]\ntype = 'process'\n[providers.spare]\ntype = 'process'"
+    settings, origins = load(file=file, environ={"POSTHOUSE_PROVIDERS__GPU_BOX__SLOTS": "24"})
+    slots = {name: (p.type, value_of(settings, f"providers.{name}.slots")) for name, p in settings.providers.items()}
+    assert slots == {"gpu_box": ("process", 24), "process": ("process", 2), "spare": ("process", 0)}
+    assert origins["providers.gpu_box.slots"] == "environment POSTHOUSE_PROVIDERS__GPU_BOX__SLOTS"
+    assert origins["providers.spare.slots"] == "default"
+
+
+def test_a_provider_that_is_the_default_needs_no_table_and_another_no_default() -> None:
+    assert list(load()[0].providers) == ["process"]
+    file = "default_provider = 'box'\n[providers.box]\ntype = 'process'"
+    assert list(load(file=file)[0].providers) == ["box"]
+
+
+def test_what_a_provider_does_not_know_is_refused_by_name() -> None:
+    assert problems(
+        file="[providers.process]\nslot = 1\nslots = -1\n[providers.box]\nslots = 1\n"
+        "[providers.Box]\n[providers.b]\ntype = 'x'"
+    )[1:] == [
+        "providers.Box: a name has small letters, digits and single _ between them, at most 32",
+        "providers.b.type = 'x' (file posthouse.toml) is no installed provider; allowed: process",
+        "providers.box.type is not given, and 'box' is no installed provider; allowed: process",
+        "providers.process.slot (file posthouse.toml) is unknown; the nearest known is providers.process.slots",
+        "providers.process.slots = -1 (file posthouse.toml) should be greater than or equal to 0; "
+        "allowed: a whole number >= 0 and <= 1000",
+    ]
 
 
 def test_https_changes_the_url_of_workers() -> None:

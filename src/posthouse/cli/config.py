@@ -1,7 +1,6 @@
 """`posthouse config ...`"""
 
 import os
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +27,11 @@ def show(
       POSTHOUSE_SERVER__PORT=9000 posthouse config show --long
     """
     with server_extra():
-        from posthouse.config import LEAVES, allowed, env_name, load_settings
+        from posthouse.config import allowed, env_name, known_settings, load_settings, value_of
     settings, origins = load_settings({}, config, os.environ)
     rows = []
-    for name, field in LEAVES.items():
-        value = reduce(getattr, name.split("."), settings)
+    for name, field in known_settings({name: type(p) for name, p in settings.providers.items()}).items():
+        value = value_of(settings, name)
         row: dict[str, Any] = {
             "setting": name,
             "value": str(value) if isinstance(value, Path) else value,

@@ -10,6 +10,7 @@ allow is late, repeated or out of order: the state stays as it is, and the calle
 
 from enum import StrEnum
 
+from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
 from posthouse.domain.errors import IllegalMove
 
 
@@ -270,13 +271,20 @@ def after_observation(state: State, observation: Observation) -> State | None:
     return TRANSITIONS[state].get(observation)
 
 
-def next_command(goal: Goal, state: State, busy: bool) -> Command | None:
+def next_command(goal: Goal, state: State, busy: bool, capabilities: Capabilities = ALL_CAPABILITIES) -> Command | None:
     """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
 
     A busy worker gets no command while it can still serve: it drains first. In the other states its requests are lost
-    or not there, so nothing is gained by waiting.
+    or not there, so nothing is gained by waiting. What a worker cannot do, its successor does: one that cannot rest
+    is destroyed instead, and so is one that cannot be updated where it is.
     """
-    return None if busy and state in SERVING else COMMANDS[goal].get(state)
+    if busy and state in SERVING:
+        return None
+    if goal is Goal.COLD and not capabilities.stop:
+        goal = Goal.GONE
+    command = COMMANDS[goal].get(state)
+    cannot = {Command.START: not capabilities.stop, Command.UPDATE: not capabilities.update}
+    return Command.DESTROY if command is not None and cannot.get(command) else command
 
 
 def goal_beyond_update(state: State) -> Goal:

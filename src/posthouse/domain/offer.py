@@ -1,7 +1,10 @@
 """An offer: a machine, or a share of one, that a provider would let us have at a price."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
 from posthouse.domain.workergroup import WorkergroupId
 
 SECONDS_PER_HOUR = 3600.0
@@ -9,7 +12,7 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a worker costs in each billing state. Units: US dollars per hour."""
+    """What a worker costs in each billing state. Units: US dollars per hour, the one currency there is."""
 
     ready_usd_h: float = 0.0
     loading_usd_h: float = 0.0
@@ -24,10 +27,25 @@ class Offer:
     machine: str
     """The host behind it; failures are remembered by host."""
     price: Price
+    """Without a disk, if `disk_usd_gb_h` says what that costs."""
     gpu_name: str = ""
     num_gpus: int = 0
     available: int = 1
     """How many workers this offer can still take."""
+    capabilities: Capabilities = ALL_CAPABILITIES
+    gpu_ram_mb: float = 0.0
+    """Of each GPU."""
+    zone: str = ""
+    """Where it stands, in the provider's words."""
+    reliability: float = 1.0
+    """Share of the time that the machine is up, by its provider's count: 0 to 1."""
+    expires_at: float = 0.0
+    """When the machine leaves the provider; 0 if no end is known."""
+    disk_usd_gb_h: float = 0.0
+    """What each GB of disk adds to the price, in every billing state."""
+    max_disk_gb: float = math.inf
+    attributes: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """What else a search may ask for, in the protocol's names and units, such as `cpu_ram` in MB."""
 
 
 @dataclass(frozen=True, slots=True)

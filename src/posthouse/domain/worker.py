@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import NewType
 
+from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import BILLED_AS, STATUS_ON_WIRE, Billing, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
@@ -36,7 +37,7 @@ class Worker:
     """When it last showed progress in the present state."""
     instance_id: str = ""
     addresses: frozenset[str] = field(default_factory=frozenset)
-    """`host:port` pairs at which the provider placed it; a reported address is believed only among these."""
+    """Where the provider placed it, `host:port` or URLs; a reported address is believed only among these."""
     url: str = ""
     """The address it reported, to the letter: the bytes that are signed."""
     version: str = ""
@@ -53,6 +54,7 @@ class Worker:
     """What it or its provider last said went wrong, for people."""
     outdated_at: float = 0.0
     """When an update was asked for that it has not had yet; 0 if none."""
+    capabilities: Capabilities = ALL_CAPABILITIES
 
     @property
     def began_at(self) -> float:

@@ -162,7 +162,6 @@ class Catalog:
             group = group if template is None else replace(group, template_id=template.id)
             group = await self.hub.store.put_workergroup(group)
             self.hub.put_group(group)
-            self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
             self._roll_out(group, self.hub.templates[before.template_id])
             self.hub.bell.set()
             return group
@@ -297,7 +296,6 @@ class Catalog:
             self.hub.templates[template.id] = template
             for group in self.hub.workergroups.values():
                 if group.template_id == template.id:
-                    self.hub.offers.pop(group.id, None)  # they were looked for with the old filters
                     self._roll_out(group, before)
             self.hub.bell.set()
             return template

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from posthouse.domain.address import host_of
 from posthouse.domain.errors import BadRequest, Busy, Unauthorized
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
@@ -101,8 +102,8 @@ class Certificates:
 
 
 def _hosts_of(worker: Worker) -> frozenset[str]:
-    """The hosts among its `host:port` pairs."""
-    return frozenset(_plain(pair.rpartition(":")[0].strip("[]")) for pair in worker.addresses)
+    """The hosts of its addresses."""
+    return frozenset(_plain(host_of(address)) for address in worker.addresses)
 
 
 def _plain(host: str) -> str:

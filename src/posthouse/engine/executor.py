@@ -1,17 +1,17 @@
 """Carries commands out at providers: bounded, one at a time for each worker; every answer is an observation."""
 
 import asyncio
-from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from posthouse import bootstrap
 from posthouse.domain.account import AccountId
-from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
+from posthouse.domain.instance import Instance, InstanceSpec, RegistryLogin
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker
@@ -25,23 +25,17 @@ log = structlog.get_logger()
 
 BUSY_TRIES = 5
 """How often a provider that asks for patience is asked again within one command."""
-DEFAULT_PORT = 3000
-"""The port that a worker listens on inside its instance, where its template publishes none."""
-
-TRUST_ROOT = """\
-# The server's root certificate, beside those that are trusted here already.
-{ cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/pki/tls/certs/ca-bundle.crt 2>/dev/null
-echo "$POSTHOUSE_ROOT" | base64 -d; } >"${TMPDIR:-/tmp}/roots.pem"
-export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem"
-"""
-"""In front of a template's onstart: OpenSSL, and so curl and Python, read that variable."""
+REGISTRY_LOGIN = "REGISTRY_LOGIN"
+"""Secrets whose names begin so are no variables: each is `HOST USER PASSWORD`, for the images of that registry."""
+DOCKER_HUB = "docker.io"
+"""The registry of images that name none."""
 
 
 @dataclass(slots=True)
 class Executor:
     hub: Hub
-    report_url: Callable[[int], str]
-    """What a worker is given as REPORT_ADDR."""
+    report_url: Callable[[Worker], str]
+    """What a worker is given as REPORT_ADDR: its provider may have an address of its own for that."""
     worker_token: Callable[[int], str]
     secrets: Callable[[AccountId], Mapping[str, str]]
     """What every new instance finds in its environment, unless its template says otherwise. Raises: Refused."""
@@ -49,7 +43,7 @@ class Executor:
     """The root of the server's certificate, which workers must trust to report; empty where every machine does."""
     most_at_once: int
     timeout_s: float
-    on_answer: Callable[[str], None] = lambda provider: None
+    on_answer: Callable[[str], None]
     """Called with the provider's name after each answer: its list is worth a look."""
     counts: Counter[str] = field(default_factory=Counter)
     _slots: asyncio.Semaphore = field(init=False)
@@ -62,6 +56,8 @@ class Executor:
         """Begins to carry out a command that the fleet has noted as given."""
         worker = fleet.workers.get(action.worker_id)
         if worker is not None:
+            if action.command is Command.RENT:
+                self.hub.offers.take(worker.provider, worker.offer_id)
             self._spawn(self._carry_out(fleet, worker, action.command))
 
     def destroy_orphan(self, provider: Provider, instance: Instance) -> None:
@@ -90,7 +86,8 @@ class Executor:
         except OfferTaken as error:
             failure, blame = f"offer {worker.offer_id} was taken: {error}", False
         except Busy as error:  # that there is no room for one that exists is nobody's fault
-            failure, blame = f"{command}: {error}", command is Command.RENT
+            failure = f"{command}: {error}"
+            blame = command is Command.RENT and not isinstance(error, Unavailable)
         except (Refused, BadRequest) as error:
             failure = f"{command}: {error}"
         except TimeoutError:
@@ -131,7 +128,7 @@ class Executor:
 
     async def _ask_once(self, provider: Provider, worker: Worker, command: Command) -> Instance | None:
         if command is Command.RENT:
-            return await provider.create(worker.offer_id, self._spec(worker))
+            return await provider.create(worker.offer_id, self._spec(worker), _ceiling_usd_h(worker))
         instance_id = worker.instance_id
         if not instance_id:  # its creation was never answered: look by label
             instance_id = next((i.id for i in await provider.instances() if i.label == worker.label), "")
@@ -149,25 +146,31 @@ class Executor:
     def _spec(self, worker: Worker) -> InstanceSpec:
         group = self.hub.workergroups.get(worker.group_id)
         template = self.hub.templates.get(group.template_id) if group is not None else None
-        if template is None:
+        if group is None or template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
-        env, ports = parse_env(template.env)
-        env = {**self.secrets(template.account_id), **env}
-        root = {"POSTHOUSE_ROOT": b64encode(self.root_pem.encode()).decode()} if self.root_pem else {}
+        variables, ports = parse_env(template.env)
+        secrets = self.secrets(template.account_id)
+        logins = {name for name in secrets if name.startswith(REGISTRY_LOGIN)}
+        env = {name: value for name, value in secrets.items() if name not in logins} | variables
+        onstart, trust = bootstrap.script(template.onstart, self.root_pem)
         return InstanceSpec(
             label=worker.label,
             worker_id=worker.id,
             image=f"{template.image}:{template.tag}" if template.tag else template.image,
-            onstart=TRUST_ROOT + template.onstart if root else template.onstart,
+            onstart=onstart,
             disk_gb=template.disk_gb,
             env={
                 **env,
-                **root,
-                "REPORT_ADDR": self.report_url(worker.id),
+                **trust,
+                "REPORT_ADDR": self.report_url(worker),
                 "MASTER_TOKEN": self.worker_token(worker.id),
                 "USE_SSL": env.get("USE_SSL", "false"),
             },
-            ports=ports or (DEFAULT_PORT,),
+            ports=ports or (bootstrap.DEFAULT_PORT,),
+            num_gpus=worker.num_gpus,
+            gpu_ram_gb=group.gpu_ram,
+            launch_args=group.launch_args,
+            registry=_registry(template.image, [secrets[name] for name in sorted(logins)]),
         )
 
     async def _destroy_orphan(self, provider: Provider, instance: Instance) -> None:
@@ -178,3 +181,21 @@ class Executor:
             log.warning("destroyed an instance that no worker owns", label=instance.label, provider=provider.name)
         except Exception as error:  # noqa: BLE001 - the seam of an action: the next list shows the orphan again
             log.warning("could not destroy an orphan", label=instance.label, error=repr(error)[:300])
+
+
+def _ceiling_usd_h(worker: Worker) -> float:
+    """What the worker may cost while it serves: what it was chosen at, but for rounding."""
+    return worker.price.ready_usd_h * (1 + 1e-6)
+
+
+def _registry(image: str, logins: Sequence[str]) -> RegistryLogin | None:
+    """The login for the image's registry. Raises: Refused for one that is not `HOST USER PASSWORD`."""
+    first, slash, _ = image.partition("/")
+    host = first if slash and ("." in first or ":" in first or first == "localhost") else DOCKER_HUB
+    for login in logins:
+        parts = login.split(maxsplit=2)
+        if len(parts) != 3:
+            raise Refused(f"secret {REGISTRY_LOGIN}...: must be HOST USER PASSWORD, with blanks between")
+        if parts[0] == host:
+            return RegistryLogin(*parts)
+    return None

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound
-from posthouse.domain.lifecycle import Goal
+from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Decision, Memory
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.offers import Offers
 from posthouse.engine.worker_ids import WorkerIds
 from posthouse.fleet.fleet import Assignment, Fleet, Waiting
 from posthouse.ports import Clock, JournalEntry, Provider, Store
@@ -87,16 +88,23 @@ class Hub:
     accounts: dict[AccountId, Account] = field(default_factory=dict)
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
     """Sealed values by owner and name."""
-    offers: dict[WorkergroupId, tuple[GroupOffer, ...]] = field(default_factory=dict)
+    offers: Offers = field(init=False)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
+    former_labels: set[str] = field(default_factory=set)
+    """Of workers that were destroyed before this start, as far as the store still knows them."""
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     worker_ids: WorkerIds = field(init=False)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
+    _offers_for: dict[EndpointId, tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]] = field(
+        default_factory=dict
+    )
+    """What was last offered to an endpoint, by workergroup and in all."""
 
     def __post_init__(self) -> None:
+        self.offers = Offers(self.clock)
         self.worker_ids = WorkerIds(lambda count, above: self.store.take_worker_ids(count, above))
 
     def note_label(self, label: str) -> None:
@@ -119,6 +127,7 @@ class Hub:
         endpoints = {e.id: e for e in await self.store.endpoints()}
         for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
             record = await self.store.open_fleet(endpoint_id, self.epoch)
+            self.former_labels |= {w.label for w in record.workers if w.state is State.DESTROYED}
             endpoint = endpoints.get(endpoint_id)
             known = endpoint or _deleted(endpoint_id, record.account_id)
             fleet = Fleet(known, self.clock.now(), record.workers, self.stabilization_s, record.spent_usd)
@@ -188,11 +197,23 @@ class Hub:
         del self._groups[endpoint_id][group_id]
         if not self._groups[endpoint_id]:
             del self._groups[endpoint_id]
-        self.offers.pop(group_id, None)
+        self.offers.drop_group(group_id)
 
     def offers_for(self, endpoint_id: EndpointId) -> tuple[GroupOffer, ...]:
-        """What the endpoint's workergroups could rent, as last seen."""
-        return tuple(o for g in self.groups_of(endpoint_id) for o in self.offers.get(g.id, ()))
+        """What the endpoint's workergroups could rent, as last seen; the same object while nothing has changed."""
+        found = [
+            self.offers.for_group(g, g.provider or self.default_provider, self.templates.get(g.template_id))
+            for g in self.groups_of(endpoint_id)
+        ]
+        before, offers = self._offers_for.get(endpoint_id, ([], ()))
+        if len(before) != len(found) or any(a is not b for a, b in zip(before, found, strict=True)):
+            offers = tuple(offer for part in found for offer in part)
+            self._offers_for[endpoint_id] = found, offers
+        return offers
+
+    async def owners_of(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
+        """The endpoint of each of the labels that a worker has, on whatever server. Raises: Unavailable."""
+        return await self.store.workers_labelled(labels)
 
     def provider_of(self, worker: Worker) -> Provider | None:
         """The provider that has the worker; None if it is no longer configured."""

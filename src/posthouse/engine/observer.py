@@ -1,21 +1,16 @@
-"""Looks at what providers have: their instances, and what they offer."""
+"""Looks at what providers have."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from posthouse.domain.errors import PosthouseError
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
-from posthouse.domain.offer import GroupOffer
-from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
-from posthouse.engine.router import Router
 from posthouse.ports import Provider
-from posthouse.wire.search import parse_search
 
 log = structlog.get_logger()
 
@@ -28,16 +23,12 @@ LIST_TIMEOUT_S = 30.0
 @dataclass(slots=True)
 class Observer:
     hub: Hub
-    router: Router
-    executor: Executor
     counts: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
     """Providers that have been listed at least once since the start."""
     failing: set[str] = field(default_factory=set)
     """Providers whose latest look failed."""
     _look: dict[str, asyncio.Event] = field(default_factory=dict)
-    _orphans: dict[str, set[str]] = field(default_factory=dict)
-    """Ids of instances that no worker owns at the latest look, by provider."""
     _listed: dict[str, dict[str, Instance]] = field(default_factory=dict)
     """The latest list by label, by provider."""
 
@@ -45,27 +36,32 @@ class Observer:
         """Asks for a look at a provider soon."""
         self._look.setdefault(provider, asyncio.Event()).set()
 
-    async def run(self, provider: Provider) -> None:
-        """Looks at one provider for ever: every `poll_s`, and when poked."""
+    async def run(
+        self,
+        provider: Provider,
+        poll_s: float,
+        then: Callable[[Provider, Sequence[Instance]], Awaitable[None]],
+    ) -> None:
+        """Looks at one provider for ever: every `poll_s`, and when poked. `then` is given each complete list."""
         look = self._look.setdefault(provider.name, asyncio.Event())
         while True:
             look.clear()
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
-                    await self.observe(provider)
+                    await then(provider, await self.observe(provider))
                 self.failing.discard(provider.name)
             except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; routing goes on
                 self.counts[f"{provider.name}_failed"] += 1
                 self.failing.add(provider.name)
                 log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
             try:
-                async with asyncio.timeout(provider.poll_s):
+                async with asyncio.timeout(poll_s):
                     await look.wait()
             except TimeoutError:
                 continue
 
-    async def observe(self, provider: Provider) -> None:
-        """Takes in one complete list of a provider and what it offers to each workergroup."""
+    async def observe(self, provider: Provider) -> Sequence[Instance]:
+        """Takes in one complete list of a provider, and returns it."""
         asked_at = self.hub.clock.now()
         instances = list(await provider.instances())
         now = self.hub.clock.now()
@@ -84,10 +80,9 @@ class Observer:
             managed.fleet.observe(provider.name, [i for i in either if i is not None], asked_at, now)
             if before != {i: w.state for i, w in managed.fleet.workers.items()}:
                 self.hub.bell.set()
-        self._sweep(provider, instances)
         self.seen.add(provider.name)
         self.counts[f"{provider.name}_looks"] += 1
-        await self._offers(provider)
+        return instances
 
     def _left_out(self, provider: Provider, instances: list[Instance], now: float) -> list[Instance]:
         """What a list that cannot be complete leaves out, as it was in the one before.
@@ -114,38 +109,3 @@ class Observer:
     def troubles(self) -> list[str]:
         """What fails at providers, in words that anybody may read."""
         return [f"provider {name} cannot be looked at" for name in sorted(self.failing)]
-
-    def _sweep(self, provider: Provider, instances: list[Instance]) -> None:
-        """Destroys what carries our label and belongs to no worker; seen twice, so that no answer is overtaken."""
-        owned = {
-            w.label: w.instance_id for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()
-        }
-        listed = {i.id for i in instances}
-        orphans = {
-            i.id: i
-            for i in instances
-            if i.label.startswith(self.hub.label_prefix)
-            and (i.label not in owned or (i.id != owned[i.label] and owned[i.label] in listed))  # or made twice
-        }
-        for instance_id in sorted(orphans.keys() & self._orphans.get(provider.name, set())):
-            self.executor.destroy_orphan(provider, orphans[instance_id])
-        self._orphans[provider.name] = set(orphans)
-
-    async def _offers(self, provider: Provider) -> None:
-        for group in list(self.hub.workergroups.values()):
-            if (group.provider or self.hub.default_provider) != provider.name:
-                continue
-            template = self.hub.templates.get(group.template_id)
-            if template is None:
-                self.hub.offers.pop(group.id, None)
-                continue
-            filters: Mapping[str, object] = template.extra_filters
-            try:
-                if group.search_params:
-                    filters = parse_search(group.search_params)
-                offers = await provider.offers(filters, template.disk_gb)
-            except PosthouseError as error:
-                log.warning("no offers for a workergroup", workergroup=group.id, why=str(error)[:300])
-                offers = ()
-            if group.id in self.hub.workergroups:
-                self.hub.offers[group.id] = tuple(GroupOffer(group.id, o) for o in offers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
+from posthouse.domain.address import believed
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
@@ -461,10 +462,8 @@ class Fleet:
         seat = worker.url, worker.perf
         if (worker.version, worker.scheme) != (report.version, report.scheme):
             worker = replace(worker, version=report.version, scheme=report.scheme)
-        url = report.url or worker.url
-        if not report.url and _place(url) not in worker.addresses and len(worker.addresses) == 1:
-            url = f"http://{next(iter(worker.addresses))}"  # the oldest do not say where they are
-        placed = _place(url) in worker.addresses
+        url = believed(report.url, worker.url, worker.addresses)
+        placed = bool(url)
         if placed:
             worker = worker if url == worker.url else replace(worker, url=url)
         elif report.url:
@@ -610,6 +609,7 @@ class Fleet:
                     gpu_name=offer.gpu_name,
                     num_gpus=offer.num_gpus,
                     price=offer.price,
+                    capabilities=offer.capabilities,
                     created_at=now,
                     goal=rental.goal,
                     since=now,
@@ -625,7 +625,7 @@ class Fleet:
         """The commands that move workers toward their goals, but for workers with a command on its way."""
         actions = []
         for worker in self.workers.values():
-            command = next_command(worker.goal, worker.state, self._drains(worker, now))
+            command = next_command(worker.goal, worker.state, self._drains(worker, now), worker.capabilities)
             rests = self._rests_until.get(worker.id, 0.0) > now
             if command is not None and worker.id not in self._in_flight and not rests:
                 actions.append(Action(worker.id, command))
@@ -907,11 +907,3 @@ class Fleet:
         # How many requests are in service where each goes as fast as alone. Little's law, for one worker.
         self._slots = {w.id: max(1.0, w.perf * self._slot_unit_s) for w in self.workers.values()}
         self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
-
-
-def _place(url: str) -> str:
-    """`host:port` of an address, empty if it is not one."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https") or not rest or any(c in rest for c in "/?#@\\ "):
-        return ""
-    return rest if ":" in rest else f"{rest}:{443 if scheme == 'https' else 80}"

@@ -189,6 +189,8 @@ def _lots(s: Snapshot, goal: Goal) -> list[list[_Candidate]]:
 
     lots: dict[tuple[int, str, float], list[_Candidate]] = {}
     for entry in s.offers:
+        if goal is Goal.COLD and not entry.offer.capabilities.stop:
+            continue  # it could not rest
         name, price = _kind(entry), entry.offer.price
         success_rate = s.estimates.success_rate.get(name, 1.0)
         usd_h = running_usd_h(price) / success_rate + (price.stopped_usd_h if goal is Goal.COLD else 0.0)

@@ -32,7 +32,7 @@ def add_market_routes(app: FastAPI, catalog: Catalog) -> None:
         most = MAX_OFFERS if limit is None else integer(limit, "limit", 1, 2**31)
         disk_gb = number(said.get("allocated_storage") or 0, "allocated_storage", 0, MAX_DISK_GB)
         filters = parse_search({field: wanted for field, wanted in said.items() if field not in NO_FILTERS})
-        offers = await hub.providers[hub.default_provider].offers(filters, disk_gb)
+        offers = hub.offers.search(hub.default_provider, filters, disk_gb)
         return {"success": True, "offers": [_offer(offer) for offer in offers[: min(most, MAX_OFFERS)]]}
 
     @app.post("/api/v0/bundles")
@@ -78,6 +78,9 @@ def _offer(offer: Offer) -> dict[str, Any]:
         "machine_id": offer.machine,
         "gpu_name": offer.gpu_name,
         "num_gpus": offer.num_gpus,
+        "gpu_ram": offer.gpu_ram_mb,
+        "geolocation": offer.zone,
+        "reliability": offer.reliability,
         **_prices(offer.price),
     }
 

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,6 +11,15 @@ from prometheus_client.registry import Collector
 
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
+
+
+class Meter(Protocol):
+    """Calls to a provider by call and outcome, and the seconds that they took, by call."""
+
+    @property
+    def calls(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +34,8 @@ class Metrics(Collector):
     """Calls answered on the hot paths, by path and status."""
     troubles: Callable[[], list[str]]
     """What fails now."""
+    meters: Mapping[str, Meter] = field(default_factory=dict)
+    """What is counted of the calls to each provider, by its name."""
 
     def page(self) -> bytes:
         """The text that is scraped."""
@@ -60,8 +72,8 @@ class Metrics(Collector):
                 workers.add_metric([name, state], count)
             outliers.add_metric([name], len(fleet.outliers(now)))
             demand = fleet.snapshot(now, ()).demand
-            for gauge, (_, field) in gauges.items():
-                families[gauge].add_metric([name], getattr(demand, field))
+            for gauge, (_, quantity) in gauges.items():
+                families[gauge].add_metric([name], getattr(demand, quantity))
             if managed.decision is not None:
                 capacity.add_metric([name, "needed"], managed.decision.hot_need)
                 capacity.add_metric([name, "ready"], managed.decision.ready_supply)
@@ -82,3 +94,18 @@ class Metrics(Collector):
         troubles.add_metric([], len(self.troubles()))
         yield from (workers, outliers, *families.values(), capacity, spent, rate, requests, calls, work, tick)
         yield troubles
+        yield from self._providers()
+
+    def _providers(self) -> Iterable[Metric]:
+        calls = CounterMetricFamily(
+            "posthouse_provider_calls", "Calls to providers by outcome.", labels=["provider", "call", "outcome"]
+        )
+        seconds = CounterMetricFamily(
+            "posthouse_provider_seconds", "How long calls to providers took, in all.", labels=["provider", "call"]
+        )
+        for name, meter in self.meters.items():
+            for (call, outcome), count in meter.calls.items():
+                calls.add_metric([name, call, outcome], count)
+            for call, taken_s in meter.seconds.items():
+                seconds.add_metric([name, call], taken_s)
+        yield from (calls, seconds)

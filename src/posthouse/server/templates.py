@@ -10,7 +10,8 @@ from posthouse.domain.errors import BadRequest
 from posthouse.domain.template import Template
 from posthouse.engine.catalog import Catalog
 from posthouse.server.gate import Ask
-from posthouse.wire.search import matches, parse_search
+from posthouse.wire.matching import matches
+from posthouse.wire.search import parse_search
 
 _WIRE_NAMES = {"disk_gb": "recommended_disk_space", "account_id": "creator_id"}
 _OURS = {"revision"}

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import StaleVersion
 from posthouse.domain.lifecycle import Goal, State
@@ -192,5 +193,6 @@ def _worker(row: Row[Any]) -> Worker:
             "state": State(values["state"]),
             "goal": Goal(values["goal"]),
             "addresses": frozenset(values["addresses"]),
+            "capabilities": Capabilities(**values["capabilities"]),
         },
     )

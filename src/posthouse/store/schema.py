@@ -168,6 +168,7 @@ workers = Table(
     Column("spent_usd", Double, nullable=False),
     Column("message", Text, nullable=False),
     Column("outdated_at", Double, nullable=False),
+    Column("capabilities", JSON, nullable=False),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 

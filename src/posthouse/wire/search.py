@@ -1,19 +1,18 @@
-"""Offer searches: the filter language of the protocol's marketplace, and what satisfies a filter.
+"""Offer searches: the filter language of the protocol's marketplace. `matching` says what satisfies a filter.
 
     num_gpus=1 gpu_ram>=24 gpu_name in [RTX_4090,"RTX 5090"] dph<0.5
 
 A filter is kept as the protocol sends it: `{field: {op: value}}`, every op one of `OPS`.
 """
 
-import math
-import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, NoReturn
 
 import msgspec
 
 from posthouse.domain.errors import BadRequest
+from posthouse.wire.matching import number
 
 MAX_TEXT: Final = 4096
 """Longest search text, in characters. Our choice; real ones are below 300."""
@@ -91,19 +90,6 @@ def parse_search(search: str | Mapping[str, object]) -> dict[str, dict[str, obje
     return filters
 
 
-def matches(filters: Mapping[str, Mapping[str, object]], values: Mapping[str, object]) -> bool:
-    """True if `values` satisfies every filter on a field that it has; other fields are ignored.
-
-    Numbers are compared as numbers, also with a string that states one; text without regard to case and `_`.
-    """
-    return all(
-        _TESTS[op](values[field], wanted)
-        for field, conditions in filters.items()
-        if field in values
-        for op, wanted in conditions.items()
-    )
-
-
 def _checked(filters: object) -> dict[str, dict[str, object]]:
     try:
         shaped = msgspec.convert(filters, _JSON_SHAPE)
@@ -140,51 +126,12 @@ def _scalar(field: str, text: str) -> object:
     if not text:
         raise ValueError("the value is empty")
     if field in _MULTIPLIERS:
-        if (number := _number(text)) is None:
+        if (value := number(text)) is None:
             raise ValueError(f"{text!r} is not a number")
-        return number * _MULTIPLIERS[field]
+        return value * _MULTIPLIERS[field]
     if field == "driver_version" and "." in text:
         # 535.86.05 becomes 535086005, so that versions compare as numbers.
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){2}", text):
             raise ValueError(f"{text!r} is not a version a.b.c")
         return int("".join(part.zfill(3) for part in text.split(".")))
     return _CONSTANTS[text] if text in _CONSTANTS else text.replace("_", " ")
-
-
-def _number(value: object) -> float | None:
-    """The finite number that `value` is or states, or None."""
-    try:
-        number = float(value) if isinstance(value, str | int | float) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _equal(actual: object, wanted: object) -> bool:
-    if isinstance(actual, int | float):
-        return _number(wanted) == actual
-    return str(actual).replace("_", " ").casefold() == str(wanted).replace("_", " ").casefold()
-
-
-def _is_in(actual: object, wanted: object) -> bool:
-    return any(_equal(actual, item) for item in (wanted if isinstance(wanted, list) else [wanted]))
-
-
-def _ordered(compare: Callable[[float, float], bool]) -> Callable[[object, object], bool]:
-    def test(actual: object, wanted: object) -> bool:
-        left, right = _number(actual), _number(wanted)
-        return left is not None and right is not None and compare(left, right)
-
-    return test
-
-
-_TESTS: Final[dict[str, Callable[[object, object], bool]]] = {
-    "eq": _equal,
-    "neq": lambda actual, wanted: not _equal(actual, wanted),
-    "gt": _ordered(operator.gt),
-    "gte": _ordered(operator.ge),
-    "lt": _ordered(operator.lt),
-    "lte": _ordered(operator.le),
-    "in": _is_in,
-    "notin": lambda actual, wanted: not _is_in(actual, wanted),
-}

@@ -147,6 +147,7 @@ def _fleets() -> None:
         sa.Column("spent_usd", sa.Double, nullable=False),
         sa.Column("message", sa.Text, nullable=False),
         sa.Column("outdated_at", sa.Double, nullable=False),
+        sa.Column("capabilities", sa.JSON, nullable=False),
     )
     op.create_index("ix_workers_endpoint_id_state", "workers", ["endpoint_id", "state"])
     op.create_table(

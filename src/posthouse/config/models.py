@@ -1,23 +1,24 @@
-"""The settings: one tree, read once at start. Flags beat the environment, that beats the file, that the default."""
+"""The settings: one tree, read once at start."""
 
-import difflib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.domain.errors import Refused
 
 ENV_PREFIX = "POSTHOUSE_"
-FILE_NAME = "posthouse.toml"
-"""Read from the working directory where no other file is named."""
-
-VALUE_SHOWN = 60
-"""Characters of a wrong value that an error repeats."""
 
 
 class Section(BaseModel):
@@ -80,7 +81,6 @@ class Server(Section):
 
 class Engine(Section):
     tick_s: float = Field(1.0, ge=0.05, le=60, description="Time between two scaling decisions, in seconds.")
-    observe_s: float = Field(2.0, ge=0.05, le=600, description="Least time between two provider listings, in seconds.")
     silent_s: float = Field(
         60.0,
         gt=46,
@@ -146,30 +146,31 @@ class Rates(Section):
     )
 
 
-class Process(Section):
-    """Workers as processes on this machine."""
-
-    enabled: bool = Field(True, description="Whether this machine may run workers.")
-    slots: int = Field(
-        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
-    )
-    memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
-    grace_s: float = Field(
-        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
-    )
-    ready_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a ready worker, in US dollars per hour.")
-    loading_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a loading worker, in US dollars per hour.")
-    stopped_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a stopped worker, in US dollars per hour.")
-
-
-class Providers(Section):
-    process: Process = Process()
-
-
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s,?#]+", text):
         raise ValueError("should be one URL that begins with http:// or https://, without a query")
     return text.rstrip("/")
+
+
+def _url_or_none(text: str) -> str:
+    return _url(text) if text else ""
+
+
+class ProviderSettings(Section):
+    """What every provider's table `[providers.NAME]` may say; a provider's own `Settings` inherit it and add theirs."""
+
+    type: str = Field(
+        "", description="Which installed provider it is; default: the one that is called as the table is."
+    )
+    enabled: bool = Field(True, description="Whether it is used.")
+    poll_s: float = Field(10.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
+    catalog_s: float = Field(60.0, ge=0.05, le=86_400, description="Time between two looks at its offers, in seconds.")
+    calls_per_s: float = Field(
+        0.0, ge=0, le=1e6, description="Most calls to it per second, as a mean; those beyond wait. 0: no limit."
+    )
+    public_url: Annotated[str, AfterValidator(_url_or_none)] = Field(
+        "", description="URL at which its workers reach the server; default: `public_url`."
+    )
 
 
 def _own_url(values: dict[str, Any]) -> str:
@@ -192,20 +193,36 @@ class Settings(Section):
     )
     limits: Limits = Limits()
     rates: Rates = Rates()
-    providers: Providers = Providers()
+    providers: Mapping[str, SerializeAsAny[ProviderSettings]] = Field(
+        default_factory=dict, description="By name; each is an instance of its own type's model."
+    )
     default_provider: str = Field("process", min_length=1, description="Provider of the workergroups that name none.")
 
 
-def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting with its dotted name, in the order of the tree."""
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting with its dotted name, in the order of the tree; without those of providers."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from leaves(field.annotation, f"{prefix}{name}.")
-        else:
+        elif prefix + name != "providers":
             yield prefix + name, field
 
 
-LEAVES = dict(leaves())
+LEAVES = dict(leaves(Settings))
+
+
+def known_settings(providers: Mapping[str, type[ProviderSettings]]) -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, with those of these providers."""
+    return LEAVES | {leaf: f for name, model in providers.items() for leaf, f in leaves(model, f"providers.{name}.")}
+
+
+def value_of(settings: Settings, leaf: str) -> Any:
+    """The value of a setting by its dotted name."""
+    value: Any = settings
+    for part in leaf.split("."):
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    return value
+
 
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length >="}
@@ -213,7 +230,7 @@ _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length
 
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: `a whole number >= 0 and <= 65535`."""
-    kind = _KINDS.get(field.annotation) or " or ".join(get_args(field.annotation))
+    kind = _KINDS.get(field.annotation) or " or ".join(map(str, get_args(field.annotation)))
     bounds = [
         f"{sign} {getattr(rule, name)}"
         for rule in field.metadata
@@ -228,63 +245,6 @@ def env_name(leaf: str) -> str:
     return ENV_PREFIX + leaf.replace(".", "__").upper()
 
 
-def load_settings(
-    flags: Mapping[str, Any], config_file: Path | None, environ: Mapping[str, str]
-) -> tuple[Settings, dict[str, str]]:
-    """The settings, and for each by its dotted name where its value comes from.
-
-    `flags` has dotted names; None means not given. Raises: BadRequest that lists everything wrong at once.
-    """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(LEAVES, "default")
-
-    def take(leaf: str, value: Any, origin: str) -> None:
-        if leaf in LEAVES:
-            values[leaf], origins[leaf] = value, origin
-        elif any(known.startswith(f"{leaf}.") for known in LEAVES):
-            problems.append(f"{leaf} ({origin}) is a table and not a value")
-        else:
-            problems.append(f"{leaf} ({origin}) is unknown; the nearest known is {_nearest(leaf)}")
-
-    if config_file is None and Path(FILE_NAME).is_file():
-        config_file = Path(FILE_NAME)
-    if config_file is not None:
-        for leaf, value in _flat(_read(config_file)):
-            take(leaf, value, f"file {config_file}")
-    for name, text in environ.items():
-        leaf = name.removeprefix(ENV_PREFIX).replace("__", ".").lower()
-        # Other programs may have variables with our prefix; one with the sign of nesting can only be meant for us.
-        if name == env_name(leaf) and (leaf in LEAVES or "." in leaf):
-            take(leaf, text, f"environment {name}")
-    for leaf, value in flags.items():
-        if value is not None:
-            take(leaf, value, f"flag --{leaf.rpartition('.')[2].replace('_', '-')}")
-
-    try:
-        settings = Settings.model_validate(_nested(values))
-    except ValidationError as error:
-        for wrong in error.errors():
-            leaf = ".".join(map(str, wrong["loc"]))
-            if wrong["type"] != "default_factory_not_called":  # it follows from another error, which is listed
-                message = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-                value = repr(wrong["input"])[:VALUE_SHOWN]
-                problems.append(f"{leaf} = {value} ({origins[leaf]}) {message}; allowed: {allowed(LEAVES[leaf])}")
-    if problems:
-        raise BadRequest("wrong settings:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return settings, origins
-
-
-def _nearest(unknown: str) -> str:
-    """The setting whose name is most like this one, in whole and in its last part."""
-
-    def likeness(leaf: str) -> float:
-        pairs = (unknown, leaf), (unknown.rpartition(".")[2], leaf.rpartition(".")[2])
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return max(LEAVES, key=likeness)
-
-
 def make_data_dir(settings: Settings) -> Path:
     """The data directory, made for its owner alone if it was not there. Raises: Refused."""
     try:
@@ -292,33 +252,3 @@ def make_data_dir(settings: Settings) -> Path:
     except OSError as error:
         raise Refused(f"data_dir {settings.data_dir} cannot be made: {error.strerror}") from error
     return settings.data_dir
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadRequest(f"the configuration file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise BadRequest(f"the configuration file {path} is not TOML: {error}") from error
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables, with dotted names."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables that `_flat` would give as `values`."""
-    tree: dict[str, Any] = {}
-    for leaf, value in values.items():
-        *sections, name = leaf.split(".")
-        table = tree
-        for section in sections:
-            table = table.setdefault(section, {})
-        table[name] = value
-    return tree
