@@ -7,7 +7,7 @@ from vastai.api.query import offers_alias, offers_fields, offers_mult, parse_que
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.matching import matches
-from posthouse.wire.search import OPS, MAX_TEXT, parse_search
+from posthouse.wire.search import MAX_TEXT, OPS, parse_search
 
 PUBLISHED = [
     "gpu_ram>=23 num_gpus=1 gpu_name=RTX_4090 inet_down>200 direct_port_count>3 disk_space>=64",

@@ -74,7 +74,9 @@ class Orphans:
 
     async def _without_owner(self, ours: Sequence[Instance]) -> tuple[list[Instance], int]:
         """What belongs to no worker, or was made twice, and how many of it no worker here ever had."""
-        here = {w.label: w.instance_id for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()}
+        here = {
+            w.label: w.instance_id for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()
+        }
         self._known |= dict.fromkeys(here)
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
