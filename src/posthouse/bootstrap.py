@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from posthouse.domain.errors import Refused
-from posthouse.domain.instance import InstanceSpec
+from posthouse.ports import InstanceSpec
 
 DEFAULT_PORT = 3000
 """The port that a worker listens on inside its instance, where its template publishes none."""

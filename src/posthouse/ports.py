@@ -1,13 +1,13 @@
 """What the engine needs of the world. Adapters implement these; `wiring` hands them over."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
 from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
@@ -23,6 +23,37 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Seconds since the epoch as other machines count them; it may jump. For what others compare with theirs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """What a private registry asks for before it gives an image away."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """What a provider is asked to create."""
+
+    label: str
+    worker_id: int
+    image: str
+    onstart: str
+    disk_gb: float
+    env: dict[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = (3000,)
+    """Ports inside the instance that must be reachable from outside; the first is the worker's own."""
+    num_gpus: int = 0
+    """GPUs of the offer it was chosen for."""
+    gpu_ram_gb: float = 0.0
+    """Estimate of the model's size, of the workergroup; 0 if nobody said."""
+    launch_args: str = ""
+    """The workergroup's own words for the provider, in whatever language that understands."""
+    registry: RegistryLogin | None = None
+    """For the image's registry, if its login is among the secrets."""
 
 
 class Provider(Protocol):

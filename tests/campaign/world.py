@@ -8,10 +8,11 @@ from random import Random
 
 from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import Offer, Price
+from posthouse.ports import InstanceSpec
 from tests.campaign.virtual import VirtualLoop
 
 REPORT_S = 10.0

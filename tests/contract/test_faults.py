@@ -16,12 +16,13 @@ import pytest
 
 from posthouse.cli.options import ADMIN_KEY_FILE
 from posthouse.client import AsyncClient
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.engine import loop as loop_module
 from posthouse.engine import orphans
 from posthouse.engine.clock import SystemClock
 from posthouse.fleet.fleet import Fleet
+from posthouse.ports import InstanceSpec
 from posthouse.providers.process import ProcessProvider
 from posthouse.store.sql import SqlStore
 from posthouse.wiring import Running

@@ -205,7 +205,7 @@ async def test_no_zombie_is_left(local: ProcessProvider) -> None:
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from posthouse.domain.instance import InstanceSpec
+from posthouse.ports import InstanceSpec
 from posthouse.providers.process import ProcessProvider
 
 async def main():

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from posthouse.domain.errors import NotFound, OfferTaken, Refused
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.ports import Provider
+from posthouse.ports import InstanceSpec, Provider
 
 SLEEP = "echo up; exec sleep 600"
 DEADLINE_S = 20.0

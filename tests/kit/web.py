@@ -18,7 +18,7 @@ from posthouse.config import Limits
 from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import NotFound, OfferTaken
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
@@ -26,6 +26,7 @@ from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Fleet
+from posthouse.ports import InstanceSpec
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app

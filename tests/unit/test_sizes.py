@@ -23,8 +23,6 @@ KNOWN = {
     "fleet/fleet.py: class Fleet",
     "policy/decide.py: decide",
     "policy/recruit.py: rent",
-    "providers/process.py",
-    "providers/process.py: class ProcessProvider",
     "server/endpoints.py: add_endpoint_routes",
     "server/v1.py: add_v1_routes",
     "server/workergroups.py: add_workergroup_routes",

@@ -26,34 +26,3 @@ class Instance:
 
     def __post_init__(self) -> None:
         assert self.seen in LISTED, self.seen
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryLogin:
-    """What a private registry asks for before it gives an image away."""
-
-    host: str
-    user: str
-    password: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceSpec:
-    """What a provider is asked to create."""
-
-    label: str
-    worker_id: int
-    image: str
-    onstart: str
-    disk_gb: float
-    env: dict[str, str] = field(default_factory=dict)
-    ports: tuple[int, ...] = (3000,)
-    """Ports inside the instance that must be reachable from outside; the first is the worker's own."""
-    num_gpus: int = 0
-    """GPUs of the offer it was chosen for."""
-    gpu_ram_gb: float = 0.0
-    """Estimate of the model's size, of the workergroup; 0 if nobody said."""
-    launch_args: str = ""
-    """The workergroup's own words for the provider, in whatever language that understands."""
-    registry: RegistryLogin | None = None
-    """For the image's registry, if its login is among the secrets."""

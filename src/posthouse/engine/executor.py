@@ -11,14 +11,14 @@ import structlog
 from posthouse import bootstrap
 from posthouse.domain.account import AccountId
 from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
-from posthouse.domain.instance import Instance, InstanceSpec, RegistryLogin
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.fleet.fleet import Fleet
 from posthouse.fleet.history import Level
-from posthouse.ports import Provider
+from posthouse.ports import InstanceSpec, Provider, RegistryLogin
 from posthouse.wire.env import parse_env
 
 log = structlog.get_logger()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from posthouse.domain.errors import PosthouseError, Unavailable
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
-from posthouse.ports import Provider
+from posthouse.ports import InstanceSpec, Provider
 
 T = TypeVar("T")
 

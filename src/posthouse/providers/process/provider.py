@@ -19,8 +19,9 @@ from posthouse import bootstrap
 from posthouse.config import ProviderSettings
 from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.errors import Busy, OfferTaken
-from posthouse.domain.instance import Instance, InstanceSpec
+from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
+from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record, write_record
