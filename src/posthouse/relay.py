@@ -1,7 +1,7 @@
 """One HTTP request on its way from a client to another server, and the answer on its way back, piece by piece.
 
-The agent relays to its model server, a gateway to workers. What may be relayed, where to, and what a client is told of
-a failure is theirs to say.
+The agent relays to its model server, a gateway to workers. They decide what is relayed, where to, and how a
+failure is reported to the client.
 """
 
 import logging
@@ -17,9 +17,9 @@ from yarl import URL
 log = logging.getLogger(__name__)
 
 Failure = Literal["too large", "unreachable", "silent"]
-"""Why there is no answer: the client's body, a server that is not there or breaks off, or one that says nothing."""
+"""Why there is no answer: the client's body is too large, the server cannot be reached, or it stays silent."""
 Ending = Literal["complete", "client left", "broken"]
-"""How the answer ended: whole, unread, or cut off by the other server."""
+"""How the answer ended; `broken`: the other server broke off."""
 
 _CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
 _CONNECT_S: Final = 10.0
@@ -60,7 +60,7 @@ def relay_session(silence_s: float) -> ClientSession:
 
 
 def forwarded(client: web.Request) -> dict[str, str]:
-    """Return the X-Forwarded headers that tell the other server who asked, and what for."""
+    """Return the X-Forwarded headers that name the client to the other server."""
     before = client.headers.get("X-Forwarded-For")
     remote = client.remote or "unknown"
     return {
@@ -76,28 +76,28 @@ class _TooLarge(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What is the same for all requests that are relayed.
+    """The rules for all requests that are relayed.
 
-    Run the application with `handler_cancellation`: a client that leaves ends the request at the other server, too.
+    Run the application with `handler_cancellation`, so that a client that leaves ends its request at the other server.
     """
 
     session: ClientSession
     """Made by `relay_session`."""
     max_body_bytes: int
     refuse: Callable[[Failure], Exception]
-    """What is raised where there is no answer to pass on."""
+    """The error to raise where there is no answer to pass on."""
     withheld: frozenset[str] = frozenset()
-    """Headers of clients that the other server does not see, in lower case: their keys above all."""
+    """Headers of clients that are not passed on, in lower case; above all their keys."""
 
     async def forward(
         self, client: web.Request, url: URL, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS
     ) -> tuple[web.StreamResponse, Ending]:
-        """Return the answer when all of it has been passed on, and how that ended.
+        """Return the answer once all of it has been passed on, and how it ended.
 
-        `body`: in place of the client's own, which is passed on as it comes. `headers`: besides the client's, or in
-        their place.
+        `body` replaces the client's own, which is otherwise passed on as it comes. `headers` are added to the client's,
+        and replace those of the same name.
 
-        Raises: what `refuse` says.
+        Raises: the error that `refuse` makes.
         """
         response: web.StreamResponse | None = None
         data = body if body is not None else self._upload(client) if client.body_exists else None
@@ -129,7 +129,7 @@ class Relay:
         return response, "complete"
 
     async def _upload(self, client: web.Request) -> AsyncIterator[bytes]:
-        """Yield the body of `client` as it comes. Raises: _TooLarge, at once if the client says so."""
+        """Yield the body of `client` as it comes. Raises: _TooLarge; before the first piece if the head says so."""
         size = client.content_length or 0
         if size <= self.max_body_bytes:
             size = 0

@@ -1,4 +1,4 @@
-"""The worker's certificate: asked of the server, shown to clients, renewed in time."""
+"""The worker's certificate: requested from the server, shown to clients, renewed in time."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ _SHOWN: Final = 300  # characters of a refusal that are logged
 
 
 class Certificate:
-    """What `context`, of the listening socket, shows from the time when there is one; until then no client gets in."""
+    """The certificate that `context`, of the listening socket, shows. Without one no client can connect."""
 
     def __init__(self, session: ClientSession, settings: AgentSettings) -> None:
         self._session = session
@@ -36,7 +36,7 @@ class Certificate:
             shown = await self._ask()
 
     async def renew(self) -> None:
-        """Get a new one now and then, for ever. Connections that are open go on."""
+        """Run until cancelled: replace the certificate at two thirds of its life. Open connections go on."""
         while True:
             await asyncio.sleep(RENEWED_AFTER.total_seconds())
             await self.get(_RENEWAL_RETRY_S)

@@ -1,4 +1,4 @@
-"""A client's permission to use this worker: what it is, where it stands in a request, whether it is good."""
+"""A client's permission to use this worker: where it is in a request, and whether it is valid."""
 
 import base64
 import binascii
@@ -164,7 +164,7 @@ class Grants:
             raise BadGrant("signature: its grant is from before this worker began; ask /route/ again", stale=True)
         self._forget(now - _STEP_S)
         if grant.mac not in self._used and len(self._used) >= _MAX_USED:
-            raise BadGrant("signature: too many grants were used of late; ask /route/ again", stale=True)
+            raise BadGrant("signature: too many grants were used in the last minutes; ask /route/ again", stale=True)
         _, paths = self._used.setdefault(grant.mac, (grant.exp, []))
         if path in paths or len(paths) >= _MAX_PATHS or (up and paths):
             raise BadGrant("signature: its grant was used before")

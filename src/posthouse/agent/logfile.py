@@ -37,7 +37,7 @@ async def lines(path: Path) -> AsyncIterator[str]:
 
 
 def _current(path: Path, file: BinaryIO | None) -> BinaryIO | None:
-    """Return `file`, or the one that has taken its place at `path`, or that begins anew there."""
+    """Return `file`, or the one that has replaced it at `path`, or that was truncated there."""
     try:
         if file:
             now, then = path.stat(), os.fstat(file.fileno())

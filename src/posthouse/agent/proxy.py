@@ -40,7 +40,7 @@ _ENDED_BY: Final[dict[Ending, Outcome]] = {"client left": "Cancelled", "broken":
 
 
 class Refused(Exception):
-    """The request is not served, for a reason that its client is told."""
+    """The request is refused; the text is the reason that its client gets."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What the server is told: the worker's state, and the requests that have ended."""
+"""Reports to the server: the worker's state, and the requests that have ended."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ _GB: Final = 1024**3  # bytes; the peer's worker divides by this, too
 
 
 class Reporter:
-    """Tells the server what the worker has to tell, and remembers what it has been told."""
+    """Sends reports to the server, and remembers what was delivered."""
 
     def __init__(self, session: ClientSession, settings: AgentSettings, worker: Worker) -> None:
         self._session = session
         self._settings = settings
         self._worker = worker
-        self._told_disk_gb = self._disk_gb()
+        self._reported_disk_gb = self._disk_gb()
         self._failures = 0
 
     async def run(self) -> None:
-        """Report for ever: at once what is urgent, within a second what has changed, and now and then anyway."""
+        """Run until cancelled: report what is urgent at once, changes within a second, and every period anyway."""
         worker = self._worker
         while True:
             worker.changed.clear()
@@ -66,18 +66,18 @@ class Reporter:
             **identity,
             **worker.report(amounts, grants=bool(self._settings.mtoken)),
             "disk_usage": disk_gb,
-            "additional_disk_usage": disk_gb - self._told_disk_gb,
+            "additional_disk_usage": disk_gb - self._reported_disk_gb,
             "url": self._settings.url,
         }
-        told = False
+        delivered = False
         try:
             status_problem = await self._post("/worker_status/", body)
-            told = not status_problem
+            delivered = not status_problem
         finally:  # also when cancelled, because a last report follows
-            if not told:
+            if not delivered:
                 worker.amounts += amounts
-        if told:
-            self._told_disk_gb = disk_gb
+        if delivered:
+            self._reported_disk_gb = disk_gb
         self._note(status_problem or problem)
 
     async def _post(self, path: str, body: dict[str, Any]) -> str:

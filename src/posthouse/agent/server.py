@@ -1,4 +1,4 @@
-"""What the agent knows of its server: its public key, the time by its clock, and whether it gives grants."""
+"""The agent's view of its server: the public key, the time by the server's clock, whether it gives grants."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ def server_session() -> ClientSession:
 
 
 class Server:
-    """What the server has said so far."""
+    """The server's answers so far."""
 
     def __init__(self, session: ClientSession, settings: AgentSettings) -> None:
         self._session = session
@@ -38,7 +38,7 @@ class Server:
         self.verify: Verify | None = None
         """Checks a signature by the server's key; None until the key is there."""
         self.began_at = 0.0
-        """When this agent first heard of the server, by the server's clock: no grant that it takes is older."""
+        """When this agent first reached the server, by the server's clock: it takes no older grant."""
 
     @property
     def requires_grant(self) -> bool:
@@ -47,11 +47,11 @@ class Server:
         return self._gives_grants and bool(self._settings.mtoken) if required is None else required
 
     def now(self) -> float:
-        """Return the time by the server's clock, so that a wrong one here refuses nobody. Units: epoch seconds."""
+        """Return the time by the server's clock, so a wrong clock here refuses no request. Units: epoch seconds."""
         return time.monotonic() + self._ahead_s
 
     async def start(self) -> None:
-        """Return once the server has answered, however long it takes; and gives grants, where they are required."""
+        """Wait until the server answers, and gives grants where the settings require them, however long it takes."""
         attempt = 0
         while not await self._look() or (self._settings.require_grant and not self._gives_grants):
             await asyncio.sleep(back_off_s(attempt))
@@ -59,7 +59,7 @@ class Server:
         self.began_at = self.now()
 
     async def refresh(self) -> None:
-        """Look at the server's clock now and then, for ever."""
+        """Run until cancelled: ask for the server's time every hour."""
         while True:
             await asyncio.sleep(_REFRESH_S)
             await self._look()

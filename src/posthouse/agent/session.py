@@ -24,7 +24,7 @@ from posthouse.agent.workload import workload_rule
 
 log = logging.getLogger(__name__)
 
-_ID_CHARACTERS: Final = 13  # as many as the peer's worker gives; 77 bits, drawn so that nobody can guess the next
+_ID_CHARACTERS: Final = 13  # as many as the peer's worker gives; 77 bits, random, so that the next cannot be guessed
 _EXPIRY_POLL_S: Final = 1.0  # seconds between two looks for sessions whose time is over
 _MAX_ROUTE: Final = 512  # characters of a path that is kept until the close
 _MAX_PAYLOAD_BYTES: Final = 2**16  # of what is kept until the close
@@ -92,7 +92,7 @@ class Session:
     max_cost: float
     """The most work that a request in it may be."""
     expires_at: float
-    """By `time.monotonic`, so that nobody who sets the clock ends it."""
+    """By `time.monotonic`, so that setting the clock does not end it."""
     inside: set[asyncio.Transport] = field(default_factory=set)
     """The connections of the requests in it."""
 
@@ -123,7 +123,7 @@ class Sessions:
         return self._open.get(session_id)
 
     def open(self, request: Request, auth_data: AuthData, terms: Terms, max_cost: float) -> Session:
-        """Return a new session, which from now on the server is told of as of a request."""
+        """Return a new session. Reports name it as a request from now on."""
         session_id = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(_ID_CHARACTERS))
         session = Session(session_id, auth_data, terms, request, max_cost, time.monotonic() + terms.lifetime)
         self._open[session_id] = session
@@ -163,7 +163,7 @@ class Sessions:
         await asyncio.gather(*ends, *self._closing)
 
     async def expire(self) -> None:
-        """End sessions whose time is over, for ever. One with a request in it goes on until that is answered."""
+        """Run until cancelled: end sessions whose time is over, but none with a request in it."""
         while True:
             await asyncio.sleep(_EXPIRY_POLL_S)
             now = time.monotonic()

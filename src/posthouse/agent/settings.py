@@ -1,6 +1,6 @@
-"""What an agent is told: one frozen value, read from the environment of a worker and from options.
+"""The settings of an agent: one frozen value, read from the environment of a worker and from options.
 
-Each setting stands here once: its name, its type, what it means, and what holds where nothing is said.
+Each setting is defined here once: its name, type, meaning and default.
 """
 
 import ipaddress
@@ -22,14 +22,14 @@ WORKER, READINESS, MEASURE, LIMITS = "Worker", "Readiness", "Performance", "Limi
 
 
 class Option(NamedTuple):
-    """A setting as the command line tells it."""
+    """How the command line shows a setting."""
 
     help: str
     panel: str = ""
     default: str = ""
-    """What holds without it, and where else it may be said. Empty: the field's own default, if that is a value."""
+    """The default as it is shown, and where else the value may come from. Empty: the field's own default, if any."""
     name: str = ""
-    """Where it is not the field's: of a list, whose option is given for each, and of what can only be switched on."""
+    """The option's name, where it differs from the field's: for lists, and for flags that can only be switched on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ class AgentSettings:
             read("require_grant", lambda: _boolean(environ, "POSTHOUSE_REQUIRE_GRANT"))
         if log_file := environ.get("MODEL_LOG"):
             given.setdefault("log_file", Path(log_file))
-        # A template that names a log line has said what readiness is; its server may know no health call.
+        # A template that names a log line defines readiness by it; its model server may have no health call.
         read("health", lambda: environ.get("MODEL_HEALTH_ENDPOINT") or (None if "ready_log" in given else "/health"))
         return cls(**given)
 

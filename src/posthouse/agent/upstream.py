@@ -30,7 +30,7 @@ async def wait_until_ready(session: ClientSession, settings: AgentSettings, read
 
 
 async def watch_health(session: ClientSession, settings: AgentSettings, worker: Worker) -> None:
-    """Keep the worker's illness up to date, for ever."""
+    """Run until cancelled: keep the worker's illness up to date."""
     failures = 0
     while settings.health is not None:
         await asyncio.sleep(_WELL_POLL_S)
@@ -43,7 +43,7 @@ async def watch_health(session: ClientSession, settings: AgentSettings, worker: 
 
 
 async def watch_log(settings: AgentSettings, worker: Worker, ready_line: asyncio.Event) -> None:
-    """Set `ready_line` and the worker's failure by what the model's log says, for ever."""
+    """Run until cancelled: set `ready_line` and the worker's failure by what the model's log says."""
     if settings.log_file is None:
         return
     async for line in lines(settings.log_file):

@@ -1,4 +1,4 @@
-"""What a worker knows of itself: whether it is ready, what it works on, what it has not yet told the server."""
+"""The state of a worker: whether it is ready, what it works on, what it has not reported yet."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from posthouse.wire.grant import AGENT
 
 VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
-MAX_UNTOLD: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
+MAX_UNREPORTED: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
 
 Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]
 
@@ -79,7 +79,7 @@ class Worker:
     @property
     def load(self) -> float:
         """Work of all requests in flight that the server knows of, open sessions among them."""
-        return sum(request.work for request in self._told)
+        return sum(request.work for request in self._reported)
 
     @property
     def wait_s(self) -> float:
@@ -92,7 +92,7 @@ class Worker:
         return bool(self._running)
 
     @property
-    def _told(self) -> list[Request]:
+    def _reported(self) -> list[Request]:
         return [request for request in self.in_flight if not request.in_session]
 
     @property
@@ -133,7 +133,7 @@ class Worker:
         elif outcome == "Rejected":
             self.amounts.rejected += request.work
         # 0: a client that did not pass its index on, so the server cannot know which one has ended.
-        if request.request_idx and not request.in_session and len(self.ended) < MAX_UNTOLD:
+        if request.request_idx and not request.in_session and len(self.ended) < MAX_UNREPORTED:
             self.ended.append(
                 {
                     "request_idx": request.request_idx,
@@ -148,7 +148,7 @@ class Worker:
         self.changed.set()
 
     def report(self, amounts: Amounts, grants: bool) -> dict[str, Any]:
-        """Return what `/worker_status/` takes, save for who the worker is and for its disk.
+        """Return the body of `/worker_status/`, without the worker's identity and disk.
 
         `grants`: this agent can verify them. Otherwise the server signs as for the peer's worker.
         """
@@ -161,9 +161,9 @@ class Worker:
             "cur_perf": amounts.done,
             "max_perf": self.perf,
             "error_msg": self.failure or self.illness,
-            "num_requests_working": len(self._told),
+            "num_requests_working": len(self._reported),
             "num_requests_recieved": self.accepted,  # the wire's spelling
-            "working_request_idxs": [r.request_idx for r in self._told if r.request_idx],
+            "working_request_idxs": [r.request_idx for r in self._reported if r.request_idx],
             "cur_capacity": 0,
             "max_capacity": 0,
         }

@@ -16,9 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
 LIFETIME: Final = timedelta(days=90)
-"""Of all but the root. The protocol's own worker asks once, when it boots, so less would end it sooner."""
+"""Lifetime of every certificate but the root. The protocol's own worker asks once, when it starts."""
 RENEWED_AFTER: Final = LIFETIME * 2 / 3
-"""Who can ask again does so at this age, and has a month in which to succeed."""
+"""Age at which the server and our agents renew; that leaves a month of attempts."""
 
 _CLOCKS_DIFFER: Final = timedelta(hours=1)
 _RSA_BITS: Final = range(2048, 4097)  # less is weak; the check of a longer one takes the server too long

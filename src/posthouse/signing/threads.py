@@ -1,4 +1,4 @@
-"""Signatures made beside the event loop, by threads: the library lets go of the interpreter while it computes."""
+"""Signatures made beside the event loop, by threads: the library releases the interpreter's lock while it computes."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ from typing import Final
 from posthouse.signing.rsa import RsaKey
 
 MAX_THREADS: Final = 8
-"""That have something to do: the event loop routes no more requests than they sign."""
+"""More would have nothing to do: eight threads sign as much as one event loop routes."""
 
 Then = Callable[[str | Exception], None]
 """Called on the event loop with the signature, or with what kept it from being made."""
 
 
 class SigningThreads:
-    """Threads that sign for one event loop. They begin with the first text, so who needs no signatures has none.
+    """Threads that sign for one event loop. They start with the first text, so a server without old workers has none.
 
     What waits for them is bounded by who asks: a connection of the server waits for one signature at a time.
     """
@@ -40,5 +40,5 @@ class SigningThreads:
             result: str | Exception = signed.result()
         except Exception as error:  # noqa: BLE001 - whoever waits for the signature gets it
             result = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
             self._loop.call_soon_threadsafe(then, result)

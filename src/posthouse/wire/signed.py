@@ -1,7 +1,7 @@
 """The exact bytes that a worker verifies, one scheme for each generation of workers.
 
 The peers sign the text of Python's `json.dumps(..., indent=4)`, so a blank or the `.0` of a float is part of
-what is signed. The worker builds the text anew from what the client sent it.
+what is signed. The worker builds the text again from what the client sent.
 """
 
 import json
@@ -66,7 +66,7 @@ def wire_cost(cost: float) -> int | float:
 
 
 def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
-    """Return the scheme that a worker verifies, told by its last status report.
+    """Return the scheme that a worker verifies, by its last status report.
 
     Version 0.1.0 was reported by workers of both A5 and A5S; the second were far longer in use.
     """
