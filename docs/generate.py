@@ -37,14 +37,14 @@ from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
 from posthouse.providers.process import ProcessProvider
 from posthouse.server.auth import SECRET_BYTES, Keyring
-from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
 from posthouse.server.web import web_app
 from posthouse.sim.policies import POLICIES as SIMULATED
 
 DOCS = Path(__file__).parent
 
-HOT_CALLS = {
+FAST_CALLS = {
     "/route": "Asks for a worker of an endpoint: its signed address, or after `server.route_hold_s` word to ask again.",
     "/worker_status": "A worker reports its state.",
     "/delete_requests": "A worker reports requests that have ended.",
@@ -55,7 +55,7 @@ HOT_CALLS = {
     "/readyz": "200 once the control loop has done a round, with what fails now; else 503 and why.",
     "/metrics": "What Prometheus scrapes.",
 }
-"""What the calls of `hot` do: they have no docstrings, being branches of one function."""
+"""What the calls of the fast path do."""
 
 WHO = {
     "key": "route, or the endpoint's own key",
@@ -64,7 +64,7 @@ WHO = {
     "placed": "the worker's own token, or who calls from where its instance is",
     "public": "everybody",
 }
-"""The policies of `hot`, in words."""
+"""Who may make a call of the fast path, in words."""
 
 PEERS = DOCS / "reference" / "peers.json"
 """What the tests marked `peer` showed when they were last recorded, by `make peers`."""
@@ -134,7 +134,7 @@ def routes() -> str:
     }
     texts["GET", "/docs"] = "The management API, to read and to try out in a browser."
     texts["GET", "/openapi.json"] = "The management API as an OpenAPI description."
-    hot = [(f"`{method} {path}`", WHO[policy], HOT_CALLS[path]) for (method, path), policy in HOT_ROUTES.items()]
+    hot = [(f"`{method} {path}`", WHO[row.access], FAST_CALLS[path]) for (method, path), row in ROUTES.items()]
     of_protocol: list[tuple[str, ...]] = []
     own: list[tuple[str, ...]] = []
     for (method, path), least in POLICIES.items():

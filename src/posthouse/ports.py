@@ -1,4 +1,4 @@
-"""What the engine needs of the world. Adapters implement these; `wiring` hands them over."""
+"""What the engine needs of the world. Adapters implement these; `app.wiring` hands them over."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

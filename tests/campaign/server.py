@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
+from posthouse.app.supervise import keep_running
 from posthouse.config import Limits
 from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.load import Ended, Report
@@ -20,7 +21,6 @@ from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
-from posthouse.wiring import _for_ever
 from tests.campaign.awaits import Await, suspended
 from tests.campaign.checks import Checks
 from tests.campaign.disk import Connection, Disk
@@ -94,9 +94,9 @@ class Server:
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
         self._for_ever = [
-            asyncio.create_task(_for_ever("control loop", self.loop.run)),
-            asyncio.create_task(_for_ever("observer", self._observe)),
-            asyncio.create_task(_for_ever("offers", lambda: self.hub.offers.run(self.world, self.world.poll_s))),
+            asyncio.create_task(keep_running("control loop", self.loop.run)),
+            asyncio.create_task(keep_running("observer", self._observe)),
+            asyncio.create_task(keep_running("offers", lambda: self.hub.offers.run(self.world, self.world.poll_s))),
         ]
         self.up = True
 
@@ -133,9 +133,9 @@ class Server:
             return
         try:
             if isinstance(message, Report):
-                self.ingest.report(instance.worker_id, "", message)
+                self.ingest.report(self.ingest.home(instance.worker_id, ""), instance.worker_id, message)
             else:
-                self.ingest.ended(instance.worker_id, "", (message,))
+                self.ingest.ended(self.ingest.home(instance.worker_id, ""), instance.worker_id, (message,))
         except PosthouseError:
             return
         self.checks.heard(instance, message)

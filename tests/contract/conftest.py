@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.signing.rsa import RsaKey
-from posthouse.wiring import Running
 from tests.kit.live import live_server
 from tests.kit.peer_worker import PeerWorker, ready_peer_worker
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from posthouse import wiring
+from posthouse.app import listen
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.server import protocol
-from posthouse.wiring import Running
+from posthouse.server import http
 from tests.kit.live import live_server, until
 
 MOST = 10
@@ -27,7 +27,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
     ) as server:
         async with AsyncClient(server.url, server.admin_key) as owner:
             await owner.create_endpoint("llm", min_load=0, cold_workers=0)
-        await until(lambda: not server.server.server_state.connections, "nobody is connected")
+        await until(lambda: not server.server.connections, "nobody is connected")
         yield server
 
 
@@ -69,9 +69,9 @@ class Caller:
 
 
 async def open_ones(server: Running, stack: ExitStack, count: int) -> list[Caller]:
-    before = len(server.server.server_state.connections)
+    before = len(server.server.connections)
     callers = [Caller(server, stack) for _ in range(count)]
-    await until(lambda: len(server.server.server_state.connections) == before + count, "all are connected")
+    await until(lambda: len(server.server.connections) == before + count, "all are connected")
     return callers
 
 
@@ -93,7 +93,7 @@ async def test_beyond_the_most_connections_a_request_waits_and_nothing_is_held(s
 
 async def test_far_beyond_they_are_closed_at_once(server: Running) -> None:
     with ExitStack() as stack:
-        await open_ones(server, stack, int(MOST * protocol.BEYOND))
+        await open_ones(server, stack, int(MOST * http.BEYOND))
         more = [Caller(server, stack) for _ in range(5)]
         await until(lambda: all(caller.closed() for caller in more), "the others are closed")
         assert not any(caller.said for caller in more)
@@ -112,7 +112,7 @@ async def test_a_request_that_does_not_arrive_is_not_waited_for(
         for caller in (fresh, used):
             if sent:
                 caller.send(sent)
-        monkeypatch.setattr(protocol, "READ_WAIT_S", 0.2)
+        monkeypatch.setattr(http, "READ_WAIT_S", 0.2)
         await until(fresh.closed, "the first request is given up")
         await until(lambda: used.closed() or not sent, "so is a later one; one that is idle may stay")
         assert used.closed() is bool(sent)
@@ -123,20 +123,19 @@ async def test_a_connection_that_is_idle_for_long_is_closed(server: Running) -> 
         (idle,) = await open_ones(server, stack, 1)
         idle.ask()
         await until(lambda: not idle.closed() and bool(idle.said), "it was answered")
-        connections: Any = server.server.server_state.connections
         now = asyncio.get_running_loop().time()
-        protocol.close_late(connections, now + wiring.KEEP_ALIVE_S - 1)
+        server.server.close_late(now + http.KEEP_ALIVE_S - 1)
         rounds = server.loop.counts["rounds"]
         await until(lambda: server.loop.counts["rounds"] > rounds + 2, "some time goes by")
         assert not idle.closed()
-        protocol.close_late(connections, now + wiring.KEEP_ALIVE_S + 1)
+        server.server.close_late(now + http.KEEP_ALIVE_S + 1)
         await until(idle.closed, "it is closed")
 
 
 async def test_idle_connections_make_place_when_it_gets_narrow(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "IDLE_S", 0.1)
+    monkeypatch.setattr(http, "IDLE_S", 0.1)
     with ExitStack() as stack:
         few = await open_ones(server, stack, 3)
         for caller in few:
@@ -165,5 +164,5 @@ def test_there_are_never_more_connections_than_files_may_be_open(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    assert wiring._connections(10_000) == most
+    assert listen.max_connections(10_000) == most
     assert limits == ([] if raised is None else [(raised, hard)])

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.cli.options import ADMIN_KEY_FILE
 from posthouse.client import AsyncClient
 from posthouse.domain.instance import Instance
@@ -25,7 +26,6 @@ from posthouse.fleet.fleet import Fleet
 from posthouse.ports import InstanceSpec
 from posthouse.providers.process import ProcessProvider
 from posthouse.store.sql import SqlStore
-from posthouse.wiring import Running
 from tests.kit.live import end_workers, live_server, states, until
 from tests.kit.puppets import Puppet, puppets, route, two_ready
 

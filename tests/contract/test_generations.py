@@ -12,14 +12,15 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.ingest import Ingest
 from posthouse.fleet.fleet import Fleet
 from posthouse.signing.rsa import verifier
 from posthouse.wire import route as wire
-from posthouse.wiring import Running
 from tests.kit.live import live_server, states, until
 from tests.kit.puppets import Puppet, puppets
 
@@ -150,9 +151,9 @@ async def test_every_form_of_ending_is_accepted_and_means_what_its_generation_me
     taken: list[Ended] = []
     really = Ingest.ended
 
-    def ended(self: Ingest, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
+    def ended(self: Ingest, home: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
         taken.extend(ended)
-        really(self, worker_id, token, ended)
+        really(self, home, worker_id, ended)
 
     monkeypatch.setattr(Ingest, "ended", ended)
     for form in requests(generation, "/delete_requests/"):

@@ -19,12 +19,12 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.server.auth import Keyring
-from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
-from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.fastpath import ROUTES
+from posthouse.server.middleware import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.wire.status import MAX_INDEXES
-from posthouse.wiring import Running
 from tests.fuzz.site import Case, Site, site
 from tests.kit.live import live_server, until
 from tests.kit.puppets import Puppet, puppets, route, two_ready
@@ -244,7 +244,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def complaint(here: Site, method: str, path: str, row: Row, key: str) -> str:
     """What is wrong with the answer to a row; empty if it is a refusal that the wire's peers and people understand."""
-    hot = (method, path) in HOT_ROUTES
+    hot = (method, path) in ROUTES
     for name in ("endpoint_id", "group_id", "worker_id", "endpoint", "key_id", "asset"):
         path = path.replace(f"{{{name}}}", row.path.get(name, "4711"))
     body = row.body if isinstance(row.body, bytes) else b"" if row.body is None else json.dumps(row.body).encode()
@@ -261,7 +261,7 @@ async def complaint(here: Site, method: str, path: str, row: Row, key: str) -> s
 
 async def test_every_route_has_rows(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
-        assert calls(here.app) | set(HOT_ROUTES) == set(ROWS)
+        assert calls(here.app) | set(ROUTES) == set(ROWS)
 
 
 async def test_every_wrong_call_is_refused_in_words_and_no_secret_is_logged(
@@ -269,7 +269,7 @@ async def test_every_wrong_call_is_refused_in_words_and_no_secret_is_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.INFO, "aiosqlite")  # it tells of every statement
-    public = {path for (_, path), policy in HOT_ROUTES.items() if policy == "public"}
+    public = {path for (_, path), row in ROUTES.items() if row.access == "public"}
     public |= {"/docs", "/docs/{asset}", "/openapi.json"}
     complaints = []
     async with site(tmp_path) as here:

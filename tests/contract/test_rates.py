@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.wiring import Running
 from tests.kit.live import live_server
 from tests.kit.puppets import puppets, route
 
@@ -22,11 +22,10 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-@pytest.mark.parametrize("early", [True, False])
 async def test_a_key_that_asks_too_often_is_told_to_wait_and_adds_no_load(
-    early: bool, http: aiohttp.ClientSession, tmp_path: Path
+    http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    flags = {**LOW, "rates.calls_per_key": 0, "server.early_answers": early, "server.route_hold_s": 0}
+    flags = {**LOW, "rates.calls_per_key": 0, "server.route_hold_s": 0}
     async with live_server(tmp_path / "data", **flags) as server, AsyncClient(server.url, server.admin_key) as owner:
         (puppet,) = await puppets(server, owner, http, tmp_path / "data")
         assert (await puppet.report())[0] == 200
@@ -111,6 +110,5 @@ async def test_a_wrong_key_counts_once_however_its_call_is_answered(
     async def told(server: Running) -> list[int]:
         return [(await route(http, server, {"endpoint": "llm", "api_key": "guess"}))[0] for _ in range(4)]
 
-    for early in (True, False):
-        async with live_server(tmp_path / f"{early}", **{**LOW, "server.early_answers": early}) as server:
-            assert await told(server) == [401, 401, 401, 200]
+    async with live_server(tmp_path / "data", **LOW) as server:
+        assert await told(server) == [401, 401, 401, 200]

@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient, BadRequest, Client, NotFound
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.deletes import decode
-from posthouse.wiring import Running
 from tests.kit import live
 from tests.kit.agent_process import agent_process
 from tests.kit.agent_world import TIMEOUT_S, World, granted, listening, until

@@ -22,13 +22,13 @@ from cryptography.x509.oid import NameOID
 
 from posthouse.agent import AgentSettings
 from posthouse.agent.certificate import Certificate
+from posthouse.app.running import Running
 from posthouse.cli.options import ADMIN_KEY_FILE, connect
 from posthouse.client import AsyncClient, Unreachable
 from posthouse.domain.errors import Refused
 from posthouse.engine.certificates import MAX_TRIES
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
-from posthouse.wiring import Running
 from tests.kit.agent_world import free_port, listening
 from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 

@@ -7,10 +7,10 @@ import aiohttp
 import numpy as np
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.client.errors import NotFound, Unauthorized
 from posthouse.sim.recorded import recording
-from posthouse.wiring import Running
 from tests.kit.live import add_endpoint, live_server
 
 NO_WORKERS: dict[str, Any] = {"min_load": 0, "max_workers": 0}

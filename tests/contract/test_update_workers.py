@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from posthouse.app.running import Running
 from posthouse.cli import app
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.wiring import Running
 from tests.kit.commandline import Commandline
 from tests.kit.live import TIMEOUT_S, add_endpoint, pointed, until
 from tests.kit.web import served, worker

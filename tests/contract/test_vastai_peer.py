@@ -8,10 +8,11 @@ import pytest
 from vastai.data.endpoint import EndpointConfig
 from vastai.data.workergroup import WorkergroupConfig
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker
 from posthouse.fleet.fleet import Fleet
-from posthouse.wiring import Running
+from posthouse.server.http import KEEP_ALIVE_S
 from tests.kit.commandline import Commandline
 from tests.kit.live import (
     AGENT,
@@ -197,7 +198,7 @@ async def test_its_client_closes_an_idle_connection_before_the_server_does(serve
     # Else a poll may meet a connection that is just being closed, and its client never tries a poll again.
     async with pointed(server) as client:
         session = await client._get_session()
-        assert session.connector._keepalive_timeout < server.server.config.timeout_keep_alive
+        assert session.connector._keepalive_timeout < KEEP_ALIVE_S
 
 
 @peer("POST /route", "C1", does="`Endpoint.request` with a wrong key: an error at once")

@@ -17,7 +17,7 @@ from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.ports import JournalEntry
-from posthouse.server.gate import MAX_BODY_BYTES, MAX_DEPTH
+from posthouse.server.middleware import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.policies import POLICIES, PUBLIC
 from tests.kit.web import Web, served, worker
 

@@ -10,16 +10,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.load import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import router
 from posthouse.fleet import fleet as fleet_module
 from posthouse.fleet.fleet import UNSEEN_KEPT_S
-from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.fastpath import ROUTES
 from posthouse.signing.rsa import verifier
 from posthouse.wire.signed import Scheme, signed_text
-from posthouse.wiring import Running
 from tests.kit.live import live_server, states, until
 from tests.kit.puppets import puppets, route, two_ready
 
@@ -373,10 +373,10 @@ async def test_health_metrics_and_keys_answer_as_they_should(
 async def test_every_hot_route_enforces_its_policy(server: Running, http: aiohttp.ClientSession) -> None:
     await until(lambda: server.loop.counts["rounds"] > 0, "the server is ready")
     body = {"endpoint": "llm", "id": 1, "worker_id": 1}
-    for (method, path), policy in HOT_ROUTES.items():
+    for (method, path), row in ROUTES.items():
         for prefix in ("", "/api/v0", "/w/wrong-token"):
             for key in (None, "wrong"):
                 headers = {} if key is None else {"Authorization": f"Bearer {key}"}
                 url = f"{server.url}{prefix}{path}/?instance_id=1"
                 async with http.request(method, url, json=body, headers=headers) as reply:
-                    assert reply.status == (200 if policy == "public" else 401), path
+                    assert reply.status == (200 if row.access == "public" else 401), path

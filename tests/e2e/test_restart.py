@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from posthouse.cli.serve import RESTART
+from posthouse.app.signals import RESTART
 from tests.kit.clients import CLIENTS
 from tests.kit.site import ONSTART, START_S, Site, until
 
@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.environ |= {
         "POSTHOUSE_ENGINE__TICK_S": "0.2",
         "POSTHOUSE_ENGINE__OBSERVE_S": "0.2",
-        "POSTHOUSE_ENGINE__CALM_S": "1",
+        "POSTHOUSE_ENGINE__STABILIZATION_S": "1",
         "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
         "POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H": "0.4",
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import SCALING_LIMITS
 from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
-from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.fastpath import ROUTES
 from tests.fuzz.site import ENDPOINT, WORKER_ID, Case, Site
 from tests.kit.bodies import DELETES, ROUTE, STATUS
 
@@ -87,7 +87,7 @@ BODIES: dict[str, st.SearchStrategy[Any]] = {
 
 def targets(site: Site) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Every call: its method, its path, and what the API's own description says of it."""
-    for method, path in HOT_ROUTES:
+    for method, path in ROUTES:
         query = [{"name": "instance_id", "in": "query", "schema": {"type": "integer"}}]
         yield method, path, {"parameters": query if path == "/sign_cert" else []}
     described = site.app.openapi()["paths"]
@@ -110,7 +110,7 @@ def cases(site: Site, method: str, path: str, operation: Mapping[str, Any]) -> s
         filled = path
         for name, value in in_path.items():
             filled = filled.replace(f"{{{name}}}", _quoted(draw(value)))
-        if path in HOT_ROUTES_PATHS and draw(st.booleans()):
+        if path in FAST_PATHS and draw(st.booleans()):
             filled = draw(st.sampled_from(["/api/v0", f"/w/{key or 'x'}", f"/w/{site.secrets['worker']}"])) + filled
         query = [f"{_quoted(n)}={_quoted(draw(v))}" for n, v in in_query.items() if draw(st.booleans())]
         if draw(st.integers(0, 9)) == 0:
@@ -134,7 +134,7 @@ def cases(site: Site, method: str, path: str, operation: Mapping[str, Any]) -> s
     return drawn()
 
 
-HOT_ROUTES_PATHS = {path for _, path in HOT_ROUTES}
+FAST_PATHS = {path for _, path in ROUTES}
 
 
 def _value(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:

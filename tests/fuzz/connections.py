@@ -1,22 +1,16 @@
-"""Connections, byte by byte: what is HTTP, or hardly, in pieces, through the protocol that reads it."""
+"""Connections, byte by byte: what is HTTP, or hardly, in pieces, through the connection that reads it."""
 
 import asyncio
 import json
-import logging
 import re
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
-import uvicorn
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
-from posthouse.server.protocol import protocol_for
 from tests.fuzz.cases import mutated
 from tests.fuzz.site import ENDPOINT, WORKER_ID, Site
 
-NO_HTTP = b"Invalid HTTP request received."
-"""uvicorn's word for it, which it says at once, before the answers to calls that came before."""
 _STATUS = re.compile(rb"(?:^|\n|\})HTTP/1\.1 ([0-9]{3}) ")
 
 
@@ -84,53 +78,34 @@ def _cut(stream: bytes, cuts: list[float]) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
-async def talk(here: Site, pieces: list[bytes], early: bool) -> list[int] | None:
-    """The statuses of the answers to what is sent; None where it was no HTTP, so that some answers may not have come.
-
-    Fails on what no client may bring about.
-    """
+async def talk(here: Site, pieces: list[bytes]) -> list[int]:
+    """The statuses of the answers to what is sent. Fails on what no client may bring about."""
     loop, troubles = asyncio.get_running_loop(), list[Any]()
-    config = uvicorn.Config(here.hot, http="httptools", lifespan="off", access_log=False, log_config=None)
-    state, wire = ServerState(), Wire()
-    config.load()
-    protocol = protocol_for(here.hot, early)(config, state, {})
-    heard = logging.Handler(logging.ERROR)
-    heard.emit = troubles.append  # type: ignore[method-assign,assignment]
-    logging.getLogger("uvicorn.error").addHandler(heard)
     loop.set_exception_handler(lambda _, trouble: troubles.append(trouble))
     here.logs.clear()
+    wire, connection = Wire(), here.server.connection()
     try:
-        protocol.connection_made(wire)
+        connection.connection_made(wire)
         async with asyncio.timeout(60):
             for piece in pieces:
                 while wire.paused and not wire.closed:
                     await asyncio.sleep(0)
                 if wire.closed:
                     break
-                protocol.data_received(piece)
+                connection.data_received(piece)
                 await asyncio.sleep(0)
-            while not (wire.closed or protocol.idle or _is_read(protocol)):
+            while not (wire.closed or connection.waits):
                 await asyncio.sleep(0)
-            protocol.connection_lost(None)
-            while state.tasks:
-                await asyncio.wait(set(state.tasks))
+            connection.connection_lost(None)
+            while here.server.calls:
+                await asyncio.wait(set(here.server.calls))
     finally:
-        logging.getLogger("uvicorn.error").removeHandler(heard)
         loop.set_exception_handler(None)
     statuses = [int(code) for code in _STATUS.findall(wire.said)]
     assert not troubles, (pieces, troubles)
     assert all(status < 500 for status in statuses), (pieces, wire.said)
+    assert not here.server.connections
     logged = str(here.logs) + wire.said.decode("latin-1")
     assert "Traceback" not in logged, (pieces, logged)
     assert "could not answer" not in logged, (pieces, logged)
-    return None if NO_HTTP in wire.said else statuses
-
-
-def _is_read(protocol: Any) -> bool:
-    """It waits for more of a request, and everything before that is answered."""
-    cycle = cast(Any, protocol.cycle)
-    return (
-        protocol.reading
-        and not protocol.pipeline
-        and (cycle is None or cycle.response_complete or getattr(cycle, "more_body", False))
-    )
+    return [status for status in statuses if status != 100]

@@ -1,4 +1,4 @@
-"""A whole server in this process, without network: the hot calls in front of the management API, over a real store."""
+"""A whole server in this process, without network: the fast path in front of the management API, over a real store."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,8 @@ from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
-from posthouse.server.hot import Hot
+from posthouse.server.fastpath import Answer, Call, FastPath
+from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
 from posthouse.signing.authority import Authority
 from posthouse.signing.rsa import RsaKey
@@ -51,7 +52,7 @@ class Case:
 @dataclass
 class Site:
     web: Web
-    hot: Hot
+    server: HttpServer
     logs: MutableSequence[Any]
     secrets: dict[str, str] = field(default_factory=dict)
     """What no log line may hold: keys and tokens, by the role of who has them."""
@@ -84,11 +85,39 @@ class Site:
 
     async def answer(self, case: Case) -> tuple[int, bytes]:
         """Status and body of the answer; 0 where the caller has left. Fails on what no caller may bring about."""
+        self.logs.clear()
+        async with asyncio.timeout(60):
+            status, said = await (self._fast(case) or self._application(case))
+        self.statuses[status] += 1
+        assert status < 500, (case, status, said[:500], self.logs)
+        assert b"could not answer" not in said, (case, said, self.logs)
+        assert b"Traceback" not in said, case
+        logged = str(self.logs)
+        assert "Traceback" not in logged, logged
+        for role, secret in self.secrets.items():
+            assert secret not in logged, role
+        return status, said
+
+    def _fast(self, case: Case) -> "asyncio.Future[tuple[int, bytes]] | None":
+        """The answer of the fast path, as a connection has it; None where the call is not of the fast path."""
+        found = self.server.fast.find(case.method, unquote(case.path))
+        if found is None:
+            return None
+        answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def respond(answer: Answer) -> None:
+            answered.set_result((answer.status, b"" if case.method == "HEAD" else answer.body))
+
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in case.headers]
+        self.server.fast.answer(Call(*found, case.query.encode(), headers, "127.0.0.1", body=case.body), respond)
+        return answered
+
+    async def _application(self, case: Case) -> tuple[int, bytes]:
         sent: list[dict[str, Any]] = []
-        body: list[dict[str, Any]] = [{"type": "http.request", "body": case.body, "more_body": False}]
+        pieces: list[dict[str, Any]] = [{"type": "http.request", "body": case.body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return body.pop() if body else {"type": "http.disconnect"}
+            return pieces.pop() if pieces else {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -106,20 +135,9 @@ class Site:
             "root_path": "",
             "http_version": "1.1",
         }
-        self.logs.clear()
-        async with asyncio.timeout(60):
-            await self.hot(scope, receive, send)
-        status = sent[0]["status"] if sent else 0
+        await self.server.app(scope, receive, send)
         said = b"".join(message.get("body", b"") for message in sent)
-        self.statuses[status] += 1
-        assert status < 500, (case, status, said[:500], self.logs)
-        assert b"could not answer" not in said, (case, said, self.logs)
-        assert b"Traceback" not in said, case
-        logged = str(self.logs)
-        assert "Traceback" not in logged, logged
-        for role, secret in self.secrets.items():
-            assert secret not in logged, role
-        return status, said
+        return (sent[0]["status"] if sent else 0), b"" if case.method == "HEAD" else said
 
 
 @asynccontextmanager
@@ -133,13 +151,12 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             signing = SigningThreads(signer, 1)
             router = Router(hub, signer, keyring.grant_key, hold_s=0.0, sign_beside=signing.sign)
             authority = Authority(directory / "authority.pem", hub.clock.now())
-            hot = Hot(
+            fast = FastPath(
                 hub,
                 router,
                 Ingest(hub, keyring.check_worker, Buckets(0)),
                 Certificates(hub, keyring.check_worker, authority.sign_request),
                 keyring,
-                rest=web.app,
                 max_body_bytes=1_048_576,
                 ready=lambda: "",
                 metrics=lambda: b"",
@@ -147,7 +164,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
                 throttle=throttle,
             )
             try:
-                made = Site(web, hot, logs)
+                made = Site(web, HttpServer(fast, web.app), logs)
                 await made.prepare()
                 yield made
             finally:

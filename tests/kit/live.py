@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 from vastai import Serverless
 
+from posthouse.app.running import Running
+from posthouse.app.wiring import running
 from posthouse.client import AsyncClient
 from posthouse.config import load_settings
-from posthouse.wiring import Running, running
 from tests.kit.peers_at_home import AUTHORITY_DIR, NAMES
 
 TIMEOUT_S = 60.0

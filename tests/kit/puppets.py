@@ -6,9 +6,9 @@ from typing import Any
 
 import aiohttp
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.wiring import Running
 from tests.kit.live import add_endpoint, states, until
 
 PUPPET = "env > draft.txt; mv draft.txt environment.txt; exec sleep 1000"

@@ -1,6 +1,5 @@
 """A management API on a real port, for the tests beside it."""
 
-import asyncio
 import io
 import json
 import socket
@@ -8,10 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
-import uvicorn
 from fastapi import FastAPI
 
 from posthouse.config import Limits
@@ -28,6 +26,8 @@ from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import InstanceSpec
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
+from posthouse.server.fastpath import FastPath
+from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app
 from posthouse.store import open_store
@@ -68,6 +68,13 @@ class Shelf:
         return "\n".join(self.lines[instance_id][-tail:])
 
     async def close(self) -> None:
+        return
+
+
+class NoFastPath:
+    """Leaves every call to the application."""
+
+    def find(self, method: str, path: str) -> None:
         return
 
 
@@ -168,15 +175,11 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        server = HttpServer(cast(FastPath, NoFastPath()), app)
+        await server.start(listener)
         try:
-            async with asyncio.timeout(20):
-                while not server.started:
-                    await asyncio.sleep(0.01)
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
                 yield Web(hub, keyring, shelf, app, url, keys, session)
         finally:
-            server.should_exit = True
-            await serving
+            await server.close()
             await store.close()

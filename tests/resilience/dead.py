@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 import aiohttp
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.wire.route import RouteAsk
-from posthouse.wiring import Running
 from tests.kit.live import add_endpoint, live_server, pointed, states, until
 from tests.kit.puppets import Puppet
 from tests.resilience.site import conclude, options

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from posthouse.cli.serve import RESTART
+from posthouse.app.signals import RESTART
 from tests.kit.clients import CLIENTS
 from tests.resilience.crash import workers_of
 from tests.resilience.site import Ground, conclude, ground, options, until

@@ -23,7 +23,7 @@ ONSTART = f'exec "$PYTHON" -I -S {Path(__file__).with_name("worker.py")}\n'
 QUICK = {
     "POSTHOUSE_ENGINE__TICK_S": "0.2",
     "POSTHOUSE_ENGINE__OBSERVE_S": "0.5",
-    "POSTHOUSE_ENGINE__CALM_S": "1",
+    "POSTHOUSE_ENGINE__STABILIZATION_S": "1",
     "POSTHOUSE_PROVIDERS__PROCESS__GRACE_S": "2",
     "POSTHOUSE_SERVER__LOG_LEVEL": "error",
 }

@@ -172,7 +172,7 @@ def test_every_command_that_prints_can_print_json() -> None:
 
 
 def test_the_light_commands_import_nothing_heavy() -> None:
-    heavy = ["sqlalchemy", "fastapi", "numpy", "uvicorn", "structlog", "posthouse.config", "posthouse.wiring"]
+    heavy = ["sqlalchemy", "fastapi", "numpy", "uvicorn", "structlog", "posthouse.config", "posthouse.app.wiring"]
     for argv in (["version"], ["agent", "--help"]):
         script = (
             "import sys\nimport posthouse.cli\n"
@@ -470,7 +470,7 @@ def test_the_agent_runs_with_what_flags_and_the_environment_say(monkeypatch: pyt
 def test_log_lines_are_json_without_secrets_and_libraries_do_not_narrate() -> None:
     script = """
 import logging, structlog
-from posthouse.cli.serve import configure_logging
+from posthouse.app.logs import configure_logging
 configure_logging("info", "json")
 log = structlog.get_logger("posthouse.test")
 log.debug("hidden")

@@ -14,7 +14,7 @@ import typer
 from docs.generate import PARTS, PEERS, filled
 
 from posthouse.cli import app
-from posthouse.server.hot import HOT_ROUTES
+from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_the_record_of_peers_is_of_the_tests_as_they_are(tmp_path: Path) -> None
 
 
 def test_a_call_of_peers_works_if_there_is_such_a_route() -> None:
-    routes = {f"{method} {re.sub(r'{[^}]+}', '{id}', path)}" for method, path in [*POLICIES, *HOT_ROUTES]}
+    routes = {f"{method} {re.sub(r'{[^}]+}', '{id}', path)}" for method, path in [*POLICIES, *ROUTES]}
     for row in json.loads(text(PEERS))["rows"]:
         if not row["call"].startswith("worker: "):
             assert (row["call"].replace("/api/v0", "", 1) in routes or row["call"] in routes) is row["works"], row

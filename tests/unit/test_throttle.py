@@ -3,10 +3,11 @@
 import pytest
 
 from posthouse.config import Rates
+from posthouse.domain.errors import TooMany
 from posthouse.engine import buckets
 from posthouse.engine.buckets import BURST_S, Buckets
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
-from posthouse.server.throttle import Throttle, TooMany, place
+from posthouse.server.throttle import Throttle, place
 
 NOW = 1.7e9
 

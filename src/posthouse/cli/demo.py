@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from posthouse.cli.options import AsJson
-from posthouse.cli.serve import configure_logging, server_extra
+from posthouse.cli.serve import server_extra
 
 
 def demo(
@@ -24,6 +24,7 @@ def demo(
       posthouse demo --duration 60 --out results
     """
     with server_extra():
+        from posthouse.app.logs import configure_logging
         from posthouse.demo.run import demo as run_demo
     configure_logging("error", "console")
     raise typer.Exit(run_demo(duration_s, out, quiet=quiet, as_json=as_json))

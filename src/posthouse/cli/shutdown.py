@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from posthouse.app.signals import TAKE_DOWN
 from posthouse.cli.options import AsJson, ConfigFile
 from posthouse.cli.output import print_json
-from posthouse.cli.serve import TAKE_DOWN, server_extra
+from posthouse.cli.serve import server_extra
 from posthouse.domain.errors import NotFound
 
 LOOK_S = 0.1
@@ -38,8 +39,8 @@ def shutdown(
       posthouse shutdown --workers --data-dir /var/lib/posthouse
     """
     with server_extra():
+        from posthouse.app.datadir import LOCK_FILE
         from posthouse.config import load_settings
-        from posthouse.wiring import LOCK_FILE
 
         settings, _ = load_settings({"data_dir": data_dir}, config, os.environ)
     lock = settings.data_dir / LOCK_FILE

@@ -44,10 +44,6 @@ class Server(Section):
         description="How long a request for a worker is held open when none is free, in seconds. "
         "The least patient client known gives up after 4.",
     )
-    early_answers: bool = Field(
-        True,
-        description="Answer /route/ calls that wait for no worker as soon as they are read, or signed, at less cost.",
-    )
     max_body_bytes: int = Field(1_048_576, ge=4096, le=1 << 30, description="Longest request body, in bytes.")
     max_connections: int = Field(
         10_000,

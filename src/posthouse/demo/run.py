@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from posthouse.app.running import Running
+from posthouse.app.wiring import running
 from posthouse.client import AsyncClient, PosthouseError
 from posthouse.config import load_settings
 from posthouse.domain.lifecycle import State
-from posthouse.wiring import Running, running
 
 ENDPOINT = "demo"
 RECORDED_S = 108.0

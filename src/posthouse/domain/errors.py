@@ -40,6 +40,10 @@ class Busy(PosthouseError):
         return max(1, math.ceil(self.retry_after_s))
 
 
+class TooMany(Busy):
+    """The caller calls more often than it may."""
+
+
 class Unavailable(Busy):
     """Something that this server needs fails: its database. Nothing was changed; an operator may have to act."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.domain.address import host_of
-from posthouse.domain.errors import BadRequest, Busy, Unauthorized
+from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
@@ -47,7 +47,7 @@ class Certificates:
 
         It is given to whoever shows the worker's token; without any, to whoever calls from one of these hosts.
 
-        Raises: Unauthorized, Busy, BadRequest.
+        Raises: Unauthorized, TooMany, BadRequest.
         """
         if token and not self.check_worker(worker_id, token):
             raise self._refused()
@@ -67,11 +67,11 @@ class Certificates:
         return certificate
 
     async def _hosts(self, worker_id: int) -> frozenset[str]:
-        """Where the worker is, once that is known. Raises: Unauthorized if there is no such worker, Busy."""
+        """Where the worker is, once that is known. Raises: Unauthorized if there is no such worker, TooMany."""
         until = self.hub.clock.now() + PLACED_S
         while not (hosts := _hosts_of(self._worker(worker_id))):
             if self.hub.clock.now() >= until or self._waiting >= MAX_WAITING:
-                raise Busy("instance_id: its provider has not said yet where it is; ask again", PLACED_S)
+                raise TooMany("instance_id: its provider has not said yet where it is; ask again", PLACED_S)
             self._waiting += 1
             try:
                 await asyncio.sleep(0.1)
@@ -92,7 +92,7 @@ class Certificates:
         times = [at for at in self._tries.get(worker_id, ()) if at > now - TRIES_S]
         if len(times) >= MAX_TRIES:
             self.counts["certificates_refused"] += 1
-            raise Busy(f"instance_id: asked {MAX_TRIES} times within {TRIES_S:g} s", times[0] + TRIES_S - now)
+            raise TooMany(f"instance_id: asked {MAX_TRIES} times within {TRIES_S:g} s", times[0] + TRIES_S - now)
         self._tries[worker_id] = [*times, now]
 
     def _refused(self) -> Unauthorized:

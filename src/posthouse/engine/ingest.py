@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from posthouse.domain.errors import Busy, Unauthorized
+from posthouse.domain.errors import TooMany, Unauthorized
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.buckets import Buckets
@@ -20,13 +20,10 @@ class Ingest:
     """How many messages are taken in from each worker."""
     counts: Counter[str] = field(default_factory=Counter)
 
-    def report(self, worker_id: int, token: str, report: Report) -> None:
-        """Takes in a report.
-
-        Raises: Unauthorized for an unknown worker or a token that is not its own, Busy where it tells too much.
-        """
+    def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
+        """Takes in a report of a worker of this endpoint. Raises: TooMany where it tells too much."""
         now = self.hub.clock.now()
-        managed = self._home(worker_id, token, now)
+        self._count(worker_id, now)
         fleet = managed.fleet
         worker = fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
@@ -38,13 +35,13 @@ class Ingest:
             self.hub.bell.set()
         managed.deliver()
 
-    def ended(self, worker_id: int, token: str, ended: tuple[Ended, ...]) -> None:
+    def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored.
 
         Raises: as `report`.
         """
         now = self.hub.clock.now()
-        managed = self._home(worker_id, token, now)
+        self._count(worker_id, now)
         managed.fleet.ended(WorkerId(worker_id), ended, now)
         managed.deliver()
 
@@ -56,12 +53,10 @@ class Ingest:
             raise Unauthorized("mtoken: not the token of this worker")
         return managed
 
-    def _home(self, worker_id: int, token: str, now: float) -> ManagedEndpoint:
-        managed = self.home(worker_id, token)
+    def _count(self, worker_id: int, now: float) -> None:
         if wait_s := self.messages.take(worker_id, now):
             self.counts["messages_throttled"] += 1
-            raise Busy(
+            raise TooMany(
                 "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",
                 wait_s,
             )
-        return managed

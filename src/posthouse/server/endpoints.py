@@ -12,7 +12,7 @@ from posthouse.domain.worker import Worker
 from posthouse.engine.catalog import Catalog
 from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import Keyring
-from posthouse.server.gate import Ask, Caller, check_endpoint
+from posthouse.server.middleware import Ask, Caller, check_endpoint
 from posthouse.wire.numbers import integer
 
 ACCOUNT_ID = 1

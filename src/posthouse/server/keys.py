@@ -11,7 +11,8 @@ from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.engine.hub import Hub
 from posthouse.ports import KeyRecord
 from posthouse.server.auth import Keyring, Principal, Scope
-from posthouse.server.gate import Caller, Forbidden
+from posthouse.server.errors import Forbidden
+from posthouse.server.middleware import Caller
 
 MAX_ACCOUNTS = 1_000
 """Most accounts of an installation: our choice."""

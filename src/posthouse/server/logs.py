@@ -8,7 +8,7 @@ from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.logs import logs
 from posthouse.fleet.history import Level
 from posthouse.server.auth import Principal
-from posthouse.server.gate import Ask, Caller
+from posthouse.server.middleware import Ask, Caller
 from posthouse.wire.numbers import integer
 
 LONGEST = 2**53

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import Offer, Price
 from posthouse.engine.catalog import Catalog
-from posthouse.server.gate import Ask
+from posthouse.server.middleware import Ask
 from posthouse.wire.numbers import integer, number
 from posthouse.wire.search import parse_search
 

@@ -66,4 +66,4 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("POST", "/v1/accounts"): Scope.ADMIN,
 }
 """By method and path. The least scope of the key that a caller must show. An endpoint's own key has the scope ROUTE:
-what is open to it must also ask `gate.check_endpoint`, so that it reaches no other endpoint."""
+what is open to it must also ask `middleware.check_endpoint`, so that it reaches no other endpoint."""

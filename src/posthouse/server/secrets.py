@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.engine.catalog import Catalog
 from posthouse.server.auth import Keyring, Principal
-from posthouse.server.gate import Ask, Caller
+from posthouse.server.middleware import Ask, Caller
 
 MOST = 100
 """Most secrets: our choice."""

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.template import Template
 from posthouse.engine.catalog import Catalog
-from posthouse.server.gate import Ask
+from posthouse.server.middleware import Ask
 from posthouse.wire.matching import matches
 from posthouse.wire.search import parse_search
 

@@ -5,13 +5,9 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 
 from posthouse.config import Rates
-from posthouse.domain.errors import Busy
+from posthouse.domain.errors import TooMany
 from posthouse.engine.buckets import Buckets
 from posthouse.server.auth import Keyring, Principal
-
-
-class TooMany(Busy):
-    """The caller called more often than the settings `rates` allow."""
 
 
 class Throttle:

@@ -17,7 +17,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.recorder import traffic
 from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import Keyring, Principal
-from posthouse.server.gate import Caller
+from posthouse.server.middleware import Caller
 
 LOGS_WAIT_S = 20.0
 """How long a provider may take to hand over the logs of a worker."""

@@ -15,10 +15,10 @@ from posthouse.engine.hub import Hub
 from posthouse.server.auth import Keyring
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.endpoints import add_endpoint_routes
-from posthouse.server.gate import Gate, add_error_handlers
 from posthouse.server.keys import add_key_routes
 from posthouse.server.logs import add_log_routes
 from posthouse.server.market import add_market_routes
+from posthouse.server.middleware import add_error_handlers, add_middleware
 from posthouse.server.secrets import add_secret_routes
 from posthouse.server.templates import add_template_routes
 from posthouse.server.throttle import Throttle
@@ -48,11 +48,11 @@ def web_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        # This draws the field for the key on /docs; the gate is what checks keys.
+        # This draws the field for the key on /docs; AuthMiddleware is what checks keys.
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
     catalog = Catalog(hub, limits)
-    # Each on the application itself and not on a router, so that the gate finds the policy of every single route.
+    # Each on the application itself and not on a router, so that AuthMiddleware finds the policy of every single route.
     add_endpoint_routes(app, catalog, keyring)
     add_log_routes(app, catalog)
     add_workergroup_routes(app, catalog, keyring)
@@ -67,5 +67,5 @@ def web_app(
             route.tags = [f"Management, {whose}"]
     add_docs_routes(app)
     add_error_handlers(app)
-    app.add_middleware(Gate, keyring=keyring, clock=hub.clock, throttle=throttle or Throttle(Rates()))
+    add_middleware(app, keyring, throttle or Throttle(Rates()), hub.clock)
     return app

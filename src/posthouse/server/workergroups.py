@@ -9,7 +9,7 @@ from posthouse.domain.workergroup import Workergroup
 from posthouse.engine.catalog import Catalog
 from posthouse.server.auth import Keyring
 from posthouse.server.endpoints import ACCOUNT_ID, deleted
-from posthouse.server.gate import Ask
+from posthouse.server.middleware import Ask
 from posthouse.wire.numbers import integer
 
 PARENT_PARAMETERS = ("min_load", "target_util", "cold_mult", "cold_workers", "max_workers")

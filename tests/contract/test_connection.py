@@ -1,4 +1,4 @@
-"""Connections, byte by byte: early answers are the same as those that take the usual way."""
+"""Connections, byte by byte: however requests come, their answers are the same."""
 
 import asyncio
 import json
@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import httptools
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +30,11 @@ from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import Store
+from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring, Scope
-from posthouse.server.hot import Hot, Message, Receive, Send
-from posthouse.server.protocol import protocol_for
+from posthouse.server.connection import Connection
+from posthouse.server.fastpath import FastPath
+from posthouse.server.http import HttpServer
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.route import RouteAsk, RouteReply
 
@@ -47,8 +48,7 @@ class Served:
     """A server in a thread of its own."""
 
     port: int
-    hot: Hot
-    server: uvicorn.Server
+    server: HttpServer
 
     def talk(self, pieces: list[bytes], answers: int, in_turn: bool = False) -> list[tuple[int, dict[str, str], bytes]]:
         """Sends the pieces one by one and reads as many answers, fewer if the server closes the connection.
@@ -91,18 +91,33 @@ class _Reader:
         self.body += body
 
     def on_message_complete(self) -> None:
-        assert int(self.headers["content-length"]) == len(self.body)
+        if self.parser.get_status_code() == 100:
+            self.headers = {}
+            return
+        if "transfer-encoding" not in self.headers:
+            assert int(self.headers["content-length"]) == len(self.body)
         self.answers.append((self.parser.get_status_code(), self.headers, self.body))
         self.headers, self.body = {}, b""
 
 
-async def _nothing_else(scope: Message, receive: Receive, send: Send) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"4")]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
-    await send({"type": "http.response.body", "body": b"none"})
+async def _application(scope: Message, receive: Receive, send: Send) -> None:
+    """Says what it was asked; at /pieces/ in pieces of a length that it does not tell before."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    said = json.dumps({"method": scope["method"], "path": scope["path"], "body": len(body)}).encode()
+    headers = [(b"content-type", b"application/json")]
+    if scope["path"] != "/pieces/":
+        headers.append((b"content-length", b"%d" % len(said)))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for i in range(0, len(said), 20):
+        await send({"type": "http.response.body", "body": said[i : i + 20], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
-def _hot() -> Hot:
+def _fast_path() -> FastPath:
     clock = SystemClock()
     hub = Hub(cast(Store, None), clock, {}, "", "test", stabilization_s=0.0)
     for number, (name, scheme) in enumerate([*SCHEMES.items(), (NOBODY, "")], 1):
@@ -117,13 +132,12 @@ def _hot() -> Hot:
         asyncio.get_running_loop().call_soon(then, signer.sign(data))
 
     router = Router(hub, signer, lambda _: bytes(32), hold_s=0.05, sign_beside=sign_beside)
-    return Hot(
+    return FastPath(
         hub,
         router,
         Ingest(hub, keyring.check_worker),
         Certificates(hub, keyring.check_worker, authority=lambda *_: b""),
         keyring,
-        rest=_nothing_else,
         max_body_bytes=100_000,
         ready=lambda: "",
         metrics=lambda: b"",
@@ -156,41 +170,24 @@ def _ready(endpoint: Endpoint, worker_id: WorkerId, scheme: str, now: float) -> 
     )
 
 
-def _serve(early: bool) -> Iterator[Served]:
-    up: list[Served] = []
-    is_up = threading.Event()
-    servers: list[uvicorn.Server] = []
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    up: queue.Queue[tuple[Served, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
 
     async def main() -> None:
-        hot = _hot()
-        config = uvicorn.Config(
-            hot, port=0, loop="none", http=protocol_for(hot, early), lifespan="off", access_log=False, log_config=None
-        )
-        server = uvicorn.Server(config)
-        servers.append(server)
-        serving = asyncio.ensure_future(server._serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        up.append(Served(server.servers[0].sockets[0].getsockname()[1], hot, server))
-        is_up.set()
-        await serving
+        server, end = HttpServer(_fast_path(), _application), asyncio.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await server.start(listener)
+            up.put((Served(listener.getsockname()[1], server), asyncio.get_running_loop(), end))
+            await end.wait()
+            await server.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert is_up.wait(30)
-    yield up[0]
-    servers[0].should_exit = True
+    served, loop, end = up.get(timeout=30)
+    yield served
+    loop.call_soon_threadsafe(end.set)
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def early() -> Iterator[Served]:
-    yield from _serve(True)
-
-
-@pytest.fixture(scope="module")
-def usual() -> Iterator[Served]:
-    yield from _serve(False)
 
 
 def request(body: Any, *headers: str, path: str = "/route/", method: str = "POST", key: str = KEY) -> bytes:
@@ -229,8 +226,14 @@ REQUESTS = {
     "not UTF-8": request(b'{"endpoint": "\xff"}'),
     "too long": request(b"x" * 100_001),
     "GET": request(ASK, method="GET"),
+    "OPTIONS": request(b"", path="/route/", method="OPTIONS"),
     "another call": request(b"", path="/pubkey/", method="GET"),
-    "unknown path": request(ASK, path="/router/"),
+    "of the application": request(ASK, path="/router/"),
+    "of the application, in pieces": request({**ASK, "note": "x" * 200_000}, path="/pieces/"),
+    "of the application, in chunks": chunked(ASK, 7).replace(b"/route", b"/router", 1),
+    "an upgrade": request(ASK, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"),
+    "an upgrade, of the application": request(ASK, "Connection: Upgrade", "Upgrade: h2c", path="/router/"),
+    "asked for": request(ASK, "Expect: 100-continue"),
 }
 
 
@@ -247,18 +250,58 @@ def meaning(answer: tuple[int, dict[str, str], bytes]) -> Any:
     return status, kept, said
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def alone(served: Served) -> dict[str, Any]:
+    """What each request is answered that comes alone and whole."""
+    return {name: meaning(served.talk([raw], 1)[0]) for name, raw in {**REQUESTS, **ALIKE}.items()}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=5),
     st.lists(st.integers(0, 2_000), max_size=8),
 )
-def test_an_early_answer_is_the_usual_answer(early: Served, usual: Served, names: list[str], cuts: list[int]) -> None:
+def test_requests_are_answered_in_turn_and_alike_in_whatever_pieces_they_come(
+    served: Served, alone: dict[str, Any], names: list[str], cuts: list[int]
+) -> None:
     stream = b"".join(REQUESTS[name] for name in names)
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    pieces = [stream[a:b] for a, b in pairwise(edges)]
-    both = [[meaning(a) for a in server.talk(pieces, len(names))] for server in (early, usual)]
-    assert both[0] == both[1]
-    assert len(both[0]) == len(names)
+    answers = served.talk([stream[a:b] for a, b in pairwise(edges)], len(names))
+    assert [meaning(a) for a in answers] == [alone[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "plain"), [("an upgrade", "good"), ("an upgrade, of the application", "of the application")]
+)
+def test_an_upgrade_that_is_not_offered_is_ignored(alone: dict[str, Any], upgrade: str, plain: str) -> None:
+    """RFC 9110 7.8. Java's HttpClient and `curl --http2` ask for HTTP/2 beside a body."""
+    assert alone[upgrade] == alone[plain]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/pubkey/", "/elsewhere", "/pieces/"])
+def test_head_is_answered_as_get_is_without_a_body(served: Served, path: str) -> None:
+    head = request(b"", path=path, method="HEAD")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(head + head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        said = b""
+        while data := connection.recv(5000):
+            said += data
+    heads = said.split(b"\r\n\r\n")
+    assert [h.split(b"\r\n")[0] for h in heads] == [b"HTTP/1.1 200 OK"] * 2 + [b""]
+    assert b"content-length: 0" not in said
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("OPTIONS", 200), ("GET", 405), ("HEAD", 405), ("PUT", 405), ("DELETE", 405)]
+)
+def test_a_call_says_which_methods_it_takes(served: Served, method: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(request(b"", "Connection: close", method=method))
+        said = b""
+        while data := connection.recv(5000):
+            said += data
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nallow: OPTIONS, POST\r\n" in said
 
 
 def alike(body: Any) -> bytes:
@@ -285,11 +328,12 @@ ALIKE = {
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(ALIKE)), min_size=2, max_size=8))
-def test_a_call_with_the_head_of_the_last_is_answered_as_usual(early: Served, usual: Served, names: list[str]) -> None:
-    wanted = len(names) + names.count("two at once")
-    both = [[meaning(a) for a in server.talk([ALIKE[n] for n in names], wanted, True)] for server in (early, usual)]
-    assert both[0] == both[1]
-    assert len(both[0]) == wanted
+def test_a_call_with_the_head_of_the_last_is_answered_as_alone(
+    served: Served, alone: dict[str, Any], names: list[str]
+) -> None:
+    twice = names.count("two at once")
+    answers = [meaning(a) for a in served.talk([ALIKE[n] for n in names], len(names) + twice, in_turn=True)]
+    assert answers == [alone[one] for n in names for one in (("good", "good") if n == "two at once" else (n,))]
 
 
 @pytest.mark.parametrize(
@@ -304,38 +348,37 @@ def test_a_call_with_the_head_of_the_last_is_answered_as_usual(early: Served, us
     ],
 )
 def test_the_head_of_the_last_call_is_not_read_again(
-    early: Served, name: str, again: bool, monkeypatch: pytest.MonkeyPatch
+    served: Served, name: str, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = ALIKE["good"]
     others = {"a header more": request(ASK, "X: y"), "a letter else": good.replace(b"localhost", b"localhosT")}
-    heads, protocol = 0, cast(Any, early.server.config.http_protocol_class)
-    complete = protocol.on_headers_complete
+    heads, complete = 0, Connection.on_headers_complete
 
-    def count(self: Any) -> None:
+    def count(self: Connection) -> None:
         nonlocal heads
         heads += 1
         complete(self)
 
-    monkeypatch.setattr(protocol, "on_headers_complete", count)
-    early.talk([good] * 4, 4, in_turn=True)
-    assert heads == 2  # the first of a connection is not kept
-    early.talk([good, good, {**ALIKE, **others}[name]], 3, in_turn=True)
-    assert heads == (4 if again else 5)
+    monkeypatch.setattr(Connection, "on_headers_complete", count)
+    served.talk([good] * 4, 4, in_turn=True)
+    assert heads == 1
+    served.talk([good, good, {**ALIKE, **others}[name]], 3, in_turn=True)
+    assert heads == (2 if again else 3)
 
 
-def test_a_waiting_call_is_begun_once(early: Served) -> None:
-    fleet = early.hot.hub.fleet_named(NOBODY)
+def test_a_waiting_call_is_begun_once(served: Served) -> None:
+    fleet = served.server.fast.hub.fleet_named(NOBODY)
     assert fleet is not None
     waited = fleet.counters.waited
-    early.talk([REQUESTS["waits"]], 1)
+    served.talk([REQUESTS["waits"]], 1)
     assert fleet.counters.waited == waited + 1
 
 
-def test_a_call_that_needs_a_signature_of_its_own_is_begun_once(early: Served) -> None:
-    fleet = early.hot.hub.fleet_named("every-field")
+def test_a_call_that_needs_a_signature_of_its_own_is_begun_once(served: Served) -> None:
+    fleet = served.server.fast.hub.fleet_named("every-field")
     assert fleet is not None
     routed = fleet.counters.routed
-    early.talk([REQUESTS["good, each signed"]], 1)
+    served.talk([REQUESTS["good, each signed"]], 1)
     assert fleet.counters.routed == routed + 1
 
 
@@ -351,27 +394,26 @@ class Signer:
     def sign(self, data: bytes, then: Then) -> None:
         self.asked.put((asyncio.get_running_loop(), then))
 
-    def answer(self, first: Callable[[], None] = lambda: None) -> None:
-        """Signs what was asked for first; `first` is called right before, on the event loop."""
+    def answer(self) -> None:
+        """Signs what was asked for first."""
         loop, then = self.asked.get(timeout=30)
-        loop.call_soon_threadsafe(first)
         loop.call_soon_threadsafe(then, "signed")
 
 
 @pytest.fixture
-def signer(early: Served, monkeypatch: pytest.MonkeyPatch) -> Signer:
+def signer(served: Served, monkeypatch: pytest.MonkeyPatch) -> Signer:
     signer = Signer()
-    monkeypatch.setattr(early.hot.router, "sign_beside", signer.sign)
+    monkeypatch.setattr(served.server.fast.router, "sign_beside", signer.sign)
     return signer
 
 
 SIGNED = REQUESTS["good, each signed"]
 
 
-def test_what_comes_while_an_answer_is_signed_is_answered_after_it(early: Served, signer: Signer) -> None:
+def test_what_comes_while_an_answer_is_signed_is_answered_after_it(served: Served, signer: Signer) -> None:
     answers: list[tuple[int, dict[str, str], bytes]] = []
     stream = SIGNED + REQUESTS["good"] + SIGNED + REQUESTS["wrong key"]
-    thread = threading.Thread(target=lambda: answers.extend(early.talk([stream], 4)))
+    thread = threading.Thread(target=lambda: answers.extend(served.talk([stream], 4)))
     thread.start()
     signer.answer()
     signer.answer()
@@ -380,17 +422,17 @@ def test_what_comes_while_an_answer_is_signed_is_answered_after_it(early: Served
     assert said == [(200, "every-field"), (200, "address-alone"), (200, "every-field"), (401, None)]
 
 
-def test_a_call_with_the_head_of_one_that_is_signed_waits_for_it(early: Served, signer: Signer) -> None:
-    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+def test_a_call_with_the_head_of_one_that_is_signed_waits_for_it(served: Served, signer: Signer) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         for _ in range(2):
             connection.sendall(ALIKE["good"])
             assert b"address-alone" in connection.recv(5000)
         connection.sendall(ALIKE["good, each signed"])
         asked = signer.asked.get(timeout=30)
-        (here,) = early.server.server_state.connections
+        (here,) = served.server.connections
         connection.sendall(ALIKE["good"])
         for _ in range(1000):
-            if cast(Any, here).pipeline:
+            if here._queue:
                 break
             time.sleep(0.01)
         signer.asked.put(asked)
@@ -398,11 +440,11 @@ def test_a_call_with_the_head_of_one_that_is_signed_waits_for_it(early: Served, 
         assert b"every-field" in connection.recv(5000)
 
 
-def test_a_client_that_leaves_while_its_answer_is_signed_disturbs_nobody(early: Served, signer: Signer) -> None:
-    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+def test_a_client_that_leaves_while_its_answer_is_signed_disturbs_nobody(served: Served, signer: Signer) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         connection.sendall(SIGNED)
         asked = signer.asked.get(timeout=30)
-    here = early.server.server_state.connections
+    here = served.server.connections
     for _ in range(1000):
         if not here:
             break
@@ -410,25 +452,25 @@ def test_a_client_that_leaves_while_its_answer_is_signed_disturbs_nobody(early: 
     assert not here
     signer.asked.put(asked)
     signer.answer()
-    assert early.talk([REQUESTS["good"]], 1)[0][0] == 200
+    assert served.talk([REQUESTS["good"]], 1)[0][0] == 200
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
 def test_a_signature_that_fails_is_an_error_and_the_connection_goes_on(
-    early: Served, late: bool, monkeypatch: pytest.MonkeyPatch
+    served: Served, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(data: bytes, then: Then) -> None:
         if not late:
             raise OSError("no key")
         asyncio.get_running_loop().call_soon(then, OSError("no key"))
 
-    monkeypatch.setattr(early.hot.router, "sign_beside", fail)
-    failed, good = early.talk([SIGNED + REQUESTS["good"]], 2)
+    monkeypatch.setattr(served.server.fast.router, "sign_beside", fail)
+    failed, good = served.talk([SIGNED + REQUESTS["good"]], 2)
     assert (failed[0], json.loads(failed[2])) == (400, {"error": "the server could not answer this call"})
     assert good[0] == 200
 
 
-def test_a_signed_reply_that_cannot_be_made_is_an_error(early: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signed_reply_that_cannot_be_made_is_an_error(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     really = Router.reply
 
     def fail(self: Router, ask: RouteAsk, *rest: Any) -> RouteReply:
@@ -437,44 +479,53 @@ def test_a_signed_reply_that_cannot_be_made_is_an_error(early: Served, monkeypat
         return really(self, ask, *rest)
 
     monkeypatch.setattr(Router, "reply", fail)
-    failed, good = early.talk([SIGNED + REQUESTS["good"]], 2)
+    failed, good = served.talk([SIGNED + REQUESTS["good"]], 2)
     assert (failed[0], json.loads(failed[2])) == (400, {"error": "the server could not answer this call"})
     assert good[0] == 200
 
 
 @pytest.mark.parametrize("parting", [False, True], ids=["stop", "restart in place"])
 def test_a_server_that_ends_sends_what_it_has_begun_to_sign(
-    early: Served, signer: Signer, parting: bool, monkeypatch: pytest.MonkeyPatch
+    served: Served, signer: Signer, parting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connections = early.server.server_state.connections
+    monkeypatch.setattr(served.server, "stop_listening", lambda: None)
+    monkeypatch.setattr(served.server, "parting", False)
+    ending: list[asyncio.Task[None]] = []
 
     def end() -> None:
         if parting:
-            monkeypatch.setattr(early.server.config.http_protocol_class, "early", False)
+            served.server.parting = True
         else:
-            for connection in connections:
-                connection.shutdown()
+            ending.append(asyncio.ensure_future(served.server.close()))
 
-    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         connection.sendall(SIGNED)
-        signer.answer(first=end)
+        asked = signer.asked.get(timeout=30)
+        asked[0].call_soon_threadsafe(end)
+        while not served.server.parting:
+            time.sleep(0.01)
+        signer.asked.put(asked)
+        signer.answer()
         said = b""
         while data := connection.recv(5000):
             said += data
-    assert said.startswith(b"HTTP/1.1 200 OK\r\nconnection: close\r\n")
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nconnection: close\r\n" in said
     assert b'"signature":"signed"' in said
+    while not all(task.done() for task in ending):
+        time.sleep(0.01)
 
 
-def test_every_answer_is_counted(early: Served) -> None:
-    before = early.hot.answers["/route", 200], early.hot.answers["/route", 401]
-    early.talk([REQUESTS["good"] + REQUESTS["waits"] + REQUESTS["wrong key"]], 3)
-    after = early.hot.answers["/route", 200], early.hot.answers["/route", 401]
+def test_every_answer_is_counted(served: Served) -> None:
+    before = served.server.fast.answers["/route", 200], served.server.fast.answers["/route", 401]
+    served.talk([REQUESTS["good"] + REQUESTS["waits"] + REQUESTS["wrong key"]], 3)
+    after = served.server.fast.answers["/route", 200], served.server.fast.answers["/route", 401]
     assert after == (before[0] + 2, before[1] + 1)
 
 
-def test_a_client_that_asks_for_it_is_asked_for_the_body(early: Served) -> None:
+def test_a_client_that_asks_for_it_is_asked_for_the_body(served: Served) -> None:
     head, _, body = request(ASK, "Expect: 100-continue").partition(b"\r\n\r\n")
-    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         connection.sendall(head + b"\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 Continue")
         connection.sendall(body)
@@ -482,9 +533,9 @@ def test_a_client_that_asks_for_it_is_asked_for_the_body(early: Served) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_a_connection_is_closed_where_the_client_wants_it(early: Served, version: str) -> None:
+def test_a_connection_is_closed_where_the_client_wants_it(served: Served, version: str) -> None:
     asked = request(ASK, "Connection: close").replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1)
-    with socket.create_connection(("127.0.0.1", early.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         connection.sendall(asked)
         said = b""
         while data := connection.recv(5000):
@@ -494,19 +545,18 @@ def test_a_connection_is_closed_where_the_client_wants_it(early: Served, version
 
 
 @pytest.mark.parametrize("long", ["path", "header", "headers"])
-def test_a_head_without_end_is_refused(early: Served, usual: Served, long: str) -> None:
+def test_a_head_without_end_is_refused(served: Served, long: str) -> None:
     endless = {
         "path": b"POST /route/?" + b"x" * 1_000_000,
         "header": b"POST /route/ HTTP/1.1\r\nX: " + b"x" * 1_000_000,
         "headers": b"POST /route/ HTTP/1.1\r\n" + b"X: y\r\n" * 200_000,
     }[long]
-    for server in (early, usual):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                connection.sendall(endless)
-            said = b""
-            with suppress(ConnectionResetError):  # what it did not read is lost with the connection
-                while data := connection.recv(1000):
-                    said += data
-            assert not said or said.startswith(b"HTTP/1.1 400 ")
-        assert server.talk([REQUESTS["good"]], 1)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(endless)
+        said = b""
+        with suppress(ConnectionResetError):  # what it did not read is lost with the connection
+            while data := connection.recv(1000):
+                said += data
+        assert not said or said.startswith(b"HTTP/1.1 400 ")
+    assert served.talk([REQUESTS["good"]], 1)

@@ -1,0 +1,97 @@
+"""What the server listens with: its socket, its certificate, and as many connections as files may be open."""
+
+import resource
+import socket
+import ssl
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+from posthouse.app.handover import Inheritance
+from posthouse.config import Settings
+from posthouse.domain.errors import Refused
+from posthouse.ports import Clock
+from posthouse.server.http import BEYOND
+from posthouse.server.tls import ServerCertificate
+from posthouse.signing.authority import Authority
+
+log = structlog.get_logger()
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+"""That our own certificate is for in any case."""
+OWN_FILES = 200
+"""How many files the server may have open beside connections: the database, the logs of workers it starts."""
+
+
+def listen(host: str, port: int, inheritance: Inheritance | None) -> socket.socket:
+    """A socket that is bound to the address, or the inherited one if it is. Raises: Refused."""
+    try:
+        family, _, _, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise Refused(f"server.host: {host!r} is not an address: {error.strerror}") from None
+    if inheritance is not None:
+        listener.close()
+        bound_host, bound_port = inheritance.listener.getsockname()[:2]
+        if address != bound_host or port not in (0, bound_port):
+            raise Refused(f"server.port: a restart in place cannot change it from {bound_host}:{bound_port}")
+        return inheritance.listener
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.set_inheritable(False)
+    except OSError as error:
+        listener.close()
+        raise Refused(f"server.port: cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def url_of(settings: Settings, listener: socket.socket) -> str:
+    """The URL at which workers reach the server."""
+    if settings.server.port:
+        return settings.public_url
+    scheme = "http" if settings.server.tls == "off" else "https"
+    return f"{scheme}://{settings.server.host}:{listener.getsockname()[1]}"
+
+
+def warn_if_plain(url: str, listener: socket.socket) -> None:
+    """Warns where keys and prompts travel unencrypted on an address that others reach."""
+    if not url.startswith("https://") and not ip_address(listener.getsockname()[0]).is_loopback:
+        log.warning("plain HTTP on an address that others reach: keys and prompts can be read; see server.tls")
+
+
+def max_connections(wanted: int) -> int:
+    """As many connections, or as many as the limit of open files allows, which is raised if it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = int(wanted * BEYOND) + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wanted = max(min(wanted, int((soft - OWN_FILES) / BEYOND)), 1)
+    return wanted
+
+
+def certificate(
+    settings: Settings, data_dir: Path, authority: Authority, clock: Clock
+) -> tuple[ssl.SSLContext | None, Callable[[], None]]:
+    """What the server listens with, None for plain HTTP, and what renews its certificate in time."""
+    server = settings.server
+    if server.tls == "off":
+        return None, lambda: None
+    if server.tls == "files":
+        given = ServerCertificate(Path(server.tls_certificate).expanduser(), Path(server.tls_key).expanduser())
+        return given.context, given.reload_if_changed
+    file = data_dir / "server.pem"
+    names = {*server.tls_names.split(","), server.host, urlsplit(settings.public_url).hostname or "", *LOCAL_NAMES}
+    names -= {"", "0.0.0.0", "::"}  # noqa: S104 - nobody calls us by these
+    authority.renew(file, names, clock.wall(), begin=True)
+    own = ServerCertificate(file, file)
+
+    def renew() -> None:
+        authority.renew(file, names, clock.wall())
+        own.reload_if_changed()
+
+    return own.context, renew

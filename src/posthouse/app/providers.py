@@ -1,0 +1,39 @@
+"""The providers that the settings name, and how each is looked at."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from posthouse.config import ProviderSettings, Settings
+from posthouse.engine.observer import Observer
+from posthouse.engine.offers import Offers
+from posthouse.engine.orphans import Orphans
+from posthouse.ports import Provider
+from posthouse.providers.plugin import Context
+from posthouse.providers.registry import opened, require
+from posthouse.providers.wrappers import Metered
+
+
+async def open_providers(
+    settings: Settings, data_dir: Path, installation: str, stack: AsyncExitStack
+) -> tuple[dict[str, Provider], dict[str, Metered]]:
+    """Every provider that the settings name, open as long as the stack is, and what counts its calls."""
+    found: dict[str, Provider] = {}
+    meters: dict[str, Metered] = {}
+    for name, table in settings.providers.items():
+        if table.enabled:
+            found[name], meters[name] = await opened(table, Context(name, installation, data_dir))
+            stack.push_async_callback(found[name].close)
+    require(settings.default_provider, found)
+    return found, meters
+
+
+def looks(
+    name: str, provider: Provider, settings: ProviderSettings, observer: Observer, orphans: Orphans, offers: Offers
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What is looked at with a provider, each in a task of its own: a slow catalogue delays no list."""
+    return {
+        f"instances of {name}": partial(observer.run, provider, settings.poll_s, orphans.sweep),
+        f"catalogue of {name}": partial(offers.run, provider, settings.catalog_s),
+    }

@@ -1,0 +1,260 @@
+"""Settings in, a running server out: the only module that knows the adapters."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import structlog
+
+from posthouse.app import datadir, listen
+from posthouse.app.handover import Inheritance
+from posthouse.app.providers import looks, open_providers
+from posthouse.app.running import Running
+from posthouse.app.supervise import supervised
+from posthouse.config import Settings
+from posthouse.engine import journal
+from posthouse.engine.buckets import Buckets
+from posthouse.engine.certificates import Certificates
+from posthouse.engine.clock import SystemClock
+from posthouse.engine.executor import Executor
+from posthouse.engine.hub import Hub
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
+from posthouse.engine.orphans import Orphans
+from posthouse.engine.recorder import Recorder
+from posthouse.engine.router import Router
+from posthouse.ports import Clock, Provider, Store
+from posthouse.providers.wrappers import Metered
+from posthouse.server.auth import Keyring, load_secret
+from posthouse.server.fastpath import FastPath
+from posthouse.server.http import HttpServer
+from posthouse.server.metrics import Metrics
+from posthouse.server.throttle import Throttle
+from posthouse.server.web import web_app
+from posthouse.signing.authority import Authority
+from posthouse.signing.rsa import RsaKey
+from posthouse.signing.threads import SigningThreads
+from posthouse.store import open_store
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_S = 30.0
+"""How often the last use of keys is written down, and the age of keys and certificates looked at."""
+GRANT_KEYS = 20_000
+"""Most workers whose key for grants is remembered: deriving one takes as long as a grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What an installation signs and seals with: the files of its data directory."""
+
+    secret: bytes
+    signer: RsaKey
+    authority: Authority
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server is made of."""
+
+    hub: Hub
+    keyring: Keyring
+    router: Router
+    ingest: Ingest
+    certificates: Certificates
+    executor: Executor
+    observer: Observer
+    orphans: Orphans
+    meters: Mapping[str, Metered]
+    """What counts the calls of each provider."""
+    loop: Loop
+    recorder: Recorder
+    throttle: Throttle
+
+
+@asynccontextmanager
+async def running(settings: Settings, inheritance: Inheritance | None = None) -> AsyncIterator[Running]:
+    """A server with these settings, for as long as the context lasts. Workers outlive it.
+
+    `inheritance`: what the process before leaves to this one, which waits for it.
+
+    Raises: Refused where the address or the data directory is in use or cannot be used, or a successor does not serve.
+    """
+    async with AsyncExitStack() as stack:
+        data_dir, lock = datadir.own(settings, stack, inheritance)
+        listener = stack.enter_context(listen.listen(settings.server.host, settings.server.port, inheritance))
+        if inheritance is not None:
+            await inheritance.wait()
+        datadir.write_pid(lock)
+        url = listen.url_of(settings, listener)
+        store = await open_store(f"sqlite+aiosqlite:///{data_dir / 'posthouse.db'}")
+        stack.push_async_callback(store.close)
+        clock = await _clock(store)
+        keys = await _keys(data_dir, clock)
+        tls, renew_certificate = listen.certificate(settings, data_dir, keys.authority, clock)
+        if tls is None:
+            listen.warn_if_plain(url, listener)
+        installation = await store.installation()
+        providers, meters = await open_providers(settings, data_dir, installation, stack)
+        hub = await _hub(settings, store, clock, providers, installation)
+        keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
+        admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())
+        signing = SigningThreads(keys.signer, os.cpu_count() or 1)
+        stack.callback(signing.close)
+        parts = _parts(settings, hub, keyring, keys, signing, url, meters)
+        server = _http_server(settings, parts, keys)
+        await server.start(listener, tls)
+        server_running = Running(url, admin_key, hub, parts.loop, parts.router, server, listener, lock)
+        try:
+            async with supervised(_tasks(settings, parts, server, renew_certificate)):
+                if inheritance is not None:
+                    await inheritance.accept()
+                yield server_running
+        finally:
+            # First what acts, then what answers: calls are answered until the last command has been.
+            await parts.executor.close()
+            await server_running.close()
+            await _save(parts)
+    if server_running.successor is not None:
+        await server_running.successor.let_go()
+
+
+async def _clock(store: Store) -> SystemClock:
+    clock = SystemClock(await store.latest_at())
+    if clock.behind_s:
+        log.warning("this machine's clock is behind the database: times go on from there", behind_s=clock.behind_s)
+    return clock
+
+
+async def _keys(data_dir: Path, clock: SystemClock) -> Keys:
+    return Keys(
+        await asyncio.to_thread(load_secret, data_dir / "secret"),
+        await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem"),
+        Authority(data_dir / "authority.pem", clock.wall()),
+    )
+
+
+async def _hub(
+    settings: Settings, store: Store, clock: Clock, providers: Mapping[str, Provider], installation: str
+) -> Hub:
+    hub = Hub(
+        store,
+        clock,
+        providers,
+        settings.default_provider,
+        installation,
+        settings.engine.stabilization_s,
+        await store.next_epoch(),
+    )
+    await hub.load()
+    return hub
+
+
+def _parts(
+    settings: Settings,
+    hub: Hub,
+    keyring: Keyring,
+    keys: Keys,
+    signing: SigningThreads,
+    url: str,
+    meters: Mapping[str, Metered],
+) -> Parts:
+    observer = Observer(hub)
+    urls = {name: provider.public_url for name, provider in settings.providers.items()}
+    grant_key = lru_cache(GRANT_KEYS)(keyring.grant_key)
+    router = Router(hub, keys.signer, grant_key, settings.server.route_hold_s, signing.sign)
+    executor = Executor(
+        hub,
+        report_url=lambda worker: f"{urls.get(worker.provider) or url}/w/{keyring.worker_token(worker.id)}",
+        worker_token=keyring.worker_token,
+        secrets=lambda owner: {name: keyring.unseal(name, text) for name, text in hub.secrets.get(owner, {}).items()},
+        root_pem=keys.authority.root_pem.decode() if settings.server.tls == "self" else "",
+        most_at_once=settings.engine.max_actions,
+        timeout_s=settings.engine.action_timeout_s,
+        on_answer=observer.poke,
+    )
+    return Parts(
+        hub,
+        keyring,
+        router,
+        Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker)),
+        Certificates(hub, keyring.check_worker, keys.authority.sign_request),
+        executor,
+        observer,
+        Orphans(hub, executor.destroy_orphan, hub.owners_of),
+        meters,
+        Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s),
+        Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000)),
+        Throttle(settings.rates),
+    )
+
+
+def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
+    hub, loop, observer = parts.hub, parts.loop, parts.observer
+    web = web_app(
+        hub,
+        parts.keyring,
+        settings.limits,
+        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
+        throttle=parts.throttle,
+    )
+    fast = FastPath(
+        hub,
+        parts.router,
+        parts.ingest,
+        parts.certificates,
+        parts.keyring,
+        settings.server.max_body_bytes,
+        ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
+        troubles=lambda: loop.troubles() + observer.troubles() + hub.offers.troubles() + parts.orphans.troubles(),
+        metrics=lambda: metrics.page(),
+        root_certificate=keys.authority.root_pem,
+        throttle=parts.throttle,
+    )
+    work = (parts.executor, parts.certificates, parts.ingest, parts.throttle, parts.recorder)
+    counts = [part.counts for part in (loop, observer, hub.offers, *work)]
+    metrics = Metrics(hub, loop, counts, fast.answers, fast.troubles, parts.meters)
+    return HttpServer(fast, web, listen.max_connections(settings.server.max_connections))
+
+
+def _tasks(
+    settings: Settings, parts: Parts, server: HttpServer, renew_certificate: Callable[[], None]
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What must always run, by the names that the log has for it."""
+
+    async def housekeeping() -> None:
+        await asyncio.sleep(HOUSEKEEPING_S)
+        renew_certificate()
+        for record in parts.keyring.dirty():  # last, so that nothing expires while the database cannot be used
+            await parts.hub.store.note_key_use(record.id, record.last_used_at)
+
+    async def late_connections() -> None:
+        server.every_second()
+
+    tasks: dict[str, Callable[[], Awaitable[None]]] = {
+        "control loop": parts.loop.run,
+        "housekeeping": housekeeping,
+        "recorder": parts.recorder.run,
+        "late connections": late_connections,
+    }
+    for name, provider in parts.hub.providers.items():
+        tasks |= looks(name, provider, settings.providers[name], parts.observer, parts.orphans, parts.hub.offers)
+    return tasks
+
+
+async def _save(parts: Parts) -> None:
+    """Writes down what is only in memory. Best effort: everything that matters was written before."""
+    hub = parts.hub
+    with suppress(Exception):
+        for record in parts.keyring.dirty():
+            await hub.store.note_key_use(record.id, record.last_used_at)
+        for endpoint_id, managed in hub.endpoints.items():
+            rows = managed.fleet.take_changes(everything=True)
+            if rows:
+                managed.version = await hub.store.commit(endpoint_id, managed.version, hub.epoch, rows, None)
+        await parts.recorder.keep_all(at_once=True)

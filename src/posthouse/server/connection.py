@@ -1,0 +1,323 @@
+"""One HTTP/1.1 connection: reads requests, answers the calls of the fast path at once, and hands the rest on.
+
+httptools parses. Requests that come together are answered one after another; while one is answered, reading stops at
+the next. Clients send the same head again and again on a connection: one that is the last one's, byte for byte, is not
+parsed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote
+
+import httptools
+
+from posthouse.server.asgi import CONTINUE, STATUS_LINES, AsgiCall, http_scope
+from posthouse.server.fastpath import Answer, Call, Headers
+
+if TYPE_CHECKING:
+    from posthouse.server.http import HttpServer
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
+PLAIN: Final = b"text/plain; charset=utf-8"
+
+
+class Connection(asyncio.Protocol):
+    """Its `server` knows what is served, and every other connection."""
+
+    transport: asyncio.Transport
+    address = ""
+    """Of the client; empty where that is no address."""
+    reading = True
+    """It waits for a request, or for the rest of one; otherwise it answers one, or is idle."""
+    _crowded = False
+    """It came when there were too many: it is told so once, and closed."""
+    _broken = False
+    """What came was not HTTP: nothing more is read."""
+    _paused = False
+    _draining = False
+    _current: Call | AsgiCall | Answer | None = None
+    """What is being answered."""
+    _leave: Callable[[], None] | None = None
+    """What tells the fast path that its client has gone."""
+    _call: Call | None = None
+    """The call of the fast path that is being read, with what has come of its body in `_body`."""
+    _asgi: AsgiCall | None = None
+    """The call of the application that is being read."""
+    _body: bytes | bytearray = b""
+    _expects = False
+    """The client sends the body once it is asked for it."""
+    _in_head = False
+    _head_bytes = 0
+    _url = b""
+    _headers: Headers
+    _last_call: Call | None = None
+    """The latest call of the fast path that has been read."""
+    _last_head = b""
+    _last_size = 0
+    """The head of that call and its size with its body, if it came in one piece; 0 if it did not."""
+
+    def __init__(self, server: "HttpServer") -> None:
+        self.server = server
+        self.loop = asyncio.get_running_loop()
+        self.since = self.loop.time()
+        """When its present state began, by the event loop's clock."""
+        self.writable = asyncio.Event()
+        self._queue: deque[Call | AsgiCall | Answer] = deque()
+        """What has come while another was being answered."""
+        self._parser = self._new_parser()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being read or answered."""
+        return not self.reading and self._current is None
+
+    @property
+    def waits(self) -> bool:
+        """Every answer that it owes is out."""
+        return self._current is None or (isinstance(self._current, AsgiCall) and self._current.waits)
+
+    def close(self) -> None:
+        """Ends it once what has been written is sent."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused and not (self._queue or self._broken or self.transport.is_closing()):
+            self._paused = False
+            self.transport.resume_reading()
+
+    # -- what the transport tells ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.writable.set()
+        others = self.server.connections
+        others.add(self)
+        self._crowded = len(others) > self.server.max_connections
+        if len(others) > self.server.max_answered:
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self.writable.set()
+        self._queue.clear()
+        for call in (self._current, self._asgi):
+            if isinstance(call, AsgiCall):
+                call.leave()
+        if self._leave is not None:
+            self._leave()
+        self._current = self._asgi = self._leave = None
+        del self._parser  # it holds this connection
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return
+        # What begins with the head of the last call, and is as long, the parser would read as it did the last.
+        if len(data) == self._last_size and self._is_free() and data.startswith(self._last_head):
+            assert self._last_call is not None
+            self._accept(self._last_call.again(data[len(self._last_head) :]))
+            return
+        between = not self.reading or self._headers is _NONE
+        self._last_call, self._last_size = None, 0
+        if self._in_head:
+            self._head_bytes += len(data)
+        self._parse(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(b"The head of the request is too long.")
+        elif between and self._last_call is not None:
+            head, end, body = data.partition(b"\r\n\r\n")
+            if body == self._last_call.body:
+                self._last_head, self._last_size = head + end, len(data)
+
+    def _is_free(self) -> bool:
+        """An answer can be written at once."""
+        return self._current is None and not self.reading and self.writable.is_set()
+
+    # -- what the parser tells -------------------------------------------------------------------------------------
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        self._headers = _NONE
+        parser = httptools.HttpRequestParser(self)
+        # Or what follows a request that was the last would be an error, before that has been answered.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self._refuse(b"Invalid HTTP request received.")
+                return
+            # RFC 9110 7.8: a server may ignore it. The parser cannot: it reads the head again, without it.
+            lines = [
+                b"%s %s HTTP/%s" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
+            ]
+            lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+            self._parser = self._new_parser()
+            self._parse(b"\r\n".join([*lines, b"", b""]) + data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(b"Invalid HTTP request received.")
+
+    def on_message_begin(self) -> None:
+        self._url, self._headers, self._expects = b"", [], False
+        self._in_head, self._head_bytes = True, 0
+        self.since, self.reading = self.loop.time(), True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        self._in_head = False
+        if self._crowded or parser.should_upgrade():
+            return
+        method, version = parser.get_method().decode(), parser.get_http_version()
+        last = version == "1.0" or not parser.should_keep_alive()
+        target = httptools.parse_url(self._url)
+        raw_path, query = target.path, target.query or b""
+        path = raw_path.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        found = self.server.fast.find(method, path)
+        if found is None:
+            scope = http_scope(self.transport, method, version, path, raw_path, query, self._headers)
+            self._asgi = AsgiCall(self, scope, last, self._expects)
+            self._accept(self._asgi)
+            return
+        route, token = found
+        self._call = Call(route, token, query, self._headers, self.address, last, method == "HEAD")
+        self._body = b""
+        self._ask_for_body()
+
+    def on_body(self, body: bytes) -> None:
+        if self._asgi is not None:
+            self._asgi.feed(body)
+        elif self._call is not None:
+            if not self._body:
+                self._body = body
+            else:
+                self._body = bytearray(self._body) if isinstance(self._body, bytes) else self._body
+                self._body += body
+            if len(self._body) > self.server.fast.max_body_bytes:  # it is refused now, and the rest is not kept
+                self._read(self._call)
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
+        self._in_head = self.reading = False
+        if self._crowded:
+            path = self._url.partition(b"?")[0].decode("latin-1")
+            self._accept(self.server.fast.turned_away(self._parser.get_method().decode(), path))
+        elif self._asgi is not None:
+            self._asgi.complete()
+            self._asgi = None
+        elif self._call is not None:
+            self._last_call = self._call
+            self._read(self._call)
+
+    def _read(self, call: Call) -> None:
+        call.body, self._body = bytes(self._body), b""
+        self._call = None
+        self._accept(call)
+
+    # -- answers, one after another --------------------------------------------------------------------------------
+
+    def _accept(self, call: Call | AsgiCall | Answer) -> None:
+        """Answers a call, when those before it have been answered."""
+        if self.transport.is_closing():
+            return
+        if self._current is None:
+            self._begin(call)
+        else:
+            self._queue.append(call)
+            self.pause_reading()
+
+    def _begin(self, call: Call | AsgiCall | Answer) -> None:
+        self._current = call
+        if isinstance(call, Call):
+            leave = self.server.fast.answer(call, self._respond)
+            if leave is not None:  # it is answered later
+                self._leave = leave
+        elif isinstance(call, AsgiCall):
+            call.begin()
+        else:
+            self._respond(call)
+
+    def _respond(self, answer: Answer) -> None:
+        """Writes the answer of the call that is being answered."""
+        self._leave = None
+        call = self._current
+        if call is None or self.transport.is_closing():  # the client has gone
+            return
+        status, body, content_type, more = answer
+        last = self.server.parting or not isinstance(call, Call) or call.last
+        ending = b"connection: close\r\n" if last else b""
+        for header in more:
+            ending += b"%s: %s\r\n" % header
+        head = b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n" % (
+            STATUS_LINES[status],
+            self.server.date,
+            content_type,
+            ending,
+            len(body),
+        )
+        self.transport.write(head if isinstance(call, Call) and call.is_head else head + body)
+        self.done(last)
+
+    def done(self, last: bool) -> None:
+        """The present call has been answered: goes on with the next, or ends the connection."""
+        self._current = None
+        self.since = self.loop.time()
+        if last:
+            self.close()
+        if self._queue and not self._draining:  # a loop and no recursion: there may be a thousand
+            self._draining = True
+            while self._queue and self._current is None and not self.transport.is_closing():
+                self._begin(self._queue.popleft())
+            self._draining = False
+        if self._paused:
+            self.resume_reading()
+        if self._expects:
+            self._ask_for_body()
+
+    def _ask_for_body(self) -> None:
+        """Asks for the body of the call that is being read, where its client waits for that."""
+        if self._expects and self._call is not None and self._current is None:
+            self._expects = False
+            self.transport.write(CONTINUE)
+
+    def _refuse(self, why: bytes) -> None:
+        """Says what is wrong after the answers that are due, and ends the connection."""
+        self._broken = True
+        self._in_head = self.reading = False
+        self.pause_reading()
+        self._accept(Answer(400, why, PLAIN))
+
+
+_NONE: Final[Headers] = []
+"""Of no request."""

@@ -1,0 +1,377 @@
+"""The calls that clients and workers make all the time, answered where they are read and without a framework.
+
+Each has one row in `ROUTES`: who may make it, how its body is read, and what it does.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs
+
+import structlog
+
+from posthouse.config import Rates
+from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
+from posthouse.engine.certificates import Certificates
+from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.ingest import Ingest
+from posthouse.engine.router import Router
+from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
+from posthouse.server.errors import Problem, problem, web_body
+from posthouse.server.throttle import Throttle
+from posthouse.wire import deletes, route, status
+from posthouse.wire.body import sender
+from posthouse.wire.grant import TIME_HEADER
+
+log = structlog.get_logger()
+
+Headers = list[tuple[bytes, bytes]]
+"""With names in lower case."""
+
+JSON: Final = b"application/json"
+"""Without a charset: a command line of this protocol refuses to read any other spelling."""
+PEM: Final = b"application/x-pem-file"
+METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
+MAX_UNASKED_BYTES: Final = 16_384
+"""Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
+SUCCESS: Final = b'{"success":true}'
+CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
+CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
+
+
+class Access(StrEnum):
+    """Who may make a call."""
+
+    PUBLIC = "public"
+    READ = "read"
+    """Whoever has an account key with that scope."""
+    KEY = "key"
+    """Whoever has an account key, or that endpoint's."""
+    WORKER = "worker"
+    """A worker with its own token."""
+    PLACED = "placed"
+    """The same, or who calls from where that worker's instance is."""
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Respond = Callable[[Answer], None]
+Leave = Callable[[], None]
+"""To be called when the client goes before it has been answered."""
+
+
+class Route(NamedTuple):
+    """A row of the table."""
+
+    method: str
+    path: str
+    access: Access
+    decode: Callable[[bytes], Any]
+    """What its body says. Raises: BadRequest."""
+    handle: "Callable[[FastPath, Call, Any, Any, Respond], Leave | None]"
+    """Answers a call, what it says, and who makes it: now, or later, and then returns what to do if the client leaves
+    before. Raises: any error of `posthouse.domain.errors`; nothing has been done then."""
+    word: Callable[[Problem], bytes] = lambda problem: route.encode({"error": problem.text})
+    """The body of an error."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request of the fast path."""
+
+    route: Route
+    token: str
+    """A worker's, from its path."""
+    query: bytes
+    headers: Headers
+    address: str
+    """Where it comes from; empty where that is no address."""
+    last: bool = False
+    """Its connection ends with the answer."""
+    is_head: bool = False
+    """The answer is sent without its body."""
+    body: bytes = b""
+    shown: str | None = None
+    """The key in its headers, once somebody has looked; empty if there is none."""
+
+    def again(self, body: bytes) -> "Call":
+        """A call with the same head and another body."""
+        return Call(
+            self.route,
+            self.token,
+            self.query,
+            self.headers,
+            self.address,
+            self.last,
+            self.is_head,
+            body,
+            self.shown,
+        )
+
+
+@dataclass(slots=True)
+class FastPath:
+    """What answers `ROUTES`."""
+
+    hub: Hub
+    router: Router
+    ingest: Ingest
+    certificates: Certificates
+    keyring: Keyring
+    max_body_bytes: int
+    ready: Callable[[], str]
+    """Why the server is not ready; empty if it is."""
+    metrics: Callable[[], bytes]
+    root_certificate: bytes
+    """Of the authority that signs workers' certificates, PEM."""
+    throttle: Throttle = field(default_factory=lambda: Throttle(Rates()))
+    troubles: Callable[[], list[str]] = list
+    """What fails, for everybody to read. A server in trouble is ready: it routes."""
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def find(self, method: str, path: str) -> tuple[Route, str] | None:
+        """The row for a request, and the worker's token in its path; None where it is not of the fast path."""
+        found = _USUAL.get((method, path))
+        if found is not None:
+            return found
+        path, token = _normal(path)
+        rows = _BY_PATH.get(path)
+        if rows is None:
+            return None
+        return rows.get(method) or _other_method(path, method), token
+
+    def answer(self, call: Call, respond: Respond) -> Leave | None:
+        """Calls `respond` once, now or later. Returns what is to be called if the client leaves before that."""
+        found, message = call.route, None
+
+        def counted(answer: Answer) -> None:
+            self.answers[found.path, answer.status] += 1
+            respond(answer)
+
+        try:
+            message = found.decode(self._body(call))
+            caller = _ADMIT[found.access](self, call, message)
+            return found.handle(self, call, message, caller, counted)
+        except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
+            counted(self._failed(call, message, error))
+            return None
+
+    def turned_away(self, method: str, path: str) -> Answer:
+        """What a call is told for which there is no place. `/route/` is told to wait: the protocol's client gives a
+        request up for any error."""
+        found = self.find(method, path)
+        if found is not None and found[0].access is Access.KEY:
+            return Answer(200, CROWDED_ROUTE)
+        return Answer(503, CROWDED, headers=((b"retry-after", b"1"),))
+
+    def _body(self, call: Call) -> bytes:
+        body = call.body
+        if len(body) > self.max_body_bytes:
+            raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
+        if len(body) > MAX_UNASKED_BYTES and call.route.access is Access.WORKER:
+            self._worker(call, sender(body))  # a long message is costly to read
+        return body
+
+    def _failed(self, call: Call, message: Any, error: Exception) -> Answer:
+        row = call.route
+        if isinstance(error, TooMany) and row.access is Access.KEY:
+            try:
+                return _put_off(route.checked(message), "too many wrong keys")
+            except BadRequest as wrong:
+                error = wrong
+        found = problem(error)
+        if found is None:
+            log.error("a call failed", path=row.path, error=repr(error)[:500])
+            self.answers[row.path, 500] += 1
+            found = Problem(400, "internal_error", "the server could not answer this call")
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in found.headers.items())
+        return Answer(found.status, row.word(found), headers=headers)
+
+    # -- who may ---------------------------------------------------------------------------------------------------
+
+    def _anybody(self, call: Call, message: Any) -> None:
+        """Whoever calls. For a certificate it is `Certificates` that asks where the caller is."""
+
+    def _key(self, call: Call, message: Any) -> Principal:
+        """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
+        key = call.shown
+        if key is None:
+            shown = next((value for name, value in call.headers if name == b"authorization"), b"")
+            key = call.shown = key_in_header(shown.decode("latin-1"))
+        if not key and message is not None:
+            key = route.key_in(message)
+        if not key and call.query:
+            key = parse_qs(call.query.decode("latin-1")).get("api_key", [""])[0]
+        principal = self.throttle.principal(self.keyring, key, call.address, self.hub.clock.now())
+        if principal is None:
+            raise Unauthorized("api_key: missing, wrong or revoked")
+        return principal
+
+    def _reader(self, call: Call, message: Any) -> Principal:
+        principal = self._key(call, None)
+        if principal.scope < Scope.READ:
+            raise Unauthorized("api_key: this key may not read")
+        return principal
+
+    def _worker(self, call: Call, message: Any) -> ManagedEndpoint:
+        """The endpoint of the worker that calls. Raises: Unauthorized."""
+        worker_id, in_body, *_ = message
+        in_path = call.token
+        token = "" if in_body and in_path and in_body != in_path else in_body or in_path  # two that differ are none
+        return self.ingest.home(worker_id, token)
+
+    # -- what it does ----------------------------------------------------------------------------------------------
+
+    def _route(self, call: Call, message: Any, principal: Principal, respond: Respond) -> Leave | None:
+        """Calls beyond the rates are answered that they wait, and nothing is remembered of them: the protocol's client
+        gives a request up for any other answer."""
+        ask = route.checked(message)
+        managed = self.hub.named(ask.endpoint, principal.account_id)
+        if managed is None:
+            raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+        if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
+            raise Unauthorized("api_key: this key is for another endpoint")
+        if not self.throttle.allows_route(principal.key_id, call.address, self.hub.clock.now()):
+            respond(_put_off(ask, "too many calls"))
+            return None
+
+        def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:
+            respond(
+                self._failed(call, message, reply) if isinstance(reply, Exception) else Answer(200, route.encode(reply))
+            )
+
+        return self.router.route(managed, ask, deliver)
+
+    def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
+        worker_id, _, report = message
+        self.ingest.report(managed, worker_id, report)
+        respond(Answer(200, SUCCESS))
+
+    def _ended(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
+        worker_id, _, ended = message
+        self.ingest.ended(managed, worker_id, ended)
+        respond(Answer(200, SUCCESS))
+
+    def _sign_certificate(self, call: Call, request: bytes, _caller: None, respond: Respond) -> Leave:
+        asked = parse_qs(call.query.decode("latin-1")).get("instance_id", [""])[0]
+        if not re.fullmatch(r"[0-9]{1,16}", asked):
+            raise BadRequest(f"instance_id: must be the number in CONTAINER_ID, not {asked[:40]!r}")
+
+        async def sign() -> None:
+            try:
+                pem = await self.certificates.sign(int(asked), call.token, call.address, request)
+            except Exception as error:  # noqa: BLE001 - as in `answer`
+                respond(self._failed(call, request, error))
+            else:
+                respond(Answer(200, pem, PEM))
+
+        task = asyncio.get_running_loop().create_task(sign())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def leave() -> None:
+            task.cancel()
+
+        return leave
+
+    def _metrics(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        respond(Answer(200, self.metrics(), METRICS))
+
+    def _public_key(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        time = (TIME_HEADER.encode(), b"%.3f" % self.hub.clock.now())
+        respond(Answer(200, self.router.signer.public_pem.encode(), PEM, (time,)))
+
+    def _root_certificate(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        respond(Answer(200, self.root_certificate, b"application/x-x509-ca-cert"))
+
+    def _alive(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        respond(Answer(200, b'{"alive":true}'))
+
+    def _ready(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        if why := self.ready():
+            respond(Answer(503, route.encode({"ready": False, "why": why})))
+        else:
+            respond(Answer(200, route.encode({"ready": True, "troubles": self.troubles()})))
+
+    def _methods(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
+        """Says which methods there are: to OPTIONS, and to one that is not among them."""
+        path, method = call.route.path, call.route.method
+        allowed = ", ".join(sorted({*_BY_PATH[path], "OPTIONS"}))
+        headers = ((b"allow", allowed.encode()),)
+        if method == "OPTIONS":
+            respond(Answer(200, b"", headers=headers))
+        else:
+            respond(Answer(405, route.encode({"error": f"method: {path} takes {allowed}"}), headers=headers))
+
+
+def _nothing(body: bytes) -> None:
+    """Of a body that means nothing."""
+
+
+def _unread(body: bytes) -> bytes:
+    return body
+
+
+def _put_off(ask: route.RouteAsk, why: str) -> Answer:
+    return Answer(200, route.encode(route.WaitReply(ask.endpoint, why, ask.request_idx or 0)))
+
+
+def _other_method(path: str, method: str) -> Route:
+    return Route(method, path, Access.PUBLIC, _nothing, FastPath._methods)
+
+
+def _normal(path: str) -> tuple[str, str]:
+    """The path without its trailing slash, without /api/v0 and without /w/TOKEN; and that token.
+
+    Workers that carry no token in their reports are given an address with one: everything they call begins with it.
+    """
+    token = ""
+    if path.startswith("/w/"):
+        _, _, token, rest = path.split("/", 3) if path.count("/") >= 3 else ("", "", "", "")
+        path = f"/{rest}"
+    path = path.removeprefix("/api/v0")
+    return path.rstrip("/") or "/", token
+
+
+_ADMIT: Final[dict[Access, Callable[[FastPath, Call, Any], Any]]] = {
+    Access.PUBLIC: FastPath._anybody,
+    Access.PLACED: FastPath._anybody,
+    Access.KEY: FastPath._key,
+    Access.READ: FastPath._reader,
+    Access.WORKER: FastPath._worker,
+}
+"""What finds out who calls, by who may."""
+
+_ROWS: Final = (
+    Route("POST", "/route", Access.KEY, route.decode, FastPath._route),
+    Route("POST", "/worker_status", Access.WORKER, status.decode, FastPath._report),
+    Route("POST", "/delete_requests", Access.WORKER, deletes.decode, FastPath._ended),
+    # The protocol has this call beside the management API, so its errors have that shape.
+    Route("POST", "/sign_cert", Access.PLACED, _unread, FastPath._sign_certificate, web_body),
+    Route("GET", "/pubkey", Access.PUBLIC, _nothing, FastPath._public_key),
+    Route("GET", "/static/jvastai_root.cer", Access.PUBLIC, _nothing, FastPath._root_certificate),
+    Route("GET", "/healthz", Access.PUBLIC, _nothing, FastPath._alive),
+    Route("GET", "/readyz", Access.PUBLIC, _nothing, FastPath._ready),
+    Route("GET", "/metrics", Access.READ, _nothing, FastPath._metrics),
+)
+ROUTES: Final = {(row.method, row.path): row for row in _ROWS}
+"""Every call of the fast path. Each also answers under /api/v0 and with a trailing slash; GET answers HEAD, too."""
+_BY_PATH: Final = {row.path: {row.method: row} | ({"HEAD": row} if row.method == "GET" else {}) for row in _ROWS}
+_USUAL: Final = {
+    (method, f"{prefix}{path}{slash}"): (row, "")
+    for path, rows in _BY_PATH.items()
+    for method, row in rows.items()
+    for prefix in ("", "/api/v0")
+    for slash in ("", "/")
+}
+"""The rows by the usual spellings of their paths."""

@@ -1,0 +1,277 @@
+"""In front of the management API. Each of these does one thing; `add_middleware` puts them in their order."""
+
+import asyncio
+import traceback
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import msgspec
+import structlog
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from posthouse.domain.errors import BadRequest, Unauthorized
+from posthouse.ports import Clock
+from posthouse.server.auth import Keyring, Principal, keys_in
+from posthouse.server.errors import Forbidden, Problem, TooLarge, problem, web_body
+from posthouse.server.policies import POLICIES
+from posthouse.server.throttle import Throttle
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES: Final = 1_048_576
+"""Longest request body; a template with its readme stays below."""
+MAX_DEPTH: Final = 32
+"""Deepest nesting of a body's JSON; the protocol's own needs 4."""
+BODY_WAIT_S: Final = 30.0
+"""How long a body may take to arrive."""
+
+
+class ErrorMiddleware:
+    """Answers with what was raised. What nobody foresaw is logged and raised again once it is answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note_start)
+        except ClientGone:
+            return
+        except Exception as error:
+            found = problem(error, scope["path"])
+            if not started:
+                await _response(found or _unforeseen(error, scope["path"]))(scope, receive, send)
+            if found is None:
+                raise
+
+
+class RequestMiddleware:
+    """Lets plain requests in: paths without a slash at their end, HEAD as the GET that it stands for, no websockets."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # no policy speaks of these
+            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            return
+        scope["path"] = scope["path"].rstrip("/") or "/"
+        if scope["method"] == "HEAD":  # the connection sends no body
+            scope["method"] = "GET"
+        await self.app(scope, receive, send)
+
+
+class ThrottleMiddleware:
+    """Limits how often an address calls. Raises: TooMany."""
+
+    def __init__(self, app: ASGIApp, throttle: Throttle, clock: Clock) -> None:
+        self.app = app
+        self.throttle = throttle
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.throttle.call_from(_address(scope), self.clock.now())
+        await self.app(scope, receive, send)
+
+
+class BodyMiddleware:
+    """Reads the body before anything is done, in a bounded time and space. Raises: TooLarge, BadRequest, ClientGone."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES, wait_s: float = BODY_WAIT_S) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.wait_s = wait_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self.wait_s):
+                body = await self._read(receive)
+        except TimeoutError:
+            raise BadRequest(f"body: did not arrive within {self.wait_s:g} s") from None
+        scope["state"] = {**scope.get("state", {}), "raw_body": body}
+        given = False
+
+        async def receive_again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, receive_again, send)
+
+    async def _read(self, receive: Receive) -> bytes:
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.max_bytes:
+                raise TooLarge(f"body: must be at most {self.max_bytes} bytes")
+        return bytes(body)
+
+
+class JsonMiddleware:
+    """Refuses what is not JSON, or nested too deeply for what reads it. Raises: BadRequest."""
+
+    def __init__(self, app: ASGIApp, max_depth: int = MAX_DEPTH) -> None:
+        self.app = app
+        self.max_depth = max_depth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["body"] = self._decoded(scope["state"]["raw_body"])
+        await self.app(scope, receive, send)
+
+    def _decoded(self, raw: bytes) -> object:
+        """The JSON that was sent; None if nothing was."""
+        if not raw.strip():
+            return None
+        try:
+            body: object = msgspec.json.decode(raw)
+        except RecursionError:
+            raise BadRequest(f"body: is nested deeper than {self.max_depth} levels") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"body: is not JSON: {error}") from None
+        level: list[object] = [body]
+        for _ in range(self.max_depth):
+            level = [inner for outer in level for inner in _inside(outer)]
+            if not level:
+                return body
+        raise BadRequest(f"body: is nested deeper than {self.max_depth} levels")
+
+
+class AuthMiddleware:
+    """Lets nobody in but with a key that the policy of the route asks for. Raises: Unauthorized, Forbidden, TooMany."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, throttle: Throttle, clock: Clock) -> None:
+        self.app = app
+        self.keyring = keyring
+        self.throttle = throttle
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        routes = scope["app"].routes
+        route = next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+        if route is not None:  # or the application itself says 404 or 405
+            path: str = getattr(route, "path_format", "") or getattr(route, "path", "")
+            scope["state"]["principal"] = self._principal(scope, (scope["method"], path))
+        await self.app(scope, receive, send)
+
+    def _principal(self, scope: Scope, call: tuple[str, str]) -> Principal | None:
+        """Who calls; None where the route is public."""
+        if call not in POLICIES:
+            raise Forbidden("this call has no policy, so nobody may make it")
+        least = POLICIES[call]
+        if least is None:
+            return None
+        key = keys_in(Headers(scope=scope), QueryParams(scope["query_string"]), scope["state"]["body"])
+        if not key:
+            raise Unauthorized("a key is missing: send it as the header Authorization: Bearer KEY")
+        now = self.clock.now()
+        principal = self.throttle.principal(self.keyring, key, _address(scope), now)
+        if principal is None:
+            raise Unauthorized("the key is wrong or revoked")
+        self.throttle.call_with(principal.key_id, now)
+        if principal.scope < least:
+            raise Forbidden(
+                f"this key has the scope {principal.scope.name.lower()}, and this call needs {least.name.lower()}"
+            )
+        return principal
+
+
+class ClientGone(Exception):
+    """The client left: nobody is there to be answered."""
+
+
+def add_middleware(app: FastAPI, keyring: Keyring, throttle: Throttle, clock: Clock) -> None:
+    """Puts all of these in front of the application, the innermost first."""
+    app.add_middleware(AuthMiddleware, keyring=keyring, throttle=throttle, clock=clock)
+    app.add_middleware(JsonMiddleware)
+    app.add_middleware(BodyMiddleware)
+    app.add_middleware(ThrottleMiddleware, throttle=throttle, clock=clock)
+    app.add_middleware(ErrorMiddleware)
+    app.add_middleware(RequestMiddleware)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Gives the framework's own errors the shape of all others."""
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_args")
+        text = f"there is no call {request.method} {request.url.path[:200]} here; /docs lists those that there are"
+        return _response(Problem(error.status_code, code, text, error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_request: Request, error: RequestValidationError) -> Response:
+        wrong = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()[:10]]
+        return _response(Problem(400, "invalid_args", "; ".join(wrong)))
+
+
+def _caller(request: Request) -> Principal:
+    principal = request.state.principal
+    assert isinstance(principal, Principal)  # no handler of a public route asks
+    return principal
+
+
+def _ask(request: Request) -> dict[str, Any]:
+    body = request.state.body
+    if body is None:
+        return {}
+    if not isinstance(body, dict):
+        raise BadRequest("body: must be a JSON object")
+    return body
+
+
+Caller = Annotated[Principal, Depends(_caller)]
+"""Who calls."""
+Ask = Annotated[dict[str, Any], Depends(_ask)]
+"""The JSON object that was sent, empty if none was. Raises: BadRequest for other JSON."""
+
+
+def check_endpoint(caller: Principal, endpoint_id: int) -> None:
+    """Raises: Forbidden if the caller's key is for another endpoint than this one."""
+    if caller.endpoint_id not in (None, endpoint_id):
+        raise Forbidden("this key is for another endpoint")
+
+
+def _inside(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _address(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _unforeseen(error: Exception, path: str) -> Problem:
+    """What a caller is told of an error that nobody foresaw: where to look. The log gets the rest."""
+    request_id = uuid.uuid4().hex
+    # A trace without the values of variables: they may be keys.
+    trace = "".join(traceback.format_exception(error))[-8000:]
+    log.error("a request failed", request_id=request_id, path=path, trace=trace)
+    text = f"the server failed on this request; its log has more under the id {request_id}"
+    return Problem(500, "internal_error", text, {"X-Request-ID": request_id})
+
+
+def _response(found: Problem) -> Response:
+    return Response(web_body(found), found.status, found.headers, "application/json")
