@@ -2,6 +2,7 @@
 
 import pytest
 
+from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import (
     BILLED_AS,
@@ -155,3 +156,23 @@ def test_progress_does_not_put_the_deadline_off_for_ever(state: State) -> None:
 @pytest.mark.parametrize("state", sorted(STABLE))
 def test_a_stable_state_is_never_overdue(state: State) -> None:
     assert not overdue(state, now=1e9, since=0.0, progressed_at=0.0)
+
+
+RUNS_ONLY = Capabilities(stop=False, update=False)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_worker_that_cannot_be_stopped_or_updated_is_replaced(state: State) -> None:
+    for goal in Goal:
+        command = next_command(goal, state, False, RUNS_ONLY)
+        assert command in (None, Command.RENT, Command.DESTROY)
+        if command is not None:
+            assert command in TRANSITIONS[state]
+    assert next_command(Goal.COLD, state, False, RUNS_ONLY) is next_command(Goal.GONE, state, False)
+
+
+def test_a_worker_that_is_replaced_finishes_its_work_first() -> None:
+    assert next_command(Goal.COLD, State.IDLE, True, RUNS_ONLY) is None
+    assert next_command(Goal.UPDATED, State.IDLE, True, RUNS_ONLY) is None
+    assert next_command(Goal.UPDATED, State.IDLE, False, RUNS_ONLY) is Command.DESTROY
+    assert next_command(Goal.UPDATED, State.IDLE, False, Capabilities(stop=False)) is Command.UPDATE

@@ -69,7 +69,7 @@ class Offers:
                 log.warning("no catalogue of a provider", provider=provider.name, error=repr(error)[:300])
             await asyncio.sleep(catalog_s)
 
-    async def refresh(self, provider: Provider, catalog_s: float = MAX_AGE_S) -> None:
+    async def refresh(self, provider: Provider, catalog_s: float = 0.0) -> None:
         """Takes in a provider's catalogue, whatever the number of workergroups."""
         asked_at = self.clock.now()
         offers = {offer.id: offer for offer in islice(await provider.catalog(), MAX_OFFERS)}

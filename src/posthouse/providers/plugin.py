@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from posthouse.config import ProviderSettings
-from posthouse.ports import Provider
+from posthouse.domain.capabilities import Capabilities
+from posthouse.domain.errors import Refused
+from posthouse.domain.instance import Instance
+from posthouse.ports import InstanceSpec, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +35,25 @@ class Plugin(Protocol):
         Raises: Refused where it cannot work, which keeps the server from starting.
         """
         ...
+
+
+class BaseProvider:
+    """A provider that can do nothing beyond making and destroying workers; who can do more overrides that."""
+
+    name: str
+    capabilities = Capabilities(stop=False, update=False, logs=False)
+
+    async def start(self, instance_id: str) -> None:
+        raise Refused(f"provider {self.name} cannot start what is stopped")
+
+    async def stop(self, instance_id: str) -> None:
+        raise Refused(f"provider {self.name} cannot stop a worker and keep its disk")
+
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        raise Refused(f"provider {self.name} cannot update a worker in place")
+
+    async def logs(self, instance_id: str, tail: int) -> str:
+        return ""
+
+    async def close(self) -> None:
+        return None

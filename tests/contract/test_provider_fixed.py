@@ -1,0 +1,59 @@
+"""The example of a provider: a table of its own, and the contract of every provider."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import pytest
+
+from posthouse import plugins
+from posthouse.config import load_settings
+from posthouse.ports import Provider
+from posthouse.providers.plugin import Context
+from posthouse.providers.registry import opened
+from tests.kit.provider_contract import ProviderContract
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "provider-fixed"
+MAX_LINES = 120
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The example, as it is once it has been installed."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    found = [EntryPoint("fixed", "posthouse_fixed:FixedProvider", plugins.PROVIDERS)]
+    found += entry_points(group=plugins.PROVIDERS)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+    yield
+    sys.modules.pop("posthouse_fixed", None)
+
+
+@pytest.fixture
+async def fixed(tmp_path: Path) -> AsyncIterator[Provider]:
+    """As a server opens it, behind its wrappers."""
+    table = {"type": "fixed", "root": str(tmp_path / "there"), "first_port": 18_300, "usd_h": 0.3}
+    settings, _ = load_settings({f"providers.garage.{name}": value for name, value in table.items()}, None, {})
+    provider, _ = await opened(settings.providers["garage"], Context("garage", "test", tmp_path))
+    yield provider
+    for instance in await provider.instances():
+        await provider.destroy(instance.id)
+    await provider.close()
+
+
+class TestFixedProvider(ProviderContract):
+    @pytest.fixture
+    def provider(self, fixed: Provider) -> Provider:
+        return fixed
+
+
+def test_it_is_as_small_as_the_guide_says() -> None:
+    assert len((EXAMPLE / "posthouse_fixed.py").read_text().splitlines()) <= MAX_LINES
+
+
+async def test_a_machine_that_cannot_be_reached_is_no_empty_list(tmp_path: Path) -> None:
+    settings, _ = load_settings({"providers.fixed.shell": "false"}, None, {})
+    provider, meter = await opened(settings.providers["fixed"], Context("fixed", "test", tmp_path))
+    with pytest.raises(OSError, match="fixed"):
+        await provider.instances()
+    assert meter.calls == {("instances", "unclear"): 1}
