@@ -691,3 +691,16 @@ async def test_the_current_user_is_the_installation(web: Web) -> None:
         "host_agreement_accepted": False,
         "api_key": "",
     }
+
+
+async def test_providers_are_listed_with_what_they_can_do_and_whether_they_answer(web: Web) -> None:
+    row = {"name": "shelf", "type": "shelf", "default": True, "capabilities": ["stop", "update", "logs"]}
+    rows = (await web.call("GET", "/v1/providers", key="read")).body
+    assert rows == [{**row, "answers": False, "offers": None, "catalog_age_s": None}]
+    web.shelf.stock = [Offer(f"o{n}", "shelf", "host", Price()) for n in range(3)]
+    await web.hub.offers.refresh(web.shelf)
+    web.hub.listing["shelf"] = True
+    web.hub.offers.take("shelf", "o1")
+    [found] = (await web.call("GET", "/v1/providers", key="read")).body
+    assert found.pop("catalog_age_s") >= 0
+    assert found == {**row, "answers": True, "offers": 2}

@@ -500,3 +500,11 @@ logging.getLogger("uvicorn").error("x" * 1_000_000)
 def test_text_of_others_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[31m\tb\n") == "a\N{REPLACEMENT CHARACTER}[31m\tb\n"
     assert one_line("wrong:\n  a\n  b\n") == "wrong: a; b"
+
+
+def test_providers_are_listed_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"name": "garage", "type": "fixed", "default": False, "capabilities": ["logs"], "answers": True}
+    answers(monkeypatch, "providers", [{**row, "offers": 1, "catalog_age_s": 2.0}])
+    assert main(["provider", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("garage", "fixed", "logs"))

@@ -151,6 +151,7 @@ async def _hub(
         settings.engine.stabilization_s,
         await store.next_epoch(),
     )
+    hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     await hub.load()
     return hub
 

@@ -17,6 +17,7 @@ from posthouse.cli import (
     explain,
     key,
     logs,
+    provider,
     request,
     serve,
     shutdown,
@@ -57,6 +58,7 @@ app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(workergroup.app, name="workergroup")
 app.add_typer(template.app, name="template")
 app.add_typer(worker.app, name="worker")
+app.add_typer(provider.app, name="provider")
 app.add_typer(key.app, name="key")
 app.add_typer(account.app, name="account")
 app.command("logs")(logs.logs)

@@ -400,6 +400,10 @@ class AsyncClient:
         row: Row = await self._call("POST", "/v1/accounts", {"name": name})
         return row
 
+    async def providers(self) -> list[Row]:
+        rows: list[Row] = await self._call("GET", "/v1/providers")
+        return rows
+
     async def status(self) -> Row:
         row: Row = await self._call("GET", "/v1/status")
         return row

@@ -203,6 +203,7 @@ class Client:
     delete_key = _blocking(AsyncClient.delete_key)
     accounts = _blocking(AsyncClient.accounts)
     create_account = _blocking(AsyncClient.create_account)
+    providers = _blocking(AsyncClient.providers)
     status = _blocking(AsyncClient.status)
 
 

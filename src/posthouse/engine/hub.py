@@ -91,6 +91,10 @@ class Hub:
     offers: Offers = field(init=False)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when a decision should not wait for the next tick."""
+    provider_types: Mapping[str, str] = field(default_factory=dict)
+    """Which installed provider each is, by name."""
+    listing: dict[str, bool] = field(default_factory=dict)
+    """Whether each provider's latest list came, by name."""
     former_labels: set[str] = field(default_factory=set)
     """Of workers that were destroyed before this start, as far as the store still knows them."""
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)

@@ -50,9 +50,11 @@ class Observer:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
                     await then(provider, await self.observe(provider))
                 self.failing.discard(provider.name)
+                self.hub.listing[provider.name] = True
             except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; routing goes on
                 self.counts[f"{provider.name}_failed"] += 1
                 self.failing.add(provider.name)
+                self.hub.listing[provider.name] = False
                 log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
             try:
                 async with asyncio.timeout(poll_s):

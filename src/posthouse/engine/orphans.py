@@ -5,7 +5,6 @@ A store that lost rows, or one from a backup, must not end what runs: an instanc
 is unknown. Then an operator must look.
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -31,7 +30,6 @@ class Orphans:
     """Begins to destroy an instance."""
     owners_of: Callable[[Collection[str]], Awaitable[Collection[str]]]
     """Those of the labels that a worker has, on whatever server."""
-    counts: Counter[str] = field(default_factory=Counter)
     _began_at: float = field(init=False)
     _seen_at: dict[str, dict[str, float]] = field(default_factory=dict)
     """When each orphan was first listed, by provider and id."""

@@ -19,6 +19,7 @@ from posthouse.server.keys import add_key_routes
 from posthouse.server.logs import add_log_routes
 from posthouse.server.market import add_market_routes
 from posthouse.server.middleware import add_error_handlers, add_middleware
+from posthouse.server.providers import add_provider_routes
 from posthouse.server.secrets import add_secret_routes
 from posthouse.server.templates import add_template_routes
 from posthouse.server.throttle import Throttle
@@ -59,6 +60,7 @@ def web_app(
     add_template_routes(app, catalog)
     add_secret_routes(app, catalog, keyring)
     add_market_routes(app, catalog)
+    add_provider_routes(app, hub)
     add_v1_routes(app, catalog, keyring, explain)
     add_key_routes(app, hub, keyring, limits.keys)
     for route in app.routes:
