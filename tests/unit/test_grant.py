@@ -139,6 +139,12 @@ def test_a_grant_has_one_spelling() -> None:
         assert read(other) is None, other
 
 
+@given(text=st.text(max_size=100) | st.binary(min_size=57, max_size=57).map(lambda raw: base64.b64encode(raw).decode()))
+def test_no_text_is_more_than_no_grant(text: str) -> None:
+    found = read(text)
+    assert found is None or not genuine(KEY, found, **AROUND)
+
+
 @pytest.mark.parametrize("form", [0, 1, 3, 255])
 def test_what_has_another_form_is_no_grant(form: int) -> None:
     raw = base64.b64decode(issued(KEY, worker_id=7, perf=1.0, now=1000.0, **AROUND))
