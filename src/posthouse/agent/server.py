@@ -86,7 +86,7 @@ class Server:
             if math.isfinite(told_s):
                 self._gives_grants = True
                 self._ahead_s = told_s - time.monotonic()
-            log.info("public key: from %s, which gives %s grants", origin(url), "its" if self._gives_grants else "no")
+            log.info("public key: fetched from %s; grants: %s", origin(url), "yes" if self._gives_grants else "no")
             return True
         return False
 
