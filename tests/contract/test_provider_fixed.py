@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from posthouse import plugins
+from posthouse.app.running import Running
+from posthouse.client import AsyncClient
 from posthouse.config import load_settings
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
+from tests.kit.live import WORKER_ENV, add_endpoint, live_server, states, until
 from tests.kit.provider_contract import ProviderContract
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "provider-fixed"
@@ -49,6 +52,36 @@ class TestFixedProvider(ProviderContract):
 
 def test_it_is_as_small_as_the_guide_says() -> None:
     assert len((EXAMPLE / "posthouse_fixed.py").read_text().splitlines()) <= MAX_LINES
+
+
+async def test_a_server_rents_it_and_replaces_what_it_can_neither_update_nor_put_to_rest(tmp_path: Path) -> None:
+    table = {"type": "fixed", "root": str(tmp_path / "there"), "first_port": 18_330, "usd_h": 0.3, "catalog_s": 0.2}
+    flags = {f"providers.garage.{name}": value for name, value in (table | {"poll_s": 0.2}).items()}
+    async with (
+        live_server(tmp_path / "data", default_provider="garage", **flags) as server,
+        AsyncClient(server.url, server.admin_key) as client,
+    ):
+        garage = server.hub.providers["garage"]
+        try:
+            env = f"{WORKER_ENV} -e PYTHON={sys.executable}"
+            endpoint_id = await add_endpoint(client, "llm", env=env, cold_workers=2, max_workers=2)
+            await until(lambda: states(server, "llm") == ["idle"], "its machine serves")
+            [first] = worker_ids(server)
+            [template] = await client.templates()
+            await client.update_template(template["id"], env=f"{env} -e VERSION=2")
+            await until(lambda: worker_ids(server) != [first] and states(server, "llm") == ["idle"], "it is replaced")
+            assert len(await garage.instances()) == 1
+            await client.update_endpoint(endpoint_id, endpoint_state="stopped")
+            await until(lambda: not states(server, "llm"), "nothing rests there")
+            assert list(await garage.instances()) == []
+        finally:
+            for instance in await garage.instances():
+                await garage.destroy(instance.id)
+
+
+def worker_ids(server: Running) -> list[int]:
+    fleet = server.hub.fleet_named("llm")
+    return [] if fleet is None else sorted(fleet.workers)
 
 
 async def test_a_machine_that_cannot_be_reached_is_no_empty_list(tmp_path: Path) -> None:

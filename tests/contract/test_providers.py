@@ -17,6 +17,7 @@ from posthouse.domain.errors import Busy, OfferTaken, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
 from posthouse.ports import Provider
+from posthouse.providers.plugin import Context
 from posthouse.providers.process import ProcessProvider, files, machine, provider
 from posthouse.providers.process.procfs import Process, alive, census, send
 from posthouse.wire.matching import matches, values_of
@@ -388,6 +389,21 @@ async def test_a_stranger_is_never_taken_for_a_worker(local: ProcessProvider, ro
     finally:
         stranger.kill()
         stranger.wait()
+
+
+async def test_two_providers_of_one_type_know_nothing_of_each_other(tmp_path: Path) -> None:
+    settings = ProcessProvider.Settings(type="process", slots=1, grace_s=0.5)
+    one, two = [await ProcessProvider.open(settings, Context(name, "test", tmp_path)) for name in ("process", "box")]
+    try:
+        made = await rent(one, spec(1))
+        assert [o.provider for o in await two.catalog()] == ["box"]
+        assert list(await two.instances()) == []
+        await two.destroy(made.id)
+        assert (await seen_as(one, made.id, Observation.RUNNING)).id == made.id
+    finally:
+        await one.destroy("posthouse-test-1")
+        await one.close()
+        await two.close()
 
 
 async def test_what_others_keep_in_the_root_stays_untouched(local: ProcessProvider, root: Path) -> None:

@@ -408,6 +408,14 @@ def test_a_worker_that_comes_back_at_another_address_gets_no_request_at_the_old_
     assert assigned(fleet.assign(0, 1, NOW + 3)).worker.url == "http://10.0.0.1:9000"
 
 
+def test_behind_a_tunnel_requests_go_to_the_url_that_the_provider_states() -> None:
+    tunnel = "https://tunnel.example/w/1"
+    fleet = fleet_of(replace(worker(state=State.STARTING), addresses=frozenset({tunnel})))
+    fleet.report(ONE, replace(ready_report(), url="http://10.0.0.1:8000"), NOW + 1)
+    assert fleet.counters.refused_addresses == 0
+    assert assigned(fleet.assign(0, 1, NOW + 1)).worker.url == tunnel
+
+
 def test_a_worker_that_does_not_say_where_it_is_is_where_its_provider_placed_it() -> None:
     fleet = fleet_of(worker(state=State.STARTING))
     fleet.observe_instance(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 1)

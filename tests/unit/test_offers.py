@@ -3,16 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy
+from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.hub import Hub
+from posthouse.engine.observer import Observer
 from posthouse.engine.offers import MAX_AGE_S, MAX_OF_A_KIND, Offers
+from posthouse.ports import Provider, Store
 from tests.kit.shop import LARGE, SMALL, Clock, Shop
 
 TEMPLATE = Template(TemplateId(1), "hash", "name", disk_gb=100.0)
@@ -130,3 +135,29 @@ async def test_a_provider_whose_catalogue_fails_is_told_and_what_it_offered_stay
 
 def test_a_small_provider_says_that_it_cannot_do_more() -> None:
     assert Shop().capabilities == Capabilities(stop=False, update=False, logs=False)
+
+
+async def test_a_slow_catalogue_delays_no_list() -> None:
+    shop, clock = Shop(SMALL), Clock()
+    begun = asyncio.Event()
+
+    async def never() -> Sequence[Offer]:
+        begun.set()
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    shop.catalog = never  # type: ignore[method-assign]
+    hub = Hub(cast(Store, None), clock, {"shop": shop}, "shop", "here", 0.0)
+    observer, lists = Observer(hub), 0
+
+    async def listed(provider: Provider, instances: Sequence[Instance]) -> None:
+        nonlocal lists
+        lists += 1
+
+    tasks = [asyncio.create_task(work) for work in (hub.offers.run(shop, 0.001), observer.run(shop, 0.001, listed))]
+    await begun.wait()
+    while lists < 20:
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    assert hub.listing == {"shop": True}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.load import Demand, Estimates
@@ -159,6 +160,16 @@ def test_min_cold_load_is_capacity_in_all_whatever_the_load() -> None:
     # 300 in all, 100 of it hot: 200 inactive.
     decision = decided(snapshot(worker(1), scaling=replace(BARE, min_cold_load=300), demand=load(100)))
     assert rented(decision) == (0, 2)
+
+
+def test_no_cold_worker_is_rented_where_it_could_not_rest() -> None:
+    hot_only = replace(offer().offer, id="cheap", price=Price(0.1, 0.1, 0.0), capabilities=Capabilities(stop=False))
+    scaling = replace(BARE, cold_workers=3)
+    assert rented(decided(snapshot(scaling=scaling, offers=(GroupOffer(GROUP, hot_only),)))) == (0, 0)
+    decision = decided(snapshot(scaling=scaling, offers=(GroupOffer(GROUP, hot_only), offer())))
+    assert [r.offer.offer.id for r in decision.rentals] == ["o"] * 3
+    busy = decided(snapshot(scaling=BARE, demand=load(90), offers=(GroupOffer(GROUP, hot_only), offer())))
+    assert [(r.offer.offer.id, r.goal) for r in busy.rentals] == [("cheap", Goal.HOT)]
 
 
 def test_cold_workers_are_a_number_of_workers_whatever_they_can_do() -> None:
