@@ -20,7 +20,6 @@ from posthouse.client import AsyncClient
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.engine import loop as loop_module
-from posthouse.engine import orphans
 from posthouse.engine.clock import SystemClock
 from posthouse.fleet.fleet import Fleet
 from posthouse.ports import InstanceSpec
@@ -335,7 +334,6 @@ async def test_an_instance_made_twice_is_destroyed_once_and_one_unknown_leaves_i
     with monkeypatch.context() as patch:
         patch.setattr(ProcessProvider, "instances", and_more)
         patch.setattr(ProcessProvider, "destroy", destroy)
-        patch.setattr(orphans, "APART_S", 0.5)
         await until(lambda: len(destroyed) >= 3, "what nobody owns is destroyed")
         assert sorted(destroyed) == ["odd", "stray", "twin"]
         assert states(server, "llm") == ["idle"]
@@ -432,9 +430,8 @@ async def test_where_most_of_what_is_listed_is_unknown_nothing_is_destroyed_and_
     with monkeypatch.context() as patch:
         patch.setattr(ProcessProvider, "instances", and_more)
         patch.setattr(ProcessProvider, "destroy", destroy)
-        patch.setattr(orphans, "APART_S", 0.0)
         looks = server.loop.observer.counts["process_looks"]
-        await until(lambda: server.loop.observer.counts["process_looks"] > looks + 3, "it is looked at")
+        await until(lambda: server.loop.observer.counts["process_looks"] > looks + 8, "it is looked at")
         assert destroyed == []
         async with http.get(f"{server.url}/readyz") as answer:
             assert "provider process has 2 instances of this installation" in await answer.text()

@@ -9,12 +9,12 @@ from posthouse.domain.errors import Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.engine.hub import Hub, ManagedEndpoint
-from posthouse.engine.orphans import APART_S, Orphans
+from posthouse.engine.orphans import Orphans
 from posthouse.ports import Provider, Store
 from tests.kit.fleets import fleet_of, worker
 from tests.kit.shop import Clock, Shop
 
-STABILIZATION_S = 60.0
+STABILIZATION_S, APART_S = 60.0, 120.0
 
 
 def listed(label: str, instance_id: str = "") -> Instance:
@@ -24,7 +24,7 @@ def listed(label: str, instance_id: str = "") -> Instance:
 class Site:
     """A server with one worker, labelled `posthouse-here-1`, and the instances at its provider."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.clock, self.shop = Clock(), Shop()
         self.hub = Hub(cast(Store, None), self.clock, {}, "shop", "here", STABILIZATION_S)
         mine = worker()
@@ -36,7 +36,7 @@ class Site:
         self.elsewhere: set[str] = set()
         self.store_fails = False
         self.destroyed: list[str] = []
-        self.orphans = Orphans(self.hub, self._destroy, self._owners_of)
+        self.orphans = Orphans(self.hub, self._destroy, self._owners_of, APART_S)
 
     def _destroy(self, provider: Provider, instance: Instance) -> None:
         self.destroyed.append(instance.id)
@@ -55,8 +55,8 @@ class Site:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Site:
-    return Site(monkeypatch)
+def site() -> Site:
+    return Site()
 
 
 STRAY = listed("posthouse-here-9")
@@ -75,8 +75,8 @@ async def test_one_that_was_away_in_between_is_seen_for_the_first_time_again(sit
     assert await site.look(STRAY, after_s=APART_S) == ["posthouse-here-9"]
 
 
-async def test_soon_after_a_start_nothing_is_destroyed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posthouse.engine.orphans.APART_S", 0.0)
+async def test_soon_after_a_start_nothing_is_destroyed(site: Site) -> None:
+    site.orphans.apart_s = 0.0
     assert await site.look(STRAY, after_s=STABILIZATION_S - 1) == []
     assert await site.look(STRAY, after_s=1) == ["posthouse-here-9"]
 

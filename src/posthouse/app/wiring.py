@@ -187,7 +187,7 @@ def _parts(
         Certificates(hub, keyring.check_worker, keys.authority.sign_request),
         executor,
         observer,
-        Orphans(hub, executor.destroy_orphan, hub.owners_of),
+        Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s),
         meters,
         Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s),
         Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000)),

@@ -89,6 +89,13 @@ class Engine(Section):
     stabilization_s: float = Field(
         60.0, ge=0, le=3600, description="Time after a restart during which nothing is scaled down, in seconds."
     )
+    orphan_after_s: float = Field(
+        120.0,
+        ge=1,
+        le=86_400,
+        description="How long an instance with our label must be listed without a worker that owns it before it is "
+        "destroyed, in seconds; never sooner than `engine.stabilization_s` after a start.",
+    )
     traffic_log_mb: float = Field(
         8.0,
         ge=0,

@@ -1,7 +1,7 @@
 """Instances that carry our label and belong to no worker: destroyed, but only on proof.
 
 A store that lost rows, or one from a backup, must not end what runs: an instance is destroyed when two complete lists
-`APART_S` apart have shown it without an owner, never soon after a start, and never where most of what carries our label
+`apart_s` apart have shown it without an owner, never soon after a start, and never where most of what carries our label
 is unknown. Then an operator must look.
 """
 
@@ -17,8 +17,6 @@ from posthouse.ports import Provider
 
 log = structlog.get_logger()
 
-APART_S = 120.0
-"""Least time between the two lists."""
 MAX_KNOWN = 100_000
 """Most labels that are remembered of workers that were here; beyond it the oldest are forgotten."""
 
@@ -30,6 +28,8 @@ class Orphans:
     """Begins to destroy an instance."""
     owners_of: Callable[[Collection[str]], Awaitable[Collection[str]]]
     """Those of the labels that a worker has, on whatever server."""
+    apart_s: float = 120.0
+    """Least time between the two lists."""
     _began_at: float = field(init=False)
     _seen_at: dict[str, dict[str, float]] = field(default_factory=dict)
     """When each orphan was first listed, by provider and id."""
@@ -59,7 +59,7 @@ class Orphans:
         if now - self._began_at < self.hub.stabilization_s:
             return
         for instance in orphans:
-            if now - seen_at[instance.id] >= APART_S:
+            if now - seen_at[instance.id] >= self.apart_s:
                 self.destroy(provider, instance)
 
     def troubles(self) -> list[str]:
