@@ -10,7 +10,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from starlette.routing import Route
 
 from posthouse.cli import EXIT_CODES, app
 from posthouse.config import Limits, allowed, env_name, known_settings
-from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling
+from posthouse.domain.endpoint import PARAMETERS
 from posthouse.domain.lifecycle import (
     BILLED_AS,
     COMMANDS,
@@ -32,7 +31,6 @@ from posthouse.domain.lifecycle import (
     Observation,
     State,
 )
-from posthouse.engine.catalog import MAY_BE_NONE
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
 from posthouse.providers.process import ProcessProvider
@@ -96,19 +94,12 @@ def _toml(value: object) -> str:
 
 
 def scaling_parameters() -> str:
-    """Every scaling parameter of an endpoint; the meanings are the docstrings in `Scaling`."""
-    source = inspect.getsource(Scaling)
-    rows = []
-    for name in (field.name for field in fields(Scaling)):
-        meaning = re.search(rf'^    {name}: [^\n]+\n    """(.+?)"""', source, re.M | re.S)
-        assert meaning is not None, f"{name} has no docstring"
-        value = getattr(Scaling(), name)
-        if (limit := SCALING_LIMITS.get(name)) is None:
-            values = ", ".join(f"`{mode}`" for mode in SLO_MODES)
-        else:
-            values = f"{limit.low:g} to {limit.high:g}" + (", or none" if name in MAY_BE_NONE else "")
-        rows.append((f"`{name}`", f"`{'none' if value is None else value}`", values, meaning[1]))
-    return _table(("parameter", "default", "allowed", "meaning"), rows)
+    """Every scaling parameter of an endpoint."""
+    rows = [
+        (f"`{p.name}`", f"`{'none' if p.optional else p.default}`", p.unit, p.allowed, p.meaning)
+        for p in PARAMETERS.values()
+    ]
+    return _table(("parameter", "default", "unit", "allowed", "meaning"), rows)
 
 
 def knobs() -> str:
@@ -125,7 +116,7 @@ def routes() -> str:
     """Every route of the server, with who may call it."""
     nothing: Any = None  # no call is made
     hub = Hub(nothing, SystemClock(), {}, "", "docs", stabilization_s=0.0)
-    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=lambda _: {})
+    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=nothing)
     texts = {
         (method, route.path_format): _first_sentences(route.endpoint)
         for route in web.routes

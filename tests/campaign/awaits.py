@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MODULES = ("hub", "loop", "executor", "observer", "catalog", "router")
+CHANGES = ("management.endpoints", "management.workergroups", "management.templates")
+MODULES = ("hub", "loop", "executor", "observer", *CHANGES, "router")
 """Of the engine, those whose parts live in the campaign."""
 
 

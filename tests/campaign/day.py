@@ -11,10 +11,19 @@ from unittest.mock import patch
 
 import structlog
 
-from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.endpoint import EndpointId, EndpointState
 from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.engine.management.inputs import (
+    EndpointChanges,
+    NewEndpoint,
+    NewTemplate,
+    NewWorkergroup,
+    TemplateChanges,
+    TemplateRef,
+    WorkergroupChanges,
+)
 from posthouse.wire.route import RouteAsk, RouteReply
-from tests.campaign.awaits import AWAITS, Await
+from tests.campaign.awaits import AWAITS, CHANGES, Await
 from tests.campaign.checks import Broken, Checks
 from tests.campaign.disk import Disk
 from tests.campaign.server import Gone, Server
@@ -160,7 +169,7 @@ class Day:
 
     async def _set_up(self) -> None:
         for number in range(len(TEMPLATES)):
-            await self._edit(self.server.catalog.create_template({"name": TEMPLATES[number], "image": "v1"}))
+            await self._edit(self.server.management.templates.create(NewTemplate(name=TEMPLATES[number], image="v1")))
         for _ in range(self.random.choice([1, 1, 2])):
             await self._add_endpoint()
 
@@ -228,7 +237,7 @@ class Day:
         if at.module == "hub":  # the next one dies as it begins
             self._kill(server)
             dead.set()
-        elif at.module == "catalog":
+        elif at.module in CHANGES:
             for _ in range(12):
                 self._spawn(self._change())
 
@@ -353,14 +362,16 @@ class Day:
     async def _add_endpoint(self) -> None:
         self._names += 1
         name = f"endpoint-{self._names}"
-        catalog = self.server.catalog
-        await self._edit(catalog.create_endpoint({"endpoint_name": name, **self._parameters()}))
+        management = self.server.management
+        new = NewEndpoint.model_validate({"endpoint_name": name, **self._parameters()})
+        await self._edit(management.endpoints.create(new))
         for _ in range(self.random.choice([1, 1, 2])):
             if not self.server.up:
                 return
             template = self.random.choice(list(self.server.hub.templates.values()) or [None])
             if template is not None:
-                await self._edit(catalog.create_workergroup({"endpoint_name": name, "template_id": template.id}))
+                new_group = NewWorkergroup(endpoint_name=name, template_id=template.id)
+                await self._edit(management.workergroups.create(new_group))
 
     def _parameters(self) -> dict[str, Any]:
         """Parameters as the wire has them, within what machines of this world can do."""
@@ -380,7 +391,7 @@ class Day:
         """Changes something, at random, if the server lives."""
         if not self.server.up:
             return
-        hub, catalog, choose = self.server.hub, self.server.catalog, self.random.choice
+        hub, management, choose = self.server.hub, self.server.management, self.random.choice
         endpoints, groups = list(hub.ids_by_name.values()), list(hub.workergroups)
         kind = choose(EDITS + RARE_EDITS if self._aims else EDITS)
         self.happened[f"edit: {kind}"] += 1
@@ -389,33 +400,37 @@ class Day:
             await self._add_endpoint()
         elif kind == "parameters" and endpoints:
             said = self._parameters()
-            await self._edit(catalog.update_endpoint(choose(endpoints), {n: said[n] for n in said if choose([0, 1])}))
+            changes = EndpointChanges.model_validate({n: said[n] for n in said if choose([0, 1])})
+            await self._edit(management.endpoints.update(choose(endpoints), changes))
         elif kind == "state" and endpoints:
             state = choose(["active", "active", "suspended", "stopped"])
-            await self._edit(catalog.update_endpoint(choose(endpoints), {"endpoint_state": state}))
+            changes = EndpointChanges(endpoint_state=EndpointState(state))
+            await self._edit(management.endpoints.update(choose(endpoints), changes))
         elif kind in ("update", "cancel") and groups:
+            use_cases = management.workergroups
             await self._edit(
-                _later(catalog.update_workers if kind == "update" else catalog.cancel_update, choose(groups))
+                _later(use_cases.update_workers if kind == "update" else use_cases.cancel_update, choose(groups))
             )
         elif kind == "template" and hub.templates:
             self._names += 1
-            ask = {"id": choose(list(hub.templates)), "image": f"v{self._names}"}
-            await self._edit(catalog.update_template(ask))
+            edit = TemplateChanges(id=choose(list(hub.templates)), image=f"v{self._names}")
+            await self._edit(management.templates.update(edit))
         elif kind == "rotate key" and endpoints:
-            await self._edit(catalog.rotate_key(choose(endpoints)))
+            await self._edit(management.endpoints.rotate_key(choose(endpoints)))
         elif kind == "add template" and len(hub.templates) < 2 * len(TEMPLATES):
             self._names += 1
-            await self._edit(catalog.create_template({"name": f"template-{self._names}", "image": "v1"}))
+            await self._edit(management.templates.create(NewTemplate(name=f"template-{self._names}", image="v1")))
         elif kind == "delete template" and hub.templates:
-            await self._edit(catalog.delete_template(choose(list(hub.templates)), None))
+            await self._edit(management.templates.delete(TemplateRef(template_id=choose(list(hub.templates)))))
         elif kind == "switch" and groups and hub.templates:
-            await self._edit(catalog.update_workergroup(choose(groups), {"template_id": choose(list(hub.templates))}))
+            switch = WorkergroupChanges(template_id=choose(list(hub.templates)))
+            await self._edit(management.workergroups.update(choose(groups), switch))
         elif kind == "dismiss" and workers:
-            await self._edit(_later(catalog.dismiss_worker, choose(workers)))
+            await self._edit(_later(management.workers.dismiss, choose(workers)))
         elif kind == "delete group" and groups:
-            await self._edit(catalog.delete_workergroup(choose(groups)))
+            await self._edit(management.workergroups.delete(choose(groups)))
         elif kind == "delete endpoint" and endpoints:
-            await self._edit(catalog.delete_endpoint(choose(endpoints)))
+            await self._edit(management.endpoints.delete(choose(endpoints)))
 
 
 async def _later(work: Any, *args: Any) -> Any:

@@ -10,16 +10,17 @@ from posthouse.config import Limits
 from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.load import Ended, Report
 from posthouse.engine.buckets import Buckets
-from posthouse.engine.catalog import Catalog
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.loop import Loop
+from posthouse.engine.management import Management
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
 from posthouse.ports import Store
+from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.campaign.awaits import Await, suspended
 from tests.campaign.checks import Checks
@@ -90,7 +91,7 @@ class Server:
         )
         self.orphans = Orphans(self.hub, self.executor.destroy_orphan, self.hub.owners_of)
         self.loop = Loop(self.hub, self.observer, self.executor, self._tick_s, SILENT_S)
-        self.catalog = Catalog(self.hub, Limits())
+        self.management = Management(self.hub, Limits(), Keyring(bytes(SECRET_BYTES), [], self.hub.endpoint))
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
         self._for_ever = [

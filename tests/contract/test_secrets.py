@@ -9,8 +9,8 @@ import pytest
 from posthouse.client import AsyncClient
 from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.errors import Refused
+from posthouse.engine.management.secrets import MAX_NAME, MAX_SECRETS, MAX_TOTAL_BYTES
 from posthouse.server.auth import SECRET_BYTES, Keyring
-from posthouse.server.secrets import MAX_NAME, MOST, TOTAL_BYTES
 from tests.kit.commandline import Commandline
 from tests.kit.live import live_server, until
 from tests.kit.web import Web, served
@@ -110,7 +110,7 @@ async def test_a_name_that_cannot_be_is_refused(web: Web, name: object) -> None:
     assert "a-value-to-look-for" not in text
 
 
-@pytest.mark.parametrize("value", [None, 7, ["x"], "a-value\0", "ä" * TOTAL_BYTES])
+@pytest.mark.parametrize("value", [None, 7, ["x"], "a-value\0", "ä" * MAX_TOTAL_BYTES])
 async def test_a_value_that_cannot_be_is_refused_and_not_repeated(web: Web, value: object) -> None:
     status, text = await put(web, "A", value)
     assert (status, text[:7]) == (400, "value: ")
@@ -126,14 +126,14 @@ async def test_values_are_kept_to_the_letter(web: Web) -> None:
 
 
 async def test_secrets_have_a_bound_in_number_and_in_size(web: Web) -> None:
-    for number in range(MOST):
+    for number in range(MAX_SECRETS):
         assert (await put(web, f"A{number}", ""))[0] == 200
     status, text = await put(web, "ONE_MORE", "")
-    assert (status, f"there are {MOST} secrets" in text) == (400, True)
-    names = sum(len(f"A{number}") for number in range(MOST))
-    assert (await put(web, "A0", "x" * (TOTAL_BYTES - names), "PUT"))[0] == 200
+    assert (status, f"there are {MAX_SECRETS} secrets" in text) == (400, True)
+    names = sum(len(f"A{number}") for number in range(MAX_SECRETS))
+    assert (await put(web, "A0", "x" * (MAX_TOTAL_BYTES - names), "PUT"))[0] == 200
     status, text = await put(web, "A1", "x", "PUT")
-    assert (status, f"{TOTAL_BYTES + 1} bytes" in text) == (400, True)
+    assert (status, f"{MAX_TOTAL_BYTES + 1} bytes" in text) == (400, True)
     assert (await put(web, "A0", "x", "PUT"))[0] == 200
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import SCALING_LIMITS, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import PARAMETERS, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import WorkerId
@@ -182,7 +182,7 @@ async def test_what_nobody_foresaw_is_an_id_for_the_user_and_a_trace_in_the_log(
 async def test_the_openapi_page_describes_our_own_calls(web: Web) -> None:
     spec = (await web.call("GET", "/openapi.json", key=None)).body
     assert "/v1/endpoints/{endpoint}/explain" in spec["paths"]
-    assert spec["components"]["schemas"]["WorkerRow"]["properties"]["price_usd_h"]["description"]
+    assert spec["components"]["schemas"]["Worker"]["properties"]["price_usd_h"]["description"]
     tags = {path: call["tags"] for path, calls in spec["paths"].items() for call in calls.values()}
     assert tags["/v1/keys"] == ["Management, Posthouse's own"]
     assert tags["/update_workers"] == ["Management, in the protocol's words"]
@@ -212,7 +212,7 @@ async def test_a_new_endpoint_has_the_servers_defaults_where_nothing_was_said(we
 async def test_null_leaves_a_parameter_as_it_is_and_none_takes_it_back(web: Web) -> None:
     endpoint_id = await web.make_endpoint("llama", min_load=10, inactivity_timeout=60, min_workers=2)
     change = {
-        **dict.fromkeys(SCALING_LIMITS),
+        **dict.fromkeys(PARAMETERS),
         "endpoint_name": "mistral",
         "endpoint_state": "suspended",
         "max_workers": 7,
@@ -658,6 +658,48 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
     assert web.hub.bell.is_set()
 
 
+async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: Web) -> None:
+    template = {"name": 5, "tag": "a\nb", "private": "yes", "recommended_disk_space": "big"}
+    cases: list[tuple[str, str, object, list[str]]] = [
+        ("POST", "/v1/keys", {"nam": "x", "scope": "king"}, [
+            "name: is required; it must be text of 1 to 255 characters",
+            "scope: must be one of route, read, operate, admin, not 'king'",
+            "nam: there is no such field. Did you mean name? Allowed: name, scope",
+        ]),
+        ("POST", "/api/v0/template", template, [
+            "name: must be text of at most 255 characters, not 5",
+            "tag: must have printable characters only",
+            "recommended_disk_space: must be a number from 0 to 1000000, not 'big'",
+            "private: must be true or false, not 'yes'",
+        ]),
+        ("POST", "/get_endpoint_workers", [1], ["body: must be a JSON object, with the fields id"]),
+        ("POST", "/get_endpoint_workers", None, ["id: is required; it must be a whole number from 1 to"]),
+        ("PUT", "/api/v0/search/asks", {"q": {"limit": 0}}, ["q.limit: must be a whole number from 1 to 2147483648"]),
+        ("POST", "/api/v0/endptjobs", {"min_load": []}, ["min_load: must be a number from 0 to 1e+12, not []"]),
+        ("PUT", "/api/v0/autojobs/1", {"signature_scheme": "A6"}, ["must be one of (empty), A4, A5, A5s, U, not 'A6'"]),
+        ("GET", "/v1/workers/x/logs?tail=0", None, [
+            "worker_id: must be a whole number, not 'x'",
+            "tail: must be a whole number from 1 to 10000, not '0'",
+        ]),
+        ("POST", "/api/v0/secrets", {"key": "A", "value": ["x"]}, ["value: must be text"]),
+    ]  # fmt: skip
+    for method, path, body, texts in cases:
+        answer = await web.call(method, path, body)
+        assert answer.status == 400, answer
+        assert [text for text in texts if text not in answer.body["msg"]] == [], answer
+        assert "Input should" not in answer.body["msg"]
+
+
+async def test_unknown_fields_are_ignored_where_the_protocol_has_the_call_and_refused_where_it_is_ours(
+    web: Web,
+) -> None:
+    assert (await web.call("POST", "/api/v0/endptjobs", {"endpoint_name": "a", "no_such": 1})).status == 200
+    key = {"name": "x", "scope": "read", "api_key": web.keys["admin"]}
+    assert (await web.call("POST", "/v1/keys", key, key=None)).status == 201  # who asks may stand in the body
+    refused = await web.call("POST", "/v1/keys", key | {"scop": "read"})
+    assert (refused.status, "scop: there is no such field" in refused.body["msg"]) == (400, True)
+
+
 async def test_logs_are_the_last_lines_that_the_provider_has(web: Web) -> None:
     await web.make_endpoint()
     web.staff(worker(1), worker(2, instance_id=""), worker(3, provider="mars"))
@@ -668,6 +710,17 @@ async def test_logs_are_the_last_lines_that_the_provider_has(web: Web) -> None:
     assert (await web.call("GET", "/v1/workers/1/logs?tail=0")).status == 400
 
 
+DECISION = {
+    "at": 0.0,
+    "hot_need": 10.0,
+    "hot_supply": None,
+    "ready_supply": 0.0,
+    "goals": {"3": "hot"},
+    "rentals": [{"workergroup": 1, "offer": "o", "goal": "cold"}],
+    "because": [{"what": "load", "value": 9.0, "rule": "mean of the last minute", "obstacle": False}],
+}
+
+
 async def test_status_explain_and_journal_answer_by_name_and_by_id(web: Web) -> None:
     endpoint_id = await web.make_endpoint("a/b c")
     status = (await web.call("GET", "/v1/status", key="read")).body
@@ -676,11 +729,13 @@ async def test_status_explain_and_journal_answer_by_name_and_by_id(web: Web) -> 
     assert (status["providers"], status["default_provider"], status["endpoints"]) == (["shelf"], "shelf", 1)
     for at in (1.0, 2.0, 3.0):
         version = (await web.hub.store.open_fleet(endpoint_id, 1)).version
-        await web.hub.store.commit(endpoint_id, version, 1, [], JournalEntry(endpoint_id, at, {"n": at}))
+        await web.hub.store.commit(endpoint_id, version, 1, [], JournalEntry(endpoint_id, at, DECISION | {"at": at}))
     for name in ("a%2Fb%20c", str(endpoint_id)):
-        assert (await web.call("GET", f"/v1/endpoints/{name}/explain")).body == {"explained": endpoint_id}
+        explained = (await web.call("GET", f"/v1/endpoints/{name}/explain")).body
+        assert explained["endpoint"] == "a/b c"
+        assert (explained["decision"], explained["scaling"]) == (None, asdict(Scaling()))
         entries = (await web.call("GET", f"/v1/endpoints/{name}/journal?limit=2")).body
-        assert entries == [{"at": 3.0, "decision": {"n": 3.0}}, {"at": 2.0, "decision": {"n": 2.0}}]
+        assert entries == [{"at": at, "decision": DECISION | {"at": at}} for at in (3.0, 2.0)]
     assert (await web.call("GET", "/v1/endpoints/1/journal?limit=0")).status == 400
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from posthouse.domain.endpoint import SCALING_LIMITS
+from posthouse.domain.endpoint import PARAMETERS
 from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
 from posthouse.server.fastpath import ROUTES
@@ -60,7 +60,7 @@ SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(TEXTS, v, max_size=4), max_leaves=10)
 FIELDS = sorted(
     {
-        *SCALING_LIMITS,
+        *PARAMETERS,
         *(f.name for kind in (Template, Workergroup) for f in fields(kind)),
         *("id", "name", "scope", "key", "value", "q", "limit", "order", "type", "allocated_storage", "gpu_name"),
         *("endpoint", "endpoint_name", "endpoint_state", "endpoint_id", "template_hash", "template_id", "hash_id"),

@@ -21,6 +21,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine import journal
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub, ManagedEndpoint
 from posthouse.fleet.fleet import Fleet
@@ -171,7 +172,11 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
         await store.add_key(record)
         keyring.put(record)
     app = web_app(
-        hub, keyring, limits or Limits(), explain=lambda endpoint_id: {"explained": endpoint_id}, throttle=throttle
+        hub,
+        keyring,
+        limits or Limits(),
+        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
+        throttle=throttle,
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire import deletes, route, status
-from posthouse.wire.numbers import MAX_WORK
+from posthouse.wire.checks import MAX_WORK
 from tests.kit.bodies import DELETES, ROUTE, STATUS
 
 

@@ -28,7 +28,7 @@ from posthouse.client import (
     WorkerFailed,
 )
 from posthouse.domain import errors as domain
-from posthouse.domain.endpoint import SCALING_LIMITS
+from posthouse.domain.endpoint import PARAMETERS
 
 AGENT = ["agent", "--upstream", "http://127.0.0.1:8000"]
 WORKER = {
@@ -217,8 +217,8 @@ def test_the_scaling_options_are_those_of_the_endpoint(monkeypatch: pytest.Monke
     created = answers(monkeypatch, "create_endpoint", 5)
     updated = answers(monkeypatch, "update_endpoint", None)
     answers(monkeypatch, "endpoint", {"id": 5})
-    options = [word for name in SCALING_LIMITS for word in (f"--{name.replace('_', '-')}", "1")]
-    scaling = dict.fromkeys(SCALING_LIMITS, 1)
+    options = [word for name in PARAMETERS for word in (f"--{name.replace('_', '-')}", "1")]
+    scaling = dict.fromkeys(PARAMETERS, 1)
     assert main(["endpoint", "create", "x", *options]) == 0
     assert main(["endpoint", "update", "x", "--name", "y", "--state", "suspended", *options]) == 0
     assert created == [("x", scaling)]

@@ -17,7 +17,7 @@ NO_STORE: Any = None  # nothing is called here
 
 def app() -> FastAPI:
     hub = Hub(NO_STORE, SystemClock(), {}, "", "test", stabilization_s=0.0)
-    return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=lambda _: {})
+    return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=NO_STORE)
 
 
 async def answered(app: FastAPI, **scope: Any) -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """An endpoint: a named group of workers that serve one model, and the parameters by which it scales."""
 
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Literal, NewType
+from typing import Annotated, Any, Literal, NewType, get_type_hints
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.errors import BadRequest
 
 EndpointId = NewType("EndpointId", int)
 SloMode = Literal["fixed", "auto"]
 SLO_MODES: tuple[SloMode, ...] = ("fixed", "auto")
+ScalingValue = float | str | None
 
 
 class EndpointState(StrEnum):
@@ -18,58 +22,122 @@ class EndpointState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
-    """How an endpoint scales. Names and meanings are the protocol's; defaults are those of its current documentation.
+class Parameter:
+    """The one description of a scaling parameter.
 
-    Units: `min_load`, `min_cold_load` in work per second, the unit in which clients state `cost`.
+    The API's schemas, the command line's options, scenarios, the checks and the documentation all read it.
     """
 
-    min_load: float = 1.0
-    """Floor of the predicted load; above 0 it keeps at least one worker hot."""
-    target_util: float = 0.9
-    """Hot capacity wanted = predicted load / target_util."""
-    cold_mult: float = 3.0
-    """Capacity wanted in all, hot and cold, as a multiple of the hot capacity wanted."""
-    min_cold_load: float = 0.0
-    """Capacity wanted in all, hot and cold, whatever the load."""
-    cold_workers: int = 5
-    """Least number of workers that are ready or can be soon (hot or stopped). Also spelled `min_workers`."""
-    max_workers: int = 16
-    """Most workers in any state, at any moment."""
-    max_queue_time: float = 30.0
-    """Longest expected wait, in seconds, at which a worker still gets requests; beyond it they wait here."""
-    target_queue_time: float = 10.0
-    """Wait, in seconds, beyond which capacity is added: so much that the queue is gone in that time and a start."""
-    inactivity_timeout: float | None = None
-    """Seconds without a request before it may go to zero. None: 20 starts. 0: no such gate. Below 0: never."""
-    max_usd_h: float | None = None
-    """Posthouse's own: never rent or start what would let the endpoint cost more than this per hour. None: no cap."""
-    slo_mode: SloMode = "fixed"
-    """Posthouse's own. `auto`: as much capacity as keeps waits within `target_queue_time`, by queueing theory, not by
-    fixed ratios; `target_util` and `cold_mult` are then upper bounds, the other parameters lower ones."""
+    meaning: str
+    low: float = 0.0
+    high: float = 0.0
+    unit: str = ""
+    whole: bool = False
+    """Whole numbers only."""
+    choices: tuple[str, ...] = ()
+    """The words that are allowed, where it is no number."""
+    name: str = ""
+    default: ScalingValue = None
+
+    @property
+    def optional(self) -> bool:
+        """True if it may be none, which takes it back."""
+        return self.default is None
+
+    @property
+    def allowed(self) -> str:
+        """The values that it may have, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}" + (", or none" if self.optional else "")
+
+    def check(self, value: object) -> ScalingValue:
+        """The value as the parameter has it. Raises: BadRequest."""
+        if self.choices:
+            if value in self.choices:
+                return str(value)
+        elif self.optional and value in (None, "none"):
+            return None
+        elif isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                found = float(value)
+            except (ValueError, OverflowError):
+                found = math.nan
+            if self.low <= found <= self.high and not (self.whole and found % 1):
+                return int(found) if self.whole else found
+        raise BadRequest(f"{self.name}: must be {self.allowed}, not {value!r:.60}")
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """The values a parameter may have."""
+class Scaling:
+    """How an endpoint scales. Names and meanings are the protocol's; defaults are those of its current documentation.
 
-    low: float
-    high: float
+    A new parameter is one more entry here. `work` is the unit in which clients state `cost`.
+    """
+
+    min_load: Annotated[
+        float, Parameter("Lowest load to plan for; above 0 it keeps at least one worker hot.", 0, 1e12, "work/s")
+    ] = 1.0
+    target_util: Annotated[
+        float, Parameter("Share of the hot capacity that is to be in use: hot capacity = load / target_util.", 0.01, 1)
+    ] = 0.9
+    cold_mult: Annotated[
+        float, Parameter("Capacity in all, hot and cold, as a multiple of the hot capacity.", 0, 1000)
+    ] = 3.0
+    min_cold_load: Annotated[
+        float, Parameter("Lowest capacity in all, hot and cold, whatever the load.", 0, 1e12, "work/s")
+    ] = 0.0
+    cold_workers: Annotated[
+        int, Parameter("Fewest workers that are hot or stopped. Also spelled min_workers.", 0, 10_000, "workers", True)
+    ] = 5
+    max_workers: Annotated[int, Parameter("Most workers in any state, at any moment.", 0, 10_000, "workers", True)] = 16
+    max_queue_time: Annotated[
+        float,
+        Parameter("Longest expected wait at which a worker still gets requests; others wait here.", 0.1, 86_400, "s"),
+    ] = 30.0
+    target_queue_time: Annotated[
+        float,
+        Parameter("Wait beyond which capacity is added, enough to clear the queue in time.", 0.1, 86_400, "s"),
+    ] = 10.0
+    inactivity_timeout: Annotated[
+        float | None,
+        Parameter(
+            "Time without a request before it may go to zero. None: 20 starts; 0: the load decides; below 0: never.",
+            -1e9,
+            1e9,
+            "s",
+        ),
+    ] = None
+    max_usd_h: Annotated[
+        float | None,
+        Parameter("Posthouse's own: nothing is rented or started that would make it cost more.", 0, 1e6, "$/h"),
+    ] = None
+    slo_mode: Annotated[
+        SloMode,
+        Parameter(
+            "Posthouse's own. fixed: capacity by target_util and cold_mult; auto: as much as keeps waits within "
+            "target_queue_time, with the fixed ratios as upper bounds and the other parameters as lower ones.",
+            choices=SLO_MODES,
+        ),
+    ] = "fixed"
+
+    def changed(self, values: Mapping[str, object]) -> "Scaling":
+        """The parameters with these values in place of theirs. Raises: BadRequest for an unknown or a wrong one."""
+        for name in values:
+            if name not in PARAMETERS:
+                raise BadRequest(f"{name}: there is no such scaling parameter. Allowed: {', '.join(PARAMETERS)}")
+        checked: dict[str, Any] = {name: PARAMETERS[name].check(value) for name, value in values.items()}
+        return replace(self, **checked)
 
 
-SCALING_LIMITS: dict[str, Limit] = {
-    "min_load": Limit(0, 1e12),
-    "target_util": Limit(0.01, 1),
-    "cold_mult": Limit(0, 1000),
-    "min_cold_load": Limit(0, 1e12),
-    "cold_workers": Limit(0, 10_000),
-    "max_workers": Limit(0, 10_000),
-    "max_queue_time": Limit(0.1, 86_400),
-    "target_queue_time": Limit(0.1, 86_400),
-    "inactivity_timeout": Limit(-1e9, 1e9),
-    "max_usd_h": Limit(0, 1e6),
-}
-assert {*SCALING_LIMITS, "slo_mode"} == {f.name for f in fields(Scaling)}
+def _parameters() -> dict[str, Parameter]:
+    types = get_type_hints(Scaling, include_extras=True)
+    return {f.name: replace(types[f.name].__metadata__[0], name=f.name, default=f.default) for f in fields(Scaling)}
+
+
+PARAMETERS = _parameters()
+"""The scaling parameters by name."""
 
 
 def defaults(slo_mode: object) -> Scaling:

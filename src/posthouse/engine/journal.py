@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from posthouse.domain.plan import Decision
+import msgspec
+
+from posthouse.domain.plan import Decision, Obstacle
 from posthouse.engine.hub import ManagedEndpoint
 from posthouse.ports import JournalEntry
+from posthouse.wire import rows
 
 QUIET_S = 60.0
 """A decision that changes nothing is kept this often."""
@@ -32,7 +35,7 @@ def plain(decision: Decision) -> dict[str, Any]:
         "rentals": [
             {"workergroup": r.group_id, "offer": r.offer.offer.id, "goal": str(r.goal)} for r in decision.rentals
         ],
-        "because": [asdict(reason) for reason in decision.because],
+        "because": [{**asdict(reason), "obstacle": isinstance(reason, Obstacle)} for reason in decision.because],
     }
 
 
@@ -43,25 +46,25 @@ def orders(decision: Mapping[str, Any]) -> str:
     return ", ".join(goals + rentals) or "no change"
 
 
-def explain(managed: ManagedEndpoint, now: float) -> dict[str, Any]:
+def explain(managed: ManagedEndpoint, now: float) -> rows.Explanation:
     """Why the fleet is the size it is: the latest decision, its reasons, and what there is."""
     fleet = managed.fleet
     snapshot = fleet.snapshot(now, ())
-    return {
-        "endpoint": fleet.endpoint.name,
-        "state": str(fleet.endpoint.state),
-        "scaling": asdict(fleet.endpoint.scaling),
-        "workers": {
-            "by_state": dict(Counter(str(w.state) for w in fleet.workers.values())),
-            "by_goal": dict(Counter(str(w.goal) for w in fleet.workers.values())),
-        },
-        "demand": asdict(snapshot.demand),
-        "estimates": asdict(snapshot.estimates),
-        "usd_h": sum(w.usd_h() for w in fleet.workers.values()),
-        "spent_usd": fleet.spent_usd(),
-        "decision": None if managed.decision is None else plain(managed.decision),
-        "messages": {str(w.id): w.message for w in fleet.workers.values() if w.message},
-    }
+    return rows.Explanation(
+        endpoint=fleet.endpoint.name,
+        state=str(fleet.endpoint.state),
+        scaling=fleet.endpoint.scaling,
+        workers=rows.WorkerCounts(
+            by_state=Counter(str(w.state) for w in fleet.workers.values()),
+            by_goal=Counter(str(w.goal) for w in fleet.workers.values()),
+        ),
+        demand=snapshot.demand,
+        estimates=snapshot.estimates,
+        usd_h=sum(w.usd_h() for w in fleet.workers.values()),
+        spent_usd=fleet.spent_usd(),
+        decision=None if managed.decision is None else msgspec.convert(plain(managed.decision), rows.Decision),
+        messages={str(w.id): w.message for w in fleet.workers.values() if w.message},
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -128,6 +128,10 @@ class Keyring:
         digest = self._mac(key).hex()
         return KeyRecord(key_id, name, scope.name.lower(), digest, now, account_id=account_id), key
 
+    def mint_key(self, name: str, scope: str, now: float, account_id: AccountId) -> tuple[KeyRecord, str]:
+        """The same as `mint`, by the name of the scope. Raises: BadRequest for an unknown one."""
+        return self.mint(name, Scope.named(scope), now, account_id)
+
     def put(self, record: KeyRecord) -> None:
         """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
         self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id, record.account_id)

@@ -4,7 +4,7 @@ import asyncio
 import traceback
 import uuid
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import structlog
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posthouse.domain.errors import BadRequest, Unauthorized
 from posthouse.ports import Clock
+from posthouse.server.api.validation import worded
 from posthouse.server.auth import Keyring, Principal, keys_in
 from posthouse.server.errors import Forbidden, Problem, TooLarge, problem, web_body
 from posthouse.server.policies import POLICIES
@@ -220,9 +221,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return _response(Problem(error.status_code, code, text, error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def _(_request: Request, error: RequestValidationError) -> Response:
-        wrong = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()[:10]]
-        return _response(Problem(400, "invalid_args", "; ".join(wrong)))
+    async def _(request: Request, error: RequestValidationError) -> Response:
+        return _response(Problem(400, "invalid_args", worded(error, request.scope.get("route"))))
 
 
 def _caller(request: Request) -> Principal:
@@ -231,19 +231,8 @@ def _caller(request: Request) -> Principal:
     return principal
 
 
-def _ask(request: Request) -> dict[str, Any]:
-    body = request.state.body
-    if body is None:
-        return {}
-    if not isinstance(body, dict):
-        raise BadRequest("body: must be a JSON object")
-    return body
-
-
 Caller = Annotated[Principal, Depends(_caller)]
 """Who calls."""
-Ask = Annotated[dict[str, Any], Depends(_ask)]
-"""The JSON object that was sent, empty if none was. Raises: BadRequest for other JSON."""
 
 
 def check_endpoint(caller: Principal, endpoint_id: int) -> None:

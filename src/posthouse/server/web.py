@@ -1,30 +1,28 @@
 """The management API: the protocol's calls under /api/v0, and our own under /v1."""
 
-from collections.abc import Callable
-from typing import Any
-
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from posthouse import __version__
 from posthouse.config import Limits, Rates
-from posthouse.domain.endpoint import EndpointId
-from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
+from posthouse.engine.management import Management
+from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
+from posthouse.server.api.keys import add_key_routes
+from posthouse.server.api.logs import add_log_routes
+from posthouse.server.api.market import add_market_routes
+from posthouse.server.api.providers import add_provider_routes
+from posthouse.server.api.reading import JsonRoute
+from posthouse.server.api.replies import Error
+from posthouse.server.api.secrets import add_secret_routes
+from posthouse.server.api.templates import add_template_routes
+from posthouse.server.api.v1 import Explain, add_v1_routes
+from posthouse.server.api.workergroups import add_workergroup_routes
 from posthouse.server.auth import Keyring
 from posthouse.server.docs import add_docs_routes
-from posthouse.server.endpoints import add_endpoint_routes
-from posthouse.server.keys import add_key_routes
-from posthouse.server.logs import add_log_routes
-from posthouse.server.market import add_market_routes
 from posthouse.server.middleware import add_error_handlers, add_middleware
-from posthouse.server.providers import add_provider_routes
-from posthouse.server.secrets import add_secret_routes
-from posthouse.server.templates import add_template_routes
 from posthouse.server.throttle import Throttle
-from posthouse.server.v1 import add_v1_routes
-from posthouse.server.workergroups import add_workergroup_routes
 
 DESCRIPTION = """
 Calls under `/api/v0` and at the root are those of the serverless protocol; calls under `/v1` are Posthouse's own.
@@ -37,7 +35,7 @@ def web_app(
     hub: Hub,
     keyring: Keyring,
     limits: Limits,
-    explain: Callable[[EndpointId], dict[str, Any]],
+    explain: Explain,
     throttle: Throttle | None = None,
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`: by default its own,
@@ -51,18 +49,21 @@ def web_app(
         redoc_url=None,
         # This draws the field for the key on /docs; AuthMiddleware is what checks keys.
         dependencies=[Depends(HTTPBearer(auto_error=False))],
+        responses={"default": {"model": Error, "description": "What is wrong with the call."}},
     )
-    catalog = Catalog(hub, limits)
+    app.router.route_class = JsonRoute
+    management = Management(hub, limits, keyring)
     # Each on the application itself and not on a router, so that AuthMiddleware finds the policy of every single route.
-    add_endpoint_routes(app, catalog, keyring)
-    add_log_routes(app, catalog)
-    add_workergroup_routes(app, catalog, keyring)
-    add_template_routes(app, catalog)
-    add_secret_routes(app, catalog, keyring)
-    add_market_routes(app, catalog)
-    add_provider_routes(app, hub)
-    add_v1_routes(app, catalog, keyring, explain)
-    add_key_routes(app, hub, keyring, limits.keys)
+    add_endpoint_routes(app, management, keyring)
+    add_worker_list_routes(app, management)
+    add_log_routes(app, management)
+    add_workergroup_routes(app, management, keyring)
+    add_template_routes(app, management)
+    add_secret_routes(app, management)
+    add_market_routes(app, management)
+    add_provider_routes(app, management)
+    add_v1_routes(app, management, keyring, explain)
+    add_key_routes(app, management)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
             whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"

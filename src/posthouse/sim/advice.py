@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posthouse.domain.endpoint import SCALING_LIMITS
+from posthouse.domain.endpoint import PARAMETERS
 from posthouse.sim.record import Summary
 from posthouse.sim.recorded import Recording
 from posthouse.sim.run import run
@@ -159,7 +159,7 @@ class Search:
         first, end = np.searchsorted(self.recording.at_s, part)
         load = _two_digits(float(self.recording.work[first:end].sum()) / (end_s - begin_s))
         floors = sorted({1.0, *(_two_digits(load * f) for f in (0.5, 1.0, 1.5, 2.0))} - {0.0})
-        most = int(self._present.get("max_workers") or SCALING_LIMITS["max_workers"].high)
+        most = int(self._present.get("max_workers") or PARAMETERS["max_workers"].high)
         yield [{"slo_mode": "fixed"}, {"slo_mode": "auto", "target_util": 1.0, "cold_workers": 0}]
         yield [{"cold_workers": n} for n in (0, 1, 2, 3, 5, 8) if n <= most]
         yield [{"cold_mult": x} for x in (1.0, 1.5, 2.0, 3.0, 4.0)]

@@ -4,7 +4,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from posthouse.domain.endpoint import SCALING_LIMITS, SLO_MODES, Scaling, defaults
+from posthouse.domain.endpoint import Scaling, defaults
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.sim import traffic as shapes
@@ -27,8 +27,6 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Hourly = Annotated[float, Meta(ge=0, le=3600)]
 Usd = Annotated[float, Meta(ge=0, le=1e6)]
-
-MAY_BE_NONE = frozenset(f.name for f in fields(Scaling) if f.default is None)
 
 
 class Spread(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -216,24 +214,7 @@ def _lay_over(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 def scaling(values: Mapping[str, object]) -> Scaling:
     """Scaling parameters from their names and values. Raises: BadRequest for one that is unknown or not allowed."""
-    said: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "slo_mode":
-            if value not in SLO_MODES:
-                raise BadRequest(f"scaling: `slo_mode` is {value!r}; it must be one of {', '.join(SLO_MODES)}")
-            said[name] = value
-            continue
-        limit = SCALING_LIMITS.get(name)
-        if limit is None:
-            names = ", ".join(field.name for field in fields(Scaling))
-            raise BadRequest(f"scaling: there is no parameter `{name}`; there are {names}")
-        if value in (None, "none") and name in MAY_BE_NONE:
-            said[name] = None
-            continue
-        whole = name in ("cold_workers", "max_workers")
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and limit.low <= value <= limit.high
-        if not fits or (whole and value != int(value)):  # type: ignore[call-overload]
-            kind = "a whole number" if whole else "a number"
-            raise BadRequest(f"scaling: `{name}` is {value!r}; it must be {kind} from {limit.low:g} to {limit.high:g}")
-        said[name] = int(value) if whole else float(value)  # type: ignore[call-overload,arg-type]
-    return replace(defaults(said.get("slo_mode")), **said)
+    try:
+        return defaults(values.get("slo_mode")).changed(values)
+    except BadRequest as error:
+        raise BadRequest(f"scaling: {error}") from None

@@ -7,7 +7,7 @@ import msgspec
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Ended
 from posthouse.wire.body import decoded
-from posthouse.wire.numbers import integer
+from posthouse.wire.checks import integer
 from posthouse.wire.status import MAX_INDEXES, indexes, text
 
 

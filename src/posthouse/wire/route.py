@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.body import decoded
-from posthouse.wire.numbers import MAX_INTEGER, MAX_WORK, integer, number
+from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 
 DEFAULT_COST = 100.0
 """Work of a request that states none; the protocol's own default."""

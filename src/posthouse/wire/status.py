@@ -7,7 +7,7 @@ import msgspec
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Report
 from posthouse.wire.body import decoded
-from posthouse.wire.numbers import MAX_WORK, integer, number
+from posthouse.wire.checks import MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for
 
 MAX_INDEXES = 100_000

@@ -2,125 +2,44 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import FastAPI, Query, Response
-from pydantic import BaseModel, Field
 
 from posthouse import __version__
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy, NotFound
 from posthouse.domain.worker import Worker
-from posthouse.engine.catalog import Catalog
 from posthouse.engine.hub import Hub
+from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
 from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
+from posthouse.wire import rows
 
 LOGS_WAIT_S = 20.0
 """How long a provider may take to hand over the logs of a worker."""
 MAX_LOGS = 1_000_000
 """Most characters of logs in one answer; the latest are kept."""
 
-
-class Status(BaseModel):
-    version: str
-    installation: str
-    providers: list[str]
-    default_provider: str
-    endpoints: int
-    uptime_s: float
+Explain = Callable[[EndpointId], rows.Explanation]
 
 
-class JournalRow(BaseModel):
-    at: float
-    decision: dict[str, Any]
+def add_v1_routes(app: FastAPI, management: Management, keyring: Keyring, explain: Explain) -> None:
+    _add_status_route(app, management.hub)
+    _add_endpoint_routes(app, management, keyring, explain)
+    _add_worker_routes(app, management)
 
 
-class Segment(BaseModel):
-    since: float = Field(description="Epoch seconds.")
-    until: float
-    requests: int = Field(description="How many came. Those that `asked` lacks were too many to keep.")
-    asked: str = Field(
-        description="Base64 of a zlib stream of n uint32 and n float32, little-endian: milliseconds since the request "
-        "before or `since`, and work. First the lowest byte of every number, then the next, and so on."
-    )
-    waited: str = Field(description="The same, of those that waited for a worker: milliseconds, work.")
-    figures: dict[str, Any] = Field(
-        description="`workers` at its beginning; `state_s`, worker-seconds by state; `usd`; `ready_work`, what ready "
-        "workers could have done; `given`, commands to providers; `unserved` requests and their work; seconds of "
-        "starts and creations; `served`, pairs of work and seconds of requests that had a worker for themselves."
-    )
-
-
-class Kind(BaseModel):
-    kind: str
-    gpu_name: str
-    num_gpus: int
-    perf: float = Field(description="Work per second, as learned; 0 if not yet.")
-    ready_usd_h: float
-    loading_usd_h: float
-    stopped_usd_h: float
-    workers: int
-    available: int = Field(description="How many more could be rented.")
-    agent: bool = Field(description="Posthouse's agent runs on them.")
-
-
-class Traffic(BaseModel):
-    endpoint: str
-    scaling: dict[str, Any]
-    kinds: list[Kind]
-    start_s: float = Field(description="Seconds from stopped to ready, as learned or assumed.")
-    create_s: float = Field(description="The same from nothing to ready.")
-    segments: list[Segment]
-
-
-class EndpointKey(BaseModel):
-    endpoint_id: int
-    api_key: str
-
-
-class WorkerRow(BaseModel):
-    id: int
-    endpoint: str
-    workergroup_id: int
-    state: str
-    goal: str
-    url: str
-    instance_id: str
-    provider: str
-    machine: str
-    gpu_name: str
-    num_gpus: int
-    perf: float = Field(description="Work per second that it can do; 0 until it has measured itself.")
-    outstanding: float = Field(description="Work that it was given and has not finished.")
-    busy: bool
-    penalty_s: float = Field(description="Seconds of waiting held against it, as requests failed there lately.")
-    price_usd_h: float = Field(description="US dollars per hour in its present state.")
-    spent_usd: float
-    age_s: float
-    load_s: float = Field(description="How long its last way to ready took.")
-    version: str
-    scheme: str
-    message: str = Field(description="What it or its provider last said went wrong.")
-
-
-class Logs(BaseModel):
-    text: str
-
-
-def add_v1_routes(
-    app: FastAPI, catalog: Catalog, keyring: Keyring, explain: Callable[[EndpointId], dict[str, Any]]
-) -> None:
-    hub = catalog.hub
+def _add_status_route(app: FastAPI, hub: Hub) -> None:
     born_at = hub.clock.now()
 
     @app.get("/v1/status")
-    async def show_status(caller: Caller) -> Status:
+    async def show_status(caller: Caller) -> rows.Status:
         """What this server is."""
-        return Status(
+        return rows.Status(
             version=__version__,
             installation=hub.installation,
             providers=sorted(hub.providers),
@@ -129,22 +48,26 @@ def add_v1_routes(
             uptime_s=hub.clock.now() - born_at,
         )
 
+
+def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring, explain: Explain) -> None:
+    hub = management.hub
+
     # `:path`, because names may have slashes in them.
 
     @app.get("/v1/endpoints/{endpoint:path}/explain")
-    async def explain_endpoint(endpoint: str, caller: Caller) -> dict[str, Any]:
+    async def explain_endpoint(endpoint: str, caller: Caller) -> rows.Explanation:
         """Why the endpoint has the workers that it has: the latest decision and its reasons."""
         return explain(_endpoint_id(hub, caller, endpoint))
 
     @app.get("/v1/endpoints/{endpoint:path}/journal")
     async def list_decisions(
         endpoint: str, caller: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 20
-    ) -> list[JournalRow]:
+    ) -> list[rows.JournalEntry]:
         """The latest decisions about the endpoint, newest first."""
         entries = await hub.store.journal(_endpoint_id(hub, caller, endpoint), limit)
-        return [JournalRow(at=entry.at, decision=entry.body) for entry in entries]
+        return [rows.JournalEntry(at=e.at, decision=msgspec.convert(e.body, rows.Decision)) for e in entries]
 
-    @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=Traffic)
+    @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=rows.Traffic)
     async def show_traffic(
         endpoint: str, caller: Caller, last_s: Annotated[float, Query(gt=0, le=1e10)] = 1e10
     ) -> Response:
@@ -155,13 +78,17 @@ def add_v1_routes(
         return Response(body, media_type="application/json")
 
     @app.post("/v1/endpoints/{endpoint:path}/rotate-key")
-    async def rotate_endpoint_key(endpoint: str, caller: Caller) -> EndpointKey:
+    async def rotate_endpoint_key(endpoint: str, caller: Caller) -> rows.EndpointKey:
         """Gives the endpoint a new key. The one before is refused from now on."""
-        changed = await catalog.rotate_key(_endpoint_id(hub, caller, endpoint))
-        return EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
+        changed = await management.endpoints.rotate_key(_endpoint_id(hub, caller, endpoint))
+        return rows.EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
+
+
+def _add_worker_routes(app: FastAPI, management: Management) -> None:
+    hub, workers = management.hub, management.workers
 
     @app.get("/v1/workers")
-    async def list_workers(caller: Caller, endpoint: str = "") -> list[WorkerRow]:
+    async def list_workers(caller: Caller, endpoint: str = "") -> list[rows.Worker]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
         wanted = _endpoint_id(hub, caller, endpoint) if endpoint else None
         fleets = [m.fleet for i, m in hub.endpoints.items() if wanted in (None, i)]
@@ -169,26 +96,28 @@ def add_v1_routes(
         return [_worker_row(f, w, hub.clock.now()) for f in seen for w in f.workers.values()]
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
-    async def dismiss_worker(worker_id: int, caller: Caller) -> WorkerRow:
-        """Wants the worker gone: it gets no more requests, finishes what it has, and is destroyed."""
-        catalog.dismiss_worker(worker_id, caller.sees)
-        return _worker_row(*catalog.worker(worker_id, caller.sees), hub.clock.now())
+    async def dismiss_worker(worker_id: int, caller: Caller) -> rows.Worker:
+        """Sends the worker away: it gets no more requests, finishes what it has, and is destroyed."""
+        workers.dismiss(worker_id, caller.sees)
+        return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
     @app.get("/v1/workers/{worker_id}/logs")
-    async def show_logs(worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200) -> Logs:
+    async def show_logs(
+        worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200
+    ) -> rows.WorkerLogs:
         """The last lines that the worker printed, as its provider has them."""
-        _, worker = catalog.worker(worker_id, caller.sees)
+        _, worker = workers.get(worker_id, caller.sees)
         provider = hub.provider_of(worker)
         if provider is None:
             raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
         if not worker.instance_id:
-            return Logs(text="")
+            return rows.WorkerLogs(text="")
         try:
             async with asyncio.timeout(LOGS_WAIT_S):
                 text = await provider.logs(worker.instance_id, tail)
         except TimeoutError:
             raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
-        return Logs(text=text[-MAX_LOGS:])
+        return rows.WorkerLogs(text=text[-MAX_LOGS:])
 
 
 def _endpoint_id(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
@@ -201,8 +130,8 @@ def _endpoint_id(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     return found
 
 
-def _worker_row(fleet: Fleet, worker: Worker, now: float) -> WorkerRow:
-    return WorkerRow(
+def _worker_row(fleet: Fleet, worker: Worker, now: float) -> rows.Worker:
+    return rows.Worker(
         id=worker.id,
         endpoint=fleet.endpoint.name,
         workergroup_id=worker.group_id,

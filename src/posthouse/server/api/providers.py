@@ -1,31 +1,24 @@
 """Our own call for the providers that workers are rented from."""
 
 from fastapi import FastAPI
-from pydantic import BaseModel, Field
 
 from posthouse.engine.hub import Hub
+from posthouse.engine.management import Management
+from posthouse.wire import rows
 
 
-class ProviderRow(BaseModel):
-    name: str = Field(description="Of its table `[providers.NAME]`, and what workergroups name it by.")
-    type: str
-    default: bool = Field(description="Whether workergroups that name no provider rent here.")
-    capabilities: list[str] = Field(description="Of stop, update, logs, interruptible.")
-    answers: bool = Field(description="Whether its latest list of instances and its latest catalogue came.")
-    offers: int | None = Field(description="How many offers its latest catalogue has; null before the first.")
-    catalog_age_s: float | None = Field(description="How old that is.")
+def add_provider_routes(app: FastAPI, management: Management) -> None:
+    hub = management.hub
 
-
-def add_provider_routes(app: FastAPI, hub: Hub) -> None:
     @app.get("/v1/providers")
-    async def list_providers() -> list[ProviderRow]:
+    async def list_providers() -> list[rows.Provider]:
         """The providers that are in use, and whether they answer."""
         return [_row(hub, name) for name in sorted(hub.providers)]
 
 
-def _row(hub: Hub, name: str) -> ProviderRow:
+def _row(hub: Hub, name: str) -> rows.Provider:
     catalog, able = hub.offers.catalogs.get(name), hub.providers[name].capabilities
-    return ProviderRow(
+    return rows.Provider(
         name=name,
         type=hub.provider_types.get(name, name),
         default=name == hub.default_provider,

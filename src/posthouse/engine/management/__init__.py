@@ -1,0 +1,31 @@
+"""The use cases of the management API: each checks, writes to the store, and only then changes memory."""
+
+import asyncio
+from typing import Protocol
+
+from posthouse.config import Limits
+from posthouse.engine.hub import Hub
+from posthouse.engine.management.endpoints import Endpoints
+from posthouse.engine.management.keys import Keys, KeyStock
+from posthouse.engine.management.secrets import Sealer, Secrets
+from posthouse.engine.management.templates import Templates
+from posthouse.engine.management.workergroups import Workergroups
+from posthouse.engine.management.workers import Workers
+
+
+class Keyring(KeyStock, Sealer, Protocol):
+    """Makes keys, and encrypts secrets."""
+
+
+class Management:
+    """What can be changed, one change at a time."""
+
+    def __init__(self, hub: Hub, limits: Limits, keyring: Keyring) -> None:
+        lock = asyncio.Lock()
+        self.hub = hub
+        self.endpoints = Endpoints(hub, limits, lock)
+        self.workergroups = Workergroups(hub, limits, lock)
+        self.templates = Templates(hub, limits, lock)
+        self.workers = Workers(hub)
+        self.secrets = Secrets(hub, keyring, lock)
+        self.keys = Keys(hub, limits, keyring, lock)

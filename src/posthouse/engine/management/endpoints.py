@@ -1,0 +1,88 @@
+"""Endpoints: made, changed and deleted."""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from posthouse.config import Limits
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.endpoint import Endpoint, EndpointId, defaults
+from posthouse.domain.errors import BadRequest
+from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.management.inputs import MAX_NAME, EndpointChanges, NewEndpoint
+from posthouse.engine.management.shared import check_room
+from posthouse.engine.management.workers import dismiss
+from posthouse.fleet.fleet import Fleet
+
+DEFAULT_NAME = "default-endpoint"
+"""Of an endpoint that is made without a name: the protocol's."""
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The use cases of endpoints."""
+
+    hub: Hub
+    limits: Limits
+    lock: asyncio.Lock
+
+    async def create(self, new: NewEndpoint, owner: AccountId = DEFAULT_ACCOUNT) -> Endpoint:
+        """The owner's new endpoint. Raises: BadRequest."""
+        async with self.lock:
+            hub, now = self.hub, self.hub.clock.now()
+            blank = Endpoint(
+                EndpointId(0), DEFAULT_NAME, defaults(new.scaling().get("slo_mode")), created_at=now, account_id=owner
+            )
+            endpoint = self._changed(blank, new)
+            check_room(len(hub.ids_by_name), self.limits.endpoints, "endpoints")
+            endpoint = await hub.store.add_endpoint(endpoint)
+            hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, now))
+            hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+            hub.bell.set()
+            return endpoint
+
+    async def update(self, endpoint_id: int, changes: EndpointChanges, sees: AccountId | None = None) -> Endpoint:
+        """The endpoint with the changes. Raises: BadRequest, NotFound."""
+        async with self.lock:
+            before = self.hub.managed(endpoint_id, sees).fleet.endpoint
+            return await self._put(self._changed(before, changes))
+
+    async def rotate_key(self, endpoint_id: int) -> Endpoint:
+        """The endpoint with a new key; the one before is worth nothing from now on. Raises: NotFound."""
+        async with self.lock:
+            before = self.hub.managed(endpoint_id).fleet.endpoint
+            return await self._put(replace(before, key_version=before.key_version + 1))
+
+    async def delete(self, endpoint_id: int, sees: AccountId | None = None) -> int:
+        """Deletes the endpoint and its workergroups; returns how many workers go with it. Raises: NotFound."""
+        async with self.lock:
+            managed = self.hub.managed(endpoint_id, sees)
+            endpoint = managed.fleet.endpoint
+            await self.hub.store.drop_endpoint(endpoint.id)
+            managed.leaving = True
+            del self.hub.ids_by_name[endpoint.account_id, endpoint.name]
+            for group in self.hub.groups_of(endpoint.id):
+                self.hub.drop_group(group.id)
+            return dismiss(self.hub, managed.fleet, managed.fleet.workers.values())
+
+    async def _put(self, endpoint: Endpoint) -> Endpoint:
+        managed = self.hub.managed(endpoint.id)
+        endpoint = await self.hub.store.put_endpoint(endpoint)
+        del self.hub.ids_by_name[endpoint.account_id, managed.fleet.endpoint.name]
+        self.hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+        managed.fleet.configure(endpoint)
+        self.hub.bell.set()
+        return endpoint
+
+    def _changed(self, before: Endpoint, changes: EndpointChanges) -> Endpoint:
+        name = before.name if changes.endpoint_name is None else changes.endpoint_name
+        if not name or name != name.strip():
+            raise BadRequest(f"endpoint_name: must have 1 to {MAX_NAME} characters, without blanks around them")
+        if self.hub.ids_by_name.get((before.account_id, name), before.id) != before.id:
+            raise BadRequest(f"endpoint_name: {name!r} is taken; choose another")
+        scaling = before.scaling.changed(changes.scaling())
+        if scaling.max_workers > self.limits.workers_per_endpoint:
+            raise BadRequest(
+                f"max_workers: must be a whole number from 0 to {self.limits.workers_per_endpoint}, which is this "
+                f"server's limit, not {scaling.max_workers}"
+            )
+        return replace(before, name=name, scaling=scaling, state=changes.endpoint_state or before.state)

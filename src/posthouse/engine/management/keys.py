@@ -1,0 +1,89 @@
+"""Keys and accounts: made and revoked."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from posthouse.config import Limits
+from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
+from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.engine.hub import Hub
+from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.ports import KeyRecord
+
+MAX_ACCOUNTS = 1_000
+"""Most accounts of an installation: our choice."""
+
+
+class KeyStock(Protocol):
+    """The keys of the installation, in memory."""
+
+    def records(self) -> Sequence[KeyRecord]: ...
+
+    def record(self, key_id: str) -> KeyRecord: ...
+
+    def mint_key(self, name: str, scope: str, now: float, account_id: AccountId) -> tuple[KeyRecord, str]: ...
+
+    def put(self, record: KeyRecord) -> None: ...
+
+    def revoke(self, key_id: str, now: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Keys:
+    """The use cases of keys and accounts."""
+
+    hub: Hub
+    limits: Limits
+    stock: KeyStock
+    lock: asyncio.Lock
+
+    def seen(self, sees: AccountId | None) -> list[KeyRecord]:
+        """The keys of this account; of all, for None."""
+        return [r for r in self.stock.records() if sees in (None, r.account_id)]
+
+    async def create(self, new: NewKey, owner: AccountId) -> tuple[KeyRecord, str]:
+        """The new key's record, and the key itself. Raises: BadRequest."""
+        async with self.lock:
+            if len(self.stock.records()) >= self.limits.keys:
+                raise BadRequest(f"there are {self.limits.keys} keys, revoked ones included: the server's limit")
+            _check_name(new.name)
+            record, key = self.stock.mint_key(new.name, new.scope, self.hub.clock.now(), owner)
+            await self.hub.store.add_key(record)
+            self.stock.put(record)
+            return record, key
+
+    async def revoke(self, key_id: str, sees: AccountId | None) -> KeyRecord:
+        """The record of the key, which is worth nothing from now on. Raises: BadRequest, NotFound."""
+        async with self.lock:
+            records = {r.id: r for r in self.seen(sees)}
+            if key_id not in records:
+                raise NotFound(f"there is no key {key_id[:64]!r}")
+            if self._is_last_admin(key_id):
+                raise BadRequest("this is the last admin key: make another one before you revoke it")
+            if not records[key_id].revoked_at:
+                now = self.hub.clock.now()
+                await self.hub.store.revoke_key(key_id, now)
+                self.stock.revoke(key_id, now)
+            return self.stock.record(key_id)
+
+    async def create_account(self, new: NewAccount) -> Account:
+        """The new account. Raises: BadRequest."""
+        async with self.lock:
+            if len(self.hub.accounts) >= MAX_ACCOUNTS:
+                raise BadRequest(f"there are {MAX_ACCOUNTS} accounts, which is the limit")
+            _check_name(new.name)
+            account = await self.hub.store.add_account(Account(AccountId(0), new.name, self.hub.clock.now()))
+            self.hub.accounts[account.id] = account
+            return account
+
+    def _is_last_admin(self, key_id: str) -> bool:
+        """True if without this key nobody is admin of the installation any more."""
+        own = [r for r in self.stock.records() if r.account_id == DEFAULT_ACCOUNT]
+        return [r.id for r in own if r.scope == "admin" and not r.revoked_at] == [key_id]
+
+
+def _check_name(name: str) -> None:
+    if name != name.strip():
+        raise BadRequest("name: must have printable characters only, without blanks around them")

@@ -1,0 +1,17 @@
+"""Updates of workers to what their template says."""
+
+from posthouse.domain.template import Template
+from posthouse.domain.workergroup import Workergroup
+from posthouse.engine.hub import Hub
+
+
+def roll_out(hub: Hub, group: Workergroup, before: Template) -> None:
+    """Asks for an update of the workergroup's workers if they would run something else than `before`."""
+    if hub.templates[group.template_id].runs() != before.runs():
+        update_workers(hub, group)
+
+
+def update_workers(hub: Hub, group: Workergroup) -> int:
+    """Asks for an update of every worker that the workergroup has; returns how many these are."""
+    hub.bell.set()
+    return hub.managed(group.endpoint_id).fleet.ask_update(group.id, hub.clock.now())

@@ -1,0 +1,81 @@
+"""Our own calls about keys and accounts, under /v1."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from posthouse.domain.account import Account, AccountId
+from posthouse.domain.errors import BadRequest
+from posthouse.engine.hub import Hub
+from posthouse.engine.management import Management
+from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.ports import KeyRecord
+from posthouse.server.auth import Principal
+from posthouse.server.errors import Forbidden
+from posthouse.server.middleware import Caller
+from posthouse.wire import rows
+
+
+def add_key_routes(app: FastAPI, management: Management) -> None:
+    hub, keys = management.hub, management.keys
+
+    @app.get("/v1/keys")
+    async def list_keys(caller: Caller) -> list[rows.Key]:
+        """Every key of the account, without the keys themselves. An admin of the installation sees every account's."""
+        return [rows.Key(**_key_fields(hub, record)) for record in keys.seen(caller.sees)]
+
+    @app.post("/v1/keys", status_code=201)
+    async def create_key(new: NewKey, caller: Caller) -> rows.MintedKey:
+        """Makes a key. It is in this answer and nowhere else."""
+        record, key = await keys.create(new, _account_id(hub, new.account, caller))
+        return rows.MintedKey(**_key_fields(hub, record), key=key)
+
+    @app.delete("/v1/keys/{key_id}")
+    async def revoke_key(key_id: str, caller: Caller) -> rows.Key:
+        """Revokes a key, at once and for good."""
+        return rows.Key(**_key_fields(hub, await keys.revoke(key_id, caller.sees)))
+
+    @app.get("/v1/accounts")
+    async def list_accounts(caller: Caller) -> list[rows.Account]:
+        """Every account: the installation's own, `default`, and those that were made. For its admins."""
+        _check_installation_admin(caller)
+        return [_account_row(account) for account in hub.accounts.values()]
+
+    @app.post("/v1/accounts", status_code=201)
+    async def create_account(new: NewAccount, caller: Caller) -> rows.Account:
+        """Makes an account, whose keys see its own endpoints, templates and secrets alone. For the same."""
+        _check_installation_admin(caller)
+        return _account_row(await keys.create_account(new))
+
+
+def _check_installation_admin(caller: Principal) -> None:
+    if caller.sees is not None:
+        raise Forbidden("accounts are for the installation's own admins: this key is of another account")
+
+
+def _account_id(hub: Hub, name: str, caller: Principal) -> AccountId:
+    """The account that a new key is for. Raises: BadRequest, Forbidden."""
+    if not name:
+        return caller.account_id
+    account = next((a for a in hub.accounts.values() if a.name == name), None)
+    if caller.sees is not None and (account is None or account.id != caller.account_id):
+        raise Forbidden("account: this key may make keys for its own account alone")
+    if account is None:
+        raise BadRequest(f"account: there is no account {name!r}; `posthouse account list` shows those that there are")
+    return account.id
+
+
+def _key_fields(hub: Hub, record: KeyRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "scope": record.scope,
+        "account": hub.account_name(record.account_id),
+        "created_at": record.created_at,
+        "last_used_at": record.last_used_at or None,
+        "revoked_at": record.revoked_at or None,
+    }
+
+
+def _account_row(account: Account) -> rows.Account:
+    return rows.Account(id=account.id, name=account.name, created_at=account.created_at)

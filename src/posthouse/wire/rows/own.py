@@ -1,0 +1,117 @@
+"""The other answers of our own calls."""
+
+from dataclasses import dataclass
+
+from posthouse.wire.rows.base import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Row):
+    """What a server is."""
+
+    version: str
+    installation: str
+    providers: list[str]
+    default_provider: str
+    endpoints: int
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointKey(Row):
+    """The key that can only route to an endpoint."""
+
+    endpoint_id: int
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker(Row):
+    """A worker."""
+
+    id: int
+    endpoint: str
+    workergroup_id: int
+    state: str
+    goal: str
+    url: str
+    instance_id: str
+    provider: str
+    machine: str
+    gpu_name: str
+    num_gpus: int
+    perf: float
+    """Work per second that it can do; 0 until it has measured itself."""
+    outstanding: float
+    """Work that it was given and has not finished."""
+    busy: bool
+    penalty_s: float
+    """Seconds of waiting held against it, as requests failed there lately."""
+    price_usd_h: float
+    """US dollars per hour in its present state."""
+    spent_usd: float
+    age_s: float
+    load_s: float
+    """How long it took to become ready, the last time."""
+    version: str
+    scheme: str
+    message: str
+    """What it or its provider last said went wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLogs(Row):
+    """The last lines that a worker printed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key(Row):
+    """A key of an account, without the key itself."""
+
+    id: str
+    name: str
+    scope: str
+    account: str
+    """Whose key it is; `default` where there is one account."""
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintedKey(Key):
+    """A key that was just made."""
+
+    key: str
+    """The key itself. It is not stored and cannot be shown again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account(Row):
+    """An account: it has endpoints, templates, keys and secrets of its own."""
+
+    id: int
+    """`user_id` in the protocol's words."""
+    name: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider(Row):
+    """A provider that workers are rented from."""
+
+    name: str
+    """Of its table `[providers.NAME]`, and what workergroups name it by."""
+    type: str
+    default: bool
+    """Whether workergroups that name no provider rent here."""
+    capabilities: list[str]
+    """Of stop, update, logs, interruptible."""
+    answers: bool
+    """Whether its latest list of instances and its latest catalogue came."""
+    offers: int | None
+    """How many offers its latest catalogue has; null before the first."""
+    catalog_age_s: float | None
+    """How old that is."""
