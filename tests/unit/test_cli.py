@@ -217,8 +217,9 @@ def test_the_scaling_options_are_those_of_the_endpoint(monkeypatch: pytest.Monke
     created = answers(monkeypatch, "create_endpoint", 5)
     updated = answers(monkeypatch, "update_endpoint", None)
     answers(monkeypatch, "endpoint", {"id": 5})
-    options = [word for name in PARAMETERS for word in (f"--{name.replace('_', '-')}", "1")]
-    scaling = dict.fromkeys(PARAMETERS, 1)
+    numbers = [p.name for p in PARAMETERS.values() if not p.choices]
+    options = [word for name in numbers for word in (f"--{name.replace('_', '-')}", "1")]
+    scaling = dict.fromkeys(numbers, 1)
     assert main(["endpoint", "create", "x", *options]) == 0
     assert main(["endpoint", "update", "x", "--name", "y", "--state", "suspended", *options]) == 0
     assert created == [("x", scaling)]
