@@ -33,9 +33,7 @@ class Parameter:
     high: float = 0.0
     unit: str = ""
     whole: bool = False
-    """Whole numbers only."""
     choices: tuple[str, ...] = ()
-    """The words that are allowed, where it is no number."""
     name: str = ""
     default: ScalingValue = None
 
@@ -69,6 +67,13 @@ class Parameter:
         raise BadRequest(f"{self.name}: must be {self.allowed}, not {value!r:.60}")
 
 
+_INACTIVITY = "Time without a request before it may go to zero. None: 20 starts; 0: the load decides; below 0: never."
+_SLO_MODE = (
+    "fixed: capacity by target_util and cold_mult. auto: as much as keeps waits within target_queue_time, with these two "
+    "as upper bounds and the other parameters as lower ones."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """How an endpoint scales. Names and meanings are the protocol's; defaults are those of its current documentation.
@@ -76,51 +81,21 @@ class Scaling:
     A new parameter is one more entry here. `work` is the unit in which clients state `cost`.
     """
 
-    min_load: Annotated[
-        float, Parameter("Lowest load to plan for; above 0 it keeps at least one worker hot.", 0, 1e12, "work/s")
-    ] = 1.0
-    target_util: Annotated[
-        float, Parameter("Share of the hot capacity that is to be in use: hot capacity = load / target_util.", 0.01, 1)
-    ] = 0.9
-    cold_mult: Annotated[
-        float, Parameter("Capacity in all, hot and cold, as a multiple of the hot capacity.", 0, 1000)
-    ] = 3.0
-    min_cold_load: Annotated[
-        float, Parameter("Lowest capacity in all, hot and cold, whatever the load.", 0, 1e12, "work/s")
-    ] = 0.0
-    cold_workers: Annotated[
-        int, Parameter("Fewest workers that are hot or stopped. Also spelled min_workers.", 0, 10_000, "workers", True)
-    ] = 5
-    max_workers: Annotated[int, Parameter("Most workers in any state, at any moment.", 0, 10_000, "workers", True)] = 16
+    min_load: Annotated[float, Parameter("Lowest load to plan for.", 0, 1e12, "work/s")] = 1.0
+    target_util: Annotated[float, Parameter("Hot capacity wanted = load / target_util.", 0.01, 1)] = 0.9
+    cold_mult: Annotated[float, Parameter("Capacity in all, hot and cold, per hot capacity.", 0, 1000)] = 3.0
+    min_cold_load: Annotated[float, Parameter("Lowest capacity in all, at any load.", 0, 1e12, "work/s")] = 0.0
+    cold_workers: Annotated[int, Parameter("Fewest workers, hot or stopped.", 0, 10_000, "workers", True)] = 5
+    max_workers: Annotated[int, Parameter("Most workers in any state.", 0, 10_000, "workers", True)] = 16
     max_queue_time: Annotated[
-        float,
-        Parameter("Longest expected wait at which a worker still gets requests; others wait here.", 0.1, 86_400, "s"),
+        float, Parameter("Longest expected wait at which a worker still gets requests.", 0.1, 86_400, "s")
     ] = 30.0
     target_queue_time: Annotated[
-        float,
-        Parameter("Wait beyond which capacity is added, enough to clear the queue in time.", 0.1, 86_400, "s"),
+        float, Parameter("Wait beyond which capacity is added, to clear the queue in that time.", 0.1, 86_400, "s")
     ] = 10.0
-    inactivity_timeout: Annotated[
-        float | None,
-        Parameter(
-            "Time without a request before it may go to zero. None: 20 starts; 0: the load decides; below 0: never.",
-            -1e9,
-            1e9,
-            "s",
-        ),
-    ] = None
-    max_usd_h: Annotated[
-        float | None,
-        Parameter("Posthouse's own: nothing is rented or started that would make it cost more.", 0, 1e6, "$/h"),
-    ] = None
-    slo_mode: Annotated[
-        SloMode,
-        Parameter(
-            "Posthouse's own. fixed: capacity by target_util and cold_mult; auto: as much as keeps waits within "
-            "target_queue_time, with the fixed ratios as upper bounds and the other parameters as lower ones.",
-            choices=SLO_MODES,
-        ),
-    ] = "fixed"
+    inactivity_timeout: Annotated[float | None, Parameter(_INACTIVITY, -1e9, 1e9, "s")] = None
+    max_usd_h: Annotated[float | None, Parameter("Most that it may come to cost.", 0, 1e6, "$/h")] = None
+    slo_mode: Annotated[SloMode, Parameter(_SLO_MODE, choices=SLO_MODES)] = "fixed"
 
     def changed(self, values: Mapping[str, object]) -> "Scaling":
         """The parameters with these values in place of theirs. Raises: BadRequest for an unknown or a wrong one."""
