@@ -69,8 +69,8 @@ class Parameter:
 
 _INACTIVITY = "Time without a request before it may go to zero. None: 20 starts; 0: the load decides; below 0: never."
 _SLO_MODE = (
-    "fixed: capacity by target_util and cold_mult. auto: as much as keeps waits within target_queue_time, with these two "
-    "as upper bounds and the other parameters as lower ones."
+    "fixed: capacity by target_util and cold_mult. auto: as much as keeps waits within target_queue_time, with these "
+    "two as upper bounds and the other parameters as lower ones."
 )
 
 
