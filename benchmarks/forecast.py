@@ -19,6 +19,7 @@ import numpy.typing as npt
 from benchmarks.evaluate.scenarios import LONG_S, SHAPES, STARTS, Cell, Grid, traces_in
 from posthouse.domain.load import Demand
 from posthouse.policy.forecast import predicted_load
+from posthouse.policy.tuning import TUNING
 
 Floats = npt.NDArray[np.float64]
 BIN_S, MINUTE, FIVE, HOUR, DAY = 10, 6, 30, 360, 8640
@@ -48,7 +49,7 @@ def forecasts(x: Floats, times: npt.NDArray[np.int_]) -> Floats:
     minute, five, hour = mean(MINUTE), mean(FIVE), mean(HOUR)
     variance = past(FIVE - MINUTE, MINUTE).var(axis=1) * BIN_S  # as a `Fleet` says it
     seen = zip(minute, five, mean(1), variance, strict=True)
-    shipped = np.array([predicted_load(Demand(m, f, r, float(BIN_S), v)) for m, f, r, v in seen])
+    shipped = np.array([predicted_load(Demand(m, f, r, float(BIN_S), v), TUNING) for m, f, r, v in seen])
     age = np.arange(FIVE) - (FIVE - 1) / 2
     slope = past(FIVE) @ age / (age @ age) / BIN_S
     line = five + slope * FIVE * BIN_S / 2

@@ -24,7 +24,7 @@ from posthouse.demo.run import SCALING, SLOTS, demo
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
-from posthouse.fleet.fleet import BLOCK_S
+from posthouse.policy.tuning import TUNING
 from posthouse.sim.client import Client, ClientBehaviour
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.world import Pace, World
@@ -55,7 +55,7 @@ class Replay(World):
         resting = sum(w.state is State.STOPPED for w in self.fleet.workers.values())
         if not self.began and resting >= SCALING["cold_workers"]:
             self.began = True
-            begins_s = (self.traffic_at - self.now) % BLOCK_S
+            begins_s = (self.traffic_at - self.now) % TUNING.recent_s
             for outcome in self.outcomes:
                 self.after(begins_s + outcome["at_s"], self.request, outcome["cost"])
 

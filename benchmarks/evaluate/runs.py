@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks.evaluate import bounds
 from benchmarks.evaluate.foresight import Foresight
-from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, PERF, STOPPED_USD_H, Cell, Grid, has_auto
+from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, ONE_KIND, PERF, STOPPED_USD_H, Cell, Grid, has_auto
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.plan import Decision, Memory, Snapshot
@@ -192,6 +192,8 @@ class Kept:
 
 def results(grid: Grid, wanted: Sequence[tuple[Cell, str]], kept: Kept, jobs: int, told: "Told") -> list[Row]:
     """A row for each wanted run: kept ones are taken, the others are made, `jobs` at a time; with 0, left out."""
+    # The bounds know one kind of machine alone.
+    wanted = [(cell, policy) for cell, policy in wanted if policy != BOUND or cell.market == ONE_KIND]
     tasks = [prepared(grid, cell, policy) for cell, policy in wanted]
     missing = [task for task in tasks if kept.find(task.key) is None]
     told.begin(sum(map(_effort, missing)), len(tasks) - len(missing))

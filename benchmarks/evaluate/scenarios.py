@@ -49,6 +49,42 @@ LONG_S = 12 * HOUR
 SHAPES = ("steps", "spikes", "flash-crowd", "outage", "diurnal", "on-off")
 LARGE_SHAPES = ("spikes", "diurnal")
 """Those that are run at 60 busy workers as well."""
+ONE_KIND = "one"
+MARKETS: dict[str, tuple[dict[str, float | str], ...]] = {
+    "mixed": (
+        {"gpu": "medium", "perf": 80.0, "slots": 8, "ready_usd_h": 0.40, "refused": 0.03, "crashes_h": 0.005},
+        {
+            "gpu": "small",
+            "perf": 30.0,
+            "slots": 3,
+            "ready_usd_h": 0.12,
+            "refused": 0.10,
+            "crashes_h": 0.05,
+            "broken": 0.25,
+            "slow": 0.2,
+        },
+        {"gpu": "large", "perf": 240.0, "slots": 24, "ready_usd_h": 1.30, "refused": 0.03, "crashes_h": 0.005},
+    ),
+    "spot": (
+        {"gpu": "medium", "perf": 80.0, "slots": 8, "ready_usd_h": 0.40, "refused": 0.03, "crashes_h": 0.005},
+        {
+            "gpu": "medium spot",
+            "perf": 80.0,
+            "slots": 8,
+            "ready_usd_h": 0.16,
+            "refused": 0.10,
+            "crashes_h": 0.005,
+            "preempted_h": 0.25,
+            "offered_h": 1.5,
+            "away_h": 0.5,
+        },
+        {"gpu": "large", "perf": 240.0, "slots": 24, "ready_usd_h": 1.15, "refused": 0.03, "crashes_h": 0.005},
+    ),
+}
+"""Markets of several kinds of machine. `mixed`: the cheapest for its work is small and fails often, and the largest is
+dearest. `spot`: one is to be had at 40 % of its price, but it can be interrupted, and at times there is none."""
+MARKET_SIZES, MARKET_STARTS, MARKET_SPAN_S, MARKET_WARM_S = (3.0, 12.0), STARTS[1], HOUR, 1800.0
+"""Worlds of several kinds begin without a worker, so that every machine was chosen by the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +103,14 @@ class Cell:
     """How much is scored."""
     warm_s: float = WARM_S
     """Before that: the fleet that was there at the beginning becomes that of the policy."""
+    market: str = ONE_KIND
+    """What can be rented: one kind of machine, or one of `MARKETS`."""
 
     @property
     def scenario_name(self) -> str:
         """Of all its draws together."""
-        return f"{self.source}/{self.size:g}/{self.start_s:g}-{self.create_s:g}"
+        source = self.source if self.market == ONE_KIND else f"{self.source}@{self.market}"
+        return f"{source}/{self.size:g}/{self.start_s:g}-{self.create_s:g}"
 
     @property
     def name(self) -> str:
@@ -267,6 +306,10 @@ class Grid:
             turn = list(SIZES).index(size)
             for number, source in enumerate(SHAPES if size < 60 else LARGE_SHAPES):
                 yield Cell(source, size, *STARTS[(number + turn) % len(STARTS)], 0, span_s)
+        for market in MARKETS:
+            for size in MARKET_SIZES:
+                for source in (*self.traces, *SHAPES):
+                    yield Cell(source, size, *MARKET_STARTS, 0, MARKET_SPAN_S, MARKET_WARM_S, market)
 
     def _quick(self) -> Iterator[Cell]:
         for source in [*list(self.traces)[:1], "spikes", "on-off"]:
@@ -279,26 +322,33 @@ class Grid:
         most = max_workers(cell)
         span = {"median": cell.start_s, "p95": 2 * cell.start_s}
         half = {"median": cell.create_s / 2, "p95": cell.create_s}
-        return load(
-            None,
-            {
-                "traffic": {"trace": str(path), "span_s": cell.warm_s + cell.span_s},
-                "scaling": {"min_load": 0.0, "max_workers": most},
-                "workers": {
+        common = {"create_s": half, "load_s": half, "start_s": span, "available": most}
+        if cell.market == ONE_KIND:
+            workers = [
+                {
                     "perf": PERF,
                     "slots": SLOTS,
                     "ready_usd_h": READY_USD_H,
                     "stopped_usd_h": STOPPED_USD_H,
-                    "create_s": half,
-                    "load_s": half,
-                    "start_s": span,
-                    "available": most,
                     "ready": math.ceil(1.3 * cell.size),
                     "stopped": 2 * math.ceil(1.3 * cell.size) + 3,
                     "per_host": 8 if most >= 64 else 1,
                     "refused": 0.03,
                     "crashes_h": 0.005,
-                },
+                    **common,
+                }
+            ]
+        else:
+            workers = [
+                {**common, "stopped_usd_h": STOPPED_USD_H * float(kind["perf"]) / PERF, **kind}
+                for kind in MARKETS[cell.market]
+            ]
+        return load(
+            None,
+            {
+                "traffic": {"trace": str(path), "span_s": cell.warm_s + cell.span_s},
+                "scaling": {"min_load": 0.0, "max_workers": most},
+                "workers": workers,
                 "seed": cell.draw + (1000 if self.tune else 0),
                 "goal_s": GOAL_S,
                 "warm_s": cell.warm_s,

@@ -15,7 +15,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import SAVE_S
 from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S, Assignment, Fleet, Waiting
-from posthouse.policy.retire import last_stays_s
+from posthouse.policy.release import last_stays_s
 from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
 from tests.campaign.world import SimInstance, World

@@ -20,7 +20,7 @@ from posthouse.engine.observer import Observer
 from posthouse.fleet import fleet
 from posthouse.fleet.fleet import Fleet
 from posthouse.fleet.ledger import Ledger, Request
-from posthouse.policy import recruit, retire
+from posthouse.policy import bounds, release
 from posthouse.ports import JournalEntry
 from posthouse.store import open_store
 from tests.campaign.__main__ import KEPT
@@ -85,7 +85,7 @@ def _ids_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(recruit, "room", _nothing(100))
+    patch.setattr(bounds, "budget", _nothing(100))
 
 
 def _nobody_drains(patch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def _who_comes_late_may_be_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _failed_workers_stay(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(retire, "failed", _nothing({}))
+    patch.setattr(release, "failed", _nothing())
 
 
 SEEDS_FOR_A_MUTANT = 100

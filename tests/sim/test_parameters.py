@@ -8,7 +8,7 @@ import pytest
 from posthouse.domain.endpoint import EndpointState, Scaling, defaults
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
 from posthouse.domain.load import Estimates
-from posthouse.policy.retire import LAST_STAYS_STARTS
+from posthouse.policy.tuning import TUNING
 from tests.sim.world import START_AT, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=50)
@@ -138,7 +138,7 @@ def test_after_the_inactivity_timeout_the_cold_workers_are_left() -> None:
     assert (world.count(State.STOPPED), len(world.fleet.workers)) == (2, 2)
 
 
-@pytest.mark.parametrize(("timeout_s", "stays_s"), [(None, LAST_STAYS_STARTS * Estimates().start_s), (0.0, 0.0)])
+@pytest.mark.parametrize(("timeout_s", "stays_s"), [(None, TUNING.keep_alive_starts * Estimates().start_s), (0.0, 0.0)])
 def test_without_an_inactivity_timeout_the_load_alone_decides_about_zero(
     timeout_s: float | None, stays_s: float
 ) -> None:

@@ -10,7 +10,7 @@ from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.fleet import Assignment
-from posthouse.fleet.service import LEARNED_SERVICES
+from posthouse.policy.tuning import TUNING
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, TICK_S, Client, Machines, SimInstance, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
@@ -155,7 +155,7 @@ def test_how_long_sessions_were_open_does_not_count_as_how_long_requests_take() 
 
     machines = Machines()
     assert learned_s(0) == pytest.approx(100 * machines.lanes / machines.perf, abs=2 * HEARTBEAT_S)
-    assert learned_s(2 * LEARNED_SERVICES) == learned_s(0)
+    assert learned_s(2 * TUNING.samples) == learned_s(0)
 
 
 def test_many_sessions_are_load_that_more_workers_are_made_for() -> None:

@@ -13,11 +13,9 @@ from posthouse.domain.load import Ended
 from posthouse.domain.plan import Action, Failures
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.estimator import LEARNED_MACHINES, LOADS_KEPT_S
+from posthouse.fleet.estimator import MAX_MACHINES
 from posthouse.fleet.fleet import (
-    AVOID_S,
     MAX_WAITING,
-    REST_S,
     UNCLEAR_S,
     UNSEEN_KEPT_S,
     WAITING_KEPT_S,
@@ -26,7 +24,9 @@ from posthouse.fleet.fleet import (
     Waiting,
 )
 from posthouse.fleet.ledger import Request
-from posthouse.policy.capacity import expected_wait_s, on_machine
+from posthouse.policy.capacity import on_machine
+from posthouse.policy.needs import expected_wait_s
+from posthouse.policy.tuning import TUNING
 from tests.kit.fleets import (
     GROUP,
     NOW,
@@ -183,7 +183,7 @@ def test_a_request_with_one_dead_worker_waits_and_then_tries_it_less_and_less_of
         if isinstance(fleet.assign(idx, 1, now), Assignment):
             tried.append(tick / 10)
     gaps = [b - a for a, b in pairwise(tried)]
-    assert tried[0] == pytest.approx(AVOID_S + 0.1)
+    assert tried[0] == pytest.approx(TUNING.retry_s + 0.1)
     assert gaps == sorted(gaps)
     assert 3 <= len(tried) <= 10
 
@@ -563,8 +563,8 @@ def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     fleet.command_answered(ONE, NOW, "busy")
     assert state_of(fleet) is State.IDLE
     assert fleet.snapshot(NOW, ()).resting == {ONE}
-    assert fleet.due(NOW + REST_S - 1) == ()
-    assert fleet.due(NOW + REST_S) == (Action(ONE, Command.STOP),)
+    assert fleet.due(NOW + TUNING.backoff_s - 1) == ()
+    assert fleet.due(NOW + TUNING.backoff_s) == (Action(ONE, Command.STOP),)
 
 
 def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:
@@ -771,16 +771,16 @@ def test_what_single_machines_do_and_what_a_kind_does_for_its_money_is_learned()
 
 
 def test_what_is_remembered_of_machines_is_bounded() -> None:
-    gone = [replace(worker(WorkerId(n), State.DESTROYED), machine=f"m{n}") for n in range(1, LEARNED_MACHINES + 9)]
+    gone = [replace(worker(WorkerId(n), State.DESTROYED), machine=f"m{n}") for n in range(1, MAX_MACHINES + 9)]
     estimates = fleet_of(*gone).snapshot(NOW, ()).estimates
-    assert len(estimates.perf_at) == LEARNED_MACHINES
+    assert len(estimates.perf_at) == MAX_MACHINES
     assert on_machine(f"{GROUP}/1xGPU", gone[-1].machine) in estimates.perf_at
     fleet = fleet_of(*(replace(w, state=State.IDLE) for w in gone))
     for lost in gone:
         fleet.observe_instance(lost.id, instance(lost.id, Observation.EXITED), NOW)
     fleet.advance(NOW + STATE_TIMEOUT_S[State.UNAVAIL] + 1, SILENT_S)
     failed = fleet.snapshot(NOW, ()).machine_failures
-    assert len(failed) == LEARNED_MACHINES
+    assert len(failed) == MAX_MACHINES
     assert gone[-1].machine in failed
 
 
@@ -791,7 +791,7 @@ def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
     fleet.command_sent(action, NOW)
     fleet.command_answered(ONE, NOW, "no such image")
     assert fleet.snapshot(NOW, ()).estimates.success_rate == {kind: 0.5}
-    assert fleet.snapshot(NOW + LOADS_KEPT_S, ()).estimates.success_rate == {}
+    assert fleet.snapshot(NOW + TUNING.long_backoff_s, ()).estimates.success_rate == {}
     fleet.tick(decision_to_rent(1), NOW, iter([TWO]), "test-")
     (action,) = fleet.due(NOW)
     fleet.command_sent(action, NOW)

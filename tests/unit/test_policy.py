@@ -17,24 +17,21 @@ from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.backoff import MAX_WAIT_S, SAME_FAULT_WAIT_S, machine_resume_at, resume_at
+from posthouse.policy.backoff import group_resume_at, machine_resume_at
 from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import UNSURE, coming, expected_perf, hot_need, left_open, on_machine
-from posthouse.policy.decide import HOT_HOLD_S, decide
+from posthouse.policy.capacity import coming, expected_perf, on_machine
+from posthouse.policy.decide import decide
 from posthouse.policy.forecast import predicted_load, sliding_max
-from posthouse.policy.recruit import EXCHANGE_EVERY_S, added_usd_h
-from posthouse.policy.retire import (
-    LAST_STAYS_STARTS,
-    MAX_STORAGE_S,
-    RELEASE_EVERY_S,
-    SHORTEST_STORAGE_S,
-    Sparing,
-    last_stays_s,
-    storage_s,
-)
-from posthouse.policy.route import beyond_median, penalty_s, pick, queued_work, work_ahead
+from posthouse.policy.needs import HotNeed, hot_need, left_open
+from posthouse.policy.offers import cover_usd_h
+from posthouse.policy.outliers import beyond_median, penalty_s
+from posthouse.policy.release import last_stays_s
+from posthouse.policy.route import pick, queued_work, work_ahead
+from posthouse.policy.tuning import TUNING
 
 NOW = 10_000.0
+HOLD_S = TUNING.hold_starts * TUNING.recent_s
+"""Where a start takes less."""
 GROUP = WorkergroupId(1)
 KIND = f"{GROUP}/1xGPU"
 PRICE = Price(ready_usd_h=1.0, loading_usd_h=0.5, stopped_usd_h=0.1)
@@ -107,7 +104,7 @@ def rented(decision: Decision) -> tuple[int, int]:
 def test_a_load_of_900_at_a_target_of_0_9_wants_1000() -> None:
     decision = decided(snapshot(scaling=replace(BARE, target_util=0.9), demand=load(900)))
     assert decision.hot_need == 1000
-    assert rented(decision) == (10, 0)
+    assert rented(decision) == (9, 0)  # workers are added below 90 %
 
 
 def test_min_load_is_a_floor_of_the_load() -> None:
@@ -117,8 +114,8 @@ def test_min_load_is_a_floor_of_the_load() -> None:
 
 
 def test_the_higher_of_the_last_minute_and_the_last_ten_seconds_is_prepared_for() -> None:
-    assert predicted_load(Demand(rate=5, recent_rate=7)) == 7
-    assert predicted_load(Demand(rate=7, recent_rate=5)) == 7
+    assert predicted_load(Demand(rate=5, recent_rate=7), TUNING) == 7
+    assert predicted_load(Demand(rate=7, recent_rate=5), TUNING) == 7
 
 
 def test_cold_workers_are_made_for_what_five_minutes_ask_for_not_for_a_spike_in_the_last() -> None:
@@ -195,15 +192,6 @@ def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
     assert expected_perf("1/1xOther", 1.0, Estimates()) == math.inf
 
 
-def test_a_kind_that_was_never_measured_is_taken_to_do_less_for_its_money_than_the_others_of_its_workergroup() -> None:
-    perf = {"1/1xA": 100.0, "1/1xB": 900.0, "2/1xC": 1e6}
-    estimates = Estimates(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
-    assert expected_perf("1/1xA", 9.0, estimates) == 100.0
-    assert expected_perf("1/1xOther", 2.0, estimates) == 250.0 * 2.0 / UNSURE
-    assert expected_perf("3/1xOther", 2.0, estimates) == 300.0 * 2.0 / UNSURE  # a workergroup that knows nothing itself
-    assert expected_perf("1/1xOther", 0.0, estimates) == 900.0  # where nothing costs anything: the median
-
-
 @pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
 def test_a_queue_wants_more_capacity_even_at_exactly_the_target(waiting: float, outstanding: float) -> None:
     full = Demand(
@@ -263,8 +251,8 @@ def test_who_is_on_its_way_counts_from_its_arrival_on_and_later_the_longer_it_is
     assert expected(State.IDLE, 10.0) == []
     assert expected(State.STARTING, 10.0) == [(30.0, 100.0)]
     assert expected(State.LOADING, 10.0) == [(290.0, 100.0)]
-    assert expected(State.STARTING, 40.0) == [(10.0, 100.0)]
-    assert expected(State.STARTING, 400.0) == [(100.0, 100.0)]
+    assert expected(State.STARTING, 45.0) == [(5.0, 100.0)]
+    assert expected(State.STARTING, 400.0) == [(360.0, 100.0)]
     queue = Demand(rate=100.0, queued=1000.0)
     assert left_open(queue, 100.0, 50.0, [], 40.0) == 3000.0
     assert left_open(queue, 100.0, 50.0, [(30.0, 100.0), (60.0, 100.0)], 40.0) == 2000.0
@@ -282,7 +270,7 @@ def test_a_ready_worker_of_unknown_performance_makes_no_infinite_need() -> None:
 @pytest.mark.parametrize(
     ("min_load", "timeout_s", "idle_s", "hot"),
     [
-        (0.0, None, LAST_STAYS_STARTS * 5.0, 0),
+        (0.0, None, TUNING.keep_alive_starts * 5.0, 0),
         (0.0, 0.0, 0.0, 0),
         (0.0, 300.0, 299.0, 1),
         (0.0, 300.0, 300.0, 0),
@@ -302,14 +290,14 @@ def test_when_an_endpoint_may_have_no_hot_worker(
 
 
 def test_without_an_inactivity_timeout_the_last_worker_stays_a_while_but_none_is_started_for_it() -> None:
-    quiet = Demand(last_request_at=NOW - LAST_STAYS_STARTS * 5.0 + 1.0)
+    quiet = Demand(last_request_at=NOW - TUNING.keep_alive_starts * 5.0 + 1.0)
     assert decided(snapshot(worker(1), worker(2), demand=quiet)).goals == {WorkerId(2): Goal.COLD}
     assert decided(snapshot(worker(1), demand=quiet)).goals == {}
     nobody = decided(snapshot(cold(1), demand=quiet, scaling=replace(BARE, cold_workers=1)))
     assert (nobody.goals, nobody.rentals) == ({}, ())
 
 
-@pytest.mark.parametrize(("start_s", "stays_s"), [(30.0, 600.0), (0.0, 0.0), (600.0, MAX_STORAGE_S)])
+@pytest.mark.parametrize(("start_s", "stays_s"), [(30.0, 600.0), (0.0, 0.0), (600.0, TUNING.reserve_s)])
 def test_the_last_worker_stays_the_longer_the_longer_a_start_takes(start_s: float, stays_s: float) -> None:
     s = snapshot(demand=Demand(last_request_at=NOW), estimates=Estimates(start_s=start_s))
     assert last_stays_s(s) == stays_s
@@ -355,7 +343,7 @@ def test_the_cap_on_money_refuses_rentals_and_starts() -> None:
 
 def test_a_cold_worker_that_loads_is_counted_at_what_it_costs_when_it_is_ready() -> None:
     loading = worker(1, State.LOADING, Goal.COLD)
-    assert committed_usd_h([loading]) == PRICE.ready_usd_h
+    assert committed_usd_h(loading) == PRICE.ready_usd_h
     scaling = replace(BARE, max_usd_h=1.6, min_cold_load=200)
     assert rented(decided(snapshot(loading, scaling=scaling))) == (0, 0)
 
@@ -424,81 +412,11 @@ def test_the_last_worker_is_the_cheapest_that_does_what_is_missing() -> None:
     assert started.goals == {WorkerId(1): Goal.HOT}
 
 
-def test_a_load_that_grows_by_little_does_not_make_a_crowd_of_small_workers() -> None:
-    crew = [worker(n) for n in (1, 2, 3)]
-    offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
-    three = decided(snapshot(*crew, demand=load(310), offers=offers, estimates=TWO_KINDS))
-    assert [r.offer.offer.id for r in three.rentals] == ["big"]  # for it all three can rest
-    one = decided(snapshot(worker(1), demand=load(110), offers=offers, estimates=TWO_KINDS))
-    assert [r.offer.offer.id for r in one.rentals] == ["small"]
-
-
-@given(
-    st.floats(0.01, 10),
-    st.floats(1, 1000),
-    st.floats(0, 2000),
-    st.lists(st.tuples(st.floats(0.01, 10), st.floats(1, 1000)), max_size=6),
-)
-def test_what_a_worker_adds_to_the_cost_is_never_above_its_price_where_it_is_the_last(
-    usd_h: float, perf: float, missing: float, crew: list[tuple[float, float]]
-) -> None:
-    team = [worker(n, perf=p, price=Price(c, c, 0.0)) for n, (c, p) in enumerate(crew, 1)]
-    added = added_usd_h(usd_h, perf, missing, Sparing(snapshot(), team))
-    if perf >= missing:
-        assert usd_h - sum(c for c, _ in crew) - 1e-9 <= added <= usd_h
-    else:
-        assert added == pytest.approx(usd_h * missing / perf)
-
-
 def test_a_little_sooner_is_not_worth_a_machine_that_costs_many_times_as_much() -> None:
     waits = Demand(waiting=10, waiting_count=1, oldest_wait_s=1, last_request_at=NOW)
     dear = replace(big(1, State.STOPPED, Goal.COLD), load_s=30.0)
     assert decided(snapshot(dear, cold(2, load_s=35), scaling=PAIR, demand=waits)).goals == {WorkerId(2): Goal.HOT}
     assert decided(snapshot(dear, cold(2, load_s=300), scaling=PAIR, demand=waits)).goals == {WorkerId(1): Goal.HOT}
-
-
-def test_a_small_stopped_worker_takes_the_place_of_a_large_one_that_is_hardly_used() -> None:
-    wide = replace(PAIR, cold_workers=3)
-    crew = snapshot(big(1), cold(2), cold(3), scaling=wide, demand=load(90), estimates=TWO_KINDS)
-    assert decided(crew).goals == {WorkerId(2): Goal.HOT}
-    starting = worker(2, State.STARTING)
-    assert decided(replace(crew, workers=(big(1), starting, cold(3)))).goals == {}  # it is waited for
-    assert decided(replace(crew, workers=(big(1), worker(2), cold(3)))).goals == {WorkerId(1): Goal.COLD}
-    assert decided(replace(crew, demand=load(150))).goals == {}  # two would be needed
-    fresh = replace(big(1), since=NOW - EXCHANGE_EVERY_S + 1)
-    assert decided(replace(crew, workers=(fresh, cold(2), cold(3)))).goals == {}
-    assert any(r.what == "started" for r in decided(crew).because)
-
-
-def test_where_nothing_is_known_each_kind_is_tried_before_any_is_had_twice() -> None:
-    offers = (
-        offer("a", 1.0),
-        offer("b", 1.2, gpu_name="B"),
-        offer("c", 1.4, gpu_name="C"),
-        offer("d", 90, gpu_name="D"),
-    )
-    s = snapshot(scaling=replace(BARE, cold_workers=4), demand=load(10), offers=offers, estimates=Estimates())
-    decision = decided(s)
-    assert [r.offer.offer.id for r in decision.rentals] == ["a", "b", "c", "a"]  # but not at any price
-    assert all("a kind on trial" in r.rule for r in decision.because if r.what in ("hot worker", "cold worker"))
-
-
-def test_one_of_a_kind_that_was_never_measured_is_tried_and_counted_with_caution() -> None:
-    offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
-    estimates = Estimates({KIND: 100.0}, work_per_usd={KIND: 100.0})
-    s = snapshot(scaling=replace(BARE, min_cold_load=300), demand=load(100), offers=offers, estimates=estimates)
-    decision = decided(replace(s, workers=(worker(1),)))
-    assert [r.offer.offer.id for r in decision.rentals] == ["new", "known", "known"]  # 100 + 61 + 2 x 100 >= 300
-    dear = replace(s, workers=(worker(1),), offers=(offer("known", 1.0), offer("new", 5.5, gpu_name="New")))
-    assert {r.offer.offer.id for r in decided(dear).rentals} == {"known"}  # larger than all that is needed, at a guess
-
-
-def test_a_kind_that_is_known_to_be_good_is_left_for_no_trial() -> None:
-    values = {KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}
-    estimates = Estimates({KIND: 1000.0, "1/1xBad": 100.0, "1/1xWorse": 50.0}, work_per_usd=values)
-    offers = (offer("known", 1.0), offer("new", 1.0, gpu_name="New"))
-    s = snapshot(worker(1, perf=1000.0), scaling=replace(BARE, min_cold_load=4000), offers=offers, estimates=estimates)
-    assert {r.offer.offer.id for r in decided(replace(s, demand=load(900))).rentals} == {"known"}
 
 
 def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
@@ -508,30 +426,6 @@ def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
     assert [r.offer.offer.id for r in decision.rentals] == ["b"]
     both = decided(snapshot(demand=load(150), offers=offers, estimates=estimates))
     assert {r.offer.offer.id for r in both.rentals} == {"a", "b"}
-
-
-def test_a_kind_that_often_fails_is_dearer_and_one_that_mostly_does_comes_last() -> None:
-    offers = (offer("a", 1.0), offer("b", 1.2, gpu_name="Big"))
-    for success_rate, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
-        estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: success_rate})
-        assert decided(snapshot(demand=load(90), offers=offers, estimates=estimates)).rentals[0].offer.offer.id == taken
-    estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: 0.5})
-    dear = (offer("a", 1.0), offer("b", 50.0, gpu_name="Big"))
-    assert decided(snapshot(demand=load(90), offers=dear, estimates=estimates)).rentals[0].offer.offer.id == "b"
-
-
-def test_a_machine_that_failed_is_taken_last_even_if_its_whole_kind_is_bad() -> None:
-    offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 1.0, machine="other", available=1))
-    failed, estimates = {"bad": Failures(1, NOW - 1)}, Estimates({KIND: 100.0}, success_rate={KIND: 0.5})
-    s = snapshot(demand=load(90), offers=offers, machine_failures=failed, estimates=estimates)
-    assert [r.offer.offer.id for r in decided(s).rentals] == ["b"]
-
-
-def test_the_last_rooms_are_for_machines_large_enough() -> None:
-    offers = (offer("small", 1.0), offer("big", 9.0, gpu_name="Big"))
-    few = replace(BARE, max_workers=2)
-    decision = decided(snapshot(scaling=few, demand=load(500), offers=offers, estimates=TWO_KINDS))
-    assert sorted(r.offer.offer.id for r in decision.rentals) == ["big", "small"]
 
 
 def test_an_offer_is_rented_no_more_often_than_it_is_available() -> None:
@@ -595,11 +489,11 @@ def test_a_workergroup_that_failed_tries_as_many_at_a_time_as_came_to_be_ready()
     assert tried(*proven, worker(4, State.LOADING), worker(5, State.LOADING)) == (1, 0)
     of_before = [replace(w, outdated_at=NOW - 1.0) for w in proven]  # they prove nothing of what is made now
     assert tried(*of_before) == (1, 0)
-    assert tried(*proven, failures=Failures(1, NOW - SAME_FAULT_WAIT_S, ("a", "b", "c"))) == (1, 0)
+    assert tried(*proven, failures=Failures(1, NOW - TUNING.long_backoff_s, ("a", "b", "c"))) == (1, 0)
 
 
 def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
-    for machines, wait_s in [("ab", MAX_WAIT_S), ("abc", SAME_FAULT_WAIT_S)]:
+    for machines, wait_s in [("ab", TUNING.max_backoff_s), ("abc", TUNING.long_backoff_s)]:
         failed = {GROUP: Failures(20, NOW - wait_s + 1, tuple(machines))}
         early = snapshot(demand=load(500), group_failures=failed)
         assert rented(decided(early)) == (0, 0)
@@ -609,9 +503,9 @@ def test_what_fails_on_three_machines_is_tried_once_an_hour() -> None:
 
 
 def test_the_wait_doubles_with_every_failure_and_has_a_longest() -> None:
-    waits = [resume_at(Failures(n, 100.0)) - 100 for n in (1, 2, 3, 4, 50, 10**9)]
-    assert waits == [5, 10, 20, 40, MAX_WAIT_S, MAX_WAIT_S]
-    assert resume_at(None) == resume_at(Failures()) == machine_resume_at(None) == 0.0
+    waits = [group_resume_at(Failures(n, 100.0)) - 100 for n in (1, 2, 3, 4, 50, 10**9)]
+    assert waits == [5, 10, 20, 40, TUNING.max_backoff_s, TUNING.max_backoff_s]
+    assert group_resume_at(None) == group_resume_at(Failures()) == machine_resume_at(None) == 0.0
 
 
 # -- whom to let go ----------------------------------------------------------------------------------------------------
@@ -633,42 +527,13 @@ def test_none_rests_that_is_needed() -> None:
     assert decided(snapshot(worker(1), worker(2), demand=load(101))).goals == {}
 
 
-def test_those_that_would_not_be_added_rest() -> None:
-    team = [worker(1), worker(2), worker(3)]
-    scaling = replace(BARE, target_util=0.9)  # half of the headroom may be missing: 95 % of the need is enough
-    assert decided(snapshot(*team, scaling=scaling, demand=load(189))).goals == {WorkerId(3): Goal.COLD}
-    assert decided(snapshot(*team, scaling=scaling, demand=load(190))).goals == {}
-
-
-def test_a_large_worker_rests_for_a_small_need_and_small_ones_for_a_large() -> None:
-    team = [big(1), worker(2), worker(3)]
-    assert decided(snapshot(*team, demand=load(200))).goals == {WorkerId(1): Goal.COLD}
-    assert set(decided(snapshot(*team, demand=load(400))).goals) <= {WorkerId(2), WorkerId(3)}
-    dear = worker(4, price=Price(1.5, 1.5, 0.1))
-    assert decided(snapshot(dear, *team, demand=load(600))).goals == {WorkerId(4): Goal.COLD}
-
-
-@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), max_size=8), st.integers(0, 500))
-def test_at_least_half_of_what_can_be_saved_is(crew: list[tuple[int, int]], spare: int) -> None:
-    team = [worker(n, perf=float(p), price=Price(c, c, 0.0)) for n, (c, p) in enumerate(crew, 1)]
-    going, saved = Sparing(snapshot(), team)(float(spare))
-    assert saved == sum(w.price.ready_usd_h for w in going)
-    assert sum(w.perf for w in going) <= spare
-    most = 0
-    for n in range(1 << len(crew)):
-        chosen = [crew[i] for i in range(len(crew)) if n >> i & 1]
-        if sum(p for _, p in chosen) <= spare:
-            most = max(most, sum(c for c, _ in chosen))
-    assert saved >= most / 2
-
-
 def test_few_rest_at_once_and_not_soon_after_the_last() -> None:
     many = replace(BARE, max_workers=100)
     team = [worker(i) for i in range(1, 21)]
     decision = decided(snapshot(*team, scaling=many, demand=load(100)))
     assert len(decision.goals) == 4
     assert decision.memory.released_at == NOW
-    soon = snapshot(*team, scaling=many, demand=load(100), now=NOW + RELEASE_EVERY_S - 1)
+    soon = snapshot(*team, scaling=many, demand=load(100), now=NOW + TUNING.release_every_s - 1)
     assert decided(soon, decision.memory).goals == {}
 
 
@@ -682,7 +547,7 @@ def test_help_that_is_no_longer_needed_is_let_go_before_any_that_serves() -> Non
 
 
 def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergroup_failed() -> None:
-    failed = {GROUP: Failures(1, NOW - MAX_WAIT_S)}
+    failed = {GROUP: Failures(1, NOW - TUNING.max_backoff_s)}
     four = replace(BARE, cold_workers=4)
     serving = [replace(worker(1), outdated_at=NOW - 900.0), worker(2)]
 
@@ -696,11 +561,11 @@ def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergr
 
 def test_in_a_workergroup_that_failed_an_update_waits_for_no_help_where_the_rest_is_enough() -> None:
     team = [replace(worker(1), outdated_at=NOW - 900.0), *map(worker, (2, 3, 4))]
-    failed = {GROUP: Failures(1, NOW - MAX_WAIT_S / 2)}
+    failed = {GROUP: Failures(1, NOW - TUNING.max_backoff_s / 2)}
     need_311 = snapshot(*team, scaling=replace(BARE, target_util=0.9), demand=load(280), group_failures=failed)
     assert (decided(need_311).goals, decided(need_311).rentals) == ({WorkerId(1): Goal.UPDATED}, ())
-    need_322 = replace(need_311, demand=load(290))
-    assert (decided(need_322).goals, rented(decided(need_322))) == ({}, (1, 0))
+    need_344 = replace(need_311, demand=load(310))
+    assert (decided(need_344).goals, rented(decided(need_344))) == ({}, (1, 0))
 
 
 def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:
@@ -711,43 +576,20 @@ def test_none_rests_or_goes_during_the_calm_after_a_restart() -> None:
 
 def test_a_need_is_held_for_a_while() -> None:
     memory = decided(snapshot(*map(worker, range(1, 6)), demand=load(500))).memory
-    for later_s, need in [(HOT_HOLD_S - 1, 500.0), (HOT_HOLD_S, 100.0)]:
+    for later_s, need in [(HOLD_S - 1, 500.0), (HOLD_S, 100.0)]:
         decision = decided(snapshot(*map(worker, range(1, 6)), demand=load(100), now=NOW + later_s), memory)
         assert decision.hot_need == need
 
 
-def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_would() -> None:
-    scaling = replace(BARE, cold_mult=2)
-    memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
-    team = [worker(1), cold(2), cold(3), cold(4)]
-    even_s = Estimates().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
-    assert even_s == 600.0
-    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + even_s - 1)
-    assert decided(held, memory).goals == {}
-    over = replace(held, now=NOW + even_s)
-    assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
-
-
-@pytest.mark.parametrize(
-    ("loading_usd_h", "stopped_usd_h", "held_s"),
-    [(0.4, 0.02, 2400.0), (0.0, 0.0, SHORTEST_STORAGE_S), (1.0, 0.0, MAX_STORAGE_S), (0.1, 0.1, 600.0)],
-)
-def test_dear_machines_with_cheap_storage_are_kept_longer(
-    loading_usd_h: float, stopped_usd_h: float, held_s: float
-) -> None:
-    team = [cold(1, price=Price(1.0, loading_usd_h, stopped_usd_h))]
-    assert storage_s(team, Estimates(create_s=120.0)) == pytest.approx(held_s)
-
-
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
     steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
-    assert predicted_load(steady) == 140.0
-    assert predicted_load(replace(steady, variance=640.0)) == pytest.approx(108.0)  # 4 x sqrt(640 / 10) off
-    assert predicted_load(replace(steady, variance=1e6)) == 100.0
+    assert predicted_load(steady, TUNING) == 140.0
+    assert predicted_load(replace(steady, variance=640.0), TUNING) == pytest.approx(128.0)  # 1.5 x sqrt(640 / 10) off
+    assert predicted_load(replace(steady, variance=1e6), TUNING) == 100.0
     lull = replace(steady, rate=40.0, recent_rate=40.0)
-    assert predicted_load(lull) == 40.0
-    assert predicted_load(replace(lull, variance=6000.0)) == pytest.approx(50.0)  # sqrt(6000 / 60) off
-    assert predicted_load(replace(lull, variance=1e6)) == 100.0
+    assert predicted_load(lull, TUNING) == 40.0
+    assert predicted_load(replace(lull, variance=6000.0), TUNING) == pytest.approx(55.0)  # 1.5 x sqrt(6000 / 60) off
+    assert predicted_load(replace(lull, variance=1e6), TUNING) == 100.0
 
 
 @given(st.floats(0, 1e9), st.integers(0, 1000), st.floats(1, 100), st.floats(0, 100))
@@ -838,16 +680,16 @@ def test_a_worker_without_performance_is_not_picked() -> None:
     assert picked([], [], cost=1, max_queue_s=10) is None
 
 
-def test_a_handicap_counts_as_wait() -> None:
+def test_a_penalty_counts_as_wait() -> None:
     assert pick(np.zeros(2), np.full(2, 0.01), 1, 10, 0, np.array([5.0, 4.0])) == 1
     assert pick(np.array([0.0, 900.0]), np.full(2, 0.01), 1, 10, 0, np.array([11.0, 0.0])) == 1
     assert pick(np.array([0.0, 1001.0]), np.full(2, 0.01), 1, 10, 0, np.array([11.0, 0.0])) is None
 
 
-def test_a_handicap_grows_with_failures_and_decays_only_while_the_worker_reports() -> None:
+def test_a_penalty_grows_with_failures_and_decays_only_while_the_worker_reports() -> None:
     assert [penalty_s(Failures(n, NOW), NOW - 1, NOW + 100) for n in (1, 2, 3, 50)] == [5.0, 10.0, 20.0, 60.0]
     reported = [penalty_s(Failures(3, NOW), NOW + 1, NOW + span_s) for span_s in (10, 20, 90)]
-    assert reported == [10.0, 5.0, 0.0]
+    assert reported == [10.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -869,11 +711,28 @@ def test_equals_are_told_apart_by_the_die_where_no_work_will_tell_them_apart() -
     assert [picked([0] * 3, [1] * 3, 1, 10, tie_break) for tie_break in range(4)] == [0, 0, 0, 0]
 
 
+def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
+    """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
+
+    def needed(demand: Demand) -> HotNeed:
+        return hot_need(Scaling(min_load=0.0), demand, 25.0, 200.0, [], 8.0, TUNING)
+
+    demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
+    assert needed(demand).need < 200.0
+    assert "need for backlog" not in {rule.what for rule in needed(demand).because}
+    many = needed(replace(demand, waiting=6_000.0))
+    assert many.need > 200.0
+    assert "need for backlog" in {rule.what for rule in many.because}
+
+
+# -- one tolerance: added below 90 %, removed above 100 % --------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("target_util", "rate", "starts"),
-    [(0.9, 378.0, False), (0.9, 381.0, True), (0.5, 222.0, False), (0.5, 223.0, True), (1.0, 401.0, True)],
+    [(0.9, 400.0, False), (0.9, 401.0, True), (0.5, 222.0, False), (0.5, 223.0, True), (1.0, 401.0, True)],
 )
-def test_half_of_the_headroom_may_be_missing_and_a_tenth_of_the_need(
+def test_workers_are_added_where_a_tenth_of_the_need_is_missing_or_any_of_the_load(
     target_util: float, rate: float, starts: bool
 ) -> None:
     scaling, demand = replace(BARE, target_util=target_util), load(rate)
@@ -883,36 +742,65 @@ def test_half_of_the_headroom_may_be_missing_and_a_tenth_of_the_need(
     assert rented(decided(snapshot(*four, scaling=scaling, demand=demand))) == (int(starts), 0)
 
 
-def test_a_tenth_of_the_reserve_may_be_missing_but_nothing_of_what_is_asked_for() -> None:
+def test_hot_workers_rest_where_the_others_can_do_all_of_the_need() -> None:
+    team = [worker(1), worker(2), worker(3)]
+    scaling = replace(BARE, target_util=0.9)
+    assert decided(snapshot(*team, scaling=scaling, demand=load(180))).goals == {WorkerId(3): Goal.COLD}
+    assert decided(snapshot(*team, scaling=scaling, demand=load(181))).goals == {}
+
+
+def test_cold_workers_are_made_where_a_tenth_of_the_reserve_is_missing_or_any_that_was_asked_for() -> None:
     def made(**fields: float) -> tuple[int, int]:
         team = [worker(1), worker(2), *map(cold, (3, 4))]
         scaling = replace(BARE, target_util=0.9, **fields)  # type: ignore[arg-type]
         return rented(decided(snapshot(*team, scaling=scaling, demand=load(180)), Memory(hour_rate=180.0, at=NOW)))
 
-    assert made(cold_mult=2.2) == (0, 0)  # 440, of which 396 are enough
+    assert made(cold_mult=2.2) == (0, 0)  # 440: they are made below 396
     assert made(cold_mult=2.3) == (0, 1)
     assert made(min_cold_load=401.0) == (0, 1)
 
 
-def test_half_of_the_tenth_that_may_be_missing_of_the_reserve_is_kept_once_it_is_there() -> None:
+def test_cold_workers_go_where_the_others_can_do_all_of_the_reserve() -> None:
     def goes(**fields: float) -> bool:
         team = [worker(1), worker(2), *map(cold, (3, 4, 5))]
         scaling = replace(BARE, target_util=0.9, **fields)  # type: ignore[arg-type]
         goals = decided(snapshot(*team, scaling=scaling, demand=load(180)), Memory(hour_rate=180.0, at=NOW)).goals
         return goals == {WorkerId(5): Goal.GONE}
 
-    assert goes(cold_mult=2.1)  # 420, of which 399 stay
-    assert not goes(cold_mult=2.2)
+    assert goes(cold_mult=2.0)  # 400
+    assert not goes(cold_mult=2.1)
     assert goes(min_cold_load=400.0)
     assert not goes(min_cold_load=401.0)
 
 
-def test_one_request_that_waited_for_a_start_makes_no_second_worker() -> None:
-    """It waits longer than `target_queue_time` just as the first worker becomes ready, which is all it needs."""
-    demand = Demand(rate=4.0, recent_rate=25.0, waiting=256.0, waiting_count=1, oldest_wait_s=12.0)
-    need, rules = hot_need(Scaling(min_load=0.0), demand, load=25.0, ready_supply=200.0, arrivals=[], help_s=8.0)
-    assert need < 200.0
-    assert "need for backlog" not in {rule.what for rule in rules}
-    need, rules = hot_need(Scaling(min_load=0.0), replace(demand, waiting=6_000.0), 25.0, 200.0, [], 8.0)
-    assert need > 200.0
-    assert "need for backlog" in {rule.what for rule in rules}
+def test_the_reserve_is_kept_for_an_hour_after_it_was_needed_last() -> None:
+    scaling = replace(BARE, cold_mult=2)
+    memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
+    team = [worker(1), cold(2), cold(3), cold(4)]
+    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + TUNING.reserve_s - 1)
+    assert decided(held, memory).goals == {}
+    over = replace(held, now=NOW + TUNING.reserve_s)
+    assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
+
+
+def test_a_kind_that_was_never_measured_is_taken_to_do_as_much_for_its_money_as_the_others_of_its_workergroup() -> None:
+    perf = {"1/1xA": 100.0, "1/1xB": 900.0, "2/1xC": 1e6}
+    estimates = Estimates(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
+    assert expected_perf("1/1xA", 9.0, estimates) == 100.0
+    assert expected_perf("1/1xOther", 2.0, estimates) == 250.0 * 2.0
+    assert expected_perf("3/1xOther", 2.0, estimates) == 300.0 * 2.0  # a workergroup that knows nothing itself
+    assert expected_perf("1/1xOther", 0.0, estimates) == 900.0  # where nothing costs anything: the median
+
+
+def test_a_kind_of_which_many_fail_is_dearer() -> None:
+    offers = (offer("a", 1.0), offer("b", 1.2, gpu_name="Big"))
+    for success_rate, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
+        estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: success_rate})
+        assert decided(snapshot(demand=load(90), offers=offers, estimates=estimates)).rentals[0].offer.offer.id == taken
+
+
+@given(st.floats(0.01, 10), st.floats(1, 1000), st.floats(0, 2000))
+def test_to_cover_costs_one_worker_or_as_many_as_it_takes(usd_h: float, perf: float, missing: float) -> None:
+    cost = cover_usd_h(usd_h, perf, missing)
+    assert cost == (usd_h if perf >= missing else pytest.approx(usd_h * missing / perf))
+    assert cover_usd_h(usd_h, math.inf, missing) == usd_h

@@ -9,17 +9,12 @@ from posthouse.domain.plan import Failures
 from posthouse.domain.worker import Worker
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.capacity import kind_of, on_machine
+from posthouse.policy.tuning import TUNING
 
 _T = TypeVar("_T")
 
-LEARNED_STARTS = 20
-"""Of how many latest starts the median is taken."""
-LEARNED_PERFS = 10
-"""Of how many latest measurements the mean performance of a kind of machine is taken, with falling weights."""
-LEARNED_MACHINES = 200
+MAX_MACHINES = 200
 """Of how many latest machines the performance is remembered, and of how many that they failed."""
-LEARNED_LOADS, LOADS_KEPT_S = 20, 86_400.0
-"""How many latest new workers tell whether those of a kind come to be ready, and how long each of them does."""
 
 
 class Estimator:
@@ -32,14 +27,14 @@ class Estimator:
         self._perf_at: dict[str, float] = {}
         self._work_per_usd: dict[str, float] = {}
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
-        self._start_s: deque[float] = deque(maxlen=LEARNED_STARTS)
-        self._create_s: deque[float] = deque(maxlen=LEARNED_STARTS)
+        self._start_s: deque[float] = deque(maxlen=TUNING.samples)
+        self._create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind, and of its machine."""
         kind, usd_h = kind_of(worker), running_usd_h(worker.price)
         mean, number = self._perf.get(kind, (0.0, 0))
-        number = min(number + 1, LEARNED_PERFS)
+        number = min(number + 1, TUNING.samples)
         self._perf[kind] = mean + (worker.perf - mean) / number, number
         if usd_h > 0:
             before = self._work_per_usd.get(kind, 0.0)
@@ -79,7 +74,7 @@ class Estimator:
         )
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
-        self._loads.setdefault(kind_of(worker), deque(maxlen=LEARNED_LOADS)).append((now, success))
+        self._loads.setdefault(kind_of(worker), deque(maxlen=TUNING.samples)).append((now, success))
 
     def _success_rate(self, now: float) -> dict[str, float]:
         """Share of new workers that come to be ready, by kind, where one did not of late.
@@ -89,15 +84,15 @@ class Estimator:
         """
         success_rate = {}
         for kind, loads in self._loads.items():
-            late = [success for at, success in loads if now - at < LOADS_KEPT_S]
+            late = [success for at, success in loads if now - at < TUNING.long_backoff_s]
             if not all(late):
                 success_rate[kind] = (sum(late) + 1) / (len(late) + 1)
         return success_rate
 
 
 def _put_latest(memory: dict[str, _T], name: str, value: _T) -> None:
-    """Puts the value last, and forgets the first of more than `LEARNED_MACHINES`."""
+    """Puts the value last, and forgets the first of more than `MAX_MACHINES`."""
     memory.pop(name, None)
     memory[name] = value
-    if len(memory) > LEARNED_MACHINES:
+    if len(memory) > MAX_MACHINES:
         del memory[next(iter(memory))]

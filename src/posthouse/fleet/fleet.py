@@ -43,8 +43,9 @@ from posthouse.fleet.service import ServiceTimes
 from posthouse.fleet.window import RateWindow
 from posthouse.fleet.worker_stats import WorkerStats
 from posthouse.policy.backoff import resume_at, same_fault
-from posthouse.policy.forecast import MINUTE_S
-from posthouse.policy.route import MAX_FAILURES, penalty_s, queued_work, work_ahead
+from posthouse.policy.outliers import penalty_s
+from posthouse.policy.route import queued_work, work_ahead
+from posthouse.policy.tuning import TUNING
 from posthouse.recording.log import Slice, TrafficLog
 
 WAITING_KEPT_S = 20.0
@@ -55,20 +56,11 @@ UNSEEN_KEPT_S = 30.0
 """How long an assigned request is believed in without its worker having seen it."""
 SEEN_KEPT_S = 86_400.0
 """How long a request is believed in that its worker says it works on; each report begins it anew."""
-AVOID_S = 2.0
-"""How long a request is kept from a worker it failed at; doubles with each failure of that request there."""
-MAX_AVOID_S = 60.0
-"""As often as that is tried what fails for ever: a client without a timeout never gives up."""
-RETRIES_S = 2.0
-"""Within this span a request is sent elsewhere once. Failing again it waits, however many workers are dead: clients ask
-again at once where nobody listens, and sleep for a second where they are told to wait."""
 OVERTAKEN_S = 30.0
 """A request that came this much later does not take the last room from one that waits, even while that one's client
 sleeps. With less, rooms would stand empty in an overload that is fair anyway; people wait for about a minute."""
 ASLEEP_S = 10.0
 """How long after it asked a polling client is believed to come back: it is held for up to 4 s, and sleeps up to 5."""
-REST_S = 10.0
-"""How long a worker is given no command after a provider refused one."""
 UNCLEAR_S = 30.0
 """How long after a creation with an unknown outcome an instance that is not listed may still appear."""
 FAILED_DRAIN_S = 60.0
@@ -77,11 +69,6 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask anew."""
 ACCRUE_S = 10.0
 """How often what each worker has spent is added up while no state changes; the sum of all is exact at every tick."""
-LONG_S, BLOCK_S, LATEST = 300, 10, 6
-"""Seconds over which the load is remembered; the spans between which its variance is taken, for a burst of one client
-lasts longer than a second, and counts as one; and how many of them it leaves out, for it is what they are judged by."""
-RESLOT_SHARE = 0.1
-"""By how much the time for a unit of work changes before workers are believed to have more or fewer slots."""
 
 FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
@@ -141,8 +128,8 @@ class Fleet:
         self.spent_gone_usd = spent_usd
         self._unsaved: dict[WorkerId, Worker | None] = {}
         self._routing = RoutingTable()
-        self._offered = RateWindow(LONG_S, now)
-        self._squares = RateWindow(LONG_S, now)  # of costs, squared: by how much a unit of work tells of its request
+        self._offered = RateWindow(TUNING.long_window_s, now)
+        self._squares = RateWindow(TUNING.long_window_s, now)  # of costs squared: tells the size of requests by work
         self._next_idx = int(now * 1e6)
         self._reqnum: dict[WorkerId, int] = {}
         self._last_request_at = 0.0
@@ -299,8 +286,8 @@ class Fleet:
         """The worker for a request; None if each is too busy, or it failed there, or twice anywhere, too lately."""
         avoid: set[WorkerId] = set()
         if request.failures:
-            avoid = {i for i, f in request.failures.items() if resume_at(f, AVOID_S, MAX_AVOID_S) > now}
-            if len(avoid) > 1 and sum(f.last_at > now - RETRIES_S for f in request.failures.values()) > 1:
+            avoid = {i for i, f in request.failures.items() if resume_at(f, TUNING.retry_s, TUNING.max_penalty_s) > now}
+            if len(avoid) > 1 and sum(f.last_at > now - TUNING.retry_s for f in request.failures.values()) > 1:
                 return None
         if besides is not None:
             avoid.add(besides)
@@ -388,7 +375,7 @@ class Fleet:
 
     def _hold_against(self, worker_id: WorkerId, count: int, now: float, why: str) -> None:
         before = self._outliers.get(worker_id, Failures())
-        after = min(before.count + count, MAX_FAILURES)
+        after = min(before.count + count, TUNING.max_failures)
         if count == 0 or worker_id not in self.workers:
             return
         if after <= 0:
@@ -411,7 +398,7 @@ class Fleet:
         service_s = self._services.of(work, count)
         if service_s is not None:
             self._service_s, unit_s = service_s, service_s * count / work
-            if abs(unit_s - self._slot_unit_s) > RESLOT_SHARE * self._slot_unit_s:
+            if abs(unit_s - self._slot_unit_s) > TUNING.tolerance * self._slot_unit_s:
                 self._slot_unit_s = unit_s
                 self._rebuild_routing()
 
@@ -551,17 +538,17 @@ class Fleet:
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...]) -> Snapshot:
         """All that a decision may look at."""
         oldest_at = self.ledger.oldest_waiting_at()
-        recent_s = int(min(MINUTE_S, max(10.0, self._service_s)))
+        recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self._service_s)))
         # After a restart the minutes before it are not known: they are no minutes without load.
-        long_s = min(LONG_S, max(MINUTE_S, self._offered.known_s(now)))
+        long_s = min(TUNING.long_window_s, max(TUNING.window_s, self._offered.known_s(now)))
         long_rate = self._offered.rate(long_s, now)
         demand = Demand(
             cost=self._squares.rate(long_s, now) / long_rate if long_rate else 0.0,
-            rate=self._offered.rate(MINUTE_S, now),
+            rate=self._offered.rate(TUNING.window_s, now),
             long_rate=long_rate,
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
-            variance=self._offered.variance(BLOCK_S, LATEST, now) / BLOCK_S,
+            variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
             waiting=self.ledger.waiting_work,
             waiting_count=len(self.ledger.waiting),
             outstanding=self.ledger.outstanding(),
@@ -655,7 +642,7 @@ class Fleet:
         self._settled_at[worker_id] = now
         if not failure:
             return
-        self._rests_until[worker_id] = now + REST_S
+        self._rests_until[worker_id] = now + TUNING.backoff_s  # given no command meanwhile
         # A start that was refused leaves it cold: whether to try again, or another, is decided anew.
         was_cold = worker.state in (State.STARTING, State.UPDATE_STARTING)
         goal = Goal.COLD if was_cold and worker.goal is Goal.HOT else worker.goal

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from posthouse.domain.worker import WorkerId
-from posthouse.policy.route import Floats, beyond_median, end_s, pick
+from posthouse.policy.outliers import Floats, beyond_median
+from posthouse.policy.route import end_s, pick
 
 MAX_UNIT_S = 1e100
 """Most seconds for a unit of work. With more an expected end could be infinite, so such a worker takes nothing."""

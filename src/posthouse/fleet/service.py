@@ -2,8 +2,8 @@
 
 from collections import deque
 
-LEARNED_SERVICES = 50
-"""Of how many latest requests the unloaded service time is taken."""
+from posthouse.policy.tuning import TUNING
+
 SERVICE_RANK = 0.1
 """Which of them in order of time: few enough are faster that some that failed at once, and say they did well, do not
 matter; too low an estimate only means that more counts as queue."""
@@ -17,8 +17,8 @@ class ServiceTimes:
     """
 
     def __init__(self) -> None:
-        self._took: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)  # s for each unit of work, s
-        self._took_alone: deque[tuple[float, float]] = deque(maxlen=LEARNED_SERVICES)
+        self._took: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)  # s for each unit of work, s
+        self._took_alone: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)
         self._unit_s = self._longest_s = 0.0
         self._is_new = False
         """There are some that `_unit_s` and `_longest_s` do not know of."""

@@ -1,6 +1,6 @@
 """The limits that no decision passes: zero, numbers of workers, and money."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import COMING, Goal
@@ -29,9 +29,9 @@ def least_hot(scaling: Scaling, demand: Demand, now: float) -> int:
     return 1 if demand.waiting > 0 or demand.outstanding > 0 else 0
 
 
-def room(scaling: Scaling, workers: Iterable[Worker]) -> int:
+def budget(scaling: Scaling, workers: Collection[Worker]) -> int:
     """How many workers may still be added. Every worker counts that may exist, whatever its state."""
-    return max(0, scaling.max_workers - sum(1 for _ in workers))
+    return max(0, scaling.max_workers - len(workers))
 
 
 def running_usd_h(price: Price) -> float:
@@ -39,16 +39,8 @@ def running_usd_h(price: Price) -> float:
     return max(price.ready_usd_h, price.loading_usd_h)
 
 
-def committed_usd_h(workers: Iterable[Worker]) -> float:
-    """What the workers may come to cost per hour: each at the dearer of what it is and of where its goal takes it."""
-    total_usd_h = 0.0
-    for worker in workers:
-        # A cold one, too, is ready once before it rests.
-        will_run = worker.goal in (Goal.HOT, Goal.UPDATED) or worker.state in COMING
-        total_usd_h += max(worker.usd_h(), running_usd_h(worker.price) if will_run else 0.0)
-    return total_usd_h
-
-
-def affordable(scaling: Scaling, committed: float, extra_usd_h: float) -> bool:
-    """True if `extra_usd_h` more per hour, on top of what is committed, stays under the cap `max_usd_h`."""
-    return scaling.max_usd_h is None or committed + extra_usd_h <= scaling.max_usd_h * (1 + 1e-9)
+def committed_usd_h(worker: Worker) -> float:
+    """What the worker may come to cost per hour: the dearer of what it is and of where its goal takes it."""
+    # A cold one, too, is ready once before it rests.
+    will_run = worker.goal in (Goal.HOT, Goal.UPDATED) or worker.state in COMING
+    return max(worker.usd_h(), running_usd_h(worker.price) if will_run else 0.0)

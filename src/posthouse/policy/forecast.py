@@ -1,36 +1,33 @@
-"""How much work will be asked for, and how much may not be dropped yet."""
+"""How much work will be asked for, and how much of it may not be forgotten yet."""
 
 import math
 
 from posthouse.domain.load import Demand
-
-MINUTE_S, HOUR_S = 60, 3600.0
-CHANCE, SURPRISE = 1.0, 4.0
-"""Standard deviations within which the mean of a minute says nothing new, and beyond which that of the last seconds is
-more than chance. Costs are skewed, and there is a look each second: with three a small fleet would pay for a worker
-more much of the time. Without, the highest of noisy means, held, would stand for a load that nobody asks for."""
+from posthouse.policy.tuning import Tuning
 
 
-def predicted_load(demand: Demand) -> float:
-    """Work per second to prepare for: the mean of five minutes, as far as later ones do not contradict it.
+def predicted_load(demand: Demand, tuning: Tuning) -> float:
+    """Work per second to prepare for: a robust mean, and a spike test.
 
-    Persistence. On public traces of language-model traffic the last value predicts the next ten minutes better than
-    any season does. What a minute, and the last `recent_s`, show counts as far as chance does not explain it, by the
-    variance before that minute.
+    Chance moves a mean over t seconds by sigmas x sqrt(variance / t). The load is the mean of five minutes, moved into
+    that distance of the mean of the last minute; or that of the last `recent_s` less that distance, if it is higher.
+    Example: 100 in five minutes, 160 in the last, variance 6,000, so that chance explains 1.5 x sqrt(6000 / 60) = 15:
+    145. And 400 in the last 10 s: 400 - 1.5 x sqrt(6000 / 10) = 363.
+    Persistence, for on public traces the last value predicts the next ten minutes better than any season does.
     """
     if demand.rate == 0.0:
         return 0.0  # a minute of silence is an end, whatever was before
-    chance = CHANCE * math.sqrt(demand.variance / MINUTE_S)
+    chance = tuning.sigmas * math.sqrt(demand.variance / tuning.window_s)
     steady = min(max(demand.long_rate, demand.rate - chance), demand.rate + chance)
-    return max(steady, demand.recent_rate - SURPRISE * math.sqrt(demand.variance / demand.recent_s))
+    return max(steady, demand.recent_rate - tuning.sigmas * math.sqrt(demand.variance / demand.recent_s))
 
 
-def slow_mean(before: float, value: float, elapsed_s: float) -> float:
-    """The mean that was `before`, `elapsed_s` later: the last hour makes 63 % of it.
+def slow_mean(before: float, value: float, elapsed_s: float, span_s: float) -> float:
+    """The mean that was `before`, `elapsed_s` later: the last `span_s` make 63 % of it.
 
     Exponentially weighted, so that no more than this number is remembered. Source: Brown 1956, in continuous time.
     """
-    return before + (value - before) * (1 - math.exp(-elapsed_s / HOUR_S))
+    return before + (value - before) * (1 - math.exp(-elapsed_s / span_s))
 
 
 def sliding_max(

@@ -5,22 +5,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posthouse.domain.plan import Failures
+from posthouse.policy.outliers import Floats
 
-Floats = NDArray[np.float64]
 _T = TypeVar("_T", float, NDArray[np.float64])
 
-FIRST_PENALTY_S = 5.0
-"""For one failure; doubles with each further one. More than healthy workers differ in their expected ends, so that an
-idle-looking dead one loses; less than people wait for, since one failure may be the client's own."""
-MAX_FAILURES = 5
-"""More are not counted: with these the penalty is the longest, and each success takes back one."""
-MAX_PENALTY_S = 60.0
-"""Well above the default `max_queue_time`, and as long as it takes until a dead worker counts as silent."""
-PENALTY_HALF_LIFE_S = 10.0
-"""Of a worker that goes on reporting: the period of reports. At the most failures it is tried about once a minute."""
-MIN_PENALTY_S = 0.1
-"""Below this nothing is held against a worker any more."""
 IN_SERVICE_SHARE = 1e-3
 """What work in service counts where a slot is free: enough that of two such workers the less loaded one is taken."""
 
@@ -38,28 +26,6 @@ def work_ahead(work: float, count: int, slots: float) -> float:
 def queued_work(work: float, count: int, slots: float) -> float:
     """Work at a worker that is not in service yet: that of the requests beyond its slots, at their mean."""
     return work * max(0.0, count - slots) / count if count else 0.0
-
-
-def penalty_s(failures: Failures, reported_at: float, now: float) -> float:
-    """Seconds added to a worker's expected wait for the failures there that no success has taken back.
-
-    It stays until the worker reports again, and then halves every `PENALTY_HALF_LIFE_S`: a report says that the worker
-    lives, not that clients can reach it. Below `MIN_PENALTY_S` it is 0.
-    """
-    full_s = min(MAX_PENALTY_S, FIRST_PENALTY_S * 2.0 ** min(failures.count - 1, 10))
-    if reported_at > failures.last_at:
-        full_s *= 0.5 ** ((now - failures.last_at) / PENALTY_HALF_LIFE_S)
-    return full_s if full_s >= MIN_PENALTY_S else 0.0
-
-
-def beyond_median(penalties_s: Floats) -> Floats:
-    """What each penalty is above the (lower) median of all workers, 0 for the others.
-
-    So at most half of the workers are ever put aside, and where all are suspected alike, all are used.
-    """
-    middle = (penalties_s.size - 1) // 2
-    beyond: Floats = np.maximum(penalties_s - np.partition(penalties_s, middle)[middle], 0.0)
-    return beyond
 
 
 def end_s(work: _T, unit_s: _T, cost: float) -> _T:

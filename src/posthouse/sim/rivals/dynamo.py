@@ -9,7 +9,8 @@ Kalman filter and the last value are here, not ARIMA, its default, nor Prophet.
 import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
-from posthouse.policy.capacity import expected_wait_s, ready, supply
+from posthouse.policy.capacity import ready, supply
+from posthouse.policy.needs import expected_wait_s
 from posthouse.sim.rivals.target import apply_target, hot_count, in_flight
 from posthouse.sim.rivals.window import Periods
 

@@ -9,7 +9,8 @@ import math
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.policy.bounds import least_hot
-from posthouse.policy.capacity import expected_wait_s, ready, supply
+from posthouse.policy.capacity import ready, supply
+from posthouse.policy.needs import expected_wait_s
 from posthouse.sim.rivals.target import apply_target
 from posthouse.sim.rivals.window import Most
 

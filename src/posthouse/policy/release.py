@@ -1,0 +1,93 @@
+"""Which workers rest, and which are destroyed: suspected ones, then the dearest per unit of work."""
+
+import math
+
+from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.plan import Reason, Snapshot
+from posthouse.domain.worker import Worker
+from posthouse.policy.bounds import running_usd_h
+from posthouse.policy.draft import Draft
+from posthouse.policy.needs import Need, Needs
+from posthouse.policy.tuning import TUNING, Tuning
+
+
+def failed(draft: Draft) -> None:
+    """Workers in ERROR go: they are replaced, not repaired."""
+    for worker in list(draft.all()):
+        if worker.state is State.ERROR and worker.goal is not Goal.GONE:
+            draft.set(worker, Goal.GONE)
+
+
+def release(draft: Draft, needs: Needs, released_at: float) -> bool:
+    """Lets hot workers rest as long as the rest can do the hot need; True if one does.
+
+    Help on its way goes first, if those that serve are enough; while it is needed none rests. None rests during the
+    calm after a restart, or sooner than `release_every_s` after the last. Where nothing is needed, all go at once.
+    """
+    s, tuning = draft.s, draft.tuning
+    if s.now < s.stabilized_at:
+        return False
+    hot, need, stays_s = draft.hot(), needs.hot.high, last_stays_s(s, tuning)
+    if need <= 0 < stays_s:
+        draft.because.append(Reason("last hot worker", "stays", f"{stays_s:.0f} s more without a request"))
+    count = max(needs.least, int(stays_s > 0))
+    everything = need <= 0 and count == 0
+    coming = [w for w in hot if w.state in COMING or w.state is State.STOPPED]
+    going: list[Worker] = []
+    if everything:
+        going = hot
+    elif coming:
+        serving = draft.ready()
+        if len(serving) >= count and draft.supply(serving) >= need:
+            going = coming
+    elif s.now - released_at >= tuning.release_every_s:
+        most = min(max(1, int(tuning.release_share * len(hot))), len(hot) - count)
+        going = _surplus(draft, draft.ready(), draft.supply(hot) - need)[: max(0, most)]
+    for worker in going:
+        draft.set(worker, Goal.COLD)
+    return bool(going)
+
+
+def discard(draft: Draft, need: Need, count: int) -> None:
+    """Destroys stopped workers beyond the total need and beyond `count`, and whatever is beyond `max_workers`."""
+    s, most = draft.s, draft.s.endpoint.scaling.max_workers
+    if s.now >= s.stabilized_at:
+        kept = draft.kept()
+        surplus = draft.supply(kept) - need.high if need.high > 0 else math.inf
+        for worker in _surplus(draft, draft.stopped(), surplus)[: max(0, len(kept) - count)]:
+            draft.set(worker, Goal.GONE)
+    left = [w for w in draft.all() if w.goal is not Goal.GONE]
+    for worker in sorted(left, key=_least_use_first)[: max(0, len(left) - most)]:
+        draft.set(worker, Goal.GONE)
+
+
+def last_stays_s(s: Snapshot, tuning: Tuning = TUNING) -> float:
+    """How much longer the last hot worker stays without a request; 0 where `inactivity_timeout` is given.
+
+    While there is none, each request waits for a whole start, and not only those beyond what others can do: so it is
+    worth more than the others.
+    """
+    if s.endpoint.scaling.inactivity_timeout is not None:
+        return 0.0
+    stay_s = min(tuning.keep_alive_starts * s.estimates.start_s, tuning.reserve_s)
+    return max(0.0, s.demand.last_request_at + stay_s - s.now)
+
+
+def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker]:
+    """Those that go: suspected ones first, then the dearest per unit of work; who does more than `surplus` stays."""
+
+    def rank(worker: Worker) -> tuple[bool, float, bool, int]:
+        usd_h = running_usd_h(worker.price) / draft.perf(worker)
+        return worker.id not in draft.s.outliers, -usd_h, worker.id in draft.s.busy, -worker.id
+
+    going = []
+    for worker in sorted(workers, key=rank):
+        left = surplus - draft.perf(worker)
+        if left >= 0:
+            going.append(worker)
+            surplus = left
+    return going
+
+
+def _least_use_first(worker: Worker) -> tuple[bool, bool, int]:
+    return worker.state is State.IDLE, worker.goal is Goal.HOT, -worker.id
