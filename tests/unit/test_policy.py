@@ -21,8 +21,9 @@ from posthouse.policy.backoff import group_resume_at, machine_resume_at
 from posthouse.policy.bounds import committed_usd_h
 from posthouse.policy.capacity import coming, expected_perf, on_machine
 from posthouse.policy.decide import decide
+from posthouse.policy.draft import Draft
 from posthouse.policy.forecast import predicted_load, sliding_max
-from posthouse.policy.needs import HotNeed, hot_need, left_open
+from posthouse.policy.needs import HotNeed, hot_need, left_open, reserve_hold_s
 from posthouse.policy.offers import cover_usd_h
 from posthouse.policy.outliers import beyond_median, penalty_s
 from posthouse.policy.release import last_stays_s
@@ -584,11 +585,13 @@ def test_a_need_is_held_for_a_while() -> None:
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
     steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
     assert predicted_load(steady, TUNING) == 140.0
-    assert predicted_load(replace(steady, variance=640.0), TUNING) == pytest.approx(128.0)  # 1.5 x sqrt(640 / 10) off
+    assert predicted_load(replace(steady, variance=640.0), TUNING) == pytest.approx(140 - 1.25 * (60 * 640) ** 0.5 / 10)
     assert predicted_load(replace(steady, variance=1e6), TUNING) == 100.0
     lull = replace(steady, rate=40.0, recent_rate=40.0)
     assert predicted_load(lull, TUNING) == 40.0
-    assert predicted_load(replace(lull, variance=6000.0), TUNING) == pytest.approx(55.0)  # 1.5 x sqrt(6000 / 60) off
+    assert predicted_load(replace(lull, variance=6000.0), TUNING) == pytest.approx(
+        52.5
+    )  # 1.25 x sqrt(60 x 6000) / 60 off
     assert predicted_load(replace(lull, variance=1e6), TUNING) == 100.0
 
 
@@ -773,14 +776,28 @@ def test_cold_workers_go_where_the_others_can_do_all_of_the_reserve() -> None:
     assert not goes(min_cold_load=401.0)
 
 
-def test_the_reserve_is_kept_for_an_hour_after_it_was_needed_last() -> None:
+def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_would() -> None:
     scaling = replace(BARE, cold_mult=2)
-    memory = decided(snapshot(demand=load(200), scaling=scaling)).memory
+    memory = decided(snapshot(worker(1), demand=load(200), scaling=scaling)).memory
     team = [worker(1), cold(2), cold(3), cold(4)]
-    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + TUNING.reserve_s - 1)
+    even_s = Estimates().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
+    assert even_s == 600.0
+    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + even_s - 1)
     assert decided(held, memory).goals == {}
-    over = replace(held, now=NOW + TUNING.reserve_s)
+    over = replace(held, now=NOW + even_s)
     assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
+
+
+@pytest.mark.parametrize(
+    ("loading_usd_h", "stopped_usd_h", "held_s"),
+    [(0.4, 0.02, 2400.0), (0.0, 0.0, TUNING.reserve_s), (1.0, 0.0, TUNING.reserve_s), (0.1, 0.1, 600.0)],
+)
+def test_dear_machines_with_cheap_storage_are_kept_longer(
+    loading_usd_h: float, stopped_usd_h: float, held_s: float
+) -> None:
+    team = [cold(1, price=Price(1.0, loading_usd_h, stopped_usd_h))]
+    draft = Draft.of(snapshot(*team, estimates=Estimates(create_s=120.0)), TUNING)
+    assert reserve_hold_s(draft) == pytest.approx(held_s)
 
 
 def test_a_kind_that_was_never_measured_is_taken_to_do_as_much_for_its_money_as_the_others_of_its_workergroup() -> None:

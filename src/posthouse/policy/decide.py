@@ -25,22 +25,20 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
 
     needs, memory = needs_of(draft, memory)  # hot, to rent for, total
 
-    rollout.begin_inactive(draft)
+    begun = rollout.begin_inactive(draft)
     waits = rollout.begin_active(draft, needs)
 
     wake(draft, needs)
     rent(draft, Goal.HOT, needs.rent.low, needs.least)
     rent(draft, Goal.COLD, needs.total.low, s.endpoint.scaling.cold_workers)
-
-    stays = waits is not None and rollout.helped(draft, waits)
+    helped = waits is not None and rollout.helped(draft, waits)
 
     if release.release(draft, needs, memory.released_at):
         memory = replace(memory, released_at=s.now)
     release.discard(draft, needs.total, s.endpoint.scaling.cold_workers)
 
     rollout.progress(draft, waits)
-    if waits is not None and stays and draft.workers[waits.id].goal is Goal.UPDATED:
-        draft.set(draft.workers[waits.id], Goal.HOT)  # it serves on until help is there
+    rollout.see_through(draft, begun, waits, helped)
     return _decision(draft, memory, needs.hot.high)
 
 

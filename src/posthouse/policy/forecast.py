@@ -9,17 +9,19 @@ from posthouse.policy.tuning import Tuning
 def predicted_load(demand: Demand, tuning: Tuning) -> float:
     """Work per second to prepare for: a robust mean, and a spike test.
 
-    Chance moves a mean over t seconds by sigmas x sqrt(variance / t). The load is the mean of five minutes, moved into
-    that distance of the mean of the last minute; or that of the last `recent_s` less that distance, if it is higher.
-    Example: 100 in five minutes, 160 in the last, variance 6,000, so that chance explains 1.5 x sqrt(6000 / 60) = 15:
-    145. And 400 in the last 10 s: 400 - 1.5 x sqrt(6000 / 10) = 363.
-    Persistence, for on public traces the last value predicts the next ten minutes better than any season does.
+    By chance a minute brings `sigmas` x sqrt(60 x variance) more or less work than the mean says. The load is the mean
+    of five minutes, moved to within that of the mean of the last minute; or, if it is higher, the mean of the last
+    `recent_s` less that much work. Example: 100 work/s in five minutes, 160 in the last, variance 6,000. Chance is
+    1.25 x sqrt(60 x 6000) = 750 work, 12.5 work/s in a minute and 75 work/s in 10 s: the load is 147.5. With 400
+    work/s in the last 10 s it is 325. Persistence, for on public traces the last value foretells ten minutes better
+    than seasons do.
     """
     if demand.rate == 0.0:
         return 0.0  # a minute of silence is an end, whatever was before
-    chance = tuning.sigmas * math.sqrt(demand.variance / tuning.window_s)
-    steady = min(max(demand.long_rate, demand.rate - chance), demand.rate + chance)
-    return max(steady, demand.recent_rate - tuning.sigmas * math.sqrt(demand.variance / demand.recent_s))
+    chance = tuning.sigmas * math.sqrt(tuning.window_s * demand.variance)
+    a_minute, recently = chance / tuning.window_s, chance / demand.recent_s
+    steady = min(max(demand.long_rate, demand.rate - a_minute), demand.rate + a_minute)
+    return max(steady, demand.recent_rate - recently)
 
 
 def slow_mean(before: float, value: float, elapsed_s: float, span_s: float) -> float:

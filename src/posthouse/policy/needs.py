@@ -1,5 +1,6 @@
 """How much capacity is needed. Units: work per second, unless a name says otherwise."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -121,6 +122,18 @@ def hot_need(
     return HotNeed(asked, need, tuple(because))
 
 
+def reserve_hold_s(draft: Draft) -> float:
+    """How long the total need is held: until storage has cost as much as making the workers anew; 10 to 60 min.
+
+    Example: 300 s at $0.40 an hour to make one, $0.02 an hour to store it: 6,000 s, so an hour. Never more than twice
+    what the best choice in hindsight costs. Source: the ski-rental problem, Karlin et al. 1988.
+    """
+    loading_usd_h = sum(w.price.loading_usd_h for w in draft.all())
+    stopped_usd_h = sum(w.price.stopped_usd_h for w in draft.all())
+    even_s = draft.s.estimates.create_s * loading_usd_h / stopped_usd_h if stopped_usd_h else math.inf
+    return min(max(even_s, draft.tuning.min_reserve_s), draft.tuning.reserve_s)
+
+
 def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     """The needs at this moment, and what is remembered of them. Says why in the draft."""
     s, tuning, scaling, demand = draft.s, draft.tuning, draft.s.endpoint.scaling, draft.s.demand
@@ -148,7 +161,8 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     )
     lasting = max(min(demand.rate, demand.long_rate, slow), scaling.min_load) / scaling.target_util
     reserve = scaling.cold_mult * min(now_needed, lasting)
-    total_needs = sliding_max(memory.total_needs, s.now, max(reserve, scaling.min_cold_load, rent), tuning.reserve_s)
+    total_hold_s = reserve_hold_s(draft)
+    total_needs = sliding_max(memory.total_needs, s.now, max(reserve, scaling.min_cold_load, rent), total_hold_s)
     total = total_needs[0][1]
 
     def low(need: float, floor: float) -> float:
@@ -164,7 +178,7 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
         Reason(
             "total need", total,
-            f"highest of the last {tuning.reserve_s / 60:.0f} min of cold_mult {scaling.cold_mult:g} x what lasts, "
+            f"highest of the last {total_hold_s / 60:.0f} min of cold_mult {scaling.cold_mult:g} x what lasts, "
             f"{lasting:.4g}, min_cold_load and the need to rent for; cold ones are made below {total_low:.4g}",
         ),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyond_update
 from posthouse.domain.plan import Failures, Obstacle, Reason
-from posthouse.domain.worker import Worker
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.backoff import group_resume_at
 from posthouse.policy.draft import Draft
 from posthouse.policy.needs import Needs
@@ -24,8 +24,12 @@ def call_off(draft: Draft, active: bool) -> None:
             draft.set(worker, goal_beyond_update(worker.state))
 
 
-def begin_inactive(draft: Draft) -> None:
-    """Begins turns of workers that take no requests, as far as money allows: each of them runs for a while."""
+def begin_inactive(draft: Draft) -> list[WorkerId]:
+    """Begins turns of workers that take no requests, as far as money allows; returns whose.
+
+    Each of them runs for a while. Where they are needed, `wake` counts on them, and `see_through` lets them begin.
+    """
+    begun: list[WorkerId] = []
     left = _at_once(draft) - len(_going(draft, INACTIVE | {State.UPDATE_STARTING}))
     trying = {w.group_id for w in draft.all() if w.state in COMING}
     for worker in _due(draft, draft.all(), INACTIVE):
@@ -33,7 +37,9 @@ def begin_inactive(draft: Draft) -> None:
         if left > 0 and not careful and draft.affords_running(worker):
             draft.set(worker, Goal.UPDATED)
             trying.add(worker.group_id)
+            begun.append(worker.id)
             left -= 1
+    return begun
 
 
 def begin_active(draft: Draft, needs: Needs) -> Worker | None:
@@ -78,6 +84,18 @@ def helped(draft: Draft, waits: Worker) -> bool:
     history = draft.budget == 0 and draft.s.now >= failures.last_at + draft.tuning.max_backoff_s
     coming = draft.rentals_of(Goal.HOT) or any(w.state is not State.IDLE for w in draft.hot())
     return bool(coming) or (failures.count > 0 and not history)
+
+
+def see_through(draft: Draft, begun: Iterable[WorkerId], waits: Worker | None, helped: bool) -> None:
+    """Settles whose turn it is, once all else is decided: of those that stay, who has begun goes on.
+
+    Who waits for help that comes serves until it is there.
+    """
+    for worker_id in begun:
+        if draft.workers[worker_id].goal is not Goal.GONE:
+            draft.set(draft.workers[worker_id], Goal.UPDATED)
+    if waits is not None and helped and draft.workers[waits.id].goal is Goal.UPDATED:
+        draft.set(draft.workers[waits.id], Goal.HOT)
 
 
 def progress(draft: Draft, waits: Worker | None) -> None:

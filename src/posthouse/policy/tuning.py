@@ -27,8 +27,8 @@ class Tuning:
         "Knative's panic window is 6 s",
     )  # fmt: skip
     sigmas: float = _number(
-        1.5, SIZE, "standard deviations", "What later means must exceed to count: less is taken for chance.",
-        "swept on the subset",
+        1.25, SIZE, "standard deviations", "Less work than so many of a minute's is chance: later means count beyond.",
+        "Shewhart's control charts",
     )  # fmt: skip
     tolerance: float = _number(
         0.1, SIZE, "share", "Workers are added when more than this share of a need is missing.",
@@ -42,8 +42,12 @@ class Tuning:
         20.0, SIZE, "starts", "The last hot worker stays so long after the last request.",
         "ten minutes at 30 s, as usual: Shahrad et al. 2020",
     )  # fmt: skip
+    min_reserve_s: float = _number(
+        600.0, SIZE, "s", "Cold workers are kept so long at least: to make one anew is slow whatever it costs.",
+        "Kubernetes' HPA: 300 s without scaling down",
+    )  # fmt: skip
     reserve_s: float = _number(
-        3600.0, SIZE, "s", "Cold workers are for load that has lasted so long, and are kept so long after it.",
+        3600.0, SIZE, "s", "Cold workers are made for what lasted so long, and are kept so long at most.",
         "nominal",
     )  # fmt: skip
     waiting_share: float = _number(
