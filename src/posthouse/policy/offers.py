@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from posthouse.domain.lifecycle import Goal
+from posthouse.domain.load import Estimates
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.plan import Failures
 from posthouse.domain.workergroup import WorkergroupId
@@ -17,9 +18,7 @@ class Candidate(NamedTuple):
     """An offer, and what is thought of it."""
 
     entry: GroupOffer
-    kind: str
     perf: float
-    """Work per second that is counted on; infinite where nobody knows."""
     usd_h: float
     """Of those like it until one is ready; of a cold one with its storage."""
     success_rate: float
@@ -45,6 +44,16 @@ def cover_usd_h(usd_h: float, perf: float, missing: float) -> float:
     return usd_h * max(1.0, missing / perf)
 
 
+def offer_kind(entry: GroupOffer) -> str:
+    """The kind of worker that it would be."""
+    return kind(entry.group_id, entry.offer.gpu_name, entry.offer.num_gpus)
+
+
+def offer_perf(entry: GroupOffer, estimates: Estimates) -> float:
+    """Work per second that is counted on; infinite where nobody knows."""
+    return perf_on(offer_kind(entry), entry.offer.machine, entry.offer.price, estimates)
+
+
 def candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
     """The offers in groups that differ in their price and their machine's failures alone, the best at the end."""
     s = draft.s
@@ -53,13 +62,12 @@ def candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
         offer = entry.offer
         if goal is Goal.COLD and not offer.capabilities.stop:
             continue  # it could not rest
-        name = kind(entry.group_id, offer.gpu_name, offer.num_gpus)
-        perf = perf_on(name, offer.machine, offer.price, s.estimates)
+        name, perf = offer_kind(entry), offer_perf(entry, s.estimates)
         success_rate = s.estimates.success_rate.get(name, 1.0)
         usd_h = running_usd_h(offer.price) / success_rate + (offer.price.stopped_usd_h if goal is Goal.COLD else 0.0)
         failures = s.machine_failures.get(offer.machine, Failures())
         failed = s.now < machine_resume_at(failures, draft.tuning)
-        candidate = Candidate(entry, name, perf, usd_h, success_rate, failed, failures.count)
+        candidate = Candidate(entry, perf, usd_h, success_rate, failed, failures.count)
         groups.setdefault((failed, name, perf), []).append(candidate)
     for group in groups.values():
         group.sort(key=lambda c: (c.usd_h, c.failures, *_name(c)), reverse=True)

@@ -9,7 +9,7 @@ from posthouse.domain.plan import Failures, Obstacle, Reason, Rental
 from posthouse.policy.backoff import group_resume_at, same_fault
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.draft import Draft
-from posthouse.policy.offers import candidates, offer_key, rank, why
+from posthouse.policy.offers import candidates, offer_key, offer_perf, rank, why
 
 TAKEN = "every offer is taken"
 
@@ -22,8 +22,7 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     there = draft.hot() if goal is Goal.HOT else draft.kept()
     in_the_way = _in_the_way(draft)
     groups = candidates(draft, goal)
-    perf = {(c.entry.group_id, offer_key(c.entry)): c.perf for group in groups for c in group}
-    have = draft.supply(there) + sum(perf[r.group_id, offer_key(r.offer)] for r in draft.rentals)
+    have = draft.supply(there) + sum(offer_perf(r.offer, draft.s.estimates) for r in draft.rentals)
     many = len(there) + len(draft.rentals)
     obstacles: set[str] = set()
     rented = 0
