@@ -21,8 +21,6 @@ KNOWN = {
     "engine/catalog.py",
     "fleet/fleet.py",
     "fleet/fleet.py: class Fleet",
-    "policy/decide.py: decide",
-    "policy/recruit.py: rent",
     "server/endpoints.py: add_endpoint_routes",
     "server/v1.py: add_v1_routes",
     "server/workergroups.py: add_workergroup_routes",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.lifecycle import Goal
 from posthouse.domain.plan import Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import bounds, capacity
@@ -43,10 +43,6 @@ class Draft:
         self.committed_usd_h += running_usd_h(rental.offer.offer.price)
         self.budget -= 1
 
-    def rentals_of(self, goal: Goal) -> list[Rental]:
-        """What is rented with a goal."""
-        return [rental for rental in self.rentals if rental.goal is goal]
-
     def affords(self, extra_usd_h: float) -> bool:
         """True if so much more per hour keeps the endpoint under its `max_usd_h`."""
         cap = self.s.endpoint.scaling.max_usd_h
@@ -61,7 +57,7 @@ class Draft:
         return self.workers.values()
 
     def hot(self) -> list[Worker]:
-        """Workers that serve or will: what is on its way counts, so that waiting for it never looks like a lack."""
+        """Workers that serve or will."""
         return capacity.hot(self.all())
 
     def ready(self) -> list[Worker]:
@@ -71,10 +67,6 @@ class Draft:
     def kept(self) -> list[Worker]:
         """Workers hot or cold that we mean to keep."""
         return capacity.kept(self.all())
-
-    def stopped(self) -> list[Worker]:
-        """Cold workers that could be started."""
-        return [w for w in self.kept() if w.goal is Goal.COLD and w.state is State.STOPPED]
 
     def supply(self, workers: Iterable[Worker]) -> float:
         """What the workers can do together, in work per second."""

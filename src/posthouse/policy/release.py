@@ -54,7 +54,8 @@ def discard(draft: Draft, need: Need, count: int) -> None:
     if s.now >= s.stabilized_at:
         kept = draft.kept()
         surplus = draft.supply(kept) - need.high if need.high > 0 else math.inf
-        for worker in _surplus(draft, draft.stopped(), surplus)[: max(0, len(kept) - count)]:
+        stopped = [w for w in kept if w.goal is Goal.COLD and w.state is State.STOPPED]
+        for worker in _surplus(draft, stopped, surplus)[: max(0, len(kept) - count)]:
             draft.set(worker, Goal.GONE)
     left = [w for w in draft.all() if w.goal is not Goal.GONE]
     for worker in sorted(left, key=_least_use_first)[: max(0, len(left) - most)]:

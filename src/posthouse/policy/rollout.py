@@ -82,8 +82,8 @@ def helped(draft: Draft, waits: Worker) -> bool:
     """
     failures = _failures(draft, waits)
     history = draft.budget == 0 and draft.s.now >= failures.last_at + draft.tuning.max_backoff_s
-    coming = draft.rentals_of(Goal.HOT) or any(w.state is not State.IDLE for w in draft.hot())
-    return bool(coming) or (failures.count > 0 and not history)
+    coming = any(r.goal is Goal.HOT for r in draft.rentals) or any(w.state is not State.IDLE for w in draft.hot())
+    return coming or (failures.count > 0 and not history)
 
 
 def see_through(draft: Draft, begun: Iterable[WorkerId], waits: Worker | None, helped: bool) -> None:
