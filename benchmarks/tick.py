@@ -30,11 +30,13 @@ from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.executor import Executor
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
-from posthouse.fleet.fleet import Assignment, Fleet
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Provider
 from posthouse.store.sql import open_store
 
@@ -138,7 +140,8 @@ class Site:
 
     def __init__(self, endpoints: int, slo_mode: SloMode, hub: Hub, clock: Clock) -> None:
         self.hub, self.clock, self.began_at = hub, clock, clock.at
-        self.workers: dict[Fleet, list[Worker]] = {}
+        self.workers: dict[Controller, list[Worker]] = {}
+        self.managed: dict[Controller, ManagedEndpoint] = {}
         # As many as there are: what they are asked needs READY of them, and the others stay cold.
         scaling = Scaling(
             min_load=520.0, target_queue_time=60.0, cold_workers=WORKERS, max_workers=WORKERS, slo_mode=slo_mode
@@ -147,15 +150,16 @@ class Site:
         for number in range(1, endpoints + 1):
             endpoint = Endpoint(EndpointId(number), f"bench-{number}", scaling)
             workers = [_worker(endpoint, n, clock) for n in range(WORKERS)]
-            fleet = Fleet(endpoint, clock.at, workers)
+            fleet = Controller(endpoint, clock.at, workers)
             hub.endpoints[endpoint.id] = ManagedEndpoint(fleet)
+            self.managed[fleet] = hub.endpoints[endpoint.id]
             hub.put_group(Workergroup(WorkergroupId(number), endpoint.id, TemplateId(1)))
             self.workers[fleet] = workers
         self.observer = Observer(hub)
         executor = Executor(hub, lambda worker: "", str, lambda owner: {}, "", 1, 1.0, self.observer.poke)
         self.orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of)
-        self.loop = Loop(hub, self.observer, executor, tick_s=1.0, silent_s=60.0)
-        self.open: list[tuple[Fleet, WorkerId, int]] = []
+        self.loop = Loop(hub, executor)
+        self.open: list[tuple[Controller, WorkerId, int]] = []
 
     async def round(self) -> None:
         for endpoint_id in list(self.hub.endpoints):
@@ -171,13 +175,13 @@ class Site:
         self.clock.at += 1.0
         now, second = self.clock.at, int(self.clock.at - self.began_at)
         for fleet, worker_id, idx in self.open:
-            fleet.end(worker_id, Ended(idx, success=True), now)
+            self.managed[fleet].handle(RequestsEnded(worker_id, (Ended(idx, success=True),)), now)
         self.open.clear()
         for fleet, workers in self.workers.items():
             for worker in workers[:READY]:
                 if (worker.id + second) % REPORT_S == 0:
                     report = Report(max_perf=PERF, url=worker.url, version="1.1.0", scheme="U", working=frozenset())
-                    fleet.report(worker.id, report, now)
+                    self.managed[fleet].handle(Reported(worker.id, report), now)
             for _ in range(REQUESTS):
                 outcome = fleet.assign(0, COST, now)
                 assert isinstance(outcome, Assignment)

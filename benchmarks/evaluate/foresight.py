@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.fleet.controller import Policy
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.world import START_AT, Policy
+from posthouse.sim.world import START_AT
 
 MEAN_S, SHORT_S = 60.0, 30.0
 """Over which load is told: as long as the fleet measures it, and longer than its last seconds, for what is known needs

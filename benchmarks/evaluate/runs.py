@@ -27,11 +27,11 @@ from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, ONE_KIND, PERF, STOPP
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.fleet.controller import Policy
 from posthouse.sim import policies
 from posthouse.sim.record import Sample, share_over
 from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, Spread, load
-from posthouse.sim.world import Policy
 
 SOURCE = Path(policies.__file__).parents[1]
 OURS = "posthouse"

@@ -21,10 +21,12 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import RequestsEnded
 from posthouse.ports import KeyRecord, Store
 from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring
@@ -122,7 +124,7 @@ def _fast_path(site: Site, record: KeyRecord) -> FastPath:
         endpoint = Endpoint(EndpointId(number), f"bench-{number}", Scaling(max_workers=site.workers))
         first_id = 1 + (number - 1) * site.workers
         ready = [_ready(endpoint, WorkerId(first_id + i), site, clock.now()) for i in range(site.workers)]
-        hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), ready))
+        hub.endpoints[endpoint.id] = ManagedEndpoint(Controller(endpoint, clock.now(), ready))
         hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
     keyring = Keyring(SECRET, [record], hub.endpoint)
     signer = RsaKey.generate()
@@ -191,7 +193,7 @@ def _end_all(hub: Hub) -> None:
     for managed in hub.endpoints.values():
         for worker_id, there in list(managed.fleet.ledger.at.items()):
             for idx in list(there):
-                managed.fleet.end(worker_id, Ended(idx, success=True), hub.clock.now())
+                managed.handle(RequestsEnded(worker_id, (Ended(idx, success=True),)), hub.clock.now())
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
 
 

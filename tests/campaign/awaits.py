@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANGES = ("management.endpoints", "management.workergroups", "management.templates")
-MODULES = ("hub", "loop", "executor", "observer", *CHANGES, "router")
+MODULES = ("hub", "loop", "executor", "observer", *CHANGES)
 """Of the engine, those whose parts live in the campaign."""
 
 

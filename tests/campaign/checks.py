@@ -1,9 +1,9 @@
 """What must hold in every world. Each check compares what the engine says with what the campaign knows by itself."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import fsum
-from types import MethodType
 from typing import Any
 
 from posthouse.domain.endpoint import EndpointId, EndpointState
@@ -13,8 +13,11 @@ from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
-from posthouse.engine.loop import SAVE_S
-from posthouse.fleet.fleet import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S, Assignment, Fleet, Waiting
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.controller import SAVE_S, Controller
+from posthouse.fleet.events import Assignment, Effect, Moved
+from posthouse.fleet.ledger import Request
+from posthouse.fleet.requests import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S
 from posthouse.policy.release import last_stays_s
 from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
@@ -88,7 +91,7 @@ class Checks:
         for instance in world.all_instances.values():
             instance.known, instance.heard = {}, False
         for endpoint_id, managed in hub.endpoints.items():
-            self._watch(managed.fleet)
+            self._watch(managed)
             # What was looked at last may never have been written down.
             self._most[endpoint_id] = len(managed.fleet.workers)
             if before := self._bills_before.get(endpoint_id):
@@ -117,38 +120,42 @@ class Checks:
                 "spend is time billed", f"endpoint {endpoint_id} forgot ${saved[-1] - usd:.6f} of what it spent"
             )
 
-    def _watch(self, fleet: Fleet) -> None:
-        now = self._hub.clock.now()
+    def _watch(self, managed: ManagedEndpoint) -> None:
+        now, fleet = self._hub.clock.now(), managed.fleet
         bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd())
-        bill.since = {w.id: (w.usd_h(), fleet._accrued_at) for w in fleet.workers.values()}
-        moved = fleet.history.moved
+        bill.since = {w.id: (w.usd_h(), fleet._roster._accrued_at) for w in fleet.workers.values()}
 
-        def watched(history: object, at: float, before: Worker, worker: Worker, why: Event) -> None:
-            rate, since = bill.since.get(worker.id, (0.0, at))
-            bill.usd += rate * (at - since) / SECONDS_PER_HOUR
-            bill.since[worker.id] = worker.usd_h(), at
-            if worker.state is State.DESTROYED:
-                del bill.since[worker.id]
-            if before.state is State.IDLE and why in (Command.STOP, Command.UPDATE, Command.DESTROY):
-                self._check_drained(worker, why)
-            moved(at, before, worker, why)
+        def watched(at: float, event: object, effects: Sequence[Effect]) -> None:
+            for effect in effects:
+                if not isinstance(effect, Moved):
+                    continue
+                before, worker, why = effect
+                rate, since = bill.since.get(worker.id, (0.0, at))
+                bill.usd += rate * (at - since) / SECONDS_PER_HOUR
+                bill.since[worker.id] = worker.usd_h(), at
+                if worker.state is State.DESTROYED:
+                    del bill.since[worker.id]
+                if before.state is State.IDLE and why in (Command.STOP, Command.UPDATE, Command.DESTROY):
+                    self._check_drained(worker, why)
+            fleet.validate()
 
-        fleet.history.moved = MethodType(watched, fleet.history)  # type: ignore[method-assign]
-        assign = fleet.assign
+        managed.listeners.append(watched)
+        give = fleet._requests._give
 
-        def numbered(idx: int, cost: float, at: float, polls: bool = True, hold_s: float = 0.0) -> Assignment | Waiting:
-            outcome = assign(idx, cost, at, polls, hold_s)
-            if isinstance(outcome, Assignment):
+        def numbered(request: Request, at: float) -> Assignment | None:
+            outcome = give(request, at)
+            if outcome is not None:
                 url, before = outcome.worker.url, self._reqnums.get(outcome.worker.url, 0)
                 if outcome.reqnum <= before:
                     self.broken("reqnum rises", f"{url} was given {outcome.reqnum} after {before}")
                 self._reqnums[url] = outcome.reqnum
                 # Now: what is learned before its client hears of it changes who has room.
-                self._bereft[fleet.endpoint.id, outcome.request_idx] = self._bereft_by(fleet, outcome, cost, at)
+                bereft = self._bereft_by(fleet, outcome, request.cost, at)
+                self._bereft[fleet.endpoint.id, outcome.request_idx] = bereft
             return outcome
 
-        fleet.assign = numbered  # type: ignore[method-assign,assignment]
-        assert now >= fleet._accrued_at
+        fleet._requests._give = numbered  # type: ignore[method-assign,assignment]
+        assert now >= fleet._roster._accrued_at
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ class Checks:
         """A client has given up."""
         self._waiting.get(endpoint_id, {}).pop(idx, None)
 
-    def routed(self, fleet: Fleet, reply: RouteReply, first_s: float) -> None:
+    def routed(self, fleet: Controller, reply: RouteReply, first_s: float) -> None:
         """A client was given a worker. `first_s`: when this server first heard of its request."""
         now = self._world.loop.time()
         instance = next((b for b in self._world.all_instances.values() if b.url == reply.url), None)
@@ -191,7 +198,7 @@ class Checks:
                     "waiting is bounded", f"request {idx} was overtaken by {reply.request_idx}, {later_s:.0f} s younger"
                 )
 
-    def _bereft_by(self, fleet: Fleet, mine: Assignment, cost: float, at: float) -> dict[int, float]:
+    def _bereft_by(self, fleet: Controller, mine: Assignment, cost: float, at: float) -> dict[int, float]:
         """Who waits and polls, and would have room, were it not for this one; with since when they do."""
         bereft: dict[int, float] = {}
         for idx, other in self._waiting.get(fleet.endpoint.id, {}).items():
@@ -201,11 +208,12 @@ class Checks:
             if fleet.has_room(other.cost, at):
                 continue
             worker_id = mine.worker.id
-            work, count = fleet._load_of(worker_id)
-            before = work_ahead(work - cost, count - 1, fleet._slots.get(worker_id, 1.0))
-            fleet._routing.set_work(worker_id, before)
+            requests = fleet._requests
+            work, count = requests.load_at(worker_id)
+            before = work_ahead(work - cost, count - 1, requests._slots.get(worker_id, 1.0))
+            requests._routing.set_work(worker_id, before)
             had_room = fleet.has_room(other.cost, at)
-            fleet._routing.set_work(worker_id, fleet._ahead(worker_id))
+            requests._routing.set_work(worker_id, requests._ahead(worker_id))
             if had_room:
                 bereft[idx] = other.since
         return bereft
@@ -220,20 +228,20 @@ class Checks:
         self.looks += 1
         fleet = managed.fleet
         if endpoint_id not in self._bills:
-            self._watch(fleet)
+            self._watch(managed)
         number, most = len(fleet.workers), fleet.endpoint.scaling.max_workers
         if not managed.leaving and number > max(most, self._most.get(endpoint_id, 0)):
             self.broken("never above max_workers", f"endpoint {endpoint_id} has {number} workers, {most} are allowed")
         self._most[endpoint_id] = number
         self._check_work(fleet)
         bill = self._bills[endpoint_id]
-        until = max(fleet._aged_at, fleet._accrued_at)
+        until = max(fleet._roster._advanced_at, fleet._roster._accrued_at)
         mine, said = bill.usd_at(until), fleet.spent_usd()
         if abs(mine - said) > ROUNDING * (1 + mine):
             self.broken("spend is time billed", f"endpoint {endpoint_id} says ${said:.6f}, its time is ${mine:.6f}")
         bill.seen.append((self._world.loop.time(), said))
 
-    def _check_work(self, fleet: Fleet) -> None:
+    def _check_work(self, fleet: Controller) -> None:
         ledger = fleet.ledger
         for worker_id, work in ledger.work.items():
             true_work = fsum(r.cost for r in ledger.at[worker_id].values())
@@ -288,7 +296,7 @@ class Checks:
         if missing := workers.keys() - {b.label for b in self._world.all_instances.values()}:
             self.broken("convergence", f"no instance is there for {sorted(missing)}")
 
-    def _check_size(self, fleet: Fleet) -> None:
+    def _check_size(self, fleet: Controller) -> None:
         endpoint, scaling = fleet.endpoint, fleet.endpoint.scaling
         by_state = {w.id: f"{w.state}/{w.goal}" for w in fleet.workers.values()}
         told: dict[str, Any] = {"workers": by_state, "state": str(endpoint.state), "scaling": scaling}

@@ -74,6 +74,7 @@ class Server:
         providers = {self.world.name: self.world}
         installation, epoch = await self._store.installation(), await self._store.next_epoch()
         self.hub = Hub(self._store, clock, providers, self.world.name, installation, STABILIZATION_S, epoch)
+        self.hub.tick_s, self.hub.silent_s = self._tick_s, SILENT_S
         await self.hub.load()
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)
@@ -90,7 +91,7 @@ class Server:
             on_answer=self.observer.poke,
         )
         self.orphans = Orphans(self.hub, self.executor.destroy_orphan, self.hub.owners_of)
-        self.loop = Loop(self.hub, self.observer, self.executor, self._tick_s, SILENT_S)
+        self.loop = Loop(self.hub, self.executor)
         self.management = Management(self.hub, Limits(), Keyring(bytes(SECRET_BYTES), [], self.hub.endpoint))
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
@@ -164,9 +165,10 @@ class Server:
         for task in self._for_ever:
             task.cancel()
         await asyncio.wait(self._for_ever)
+        await self.loop.close()
         await self.executor.close()
         for endpoint_id, managed in self.hub.endpoints.items():
-            if rows := managed.fleet.take_changes(everything=True):
+            if rows := managed.fleet.take_rows():
                 managed.version = await self.hub.store.commit(endpoint_id, managed.version, self.hub.epoch, rows, None)
 
     def kill_at(self, call: str, steps: int, kill: Callable[[], None]) -> None:

@@ -16,10 +16,13 @@ from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.loop import Loop
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.observer import Observer
-from posthouse.fleet import fleet
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet import requests
+from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.requests import Requests
+from posthouse.fleet.roster import Roster
 from posthouse.policy import bounds, release
 from posthouse.ports import JournalEntry
 from posthouse.store import open_store
@@ -71,10 +74,10 @@ def _no_orphan_is_destroyed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _intent_is_not_written(patch: pytest.MonkeyPatch) -> None:
-    async def write_nothing(*args: object) -> None:
-        return None
+    def write_nothing(loop: Loop, managed: ManagedEndpoint, commit: Commit, now: float) -> None:
+        managed.handle(Written(ok=True), now)
 
-    patch.setattr(Loop, "_write_down", write_nothing)
+    patch.setattr(Loop, "commit", write_nothing)
 
 
 def _ids_begin_anew(patch: pytest.MonkeyPatch) -> None:
@@ -89,7 +92,7 @@ def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nobody_drains(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Fleet, "_drains", _nothing(False))
+    patch.setattr(Roster, "_drains", _nothing(False))
 
 
 def _ends_leave_work_behind(patch: pytest.MonkeyPatch) -> None:
@@ -109,25 +112,24 @@ def _requests_are_never_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _money_is_not_added_up(patch: pytest.MonkeyPatch) -> None:
-    def accrue(fleet: Fleet, now: float) -> None:
-        fleet._accrued_at = now
+    def accrue(roster: Roster, now: float) -> None:
+        roster._accrued_at = now
 
-    patch.setattr(Fleet, "_accrue", accrue)
+    patch.setattr(Roster, "accrue", accrue)
 
 
 def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
-    assign = Fleet.assign
+    begin = Requests.__init__
 
-    def from_one(fleet: Fleet, *args: Any) -> Any:
-        for worker_id in fleet.workers:
-            fleet._reqnum.setdefault(worker_id, 0)
-        return assign(fleet, *args)
+    def from_one(requests: Requests, *args: Any) -> None:
+        begin(requests, *args)
+        requests._first_reqnum = 1
 
-    patch.setattr(Fleet, "assign", from_one)
+    patch.setattr(Requests, "__init__", from_one)
 
 
 def _who_comes_late_may_be_first(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fleet, "OVERTAKEN_S", 1e9)
+    patch.setattr(requests, "OVERTAKEN_S", 1e9)
 
 
 def _failed_workers_stay(patch: pytest.MonkeyPatch) -> None:

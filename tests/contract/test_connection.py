@@ -25,10 +25,11 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller
 from posthouse.ports import Store
 from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring, Scope
@@ -123,7 +124,7 @@ def _fast_path() -> FastPath:
     for number, (name, scheme) in enumerate([*SCHEMES.items(), (NOBODY, "")], 1):
         endpoint = Endpoint(EndpointId(number), name, Scaling())
         workers = [_ready(endpoint, WorkerId(number), scheme, clock.now())] if scheme else []
-        hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, clock.now(), workers))
+        hub.endpoints[endpoint.id] = ManagedEndpoint(Controller(endpoint, clock.now(), workers))
         hub.ids_by_name[DEFAULT_ACCOUNT, name] = endpoint.id
     keyring = Keyring(bytes(32), [RECORD], hub.endpoint)
     signer = RsaKey.generate()

@@ -19,9 +19,8 @@ from posthouse.cli.options import ADMIN_KEY_FILE
 from posthouse.client import AsyncClient
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
-from posthouse.engine import loop as loop_module
 from posthouse.engine.clock import SystemClock
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller
 from posthouse.ports import InstanceSpec
 from posthouse.providers.process import ProcessProvider
 from posthouse.store.sql import SqlStore
@@ -54,7 +53,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def fleet_of(server: Running) -> Fleet:
+def fleet_of(server: Running) -> Controller:
     fleet = server.hub.fleet_named("llm")
     assert fleet is not None
     return fleet
@@ -269,10 +268,11 @@ async def test_a_failing_decision_is_told_and_forgotten_when_it_is_over(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "decide", broken)
+        for managed in server.hub.endpoints.values():
+            patch.setattr(managed.fleet, "policy", broken)
         patch.setattr(ProcessProvider, "instances", broken)
-        server.loop.observer.poke("process")
-        await until(lambda: bool(server.loop.failing and server.loop.observer.failing), "both fail")
+        server.observer.poke("process")
+        await until(lambda: bool(server.loop.failing and server.observer.failing), "both fail")
         await hot_calls_answer(http, server, puppet)
         assert await troubles(http, server) == [
             "decisions fail, and endpoints stay as they are: 1",
@@ -281,7 +281,7 @@ async def test_a_failing_decision_is_told_and_forgotten_when_it_is_over(
         headers = {"Authorization": f"Bearer {server.admin_key}"}
         async with http.get(f"{server.url}/metrics", headers=headers) as page:
             assert "posthouse_troubles 2.0" in await page.text()
-    await until(lambda: not server.loop.failing and not server.loop.observer.failing, "it is over")
+    await until(lambda: not server.loop.failing and not server.observer.failing, "it is over")
     assert await troubles(http, server) == []
 
 
@@ -299,12 +299,12 @@ async def test_an_empty_list_ends_no_worker_that_goes_on_reporting(
 
     with monkeypatch.context() as patch:
         patch.setattr(ProcessProvider, "instances", nothing)
-        lists = server.loop.observer.counts["process_incomplete"]
-        await until(lambda: server.loop.observer.counts["process_incomplete"] > lists + 3, "it lies again and again")
+        lists = server.observer.counts["process_incomplete"]
+        await until(lambda: server.observer.counts["process_incomplete"] > lists + 3, "it lies again and again")
         assert states(server, "llm") == ["idle", "idle"]
         assert (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]["url"] in {p.url for p in both}
-    looks = server.loop.observer.counts["process_looks"]
-    await until(lambda: server.loop.observer.counts["process_looks"] > looks + 2, "it tells the truth again")
+    looks = server.observer.counts["process_looks"]
+    await until(lambda: server.observer.counts["process_looks"] > looks + 2, "it tells the truth again")
     assert sorted(server.hub.fleet_named("llm").workers) == sorted(p.id for p in both)  # type: ignore[union-attr]
     assert server.loop.executor.counts["orphans_destroyed"] == 0
 
@@ -430,12 +430,12 @@ async def test_where_most_of_what_is_listed_is_unknown_nothing_is_destroyed_and_
     with monkeypatch.context() as patch:
         patch.setattr(ProcessProvider, "instances", and_more)
         patch.setattr(ProcessProvider, "destroy", destroy)
-        looks = server.loop.observer.counts["process_looks"]
-        await until(lambda: server.loop.observer.counts["process_looks"] > looks + 8, "it is looked at")
+        looks = server.observer.counts["process_looks"]
+        await until(lambda: server.observer.counts["process_looks"] > looks + 8, "it is looked at")
         assert destroyed == []
         async with http.get(f"{server.url}/readyz") as answer:
             assert "provider process has 2 instances of this installation" in await answer.text()
-    looks = server.loop.observer.counts["process_looks"]
-    await until(lambda: server.loop.observer.counts["process_looks"] > looks + 1, "the list is as it was")
+    looks = server.observer.counts["process_looks"]
+    await until(lambda: server.observer.counts["process_looks"] > looks + 1, "the list is as it was")
     async with http.get(f"{server.url}/readyz") as answer:
         assert "provider process" not in await answer.text()

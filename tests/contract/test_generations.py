@@ -16,9 +16,9 @@ from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
-from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.ingest import Ingest
-from posthouse.fleet.fleet import Fleet
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.controller import Controller
 from posthouse.signing.rsa import verifier
 from posthouse.wire import route as wire
 from tests.kit.live import live_server, states, until
@@ -102,7 +102,7 @@ async def puppet(server: Running, http: aiohttp.ClientSession, tmp_path: Path) -
         yield puppet
 
 
-def fleet(server: Running) -> Fleet:
+def fleet(server: Running) -> Controller:
     found = server.hub.fleet_named("llm")
     assert found is not None
     return found
@@ -126,7 +126,7 @@ async def test_every_form_of_report_is_accepted_and_means_what_its_generation_me
     generation: str, server: Running, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Report] = []
-    monkeypatch.setattr(Fleet, "report", lambda self, worker_id, report, now: taken.append(report))
+    monkeypatch.setattr(Controller, "report", lambda self, worker_id, report, now: taken.append(report))
     forms = requests(generation, "/worker_status/")
     for form in forms:
         status, _ = await puppet.post("/worker_status/", own(form["body"], puppet), puppet.token)
@@ -239,9 +239,9 @@ async def test_the_two_oldest_generations_are_believed_to_be_done_when_they_shou
     await puppet.post("/worker_status/", own(sent("W1", "ready"), puppet), puppet.token)
     await route(puppet, server, {"endpoint": "llm", "cost": 500})
     now = server.hub.clock.now()  # 500 of work at 250 a second: 2 s
-    fleet(server).advance(now + 10.0, silent_s=1e9)
+    fleet(server)._requests.expire(now + 10.0)
     assert fleet(server).ledger.outstanding() == 500
-    fleet(server).advance(now + 15.0, silent_s=1e9)
+    fleet(server)._requests.expire(now + 15.0)
     assert fleet(server).ledger.outstanding() == 0
     assert fleet(server).workers[WorkerId(puppet.id)].scheme == "A4"
 

@@ -408,7 +408,9 @@ async def test_absurd_reports_change_nothing(
     for name, values in HARMLESS.items():
         for value in values:
             assert (await puppet.report(**{name: value}))[0] == 200, (name, str(value)[:60])
-    figures = fleet.worker_stats(fleet.workers[next(iter(fleet.workers))].id)
+    managed = server.hub.named("llm")
+    assert managed is not None
+    figures = managed.worker_stats(next(iter(fleet.workers)))
     assert all(abs(amount) <= 1e12 for amount in (figures.taken, figures.disk_gb))
     assert fleet.ledger.outstanding() == 0
     assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]

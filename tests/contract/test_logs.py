@@ -13,10 +13,10 @@ from posthouse.client import AsyncClient
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.fleet import Assignment, Fleet
-from posthouse.fleet.history import Level
+from posthouse.fleet.events import Assignment, Level
 from posthouse.ports import JournalEntry
 from tests.kit.commandline import Commandline
+from tests.kit.fleets import Fleet
 from tests.kit.live import add_endpoint, live_server, pointed, ready, states, until, worker_processes
 from tests.kit.web import Web, served, worker
 
@@ -208,10 +208,10 @@ async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
         async with pointed(server) as client:
             endpoint = await client.get_endpoint("llama")
             await owner.generate("llama", "hello", max_new_tokens=50)
-            fleet = server.hub.fleet_named("llama")
-            assert fleet is not None
-            [worker_id] = fleet.workers
-            await until(lambda: fleet.worker_stats(worker_id).done_rate > 0, "a report of work done")
+            managed = server.hub.named("llama")
+            assert managed is not None
+            [worker_id] = managed.fleet.workers
+            await until(lambda: managed.worker_stats(worker_id).done_rate > 0, "a report of work done")
             [row] = await client.get_endpoint_workers(endpoint)
             assert (row.id, row.status, row.reqs_working) == (worker_id, "idle", 0)
             figures = (row.cur_perf, row.new_load, row.perf, row.disk_usage, row.loaded_at, row.cur_load_rolling_avg)
@@ -222,7 +222,7 @@ async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
             process.kill()
         await until(lambda: states(server, "llama") == ["unavail"], "the worker is missed")
         await owner.delete_worker(worker_id)
-        await until(lambda: worker_id not in fleet.workers, "the worker's end")
+        await until(lambda: worker_id not in managed.fleet.workers, "the worker's end")
         cli = Commandline(server.url, server.admin_key, tmp_path / "home")
         info0, info1, debug = [await cli("get", "endpt-logs", str(endpoint_id), "--level", n) for n in "013"]
         ways = [line.partition(f" worker {worker_id} went ")[2] for line in info1.splitlines()]

@@ -11,7 +11,7 @@ from vastai.data.workergroup import WorkergroupConfig
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller
 from posthouse.server.http import KEEP_ALIVE_S
 from tests.kit.commandline import Commandline
 from tests.kit.live import (
@@ -59,17 +59,17 @@ asyncio.run(main())
 """
 
 
-def fleet_of(server: Running, name: str) -> Fleet:
+def fleet_of(server: Running, name: str) -> Controller:
     fleet = server.hub.fleet_named(name)
     assert fleet is not None
     return fleet
 
 
-def first_worker(fleet: Fleet) -> Worker:
+def first_worker(fleet: Controller) -> Worker:
     return min(fleet.workers.values(), key=lambda worker: worker.id)
 
 
-async def succeeded(fleet: Fleet) -> Worker:
+async def succeeded(fleet: Controller) -> Worker:
     """The first worker as it was when the next one was there."""
     await until(lambda: bool(fleet.workers), "there is a worker")
     first = first_worker(fleet)

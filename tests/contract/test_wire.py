@@ -15,8 +15,8 @@ from posthouse.client import AsyncClient
 from posthouse.domain.load import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import router
-from posthouse.fleet import fleet as fleet_module
-from posthouse.fleet.fleet import UNSEEN_KEPT_S
+from posthouse.fleet import requests as fleet_module
+from posthouse.fleet.requests import UNSEEN_KEPT_S
 from posthouse.server.fastpath import ROUTES
 from posthouse.signing.rsa import verifier
 from posthouse.wire.signed import Scheme, signed_text
@@ -130,7 +130,7 @@ async def test_a_new_request_does_not_overtake_one_that_is_held(http: aiohttp.Cl
         await until(lambda: bool(fleet.ledger.waiting), "the first one is held")
         # Room comes up behind the back of those who serve the held; the first request alone fills it.
         ready = Report(100.0, "", puppet.url, "1.1.0", "U", frozenset())
-        fleet.report(WorkerId(puppet.id), ready, server.hub.clock.now())
+        fleet._roster.reported(WorkerId(puppet.id), ready, server.hub.clock.now())
         late = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0}))
         _, first = await held
         assert first["url"] == puppet.url
@@ -274,7 +274,7 @@ async def test_a_broken_store_or_loop_does_not_stop_routing(
     failures = server.loop.counts["failed_ticks"]
     await puppet.report("W4", error_msg="")
     for managed in server.hub.endpoints.values():
-        managed.saved_at = 0.0
+        managed.fleet._saved_at = 0.0
     await until(lambda: server.loop.counts["failed_ticks"] > failures, "a tick failed")
     for _ in range(3):
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
@@ -336,7 +336,7 @@ async def test_a_signature_that_cannot_be_made_is_one_failed_call_and_no_lasting
             status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
         assert (status, reply) == (400, {"error": "the server could not answer this call"})
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
-    fleet.advance(server.hub.clock.now() + UNSEEN_KEPT_S, silent_s=1e9)
+    fleet._requests.expire(server.hub.clock.now() + UNSEEN_KEPT_S)
     assert fleet.ledger.outstanding() == 0
 
 

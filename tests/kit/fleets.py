@@ -1,26 +1,188 @@
 """Fleets, workers and what happens to them, in a few words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.load import Report
+from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Decision, Memory, Rental
+from posthouse.domain.plan import Action, Decision, Memory, Rental
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.fleet import (
+from posthouse.engine.history import History
+from posthouse.engine.managed import Log, ManagedEndpoint
+from posthouse.engine.worker_stats import WorkerStats
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import (
     Assignment,
-    Fleet,
+    Configured,
+    Event,
+    Failed,
+    Left,
+    Listed,
+    Released,
+    Reported,
+    RequestsEnded,
+    UpdateAsked,
+    UpdateCancelled,
     Waiting,
 )
+from posthouse.fleet.line import Line
+from posthouse.fleet.roster import can_be_updated
+from posthouse.recording.log import Slice
 
 NOW = 1_700_000_000.0
 SILENT_S = 45.0
 ONE, TWO = WorkerId(1), WorkerId(2)
 GROUP = WorkergroupId(7)
 PRICE = Price(ready_usd_h=1.2, loading_usd_h=0.6, stopped_usd_h=0.1)
+
+
+class Fleet(Controller):
+    """A controller, told call by call, also of what it does between two events: its parts are tested through it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        now: float,
+        workers: Iterable[Worker] = (),
+        stabilization_s: float = 0.0,
+        spent_usd: float = 0.0,
+    ) -> None:
+        rows = tuple(workers)
+        self.now = now
+        self.log = Log(now, sum(w.state is not State.DESTROYED for w in rows))
+        super().__init__(
+            endpoint, now, rows, stabilization_s, spent_usd, label="test-", silent_s=SILENT_S, traffic=self.log
+        )
+        self.delivered: list[tuple[int, Assignment | Waiting]] = []
+        self.managed = ManagedEndpoint(self, self.log)
+        self.done(now)
+
+    def done(self, now: float) -> None:
+        """Has done what was asked for."""
+        self.now = max(self.now, now)
+        self.managed.perform(None, now)
+
+    def told(self, event: Event, now: float) -> None:
+        self.now = max(self.now, now)
+        self.managed.handle(event, now)
+        self.validate()
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def report(self, worker_id: WorkerId, report: Report, now: float) -> None:
+        self.told(Reported(worker_id, report), now)
+
+    def end(self, worker_id: WorkerId, ended: Ended, now: float) -> bool:
+        before = self.counters.refused_ends
+        self.told(RequestsEnded(worker_id, (ended,)), now)
+        return self.counters.refused_ends == before
+
+    def failed(self, worker_id: WorkerId, idx: int, why: str, now: float) -> bool:
+        before = self.counters.refused_ends
+        self.told(Failed(idx, worker_id, why), now)
+        return self.counters.refused_ends == before
+
+    def forget(self, idx: int) -> None:
+        self.told(Left(idx), self.now)
+
+    def observe(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
+        self.told(Listed(provider, tuple(instances), asked_at), now)
+
+    def configure(self, endpoint: Endpoint) -> None:
+        self.told(Configured(endpoint), self.now)
+
+    def ask_update(self, group_id: WorkergroupId, now: float) -> int:
+        self.told(UpdateAsked(group_id), now)
+        return sum(can_be_updated(w) for w in self.managed.of_group(group_id))
+
+    def cancel_update(self, group_id: WorkergroupId, now: float) -> None:
+        self.told(UpdateCancelled(group_id), now)
+
+    def release(self) -> None:
+        self.told(Released(), self.now)
+
+    # -- what it does between two events -------------------------------------------------------------------------------
+
+    def advance(self, now: float, silent_s: float) -> None:
+        self._roster.advance(now, silent_s)
+        self._requests.expire(now)
+        self._requests.serve(now)
+        self.done(now)
+
+    def let_go(self, now: float) -> float | None:
+        self._requests.let_go(now)
+        self.done(now)
+        return self._requests.line.next_end()
+
+    def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
+        self._roster.observe_instance(worker_id, instance, now)
+        self.done(now)
+
+    def tick(self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str) -> tuple[Action, ...]:
+        self._label = label
+        self._take_on(decision, ids, now)
+        self._requests.serve(now)
+        self.done(now)
+        return self.due(now)
+
+    def due(self, now: float) -> tuple[Action, ...]:
+        return tuple(self._roster.due(now))
+
+    def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
+        self._roster.set_goal(worker_id, goal)
+
+    def command_sent(self, action: Action, now: float) -> None:
+        try:
+            self._roster.command_sent(action, now)
+        finally:
+            self.done(now)
+
+    def command_answered(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
+        self._roster.command_answered(worker_id, now, failure, blame)
+        self.done(now)
+
+    def updated(self, worker_id: WorkerId) -> None:
+        self._roster.updated(worker_id)
+
+    def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
+        return self._roster.take_changes(everything)
+
+    def give_back(self, rows: Iterable[Worker]) -> None:
+        self._roster.give_back(rows)
+
+    # -- what surrounds it ---------------------------------------------------------------------------------------------
+
+    @property
+    def line(self) -> Line:
+        return self._requests.line
+
+    @property
+    def spent_gone_usd(self) -> float:
+        return self._roster.spent_gone_usd
+
+    @property
+    def history(self) -> History:
+        self.done(self.now)
+        return self.managed.history
+
+    @property
+    def traffic_log(self) -> Log:
+        return self.log
+
+    def drain_traffic(self, now: float) -> Slice:
+        return self.managed.drain_traffic(now)
+
+    def copy_traffic(self, now: float) -> Slice:
+        return self.managed.copy_traffic(now)
+
+    def worker_stats(self, worker_id: WorkerId) -> WorkerStats:
+        return self.managed.worker_stats(worker_id)
+
+    def mean_load(self, worker_id: WorkerId, now: float) -> float:
+        return self.managed.mean_load(worker_id, now)
 
 
 def worker(worker_id: WorkerId = ONE, state: State = State.IDLE, goal: Goal = Goal.HOT, perf: float = 100.0) -> Worker:

@@ -23,8 +23,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine import journal
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, ManagedEndpoint
-from posthouse.fleet.fleet import Fleet
+from posthouse.engine.hub import Hub
 from posthouse.ports import InstanceSpec
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.fastpath import FastPath
@@ -32,6 +31,7 @@ from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app
 from posthouse.store import open_store
+from tests.kit.fleets import Fleet
 
 
 class Shelf:
@@ -132,7 +132,7 @@ class Web:
         """The fleet of the workers' endpoint, once they are in it."""
         managed = self.hub.managed(workers[0].endpoint_id)
         fleet = Fleet(managed.fleet.endpoint, self.hub.clock.now(), workers)
-        self.hub.endpoints[fleet.endpoint.id] = ManagedEndpoint(fleet)
+        self.hub.endpoints[fleet.endpoint.id] = fleet.managed
         return fleet
 
 

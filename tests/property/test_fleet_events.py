@@ -17,8 +17,9 @@ from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Action, Memory
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.fleet import Assignment, Fleet
+from posthouse.fleet.events import Assignment
 from posthouse.policy.decide import decide
+from tests.kit.fleets import Fleet
 
 MAX_WORKERS = 4
 SILENT_S = 45.0

@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
-from posthouse.engine.hub import ManagedEndpoint
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import OVERTAKEN_S, Assignment, Fleet
+from posthouse.fleet.events import Assignment, RequestsEnded
+from posthouse.fleet.requests import OVERTAKEN_S
+from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
-from tests.kit.fleets import NOW, worker
+from tests.kit.fleets import NOW, Fleet, worker
 
 PAUSE_S = 5.0
 """The longest that a client sleeps between two polls."""
@@ -78,8 +81,9 @@ Reply = RouteReply | WaitReply | Exception
 
 
 def router_of(fleet: Fleet, hold_s: float = 3.0) -> tuple[Router, ManagedEndpoint]:
-    managed = ManagedEndpoint(fleet)
-    hub: Any = SimpleNamespace(clock=Clock(), bell=asyncio.Event(), endpoints={fleet.endpoint.id: managed})
+    managed = fleet.managed
+    hub = Hub(cast(Store, None), cast(Any, Clock()), {}, "", "test", stabilization_s=0.0)
+    hub.endpoints[fleet.endpoint.id] = managed
     signer: Any = SimpleNamespace(sign=str)
     return Router(hub, signer, lambda worker_id: bytes(32), hold_s, lambda text, then: then("")), managed
 
@@ -106,8 +110,7 @@ async def story(arrivals: list[bool]) -> None:
         elif there := [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]:
             end = Ended(there[0][1], success=True)
             if number % 3:
-                fleet.ended(there[0][0], [end], NOW)
-                managed.deliver()
+                managed.handle(RequestsEnded(there[0][0], (end,)), NOW)
             else:  # there is room, and nobody has been told
                 assert fleet.end(there[0][0], end, NOW)
     assert served == sorted(served)  # indexes grow with every new request
@@ -120,8 +123,7 @@ async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it
     leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
     assert leave is not None
     for worker_id, at in list(fleet.ledger.at.items()):
-        fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
-    managed.deliver()
+        managed.handle(RequestsEnded(worker_id, tuple(Ended(idx, success=True) for idx in at)), NOW)
     assert len(replies) == 1
     assert fleet.ledger.outstanding() > 0
     leave()
@@ -136,8 +138,7 @@ async def test_a_held_client_that_leaves_takes_its_request_with_it() -> None:
     assert leave is not None
     leave()
     for worker_id, at in list(fleet.ledger.at.items()):
-        fleet.ended(worker_id, [Ended(idx, success=True) for idx in at], NOW)
-    managed.deliver()
+        managed.handle(RequestsEnded(worker_id, tuple(Ended(idx, success=True) for idx in at)), NOW)
     assert (replies, len(fleet.ledger), len(fleet.line), managed.held) == ([], 0, 0, {})
 
 
@@ -153,8 +154,7 @@ async def test_of_two_calls_for_one_request_the_later_one_is_held_and_the_earlie
     assert leave_first is not None
     leave_first()  # its connection ends: that is no word of the other
     for worker_id, at in list(fleet.ledger.at.items()):
-        fleet.ended(worker_id, [Ended(i, success=True) for i in at], NOW)
-    managed.deliver()
+        managed.handle(RequestsEnded(worker_id, tuple(Ended(i, success=True) for i in at)), NOW)
     assert [type(reply) for reply in second] == [RouteReply]
     assert len(first) == 1
 
@@ -170,7 +170,6 @@ async def test_a_call_is_held_as_long_as_it_asks() -> None:
     assert fleet.let_go(NOW + 24.0) == NOW + 25.0
     assert len(fleet.line) == 1
     fleet.let_go(NOW + 25.0)
-    managed.deliver()
     assert [type(reply) for reply in replies] == [WaitReply, WaitReply]
     assert (len(fleet.line), managed.held) == (0, {})
 

@@ -20,9 +20,10 @@ import aiohttp
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import WorkerId
-from posthouse.engine.hub import ManagedEndpoint
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Assignment
 from posthouse.wire.route import RouteAsk
 from tests.kit.live import add_endpoint, live_server, pointed, states, until
 from tests.kit.puppets import Puppet
@@ -160,7 +161,7 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
     clock = asyncio.get_running_loop().time
     routes: dict[int, list[float]] = defaultdict(list)
     sent_to: list[WorkerId] = []
-    really_route, really_assign = Router.route, Fleet.assign
+    really_route, really_assign = Router.route, Controller.assign
 
     def route(self: Router, managed: ManagedEndpoint, ask: RouteAsk, deliver: Any, hold_s: float | None = None) -> Any:
         def delivered(reply: Any) -> None:
@@ -170,9 +171,9 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
 
         return really_route(self, managed, ask, delivered, hold_s)
 
-    def assign(self: Fleet, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
+    def assign(self: Controller, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
         outcome = really_assign(self, idx, cost, now, polls, hold_s)
-        if self.endpoint.name == "beside" and hasattr(outcome, "worker"):
+        if self.endpoint.name == "beside" and isinstance(outcome, Assignment):
             sent_to.append(outcome.worker.id)
         return outcome
 
@@ -186,7 +187,7 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
         began = clock()
         await asyncio.sleep(NORMAL_S)
         normal = [traffic.answered(began, clock()) for traffic in (elsewhere, beside)]
-        with patch.object(Router, "route", route), patch.object(Fleet, "assign", assign):
+        with patch.object(Router, "route", route), patch.object(Controller, "assign", assign):
             going.append(tasks.create_task(site.report_for_the_dead()))
             await site.reached("alone", ["idle"])
             began = clock()

@@ -10,12 +10,12 @@ from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.plan import Decision, Memory, Rental, Snapshot
 from posthouse.domain.worker import Worker
-from posthouse.fleet.fleet import Fleet
+from posthouse.fleet.controller import Controller, Policy
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import REST_S, BrokenRule
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.world import Policy, World
+from posthouse.sim.world import World
 
 SCALING = Scaling(min_load=0.0, cold_mult=1.5, cold_workers=1, max_workers=4)
 HARDWARE = Hardware(create=Duration(5.0), load=Duration(10.0), start=Duration(5.0), per_host=2)
@@ -91,9 +91,9 @@ def test_a_request_that_is_forgotten_while_its_worker_has_it_is_seen() -> None:
 def test_a_request_to_a_worker_that_is_not_wanted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = world().run(60)
     assert sick.fleet.ledger.at
-    monkeypatch.setattr(sick.fleet, "_seat", lambda: None)  # nobody leaves the bench any more
+    monkeypatch.setattr(sick.fleet._requests, "membership_changed", lambda: None)  # nobody leaves the bench any more
     for worker in list(sick.fleet.workers.values()):
-        sick.fleet.workers[worker.id] = replace(worker, goal=Goal.COLD)
+        sick.fleet._roster.workers[worker.id] = replace(worker, goal=Goal.COLD)
     assert broken(sick) == "only ready and wanted workers get requests"
 
 
@@ -121,7 +121,7 @@ def test_money_that_is_not_billed_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_worker_that_is_stopped_with_requests_on_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fleet, "_drains", lambda self, worker, now: False)
+    monkeypatch.setattr(Controller, "_drains", lambda self, worker, now: False)
     sick = world().run(60)
     sick.configure(EndpointState.STOPPED)
     assert broken(sick) == "a busy worker is not stopped"

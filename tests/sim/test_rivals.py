@@ -17,6 +17,7 @@ from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.controller import Policy
 from posthouse.sim.policies import POLICIES, parse, policy, sweep
 from posthouse.sim.record import Summary
 from posthouse.sim.rivals.aibrix import Aibrix
@@ -34,7 +35,6 @@ from posthouse.sim.rivals.vast import HOLD_S, Vast
 from posthouse.sim.rivals.window import Mean, Most, Periods
 from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, load
-from posthouse.sim.world import Policy
 
 SCALING = Scaling(min_load=0.0, cold_mult=1.0, cold_workers=0, max_workers=100)
 OFFER = GroupOffer(WorkergroupId(1), Offer("o", "sim", "m", Price(1.0, 1.0, 0.1), "GPU", 1, 1000))

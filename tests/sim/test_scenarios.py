@@ -10,7 +10,7 @@ import pytest
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import MAX_PROGRESS_FACTOR, STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.fleet import UNSEEN_KEPT_S
+from posthouse.fleet.requests import UNSEEN_KEPT_S
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, START_AT, TICK_S, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
@@ -303,7 +303,7 @@ def test_the_dearest_worker_rests_first_and_the_others_go_on() -> None:
     world = World(BARE, load=lambda t: 450.0 if t < 300 else 90.0, cost=10).run(300)
     assert world.count(State.IDLE) == 5
     dear = world.fleet.workers[WorkerId(3)]
-    world.fleet.workers[dear.id] = replace(dear, price=replace(dear.price, ready_usd_h=9.0))
+    world.fleet._roster.workers[dear.id] = replace(dear, price=replace(dear.price, ready_usd_h=9.0))
     world.audit.adopt(world.fleet, world.now)
     world.run(300 + 3 * 30 + 90)  # a need is held for three starts, and the mean of a minute falls slowly
     cold = [w.id for w in world.fleet.workers.values() if w.goal is Goal.COLD]

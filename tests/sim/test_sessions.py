@@ -9,7 +9,7 @@ from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.load import Ended
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.fleet import Assignment
+from posthouse.fleet.events import Assignment, Dismissed
 from posthouse.policy.tuning import TUNING
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, TICK_S, Client, Machines, SimInstance, World
 
@@ -79,7 +79,7 @@ def test_a_worker_that_is_to_go_takes_no_new_session_and_keeps_the_one_it_has() 
     world.run(100)
     first = world.open()
     world.run(102)
-    world.fleet.set_goal(FIRST, Goal.GONE)
+    world.tell(Dismissed((FIRST,)))
     world.run(200)
     second = world.open()
     world.run(1000)

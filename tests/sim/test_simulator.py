@@ -13,7 +13,6 @@ import pytest
 from posthouse.config import Engine, Server
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import Command, State
-from posthouse.engine.loop import MIN_GAP_S
 from posthouse.providers.process import ProcessProvider
 from posthouse.sim import world as sim
 from posthouse.sim.client import Client, ClientBehaviour, ClientKind
@@ -51,7 +50,6 @@ def test_the_paces_are_those_of_the_server() -> None:
     assert Pace().list_s == ProcessProvider.Settings().poll_s
     assert Pace().silent_s == Engine().silent_s
     assert Pace().hold_s == Server().route_hold_s
-    assert sim.MIN_GAP_S == MIN_GAP_S
 
 
 def test_the_same_run_twice_is_the_same_log_byte_for_byte_whatever_the_hash_seed() -> None:

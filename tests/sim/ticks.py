@@ -23,13 +23,14 @@ from typing import Any
 from posthouse.domain.endpoint import SLO_MODES, EndpointState, Scaling
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
+from posthouse.fleet.controller import Policy
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import BrokenRule
 from posthouse.sim.client import ClientBehaviour
 from posthouse.sim.instance import SimInstance
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.world import Pace, Policy, World
+from posthouse.sim.world import Pace, World
 
 HERE = Path(__file__).parent
 EDITED, DISTURBED = 0.1, 0.03

@@ -6,25 +6,32 @@ from typing import Any
 import msgspec
 
 from posthouse.domain.endpoint import Scaling
+from posthouse.fleet.events import Accrued
+from posthouse.recording.log import TrafficLog
 from posthouse.recording.segment import Segment
 from posthouse.sim.client import Client
 from posthouse.sim.market import Hardware
 from posthouse.sim.record import Record, Waits, hours
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.world import World
+from posthouse.sim.world import START_AT, World
 
 
 class Taped(World):
     """A world whose fleet's traffic log is cut into segments, as a server does, and that notes what is on none."""
 
-    def __init__(self, *world: Any, **more: Any) -> None:
+    def __init__(self, scaling: Scaling, traffic: list[Arrival], hardware: tuple[Hardware], seed: int = 0) -> None:
         self.segments: list[Segment] = []
         self.record = Record()
-        super().__init__(*world, **more)
+        self.traffic_log = TrafficLog(START_AT)
+        super().__init__(scaling, traffic, hardware, seed, recorder=self.traffic_log)
 
     def on_tick(self) -> None:
-        if self.fleet.traffic_log.due(self.now):
-            self.segments.append(self.fleet.drain_traffic(self.now).pack())
+        if self.traffic_log.due(self.now):
+            self.segments.append(self.drained())
+
+    def drained(self) -> Segment:
+        self.tell(Accrued())
+        return self.traffic_log.drain(self.now, len(self.fleet.workers)).pack()
 
     def on_request(self, client: Client) -> None:
         self.record.requests += 1
@@ -45,7 +52,7 @@ class Taped(World):
 def lived(scaling: Scaling, traffic: list[Arrival], hardware: Hardware, span_s: float, seed: int = 0) -> Taped:
     """A world after `span_s`."""
     world = Taped(scaling, traffic, (hardware,), seed=seed).run(span_s)
-    world.segments.append(world.fleet.drain_traffic(world.now).pack())
+    world.segments.append(world.drained())
     return world
 
 

@@ -14,16 +14,10 @@ from posthouse.domain.plan import Action, Failures
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import MAX_MACHINES
-from posthouse.fleet.fleet import (
-    MAX_WAITING,
-    UNCLEAR_S,
-    UNSEEN_KEPT_S,
-    WAITING_KEPT_S,
-    Assignment,
-    Fleet,
-    Waiting,
-)
+from posthouse.fleet.events import Assignment, Waiting
 from posthouse.fleet.ledger import Request
+from posthouse.fleet.requests import MAX_WAITING, UNSEEN_KEPT_S, WAITING_KEPT_S
+from posthouse.fleet.roster import UNCLEAR_S
 from posthouse.policy.capacity import on_machine
 from posthouse.policy.needs import expected_wait_s
 from posthouse.policy.tuning import TUNING
@@ -34,6 +28,7 @@ from tests.kit.fleets import (
     PRICE,
     SILENT_S,
     TWO,
+    Fleet,
     assigned,
     decision_to_rent,
     fleet_of,
@@ -269,6 +264,8 @@ def test_the_failure_of_a_duplicate_after_the_success_counts_for_nothing() -> No
 @pytest.mark.parametrize(("seen", "scheme", "held_s"), [(False, "U", 5.0), (True, "U", 0.0), (False, "A4", 0.0)])
 def test_a_request_that_never_came_to_its_worker_is_held_against_it(seen: bool, scheme: str, held_s: float) -> None:
     fleet = fleet_of(replace(worker(), scheme=scheme))
+    if scheme == "A4":  # a generation that never says what it works on
+        fleet.report(ONE, replace(ready_report(), scheme=scheme, working=None), NOW)
     idx = assigned(fleet.assign(0, 1, NOW)).request_idx
     if seen:
         fleet.report(ONE, ready_report(working=[idx]), NOW)

@@ -9,15 +9,17 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation, State
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.plan import Action, Decision, Memory, Obstacle, Reason
-from posthouse.fleet.fleet import UNSEEN_KEPT_S, Fleet
-from posthouse.fleet.history import KEPT, TEXT, WHY, History, Level
-from posthouse.fleet.worker_stats import FADES_OVER_S, WorkerStats
+from posthouse.engine.history import KEPT, TEXT, WHY, History
+from posthouse.engine.worker_stats import FADES_OVER_S, WorkerStats
+from posthouse.fleet.events import Level
+from posthouse.fleet.requests import UNSEEN_KEPT_S
 from tests.kit.fleets import (
     GROUP,
     NOW,
     ONE,
     SILENT_S,
     TWO,
+    Fleet,
     assigned,
     decision_to_rent,
     fleet_of,

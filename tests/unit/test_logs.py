@@ -5,12 +5,11 @@ from typing import Any
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.engine.clock import SystemClock
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.logs import logs
-from posthouse.fleet.fleet import Fleet
-from posthouse.fleet.history import Level
+from posthouse.fleet.events import Level
 from posthouse.ports import JournalEntry
-from tests.kit.fleets import NOW, worker
+from tests.kit.fleets import NOW, Fleet, worker
 
 
 class Journal:
@@ -31,8 +30,8 @@ def decision(at: float, **goals: str) -> JournalEntry:
 async def told(store: Any, tail: int | None = None, *notes: tuple[float, Level, str]) -> dict[str, str]:
     fleet = Fleet(Endpoint(EndpointId(1), "e"), NOW)
     for at, level, text in notes:
-        fleet.history.note(at, level, text, worker())
-    return await logs(Hub(store, SystemClock(), {}, "", "test", stabilization_s=0.0), ManagedEndpoint(fleet), tail)
+        fleet.history.note(at, level, text, worker().id, worker().group_id)
+    return await logs(Hub(store, SystemClock(), {}, "", "test", stabilization_s=0.0), fleet.managed, tail)
 
 
 async def test_decisions_and_what_happened_stand_in_the_order_of_time() -> None:

@@ -8,7 +8,8 @@ import pytest
 from posthouse.domain.errors import Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import Orphans
 from posthouse.ports import Provider, Store
 from tests.kit.fleets import fleet_of, worker

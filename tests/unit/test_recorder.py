@@ -8,12 +8,12 @@ import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import Unavailable
-from posthouse.engine.hub import SEGMENTS_KEPT, Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import SEGMENTS_KEPT
 from posthouse.engine.recorder import Recorder, traffic
-from posthouse.fleet.fleet import Fleet
 from posthouse.recording.log import SEGMENT_S, Slice, unpacked
 from posthouse.recording.segment import Segment
-from tests.kit.fleets import NOW
+from tests.kit.fleets import NOW, Fleet
 
 
 class Clock:
@@ -51,11 +51,13 @@ class Site:
         self.hub = Hub(store, self.clock, {}, "", "test", stabilization_s=0.0)
         for number in (1, 2):
             endpoint = Endpoint(EndpointId(number), f"e{number}")
-            self.hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, NOW))
+            self.hub.endpoints[endpoint.id] = Fleet(endpoint, NOW).managed
         self.recorder = Recorder(self.hub, keep_bytes)
 
     def fleet(self, number: int = 1) -> Fleet:
-        return self.hub.endpoints[EndpointId(number)].fleet
+        fleet = self.hub.endpoints[EndpointId(number)].fleet
+        assert isinstance(fleet, Fleet)
+        return fleet
 
     async def pass_time(self, span_s: float = SEGMENT_S) -> None:
         self.clock.at += span_s

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.load import Ended
 from posthouse.domain.plan import Action
-from posthouse.fleet.fleet import MAX_WAITING, WAITING_KEPT_S, Fleet
+from posthouse.fleet.requests import MAX_WAITING, WAITING_KEPT_S
 from posthouse.recording.log import DROPPED, FULL, MAX_KEPT, REST_S, SEGMENT_S, TrafficLog, packed, unpacked
-from tests.kit.fleets import NOW, ONE, SILENT_S, assigned, fleet_of, instance, new_fleet, ready_report, worker
+from tests.kit.fleets import NOW, ONE, SILENT_S, Fleet, assigned, fleet_of, instance, new_fleet, ready_report, worker
 
 
 def asked(fleet: Fleet, now: float) -> list[tuple[float, float]]:

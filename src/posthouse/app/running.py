@@ -16,6 +16,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
+from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
 from posthouse.server.http import HttpServer
 
@@ -41,6 +42,7 @@ class Running:
     """The first admin key, on the very first start; empty afterwards: it is shown once."""
     hub: Hub
     loop: Loop
+    observer: Observer
     router: Router
     server: HttpServer
     listener: socket.socket
@@ -65,14 +67,13 @@ class Running:
 
         The endpoints stay, and get workers again at the next start. `tell` hears how it goes.
         """
-        self.loop.taking_down = True
-        self.hub.bell.set()
+        self.loop.take_down()
         self._told.clear()
         said = ""
         while not self._told.is_set():
             workers = [w for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()]
             counts = Counter(str(w.state) for w in workers)
-            busy = sum(managed.fleet.ledger.outstanding() > 0 for managed in self.hub.endpoints.values())
+            busy = sum(managed.fleet.outstanding() > 0 for managed in self.hub.endpoints.values())
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             many = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
             now = f"{many} left: {states}" if workers else "no worker is left"

@@ -109,7 +109,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         parts = _parts(settings, hub, keyring, keys, signing, url, meters)
         server = _http_server(settings, parts, keys)
         await server.start(listener, tls)
-        server_running = Running(url, admin_key, hub, parts.loop, parts.router, server, listener, lock)
+        server_running = Running(url, admin_key, hub, parts.loop, parts.observer, parts.router, server, listener, lock)
         try:
             async with supervised(_tasks(settings, parts, server, renew_certificate)):
                 if inheritance is not None:
@@ -117,6 +117,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
                 yield server_running
         finally:
             # First what acts, then what answers: calls are answered until the last command has been.
+            await parts.loop.close()
             await parts.executor.close()
             await server_running.close()
             await _save(parts)
@@ -150,6 +151,8 @@ async def _hub(
         installation,
         settings.engine.stabilization_s,
         await store.next_epoch(),
+        tick_s=settings.engine.tick_s,
+        silent_s=settings.engine.silent_s,
     )
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     await hub.load()
@@ -189,7 +192,7 @@ def _parts(
         observer,
         Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s),
         meters,
-        Loop(hub, observer, executor, settings.engine.tick_s, settings.engine.silent_s),
+        Loop(hub, executor),
         Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000)),
         Throttle(settings.rates),
     )
@@ -255,7 +258,6 @@ async def _save(parts: Parts) -> None:
         for record in parts.keyring.dirty():
             await hub.store.note_key_use(record.id, record.last_used_at)
         for endpoint_id, managed in hub.endpoints.items():
-            rows = managed.fleet.take_changes(everything=True)
-            if rows:
+            if rows := managed.fleet.take_rows():
                 managed.version = await hub.store.commit(endpoint_id, managed.version, hub.epoch, rows, None)
         await parts.recorder.keep_all(at_once=True)

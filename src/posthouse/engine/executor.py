@@ -13,11 +13,10 @@ from posthouse.domain.account import AccountId
 from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
-from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
-from posthouse.fleet.fleet import Fleet
-from posthouse.fleet.history import Level
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.events import Answered, Level, Run
 from posthouse.ports import InstanceSpec, Provider, RegistryLogin
 from posthouse.wire.env import parse_env
 
@@ -52,13 +51,12 @@ class Executor:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.most_at_once)
 
-    def submit(self, fleet: Fleet, action: Action) -> None:
-        """Begins to carry out a command that the fleet has noted as given."""
-        worker = fleet.workers.get(action.worker_id)
-        if worker is not None:
-            if action.command is Command.RENT:
-                self.hub.offers.take(worker.provider, worker.offer_id)
-            self._spawn(self._carry_out(fleet, worker, action.command))
+    def submit(self, managed: ManagedEndpoint, command: Run) -> None:
+        """Begins to carry out a command; its answer is told to the controller."""
+        worker = command.worker
+        if command.command is Command.RENT:
+            self.hub.offers.take(worker.provider, worker.offer_id)
+        self._spawn(self._carry_out(managed, worker, command.command))
 
     def destroy_orphan(self, provider: Provider, instance: Instance) -> None:
         """Begins to destroy an instance that carries our label and belongs to no worker."""
@@ -74,7 +72,7 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, fleet: Fleet, worker: Worker, command: Command) -> None:
+    async def _carry_out(self, managed: ManagedEndpoint, worker: Worker, command: Command) -> None:
         provider = self.hub.provider_of(worker)
         failure, blame, instance = "", True, None
         outcome = "done"
@@ -105,14 +103,9 @@ class Executor:
         if failure:
             log.warning("command refused", worker=worker.id, command=str(command), why=failure[:300])
             self.counts[f"{command}_refused"] += 1
-        fleet.command_answered(worker.id, now, failure, blame)
-        fleet.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker)
-        if instance is not None and worker.id in fleet.workers:
-            if command is Command.UPDATE:
-                fleet.updated(worker.id)
-            fleet.observe_instance(worker.id, instance, now)
+        managed.history.note(now, Level.DEBUG, f"{command}: {failure or outcome}", worker.id, worker.group_id)
+        managed.handle(Answered(worker.id, command, failure, blame, instance), now)
         self.on_answer(worker.provider)
-        self.hub.bell.set()
 
     async def _ask(self, provider: Provider | None, worker: Worker, command: Command) -> Instance | None:
         if provider is None:

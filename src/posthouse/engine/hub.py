@@ -1,68 +1,26 @@
 """What the running server knows, in memory: endpoints with their fleets, workergroups, templates, offers."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound
-from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Decision, Memory
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
 from posthouse.engine.worker_ids import WorkerIds
-from posthouse.fleet.fleet import Assignment, Fleet, Waiting
-from posthouse.ports import Clock, JournalEntry, Provider, Store
-from posthouse.recording.segment import Segment
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Configured, Listed, Released
+from posthouse.ports import Clock, FleetRecord, Provider, Store
 
-UNWRITTEN_KEPT = 100
-"""Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
-SEGMENTS_KEPT = 12
-"""Segments of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
-PHASE_SPREAD = 0.6180339887
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
-
-
-@dataclass(slots=True)
-class ManagedEndpoint:
-    """One endpoint in the running server: its fleet, and what the control loop keeps about it between ticks."""
-
-    fleet: Fleet
-    version: int = 0
-    """Of the fleet in the store, for compare-and-set."""
-    memory: Memory = field(default_factory=Memory)
-    decision: Decision | None = None
-    """The latest."""
-    journalled_at: float = 0.0
-    unwritten: deque[JournalEntry] = field(default_factory=lambda: deque(maxlen=UNWRITTEN_KEPT))
-    """Decisions for the journal that could not be stored yet."""
-    unkept: deque[Segment] = field(default_factory=lambda: deque(maxlen=SEGMENTS_KEPT))
-    """Segments of its traffic log that could not be stored yet."""
-    saved_at: float = 0.0
-    held: dict[int, Callable[[Assignment | Waiting], None]] = field(default_factory=dict)
-    """What is to be told what becomes of requests that are held open."""
-    looks_at: float | None = None
-    """When it is next looked who of them has been held long enough."""
-    leaving: bool = False
-    """Its endpoint was deleted; it stays until its last worker is gone."""
-
-    def deliver(self) -> None:
-        """Tells what has become of held requests. To be called after whatever may give them a worker."""
-        for idx, outcome in self.fleet.take_delivered():
-            if (told := self.held.pop(idx, None)) is not None:
-                told(outcome)
-
-    def is_turn(self, every_s: float, last_at: float, now: float) -> bool:
-        """True if the moment lies between `last_at` and `now` that comes every `every_s` seconds, at another time for
-        each endpoint: multiples of the golden ratio spread any number of them evenly."""
-        begin_s = self.fleet.endpoint.id * PHASE_SPREAD % 1.0 * every_s
-        return (now - begin_s) // every_s > (last_at - begin_s) // every_s
 
 
 @dataclass(slots=True)
@@ -90,7 +48,13 @@ class Hub:
     """Sealed values by owner and name."""
     offers: Offers = field(init=False)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
-    """Rung when a decision should not wait for the next tick."""
+    """Rung when it is to be looked which controller wants to be told the time."""
+    deeds: Deeds = field(default_factory=Nothing)
+    """Who does what controllers ask for."""
+    tick_s: float = 1.0
+    silent_s: float = 60.0
+    seen: set[str] = field(default_factory=set)
+    """Providers that have been listed at least once since the start."""
     provider_types: Mapping[str, str] = field(default_factory=dict)
     """Which installed provider each is, by name."""
     listing: dict[str, bool] = field(default_factory=dict)
@@ -133,21 +97,55 @@ class Hub:
             record = await self.store.open_fleet(endpoint_id, self.epoch)
             self.former_labels |= {w.label for w in record.workers if w.state is State.DESTROYED}
             endpoint = endpoints.get(endpoint_id)
-            known = endpoint or _deleted(endpoint_id, record.account_id)
-            fleet = Fleet(known, self.clock.now(), record.workers, self.stabilization_s, record.spent_usd)
-            self.endpoints[endpoint_id] = ManagedEndpoint(fleet, record.version, leaving=endpoint is None)
-            if endpoint is not None:
-                self.ids_by_name[endpoint.account_id, endpoint.name] = endpoint_id
-            for worker in list(fleet.workers.values()):
-                if worker.group_id not in self.workergroups:  # deleted, and the crash came before its workers went
-                    fleet.set_goal(worker.id, Goal.GONE)
+            managed = self.open(endpoint or _deleted(endpoint_id, record.account_id), record)
+            if endpoint is None:
+                managed.close(self.clock.now())
+            # Of a workergroup that is deleted, where the crash came before its workers went.
+            lost = [w for w in managed.fleet.workers.values() if w.group_id not in self.workergroups]
+            managed.dismiss(lost, self.clock.now())
+
+    def open(self, endpoint: Endpoint, record: FleetRecord | None = None) -> ManagedEndpoint:
+        """Begins to manage an endpoint: a new one, or one that has a past."""
+        now = self.clock.now()
+        managed = ManagedEndpoint.open(
+            endpoint,
+            now,
+            record.workers if record is not None else (),
+            self.stabilization_s if record is not None else 0.0,
+            record.spent_usd if record is not None else 0.0,
+            version=record.version if record is not None else 0,
+            deeds=self.deeds,
+            label=self.label_prefix,
+            known=frozenset(self.providers),
+            tick_s=self.tick_s,
+            silent_s=self.silent_s,
+        )
+        self.endpoints[endpoint.id] = managed
+        if endpoint.name:
+            self.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+        self.configure(managed)
+        if record is None:  # nothing can be there yet, so where others have looked already it need not wait
+            for provider in self.seen:
+                managed.handle(Listed(provider, (), now), now)
+        return managed
+
+    def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
+        """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
+        endpoint = endpoint or managed.fleet.endpoint
+        used = {group.provider or self.default_provider for group in self.groups_of(endpoint.id)}
+        managed.handle(Configured(endpoint, frozenset(used)), self.clock.now())
+
+    def release(self) -> None:
+        """Tells everybody who is held open that they wait."""
+        for managed in self.endpoints.values():
+            managed.handle(Released(), self.clock.now())
 
     def named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> ManagedEndpoint | None:
         """The account's endpoint with this name, None if there is no such endpoint."""
         endpoint_id = self.ids_by_name.get((account_id, name))
         return None if endpoint_id is None else self.endpoints[endpoint_id]
 
-    def fleet_named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> Fleet | None:
+    def fleet_named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> Controller | None:
         """Its fleet."""
         managed = self.named(name, account_id)
         return None if managed is None else managed.fleet
@@ -182,7 +180,7 @@ class Hub:
                 return managed
         return None
 
-    def fleet_of(self, worker_id: int) -> Fleet | None:
+    def fleet_of(self, worker_id: int) -> Controller | None:
         """The fleet that has the worker, None if none has."""
         home = self.home_of(worker_id)
         return None if home is None else home.fleet

@@ -8,7 +8,9 @@ from posthouse.domain.errors import TooMany, Unauthorized
 from posthouse.domain.load import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.buckets import Buckets
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.events import Reported, RequestsEnded
 
 
 @dataclass(slots=True)
@@ -24,16 +26,11 @@ class Ingest:
         """Takes in a report of a worker of this endpoint. Raises: TooMany where it tells too much."""
         now = self.hub.clock.now()
         self._count(worker_id, now)
-        fleet = managed.fleet
-        worker = fleet.workers[WorkerId(worker_id)]
+        worker = managed.fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
             report = replace(report, scheme=group.signature_scheme)
-        fleet.report(worker.id, report, now)
-        now_state = fleet.workers.get(worker.id)
-        if now_state is None or now_state.state is not worker.state:
-            self.hub.bell.set()
-        managed.deliver()
+        managed.handle(Reported(worker.id, report), now)
 
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored.
@@ -42,8 +39,7 @@ class Ingest:
         """
         now = self.hub.clock.now()
         self._count(worker_id, now)
-        managed.fleet.ended(WorkerId(worker_id), ended, now)
-        managed.deliver()
+        managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:
         """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""

@@ -8,20 +8,16 @@ from typing import Any
 
 import msgspec
 
+from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.plan import Decision, Obstacle
-from posthouse.engine.hub import ManagedEndpoint
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows
 
-QUIET_S = 60.0
-"""A decision that changes nothing is kept this often."""
 
-
-def note(managed: ManagedEndpoint, decision: Decision) -> None:
-    """Takes a decision in, to be stored; not one that changes nothing while the last one is recent."""
-    if decision.goals or decision.rentals or managed.is_turn(QUIET_S, managed.journalled_at, decision.at):
-        managed.unwritten.append(JournalEntry(managed.fleet.endpoint.id, decision.at, plain(decision)))
-        managed.journalled_at = decision.at
+def entry(endpoint_id: EndpointId, decision: Decision) -> JournalEntry:
+    """A decision as it is stored."""
+    return JournalEntry(endpoint_id, decision.at, plain(decision))
 
 
 def plain(decision: Decision) -> dict[str, Any]:

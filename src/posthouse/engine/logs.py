@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.history import Line
+from posthouse.engine.hub import Hub
 from posthouse.engine.journal import orders
-from posthouse.fleet.history import Level, Line
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.events import Level
 from posthouse.ports import JournalEntry
 
 DECISIONS = 500
@@ -23,7 +25,7 @@ async def logs(
     """
     entries = await hub.store.journal(managed.fleet.endpoint.id, DECISIONS)
     # Thousands of lines take milliseconds, for which no request should have to wait.
-    return await asyncio.to_thread(_texts, managed.fleet.history.lines(group_id), entries, tail)
+    return await asyncio.to_thread(_texts, managed.history.lines(group_id), entries, tail)
 
 
 def _texts(history: Sequence[Line], entries: Sequence[JournalEntry], tail: int | None) -> dict[str, str]:

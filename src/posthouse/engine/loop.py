@@ -1,4 +1,7 @@
-"""The control loop: look, decide, write down, act. One endpoint's failure never stops another's tick, nor routing."""
+"""The control loop: tells each controller the time when it asked for it, and does what it asks for then.
+
+One endpoint's failure never stops another's tick, nor routing.
+"""
 
 import asyncio
 import time
@@ -8,135 +11,173 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.lifecycle import Goal
-from posthouse.domain.plan import Action
-from posthouse.domain.worker import WorkerId
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
-from posthouse.engine.hub import Hub, ManagedEndpoint
-from posthouse.engine.observer import Observer
-from posthouse.fleet.fleet import Fleet
-from posthouse.policy.decide import decide
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.engine.worker_ids import WorkerIds
+from posthouse.fleet.controller import MIN_GAP_S
+from posthouse.fleet.events import Closed, Commit, Offered, Run, Ticked, Written
 
 log = structlog.get_logger()
 
-SAVE_S = 60.0
-"""How often what workers have spent is written down while nothing else changes."""
+LAST_WRITES_S = 3.0
+"""How long the end of the server waits for what is being written down."""
 LATE_S = 10.0
 """A round that takes longer is a trouble. One of thousands of workers takes less than a second."""
-MIN_GAP_S = 0.05
-"""Shortest time between two ticks, however often the bell rings."""
 
 
 @dataclass(slots=True)
 class Loop:
     hub: Hub
-    observer: Observer
     executor: Executor
-    tick_s: float
-    silent_s: float
-    taking_down: bool = False
-    """Every worker is to go; nothing is decided any more."""
     counts: Counter[str] = field(default_factory=Counter)
     last_tick_s: float = 0.0
     """How long the latest round took."""
     failing: set[EndpointId] = field(default_factory=set)
     """Endpoints whose latest tick failed."""
-    _round_began_s: float = 0.0
+    _began_s: dict[EndpointId, float] = field(default_factory=dict)
+    """When the ticks began that are not over."""
+    _writing: dict[EndpointId, asyncio.Task[None]] = field(default_factory=dict)
+    _reserving: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.hub.deeds = self
+        for managed in self.hub.endpoints.values():
+            managed.deeds = self
 
     async def run(self) -> None:
-        """Ticks for ever: every `tick_s`, and when the bell rings."""
+        """Ticks for ever, each endpoint when its controller asked for it."""
         while True:
             self.hub.bell.clear()
-            began = self._round_began_s = time.perf_counter()
-            for endpoint_id in list(self.hub.endpoints):
-                await self.tick_safely(endpoint_id)
-            self.last_tick_s, self._round_began_s = time.perf_counter() - began, 0.0
+            began = time.perf_counter()
+            for endpoint_id, managed in list(self.hub.endpoints.items()):
+                if managed.wake_at <= self.hub.clock.now():
+                    self._tick(endpoint_id)
+                    await asyncio.sleep(0)
+            self.last_tick_s = time.perf_counter() - began
             self.failing &= self.hub.endpoints.keys()
             self.counts["rounds"] += 1
             await asyncio.sleep(MIN_GAP_S)
+            wake_at = min((m.wake_at for m in self.hub.endpoints.values()), default=0.0)
+            wait_s = wake_at - self.hub.clock.now() if self.hub.endpoints else self.hub.tick_s
             try:
-                async with asyncio.timeout(max(MIN_GAP_S, self.tick_s - self.last_tick_s)):
+                async with asyncio.timeout(min(max(0.0, wait_s), self.hub.tick_s)):
                     await self.hub.bell.wait()
             except TimeoutError:
                 continue
 
     def troubles(self) -> list[str]:
         """What fails in the loop, in words that anybody may read."""
-        late_s = time.perf_counter() - self._round_began_s if self._round_began_s else 0.0
+        late_s = time.perf_counter() - min(self._began_s.values()) if self._began_s else 0.0
         stuck = [f"a round of decisions has taken {late_s:.0f} s so far"] if late_s > LATE_S else []
         failing = [f"decisions fail, and endpoints stay as they are: {len(self.failing)}"] if self.failing else []
         return stuck + failing
 
+    def take_down(self) -> None:
+        """Has every worker go; nothing is decided any more."""
+        for managed in self.hub.endpoints.values():
+            managed.handle(Closed(), self.hub.clock.now())
+
     async def tick_safely(self, endpoint_id: EndpointId) -> None:
-        """One tick of one endpoint; a failure is counted and logged, and the next tick tries again."""
+        """One tick of one endpoint to its end; a failure is counted and logged, and the next tick tries again."""
+        if (managed := self.hub.endpoints.get(endpoint_id)) is not None:
+            await self.hub.worker_ids.reserve(managed.fleet.endpoint.scaling.max_workers - len(managed.fleet.workers))
+        self._tick(endpoint_id)
+        if (writing := self._writing.get(endpoint_id)) is not None:
+            await asyncio.wait([writing])
+
+    async def close(self) -> None:
+        """Waits a moment for what is being written down, and gives up what hangs."""
+        tasks = {*self._writing.values(), *([self._reserving] if self._reserving else [])}
+        if tasks:
+            _, hanging = await asyncio.wait(tasks, timeout=LAST_WRITES_S)
+            for task in hanging:
+                task.cancel()
+
+    def _tick(self, endpoint_id: EndpointId) -> None:
         managed = self.hub.endpoints.get(endpoint_id)
         if managed is None:
             return
+        self._began_s.setdefault(endpoint_id, time.perf_counter())
         try:
-            await self.tick(managed)
-            self.failing.discard(endpoint_id)
+            self.tick(managed)
+            if endpoint_id not in self._writing:
+                self._over(managed)
         except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
-            self.counts["failed_ticks"] += 1
-            self.failing.add(endpoint_id)
-            log.error("a tick failed", endpoint=managed.fleet.endpoint.name, error=repr(error)[:500])
-
-    async def tick(self, managed: ManagedEndpoint) -> None:
-        """One tick of one endpoint."""
-        fleet, now = managed.fleet, self.hub.clock.now()
-        fleet.advance(now, self.silent_s)
-        actions: tuple[Action, ...] = ()
-        if managed.leaving or self.taking_down:
-            for worker_id in list(fleet.workers):
-                fleet.set_goal(worker_id, Goal.GONE)
-            actions = fleet.due(now)
-        elif self._seen(managed):
-            await self.hub.worker_ids.reserve(fleet.endpoint.scaling.max_workers - len(fleet.workers))
+            self._failed(managed, error)
             now = self.hub.clock.now()
-            decision = decide(fleet.snapshot(now, self.hub.offers_for(fleet.endpoint.id)), managed.memory)
-            managed.decision, managed.memory = decision, decision.memory
-            actions = fleet.tick(decision, now, self.hub.worker_ids, self.hub.label_prefix)
-            journal.note(managed, decision)
-        await self._write_down(managed, now)
-        # Everything in `actions` is written down now: intent before effect. The world went on meanwhile, so some of it
-        # may not be due any more; and what has become due since, no decision has seen.
-        now = self.hub.clock.now()
-        still_due = set(fleet.due(now))
-        for action in actions:
-            if action in still_due and self._listed(action.worker_id, fleet):
-                fleet.command_sent(action, now)
-                self.executor.submit(fleet, action)
-        managed.deliver()
-        if managed.leaving and not fleet.workers:
-            await self._write_down(managed, now)
-            self.hub.endpoints.pop(fleet.endpoint.id, None)
+            managed.handle(Ticked(None), now)  # who is held open is told all the same
+            managed.wake_at = now + self.hub.tick_s
 
-    async def _write_down(self, managed: ManagedEndpoint, now: float) -> None:
-        save_all = managed.is_turn(SAVE_S, managed.saved_at, now)
-        rows = managed.fleet.take_changes(everything=save_all)
-        entry = managed.unwritten[0] if managed.unwritten else None
-        if not rows and entry is None:
-            return
+    def tick(self, managed: ManagedEndpoint) -> None:
+        """Tells one endpoint's controller the time. Raises: what it raises."""
+        ids: WorkerIds | None = self.hub.worker_ids
+        need = managed.fleet.endpoint.scaling.max_workers - len(managed.fleet.workers)
+        if not self.hub.worker_ids.has(need):
+            if self._reserving is None:
+                self._reserving = asyncio.create_task(self._reserve(managed, need))
+            ids = None
+        now, offers = self.hub.clock.now(), self.hub.offers_for(managed.fleet.endpoint.id)
+        if offers is not managed.offers:
+            managed.offers = offers
+            managed.handle(Offered(offers), now)
+        managed.handle(Ticked(ids), now)
+
+    async def _reserve(self, managed: ManagedEndpoint, need: int) -> None:
+        try:
+            await self.hub.worker_ids.reserve(need)
+        except Exception as error:  # noqa: BLE001 - as in _tick
+            self._failed(managed, error)
+        self._reserving = None
+        self.hub.bell.set()
+
+    def _over(self, managed: ManagedEndpoint) -> None:
+        endpoint_id = managed.fleet.endpoint.id
+        self._began_s.pop(endpoint_id, None)
+        self.failing.discard(endpoint_id)
+        if managed.leaving and managed.fleet.is_over():
+            self.hub.endpoints.pop(endpoint_id, None)
+
+    def _failed(self, managed: ManagedEndpoint, error: Exception) -> None:
+        endpoint = managed.fleet.endpoint
+        self._began_s.pop(endpoint.id, None)
+        self.counts["failed_ticks"] += 1
+        self.failing.add(endpoint.id)
+        log.error("a tick failed", endpoint=endpoint.name, error=repr(error)[:500])
+
+    # -- what controllers ask for --------------------------------------------------------------------------------------
+
+    def wake(self, managed: ManagedEndpoint) -> None:
+        """Looks at once who is to be told the time next."""
+        self.hub.bell.set()
+
+    def run_command(self, managed: ManagedEndpoint, command: Run, now: float) -> None:
+        """Begins to carry a command out."""
+        self.executor.submit(managed, command)
+
+    def commit(self, managed: ManagedEndpoint, commit: Commit, now: float) -> None:
+        """Begins to write down what a controller knows and decided."""
+        endpoint_id = managed.fleet.endpoint.id
+        task = asyncio.create_task(self._write(managed, commit))
+        self._writing[endpoint_id] = task
+
+    async def _write(self, managed: ManagedEndpoint, commit: Commit) -> None:
+        endpoint_id = managed.fleet.endpoint.id
+        entry = None if commit.decision is None else journal.entry(endpoint_id, commit.decision)
+        failure: Exception | None = None
         try:
             managed.version = await self.hub.store.commit(
-                managed.fleet.endpoint.id, managed.version, self.hub.epoch, rows, entry
+                endpoint_id, managed.version, self.hub.epoch, commit.rows, entry
             )
-        except BaseException:
-            managed.fleet.give_back(rows)
-            raise
-        if save_all:
-            managed.saved_at = now
-        if entry is not None:
-            managed.unwritten.popleft()
-
-    def _seen(self, managed: ManagedEndpoint) -> bool:
-        """True once every provider that this endpoint uses has been listed: before that, what exists is not known."""
-        groups = self.hub.groups_of(managed.fleet.endpoint.id)
-        needed = {g.provider or self.hub.default_provider for g in groups}
-        needed |= {w.provider for w in managed.fleet.workers.values()}
-        return all(name in self.observer.seen for name in needed if name in self.hub.providers)
-
-    def _listed(self, worker_id: WorkerId, fleet: Fleet) -> bool:
-        """True if the worker's provider has been listed since the start, or is gone for good."""
-        name = fleet.workers[worker_id].provider
-        return name in self.observer.seen or name not in self.hub.providers
+        except Exception as error:  # noqa: BLE001 - as in _tick
+            failure = error
+        self._writing.pop(endpoint_id, None)
+        try:
+            managed.handle(Written(failure is None), self.hub.clock.now())
+        except Exception as error:  # noqa: BLE001 - as in _tick
+            failure = failure or error
+        if failure is None:
+            self._over(managed)
+        else:
+            self._failed(managed, failure)

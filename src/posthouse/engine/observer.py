@@ -10,6 +10,7 @@ import structlog
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.engine.hub import Hub
+from posthouse.fleet.events import Listed
 from posthouse.ports import Provider
 
 log = structlog.get_logger()
@@ -24,8 +25,6 @@ LIST_TIMEOUT_S = 30.0
 class Observer:
     hub: Hub
     counts: Counter[str] = field(default_factory=Counter)
-    seen: set[str] = field(default_factory=set)
-    """Providers that have been listed at least once since the start."""
     failing: set[str] = field(default_factory=set)
     """Providers whose latest look failed."""
     _look: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -72,17 +71,15 @@ class Observer:
         instances += self._left_out(provider, instances, now)
         by_id, by_label = {i.id: i for i in instances}, {i.label: i for i in instances}
         for managed in list(self.hub.endpoints.values()):
-            before = {i: w.state for i, w in managed.fleet.workers.items()}
             # Its own alone, so that a look costs each endpoint the same however many there are.
             either = [
                 found
                 for w in managed.fleet.workers.values()
                 for found in (by_id.get(w.instance_id), by_label.get(w.label))
             ]
-            managed.fleet.observe(provider.name, [i for i in either if i is not None], asked_at, now)
-            if before != {i: w.state for i, w in managed.fleet.workers.items()}:
-                self.hub.bell.set()
-        self.seen.add(provider.name)
+            found = tuple(i for i in either if i is not None)
+            managed.handle(Listed(provider.name, found, asked_at), now)
+        self.hub.seen.add(provider.name)
         self.counts[f"{provider.name}_looks"] += 1
         return instances
 

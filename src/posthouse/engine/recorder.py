@@ -10,7 +10,8 @@ import structlog
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Unavailable
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.policy.capacity import kind, kind_of
 from posthouse.wire.grant import AGENT
 
@@ -54,9 +55,9 @@ class Recorder:
 
     async def _drain(self, managed: ManagedEndpoint, at_once: bool) -> None:
         now = self.hub.clock.now()
-        if not (managed.fleet.traffic_log.due(now) or (at_once and not managed.fleet.traffic_log.blank)):
+        if not (managed.traffic_log.due(now) or (at_once and not managed.traffic_log.blank)):
             return
-        piece = managed.fleet.drain_traffic(now)
+        piece = managed.drain_traffic(now)
         if not self.keep_bytes:
             return
         if len(managed.unkept) == managed.unkept.maxlen:
@@ -70,7 +71,7 @@ async def traffic(hub: Hub, endpoint_id: EndpointId, last_s: float) -> dict[str,
     now = hub.clock.now()
     segments = [*await hub.store.segments(endpoint_id, now - last_s)]
     fleet = managed.fleet
-    segments += [*managed.unkept, await asyncio.to_thread(fleet.copy_traffic(now).pack)]
+    segments += [*managed.unkept, await asyncio.to_thread(managed.copy_traffic(now).pack)]
     estimates = fleet.snapshot(now, ()).estimates
     return {
         "endpoint": fleet.endpoint.name,

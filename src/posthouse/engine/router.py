@@ -1,13 +1,14 @@
 """`/route/`: from a checked request to a signed address, or word that it waits."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
-from posthouse.engine.hub import Hub, ManagedEndpoint
-from posthouse.fleet.fleet import Assignment, Fleet, Waiting
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
@@ -54,21 +55,19 @@ class Router:
             hold_s = self.hold_s
         now = self.hub.clock.now()
         outcome = managed.fleet.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
-        managed.deliver()
-        if isinstance(outcome, Assignment):
-            return self._assigned(ask, outcome, deliver)
-        self.hub.bell.set()
-        if outcome.held:
-            return self._hold(managed, ask, outcome.request_idx, deliver)
-        deliver(_waits(managed.fleet, ask, outcome))
-        return None
+        leave = self._assigned(ask, outcome, deliver) if isinstance(outcome, Assignment) else None
+        if isinstance(outcome, Waiting):
+            if outcome.held:
+                leave = self._hold(managed, ask, outcome.request_idx, deliver)
+            else:
+                deliver(_waits(managed.fleet, ask, outcome))
+        managed.perform(None, now)
+        return leave
 
     def release(self) -> None:
         """Tells every held request that it waits, and holds none from now on."""
         self._released = True
-        for managed in self.hub.endpoints.values():
-            managed.fleet.release()
-            managed.deliver()
+        self.hub.release()
 
     def _hold(self, managed: ManagedEndpoint, ask: RouteAsk, idx: int, deliver: Deliver) -> Callable[[], None]:
         def told(outcome: Assignment | Waiting) -> None:
@@ -84,29 +83,14 @@ class Router:
                 self._held_count -= 1
             elif idx in managed.held:
                 return  # its client has asked again, and that call is held now
-            managed.fleet.forget(idx)  # should the client come back, it asks with this index again
+            managed.handle(Left(idx), self.hub.clock.now())  # should the client come back, it asks with this index
 
         before = managed.held.pop(idx, None)
         if before is not None:  # nobody listens to that call any more: the same request was asked for again
             before(Waiting(idx))
         self._held_count += 1
         managed.held[idx] = told
-        self._let_go(managed)
         return leave
-
-    def _let_go(self, managed: ManagedEndpoint) -> None:
-        """Tells those that have been held long enough that they wait, and looks again when the next one has been."""
-        now = self.hub.clock.now()
-        next_at = managed.fleet.let_go(now)
-        managed.deliver()
-        if next_at is not None and not (managed.looks_at is not None and managed.looks_at <= next_at):
-            managed.looks_at = next_at
-            asyncio.get_running_loop().call_later(max(0.0, next_at - now), self._look, managed, next_at)
-
-    def _look(self, managed: ManagedEndpoint, planned_at: float) -> None:
-        if managed.looks_at == planned_at:
-            managed.looks_at = None
-            self._let_go(managed)
 
     def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
         """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""
@@ -169,7 +153,7 @@ def _nothing() -> None:
     """A client leaves while its reply is being signed: the worker was given, and tells if nobody comes."""
 
 
-def _waits(fleet: Fleet, ask: RouteAsk, outcome: Waiting) -> WaitReply:
+def _waits(fleet: Controller, ask: RouteAsk, outcome: Waiting) -> WaitReply:
     return WaitReply(ask.endpoint, fleet.statuses(), outcome.request_idx if ask.polls else 0)
 
 

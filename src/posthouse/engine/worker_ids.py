@@ -34,6 +34,10 @@ class WorkerIds:
         else:
             self._end += missing
 
+    def has(self, count: int) -> bool:
+        """True if `count` ids in a row are at hand."""
+        return count <= self._end - self._next
+
     def note(self, worker_id: str) -> None:
         """Takes in an id that an instance carries, as text. Only greater ones are given from now on.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.worker import Worker
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.recording.segment import Segment
 
 SEGMENT_S = 300.0
@@ -71,10 +71,9 @@ class TrafficLog:
         self._state_s: dict[State, float] = {}
         self._usd = self._ready_work = 0.0
         self._served: deque[tuple[float, float]] = deque(maxlen=TIMES_KEPT)
-        self.given: Counter[Command] = Counter()
-        """Commands that went out."""
-        self.start_s: deque[float] = deque(maxlen=TIMES_KEPT)
-        self.create_s: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._given: Counter[Command] = Counter()
+        self._start_s: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._create_s: deque[float] = deque(maxlen=TIMES_KEPT)
 
     # -- on the way of a request ---------------------------------------------------------------------------------------
 
@@ -102,6 +101,9 @@ class TrafficLog:
         """A request was answered by a worker that had no other when it came."""
         self._served.append((work, took_s))
 
+    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
+        """A request is at a worker no longer. No segment tells of it."""
+
     # -- otherwise -----------------------------------------------------------------------------------------------------
 
     def passed(self, worker: Worker, span_s: float) -> None:
@@ -111,6 +113,19 @@ class TrafficLog:
         if worker.state is State.IDLE:
             self._ready_work += worker.perf * span_s
 
+    def commanded(self, command: Command) -> None:
+        """A command went out."""
+        self._given[command] += 1
+
+    def became_ready(self, took_s: float, created: bool) -> None:
+        """A worker came to be ready: a new one, or one that was stopped."""
+        (self._create_s if created else self._start_s).append(took_s)
+
+    @property
+    def since(self) -> float:
+        """When it was last drained, or began."""
+        return self._since
+
     def due(self, now: float) -> bool:
         """True if it is long enough to be cut, or has lasted for long enough."""
         age_s = now - self._since
@@ -119,7 +134,7 @@ class TrafficLog:
     @property
     def blank(self) -> bool:
         """True if there is nothing on it."""
-        return not (self._at or self._state_s or self._waited_s or self.given)
+        return not (self._at or self._state_s or self._waited_s or self._given)
 
     def drain(self, now: float, workers: int) -> Slice:
         """What it has, which it no longer has then. `workers`: how many there are now."""
@@ -141,11 +156,11 @@ class TrafficLog:
             "state_s": {str(state): round(spent_s, 3) for state, spent_s in self._state_s.items()},
             "usd": self._usd,
             "ready_work": round(self._ready_work, 3),  # what ready workers could have done
-            "given": {str(command): count for command, count in self.given.items()},
+            "given": {str(command): count for command, count in self._given.items()},
             "unserved": self._unserved,
             "unserved_work": self._unserved_work,
-            "start_s": [round(s, 3) for s in self.start_s],
-            "create_s": [round(s, 3) for s in self.create_s],
+            "start_s": [round(s, 3) for s in self._start_s],
+            "create_s": [round(s, 3) for s in self._create_s],
             "served": [[work, round(took_s, 4)] for work, took_s in self._served],
         }
         requests = len(self._at) + self._dropped

@@ -17,8 +17,9 @@ import structlog
 from posthouse.config import Rates
 from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
 from posthouse.engine.certificates import Certificates
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
 from posthouse.server.errors import Problem, problem, web_body

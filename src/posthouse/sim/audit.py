@@ -10,9 +10,9 @@ from math import fsum
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.lifecycle import BILLED_AS, Command, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.plan import Action
 from posthouse.domain.worker import Worker, WorkerId, price_in
-from posthouse.fleet.fleet import Assignment, Fleet, Waiting
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Assignment, Waiting
 from posthouse.fleet.ledger import Request
 
 REST_S = 900.0
@@ -31,7 +31,7 @@ class BrokenRule(PosthouseError):
 class Auditor:
     """Checks one world."""
 
-    def __init__(self, fleet: Fleet, now: float, seed: int, repeat: str) -> None:
+    def __init__(self, fleet: Controller, now: float, seed: int, repeat: str) -> None:
         self.state_s: dict[State, float] = dict.fromkeys(State, 0.0)
         """Worker-seconds in each state."""
         self.usd = 0.0
@@ -115,19 +115,18 @@ class Auditor:
         if idx in self._waiting:
             self._take_away(idx)
 
-    def ordered(self, action: Action, now: float) -> None:
-        """A command is about to be given."""
-        worker = self._fleet.workers[action.worker_id]
+    def ordered(self, worker: Worker, command: Command, now: float) -> None:
+        """A command was given to a worker that was in this state."""
         self._left_from[worker.id] = worker.state
-        if action.command in (Command.STOP, Command.DESTROY, Command.UPDATE):
+        if command in (Command.STOP, Command.DESTROY, Command.UPDATE):
             if worker.state is State.IDLE and self._has_open(worker, now):
-                self._break("a busy worker is not stopped", f"{action.command} worker {worker.id}, which has requests")
+                self._break("a busy worker is not stopped", f"{command} worker {worker.id}, which has requests")
             return
         if now - max(self._asked_at, self._disturbed_at) > REST_S:
             self._begun_at_rest += 1
             if self._begun_at_rest > self._fleet.endpoint.scaling.max_workers:
                 quiet_s = now - max(self._asked_at, self._disturbed_at)
-                self._break("no flapping at rest", f"{action.command} after {quiet_s:.0f} s in which nothing happened")
+                self._break("no flapping at rest", f"{command} after {quiet_s:.0f} s in which nothing happened")
 
     def _has_open(self, worker: Worker, now: float) -> bool:
         """True if a request is at the worker; one that this very tick gave up counts only while it is truly there."""
@@ -145,7 +144,7 @@ class Auditor:
         if requests and self._left_from.get(worker_id) is State.IDLE:
             self._break("a busy worker is not stopped", f"worker {worker_id} was, with {requests} requests")
 
-    def adopt(self, fleet: Fleet, now: float) -> None:
+    def adopt(self, fleet: Controller, now: float) -> None:
         """The control plane has begun anew, or its workers were changed by hand: from here on its bill is another."""
         if fleet is not self._fleet:
             self._at, self._waiting, self._where, self._waiting_work = {}, {}, {}, 0.0

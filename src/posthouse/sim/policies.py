@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from posthouse.domain.errors import BadRequest
+from posthouse.fleet.controller import Policy
 from posthouse.policy.decide import decide
 from posthouse.sim.rivals.aibrix import Aibrix
 from posthouse.sim.rivals.aws import Aws
@@ -22,7 +23,6 @@ from posthouse.sim.rivals.skyserve import SkyServe
 from posthouse.sim.rivals.static import Static
 from posthouse.sim.rivals.vast import Vast
 from posthouse.sim.scenario import Scenario
-from posthouse.sim.world import Policy
 
 
 @dataclass(frozen=True, slots=True)

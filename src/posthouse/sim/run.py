@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posthouse.domain.lifecycle import COMING, Command, State
+from posthouse.fleet.controller import Policy
 from posthouse.sim.client import Client
 from posthouse.sim.policies import policy
 from posthouse.sim.record import Record, Sample, Summary, Waits, commands, hours, share_over
 from posthouse.sim.scenario import Scenario
-from posthouse.sim.world import START_AT, Pace, Policy, World
+from posthouse.sim.world import START_AT, Pace, World
 
 TAIL_S = 3600.0
 """How long after the last arrival requests may still be answered."""

@@ -7,11 +7,9 @@ from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, defaults
 from posthouse.domain.errors import BadRequest
-from posthouse.engine.hub import Hub, ManagedEndpoint
+from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, EndpointChanges, NewEndpoint
 from posthouse.engine.management.shared import check_room
-from posthouse.engine.management.workers import dismiss
-from posthouse.fleet.fleet import Fleet
 
 DEFAULT_NAME = "default-endpoint"
 """Of an endpoint that is made without a name: the protocol's."""
@@ -35,9 +33,7 @@ class Endpoints:
             endpoint = self._changed(blank, new)
             check_room(len(hub.ids_by_name), self.limits.endpoints, "endpoints")
             endpoint = await hub.store.add_endpoint(endpoint)
-            hub.endpoints[endpoint.id] = ManagedEndpoint(Fleet(endpoint, now))
-            hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
-            hub.bell.set()
+            hub.open(endpoint)
             return endpoint
 
     async def update(self, endpoint_id: int, changes: EndpointChanges, sees: AccountId | None = None) -> Endpoint:
@@ -58,19 +54,19 @@ class Endpoints:
             managed = self.hub.managed(endpoint_id, sees)
             endpoint = managed.fleet.endpoint
             await self.hub.store.drop_endpoint(endpoint.id)
-            managed.leaving = True
             del self.hub.ids_by_name[endpoint.account_id, endpoint.name]
             for group in self.hub.groups_of(endpoint.id):
                 self.hub.drop_group(group.id)
-            return dismiss(self.hub, managed.fleet, managed.fleet.workers.values())
+            leaving = managed.dismiss(managed.fleet.workers.values(), self.hub.clock.now())
+            managed.close(self.hub.clock.now())
+            return leaving
 
     async def _put(self, endpoint: Endpoint) -> Endpoint:
         managed = self.hub.managed(endpoint.id)
         endpoint = await self.hub.store.put_endpoint(endpoint)
         del self.hub.ids_by_name[endpoint.account_id, managed.fleet.endpoint.name]
         self.hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
-        managed.fleet.configure(endpoint)
-        self.hub.bell.set()
+        self.hub.configure(managed, endpoint)
         return endpoint
 
     def _changed(self, before: Endpoint, changes: EndpointChanges) -> Endpoint:

@@ -3,6 +3,8 @@
 from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
 from posthouse.engine.hub import Hub
+from posthouse.fleet.events import UpdateAsked
+from posthouse.fleet.roster import can_be_updated
 
 
 def roll_out(hub: Hub, group: Workergroup, before: Template) -> None:
@@ -13,5 +15,6 @@ def roll_out(hub: Hub, group: Workergroup, before: Template) -> None:
 
 def update_workers(hub: Hub, group: Workergroup) -> int:
     """Asks for an update of every worker that the workergroup has; returns how many these are."""
-    hub.bell.set()
-    return hub.managed(group.endpoint_id).fleet.ask_update(group.id, hub.clock.now())
+    managed = hub.managed(group.endpoint_id)
+    managed.handle(UpdateAsked(group.id), hub.clock.now())
+    return sum(can_be_updated(worker) for worker in managed.of_group(group.id))

@@ -57,7 +57,6 @@ class Templates:
             for group in self.hub.workergroups.values():
                 if group.template_id == template.id:
                     roll_out(self.hub, group, before)
-            self.hub.bell.set()
             return template
 
     async def delete(self, named: TemplateRef, sees: AccountId | None = None) -> Template:

@@ -16,7 +16,7 @@ from posthouse.engine.management.inputs import NewWorkergroup, Search, Workergro
 from posthouse.engine.management.rollout import roll_out, update_workers
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
-from posthouse.engine.management.workers import dismiss
+from posthouse.fleet.events import UpdateCancelled
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would
@@ -55,7 +55,7 @@ class Workergroups:
             check_room(len(self.hub.workergroups), self.limits.workergroups, "workergroups")
             group = await self.hub.store.add_workergroup(group)
             self.hub.put_group(group)
-            self.hub.bell.set()
+            self.hub.configure(self.hub.managed(group.endpoint_id))
             return group
 
     async def update(
@@ -79,7 +79,7 @@ class Workergroups:
             group = await self.hub.store.put_workergroup(group)
             self.hub.put_group(group)
             roll_out(self.hub, group, self.hub.templates[before.template_id])
-            self.hub.bell.set()
+            self.hub.configure(self.hub.managed(group.endpoint_id))
             return group
 
     def update_workers(self, group_id: int, sees: AccountId | None = None) -> int:
@@ -89,8 +89,7 @@ class Workergroups:
     def cancel_update(self, group_id: int, sees: AccountId | None = None) -> None:
         """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
         group = self.get(group_id, sees)
-        self.hub.managed(group.endpoint_id).fleet.cancel_update(group.id, self.hub.clock.now())
-        self.hub.bell.set()
+        self.hub.managed(group.endpoint_id).handle(UpdateCancelled(group.id), self.hub.clock.now())
 
     async def delete(self, group_id: int, sees: AccountId | None = None) -> int:
         """Deletes the workergroup; returns how many workers go with it. Raises: NotFound."""
@@ -98,8 +97,9 @@ class Workergroups:
             group = self.get(group_id, sees)
             await self.hub.store.drop_workergroup(group.id)
             self.hub.drop_group(group.id)
-            fleet = self.hub.managed(group.endpoint_id).fleet
-            return dismiss(self.hub, fleet, [w for w in fleet.workers.values() if w.group_id == group.id])
+            managed = self.hub.managed(group.endpoint_id)
+            self.hub.configure(managed)
+            return managed.dismiss(managed.of_group(group.id), self.hub.clock.now())
 
     def _changed(self, before: Workergroup, changes: WorkergroupChanges) -> Workergroup:
         plain = {"launch_args", "gpu_ram", "provider", "signature_scheme"}

@@ -9,9 +9,9 @@ from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint
-from posthouse.fleet.fleet import Fleet
 from posthouse.server.api.bodies import EndpointRef, WorkergroupRef
 from posthouse.server.api.replies import Created, Deleted, Done, OneEndpoint, SeveralEndpoints
 from posthouse.server.auth import Keyring
@@ -77,42 +77,43 @@ def add_worker_list_routes(app: FastAPI, management: Management) -> None:
     async def list_endpoint_workers(named: EndpointRef, caller: Caller) -> list[rows.WorkerMetrics]:
         """The workers of the endpoint `id`."""
         check_endpoint(caller, named.id)
-        fleet = hub.managed(named.id, caller.sees).fleet
-        return _worker_rows(fleet, fleet.workers.values(), hub.clock.now())
+        managed = hub.managed(named.id, caller.sees)
+        return _worker_rows(managed, managed.fleet.workers.values(), hub.clock.now())
 
     async def list_group_workers(named: WorkergroupRef, caller: Caller) -> list[rows.WorkerMetrics]:
         """The workers of the workergroup `id`."""
         group = management.workergroups.get(named.id, caller.sees)
         check_endpoint(caller, group.endpoint_id)
-        fleet = hub.managed(group.endpoint_id).fleet
-        return _worker_rows(fleet, [w for w in fleet.workers.values() if w.group_id == group.id], hub.clock.now())
+        managed = hub.managed(group.endpoint_id)
+        return _worker_rows(managed, managed.of_group(group.id), hub.clock.now())
 
     app.post("/get_autogroup_workers")(list_group_workers)
     app.post("/get_workergroup_workers")(list_group_workers)
 
 
-def _worker_rows(fleet: Fleet, workers: Iterable[Worker], now: float) -> list[rows.WorkerMetrics]:
+def _worker_rows(managed: ManagedEndpoint, workers: Iterable[Worker], now: float) -> list[rows.WorkerMetrics]:
     """Workers as the protocol lists them."""
-    return [_worker_row(fleet, worker, now) for worker in workers if worker.status()]
+    return [_worker_row(managed, worker, now) for worker in workers if worker.status()]
 
 
-def _worker_row(fleet: Fleet, worker: Worker, now: float) -> rows.WorkerMetrics:
-    stats = fleet.worker_stats(worker.id)
+def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.WorkerMetrics:
+    stats = managed.worker_stats(worker.id)
+    work, count = managed.fleet.load_at(worker.id)
     away_since = worker.since if worker.state in (State.UNAVAIL, State.ERROR) else now
     reliability = stats.reliability(worker.loaded_at, away_since, now)
     return rows.WorkerMetrics(
         id=worker.id,
         status=worker.status(),
         gpu_name=worker.gpu_name,
-        cur_load=fleet.ledger.work.get(worker.id, 0.0),
+        cur_load=work,
         new_load=stats.taken,
-        cur_load_rolling_avg=fleet.mean_load(worker.id, now),
+        cur_load_rolling_avg=managed.mean_load(worker.id, now),
         cur_perf=stats.done_rate,
         perf=worker.perf * reliability,
         measured_perf=worker.perf,
         dlperf=0.0,
         reliability=reliability,
-        reqs_working=len(fleet.ledger.at.get(worker.id, {})),
+        reqs_working=count,
         disk_usage=stats.disk_gb,
         loaded_at=worker.loaded_at,
         started_at=worker.created_at,

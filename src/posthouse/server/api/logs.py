@@ -3,10 +3,10 @@
 from fastapi import FastAPI
 
 from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.engine.hub import ManagedEndpoint
 from posthouse.engine.logs import logs
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
-from posthouse.fleet.history import Level
+from posthouse.fleet.events import Level
 from posthouse.server.api.bodies import EndpointLogsQuery, WorkergroupLogsQuery
 from posthouse.server.auth import Principal
 from posthouse.server.middleware import Caller

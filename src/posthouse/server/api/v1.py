@@ -12,9 +12,9 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy, NotFound
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
-from posthouse.fleet.fleet import Fleet
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
@@ -91,9 +91,9 @@ def _add_worker_routes(app: FastAPI, management: Management) -> None:
     async def list_workers(caller: Caller, endpoint: str = "") -> list[rows.Worker]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
         wanted = _endpoint_id(hub, caller, endpoint) if endpoint else None
-        fleets = [m.fleet for i, m in hub.endpoints.items() if wanted in (None, i)]
-        seen = [f for f in fleets if caller.may_see(f.endpoint.account_id)]
-        return [_worker_row(f, w, hub.clock.now()) for f in seen for w in f.workers.values()]
+        found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
+        seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
+        return [_worker_row(m, w, hub.clock.now()) for m in seen for w in m.fleet.workers.values()]
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
     async def dismiss_worker(worker_id: int, caller: Caller) -> rows.Worker:
@@ -130,7 +130,8 @@ def _endpoint_id(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     return found
 
 
-def _worker_row(fleet: Fleet, worker: Worker, now: float) -> rows.Worker:
+def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.Worker:
+    fleet = managed.fleet
     return rows.Worker(
         id=worker.id,
         endpoint=fleet.endpoint.name,
@@ -144,7 +145,7 @@ def _worker_row(fleet: Fleet, worker: Worker, now: float) -> rows.Worker:
         gpu_name=worker.gpu_name,
         num_gpus=worker.num_gpus,
         perf=worker.perf,
-        outstanding=fleet.ledger.work.get(worker.id, 0.0),
+        outstanding=fleet.load_at(worker.id)[0],
         busy=fleet.busy(worker.id),
         penalty_s=fleet.outliers(now).get(worker.id, 0.0),
         price_usd_h=worker.usd_h(),

@@ -2,31 +2,18 @@
 
 from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import chain
 
 from posthouse.domain.lifecycle import Command, Event, Observation, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.events import Level
 
 KEPT = 500
 """Lines kept of each level, so that what is told often never drives out what matters. With texts of at most `TEXT`
 characters that is below 2 MB for an endpoint."""
 TEXT = 800
 """Longest line, in characters: a worker's message has at most 500."""
-
-
-class Level(IntEnum):
-    """How much a line matters. Whoever asks for a level is also shown those above it, which stand before it here."""
-
-    INFO0 = 0  # what a user must know: failures, refusals, limits that are reached
-    INFO1 = 1  # what becomes of each worker, and decisions that change something
-    TRACE = 2  # every decision that is kept, and reports that say something new
-    DEBUG = 3  # answers to commands, and requests that failed or were given up
-
-    def __str__(self) -> str:
-        """The level's name on the wire."""
-        return self.name.lower()
 
 
 WHY: dict[Event, str] = {
@@ -73,11 +60,17 @@ class History:
         self._rings: dict[Level, deque[tuple[int, Line]]] = {level: deque(maxlen=KEPT) for level in Level}
         self._number = 0
 
-    def note(self, now: float, level: Level, text: str, worker: Worker | None = None) -> None:
+    def note(
+        self,
+        now: float,
+        level: Level,
+        text: str,
+        worker_id: WorkerId | None = None,
+        group_id: WorkergroupId | None = None,
+    ) -> None:
         """Takes in a line about a worker, or about the whole endpoint."""
-        ids = (None, None) if worker is None else (worker.id, worker.group_id)
         self._number += 1
-        self._rings[level].append((self._number, Line(now, level, text[:TEXT], *ids)))
+        self._rings[level].append((self._number, Line(now, level, text[:TEXT], worker_id, group_id)))
 
     def moved(self, now: float, before: Worker, after: Worker, why: Event) -> None:
         """Takes in that a worker changed its state: a failure where it broke, or ended without our having asked for it.
@@ -92,7 +85,7 @@ class History:
             text += f": {after.message}"
         elif after.state is State.IDLE:
             text += f", {after.perf:g} work/s"
-        self.note(now, Level.INFO0 if failed else Level.INFO1, text, after)
+        self.note(now, Level.INFO0 if failed else Level.INFO1, text, after.id, after.group_id)
 
     def lines(self, group_id: WorkergroupId | None = None) -> list[Line]:
         """Every line in the order in which it was taken in; those of one workergroup only, if it is given."""

@@ -1,0 +1,236 @@
+"""One endpoint in the running server: its controller, and the deeds that its effects ask for."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias
+
+from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.lifecycle import State
+from posthouse.domain.offer import GroupOffer
+from posthouse.domain.plan import Decision
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.engine.history import History
+from posthouse.engine.worker_stats import WorkerStats
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import (
+    Accrued,
+    Assignment,
+    Closed,
+    Commit,
+    Deliver,
+    Dismissed,
+    Effect,
+    Event,
+    Moved,
+    Reported,
+    Run,
+    Say,
+    Waiting,
+    WakeAt,
+)
+from posthouse.recording.log import Slice, TrafficLog
+from posthouse.recording.segment import Segment
+
+SEGMENTS_KEPT = 12
+"""Segments of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
+
+Listener: TypeAlias = Callable[[float, Event | None, list[Effect]], None]
+"""Hears at what time an event had which effects; None is a request for a worker."""
+
+
+class Deeds(Protocol):
+    """Whoever does what a controller asks for."""
+
+    def run_command(self, managed: "ManagedEndpoint", command: Run, now: float) -> None:
+        """Begins to carry a command out, and has `Answered` handled then."""
+
+    def commit(self, managed: "ManagedEndpoint", commit: Commit, now: float) -> None:
+        """Begins to write down, and has `Written` handled then."""
+
+    def wake(self, managed: "ManagedEndpoint") -> None:
+        """`wake_at` has changed."""
+
+
+class Nothing:
+    """Does nothing: for an endpoint whose control loop does not run."""
+
+    def run_command(self, managed: "ManagedEndpoint", command: Run, now: float) -> None: ...
+    def commit(self, managed: "ManagedEndpoint", commit: Commit, now: float) -> None: ...
+    def wake(self, managed: "ManagedEndpoint") -> None: ...
+
+
+class ManagedEndpoint:
+    """A controller with what surrounds it in the server. Everything that happens is told with `handle`."""
+
+    def __init__(
+        self, fleet: Controller, log: "Log | None" = None, version: int = 0, deeds: Deeds | None = None
+    ) -> None:
+        log = log or Log(0.0)
+        self.fleet, self.traffic_log, self.version = fleet, log, version
+        """`version`: of the fleet in the store, for compare-and-set."""
+        self.deeds: Deeds = deeds or Nothing()
+        self.history = History()
+        self.stats = log.stats
+        self.held: dict[int, Callable[[Assignment | Waiting], None]] = {}
+        """What is to be told what becomes of requests that are held open."""
+        self.unkept: deque[Segment] = deque(maxlen=SEGMENTS_KEPT)
+        """Segments of its traffic log that could not be stored yet."""
+        self.offers: tuple[GroupOffer, ...] = ()
+        """What its controller was told last that it could rent."""
+        self.wake_at = 0.0
+        """When `Ticked` is to be told next."""
+        self.leaving = False
+        """Its endpoint was deleted; it stays until its last worker is gone."""
+        self.listeners: list[Listener] = []
+        self._effects: deque[Effect] = deque()
+        self._at_work = False
+        self._born_at = log.since
+
+    @classmethod
+    def open(
+        cls,
+        endpoint: Endpoint,
+        now: float,
+        workers: Iterable[Worker] = (),
+        stabilization_s: float = 0.0,
+        spent_usd: float = 0.0,
+        *,
+        version: int = 0,
+        deeds: Deeds | None = None,
+        label: str = "",
+        known: frozenset[str] | None = None,
+        tick_s: float = 1.0,
+        silent_s: float = 60.0,
+    ) -> "ManagedEndpoint":
+        """The endpoint with the workers of an earlier life; parameters as of `Controller`."""
+        rows = tuple(workers)
+        log = Log(now, sum(w.state is not State.DESTROYED for w in rows))
+        fleet = Controller(
+            endpoint,
+            now,
+            rows,
+            stabilization_s,
+            spent_usd,
+            label=label,
+            known=known,
+            tick_s=tick_s,
+            silent_s=silent_s,
+            traffic=log,
+        )
+        managed = cls(fleet, log, version, deeds)
+        managed.perform(None, now)
+        return managed
+
+    @property
+    def decision(self) -> Decision | None:
+        """The latest."""
+        return self.fleet.decision
+
+    def handle(self, event: Event, now: float) -> None:
+        """Tells the controller what happened, and does what it asks for. Raises: what the controller raises."""
+        try:
+            effects = self.fleet.handle(event, now)
+        except Exception:
+            self.perform(event, now)
+            raise
+        if type(event) is Reported:
+            stats = self.stats.get(event.worker_id)
+            if stats is None and event.worker_id in self.fleet.workers:
+                stats = self.stats[event.worker_id] = WorkerStats(now)
+            if stats is not None:
+                stats.take(event.report, now)
+        self._do(event, effects, now)
+
+    def perform(self, event: Event | None, now: float) -> None:
+        """Does what the controller asked for and nobody has done yet; to be called after `fleet.assign`."""
+        if effects := self.fleet.take_effects():
+            self._do(event, effects, now)
+        elif self.listeners:
+            self._do(event, [], now)
+
+    def _do(self, event: Event | None, effects: list[Effect], now: float) -> None:
+        for listener in self.listeners:
+            listener(now, event, effects)
+        self._effects += effects
+        if self._at_work:
+            return  # whoever is at it does these too, in their order
+        self._at_work = True
+        try:
+            while self._effects:
+                self._do_one(self._effects.popleft(), now)
+        finally:
+            self._at_work = False
+
+    def _do_one(self, effect: Effect, now: float) -> None:
+        match effect:
+            case Deliver(request_idx, outcome):
+                if (told := self.held.pop(request_idx, None)) is not None:
+                    told(outcome)
+            case WakeAt(at):
+                self.wake_at = at
+                self.deeds.wake(self)
+            case Moved(before, after, why):
+                self.history.moved(now, before, after, why)
+                self._note_move(before, after, now)
+            case Say(level, text, worker_id, group_id):
+                self.history.note(now, level, text, worker_id, group_id)
+            case Run():
+                self.deeds.run_command(self, effect, now)
+            case Commit():
+                self.deeds.commit(self, effect, now)
+
+    def _note_move(self, before: Worker, after: Worker, now: float) -> None:
+        stats = self.stats.get(after.id)
+        if stats is not None and before.state is State.UNAVAIL and after.state is State.IDLE:
+            stats.away_s += now - before.since
+        if after.state is State.DESTROYED:
+            self.stats.pop(after.id, None)
+
+    # -- what others ask of it -----------------------------------------------------------------------------------------
+
+    def close(self, now: float) -> None:
+        """Has every worker go; when none is left, the endpoint may be forgotten."""
+        self.leaving = True
+        self.handle(Closed(), now)
+
+    def dismiss(self, workers: Iterable[Worker], now: float) -> int:
+        """Wants workers gone; how many were not on their way out yet."""
+        leaving = tuple(w.id for w in workers if w.goal != "gone")
+        self.handle(Dismissed(leaving), now)
+        return len(leaving)
+
+    def of_group(self, group_id: WorkergroupId) -> list[Worker]:
+        return [w for w in self.fleet.workers.values() if w.group_id == group_id]
+
+    def worker_stats(self, worker_id: WorkerId) -> WorkerStats:
+        """What the worker told of itself since this server watches it; all 0 if nothing yet."""
+        return self.stats.get(worker_id) or WorkerStats(self._born_at)
+
+    def mean_load(self, worker_id: WorkerId, now: float) -> float:
+        """Outstanding work of a worker, as a mean of the last minute or so."""
+        there = self.fleet.requests_at(worker_id)
+        return self.worker_stats(worker_id).mean_load(now, ((cost, now - since) for cost, since in there))
+
+    def drain_traffic(self, now: float) -> Slice:
+        """What happened since the traffic log was drained before, up to now."""
+        self.handle(Accrued(), now)
+        return self.traffic_log.drain(now, len(self.fleet.workers))
+
+    def copy_traffic(self, now: float) -> Slice:
+        """The same, to look at."""
+        self.handle(Accrued(), now)
+        return self.traffic_log.copy(now)
+
+
+class Log(TrafficLog):
+    """A traffic log that also keeps the statistics of workers."""
+
+    def __init__(self, now: float, workers: int = 0) -> None:
+        super().__init__(now, workers)
+        self.stats: dict[WorkerId, WorkerStats] = {}
+
+    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
+        stats = self.stats.get(worker_id)
+        if stats is not None:
+            stats.ended(work, took_s, now)

@@ -1,0 +1,303 @@
+"""What a controller is told, and what it asks for in return. Plain values: they can be kept, compared and replayed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol, TypeAlias
+
+from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.instance import Instance
+from posthouse.domain.lifecycle import Command
+from posthouse.domain.lifecycle import Event as Cause
+from posthouse.domain.load import Ended, Report
+from posthouse.domain.offer import GroupOffer
+from posthouse.domain.plan import Decision
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.workergroup import WorkergroupId
+
+
+class Level(IntEnum):
+    """How much a line matters. Whoever asks for a level is also shown those above it, which stand before it here."""
+
+    INFO0 = 0  # what a user must know: failures, refusals, limits that are reached
+    INFO1 = 1  # what becomes of each worker, and decisions that change something
+    TRACE = 2  # every decision that is kept, and reports that say something new
+    DEBUG = 3  # answers to commands, and requests that failed or were given up
+
+    def __str__(self) -> str:
+        """The level's name on the wire."""
+        return self.name.lower()
+
+
+class Assignment(NamedTuple):
+    """A request that has a worker."""
+
+    worker: Worker
+    request_idx: int
+    reqnum: int
+
+
+class Waiting(NamedTuple):
+    """A request that has none yet. `request_idx` 0: it is not remembered, and must be asked for again from scratch."""
+
+    request_idx: int
+    held: bool = False
+    """It is held open: a `Deliver` will say what becomes of it."""
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """A client asks for a worker. As a direct method, for speed: `Controller.assign`."""
+
+    request_idx: int
+    cost: float
+    polls: bool = True
+    hold_s: float = 0.0
+
+
+class Left(NamedTuple):
+    """A client went away before it was told of a worker."""
+
+    request_idx: int
+
+
+class Failed(NamedTuple):
+    """A caller saw its request fail at a worker."""
+
+    request_idx: int
+    worker_id: WorkerId
+    why: str
+
+
+class Reported(NamedTuple):
+    """A worker reported."""
+
+    worker_id: WorkerId
+    report: Report
+
+
+class RequestsEnded(NamedTuple):
+    """A worker told that requests have ended."""
+
+    worker_id: WorkerId
+    ends: tuple[Ended, ...]
+
+
+class Listed(NamedTuple):
+    """A provider's complete list of what it has of this endpoint, asked for at `asked_at`."""
+
+    provider: str
+    instances: tuple[Instance, ...]
+    asked_at: float
+
+
+class Offered(NamedTuple):
+    """What could be rented from now on."""
+
+    offers: tuple[GroupOffer, ...]
+
+
+class Answered(NamedTuple):
+    """A command was answered, or its answer will not be waited for any longer."""
+
+    worker_id: WorkerId
+    command: Command
+    failure: str = ""
+    """A clear refusal; empty for success or an unknown outcome."""
+    blame: bool = True
+    """The failure counts against the workergroup and the machine."""
+    instance: Instance | None = None
+
+
+class Ticked(NamedTuple):
+    """Time has come to a moment that `WakeAt` asked for."""
+
+    ids: Iterable[WorkerId] | None = ()
+    """Ids that no worker ever had, for those that are to be rented. None: none are at hand, so decide later."""
+
+
+class Written(NamedTuple):
+    """The latest `Commit` was carried out, or failed."""
+
+    ok: bool
+
+
+class Configured(NamedTuple):
+    """The endpoint's parameters, or what its workergroups rent from, are now these."""
+
+    endpoint: Endpoint
+    providers: frozenset[str] = frozenset()
+    """They must have been listed before anything is decided."""
+
+
+class Dismissed(NamedTuple):
+    """These workers are to go."""
+
+    worker_ids: tuple[WorkerId, ...]
+
+
+class UpdateAsked(NamedTuple):
+    """Every worker of a workergroup is to run what its template says now."""
+
+    group_id: WorkergroupId
+
+
+class UpdateCancelled(NamedTuple):
+    """The updates of a workergroup that have not begun are called off."""
+
+    group_id: WorkergroupId
+
+
+class Accrued(NamedTuple):
+    """What was spent is to be added up to now, because somebody looks at it."""
+
+
+class Released(NamedTuple):
+    """Nobody can be held open any longer."""
+
+
+class Closed(NamedTuple):
+    """Every worker is to go, and nothing is decided any more."""
+
+
+Event: TypeAlias = (
+    Asked
+    | Left
+    | Failed
+    | Reported
+    | RequestsEnded
+    | Listed
+    | Offered
+    | Answered
+    | Ticked
+    | Written
+    | Configured
+    | Dismissed
+    | UpdateAsked
+    | UpdateCancelled
+    | Accrued
+    | Released
+    | Closed
+)
+
+# -- effects -----------------------------------------------------------------------------------------------------------
+
+
+class Deliver(NamedTuple):
+    """Tell the caller of a held request what became of it."""
+
+    request_idx: int
+    outcome: Assignment | Waiting
+
+
+class Run(NamedTuple):
+    """Carry out a command, and tell its answer. What led to it is written down."""
+
+    worker: Worker
+    command: Command
+
+
+class Commit(NamedTuple):
+    """Write this down, and tell with `Written` whether it was."""
+
+    rows: tuple[Worker, ...]
+    decision: Decision | None
+    """One for the journal."""
+
+
+class Moved(NamedTuple):
+    """A worker changed its state."""
+
+    before: Worker
+    after: Worker
+    why: Cause
+
+
+class Say(NamedTuple):
+    """Something that people may want to read."""
+
+    level: Level
+    text: str
+    worker_id: WorkerId | None = None
+    """None: it concerns the whole endpoint."""
+    group_id: WorkergroupId | None = None
+
+
+class WakeAt(NamedTuple):
+    """Tell `Ticked` at this time, in place of any time that was asked for before."""
+
+    at: float
+
+
+Effect: TypeAlias = Deliver | Run | Commit | Moved | Say | WakeAt
+
+
+class Outbox(list[Effect]):
+    """Effects that nobody has taken yet."""
+
+    def say(self, level: Level, text: str, worker: Worker | None = None) -> None:
+        ids = (None, None) if worker is None else (worker.id, worker.group_id)
+        self.append(Say(level, text, *ids))
+
+    def take(self) -> list[Effect]:
+        """All of them; it is empty then."""
+        taken = self[:]
+        self.clear()
+        return taken
+
+
+class Traffic(Protocol):
+    """Whoever records what is asked and what becomes of it: told at once, for it is too much to be kept as values."""
+
+    def asked(self, work: float, now: float) -> None:
+        """A new request."""
+
+    def waited(self, wait_s: float, work: float) -> None:
+        """A request was given its first worker, later than it came."""
+
+    def gave_up(self, work: float) -> None:
+        """A request went away before it was given a worker."""
+
+    def served(self, work: float, took_s: float) -> None:
+        """A request was answered by a worker that had no other when it came."""
+
+    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
+        """A request is at a worker no longer, `took_s` after it came there."""
+
+    def passed(self, worker: Worker, span_s: float) -> None:
+        """A worker spent `span_s` in its state."""
+
+    def commanded(self, command: Command) -> None:
+        """A command went out."""
+
+    def became_ready(self, took_s: float, created: bool) -> None:
+        """A worker came to be ready: a new one, or one that was stopped."""
+
+
+class Unrecorded:
+    """Records nothing."""
+
+    def asked(self, work: float, now: float) -> None: ...
+    def waited(self, wait_s: float, work: float) -> None: ...
+    def gave_up(self, work: float) -> None: ...
+    def served(self, work: float, took_s: float) -> None: ...
+    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None: ...
+    def passed(self, worker: Worker, span_s: float) -> None: ...
+    def commanded(self, command: Command) -> None: ...
+    def became_ready(self, took_s: float, created: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the start, for metrics and tests."""
+
+    routed: int = 0
+    waited: int = 0
+    ended: int = 0
+    failed: int = 0
+    expired: int = 0
+    late_observations: int = 0
+    refused_ends: int = 0
+    refused_addresses: int = 0
