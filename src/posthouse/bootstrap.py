@@ -49,12 +49,14 @@ def variables(
     listen_port: int | None = None,
     inner_ports: tuple[int, int] = (18_288, 18_289),
     model_log: str = "model.log",
+    url: str = "",
 ) -> dict[str, str]:
     """The variables that tell a worker where it is, and its template what to use.
 
     `ports`: port inside the instance, and where on `host` it is reached; the first one is the worker's own.
     `listen_port`: where the worker listens, if that is not the first of `ports`. `inner_ports`: free ones for what
     stays inside, plain HTTP and the model server. `model_log`: where the template writes what its model prints.
+    `url`: where clients reach it, if that is behind a tunnel or an ingress.
     """
     inner, outer = next(iter(ports.items()))
     listen_port = listen_port or inner
@@ -66,6 +68,7 @@ def variables(
         "WORKER_HTTP_PORT": str(inner_ports[0]),
         "MODEL_PORT": str(inner_ports[1]),
         "MODEL_LOG": model_log,
+        **({"POSTHOUSE_WORKER_URL": url} if url else {}),
     }
 
 

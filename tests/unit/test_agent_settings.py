@@ -55,6 +55,11 @@ def test_an_agent_listens_where_its_address_can_be_reached(address: str, url: st
     assert (settings.url, settings.listen_host) == (url, listen_host)
 
 
+def test_an_agent_behind_a_tunnel_is_where_its_provider_says() -> None:
+    settings = read({"POSTHOUSE_WORKER_URL": "https://tunnel.example/w/7/"})
+    assert (settings.url, settings.listen_host, settings.tls) == ("https://tunnel.example/w/7", "0.0.0.0", False)
+
+
 def test_an_agent_that_serves_https_reports_an_address_with_https() -> None:
     settings = read({"USE_SSL": "true"})
     assert (settings.tls, settings.url) == (True, "https://203.0.113.9:40123")

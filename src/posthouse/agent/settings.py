@@ -77,7 +77,7 @@ class AgentSettings:
         Option(
             "This worker's address as clients see it.",
             WORKER,
-            "http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>, https:// with $USE_SSL",
+            "$POSTHOUSE_WORKER_URL, else http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>, https:// with $USE_SSL",
         ),
     ]
     listen_host: Annotated[str, Option("Address to listen on.", WORKER, "follows from the url")]
@@ -257,6 +257,8 @@ def _addresses(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _own_url(environ: Mapping[str, str], listen_port: int, tls: bool) -> str:
+    if behind := environ.get("POSTHOUSE_WORKER_URL", "").strip():  # a tunnel or an ingress, which only its maker knows
+        return behind.rstrip("/")
     host = _required(environ, "PUBLIC_IPADDR")
     port = _whole(environ, f"VAST_TCP_PORT_{listen_port}", 1, 65535)
     url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -85,7 +85,8 @@ def certificate(
         given = ServerCertificate(Path(server.tls_certificate).expanduser(), Path(server.tls_key).expanduser())
         return given.context, given.reload_if_changed
     file = data_dir / "server.pem"
-    names = {*server.tls_names.split(","), server.host, urlsplit(settings.public_url).hostname or "", *LOCAL_NAMES}
+    urls = [settings.public_url, *(provider.public_url for provider in settings.providers.values())]
+    names = {*server.tls_names.split(","), server.host, *(urlsplit(url).hostname or "" for url in urls), *LOCAL_NAMES}
     names -= {"", "0.0.0.0", "::"}  # noqa: S104 - nobody calls us by these
     authority.renew(file, names, clock.wall(), begin=True)
     own = ServerCertificate(file, file)
