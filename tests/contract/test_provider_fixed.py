@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from posthouse import plugins
@@ -26,7 +27,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The example, as it is once it has been installed."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     found = [EntryPoint("fixed", "posthouse_fixed:FixedProvider", plugins.PROVIDERS)]
-    found += entry_points(group=plugins.PROVIDERS)
+    found += [point for point in entry_points(group=plugins.PROVIDERS) if point.name != "fixed"]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
     yield
     sys.modules.pop("posthouse_fixed", None)
@@ -71,6 +72,11 @@ async def test_a_server_rents_it_and_replaces_what_it_can_neither_update_nor_put
             await client.update_template(template["id"], env=f"{env} -e VERSION=2")
             await until(lambda: worker_ids(server) != [first] and states(server, "llm") == ["idle"], "it is replaced")
             assert len(await garage.instances()) == 1
+            headers = {"Authorization": server.admin_key}
+            async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{server.url}/metrics") as answer:
+                page = await answer.text()
+            assert 'posthouse_provider_calls_total{call="create",outcome="ok",provider="garage"} 2.0' in page
+            assert 'posthouse_provider_seconds_total{call="destroy",provider="garage"}' in page
             await client.update_endpoint(endpoint_id, endpoint_state="stopped")
             await until(lambda: not states(server, "llm"), "nothing rests there")
             assert list(await garage.instances()) == []
