@@ -163,7 +163,9 @@ def test_min_cold_load_is_capacity_in_all_whatever_the_load() -> None:
 def test_no_cold_worker_is_rented_where_it_could_not_rest() -> None:
     hot_only = replace(offer().offer, id="cheap", price=Price(0.1, 0.1, 0.0), capabilities=Capabilities(stop=False))
     scaling = replace(BARE, cold_workers=3)
-    assert rented(decided(snapshot(scaling=scaling, offers=(GroupOffer(GROUP, hot_only),)))) == (0, 0)
+    alone = decided(snapshot(scaling=scaling, offers=(GroupOffer(GROUP, hot_only),)))
+    assert rented(alone) == (0, 0)
+    assert "no offer keeps the disk of a stopped worker" in [reason.rule for reason in alone.because]
     decision = decided(snapshot(scaling=scaling, offers=(GroupOffer(GROUP, hot_only), offer())))
     assert [r.offer.offer.id for r in decision.rentals] == ["o"] * 3
     busy = decided(snapshot(scaling=BARE, demand=load(90), offers=(GroupOffer(GROUP, hot_only), offer())))

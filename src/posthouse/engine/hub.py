@@ -200,6 +200,7 @@ class Hub:
         if not self._groups[endpoint_id]:
             del self._groups[endpoint_id]
         self.offers.drop_group(group_id)
+        self._offers_for.pop(endpoint_id, None)
 
     def offers_for(self, endpoint_id: EndpointId) -> tuple[GroupOffer, ...]:
         """What the endpoint's workergroups could rent, as last seen; the same object while nothing has changed."""

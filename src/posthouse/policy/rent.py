@@ -42,7 +42,8 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
         draft.because.append(Reason(f"{goal} worker", f"{offer.num_gpus}x {offer.gpu_name}", why(best)))
         have, many, rented = have + best.perf, many + 1, rented + 1
     if have < need or many < count:
-        why_not = min(obstacles - {TAKEN} or obstacles, default="no workergroup has an offer")
+        nothing = "no offer keeps the disk of a stopped worker" if draft.s.offers else "no workergroup has an offer"
+        why_not = min(obstacles - {TAKEN} or obstacles, default=nothing)
         draft.because.append(Obstacle(f"no more {goal} workers", rented, why_not))
 
 
