@@ -137,7 +137,7 @@ async def test_the_command_line_looks_around(web: Web, cli: Commandline) -> None
     for words in (["--limit", "2"], ["--limit", "2", "--new"]):
         offers = json.loads(await cli("search", "offers", "gpu_name=RTX_4090 dph<1", *words, "--raw"))
         assert offers == [{"id": i, **row} for i in ("o0", "o2")]
-    assert "type: must be on-demand" in await cli("search", "offers", "--type", "bid")
+    assert "type: must be one of on-demand" in await cli("search", "offers", "--type", "bid")
     assert json.loads(await cli("search", "benchmarks", "--raw")) == []
     await web.make_endpoint()
     web.staff(worker(1))
