@@ -474,6 +474,42 @@ async def test_logs_show_the_models_log_too_and_a_start_begins_it_anew(local: Pr
     assert (await local.logs(made.id, 1000)).count("loaded") == 1
 
 
+@pytest.mark.parametrize("name", ["output.log", "model.log", "exit_code", "instance.json"])
+async def test_a_pipe_in_place_of_a_file_holds_nobody_up(local: ProcessProvider, root: Path, name: str) -> None:
+    made = await rent(local, spec(1, f"rm -f {name}; mkfifo {name}; touch swapped; exec sleep 600"))
+
+    async def swapped() -> bool:
+        return (root / made.id / "swapped").exists()
+
+    await eventually(swapped)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [i.id for i in await local.instances()] == [made.id]
+        await local.logs(made.id, 10)
+        await local.catalog()
+        await local.stop(made.id)
+        await local.destroy(made.id)
+    assert list(await local.instances()) == []
+
+
+async def test_a_link_in_place_of_a_log_is_neither_read_nor_cut(
+    local: ProcessProvider, root: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    others.write_bytes(b"secret\n" * (files.LOG_BYTES // 6))
+    made = await rent(
+        local, spec(1, f"for log in output model; do ln -sf {others} $log.log; done; touch swapped; exec sleep 600")
+    )
+
+    async def swapped() -> bool:
+        return (root / made.id / "swapped").exists()
+
+    await eventually(swapped)
+    before = others.stat().st_size
+    assert len(await local.instances()) == 1
+    assert await local.logs(made.id, 10) == ""
+    assert others.stat().st_size == before
+
+
 async def test_the_limits_hold(root: Path) -> None:
     local = ProcessProvider(root, "test", slots=1, memory_gb=0.2, grace_s=0.5)
     onstart = """
