@@ -1,8 +1,7 @@
-"""Writes what an evaluation came to: every row and the summary as JSON, a report to read, and pictures."""
+"""Writes what an evaluation came to: the summary and every row as JSON, a report to read, and pictures."""
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,25 +39,26 @@ def write(
     front: Mapping[str, dict[str, Any]],
     told: Told,
 ) -> None:
-    """Writes `evaluation.json`, and the pictures to `evaluation/`, into the folder; and the report that shows them."""
-    pictures = folder / "evaluation"
-    pictures.mkdir(parents=True, exist_ok=True)
+    """Writes the report, the summary `evaluation.json`, and rows and pictures into the folder `evaluation`.
+
+    The last is not committed.
+    """
+    large = folder / "evaluation"
+    large.mkdir(parents=True, exist_ok=True)
     runs = [row for row in rows if row["policy"] != BOUND]
+    summary = {"split": told.split, "traces": list(told.traces), "summary": judged, "front": front}
+    (folder / "evaluation.json").write_text(json.dumps(summary, separators=(",", ":")) + "\n", encoding="utf-8")
     tree = {
-        "split": told.split,
-        "traces": list(told.traces),
-        "summary": judged,
-        "front": front,
         "columns": COLUMNS,
         "rows": [[row.get(column) for column in COLUMNS] for row in runs],
         "bounds": {
             row["cell"]: {name: round(row[name], 4) for name in score.BOUNDS} for row in rows if row["policy"] == BOUND
         },
     }
-    (folder / "evaluation.json").write_text(_lines(tree), encoding="utf-8")
+    (large / "rows.json").write_text(_lines(tree), encoding="utf-8")
     found = score.scenarios(rows)
-    drawn = [os.path.relpath(path, report.parent) for path in _draw(pictures, found, told.defaults)]
-    report.write_text(_report(found, judged, front, told, drawn, runs), encoding="utf-8")
+    _draw(large, found, told.defaults)
+    report.write_text(_report(found, judged, front, told, runs), encoding="utf-8")
 
 
 def _lines(tree: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def _lines(tree: Mapping[str, Any]) -> str:
         if name == "rows":
             inside = "[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in value) + "\n]"
         else:
-            inside = json.dumps(value, indent=1 if name in ("summary", "front") else None)
+            inside = json.dumps(value)
         parts.append(f"{json.dumps(name)}: {inside}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -81,7 +81,6 @@ def _report(
     judged: Mapping[str, dict[str, Any]],
     front: Mapping[str, dict[str, Any]],
     told: Told,
-    pictures: Sequence[str],
     runs: Sequence[Row],
 ) -> str:
     variants = [policy for policy in judged if not policy.endswith(SEES)]
@@ -122,10 +121,11 @@ def _report(
         _table(_rivals(found, variants, told.defaults)),
         "## Every scenario",
         _table(score.table(found, variants, told.defaults)),
-        "## Pictures",
-        "Cost against the share of work that waited longer than 10 s. Grey: rivals with their defaults, and small the"
-        " points of their sweeps; in colour ours, and small our settings. Dashed: the bound.",
-        "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures),
+        "## Rows and pictures",
+        "`make evaluate` writes every row to `results/evaluation/rows.json`, and beside it a picture for each source:"
+        " cost against the share of work that waited longer than 10 s. Grey: rivals with their defaults, and small the"
+        " points of their sweeps; in colour ours, and small our settings. Dashed: the bound. They are not kept in the"
+        " repository.",
     ]
     if gave_up := [f"{row['policy']} in {row['cell']}" for row in runs if "gave_up" in row]:
         parts += ["## Runs that were not gone on with", "Their queue only grew.", *(f"- {line}" for line in gave_up)]
@@ -255,13 +255,12 @@ def _rivals(found: Scenarios, variants: Sequence[str], defaults: Sequence[str]) 
 # -- to look at --------------------------------------------------------------------------------------------------------
 
 
-def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> list[Path]:
-    """A picture for each source, with a column for each size; returns where they are."""
+def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> None:
+    """Writes a picture for each source, with a column for each size."""
     columns: dict[str, dict[str, list[str]]] = {}
     for name in found:
         source, size, _ = name.split("/")
         columns.setdefault(source, {}).setdefault(size, []).append(name)
-    paths = []
     for source, sizes in columns.items():
         rows = max(map(len, sizes.values()))
         figure = Figure(figsize=(4 * len(sizes), 0.4 + 3 * rows), layout="constrained")
@@ -276,9 +275,7 @@ def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> list[Path]
                 panel.set_title(f"{size} busy, start {start_s} s, creation {create_s} s", fontsize=9)
                 _panel(panel, found[names[row]], defaults)
         figure.suptitle(source)
-        paths.append(folder / f"{source}.png")
-        figure.savefig(paths[-1], dpi=DOTS, metadata={"Software": ""})
-    return paths
+        figure.savefig(folder / f"{source}.png", dpi=DOTS, metadata={"Software": ""})
 
 
 def _panel(panel: Axes, there: Mapping[str, score.Scored], defaults: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ WAVE_S = 60.0
 HIGH, LOW = 60.0, 5.0
 """Requests per second; a worker does 20."""
 MAX_MB_H = 1.0
+"""In both halves of the time after warm-up. A single step, as of CPython's free lists, is in one of them only."""
 MAX_MORE_FDS = 8
 """Beyond the most during warm-up: connections of workers and clients come and go."""
 
@@ -64,6 +65,13 @@ def slope(points: list[tuple[float, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / over
 
 
+def growth_mb_h(points: list[tuple[float, float]]) -> float:
+    """The slope of the half in which it is less, of (seconds, MB), in MB per hour."""
+    half = len(points) // 2
+    halves = [points[:half], points[half:]] if half > 1 else [points]
+    return min(slope([(at / 3600, mb) for at, mb in part]) for part in halves)
+
+
 async def soak(site: Ground, minutes: float, warm_share: float = 1 / 3) -> tuple[dict[str, Any], list[str]]:
     began = time.monotonic()
     end = began + minutes * 60
@@ -74,7 +82,7 @@ async def soak(site: Ground, minutes: float, warm_share: float = 1 / 3) -> tuple
     warm_until = began + minutes * 60 * warm_share
     warm = [s for s in samples if s[0] < warm_until]
     rest = [s for s in samples if s[0] >= warm_until]
-    mb_h = slope([(at / 3600, mb) for at, mb, _, _ in rest])
+    mb_h = growth_mb_h([(at, mb) for at, mb, _, _ in rest])
     fds_before, fds_after = max(s[2] for s in warm), max(s[2] for s in rest)
     figures = {
         "minutes": minutes,

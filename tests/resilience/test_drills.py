@@ -55,3 +55,10 @@ async def test_a_soak_sees_growth_and_leaks() -> None:
     assert figures["endpoints_made_and_deleted"] > 0
     assert figures["answered"] > 0
     assert soak.slope([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) == pytest.approx(2.0)
+
+
+def test_a_soak_tells_a_leak_from_one_step() -> None:
+    leak = [(5.0 * n, 100 + 5.0 * n / 3600 * 2) for n in range(240)]
+    step = [(5.0 * n, 105.0 if n > 60 else 100.0) for n in range(240)]
+    assert soak.growth_mb_h(leak) == pytest.approx(2.0)
+    assert soak.growth_mb_h(step) < soak.MAX_MB_H

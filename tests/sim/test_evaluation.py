@@ -291,10 +291,11 @@ def test_the_quick_evaluation_of_one_cell(tmp_path: Path, capsys: pytest.Capture
     assert "spikes/0.5/5-120" in capsys.readouterr().out
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["summary"]["posthouse"]["scenarios"] == 1
-    rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+    every = json.loads((tmp_path / "evaluation" / "rows.json").read_text())
+    rows = [dict(zip(every["columns"], row, strict=True)) for row in every["rows"]]
     assert {"posthouse", "posthouse+foresight", "knative"} <= {r["policy"] for r in rows}
-    assert all(r["broken"] is None and r["usd"] > found["bounds"][r["cell"]]["wait_30_usd"] for r in rows)
+    assert all(r["broken"] is None and r["usd"] > every["bounds"][r["cell"]]["wait_30_usd"] for r in rows)
     told = (tmp_path / "evaluation.md").read_text()
-    assert "![spikes](evaluation/spikes.png)" in told
+    assert "spikes/0.5/5-120" in told
     assert (tmp_path / "evaluation" / "spikes.png").stat().st_size > 1000
     assert main([*said[:2], "nothing", *said[3:]]) == 2

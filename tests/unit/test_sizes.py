@@ -89,7 +89,7 @@ def test_no_committed_file_is_large_but_the_lists_of_locked_packages() -> None:
         pytest.skip("not in a git checkout")
     files = [ROOT / name for name in listed.stdout.split("\0") if name and not name.endswith(".lock")]
     large = {str(path): path.stat().st_size for path in files if path.exists()}
-    large = {name: size for name, size in large.items() if size > MAX_COMMITTED_BYTES and "evaluation" not in name}
+    large = {name: size for name, size in large.items() if size > MAX_COMMITTED_BYTES}
     assert not large, large
 
 
