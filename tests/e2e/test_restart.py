@@ -24,7 +24,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     made.environ |= {
         "POSTHOUSE_ENGINE__TICK_S": "0.2",
-        "POSTHOUSE_ENGINE__OBSERVE_S": "0.2",
+        "POSTHOUSE_PROVIDERS__PROCESS__POLL_S": "0.2",
         "POSTHOUSE_ENGINE__STABILIZATION_S": "1",
         "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
         "POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H": "0.4",

@@ -91,7 +91,7 @@ async def kills(site: Ground, count: int, seed: int = 1) -> tuple[dict[str, Any]
 
 
 def run(count: int) -> tuple[dict[str, Any], list[str]]:
-    with ground(providers__process__slots=WORKERS, engine__calm_s=60) as site:
+    with ground(providers__process__slots=WORKERS, engine__stabilization_s=60) as site:
         need: dict[str, Any] = {"min_load": 100 * WORKERS, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
         site.begin(**need, max_workers=WORKERS)
         until(lambda: site.states() == ["idle"] * WORKERS)

@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 ONSTART = f'exec "$PYTHON" -I -S {Path(__file__).with_name("worker.py")}\n'
 QUICK = {
     "POSTHOUSE_ENGINE__TICK_S": "0.2",
-    "POSTHOUSE_ENGINE__OBSERVE_S": "0.5",
+    "POSTHOUSE_PROVIDERS__PROCESS__POLL_S": "0.5",
     "POSTHOUSE_ENGINE__STABILIZATION_S": "1",
     "POSTHOUSE_PROVIDERS__PROCESS__GRACE_S": "2",
     "POSTHOUSE_SERVER__LOG_LEVEL": "error",
@@ -114,7 +114,7 @@ def conclude(name: str, figures: dict[str, Any], violations: list[str]) -> int:
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "os": platform.system(),
     }
-    versions = {"python": platform.python_version(), **{p: version(p) for p in ("posthouse", "uvicorn", "uvloop")}}
+    versions = {"python": platform.python_version(), **{p: version(p) for p in ("posthouse", "httptools", "uvloop")}}
     at = datetime.now(UTC).isoformat(timespec="seconds")
     machine["load_average"] = [round(load, 1) for load in os.getloadavg()]
     record = {"drill": name, "at": at, "holds": not violations, "figures": figures, "violations": violations[:20]}
