@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from posthouse.client.asynchronous import POLL_S
+from posthouse.client.requests import POLL_S
 from posthouse.demo.run import SCALING, SLOTS, demo
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State

@@ -7,7 +7,7 @@ import base64
 import sys
 from pathlib import Path
 
-from posthouse.client import Client, PosthouseError
+from posthouse.client import Client, ClientError
 
 picture = Path(sys.argv[1]).read_bytes()
 try:
@@ -19,6 +19,6 @@ try:
             cost=1,  # the unit of work of this endpoint is one picture
             on_waiting=lambda waiting: print(f"waiting for a worker: {waiting.status}", file=sys.stderr),
         )
-except PosthouseError as error:
+except ClientError as error:
     sys.exit(str(error))
 print(answer.json()["text"])

@@ -5,8 +5,8 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import pytest
 from aiohttp import web
@@ -15,17 +15,21 @@ from posthouse.client import (
     AsyncClient,
     BadRequest,
     Client,
+    ClientError,
     NotFound,
-    PosthouseError,
     Routed,
     TimedOut,
     Unauthorized,
     Unreachable,
     Waiting,
     WorkerFailed,
-    asynchronous,
+    requests,
 )
+from posthouse.domain.endpoint import Scaling
+from posthouse.domain.load import Demand, Estimates
+from posthouse.wire import rows
 
+T = TypeVar("T")
 KEY = "a-key"
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens
 Reply = tuple[int, Any]
@@ -119,8 +123,8 @@ class Peer:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asynchronous, "POLL_S", (0.0, 0.001))
-    monkeypatch.setattr(asynchronous, "BACK_OFF_S", (0.001, 0.002))
+    monkeypatch.setattr(requests, "POLL_S", (0.0, 0.001))
+    monkeypatch.setattr(requests, "BACK_OFF_S", (0.001, 0.002))
     monkeypatch.delenv("POSTHOUSE_URL", raising=False)
     monkeypatch.delenv("POSTHOUSE_API_KEY", raising=False)
 
@@ -270,7 +274,7 @@ async def test_time_that_runs_out_says_what_was_waited_for(peer: Peer, client: A
 async def test_an_answer_of_another_protocol_is_an_error(peer: Peer, client: AsyncClient) -> None:
     async with AsyncClient(f"{peer.url}/other", KEY) as other:
         peer.replies["POST /other/route/"] = (200, {"url": 5})
-        with pytest.raises(PosthouseError, match="another protocol"):
+        with pytest.raises(ClientError, match="another protocol"):
             await other.route("llm")
 
 
@@ -329,31 +333,63 @@ async def test_generate_can_stream(peer: Peer, client: AsyncClient) -> None:
     peer.works = [
         (200, ['{"token":{"text":"a"},"generated_text":null}', '{"token":{"text":"b"},"generated_text":"ab"}'])
     ]
-    events = [event async for event in client.generate("llm", "hi", stream=True)]
+    events = [event async for event in client.generate_stream("llm", "hi")]
     assert [event["token"]["text"] for event in events] == ["a", "b"]
     assert peer.worked[0][0] == "/generate_stream"
 
 
-ENDPOINTS = (200, {"success": True, "results": [{"id": 7, "endpoint_name": "llm"}, {"id": 8, "endpoint_name": "7"}]})
+def whole(kind: type[T], **given: Any) -> T:
+    """A row with these values, and others that do not matter."""
+    plain = {int: 1, float: 2.5, str: "text", bool: True}
+    types = get_type_hints(kind)
+    blank = {f.name: plain.get(types[f.name]) for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
+    lists: dict[str, Any] = {n: [] for n in blank if get_origin(types[n]) is list}
+    return kind(**blank | lists | given)
+
+
+LLM = whole(rows.Endpoint, id=7, endpoint_name="llm", max_usd_h=0.5)
+SEVEN = whole(rows.Endpoint, id=8, endpoint_name="7")
+ENDPOINTS = (200, {"success": True, "results": [{**asdict(LLM), "a_later_field": 1}, asdict(SEVEN)]})
 
 
 async def test_an_endpoint_is_found_by_its_name_or_else_by_its_id(peer: Peer, client: AsyncClient) -> None:
     peer.replies["GET /api/v0/endptjobs/"] = ENDPOINTS
-    assert (await client.endpoint("llm"))["id"] == 7
-    assert (await client.endpoint(8))["endpoint_name"] == "7"
-    assert (await client.endpoint("7"))["id"] == 8
+    assert (await client.endpoint("llm")).id == 7
+    assert (await client.endpoint(8)).endpoint_name == "7"
+    assert (await client.endpoint("7")).id == 8
     with pytest.raises(NotFound, match="no endpoint 'other'"):
         await client.endpoint("other")
 
 
 OK: Reply = (200, {"success": True})
-TEMPLATE = {"id": 4, "hash_id": "h"}
+TEMPLATE = whole(rows.Template, id=4, hash_id="h")
+METRICS = whole(rows.WorkerMetrics)
+WORKER = whole(rows.Worker)
+KEY_ROW = whole(rows.Key)
+STATUS = whole(rows.Status)
+MINTED = whole(rows.MintedKey)
+PROVIDER = whole(rows.Provider)
+ACCOUNT = whole(rows.Account)
+GROUP, LOGS = whole(rows.Workergroup), whole(rows.EventLogs)
+REASON = rows.Reason(what="load", value=9.0, rule="mean", obstacle=True)
+DECISION = rows.Decision(at=1.0, hot_need=None, hot_supply=2.0, ready_supply=0.0, goals={"3": "hot"}, because=[REASON])
+EXPLAINED = whole(
+    rows.Explanation,
+    scaling=Scaling(max_workers=3),
+    workers=rows.WorkerCounts(by_state={"idle": 1}, by_goal={}),
+    demand=Demand(rate=3.0),
+    estimates=Estimates(perf={"a": 1.0}),
+    decision=DECISION,
+    messages={"1": "m"},
+)
+SEGMENT = whole(rows.Segment, figures={"usd": 1.0})
+TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)], segments=[SEGMENT])
 
 
 @pytest.mark.parametrize(
     ("call", "arguments", "options", "request_line", "body", "reply", "result"),
     [
-        ("endpoints", (), {}, "GET /api/v0/endptjobs/", None, ENDPOINTS, ENDPOINTS[1]["results"]),
+        ("endpoints", (), {}, "GET /api/v0/endptjobs/", None, ENDPOINTS, [LLM, SEVEN]),
         (
             *("create_endpoint", ("llm",), {"min_load": 5}, "POST /api/v0/endptjobs/"),
             *({"endpoint_name": "llm", "min_load": 5}, (200, {"success": True, "result": 7}), 7),
@@ -363,37 +399,50 @@ TEMPLATE = {"id": 4, "hash_id": "h"}
             *({"endpoint_state": "stopped"}, OK, None),
         ),
         ("delete_endpoint", (7,), {}, "DELETE /api/v0/endptjobs/7/", None, OK, None),
-        ("endpoint_workers", (7,), {}, "POST /get_endpoint_workers/", {"id": 7}, (200, [{"id": 1}]), [{"id": 1}]),
-        ("workergroups", (), {}, "GET /api/v0/workergroups/", None, (200, {"results": []}), []),
+        ("endpoint_workers", (7,), {}, "POST /get_endpoint_workers/", {"id": 7}, (200, [asdict(METRICS)]), [METRICS]),
+        ("endpoint_logs", (7, 5), {}, "POST /get_endpoint_logs/", {"id": 7, "tail": 5}, (200, asdict(LOGS)), LOGS),
+        ("workergroups", (), {}, "GET /api/v0/workergroups/", None, (200, {"results": [asdict(GROUP)]}), [GROUP]),
         (
             *("create_workergroup", (), {"endpoint_id": 7, "template_hash": "h"}, "POST /api/v0/workergroups/"),
             *({"endpoint_id": 7, "template_hash": "h"}, (200, {"success": True, "id": 3}), 3),
         ),
         ("update_workergroup", (3,), {"gpu_ram": 8}, "PUT /api/v0/workergroups/3/", {"gpu_ram": 8}, OK, None),
         ("delete_workergroup", (3,), {}, "DELETE /api/v0/workergroups/3/", None, OK, None),
-        ("templates", (), {}, "GET /api/v0/template/", None, (200, {"templates": [TEMPLATE]}), [TEMPLATE]),
+        ("templates", (), {}, "GET /api/v0/template/", None, (200, {"templates": [asdict(TEMPLATE)]}), [TEMPLATE]),
         (
             *("create_template", ("t",), {"onstart": "x"}, "POST /api/v0/template/"),
-            *({"name": "t", "onstart": "x"}, (200, {"success": True, "template": TEMPLATE}), TEMPLATE),
+            *({"name": "t", "onstart": "x"}, (200, {"success": True, "template": asdict(TEMPLATE)}), TEMPLATE),
         ),
         (
             *("update_template", (4,), {"name": "u"}, "PUT /api/v0/template/"),
-            *({"id": 4, "name": "u"}, (200, {"success": True, "template": TEMPLATE}), TEMPLATE),
+            *({"id": 4, "name": "u"}, (200, {"success": True, "template": asdict(TEMPLATE)}), TEMPLATE),
         ),
         ("delete_template", (4,), {}, "DELETE /api/v0/template/", {"template_id": 4}, OK, None),
-        ("explain", ("a b/c",), {}, "GET /v1/endpoints/a%20b%2Fc/explain", None, (200, {"because": 1}), {"because": 1}),
+        ("explain", ("a b/c",), {}, "GET /v1/endpoints/a%20b%2Fc/explain", None, (200, asdict(EXPLAINED)), EXPLAINED),
+        (
+            "traffic",
+            ("l",),
+            {"last_s": 5},
+            "GET /v1/endpoints/l/traffic?last_s=5",
+            None,
+            (200, asdict(TRAFFIC)),
+            TRAFFIC,
+        ),
+        ("providers", (), {}, "GET /v1/providers", None, (200, [asdict(PROVIDER)]), [PROVIDER]),
+        ("accounts", (), {}, "GET /v1/accounts", None, (200, [asdict(ACCOUNT)]), [ACCOUNT]),
+        ("create_account", ("a",), {}, "POST /v1/accounts", {"name": "a"}, (201, asdict(ACCOUNT)), ACCOUNT),
         ("rotate_endpoint_key", (7,), {}, "POST /v1/endpoints/7/rotate-key", None, (200, {"api_key": "k"}), "k"),
-        ("workers", (), {}, "GET /v1/workers", None, (200, {"workers": [{"id": 1}]}), [{"id": 1}]),
-        ("workers", ("l&m",), {}, "GET /v1/workers?endpoint=l%26m", None, (200, [{"id": 1}]), [{"id": 1}]),
+        ("workers", (), {}, "GET /v1/workers", None, (200, [asdict(WORKER)]), [WORKER]),
+        ("workers", ("l&m",), {}, "GET /v1/workers?endpoint=l%26m", None, (200, [asdict(WORKER)]), [WORKER]),
         ("delete_worker", (1,), {}, "DELETE /v1/workers/1", None, (202, {"id": 1}), None),
         ("worker_logs", (1,), {"tail": 5}, "GET /v1/workers/1/logs?tail=5", None, (200, {"text": "lines"}), "lines"),
-        ("keys", (), {}, "GET /v1/keys", None, (200, [{"id": "a"}]), [{"id": "a"}]),
+        ("keys", (), {}, "GET /v1/keys", None, (200, [asdict(KEY_ROW)]), [KEY_ROW]),
         (
             *("create_key", ("ci", "route"), {}, "POST /v1/keys"),
-            *({"name": "ci", "scope": "route"}, (201, {"id": "a", "key": "k"}), {"id": "a", "key": "k"}),
+            *({"name": "ci", "scope": "route"}, (201, asdict(MINTED)), MINTED),
         ),
         ("delete_key", ("a",), {}, "DELETE /v1/keys/a", None, OK, None),
-        ("status", (), {}, "GET /v1/status", None, (200, {"version": "1"}), {"version": "1"}),
+        ("status", (), {}, "GET /v1/status", None, (200, asdict(STATUS)), STATUS),
     ],
 )
 async def test_management_speaks_the_wire(
@@ -410,6 +459,20 @@ async def test_management_speaks_the_wire(
     peer.replies[request_line] = reply
     assert await getattr(client, call)(*arguments, **options) == result
     assert peer.managed == [(request_line, body)]
+
+
+async def test_an_answer_without_what_it_must_have_is_of_another_protocol(peer: Peer, client: AsyncClient) -> None:
+    peer.replies["GET /api/v0/endptjobs/"] = (200, {"success": True, "results": [{"id": 7}]})
+    with pytest.raises(ClientError, match=r"another protocol: .*endpoint_name"):
+        await client.endpoints()
+
+
+async def test_a_parameter_that_no_endpoint_has_is_refused_before_it_is_sent(peer: Peer, client: AsyncClient) -> None:
+    with pytest.raises(BadRequest, match=r"max_worker: there is no such field\. Did you mean max_workers\?"):
+        await client.create_endpoint("llm", max_worker=3)
+    with pytest.raises(BadRequest, match=r"Did you mean endpoint_state\?"):
+        await client.update_endpoint(7, endpoint_stat="stopped")
+    assert peer.managed == []
 
 
 async def test_a_failure_that_comes_with_200_is_a_failure(peer: Peer, client: AsyncClient) -> None:
@@ -442,9 +505,9 @@ def test_the_blocking_client_does_the_same_and_leaves_nothing_open(peer_beside: 
     assert client.generate("llm", "hi").attempts == 1
     peer.works = [(200, ["1", "2"])]
     assert list(client.stream("llm", "/stream", {})) == [1, 2]
-    assert list(client.generate("llm", "hi", stream=True)) == [1, 2]
+    assert list(client.generate_stream("llm", "hi")) == [1, 2]
     peer.replies["GET /api/v0/endptjobs/"] = ENDPOINTS
-    assert client.endpoint("llm")["id"] == 7
+    assert client.endpoint("llm").id == 7
     with pytest.raises(NotFound):
         client.status()
     client.close()
@@ -487,9 +550,9 @@ def test_closing_the_blocking_client_ends_what_other_threads_wait_for(peer_besid
         assert waits.wait(20)
         client.close()
         for there in (asked_there, read_there):
-            with pytest.raises(PosthouseError, match="closed before there was an answer"):
+            with pytest.raises(ClientError, match="closed before there was an answer"):
                 there.result(20)
-    with pytest.raises(PosthouseError, match="is closed"):
+    with pytest.raises(ClientError, match="is closed"):
         client.request("llm", "/generate", {})
     stream.close()
     gc.collect()
@@ -502,6 +565,6 @@ async def test_the_blocking_client_works_beside_a_running_loop(peer_beside: Peer
 
 def test_both_clients_have_the_same_calls() -> None:
     def calls(kind: type) -> set[str]:
-        return {name for name in vars(kind) if not name.startswith("_")}
+        return {name for name in dir(kind) if not name.startswith("_")}
 
     assert calls(Client) == calls(AsyncClient)

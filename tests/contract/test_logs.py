@@ -233,5 +233,5 @@ async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
         assert f"worker {worker_id} went from idle to unavail: its provider lists it as ended" in info0
         assert "decided: rent one hot worker from workergroup 1; because: load" in info1
         assert f"worker {worker_id} rent: done" in debug
-        ours = (await owner.endpoint_logs(endpoint_id))["info0"]
+        ours = (await owner.endpoint_logs(endpoint_id)).info0
         assert ours.splitlines() == info0.splitlines()

@@ -69,7 +69,7 @@ async def test_a_server_rents_it_and_replaces_what_it_can_neither_update_nor_put
             await until(lambda: states(server, "llm") == ["idle"], "its machine serves")
             [first] = worker_ids(server)
             [template] = await client.templates()
-            await client.update_template(template["id"], env=f"{env} -e VERSION=2")
+            await client.update_template(template.id, env=f"{env} -e VERSION=2")
             await until(lambda: worker_ids(server) != [first] and states(server, "llm") == ["idle"], "it is replaced")
             assert len(await garage.instances()) == 1
             headers = {"Authorization": server.admin_key}

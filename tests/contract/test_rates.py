@@ -41,7 +41,7 @@ async def test_a_key_that_asks_too_often_is_told_to_wait_and_adds_no_load(
             3,
             3,
         )
-        own_key = (await owner.endpoint("llm"))["api_key"]
+        own_key = (await owner.endpoint("llm")).api_key
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1, "api_key": own_key}))[1]
 
 
@@ -66,7 +66,7 @@ async def test_guessing_keys_is_slow_and_harms_nobody_else(http: aiohttp.ClientS
         AsyncClient(server.url, server.admin_key) as owner,
     ):
         await owner.create_endpoint("llm", min_load=0, cold_workers=0)
-        fresh = (await owner.create_key("updated", "route"))["key"]
+        fresh = (await owner.create_key("updated", "route")).key
         assert (await route(http, server, {"endpoint": "llm"}))[0] == 200  # known from now on
         refused: list[Any] = []
         for guess in range(5):

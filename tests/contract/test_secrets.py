@@ -146,7 +146,7 @@ async def test_workers_made_afterwards_have_the_secrets_and_the_template_wins(tm
             name="t", env="-p 3000:3000 -e MODEL=llama", onstart="env -0 > seen.part; mv seen.part seen; sleep 300"
         )
         endpoint_id = await owner.create_endpoint("llama", min_load=1, cold_workers=0, max_workers=1)
-        await owner.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
+        await owner.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
         workers = tmp_path / "data" / "workers"
         await until(lambda: any(workers.glob("*/seen")), "a worker that shows its environment")
         [seen] = workers.glob("*/seen")

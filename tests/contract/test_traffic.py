@@ -1,5 +1,6 @@
 """What a server tells of an endpoint's traffic."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,26 @@ async def test_what_was_asked_is_told_and_survives_a_restart(tmp_path: Path) -> 
         key = server.admin_key
         await add_endpoint(owner, "llm", **NO_WORKERS)
         await ask(server, owner, [10.0, 20.5])
-        assert recording(await owner.traffic("llm")).work.tolist() == [10.0, 20.5]
+        assert recording(asdict(await owner.traffic("llm"))).work.tolist() == [10.0, 20.5]
     async with live_server(tmp_path / "data", **flags) as server, AsyncClient(server.url, key) as owner:
         await ask(server, owner, [30.0])
         reply = await owner.traffic("llm")
-        found = recording(reply)
+        found = recording(asdict(reply))
         assert found.work.tolist() == [10.0, 20.5, 30.0]
         assert (np.diff(found.at_s) >= 0).all()
-        assert len(reply["segments"]) == 2
-        assert reply["scaling"]["max_workers"] == 0
-        (now,) = (await owner.traffic("llm", last_s=1e-3))["segments"]
-        assert now["requests"] == 1
+        assert len(reply.segments) == 2
+        assert reply.scaling.max_workers == 0
+        (now,) = (await owner.traffic("llm", last_s=1e-3)).segments
+        assert now.requests == 1
 
 
 async def test_it_is_for_those_who_may_read(tmp_path: Path) -> None:
     async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as owner:
         endpoint_id = await add_endpoint(owner, "llm", **NO_WORKERS)
-        keys = {scope: (await owner.create_key(scope, scope))["key"] for scope in ("route", "read")}
-        keys["endpoint"] = (await owner.endpoint("llm"))["api_key"]
+        keys = {scope: (await owner.create_key(scope, scope)).key for scope in ("route", "read")}
+        keys["endpoint"] = (await owner.endpoint("llm")).api_key
         async with AsyncClient(server.url, keys["read"]) as reader:
-            assert (await reader.traffic(endpoint_id))["endpoint"] == "llm"
+            assert (await reader.traffic(endpoint_id)).endpoint == "llm"
             with pytest.raises(NotFound, match="no endpoint 'nobody'"):
                 await reader.traffic("nobody")
         for scope in ("route", "endpoint"):

@@ -143,7 +143,7 @@ async def test_an_edited_template_reaches_its_workers_and_no_stream_is_cut(
         [busy] = [w for w in workers_of(server) if w.state == "idle"]
 
         # fmt: off
-        told = await cli("update", "template", template["hash_id"], "--name", "llm", "--env", "-p 3000:3000",
+        told = await cli("update", "template", template.hash_id, "--name", "llm", "--env", "-p 3000:3000",
                          "--onstart-cmd", ONSTART.replace("VERSION=1", "VERSION=2"))
         # fmt: on
         assert told.startswith("updated template")
@@ -166,8 +166,8 @@ async def test_an_edited_template_reaches_its_workers_and_no_stream_is_cut(
         assert {w.id for w in workers_of(server)} == set(rows)
 
         before = [len(versions) for versions in runs(tmp_path)]
-        assert (await client.update_workers(group["id"]))["workers_to_update"] == 2
-        assert await cli("update", "workers", str(group["id"])) == "Update started for workergroup 1 (2 workers)\n"
+        assert (await client.update_workers(group.id))["workers_to_update"] == 2
+        assert await cli("update", "workers", str(group.id)) == "Update started for workergroup 1 (2 workers)\n"
         await until(lambda: updated(server), "both have begun anew")
         assert all(len(versions) > was for versions, was in zip(runs(tmp_path), before, strict=True))
         assert (await ask(endpoint))["version"] == "2"

@@ -192,7 +192,7 @@ async def test_a_key_is_taken_wherever_a_client_puts_it(
     await owner.create_endpoint("llm", min_load=0, cold_workers=0)
     row = await owner.endpoint("llm")
     url, ask = f"{server.url}/route/", {"endpoint": "llm", "cost": 1}
-    for key in (server.admin_key, row["api_key"]):
+    for key in (server.admin_key, row.api_key):
         for request in (
             http.post(url, json=ask, headers={"Authorization": f"Bearer {key}"}),
             http.post(url, json=ask, headers={"Authorization": key}),
@@ -209,7 +209,7 @@ async def test_an_endpoints_key_routes_to_that_endpoint_only(
 ) -> None:
     for name in ("one", "two"):
         await owner.create_endpoint(name, min_load=0, cold_workers=0)
-    key = (await owner.endpoint("one"))["api_key"]
+    key = (await owner.endpoint("one")).api_key
     assert (await route(http, server, {"endpoint": "one", "api_key": key}))[0] == 200
     assert (await route(http, server, {"endpoint": "two", "api_key": key}))[0] == 401
 

@@ -93,7 +93,7 @@ def test_a_worker_is_not_stopped_while_a_stream_runs_on_it(site: Site) -> None:
     with Client(facts["url"], facts["admin_key"]) as client:
         reading = threading.Thread(
             target=lambda: tokens.extend(
-                event["token"]["text"] for event in client.generate("llm", "Hi", max_new_tokens=100, stream=True)
+                event["token"]["text"] for event in client.generate_stream("llm", "Hi", max_new_tokens=100)
             )
         )
         reading.start()

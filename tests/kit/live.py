@@ -98,7 +98,7 @@ async def add_endpoint(
     """The id of a new endpoint with one workergroup."""
     template = await client.create_template(name=name, env=env, onstart=onstart)
     endpoint_id = await client.create_endpoint(name, **{**SCALING, **scaling})
-    await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
+    await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
     return endpoint_id
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from posthouse.cli.request import print_events, text_of
 from posthouse.client import (
     BadRequest,
     Client,
+    ClientError,
     NotFound,
-    PosthouseError,
     TimedOut,
     Unauthorized,
     Unreachable,
@@ -29,6 +30,7 @@ from posthouse.client import (
 )
 from posthouse.domain import errors as domain
 from posthouse.domain.endpoint import PARAMETERS
+from posthouse.wire import rows
 
 AGENT = ["agent", "--upstream", "http://127.0.0.1:8000"]
 WORKER = {
@@ -76,7 +78,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (PosthouseError("broken"), 1),
+        (ClientError("broken"), 1),
         (WorkerFailed("no worker answers"), 1),
         (BadRequest("wrong"), 2),
         (Unauthorized("which key?"), 3),
@@ -216,7 +218,7 @@ def test_lists_are_json_for_machines_and_tables_for_people(
 def test_the_scaling_options_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     created = answers(monkeypatch, "create_endpoint", 5)
     updated = answers(monkeypatch, "update_endpoint", None)
-    answers(monkeypatch, "endpoint", {"id": 5})
+    answers(monkeypatch, "endpoint", SimpleNamespace(id=5))
     numbers = [p.name for p in PARAMETERS.values() if not p.choices]
     options = [word for name in numbers for word in (f"--{name.replace('_', '-')}", "1")]
     scaling = dict.fromkeys(numbers, 1)
@@ -235,7 +237,7 @@ def test_only_what_is_given_is_sent_and_none_takes_back(monkeypatch: pytest.Monk
 def test_a_template_is_made_from_a_file_and_options_and_options_win(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    created = answers(monkeypatch, "create_template", {"id": 1, "hash_id": "abc"})
+    created = answers(monkeypatch, "create_template", SimpleNamespace(id=1, hash_id="abc"))
     (tmp_path / "t.json").write_text('{"name": "a", "env": "-p 1:1", "readme": "r"}')
     (tmp_path / "start.sh").write_text("exec sleep 1\n")
     assert main(["template", "create", "t.json", "--name", "b", "--onstart", "start.sh"]) == 0
@@ -247,12 +249,12 @@ def test_a_template_is_made_from_a_file_and_options_and_options_win(
 
 
 def test_things_are_found_by_what_they_are_called() -> None:
-    rows: list[dict[str, Any]] = [{"id": 1, "name": "2"}, {"id": 2, "name": "b"}, {"id": 3, "name": "b"}]
-    assert find(rows, "thing", 2, ("id", "name")) == rows[1]
+    things = [SimpleNamespace(id=1, name="2"), SimpleNamespace(id=2, name="b"), SimpleNamespace(id=3, name="b")]
+    assert find(things, "thing", 2, ("id", "name")) == things[1]
     with pytest.raises(domain.BadRequest, match=r"several things have the name 'b'.*2, 3"):
-        find(rows, "thing", "b", ("id", "name"))
+        find(things, "thing", "b", ("id", "name"))
     with pytest.raises(NotFound, match="no thing 'c'"):
-        find(rows, "thing", "c", ("id", "name"))
+        find(things, "thing", "c", ("id", "name"))
 
 
 @pytest.mark.parametrize(
@@ -290,8 +292,8 @@ def test_the_key_on_this_machine_is_the_last_resort_and_never_goes_elsewhere(
 def test_the_logs_of_an_endpoint_are_printed_at_their_level(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers(monkeypatch, "endpoint", {"id": 4})
-    asked = answers(monkeypatch, "endpoint_logs", {"info0": "", "info1": "one\ntwo", "debug": "x"})
+    answers(monkeypatch, "endpoint", SimpleNamespace(id=4))
+    asked = answers(monkeypatch, "endpoint_logs", SimpleNamespace(info0="", info1="one\ntwo", debug="x"))
     assert main(["endpoint", "logs", "llama", "--tail", "3"]) == 0
     assert (asked, capsys.readouterr().out) == ([(4, 3)], "one\ntwo\n")
     assert main(["endpoint", "logs", "llama", "--level", "info0"]) == 0
@@ -304,7 +306,7 @@ def test_the_logs_of_an_endpoint_are_printed_at_their_level(
 def test_logs_of_a_number_are_a_workers_and_of_a_name_an_endpoints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = answers(monkeypatch, "workers", [{"id": 4}, {"id": 5}])
+    listed = answers(monkeypatch, "workers", [SimpleNamespace(id=4), SimpleNamespace(id=5)])
     asked = answers(monkeypatch, "worker_logs", "line\n")
     assert main(["logs", "12", "--tail", "3"]) == 0
     assert capsys.readouterr().out == "line\n"
@@ -504,8 +506,8 @@ def test_text_of_others_cannot_steer_the_terminal() -> None:
 
 
 def test_providers_are_listed_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"name": "garage", "type": "fixed", "default": False, "capabilities": ["logs"], "answers": True}
-    answers(monkeypatch, "providers", [{**row, "offers": 1, "catalog_age_s": 2.0}])
+    able: dict[str, Any] = {"capabilities": ["logs"], "answers": True, "offers": 1, "catalog_age_s": 2.0}
+    answers(monkeypatch, "providers", [rows.Provider(name="garage", type="fixed", default=False, **able)])
     assert main(["provider", "list"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("garage", "fixed", "logs"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posthouse.client import Answer, BadRequest, Client, NotFound, PosthouseError, Unauthorized, WorkerFailed
+from posthouse.client import Answer, BadRequest, Client, ClientError, NotFound, Unauthorized, WorkerFailed
 from posthouse.client.errors import refusal
 from posthouse.client.events import MAX_EVENT_BYTES, events
 
@@ -59,12 +59,12 @@ async def test_an_event_without_end_is_refused(line: bytes) -> None:
         (404, b'{"success": false, "error": "no_such_endpoint", "msg": ""}', NotFound, "", "no_such_endpoint"),
         (400, b'{"error": {"message": "prompt is missing", "type": "x"}}', BadRequest, "", "prompt is missing"),
         (422, b'{"detail": [{"loc": ["body", "scope"]}]}', BadRequest, "", "scope"),
-        (500, b"<html>\xff", PosthouseError, "", "<html>"),
+        (500, b"<html>\xff", ClientError, "", "<html>"),
         (403, b"", Unauthorized, "", "no explanation"),
     ],
 )
 def test_every_shape_of_error_is_understood(
-    status: int, body: bytes, kind: type[PosthouseError], code: str, said: str
+    status: int, body: bytes, kind: type[ClientError], code: str, said: str
 ) -> None:
     error = refusal(status, body, "GET /x")
     assert (type(error), error.status, error.code) == (kind, status, code)

@@ -106,17 +106,17 @@ def _explained(error: BaseException) -> int:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
-        case client.Unauthorized():
+        case domain.Unauthorized():
             return _failed(f"{error}; set --api-key or POSTHOUSE_API_KEY", 3)
-        case client.NotFound() | domain.NotFound():
+        case domain.NotFound():
             return _failed(str(error), 4)
         case client.Unreachable():
             return _failed(f"{error}; does `posthouse serve` run there?", 5)
         case client.TimedOut():
             return _failed(str(error), 6)
-        case client.BadRequest() | domain.BadRequest():
+        case domain.BadRequest():
             return _failed(str(error), 2)
-        case client.PosthouseError() | domain.PosthouseError() | OSError():
+        case domain.PosthouseError() | OSError():
             return _failed(str(error), 1)
     text = f"{type(error).__name__}: {error}; this is a bug, and POSTHOUSE_TRACEBACK=1 shows where"
     return _failed(text, 1)

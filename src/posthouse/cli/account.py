@@ -47,4 +47,4 @@ def create(
     if as_json:
         print_json(row)
     else:
-        typer.echo(row["id"])
+        typer.echo(row.id)

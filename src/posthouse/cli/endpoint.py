@@ -1,13 +1,13 @@
 """`posthouse endpoint ...`"""
 
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
-from posthouse.cli.output import console, print_json, print_record, print_rows
+from posthouse.cli.output import console, plain, print_json, print_record, print_rows
 from posthouse.cli.serve import server_extra
 from posthouse.domain.endpoint import EndpointState, Scaling, SloMode
 
@@ -66,10 +66,6 @@ def _scaling(context: typer.Context) -> dict[str, Any]:
     return {field.name: context.params[field.name] for field in fields(Scaling)}
 
 
-def _without_key(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "api_key"}
-
-
 @app.command("list")
 def list_endpoints(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """List every endpoint.
@@ -78,7 +74,7 @@ def list_endpoints(url: Url = None, api_key: ApiKey = None, as_json: AsJson = Fa
       posthouse endpoint list --json
     """
     with connect(url, api_key) as client:
-        rows = [_without_key(row) for row in client.endpoints()]
+        rows = [plain(row, "api_key") for row in client.endpoints()]
     if as_json:
         print_json(rows)
     else:
@@ -162,7 +158,7 @@ def update(
     """
     changes = given(endpoint_name=new_name, endpoint_state=state, **_scaling(context))
     with connect(url, api_key) as client:
-        endpoint_id = client.endpoint(name)["id"]
+        endpoint_id = client.endpoint(name).id
         client.update_endpoint(endpoint_id, **changes)
     if as_json:
         print_json({"id": endpoint_id})
@@ -186,14 +182,14 @@ def delete(
     """
     with connect(url, api_key) as client:
         row = client.endpoint(name)
-        client.delete_endpoint(row["id"])
+        client.delete_endpoint(row.id)
         if wait:
-            workers = {w["id"] for w in client.workers() if w["endpoint"] == row["endpoint_name"]}
+            workers = {w.id for w in client.workers() if w.endpoint == row.endpoint_name}
             _wait_for_end(client, workers, timeout_s)
     if as_json:
-        print_json({"id": row["id"]})
+        print_json({"id": row.id})
     else:
-        typer.echo(f"endpoint {row['id']} deleted")
+        typer.echo(f"endpoint {row.id} deleted")
 
 
 def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None:
@@ -202,7 +198,7 @@ def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None
 
     end = time.monotonic() + timeout_s
     with console(stderr=True).status("waiting for its workers") as status:
-        while left := workers & {w["id"] for w in client.workers()}:
+        while left := workers & {w.id for w in client.workers()}:
             status.update(f"waiting for {len(left)} workers to go")
             if time.monotonic() > end:
                 raise TimedOut(f"deleted, and {len(left)} workers are still there after {timeout_s:g} s")
@@ -232,7 +228,7 @@ def logs(
       posthouse endpoint logs llama --level debug --tail 50
     """
     with connect(url, api_key) as client:
-        text = client.endpoint_logs(client.endpoint(name)["id"], tail)[level]
+        text = getattr(client.endpoint_logs(client.endpoint(name).id, tail), level)
     if as_json:
         print_json({"level": level, "lines": text.splitlines()})
     elif text:
@@ -260,7 +256,7 @@ def traffic(
     with server_extra():
         from posthouse.sim.recorded import recording
     with connect(url, api_key) as client:
-        found = recording(client.traffic(name, last_s))
+        found = recording(asdict(client.traffic(name, last_s)))
     rows = zip(found.at_s.tolist(), found.work.tolist(), strict=True)
     if as_json:
         print_json([{"t_s": round(at_s, 3), "cost": work} for at_s, work in rows])

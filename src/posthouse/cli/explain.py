@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
-from posthouse.cli.output import console, print_json, printable, table
+from posthouse.cli.output import console, plain, print_json, printable, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +33,7 @@ def explain(
     """
     with connect(url, api_key) as client:
         if not watch:
-            facts = client.explain(endpoint)
+            facts = plain(client.explain(endpoint))
             if as_json:
                 print_json(facts)
             else:
@@ -41,14 +41,14 @@ def explain(
             return
         if as_json:
             while True:
-                typer.echo(json.dumps(client.explain(endpoint), ensure_ascii=False))
+                typer.echo(json.dumps(plain(client.explain(endpoint)), ensure_ascii=False))
                 time.sleep(interval_s)
         from rich.console import Group
         from rich.live import Live
 
         with Live(console=console(), auto_refresh=False) as live:
             while True:
-                live.update(Group(*page(client.explain(endpoint), time.time())), refresh=True)
+                live.update(Group(*page(plain(client.explain(endpoint)), time.time())), refresh=True)
                 time.sleep(interval_s)
 
 

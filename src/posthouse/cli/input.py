@@ -4,9 +4,19 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from posthouse.domain.errors import BadRequest
+
+
+class Identified(Protocol):
+    """A row with an id."""
+
+    @property
+    def id(self) -> int | str: ...
+
+
+T = TypeVar("T", bound=Identified)
 
 
 def read_text(path: str) -> str:
@@ -27,7 +37,7 @@ def read_json(text: str, name: str) -> Any:
         raise BadRequest(f"{name} is not JSON: {error}") from None
 
 
-def find(rows: Sequence[dict[str, Any]], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> dict[str, Any]:
+def find(rows: Sequence[T], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> T:
     """The row of which one of `keys`, the first that fits, is what was said.
 
     Raises: NotFound; BadRequest if it fits several. Both call the rows `what`.
@@ -35,9 +45,9 @@ def find(rows: Sequence[dict[str, Any]], what: str, said: str | int, keys: Itera
     from posthouse.client import NotFound  # here, because it takes its time
 
     for key in keys:
-        found = [row for row in rows if str(row.get(key)) == str(said)]
+        found = [row for row in rows if str(getattr(row, key)) == str(said)]
         if len(found) > 1:
-            ids = ", ".join(str(row["id"]) for row in found[:10])
+            ids = ", ".join(str(row.id) for row in found[:10])
             raise BadRequest(f"several {what}s have the {key} {said!r}: say which by its id, one of {ids}")
         if found:
             return found[0]

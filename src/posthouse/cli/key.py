@@ -24,7 +24,7 @@ def list_keys(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) 
     if as_json:
         print_json(rows)
     else:
-        several = len({row["account"] for row in rows}) > 1
+        several = len({row.account for row in rows}) > 1
         print_rows(rows, COLUMNS if several else [c for c in COLUMNS if c != "account"], "no keys")
 
 
@@ -50,7 +50,7 @@ def create(
     if as_json:
         print_json(row)
     else:
-        typer.echo(row["key"])
+        typer.echo(row.key)
 
 
 @app.command()

@@ -24,7 +24,7 @@ def logs(
       posthouse logs llama --tail 20
     """
     with connect(url, api_key) as client:
-        ids = [int(name)] if name.isdecimal() else [row["id"] for row in client.workers(name)]
+        ids = [int(name)] if name.isdecimal() else [row.id for row in client.workers(name)]
         texts = {worker_id: client.worker_logs(worker_id, tail) for worker_id in ids}
     if as_json:
         print_json([{"worker": worker_id, "text": text} for worker_id, text in texts.items()])

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,32 @@ WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough that hardly a cell is wrapped."""
 
 
+Row = Mapping[str, Any] | Any
+"""A row of a table: what the client returns, or names and values."""
+
+
 def print_json(value: object) -> None:
     """Prints `value` as one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str) -> None:
+def print_rows(rows: Sequence[Row], columns: Iterable[str], empty: str) -> None:
     """Prints a table with these columns, or `empty` if there is no row."""
     if rows:
-        console().print(table(rows, columns))
+        console().print(table([plain(row) for row in rows], columns))
     else:
         sys.stdout.write(empty + "\n")
 
 
-def print_record(row: Mapping[str, Any]) -> None:
+def print_record(row: Row) -> None:
     """Prints one row, a line for each field."""
-    console().print(table([{"field": name, "value": shown(name, value)} for name, value in row.items()]))
+    console().print(table([{"field": name, "value": shown(name, value)} for name, value in plain(row).items()]))
+
+
+def plain(row: Row, *without: str) -> dict[str, Any]:
+    """The row as names and values, without some."""
+    values: Mapping[str, Any] = row if isinstance(row, Mapping) else asdict(row)
+    return {name: value for name, value in values.items() if name not in without}
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = (), title: str = "") -> "Table":

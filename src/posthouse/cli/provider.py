@@ -3,7 +3,7 @@
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
-from posthouse.cli.output import print_json, print_rows
+from posthouse.cli.output import plain, print_json, print_rows
 
 app = typer.Typer(help="Providers: where workers are rented.", no_args_is_help=True)
 
@@ -22,4 +22,6 @@ def list_providers(url: Url = None, api_key: ApiKey = None, as_json: AsJson = Fa
     if as_json:
         print_json(rows)
     else:
-        print_rows([{**row, "capabilities": " ".join(row["capabilities"])} for row in rows], COLUMNS, "no providers")
+        print_rows(
+            [{**plain(row), "capabilities": " ".join(row.capabilities)} for row in rows], COLUMNS, "no providers"
+        )

@@ -1,6 +1,7 @@
 """An endpoint's own recorded traffic, for `posthouse simulate --from-journal` and `posthouse advise`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from posthouse.cli.options import connect
@@ -42,7 +43,7 @@ def fetched(endpoint: str, url: str | None, api_key: str | None, last_s: float |
     from posthouse.sim.recorded import recording
 
     with connect(url, api_key) as client:
-        return recording(client.traffic(endpoint, last_s))
+        return recording(asdict(client.traffic(endpoint, last_s)))
 
 
 def rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

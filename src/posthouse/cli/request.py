@@ -62,7 +62,7 @@ def request(
             cost = COST
         if stream:
             events = (
-                client.generate(endpoint, text, max_new_tokens, stream=True, **bounds)
+                client.generate_stream(endpoint, text, max_new_tokens, **bounds)
                 if plain
                 else client.stream(endpoint, path or "/generate_stream", payload, cost, **bounds)
             )

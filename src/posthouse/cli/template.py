@@ -100,7 +100,7 @@ def create(
     if as_json:
         print_json(row)
     else:
-        typer.echo(f"template {row['id']} created, with the hash {row['hash_id']}")
+        typer.echo(f"template {row.id} created, with the hash {row.hash_id}")
 
 
 @app.command()
@@ -112,8 +112,8 @@ def delete(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson 
     """
     with connect(url, api_key) as client:
         row = find(client.templates(), "template", name, KEYS)
-        client.delete_template(row["id"])
+        client.delete_template(row.id)
     if as_json:
-        print_json({"id": row["id"]})
+        print_json({"id": row.id})
     else:
-        typer.echo(f"template {row['id']} deleted")
+        typer.echo(f"template {row.id} deleted")

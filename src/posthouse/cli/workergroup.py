@@ -6,7 +6,7 @@ import typer
 
 from posthouse.cli.input import find
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
-from posthouse.cli.output import print_json, print_record, print_rows
+from posthouse.cli.output import plain, print_json, print_record, print_rows
 from posthouse.cli.template import KEYS
 
 app = typer.Typer(help="Workergroups: from which template and offers an endpoint gets workers.", no_args_is_help=True)
@@ -35,9 +35,7 @@ def list_workergroups(url: Url = None, api_key: ApiKey = None, as_json: AsJson =
       posthouse workergroup list
     """
     with connect(url, api_key) as client:
-        rows = client.workergroups()
-    for row in rows:
-        row.pop("api_key", None)
+        rows = [plain(row, "api_key") for row in client.workergroups()]
     if as_json:
         print_json(rows)
     else:
@@ -52,8 +50,7 @@ def show(group_id: GroupId, url: Url = None, api_key: ApiKey = None, as_json: As
       posthouse workergroup show 3 --json
     """
     with connect(url, api_key) as client:
-        row = find(client.workergroups(), "workergroup", group_id)
-    row.pop("api_key", None)
+        row = plain(find(client.workergroups(), "workergroup", group_id), "api_key")
     (print_json if as_json else print_record)(row)
 
 
@@ -77,8 +74,8 @@ def create(
     """
     with connect(url, api_key) as client:
         fields = given(
-            endpoint_id=client.endpoint(endpoint)["id"],
-            template_id=find(client.templates(), "template", template, KEYS)["id"],
+            endpoint_id=client.endpoint(endpoint).id,
+            template_id=find(client.templates(), "template", template, KEYS).id,
             search_params=search,
             launch_args=launch_args,
             gpu_ram=gpu_ram,
@@ -120,7 +117,7 @@ def update(
     )
     with connect(url, api_key) as client:
         if template is not None:
-            changes["template_id"] = find(client.templates(), "template", template, KEYS)["id"]
+            changes["template_id"] = find(client.templates(), "template", template, KEYS).id
         client.update_workergroup(group_id, **changes)
     if as_json:
         print_json({"id": group_id})

@@ -1,16 +1,17 @@
 """The client: sends requests to endpoints and manages them, from a program, sync or async."""
 
 from posthouse.client.answers import Answer, Routed, Waiting
-from posthouse.client.asynchronous import AsyncClient, AsyncSession
+from posthouse.client.asynchronous import AsyncClient
 from posthouse.client.errors import (
     BadRequest,
+    ClientError,
     NotFound,
-    PosthouseError,
     TimedOut,
     Unauthorized,
     Unreachable,
     WorkerFailed,
 )
+from posthouse.client.sessions import AsyncSession
 from posthouse.client.synchronous import Client, Session
 
 __all__ = [
@@ -19,8 +20,8 @@ __all__ = [
     "AsyncSession",
     "BadRequest",
     "Client",
+    "ClientError",
     "NotFound",
-    "PosthouseError",
     "Routed",
     "Session",
     "TimedOut",

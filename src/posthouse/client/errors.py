@@ -2,10 +2,12 @@
 
 import msgspec
 
+from posthouse.domain import errors
+
 MAX_MESSAGE = 500  # characters of an unknown error body that a message repeats
 
 
-class PosthouseError(Exception):
+class ClientError(errors.PosthouseError):
     """Any error of the client. `status` is the HTTP status, None where there was no answer; `code` is the server's."""
 
     def __init__(self, message: str, status: int | None = None, code: str = "") -> None:
@@ -15,32 +17,32 @@ class PosthouseError(Exception):
         self.code = code
 
 
-class BadRequest(PosthouseError):
+class BadRequest(ClientError, errors.BadRequest):
     """The request is wrong: correct it."""
 
 
-class Unauthorized(PosthouseError):
+class Unauthorized(ClientError, errors.Unauthorized):
     """The key is missing, wrong or not enough: use another."""
 
 
-class NotFound(PosthouseError):
+class NotFound(ClientError, errors.NotFound):
     """What was asked for does not exist."""
 
 
-class Unreachable(PosthouseError):
+class Unreachable(ClientError):
     """The server gives no answer, or is too busy for one: check its address, or try again later."""
 
 
-class TimedOut(PosthouseError):
+class TimedOut(ClientError):
     """There was no answer within `timeout_s`."""
 
 
-class WorkerFailed(PosthouseError):
+class WorkerFailed(ClientError):
     """The worker gave no usable answer, as often as it was tried."""
 
 
-def refusal(status: int, body: bytes, where: str) -> PosthouseError:
-    """Returns the error that an answer of `where` means. Reads the error shapes of the wire, OpenAI and FastAPI."""
+def refusal(status: int, body: bytes, where: str) -> ClientError:
+    """The error that an answer of `where` means. Reads the error shapes of the wire, OpenAI and FastAPI."""
     try:
         reply = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -64,4 +66,4 @@ def refusal(status: int, body: bytes, where: str) -> PosthouseError:
         return NotFound(message, status, code)
     if status in (502, 503, 504):
         return Unreachable(message, status, code)
-    return (BadRequest if status < 500 else PosthouseError)(message, status, code)
+    return (BadRequest if status < 500 else ClientError)(message, status, code)

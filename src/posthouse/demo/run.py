@@ -21,7 +21,7 @@ from rich.table import Table
 
 from posthouse.app.running import Running
 from posthouse.app.wiring import running
-from posthouse.client import AsyncClient, PosthouseError
+from posthouse.client import AsyncClient, ClientError
 from posthouse.config import load_settings
 from posthouse.domain.lifecycle import State
 
@@ -141,7 +141,7 @@ async def _demo(duration_s: float, out: Path, data_dir: Path, console: Console, 
         finally:
             record.phase = "clearing up"
             for endpoint in await client.endpoints():
-                await client.delete_endpoint(endpoint["id"])
+                await client.delete_endpoint(endpoint.id)
             gone = await _empty(server)
             watching.cancel()
             await asyncio.wait([watching])
@@ -176,7 +176,7 @@ async def _set_up(client: AsyncClient) -> None:
         ),
     )
     endpoint_id = await client.create_endpoint(ENDPOINT, **SCALING)
-    await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template["hash_id"])
+    await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
 
 
 def _trace(duration_s: float) -> list[tuple[float, int]]:
@@ -196,7 +196,7 @@ async def _send(client: AsyncClient, record: Record, at_s: float, tokens: int) -
         outcome.wait_s = answer.wait_s
         if not answer.json()["generated_text"]:
             outcome.error = "empty answer"
-    except PosthouseError as error:
+    except ClientError as error:
         outcome.error = f"{type(error).__name__}: {error}"
     outcome.total_s = time.perf_counter() - began
     record.outcomes.append(outcome)

@@ -1,0 +1,149 @@
+"""HTTP as the client speaks it: calls of the server, and requests to workers."""
+
+import io
+import os
+import ssl
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from posthouse.client.errors import BadRequest, ClientError, Unreachable, WorkerFailed, refusal
+
+T = TypeVar("T")
+
+URL = "http://127.0.0.1:8080"  # where `posthouse serve` listens unless it is told otherwise
+CALL_TIMEOUT_S = 30.0  # for one call of the server, which holds `/route/` open for less than 4 s
+CONNECT_TIMEOUT_S = 10.0  # until a worker that does not even accept a connection counts as failed
+KEEP_ALIVE_S = 4.0  # below the 5 s of the server, so that it never closes a connection just as it is used
+MAX_CONNECTIONS = 1000
+MAX_ANSWER_BYTES = 256 * 2**20
+
+
+class Http:
+    """Connections to one server and to its workers."""
+
+    def __init__(self, url: str | None, api_key: str | None, ca: str | os.PathLike[str] | None) -> None:
+        self.url = (url or os.environ.get("POSTHOUSE_URL") or URL).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise BadRequest(f"url is {self.url!r}; it must begin with http:// or https://")
+        self._api_key = (api_key or os.environ.get("POSTHOUSE_API_KEY") or "").strip()
+        self._session: aiohttp.ClientSession | None = None
+        self._context = _context(ca or os.environ.get("POSTHOUSE_CA") or None)
+        self._workers_trusted = False
+
+    async def close(self) -> None:
+        """Closes every connection. It may be used again."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def call(self, method: str, path: str, kind: type[T], body: object = None, key: str = "") -> T:
+        """The answer of the server as a `kind`; of an object with the field `key`, that field.
+
+        Raises: what the server's error means.
+        """
+        reply = await self.reply(method, path, body)
+        try:
+            return msgspec.convert(reply[key] if key and isinstance(reply, dict) else reply, kind)
+        except (KeyError, msgspec.ValidationError) as error:
+            raise ClientError(f"{self.url}{path} gave an answer of another protocol: {error}", 200) from error
+
+    async def reply(self, method: str, path: str, body: object = None) -> Any:
+        """The decoded answer of the server. Raises: what its error means."""
+        headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        try:
+            async with self._connections().request(
+                method,
+                self.url + path,
+                data=None if body is None else msgspec.json.encode(body),
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S),
+                allow_redirects=False,
+            ) as response:
+                status, raw = response.status, await read(response)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
+            raise Unreachable(f"{self.url} gives no answer: {reason(error)}") from error
+        if status >= 300:
+            raise refusal(status, raw, f"{method} {path}")
+        try:
+            reply = msgspec.json.decode(raw) if raw.strip() else {}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ClientError(f"{method} {path}: the answer is not JSON: {error}", status) from error
+        if isinstance(reply, dict) and reply.get("success") is False:
+            raise refusal(400, raw, f"{method} {path}")
+        return reply
+
+    async def ask_worker(
+        self, url: str, body: object, silence_s: float, whole: bool
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """The good answer of a worker: all of it if `whole`, else at its beginning.
+
+        Raises: WorkerFailed if another worker may do better, else what the worker's error means.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
+        data = io.BytesIO(msgspec.json.encode(body))  # aiohttp warns of bytes when they are many
+        headers = {"Content-Type": "application/json"}
+        try:
+            if url.startswith("https://") and not self._workers_trusted:
+                await self._trust_workers()
+            # The API key is for the server: no worker gets it.
+            response = await self._connections().post(
+                url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            )
+            try:
+                if response.status < 300:
+                    return response, (await read(response) if whole else b"")
+                error = refusal(response.status, await read(response), f"worker {url}")
+                if response.status in (408, 429) or response.status >= 500:
+                    raise WorkerFailed(error.message, error.status, error.code)
+                raise error
+            except BaseException:
+                response.close()
+                raise
+        except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
+            raise WorkerFailed(f"worker {url}: {reason(error)}") from error
+
+    async def _trust_workers(self) -> None:
+        """Trusts the root of workers' certificates. The server says where workers are, so its word is as good here."""
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        async with self._connections().get(f"{self.url}/static/jvastai_root.cer", timeout=timeout) as response:
+            if response.status == 200:  # a server without one has workers that every machine trusts
+                self._context.load_verify_locations(cadata=(await read(response)).decode("ascii"))
+        self._workers_trusted = True
+
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, ssl=self._context)
+            self._session = aiohttp.ClientSession(connector=connector)
+        return self._session
+
+
+async def read(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises: ValueError if it is longer than `MAX_ANSWER_BYTES`."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong with a connection, in words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted here, {error.certificate_error}; POSTHOUSE_CA can name its root"
+    return str(error) or type(error).__name__
+
+
+def _context(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """What servers and workers are checked with. Raises: BadRequest."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise BadRequest(f"ca is {os.fspath(ca)!r}; it must be a file of certificates in PEM: {error}") from None
+    return context

@@ -1,0 +1,156 @@
+"""The client's management calls: endpoints, workergroups, templates, workers, keys. Answers are rows of `wire.rows`."""
+
+from typing import Any
+from urllib.parse import quote
+
+from posthouse.client.errors import BadRequest, NotFound
+from posthouse.client.http import Http
+from posthouse.domain.endpoint import PARAMETERS
+from posthouse.wire import rows
+from posthouse.wire.checks import unknown
+
+Id = int | str
+
+
+class Management:
+    """The calls that see and change what a server has."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    # --- the wire's own calls ---
+
+    async def endpoints(self) -> list[rows.Endpoint]:
+        return await self._http.call("GET", "/api/v0/endptjobs/", list[rows.Endpoint], key="results")
+
+    async def endpoint(self, name_or_id: Id) -> rows.Endpoint:
+        """Returns the endpoint of that name, or else of that id."""
+        endpoints = await self.endpoints()
+        for key in ("endpoint_name", "id"):
+            for row in endpoints:
+                if str(getattr(row, key)) == str(name_or_id):
+                    return row
+        raise NotFound(f"there is no endpoint {name_or_id!r}")
+
+    async def create_endpoint(self, /, name: str, **scaling: float | str | None) -> int:
+        """Creates an endpoint and returns its id. Parameters not given have the server's defaults."""
+        _check(scaling)
+        return await self._http.call("POST", "/api/v0/endptjobs/", int, {"endpoint_name": name, **scaling}, "result")
+
+    async def update_endpoint(self, /, endpoint_id: int, **changes: float | str | None) -> None:
+        """Changes scaling parameters, `endpoint_name` and `endpoint_state`; None changes nothing."""
+        _check(changes, "endpoint_name", "endpoint_state")
+        await self._http.reply("PUT", f"/api/v0/endptjobs/{endpoint_id}/", changes)
+
+    async def delete_endpoint(self, endpoint_id: int) -> None:
+        """Deletes an endpoint, its workergroups and its workers."""
+        await self._http.reply("DELETE", f"/api/v0/endptjobs/{endpoint_id}/")
+
+    async def endpoint_workers(self, endpoint_id: int) -> list[rows.WorkerMetrics]:
+        """Returns the workers of an endpoint as the wire knows them; `workers` tells more."""
+        kind = list[rows.WorkerMetrics]
+        return await self._http.call("POST", "/get_endpoint_workers/", kind, {"id": endpoint_id}, "workers")
+
+    async def endpoint_logs(self, endpoint_id: int, tail: int = -1) -> rows.EventLogs:
+        """Returns what happened to an endpoint, by level; the last `tail` lines of each, all if below 0."""
+        body = {"id": endpoint_id, "tail": tail}
+        return await self._http.call("POST", "/get_endpoint_logs/", rows.EventLogs, body)
+
+    async def workergroups(self) -> list[rows.Workergroup]:
+        return await self._http.call("GET", "/api/v0/workergroups/", list[rows.Workergroup], key="results")
+
+    async def create_workergroup(self, /, **fields: Any) -> int:
+        """Creates a workergroup and returns its id. Needs `endpoint_name` or `endpoint_id`, and a template."""
+        return await self._http.call("POST", "/api/v0/workergroups/", int, fields, "id")
+
+    async def update_workergroup(self, /, workergroup_id: int, **fields: Any) -> None:
+        await self._http.reply("PUT", f"/api/v0/workergroups/{workergroup_id}/", fields)
+
+    async def update_workers(self, workergroup_id: int, cancel: bool = False) -> int:
+        """Has a workergroup's workers updated, or calls that off; returns how many will be."""
+        body = {"workergroup_id": workergroup_id, "cancel_update": cancel}
+        return await self._http.call("POST", "/update_workers/", int, body, "workers_to_update")
+
+    async def delete_workergroup(self, workergroup_id: int) -> None:
+        """Deletes a workergroup and its workers."""
+        await self._http.reply("DELETE", f"/api/v0/workergroups/{workergroup_id}/")
+
+    async def templates(self) -> list[rows.Template]:
+        return await self._http.call("GET", "/api/v0/template/", list[rows.Template], key="templates")
+
+    async def create_template(self, /, name: str, **fields: Any) -> rows.Template:
+        """Creates a template and returns it, with its `id` and `hash_id`."""
+        return await self._http.call("POST", "/api/v0/template/", rows.Template, {"name": name, **fields}, "template")
+
+    async def update_template(self, template_id: int, /, **fields: Any) -> rows.Template:
+        """Changes the given fields and returns the template, with its new `hash_id`; None changes nothing."""
+        body = {"id": template_id, **fields}
+        return await self._http.call("PUT", "/api/v0/template/", rows.Template, body, "template")
+
+    async def delete_template(self, template_id: int) -> None:
+        await self._http.reply("DELETE", "/api/v0/template/", {"template_id": template_id})
+
+    # --- Posthouse's own calls ---
+
+    async def explain(self, name_or_id: Id) -> rows.Explanation:
+        """Returns why the fleet of an endpoint is the size it is."""
+        return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/explain", rows.Explanation)
+
+    async def traffic(self, name_or_id: Id, last_s: float | None = None) -> rows.Traffic:
+        """Returns what an endpoint was asked, and what became of it: all that is kept, or of the last `last_s`."""
+        query = "" if last_s is None else f"?last_s={last_s}"
+        return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/traffic{query}", rows.Traffic)
+
+    async def rotate_endpoint_key(self, name_or_id: Id) -> str:
+        """Gives an endpoint a new key and returns it; the one before is refused from now on."""
+        path = f"/v1/endpoints/{_quoted(name_or_id)}/rotate-key"
+        return await self._http.call("POST", path, str, key="api_key")
+
+    async def workers(self, endpoint: Id | None = None) -> list[rows.Worker]:
+        """Returns the workers of an endpoint, or of all."""
+        query = "" if endpoint is None else f"?endpoint={_quoted(endpoint)}"
+        return await self._http.call("GET", f"/v1/workers{query}", list[rows.Worker])
+
+    async def delete_worker(self, worker_id: Id) -> None:
+        """Has a worker drained and destroyed."""
+        await self._http.reply("DELETE", f"/v1/workers/{_quoted(worker_id)}")
+
+    async def worker_logs(self, worker_id: Id, tail: int = 200) -> str:
+        """Returns the last `tail` lines that a worker logged."""
+        return await self._http.call("GET", f"/v1/workers/{_quoted(worker_id)}/logs?tail={tail}", str, key="text")
+
+    async def keys(self) -> list[rows.Key]:
+        return await self._http.call("GET", "/v1/keys", list[rows.Key])
+
+    async def create_key(self, name: str, scope: str, account: str = "") -> rows.MintedKey:
+        """Creates an account key and returns it; its `key` is shown this once. `account`: whose, if another's."""
+        owner = {"account": account} if account else {}
+        return await self._http.call("POST", "/v1/keys", rows.MintedKey, {"name": name, "scope": scope, **owner})
+
+    async def delete_key(self, key_id: Id) -> None:
+        await self._http.reply("DELETE", f"/v1/keys/{_quoted(key_id)}")
+
+    async def accounts(self) -> list[rows.Account]:
+        """Returns every account. For the installation's admins, as is the next."""
+        return await self._http.call("GET", "/v1/accounts", list[rows.Account])
+
+    async def create_account(self, name: str) -> rows.Account:
+        return await self._http.call("POST", "/v1/accounts", rows.Account, {"name": name})
+
+    async def providers(self) -> list[rows.Provider]:
+        return await self._http.call("GET", "/v1/providers", list[rows.Provider])
+
+    async def status(self) -> rows.Status:
+        return await self._http.call("GET", "/v1/status", rows.Status)
+
+
+def _check(given: dict[str, Any], *others: str) -> None:
+    """Raises: BadRequest for a field that an endpoint has not; the wire's own call would ignore it."""
+    allowed = [*PARAMETERS, "min_workers", *others]
+    for name in given:
+        if name not in allowed:
+            raise BadRequest(str(unknown(name, allowed)))
+
+
+def _quoted(name_or_id: Id) -> str:
+    return quote(str(name_or_id), safe="")

@@ -1,0 +1,134 @@
+"""One request: a route, a worker, another worker where that fails, an answer."""
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+
+from posthouse.client.answers import Answer, Routed, Waiting
+from posthouse.client.errors import BadRequest, ClientError, TimedOut, Unreachable, WorkerFailed
+from posthouse.client.events import events
+from posthouse.client.http import Http, reason
+
+BACK_OFF_S = (0.25, 5.0)  # before the first retry, doubled each time, and at most
+POLL_S = (0.2, 1.0)  # until a waiting request asks again; the server has held it for a while already
+
+Body = Callable[[Routed], object]
+OnWaiting = Callable[[Waiting], None]
+
+
+class Job(NamedTuple):
+    """What to send, and how long to try."""
+
+    endpoint: str
+    path: str
+    body: Body
+    cost: float
+    timeout_s: float | None
+    retries: int
+    on_waiting: OnWaiting | None
+    routed: Routed | None = None
+    """The worker that it must go to."""
+
+
+class Begun(NamedTuple):
+    """The first good answer of a worker."""
+
+    response: aiohttp.ClientResponse
+    body: bytes
+    routed: Routed
+    wait_s: float
+    attempts: int
+
+
+class Requests:
+    """Sends jobs. `timeout_s` bounds each that states no bound of its own."""
+
+    def __init__(self, http: Http, timeout_s: float) -> None:
+        self._http = http
+        self.timeout_s = timeout_s
+
+    async def route(self, endpoint: str, cost: float, request_idx: int = 0) -> Routed | Waiting:
+        """A worker of the endpoint, or that none is free."""
+        if not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+            raise BadRequest(f"cost is {cost!r}; it must be a number of at least 0")
+        body = {"endpoint": endpoint, "cost": cost, "request_idx": request_idx}
+        reply = await self._http.reply("POST", "/route/", body)
+        try:
+            if "url" in reply:
+                return msgspec.convert({**reply, "auth_data": reply}, Routed)
+            return msgspec.convert(reply, Waiting)
+        except (TypeError, msgspec.ValidationError) as error:
+            raise ClientError(f"{self._http.url}/route/ gave an answer of another protocol: {error}", 200) from error
+
+    async def answer(self, job: Job) -> Answer:
+        """The whole answer."""
+        begun = await self.begin(job, whole=True)
+        return Answer(
+            status=begun.response.status,
+            body=begun.body,
+            content_type=begun.response.content_type,
+            worker_url=begun.routed.url,
+            wait_s=begun.wait_s,
+            attempts=begun.attempts,
+        )
+
+    async def events(self, job: Job) -> AsyncGenerator[Any, None]:
+        """The events of the answer as they come."""
+        begun = await self.begin(job, whole=False)
+        content = begun.response.content
+        try:
+            async with aclosing(events(begun.response.content_type, content.iter_any())) as answer:
+                async for event in answer:
+                    yield event
+        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+            raise WorkerFailed(f"worker {begun.routed.url}{job.path} broke off: {reason(error)}") from error
+        finally:
+            begun.response.close()
+
+    async def begin(self, job: Job, *, whole: bool) -> Begun:
+        """The first good answer of a worker: all of it if `whole`, else at its beginning."""
+        if not job.path.startswith("/"):
+            raise BadRequest(f"path is {job.path!r}; it must begin with /")
+        clock = asyncio.get_running_loop().time
+        limit_s = self.timeout_s if job.timeout_s is None else job.timeout_s
+        started_at = clock()
+        request_idx, attempts, failures, status = 0, 0, 0, ""
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    try:
+                        routed = job.routed or await self.route(job.endpoint, job.cost, request_idx)
+                        request_idx = routed.request_idx or request_idx
+                        if isinstance(routed, Waiting):
+                            status = routed.status
+                            if job.on_waiting:
+                                job.on_waiting(routed)
+                            await asyncio.sleep(random.uniform(*POLL_S))  # noqa: S311 - spreads load, hides nothing
+                            continue
+                        wait_s = clock() - started_at
+                        attempts += 1
+                        url = routed.url.rstrip("/") + job.path
+                        response, body = await self._http.ask_worker(url, job.body(routed), limit_s, whole)
+                        return Begun(response, body, routed, wait_s, attempts)
+                    except (WorkerFailed, Unreachable) as error:
+                        # A server that never answered has another address; one that did is only restarting.
+                        if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
+                            raise
+                        status = error.message
+                    first_s, most_s = BACK_OFF_S
+                    await asyncio.sleep(min(first_s * 2**failures, most_s) * random.uniform(0.5, 1))  # noqa: S311
+                    failures += 1
+        except TimeoutError:
+            last = f"; last: {status}" if status else ""
+            raise TimedOut(f"endpoint {job.endpoint!r} gave no answer within {limit_s:g} s{last}") from None
+
+
+def wrapped(payload: object) -> Body:
+    """The body of a request in the wire's present shape."""
+    return lambda routed: {"auth_data": routed.auth_data, "payload": payload}
