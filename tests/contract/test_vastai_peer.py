@@ -268,7 +268,7 @@ async def test_its_command_line_makes_an_endpoint_that_serves_and_leaves_nothing
     await cli("create", "endpoint", "--endpoint_name", "llm", "--min_load", "1", "--cold_workers", "0",
               "--cold_mult", "1", "--max_workers", "1")
     # fmt: on
-    assert (await cli.told("create", "workergroup", "--endpoint_id", "1", "--template_hash", template.hash_id))["id"]
+    assert (await cli.told("create", "workergroup", "--endpoint_id", "1", "--template_hash", template["hash_id"]))["id"]
     await ready(server, "llm")
     assert (await owner.generate("llm", "Hello", max_new_tokens=5)).status == 200
     assert " status=idle gpu_name=CPU measured_perf=" in await cli("get", "endpt-workers", "1")
@@ -282,10 +282,10 @@ async def test_its_command_line_makes_an_endpoint_that_serves_and_leaves_nothing
     assert await cli.told("update", "workergroup", "1", "--gpu_ram", "8") == {"success": True}
     [row] = json.loads(await cli("show", "workergroups"))
     assert (row["gpu_ram"], row["endpoint_name"]) == (8.0, "llm")
-    changed = await cli("update", "template", template.hash_id, "--name", "other", "--env", WORKER_ENV, "-n")
+    changed = await cli("update", "template", template["hash_id"], "--name", "other", "--env", WORKER_ENV, "-n")
     assert changed.startswith("updated template: ")
     [found] = json.loads(await cli("search", "templates", "name=other"))
-    assert (found["id"], found["hash_id"] != template.hash_id) == (template.id, True)
+    assert (found["id"], found["hash_id"] != template["hash_id"]) == (template["id"], True)
 
     assert await cli.told("update", "endpoint", "1", "--endpoint_state", "stopped") == {"success": True}
     [row] = json.loads(await cli("show", "endpoints"))
@@ -293,7 +293,7 @@ async def test_its_command_line_makes_an_endpoint_that_serves_and_leaves_nothing
     await until(lambda: states(server, "llm") == ["stopped"], "its worker has stopped")
     assert (await cli.told("delete", "workergroup", "1"))["deleted_workers"] == 1
     await until(lambda: states(server, "llm") == [], "its worker is gone")
-    assert "was deleted" in await cli("delete", "template", "--template-id", str(template.id))
+    assert "was deleted" in await cli("delete", "template", "--template-id", str(template["id"]))
     assert (await cli.told("delete", "endpoint", "1"))["success"]
     assert json.loads(await cli("show", "endpoints")) == []
     await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "nothing is left")
