@@ -107,7 +107,7 @@ def test_it_draws_a_picture_and_writes_a_log(tmp_path: Path, capsys: pytest.Capt
         (["--shape", "round"], "shape"),
         (["--perf", "0"], "`float` > 0.0, at `workers[0].perf`"),
         (["--slo-mode", "fast"], "'fast' is not one of"),
-        (["--target-util", "7"], "`target_util` is 7.0; it must be a number from 0.01 to 1"),
+        (["--target-util", "7"], "target_util: must be a number from 0.01 to 1, not 7.0"),
         (["--load", "nan"], "traffic.load"),
     ],
 )

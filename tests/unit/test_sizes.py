@@ -15,9 +15,6 @@ MAX_FILE, MAX_CLASS, MAX_FUNCTION = 400, 300, 60
 CORE, MAX_CORE = ("domain", "policy", "fleet"), 4_600  # 2_900 in the end
 MAX_COMMITTED_BYTES = 300_000
 KNOWN = {
-    "cli/advise.py: advise",
-    "client/asynchronous.py",
-    "client/asynchronous.py: class AsyncClient",
     "fleet/controller.py",
     "fleet/controller.py: class Controller",
     "fleet/requests.py: class Requests",

@@ -98,19 +98,25 @@ def advise(
             }
         )
         return
+    allowed = f"at most {100 * share_over:g} % of the work is to wait for service longer than {goal_s:g} s"
+    worth = _worth(advice, saved, free) if advice.change else ""
+    _show(advice, replay.about(recording, 0.0, recording.span_s), allowed, f"{command}\n\n{worth}", free)
+
+
+def _show(advice: "Advice", about: str, allowed: str, change: str, free: bool) -> None:
+    """Prints the advice for people."""
     lines = [
-        replay.about(recording, 0.0, recording.span_s),
+        about,
         f"{advice.tried} settings were tried on the first {advice.searched_s / 3600:.3g} h; what follows is of the "
         f"other {advice.checked_s / 3600:.3g} h, which the search did not see.",
     ]
-    allowed = f"at most {100 * share_over:g} % of the work is to wait for service longer than {goal_s:g} s"
     if not advice.change:
         late = 100 * advice.before.over_goal
         lines.append(f"\nNothing to change: no setting was worth it, where {allowed}; now it is {late:.3g} %.")
     else:
         lines.append(f"\nIf {allowed}, change")
         lines += [f"  {name} from {_word(advice.present[name])} to {_word(v)}" for name, v in advice.change.items()]
-        lines.append(f"\n  {command}\n\n{_worth(advice, saved, free)}")
+        lines.append(f"\n  {change}")
     console().print("\n".join(lines), markup=False, soft_wrap=True)
     columns = {"now": advice.before} | ({"changed": advice.after} if advice.change else {})
     rows = replay.rows(columns)

@@ -1,15 +1,16 @@
 """`posthouse endpoint ...`"""
 
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from posthouse.cli.described import SCALING, with_options
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
 from posthouse.cli.output import console, plain, print_json, print_record, print_rows
 from posthouse.cli.serve import server_extra
-from posthouse.domain.endpoint import EndpointState, Scaling, SloMode
+from posthouse.domain.endpoint import EndpointState
 
 if TYPE_CHECKING:
     from posthouse.client import Client
@@ -21,49 +22,7 @@ POLL_S = 0.5
 
 COLUMNS = ("id", "endpoint_name", "endpoint_state", "min_load", "target_util", "cold_workers", "max_workers")
 
-
-def _number_or_none(text: str) -> float | str:
-    """A number, or the word "none", which takes an optional parameter back."""
-    try:
-        return text if text == "none" else float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor none") from None
-
-
-def _option(name: str, text: str) -> Any:
-    """The option of a scaling parameter."""
-    value = getattr(Scaling(), name)
-    optional: dict[str, Any] = {"metavar": "NUMBER|none", "parser": _number_or_none} if value is None else {}
-    default = f"{'none' if value is None else value} for a new endpoint"
-    return typer.Option(help=text, show_default=default, rich_help_panel="Scaling", **optional)
-
-
-MinLoad = Annotated[float | None, _option("min_load", "Floor of the predicted load; above 0 keeps one worker hot.")]
-TargetUtil = Annotated[float | None, _option("target_util", "Hot capacity wanted is predicted load divided by this.")]
-ColdMult = Annotated[float | None, _option("cold_mult", "Capacity in all, hot and cold, as a multiple of the hot.")]
-MinColdLoad = Annotated[float | None, _option("min_cold_load", "Capacity wanted in all, hot and cold, at any load.")]
-ColdWorkers = Annotated[int | None, _option("cold_workers", "Least number of workers that are hot or stopped.")]
-MaxWorkers = Annotated[int | None, _option("max_workers", "Most workers in any state, at any moment.")]
-MaxQueueTime = Annotated[
-    float | None, _option("max_queue_time", "Longest expected wait, in s, at which a worker still gets requests.")
-]
-TargetQueueTime = Annotated[
-    float | None, _option("target_queue_time", "Wait, in s, beyond which capacity is added at once.")
-]
-InactivityTimeout = Annotated[
-    object, _option("inactivity_timeout", "Seconds without a request after which it may go to zero; below 0: never.")
-]
-Mode = Annotated[
-    SloMode | None,
-    _option("slo_mode", "fixed: by target_util and cold_mult. auto: by what keeps waits within target_queue_time."),
-]
-MaxUsdH = Annotated[object, _option("max_usd_h", "Most US dollars per hour that it may come to cost.")]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")]
-
-
-def _scaling(context: typer.Context) -> dict[str, Any]:
-    """The scaling parameters among the options."""
-    return {field.name: context.params[field.name] for field in fields(Scaling)}
 
 
 @app.command("list")
@@ -94,20 +53,11 @@ def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = 
 
 
 @app.command()
+@with_options("scaling", SCALING)
 def create(
-    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new endpoint.")],
-    min_load: MinLoad = None,
-    target_util: TargetUtil = None,
-    cold_mult: ColdMult = None,
-    min_cold_load: MinColdLoad = None,
-    cold_workers: ColdWorkers = None,
-    max_workers: MaxWorkers = None,
-    max_queue_time: MaxQueueTime = None,
-    target_queue_time: TargetQueueTime = None,
-    inactivity_timeout: InactivityTimeout = None,
-    max_usd_h: MaxUsdH = None,
-    slo_mode: Mode = None,
+    *,
+    scaling: dict[str, Any],
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -117,7 +67,6 @@ def create(
     Example:
       posthouse endpoint create llama --min-load 0 --cold-workers 1 --max-workers 4
     """
-    scaling = {name: value for name, value in _scaling(context).items() if value is not None}
     with connect(url, api_key) as client:
         endpoint_id = client.create_endpoint(name, **scaling)
     if as_json:
@@ -127,25 +76,16 @@ def create(
 
 
 @app.command()
+@with_options("scaling", SCALING)
 def update(
-    context: typer.Context,
     name: Name,
     new_name: Annotated[str | None, typer.Option("--name", help="New name.")] = None,
     state: Annotated[
         EndpointState | None,
         typer.Option(help="suspended: its workers stay as they are; stopped: all of them become cold."),
     ] = None,
-    min_load: MinLoad = None,
-    target_util: TargetUtil = None,
-    cold_mult: ColdMult = None,
-    min_cold_load: MinColdLoad = None,
-    cold_workers: ColdWorkers = None,
-    max_workers: MaxWorkers = None,
-    max_queue_time: MaxQueueTime = None,
-    target_queue_time: TargetQueueTime = None,
-    inactivity_timeout: InactivityTimeout = None,
-    max_usd_h: MaxUsdH = None,
-    slo_mode: Mode = None,
+    *,
+    scaling: dict[str, Any],
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -156,7 +96,7 @@ def update(
       posthouse endpoint update llama --max-workers 8
       posthouse endpoint update llama --state stopped
     """
-    changes = given(endpoint_name=new_name, endpoint_state=state, **_scaling(context))
+    changes = given(endpoint_name=new_name, endpoint_state=state, **scaling)
     with connect(url, api_key) as client:
         endpoint_id = client.endpoint(name).id
         client.update_endpoint(endpoint_id, **changes)

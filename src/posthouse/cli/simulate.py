@@ -1,9 +1,8 @@
 """`posthouse simulate`"""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,23 +10,10 @@ import msgspec
 import typer
 
 from posthouse.cli import replay
-from posthouse.cli.endpoint import (
-    ColdMult,
-    ColdWorkers,
-    InactivityTimeout,
-    MaxQueueTime,
-    MaxUsdH,
-    MaxWorkers,
-    MinColdLoad,
-    MinLoad,
-    Mode,
-    TargetQueueTime,
-    TargetUtil,
-)
+from posthouse.cli.described import SCALING, with_options
 from posthouse.cli.options import ApiKey, AsJson, Url
 from posthouse.cli.output import console, print_json, table
 from posthouse.cli.serve import server_extra
-from posthouse.domain.endpoint import Scaling
 from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -46,6 +32,61 @@ def _given(panel: str, text: str, default: object, *names: str, **more: Any) -> 
     return typer.Option(*names, help=text, show_default=str(default), rich_help_panel=panel, **more)
 
 
+TRAFFIC: dict[str, Any] = {
+    "trace": Annotated[
+        Path | None,
+        _given(
+            "Traffic",
+            "Recorded traffic, CSV or CSV.gz: requests (t_s and cost, or t_s, in_tok, out_tok), or rates "
+            "(t_s and rps; with client also iat_cv).",
+            "none",
+        ),
+    ],
+    "shape": Annotated[
+        str | None, _given("Traffic", "Made-up traffic: constant, step, diurnal, burst or on-off.", "constant")
+    ],
+    "load": Annotated[float | None, _given("Traffic", "Work per second offered; the highest of the shape.", 1000)],
+    "low": Annotated[float | None, _given("Traffic", "Lowest work per second of the shape.", 0)],
+    "period_s": Annotated[float | None, _given("Traffic", "Period of the shape, in seconds.", 86400, "--period")],
+    "cost": Annotated[float | None, _given("Traffic", "Mean work of a request, where the trace does not say.", 200)],
+    "duration_s": Annotated[
+        float | None,
+        _given("Traffic", "How much traffic, in seconds.", "the whole trace, or 7200", "--duration"),
+    ],
+    "start_s": Annotated[float | None, _given("Traffic", "Where in the trace to begin, in s.", 0, "--start")],
+    "scale": Annotated[
+        float | None, _given("Traffic", "Factor of the load; recorded requests can only be thinned out.", 1)
+    ],
+    "in_work": Annotated[float | None, _given("Traffic", "Work of one input token.", 0)],
+    "out_work": Annotated[float | None, _given("Traffic", "Work of one output token.", 1)],
+}
+WORKERS: dict[str, Any] = {
+    "perf": Annotated[float | None, _given("Workers", "Work per second of a worker.", 400)],
+    "slots": Annotated[int | None, _given("Workers", "Requests that a worker serves at once.", 8)],
+    "price_usd_h": Annotated[
+        float | None, _given("Workers", "US dollars per hour of a worker that is not stopped.", 0.40, "--price")
+    ],
+    "stopped_usd_h": Annotated[
+        float | None, _given("Workers", "The same of a stopped one: its storage.", 0.02, "--stopped-price")
+    ],
+    "create_s": Annotated[
+        float | None, _given("Workers", "From the order to an instance that runs, in s.", 120, "--create-time")
+    ],
+    "load_s": Annotated[
+        float | None, _given("Workers", "From then to the loaded model, in seconds.", 60, "--load-time")
+    ],
+    "worker_start_s": Annotated[
+        float | None, _given("Workers", "From stopped to ready, in seconds.", 30, "--start-time")
+    ],
+}
+TRAFFIC_KEYS = {"duration_s": ("span_s",)}
+WORKER_KEYS = {"price_usd_h": ("ready_usd_h", "loading_usd_h"), "worker_start_s": ("start_s",)}
+"""The keys of a scenario that options have other names than."""
+
+
+@with_options("traffic", TRAFFIC)
+@with_options("workers", WORKERS)
+@with_options("scaling", SCALING)
 def simulate(
     context: typer.Context,
     scenario: Annotated[
@@ -64,62 +105,10 @@ def simulate(
     last_s: Annotated[
         float | None, _given("Traffic", "Of that the last so many seconds.", "all that is kept", "--last", min=1)
     ] = None,
-    trace: Annotated[
-        Path | None,
-        _given(
-            "Traffic",
-            "Recorded traffic, CSV or CSV.gz: requests (t_s and cost, or t_s, in_tok, out_tok), or rates "
-            "(t_s and rps; with client also iat_cv).",
-            "none",
-        ),
-    ] = None,
-    shape: Annotated[
-        str | None, _given("Traffic", "Made-up traffic: constant, step, diurnal, burst or on-off.", "constant")
-    ] = None,
-    load: Annotated[float | None, _given("Traffic", "Work per second offered; the highest of the shape.", 1000)] = None,
-    low: Annotated[float | None, _given("Traffic", "Lowest work per second of the shape.", 0)] = None,
-    period_s: Annotated[float | None, _given("Traffic", "Period of the shape, in seconds.", 86400, "--period")] = None,
-    cost: Annotated[
-        float | None, _given("Traffic", "Mean work of a request, where the trace does not say.", 200)
-    ] = None,
-    duration_s: Annotated[
-        float | None,
-        _given("Traffic", "How much traffic, in seconds.", "the whole trace, or 7200", "--duration"),
-    ] = None,
-    start_s: Annotated[float | None, _given("Traffic", "Where in the trace to begin, in s.", 0, "--start")] = None,
-    scale: Annotated[
-        float | None, _given("Traffic", "Factor of the load; recorded requests can only be thinned out.", 1)
-    ] = None,
-    in_work: Annotated[float | None, _given("Traffic", "Work of one input token.", 0)] = None,
-    out_work: Annotated[float | None, _given("Traffic", "Work of one output token.", 1)] = None,
-    perf: Annotated[float | None, _given("Workers", "Work per second of a worker.", 400)] = None,
-    slots: Annotated[int | None, _given("Workers", "Requests that a worker serves at once.", 8)] = None,
-    price_usd_h: Annotated[
-        float | None, _given("Workers", "US dollars per hour of a worker that is not stopped.", 0.40, "--price")
-    ] = None,
-    stopped_usd_h: Annotated[
-        float | None, _given("Workers", "The same of a stopped one: its storage.", 0.02, "--stopped-price")
-    ] = None,
-    create_s: Annotated[
-        float | None, _given("Workers", "From the order to an instance that runs, in s.", 120, "--create-time")
-    ] = None,
-    load_s: Annotated[
-        float | None, _given("Workers", "From then to the loaded model, in seconds.", 60, "--load-time")
-    ] = None,
-    worker_start_s: Annotated[
-        float | None, _given("Workers", "From stopped to ready, in seconds.", 30, "--start-time")
-    ] = None,
-    min_load: MinLoad = None,
-    target_util: TargetUtil = None,
-    cold_mult: ColdMult = None,
-    min_cold_load: MinColdLoad = None,
-    cold_workers: ColdWorkers = None,
-    max_workers: MaxWorkers = None,
-    max_queue_time: MaxQueueTime = None,
-    target_queue_time: TargetQueueTime = None,
-    inactivity_timeout: InactivityTimeout = None,
-    max_usd_h: MaxUsdH = None,
-    slo_mode: Mode = None,
+    *,
+    traffic: dict[str, Any],
+    workers: dict[str, Any],
+    scaling: dict[str, Any],
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,25 +149,8 @@ def simulate(
     with server_extra():
         from posthouse.sim.picture import blocks
         from posthouse.sim.scenario import load as load_scenario
-    said = context.params
-    changes = _present(
-        seed=seed,
-        tick_s=tick_s,
-        goal_s=goal_s,
-        scaling=_present(**{field.name: said[field.name] for field in fields(Scaling)}),
-        traffic=_present(
-            trace=str(trace) if trace else None,
-            shape=shape,
-            span_s=duration_s,
-            **{n: said[n] for n in ("load", "low", "period_s", "cost", "start_s", "scale", "in_work", "out_work")},
-        ),
-        workers=_present(
-            ready_usd_h=price_usd_h,
-            loading_usd_h=price_usd_h,
-            start_s=worker_start_s,
-            **{n: said[n] for n in ("perf", "slots", "stopped_usd_h", "create_s", "load_s")},
-        ),
-    )
+    changes = _present(seed=seed, tick_s=tick_s, goal_s=goal_s, scaling=scaling)
+    changes |= _present(traffic=_renamed(traffic, TRAFFIC_KEYS), workers=_renamed(workers, WORKER_KEYS))
     if from_journal is not None:
         _replayed(context, changes, svg, log)
         return
@@ -298,6 +270,12 @@ def _rows(results: dict[str, "Result"]) -> list[dict[str, Any]]:
         {"measure": name} | {policy: measure(result.summary) for policy, result in results.items()}
         for name, measure in MEASURES.items()
     ]
+
+
+def _renamed(given: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the options mean in a scenario."""
+    found = {key: value for name, value in given.items() for key in keys.get(name, (name,))}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in found.items()}
 
 
 def _present(**values: Any) -> dict[str, Any]:
