@@ -19,6 +19,7 @@ from posthouse.sim.advice import Advice, Search, too_short
 from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.recorded import Recording, recording
 from posthouse.sim.run import run
+from posthouse.wire import rows
 from tests.sim.traffic_logged import Taped, lived, told
 
 HOUR = 3600.0
@@ -186,7 +187,7 @@ def test_too_little_is_too_little(world: Taped) -> None:
 def server(monkeypatch: pytest.MonkeyPatch, world: Taped) -> dict[str, Any]:
     """Stands for a server that has the record; what it answers may be changed."""
     reply = told(world)
-    monkeypatch.setattr(Client, "traffic", lambda self, endpoint, last_s=None: reply)
+    monkeypatch.setattr(Client, "traffic", lambda self, endpoint, last_s=None: msgspec.convert(reply, rows.Traffic))
     return reply
 
 
@@ -234,7 +235,7 @@ def test_the_pictures_are_of_what_was_and_of_the_last_run(
         (["--trace", "a.csv", "--load", "3"], 2, "leave out trace, load"),
         (["--policy", "psychic"], 2, "there is no policy 'psychic'"),
         (["--start", "900000"], 2, "nothing of it is asked for"),
-        (["--target-util", "7"], 2, "`target_util` is 7.0"),
+        (["--target-util", "7"], 2, "target_util: must be a number from 0.01 to 1, not 7.0"),
         (["--scale", "2"], 2, "can only be thinned out"),
     ],
 )
