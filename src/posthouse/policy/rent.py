@@ -20,10 +20,11 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     Bounded by `max_workers`, by money, by what is offered, and by the back-off of workergroups that failed.
     """
     there = draft.hot() if goal is Goal.HOT else draft.kept()
-    in_the_way = _in_the_way(draft)
-    groups = candidates(draft, goal)
     have = draft.supply(there) + sum(offer_perf(r.offer, draft.s.estimates) for r in draft.rentals)
     many = len(there) + len(draft.rentals)
+    if have >= need and many >= count:
+        return  # most decisions rent nothing, and a market may have thousands of offers
+    in_the_way, groups = _in_the_way(draft), candidates(draft, goal)
     obstacles: set[str] = set()
     rented = 0
     while have < need or many < count:
