@@ -5,7 +5,6 @@ import gc
 import os
 import socket
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import cast
 
@@ -129,7 +128,7 @@ def _fast_path(site: Site, record: KeyRecord) -> FastPath:
     keyring = Keyring(SECRET, [record], hub.endpoint)
     signer = RsaKey.generate()
     signing = SigningThreads(signer, os.cpu_count() or 1)
-    router = Router(hub, signer, lru_cache(20_000)(keyring.grant_key), hold_s=4.0, sign_beside=signing.sign)
+    router = Router(hub, signer, keyring.grant_key, hold_s=4.0, sign_beside=signing.sign)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
     kind = _Constant if site.name == "fast constant" else FastPath
     return kind(

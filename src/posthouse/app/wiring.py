@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -45,8 +44,6 @@ log = structlog.get_logger()
 
 HOUSEKEEPING_S = 30.0
 """How often the last use of keys is written down, and the age of keys and certificates looked at."""
-GRANT_KEYS = 20_000
-"""Most workers whose key for grants is remembered: deriving one takes as long as a grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +167,7 @@ def _parts(
 ) -> Parts:
     observer = Observer(hub)
     urls = {name: provider.public_url for name, provider in settings.providers.items()}
-    grant_key = lru_cache(GRANT_KEYS)(keyring.grant_key)
-    router = Router(hub, keys.signer, grant_key, settings.server.route_hold_s, signing.sign)
+    router = Router(hub, keys.signer, keyring.grant_key, settings.server.route_hold_s, signing.sign)
     executor = Executor(
         hub,
         report_url=lambda worker: f"{urls.get(worker.provider) or url}/w/{keyring.worker_token(worker.id)}",

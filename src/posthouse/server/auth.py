@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -31,6 +32,8 @@ MAX_KEY = 128
 
 MAX_PROVEN = 10_000
 """Most keys that are remembered as good, so that a key in use costs one comparison and no digest."""
+MAX_DERIVED = 20_000
+"""Most workers whose token and key for grants are remembered: deriving one takes as long as a grant."""
 
 _ACCOUNT_KEY = re.compile(r"ph_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _ENDPOINT_KEY = re.compile(r"phe_([0-9]{1,19})_([0-9]{1,19})_[A-Za-z0-9_-]{43}")
@@ -87,6 +90,10 @@ class Keyring:
     ) -> None:
         """`endpoint_by_id`: an endpoint as it is now, None if there is no such endpoint."""
         self._secret = secret
+        self.worker_token: Callable[[int], str] = lru_cache(MAX_DERIVED)(self._worker_token)
+        """What a worker shows with its reports (`mtoken` on the wire), by its id."""
+        self.grant_key: Callable[[int], bytes] = lru_cache(MAX_DERIVED)(self._grant_key)
+        """What the grants for a worker that runs our agent are made with; it derives the same from its token."""
         self._fernet = Fernet(base64.urlsafe_b64encode(self._mac("secrets")))
         self._endpoint_by_id = endpoint_by_id
         self._records: dict[str, KeyRecord] = {}
@@ -198,12 +205,10 @@ class Keyring:
         """The key that can only route, and only to this endpoint."""
         return f"phe_{endpoint_id}_{key_version}_{self._token(f'endpoint|{endpoint_id}|{key_version}')}"
 
-    def worker_token(self, worker_id: int) -> str:
-        """What a worker shows with its reports (`mtoken` on the wire)."""
+    def _worker_token(self, worker_id: int) -> str:
         return self._token(f"worker|{worker_id}")
 
-    def grant_key(self, worker_id: int) -> bytes:
-        """What the grants for a worker that runs our agent are made with; it derives the same from its token."""
+    def _grant_key(self, worker_id: int) -> bytes:
         return grant_key(self.worker_token(worker_id))
 
     def check_worker(self, worker_id: int, token: str) -> bool:

@@ -1,13 +1,14 @@
 """`POST /worker_status/`: a worker reports, in the form of its generation."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.load import Report
 from posthouse.wire.body import decoded
-from posthouse.wire.checks import MAX_WORK, integer, number
+from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for
 
 MAX_INDEXES = 100_000
@@ -15,12 +16,36 @@ MAX_INDEXES = 100_000
 MAX_TEXT = 500
 """How much of an error message is kept, in characters."""
 MAX_URL = 2048
+MAX_TOKEN = 512
+MAX_VERSION = 64
 FLAT = "0"
 """The version noted for the first generation, which states none: unknown fields of a request reach its model."""
 
 
+_Work = Annotated[float, Meta(ge=0.0, le=MAX_WORK)]
+
+
 class StatusBody(msgspec.Struct):
     """The union of what all generations send, as far as it means something here."""
+
+    id: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+    mtoken: Annotated[str, Meta(max_length=MAX_TOKEN)] | None = None
+    version: Annotated[str, Meta(max_length=MAX_VERSION)] | None = None
+    message: str | None = None
+    max_perf: _Work | None = None
+    cur_load: Annotated[float, Meta(ge=-MAX_WORK, le=MAX_WORK)] | None = None
+    new_load: float | None = None
+    cur_perf: float | None = None
+    error_msg: str | None = None
+    url: Annotated[str, Meta(max_length=MAX_URL)] | None = None
+    num_requests_working: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
+    working_request_idxs: Annotated[list[int], Meta(max_length=MAX_INDEXES)] | None = None
+    disk_usage: float | None = None
+    additional_disk_usage: float | None = None
+
+
+class OddBody(msgspec.Struct):
+    """A body that is not quite a `StatusBody`: numbers in quotes, or worse."""
 
     id: Any = None
     mtoken: Any = None
@@ -36,51 +61,70 @@ class StatusBody(msgspec.Struct):
     working_request_idxs: Any = None
     disk_usage: Any = None
     additional_disk_usage: Any = None
-    loaded: Any = None
 
 
-_decoder = msgspec.json.Decoder(StatusBody)
+_usual = msgspec.json.Decoder(StatusBody)
+_odd = msgspec.json.Decoder(OddBody)
 
 
 def decode(raw: bytes) -> tuple[int, str, Report]:
     """Worker id, its token (empty if the form has none), and the report. Raises: BadRequest naming the field."""
-    body = decoded(_decoder, raw)
-    worker_id = integer(body.id, "id")
-    idxs = body.working_request_idxs
-    working = None if idxs is None else indexes(idxs, "working_request_idxs")
-    version = text(body.version, "version", 64)
+    try:
+        body = _usual.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        body = _checked(decoded(_odd, raw))
+    working = None if body.working_request_idxs is None else frozenset(body.working_request_idxs)
+    version = body.version or ""
     scheme = scheme_for(version or None, has_working_request_idxs=working is not None)
     if not version and working is None and body.mtoken:  # the second has no token in its body
         version = FLAT
-    max_perf = None if body.max_perf is None else number(body.max_perf, "max_perf")
+    max_perf = body.max_perf
     if max_perf is None and body.message == "loading update":
         max_perf = 0.0
     # Since there are request indexes, `cur_load` is a level and the others are sums since the report before. Earlier,
     # `cur_load` was what came in: per second, but for the one form of the first generation that has an address.
     # Negative where a generation's own sums cancel; nothing below 0 is meant.
-    cur_load = max(0.0, number(body.cur_load or 0.0, "cur_load", low=-MAX_WORK))
+    cur_load = max(0.0, body.cur_load or 0.0)
     level, came_in = (0.0, cur_load) if working is None else (cur_load, 0.0)
     summed = body.message == "data update" and body.url
     done = _figure(body.cur_perf)
-    return (
-        worker_id,
-        text(body.mtoken, "mtoken", 512),
-        Report(
-            max_perf=max_perf,
-            error=text(body.error_msg, "error_msg", MAX_TEXT, cut=True),
-            url=text(body.url, "url", MAX_URL),
-            version=version,
-            scheme=str(scheme),
-            working=working,
-            working_count=integer(body.num_requests_working or 0, "num_requests_working"),
-            cur_load=level,
-            taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
-            taken_rate=0.0 if summed else came_in,
-            done=0.0 if working is None else done,
-            done_rate=done if working is None else 0.0,
-            disk_gb=_figure(body.disk_usage),
-            disk_added_gb=_figure(body.additional_disk_usage, low=-MAX_WORK),
-        ),
+    report = Report(
+        max_perf,
+        (body.error_msg or "")[:MAX_TEXT],
+        body.url or "",
+        version,
+        str(scheme),
+        working,
+        body.num_requests_working or 0,
+        level,
+        taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
+        taken_rate=0.0 if summed else came_in,
+        done=0.0 if working is None else done,
+        done_rate=done if working is None else 0.0,
+        disk_gb=_figure(body.disk_usage),
+        disk_added_gb=_figure(body.additional_disk_usage, low=-MAX_WORK),
+    )
+    return body.id, body.mtoken or "", report
+
+
+def _checked(body: OddBody) -> StatusBody:
+    """The body, with numbers read from quotes. Raises: BadRequest naming the field."""
+    idxs = body.working_request_idxs
+    return StatusBody(
+        id=integer(body.id, "id"),
+        working_request_idxs=None if idxs is None else sorted(indexes(idxs, "working_request_idxs")),
+        version=text(body.version, "version", MAX_VERSION),
+        max_perf=None if body.max_perf is None else number(body.max_perf, "max_perf"),
+        cur_load=number(body.cur_load or 0.0, "cur_load", low=-MAX_WORK),
+        mtoken=text(body.mtoken, "mtoken", MAX_TOKEN),
+        error_msg=text(body.error_msg, "error_msg", MAX_TEXT, cut=True),
+        url=text(body.url, "url", MAX_URL),
+        num_requests_working=integer(body.num_requests_working or 0, "num_requests_working"),
+        message=body.message if isinstance(body.message, str) else None,
+        new_load=_figure(body.new_load),
+        cur_perf=_figure(body.cur_perf),
+        disk_usage=_figure(body.disk_usage),
+        additional_disk_usage=_figure(body.additional_disk_usage, low=-MAX_WORK),
     )
 
 
