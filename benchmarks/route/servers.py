@@ -92,8 +92,6 @@ async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
         await uvicorn.Server(config).serve([listener])
         return
     server = HttpServer(fast, _constant)
-    if site.name == "own constant":
-        server.fast.find = lambda method, path: None  # type: ignore[method-assign]
     await server.start(listener)
     pipe.send(listener.getsockname()[1])
     while True:
@@ -130,7 +128,7 @@ def _fast_path(site: Site, record: KeyRecord) -> FastPath:
     signing = SigningThreads(signer, os.cpu_count() or 1)
     router = Router(hub, signer, keyring.grant_key, hold_s=4.0, sign_beside=signing.sign)
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
-    kind = _Constant if site.name == "fast constant" else FastPath
+    kind = {"fast constant": _FastConstant, "own constant": _NoCalls}.get(site.name, FastPath)
     return kind(
         hub,
         router,
@@ -145,7 +143,14 @@ def _fast_path(site: Site, record: KeyRecord) -> FastPath:
     )
 
 
-class _Constant(FastPath):
+class _NoCalls(FastPath):
+    """Leaves every call to the application."""
+
+    def find(self, method: str, path: str) -> None:
+        return None
+
+
+class _FastConstant(FastPath):
     """What the fast path costs by itself."""
 
     def answer(self, call: Call, respond: Respond) -> Leave | None:

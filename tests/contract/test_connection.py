@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from posthouse.config import Rates
 from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
@@ -36,6 +37,7 @@ from posthouse.server.auth import Keyring, Scope
 from posthouse.server.connection import Connection
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
+from posthouse.server.throttle import Throttle
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.route import RouteAsk, RouteReply
 
@@ -143,6 +145,7 @@ def _fast_path() -> FastPath:
         ready=lambda: "",
         metrics=lambda: b"",
         root_certificate=b"root",
+        throttle=Throttle(Rates(wrong_keys_per_address=0)),
     )
 
 

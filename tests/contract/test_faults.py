@@ -43,7 +43,8 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def server(data_dir: Path) -> AsyncIterator[Running]:
-    async with live_server(data_dir, **{"server.route_hold_s": 0.3}) as server:
+    flags = {"server.route_hold_s": 0.3, "rates.reports_per_worker": 0}
+    async with live_server(data_dir, **flags) as server:
         yield server
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import example, given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
-from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, keys_in, load_secret
+from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, key_in_query, keys_in, load_secret
 
 SECRET = bytes(range(32))
 
@@ -171,7 +172,22 @@ def test_a_worker_token_is_that_workers_only() -> None:
 def test_a_key_is_found_wherever_clients_put_it(
     headers: dict[str, str], query: dict[str, str], body: object, key: str
 ) -> None:
-    assert keys_in(headers, query, body) == key
+    assert keys_in(headers, urlencode(query).encode(), body) == key
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        (b"", ""),
+        (b"api_key=Q&api_key=Q", "Q"),
+        (b"api_key=Q&api_key=P", ""),
+        (b"api_key=", ""),
+        (b"api_key=%2BQ&id=1", "+Q"),
+        (b"\xff=%ff&api_key", ""),
+    ],
+)
+def test_of_two_keys_in_a_query_neither_counts_unless_they_are_one(query: bytes, key: str) -> None:
+    assert key_in_query(query) == key
 
 
 def test_the_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

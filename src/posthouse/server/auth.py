@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -235,7 +236,7 @@ class Keyring:
         return base64.urlsafe_b64encode(self._mac(text)).decode().rstrip("=")
 
 
-def keys_in(headers: Mapping[str, str], query: Mapping[str, str], body: object) -> str:
+def keys_in(headers: Mapping[str, str], query: bytes, body: object) -> str:
     """The key that a request carries; empty if none.
 
     Where several places carry one, the first of these counts: `Authorization: Bearer KEY`, `Authorization: KEY`,
@@ -248,7 +249,13 @@ def keys_in(headers: Mapping[str, str], query: Mapping[str, str], body: object) 
             value = body.get(name)
             if isinstance(value, str) and value:
                 return value
-    return query.get("api_key", "")
+    return key_in_query(query)
+
+
+def key_in_query(query: bytes) -> str:
+    """The `api_key` of a query string; empty if it has none, or several that differ."""
+    found = set(parse_qs(query.decode("latin-1")).get("api_key", ())) if query else set()
+    return found.pop() if len(found) == 1 else ""
 
 
 def key_in_header(authorization: str) -> str:

@@ -21,7 +21,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.server.auth import Keyring, Principal, Scope, key_in_header
+from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
 from posthouse.wire import deletes, route, status
@@ -211,8 +211,8 @@ class FastPath:
             key = call.shown = key_in_header(shown.decode("latin-1"))
         if not key and message is not None:
             key = route.key_in(message)
-        if not key and call.query:
-            key = parse_qs(call.query.decode("latin-1")).get("api_key", [""])[0]
+        if not key:
+            key = key_in_query(call.query)
         principal = self.throttle.principal(self.keyring, key, call.address, self.hub.clock.now())
         if principal is None:
             raise Unauthorized("api_key: missing, wrong or revoked")

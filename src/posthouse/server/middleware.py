@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -182,7 +182,7 @@ class AuthMiddleware:
         least = POLICIES[call]
         if least is None:
             return None
-        key = keys_in(Headers(scope=scope), QueryParams(scope["query_string"]), scope["state"]["body"])
+        key = keys_in(Headers(scope=scope), scope["query_string"], scope["state"]["body"])
         if not key:
             raise Unauthorized("a key is missing: send it as the header Authorization: Bearer KEY")
         now = self.clock.now()
