@@ -84,7 +84,7 @@ def awake(pid: int) -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class RoutingTable:
+class Measurement:
     """The servers, and what is measured of them."""
 
     ports: dict[str, int]
@@ -257,7 +257,7 @@ def main() -> None:
         pids = {name: process.pid or 0 for name, (process, _) in processes.items()}
         for pid in pids.values():
             psutil.Process(pid).suspend()
-        result = uvloop.run(RoutingTable(ports, pids, rounds, span_s, request).run())
+        result = uvloop.run(Measurement(ports, pids, rounds, span_s, request).run())
     finally:
         for process, _ in processes.values():
             process.kill()

@@ -128,12 +128,14 @@ class Connection(asyncio.Protocol):
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._broken:
+        if self._broken or self.transport.is_closing():
             return
         # What begins with the head of the last call, and is as long, the parser would read as it did the last.
         if len(data) == self._last_size and self._is_free() and data.startswith(self._last_head):
-            assert self._last_call is not None
-            self._accept(self._last_call.again(data[len(self._last_head) :]))
+            call = self._last_call
+            assert call is not None  # and it has been answered
+            call.body = data[len(self._last_head) :]
+            self._begin(call)
             return
         between = not self.reading or self._headers is _NONE
         self._last_call, self._last_size = None, 0
@@ -275,6 +277,8 @@ class Connection(asyncio.Protocol):
         if call is None or self.transport.is_closing():  # the client has gone
             return
         status, body, content_type, more = answer
+        if isinstance(call, Call):
+            self.server.fast.answers[call.route.path, status] += 1
         last = self.server.parting or not isinstance(call, Call) or call.last
         ending = b"connection: close\r\n" if last else b""
         for header in more:

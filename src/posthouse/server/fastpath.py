@@ -39,7 +39,6 @@ PEM: Final = b"application/x-pem-file"
 METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 MAX_UNASKED_BYTES: Final = 16_384
 """Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
-SUCCESS: Final = b'{"success":true}'
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
 CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
@@ -63,6 +62,9 @@ class Answer(NamedTuple):
     body: bytes
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+SUCCESS: Final = Answer(200, b'{"success":true}')
 
 
 Respond = Callable[[Answer], None]
@@ -104,20 +106,6 @@ class Call:
     shown: str | None = None
     """The key in its headers, once somebody has looked; empty if there is none."""
 
-    def again(self, body: bytes) -> "Call":
-        """A call with the same head and another body."""
-        return Call(
-            self.route,
-            self.token,
-            self.query,
-            self.headers,
-            self.address,
-            self.last,
-            self.is_head,
-            body,
-            self.shown,
-        )
-
 
 @dataclass(slots=True)
 class FastPath:
@@ -138,6 +126,7 @@ class FastPath:
     troubles: Callable[[], list[str]] = list
     """What fails, for everybody to read. A server in trouble is ready: it routes."""
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Calls that were answered, by path and status. Connections count them; failures of our own count as 500, too."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def find(self, method: str, path: str) -> tuple[Route, str] | None:
@@ -154,17 +143,12 @@ class FastPath:
     def answer(self, call: Call, respond: Respond) -> Leave | None:
         """Calls `respond` once, now or later. Returns what is to be called if the client leaves before that."""
         found, message = call.route, None
-
-        def counted(answer: Answer) -> None:
-            self.answers[found.path, answer.status] += 1
-            respond(answer)
-
         try:
             message = found.decode(self._body(call))
             caller = _ADMIT[found.access](self, call, message)
-            return found.handle(self, call, message, caller, counted)
+            return found.handle(self, call, message, caller, respond)
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
-            counted(self._failed(call, message, error))
+            respond(self._failed(call, message, error))
             return None
 
     def turned_away(self, method: str, path: str) -> Answer:
@@ -256,12 +240,12 @@ class FastPath:
     def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, report = message
         self.ingest.report(managed, worker_id, report)
-        respond(Answer(200, SUCCESS))
+        respond(SUCCESS)
 
     def _ended(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, ended = message
         self.ingest.ended(managed, worker_id, ended)
-        respond(Answer(200, SUCCESS))
+        respond(SUCCESS)
 
     def _sign_certificate(self, call: Call, request: bytes, _caller: None, respond: Respond) -> Leave:
         asked = parse_qs(call.query.decode("latin-1")).get("instance_id", [""])[0]
