@@ -125,7 +125,7 @@ def routes() -> str:
     }
     texts["GET", "/docs"] = "The management API, to read and to try out in a browser."
     texts["GET", "/openapi.json"] = "The management API as an OpenAPI description."
-    hot = [(f"`{method} {path}`", WHO[row.access], FAST_CALLS[path]) for (method, path), row in ROUTES.items()]
+    hot = [(f"`{method} {path}`", WHO[row.access.name], FAST_CALLS[path]) for (method, path), row in ROUTES.items()]
     of_protocol: list[tuple[str, ...]] = []
     own: list[tuple[str, ...]] = []
     for (method, path), least in POLICIES.items():

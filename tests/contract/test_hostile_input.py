@@ -269,7 +269,7 @@ async def test_every_wrong_call_is_refused_in_words_and_no_secret_is_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.INFO, "aiosqlite")  # it tells of every statement
-    public = {path for (_, path), row in ROUTES.items() if row.access == "public"}
+    public = {path for (_, path), row in ROUTES.items() if row.access.name == "public"}
     public |= {"/docs", "/docs/{asset}", "/openapi.json"}
     complaints = []
     async with site(tmp_path) as here:

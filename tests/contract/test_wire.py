@@ -379,4 +379,4 @@ async def test_every_hot_route_enforces_its_policy(server: Running, http: aiohtt
                 headers = {} if key is None else {"Authorization": f"Bearer {key}"}
                 url = f"{server.url}{prefix}{path}/?instance_id=1"
                 async with http.request(method, url, json=body, headers=headers) as reply:
-                    assert reply.status == (200 if row.access == "public" else 401), path
+                    assert reply.status == (200 if row.access.name == "public" else 401), path

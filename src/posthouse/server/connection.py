@@ -277,20 +277,19 @@ class Connection(asyncio.Protocol):
         if call is None or self.transport.is_closing():  # the client has gone
             return
         status, body, content_type, more = answer
+        last, is_head = self.server.parting, False
         if isinstance(call, Call):
             self.server.fast.answers[call.route.path, status] += 1
-        last = self.server.parting or not isinstance(call, Call) or call.last
-        ending = b"connection: close\r\n" if last else b""
+            last, is_head = last or call.last, call.is_head
+        else:  # what cannot be read, or has no place
+            last = True
+        headers = b"connection: close\r\n" if last else b""
         for header in more:
-            ending += b"%s: %s\r\n" % header
-        head = b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n" % (
-            STATUS_LINES[status],
-            self.server.date,
-            content_type,
-            ending,
-            len(body),
+            headers += b"%s: %s\r\n" % header
+        self.transport.write(
+            b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s"
+            % (STATUS_LINES[status], self.server.date, content_type, headers, len(body), b"" if is_head else body)
         )
-        self.transport.write(head if isinstance(call, Call) and call.is_head else head + body)
         self.done(last)
 
     def done(self, last: bool) -> None:

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -37,24 +36,20 @@ JSON: Final = b"application/json"
 """Without a charset: a command line of this protocol refuses to read any other spelling."""
 PEM: Final = b"application/x-pem-file"
 METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
+SHORT_BYTES: Final = 4096
+"""Up to this length no body is too long: the least that `server.max_body_bytes` may be."""
 MAX_UNASKED_BYTES: Final = 16_384
 """Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
 CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
 
-class Access(StrEnum):
-    """Who may make a call."""
+class Access(NamedTuple):
+    """Who may make a call, and what finds out who does."""
 
-    PUBLIC = "public"
-    READ = "read"
-    """Whoever has an account key with that scope."""
-    KEY = "key"
-    """Whoever has an account key, or that endpoint's."""
-    WORKER = "worker"
-    """A worker with its own token."""
-    PLACED = "placed"
-    """The same, or who calls from where that worker's instance is."""
+    name: str
+    admit: "Callable[[FastPath, Call, Any], Any]"
+    """Who makes a call that says this. Raises: Unauthorized, TooMany."""
 
 
 class Answer(NamedTuple):
@@ -142,11 +137,13 @@ class FastPath:
 
     def answer(self, call: Call, respond: Respond) -> Leave | None:
         """Calls `respond` once, now or later. Returns what is to be called if the client leaves before that."""
-        found, message = call.route, None
+        row, message = call.route, None
         try:
-            message = found.decode(self._body(call))
-            caller = _ADMIT[found.access](self, call, message)
-            return found.handle(self, call, message, caller, respond)
+            if len(call.body) > SHORT_BYTES:
+                self._check_long(call)
+            message = row.decode(call.body)
+            caller = row.access.admit(self, call, message)
+            return row.handle(self, call, message, caller, respond)
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
             respond(self._failed(call, message, error))
             return None
@@ -155,21 +152,20 @@ class FastPath:
         """What a call is told for which there is no place. `/route/` is told to wait: the protocol's client gives a
         request up for any error."""
         found = self.find(method, path)
-        if found is not None and found[0].access is Access.KEY:
+        if found is not None and found[0].access is KEY:
             return Answer(200, CROWDED_ROUTE)
         return Answer(503, CROWDED, headers=((b"retry-after", b"1"),))
 
-    def _body(self, call: Call) -> bytes:
-        body = call.body
-        if len(body) > self.max_body_bytes:
+    def _check_long(self, call: Call) -> None:
+        """Raises: BadRequest for a body that is too long, Unauthorized for a long one of nobody: they are costly."""
+        if len(call.body) > self.max_body_bytes:
             raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
-        if len(body) > MAX_UNASKED_BYTES and call.route.access is Access.WORKER:
-            self._worker(call, sender(body))  # a long message is costly to read
-        return body
+        if len(call.body) > MAX_UNASKED_BYTES and call.route.access is WORKER:
+            self._worker(call, sender(call.body))
 
     def _failed(self, call: Call, message: Any, error: Exception) -> Answer:
         row = call.route
-        if isinstance(error, TooMany) and row.access is Access.KEY:
+        if isinstance(error, TooMany) and row.access is KEY:
             try:
                 return _put_off(route.checked(message), "too many wrong keys")
             except BadRequest as wrong:
@@ -185,7 +181,7 @@ class FastPath:
     # -- who may ---------------------------------------------------------------------------------------------------
 
     def _anybody(self, call: Call, message: Any) -> None:
-        """Whoever calls. For a certificate it is `Certificates` that asks where the caller is."""
+        """Whoever calls."""
 
     def _key(self, call: Call, message: Any) -> Principal:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
@@ -312,7 +308,7 @@ def _put_off(ask: route.RouteAsk, why: str) -> Answer:
 
 
 def _other_method(path: str, method: str) -> Route:
-    return Route(method, path, Access.PUBLIC, _nothing, FastPath._methods)
+    return Route(method, path, PUBLIC, _nothing, FastPath._methods)
 
 
 def _normal(path: str) -> tuple[str, str]:
@@ -328,26 +324,27 @@ def _normal(path: str) -> tuple[str, str]:
     return path.rstrip("/") or "/", token
 
 
-_ADMIT: Final[dict[Access, Callable[[FastPath, Call, Any], Any]]] = {
-    Access.PUBLIC: FastPath._anybody,
-    Access.PLACED: FastPath._anybody,
-    Access.KEY: FastPath._key,
-    Access.READ: FastPath._reader,
-    Access.WORKER: FastPath._worker,
-}
-"""What finds out who calls, by who may."""
+PUBLIC: Final = Access("public", FastPath._anybody)
+READ: Final = Access("read", FastPath._reader)
+"""Whoever has an account key with that scope."""
+KEY: Final = Access("key", FastPath._key)
+"""Whoever has an account key, or that endpoint's."""
+WORKER: Final = Access("worker", FastPath._worker)
+"""A worker with its own token."""
+PLACED: Final = Access("placed", FastPath._anybody)
+"""The same, or who calls from where that worker's instance is: `Certificates` waits for the provider to say where."""
 
 _ROWS: Final = (
-    Route("POST", "/route", Access.KEY, route.decode, FastPath._route),
-    Route("POST", "/worker_status", Access.WORKER, status.decode, FastPath._report),
-    Route("POST", "/delete_requests", Access.WORKER, deletes.decode, FastPath._ended),
+    Route("POST", "/route", KEY, route.decode, FastPath._route),
+    Route("POST", "/worker_status", WORKER, status.decode, FastPath._report),
+    Route("POST", "/delete_requests", WORKER, deletes.decode, FastPath._ended),
     # The protocol has this call beside the management API, so its errors have that shape.
-    Route("POST", "/sign_cert", Access.PLACED, _unread, FastPath._sign_certificate, web_body),
-    Route("GET", "/pubkey", Access.PUBLIC, _nothing, FastPath._public_key),
-    Route("GET", "/static/jvastai_root.cer", Access.PUBLIC, _nothing, FastPath._root_certificate),
-    Route("GET", "/healthz", Access.PUBLIC, _nothing, FastPath._alive),
-    Route("GET", "/readyz", Access.PUBLIC, _nothing, FastPath._ready),
-    Route("GET", "/metrics", Access.READ, _nothing, FastPath._metrics),
+    Route("POST", "/sign_cert", PLACED, _unread, FastPath._sign_certificate, web_body),
+    Route("GET", "/pubkey", PUBLIC, _nothing, FastPath._public_key),
+    Route("GET", "/static/jvastai_root.cer", PUBLIC, _nothing, FastPath._root_certificate),
+    Route("GET", "/healthz", PUBLIC, _nothing, FastPath._alive),
+    Route("GET", "/readyz", PUBLIC, _nothing, FastPath._ready),
+    Route("GET", "/metrics", READ, _nothing, FastPath._metrics),
 )
 ROUTES: Final = {(row.method, row.path): row for row in _ROWS}
 """Every call of the fast path. Each also answers under /api/v0 and with a trailing slash; GET answers HEAD, too."""
