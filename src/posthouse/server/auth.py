@@ -148,25 +148,27 @@ class Keyring:
 
     def check(self, key: str, now: float) -> Principal | None:
         """Whose key this is, or None. Secrets are compared in constant time; ids and versions are none."""
-        text, principal, version = self._proven.get(hash(key), _NOBODY)
-        if principal is not None and hmac.compare_digest(text, key):
-            if principal.endpoint_id is None:
-                self._used_at[principal.key_id] = now
-            elif not self._is_current(principal.endpoint_id, version):
-                return None
-            return principal
+        known = self.remembered(key, now)
+        if known is not None:
+            return known
         if len(self._proven) >= MAX_PROVEN:
             self._proven.clear()
         return self._prove(key, now)
 
+    def remembered(self, key: str, now: float) -> Principal | None:
+        """Whose key this is, if it was found good lately and still is."""
+        text, principal, version = self._proven.get(hash(key), _NOBODY)
+        if principal is None or not hmac.compare_digest(text, key):
+            return None
+        if principal.endpoint_id is None:
+            self._used_at[principal.key_id] = now
+        elif not self._is_current(principal.endpoint_id, version):
+            return None
+        return principal
+
     def _is_current(self, endpoint_id: int, version: int) -> bool:
         endpoint = self._endpoint_by_id(endpoint_id)
         return endpoint is not None and endpoint.key_version == version
-
-    def knows(self, key: str) -> bool:
-        """True if the key was found good lately."""
-        text, principal, _ = self._proven.get(hash(key), _NOBODY)
-        return principal is not None and hmac.compare_digest(text, key)
 
     def _prove(self, key: str, now: float) -> Principal | None:
         if len(key) > MAX_KEY:

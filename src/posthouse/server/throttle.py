@@ -27,10 +27,13 @@ class Throttle:
 
         Raises: TooMany if too many wrong ones came from the address. Those that were good lately still are.
         """
-        wrong = self._wrong_keys_of_address
         if not key:
             return None
-        if (wait_s := wrong.wait_s(place(address), now)) and not keyring.knows(key):
+        known = keyring.remembered(key, now)
+        if known is not None:
+            return known
+        wrong = self._wrong_keys_of_address
+        if wait_s := wrong.wait_s(place(address), now):
             self.counts["throttled_keys"] += 1
             raise TooMany("api_key: too many wrong keys came from this address", wait_s)
         principal = keyring.check(key, now)
