@@ -95,45 +95,42 @@ class Router:
     def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
         """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""
         worker = found.worker
-
-        def signed(signature: str | Exception) -> None:
-            try:
-                reply = signature if isinstance(signature, Exception) else self.reply(ask, found, signature)
-            except Exception as error:  # noqa: BLE001 - the seam of a request: whoever waits must hear of it
-                reply = error
-            deliver(reply)
-
         try:
             if worker.version.endswith(AGENT):
-                signature: str | None = ""
-            elif worker.scheme not in ADDRESS_ALONE:
-                self.sign_beside(_text(ask, found, worker.scheme), signed)
-                return _nothing
+                reply = self.reply(ask, found, "")
+                reply.signature = self._grant(reply, worker)
+            elif worker.scheme in ADDRESS_ALONE:
+                reply = self.reply(ask, found, self._signatures.get(worker.url) or self._sign_address(ask, found))
             else:
-                signature = self._signatures.get(worker.url)
-            if signature is None:
-                signature = self._signatures[worker.url] = self.signer.sign(_text(ask, found, Scheme.U))
-                if len(self._signatures) > MAX_SIGNATURES:
-                    self._signatures.popitem(last=False)
-        except Exception as error:  # noqa: BLE001 - as above
-            signed(error)
+                text = _text(ask, found, worker.scheme)
+                self.sign_beside(text, lambda signature: self._signed(ask, found, deliver, signature))
+                return _nothing
+        except Exception as error:  # noqa: BLE001 - the seam of a request: whoever waits must hear of it
+            deliver(error)
         else:
-            signed(signature)
+            deliver(reply)
         return None
 
-    def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
-        """The reply to a request that has a worker, and the signature that this worker verifies.
+    def _sign_address(self, ask: RouteAsk, found: Assignment) -> str:
+        signature = self._signatures[found.worker.url] = self.signer.sign(_text(ask, found, Scheme.U))
+        if len(self._signatures) > MAX_SIGNATURES:
+            self._signatures.popitem(last=False)
+        return signature
 
-        A worker that runs our agent verifies a grant, which takes the place of the signature.
-        """
+    def _signed(self, ask: RouteAsk, found: Assignment, deliver: Deliver, signature: str | Exception) -> None:
+        try:
+            reply = signature if isinstance(signature, Exception) else self.reply(ask, found, signature)
+        except Exception as error:  # noqa: BLE001 - as above
+            reply = error
+        deliver(reply)
+
+    def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
+        """The reply to a request that has a worker, and the signature that this worker verifies."""
         worker = found.worker
         # The oldest workers hand unknown fields on to the model; the next need the index for clients that poll alone.
         classic = worker.scheme == Scheme.A4 and (not ask.polls or worker.version == FLAT)
         idx = 0 if classic else found.request_idx
-        reply = RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
-        if worker.version.endswith(AGENT):
-            reply.signature = self._grant(reply, worker)
-        return reply
+        return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
 
     def _grant(self, reply: RouteReply, worker: Worker) -> str:
         return issued(

@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
         call = self._current
         if call is None or self.transport.is_closing():  # the client has gone
             return
-        status, body, content_type, more = answer
+        status, body = answer.status, answer.body
         last, is_head = self.server.parting, False
         if isinstance(call, Call):
             self.server.fast.answers[call.route.path, status] += 1
@@ -284,11 +284,18 @@ class Connection(asyncio.Protocol):
         else:  # what cannot be read, or has no place
             last = True
         headers = b"connection: close\r\n" if last else b""
-        for header in more:
+        for header in answer.headers:
             headers += b"%s: %s\r\n" % header
         self.transport.write(
             b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s"
-            % (STATUS_LINES[status], self.server.date, content_type, headers, len(body), b"" if is_head else body)
+            % (
+                STATUS_LINES[status],
+                self.server.date,
+                answer.content_type,
+                headers,
+                len(body),
+                b"" if is_head else body,
+            )
         )
         self.done(last)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import structlog
+from msgspec import Struct
 
 from posthouse.config import Rates
 from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
@@ -52,7 +53,7 @@ class Access(NamedTuple):
     """Who makes a call that says this. Raises: Unauthorized, TooMany."""
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     status: int
     body: bytes
     content_type: bytes = JSON
