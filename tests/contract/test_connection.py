@@ -134,7 +134,7 @@ def _fast_path() -> FastPath:
     def sign_beside(data: bytes, then: Callable[[str | Exception], None]) -> None:
         asyncio.get_running_loop().call_soon(then, signer.sign(data))
 
-    router = Router(hub, signer, lambda _: bytes(32), hold_s=0.05, sign_beside=sign_beside)
+    router = Router(hub, signer, lambda _: bytes(32), hold_s=0.0, sign_beside=sign_beside)
     return FastPath(
         hub,
         router,
