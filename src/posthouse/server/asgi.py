@@ -117,7 +117,7 @@ class AsgiCall:
         if self._done or self._gone:
             return
         if self._started:
-            self._connection.abort()  # the client must not take half an answer for a whole one
+            self._connection.transport.abort()  # the client must not take half an answer for a whole one
             return
         self._last = True
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]

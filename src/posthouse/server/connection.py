@@ -79,13 +79,6 @@ class Connection(asyncio.Protocol):
         """Every answer that it owes is out."""
         return self._current is None or (isinstance(self._current, AsgiCall) and self._current.waits)
 
-    def close(self) -> None:
-        """Ends it once what has been written is sent."""
-        self.transport.close()
-
-    def abort(self) -> None:
-        self.transport.abort()
-
     def pause_reading(self) -> None:
         if not self._paused:
             self._paused = True
@@ -107,7 +100,7 @@ class Connection(asyncio.Protocol):
         others.add(self)
         self._crowded = len(others) > self.server.max_connections
         if len(others) > self.server.max_answered:
-            self.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
@@ -304,7 +297,7 @@ class Connection(asyncio.Protocol):
         self._current = None
         self.since = self.loop.time()
         if last:
-            self.close()
+            self.transport.close()
         if self._queue and not self._draining:  # a loop and no recursion: there may be a thousand
             self._draining = True
             while self._queue and self._current is None and not self.transport.is_closing():

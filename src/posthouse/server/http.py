@@ -74,12 +74,12 @@ class HttpServer:
             waits_s = now - connection.since
             if connection.reading:
                 if waits_s > READ_WAIT_S:
-                    connection.abort()
+                    connection.transport.abort()
             elif connection.idle and waits_s > IDLE_S:
                 if narrow:
-                    connection.abort()
+                    connection.transport.abort()
                 elif waits_s > KEEP_ALIVE_S:
-                    connection.close()
+                    connection.transport.close()
 
     def stop_listening(self) -> None:
         """Accepts no connection from now on."""
@@ -92,13 +92,13 @@ class HttpServer:
         self.parting = True
         for connection in list(self.connections):
             if connection.idle or connection.reading:
-                connection.close()
+                connection.transport.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACEFUL_S):
                 while self.connections or self.calls:  # noqa: ASYNC110 - both change in many places
                     await asyncio.sleep(0.02)
         for connection in list(self.connections):
-            connection.abort()
+            connection.transport.abort()
         for call in self.calls:
             call.cancel()
         if self.calls:
