@@ -102,15 +102,15 @@ async def add_endpoint(
     return endpoint_id
 
 
-def pointed(server: Running) -> Any:
+def pointed(server: Running, key: str = "") -> Any:
     """The unmodified client, pointed at a server by its own constructor and attribute; at home it needs neither."""
     if AUTHORITY_DIR:
-        return Serverless(server.admin_key)
+        return Serverless(key or server.admin_key)
 
     class Pointed(Serverless):  # type: ignore[misc]
         SSL_CERT_URL = f"{server.url}/static/jvastai_root.cer"
 
-    return Pointed(api_key=server.admin_key, autoscaler_url=server.url, webserver_url=server.url)
+    return Pointed(api_key=key or server.admin_key, autoscaler_url=server.url, webserver_url=server.url)
 
 
 async def until(reached: Callable[[], bool], what: str) -> None:
