@@ -121,8 +121,7 @@ def _fast_path(site: Site, record: KeyRecord) -> FastPath:
         endpoint = Endpoint(EndpointId(number), f"bench-{number}", Scaling(max_workers=site.workers))
         first_id = 1 + (number - 1) * site.workers
         ready = [_ready(endpoint, WorkerId(first_id + i), site, clock.now()) for i in range(site.workers)]
-        hub.endpoints[endpoint.id] = ManagedEndpoint(Controller(endpoint, clock.now(), ready))
-        hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+        hub.add(ManagedEndpoint(Controller(endpoint, clock.now(), ready)))
     keyring = Keyring(SECRET, [record], hub.endpoint)
     signer = RsaKey.generate()
     signing = SigningThreads(signer, os.cpu_count() or 1)

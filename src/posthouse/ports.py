@@ -162,8 +162,10 @@ class JournalEntry:
 class Lease(Protocol):
     """Which endpoints this server may run. At any moment one server at most has an endpoint."""
 
-    server: str
-    """This server's name among those that share the store."""
+    @property
+    def server(self) -> str:
+        """This server's name among those that share the store."""
+        ...
 
     async def acquire(self, endpoint_id: EndpointId) -> int | None:
         """The epoch under which this server has the endpoint from now on; None while another server has it.

@@ -245,7 +245,7 @@ class Day:
 
     async def _storm(self) -> None:
         self.world.storm(True)
-        if not self.server.hub.ids_by_name:
+        if not len(self.server.hub.directory):
             await self._add_endpoint()
         until = self.loop.time() + STORM_S
         self._spawn(self._traffic(until))
@@ -287,7 +287,7 @@ class Day:
         """Bursts of requests with pauses between them."""
         while self.loop.time() < until:
             await asyncio.sleep(self.random.expovariate(self._busy / 900.0))
-            names = [name for _, name in self.server.hub.ids_by_name] if self.server.up else []
+            names = [endpoint.name for endpoint in self.server.hub.directory] if self.server.up else []
             if not names:
                 continue
             name, gap_s = self.random.choice(names), self.random.choice([0.2, 2.0, 20.0])
@@ -392,7 +392,7 @@ class Day:
         if not self.server.up:
             return
         hub, management, choose = self.server.hub, self.server.management, self.random.choice
-        endpoints, groups = list(hub.ids_by_name.values()), list(hub.workergroups)
+        endpoints, groups = [endpoint.id for endpoint in hub.directory], list(hub.workergroups)
         kind = choose(EDITS + RARE_EDITS if self._aims else EDITS)
         self.happened[f"edit: {kind}"] += 1
         workers = [i for managed in hub.endpoints.values() for i in managed.fleet.workers]

@@ -1,6 +1,7 @@
 """What survives a crash: a store in memory that answers as the SQL store does, and a connection to it that may fail."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
-from posthouse.ports import FleetRecord, JournalEntry
+from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
 from posthouse.store.fleets import LEARN_FROM
 
 DESTROYED_KEEP = 2 * LEARN_FROM
@@ -33,6 +34,7 @@ class Disk:
         self._journal: dict[EndpointId, list[JournalEntry]] = {}
         self._last_worker_id = 0
         self._epoch = 0
+        self._revisions: Counter[str] = Counter()
         self._epochs: dict[EndpointId, int] = {}
 
     def installation(self) -> str:
@@ -42,8 +44,15 @@ class Disk:
         self._epoch += 1
         return self._epoch
 
+    def revisions(self) -> dict[str, int]:
+        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets")
+        return dict.fromkeys(kinds, 0) | self._revisions
+
     def accounts(self) -> list[Account]:
         return [Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)]
+
+    def keys(self) -> list[KeyRecord]:
+        return []
 
     def secrets(self) -> dict[AccountId, dict[str, str]]:
         return {}
@@ -165,6 +174,7 @@ class Disk:
         self._last_id[kind] = max(self._last_id[kind], row_id)
         row = replace(row, id=row_id)
         self._rows[kind][row_id] = row
+        self._revisions[f"{kind}s"] += 1
         return row
 
     def _put(self, kind: str, row: Row, unique: str) -> Row:
@@ -175,11 +185,13 @@ class Disk:
             raise StaleVersion(f"{kind} {row.id} has been changed meanwhile")
         self._check_unique(kind, row, unique)
         row = self._rows[kind][row.id] = replace(row, revision=row.revision + 1)
+        self._revisions[f"{kind}s"] += 1
         return row
 
     def _drop(self, kind: str, row_id: int) -> None:
         if self._rows[kind].pop(row_id, None) is None:
             raise NotFound(f"there is no {kind} {row_id}")
+        self._revisions[f"{kind}s"] += 1
 
     def _check_unique(self, kind: str, row: Row, unique: str) -> None:
         others = [r for r in self._rows[kind].values() if r.id != row.id]

@@ -10,16 +10,18 @@ from posthouse.config import Limits
 from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.load import Ended, Report
 from posthouse.engine.buckets import Buckets
+from posthouse.engine.changes import Changes
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.lease import SoleLease
 from posthouse.engine.loop import Loop
 from posthouse.engine.management import Management
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
-from posthouse.ports import Store
+from posthouse.ports import Lease, Store
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.campaign.awaits import Await, suspended
@@ -55,8 +57,10 @@ class _Signer:
 class Server:
     """One life of the server, from its start to its end."""
 
-    def __init__(self, world: World, disk: Disk, checks: Checks, tick_s: float) -> None:
+    def __init__(self, world: World, disk: Disk, checks: Checks, tick_s: float, lease: Lease | None = None) -> None:
+        """`lease`: by default that of the only server."""
         self.world, self.checks = world, checks
+        self._lease = lease
         self.up = False
         self._tick_s = tick_s
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -73,7 +77,8 @@ class Server:
         clock = SystemClock(await self._store.latest_at())
         providers = {self.world.name: self.world}
         installation, epoch = await self._store.installation(), await self._store.next_epoch()
-        self.hub = Hub(self._store, clock, providers, self.world.name, installation, STABILIZATION_S, epoch)
+        lease = self._lease or SoleLease(epoch)
+        self.hub = Hub(self._store, clock, providers, self.world.name, installation, STABILIZATION_S, lease)
         self.hub.tick_s, self.hub.silent_s = self._tick_s, SILENT_S
         await self.hub.load()
         signer = _Signer()
@@ -92,6 +97,7 @@ class Server:
         )
         self.orphans = Orphans(self.hub, self.executor.destroy_orphan, self.hub.owners_of)
         self.loop = Loop(self.hub, self.executor)
+        self.hub.before_close += [self.loop.settle, self.executor.settle]
         self.management = Management(self.hub, Limits(), Keyring(bytes(SECRET_BYTES), [], self.hub.endpoint))
         self.checks.begin(self.hub, self.world)
         self.world.tell = self._hear
@@ -104,6 +110,11 @@ class Server:
 
     async def _observe(self) -> None:
         await self.observer.run(self.world, self.world.poll_s, self.orphans.sweep)
+
+    def follow(self) -> None:
+        """Shares the store: what others change there is read again from now on."""
+        changes = Changes(self.hub, lambda keys: None)
+        self._for_ever.append(self._own.run(asyncio.create_task, keep_running("changes", changes.run)))
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """What the server answers. Raises: Gone where it dies before."""
@@ -167,9 +178,8 @@ class Server:
         await asyncio.wait(self._for_ever)
         await self.loop.close()
         await self.executor.close()
-        for endpoint_id, managed in self.hub.endpoints.items():
-            if rows := managed.fleet.take_rows():
-                managed.version = await self.hub.store.commit(endpoint_id, managed.version, self.hub.epoch, rows, None)
+        for managed in self.hub.endpoints.values():
+            await self.hub.write_down(managed)
 
     def kill_at(self, call: str, steps: int, kill: Callable[[], None]) -> None:
         """Has it killed so many steps after the next call of that kind to the store has begun."""

@@ -117,9 +117,9 @@ class World:
         self.poll_s = self.random.choice([30.0, 60.0])
         self.boot_s = self.random.choice([5.0, 20.0, 60.0])
         self.tell: Callable[[SimInstance, Report | Ended], None] = lambda instance, message: None
+        """Hands a message of a worker to the server, if one is there."""
         self.written: Callable[[str], bool] = lambda label: True
         """Whether the store has a worker with a label."""
-        """Hands a message of a worker to the server, if one is there."""
         self.broken: Callable[[str, str], None] = lambda rule, said: None
         self.thorough = False
         """Each request is signed by itself, and whoever asks for offers waits for them."""

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posthouse.config import Rates
-from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
@@ -126,8 +125,7 @@ def _fast_path() -> FastPath:
     for number, (name, scheme) in enumerate([*SCHEMES.items(), (NOBODY, "")], 1):
         endpoint = Endpoint(EndpointId(number), name, Scaling())
         workers = [_ready(endpoint, WorkerId(number), scheme, clock.now())] if scheme else []
-        hub.endpoints[endpoint.id] = ManagedEndpoint(Controller(endpoint, clock.now(), workers))
-        hub.ids_by_name[DEFAULT_ACCOUNT, name] = endpoint.id
+        hub.add(ManagedEndpoint(Controller(endpoint, clock.now(), workers)))
     keyring = Keyring(bytes(32), [RECORD], hub.endpoint)
     signer = RsaKey.generate()
 

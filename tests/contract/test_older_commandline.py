@@ -105,7 +105,7 @@ async def test_an_older_command_line_does_its_whole_round(web: Web) -> None:
     assert (await sent("DELETE", "/api/v0/autojobs/1/", itself | {"autojob_id": 1}))["deleted_workers"] == 1
     await sent("DELETE", "/api/v0/template/", {"hash_id": changed["template"]["hash_id"]})
     await sent("DELETE", "/api/v0/endptjobs/1/", itself | {"endptjob_id": 1})
-    assert (web.hub.ids_by_name, web.hub.workergroups, web.hub.templates) == ({}, {}, {})
+    assert ([*web.hub.directory], web.hub.workergroups, web.hub.templates) == ([], {}, {})
     assert "api_key" in await sent("GET", "/api/v0/users/current?owner=me")  # it takes this away, and fails without
 
 

@@ -222,7 +222,7 @@ async def test_null_leaves_a_parameter_as_it_is_and_none_takes_it_back(web: Web)
     endpoint = web.hub.managed(endpoint_id).fleet.endpoint
     assert endpoint.scaling == Scaling(min_load=10.0, cold_workers=2, max_workers=7)
     assert (endpoint.name, endpoint.state) == ("mistral", EndpointState.SUSPENDED)
-    assert web.hub.ids_by_name == {(DEFAULT_ACCOUNT, "mistral"): endpoint_id}
+    assert [(e.account_id, e.name, e.id) for e in web.hub.directory] == [(DEFAULT_ACCOUNT, "mistral", endpoint_id)]
     assert (await reloaded(web)).managed(endpoint_id).fleet.endpoint == endpoint
 
 

@@ -112,7 +112,7 @@ async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline)
     deleted = await cli.told("delete", "endpoint", "1")
     assert (deleted["success"], deleted["failed_workers"]) == (True, 0)
     assert "Failed with error 404: endpoint 1 does not exist" in await cli("update", "endpoint", "1")
-    assert (web.hub.ids_by_name, web.hub.workergroups, web.hub.templates) == ({}, {}, {})
+    assert ([*web.hub.directory], web.hub.workergroups, web.hub.templates) == ([], {}, {})
 
 
 @peer("GET /api/v0/users/current", "K2", does="`show user`")

@@ -68,11 +68,13 @@ class Site:
         `scheme`: in which the worker's requests are signed.
         """
         hub = self.web.hub
-        if (DEFAULT_ACCOUNT, ENDPOINT) not in hub.ids_by_name:
-            for endpoint_id in list(hub.ids_by_name.values()):
+        if hub.directory.find(DEFAULT_ACCOUNT, ENDPOINT) is None:
+            for endpoint_id in [endpoint.id for endpoint in hub.directory]:
                 await self.web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}")
             await self.web.make_endpoint(ENDPOINT)
-        endpoint_id = hub.ids_by_name[DEFAULT_ACCOUNT, ENDPOINT]
+        found = hub.directory.id_of(DEFAULT_ACCOUNT, ENDPOINT)
+        assert found is not None
+        endpoint_id = found
         ready = worker(WORKER_ID, endpoint_id, addresses=frozenset({"127.0.0.1:9"}), scheme=scheme)
         self.web.staff(ready)
         self.web.shelf.lines[ready.instance_id] = ["a line"]

@@ -133,7 +133,7 @@ async def test_where_it_stays_away_the_oldest_reels_are_lost_and_counted() -> No
     for number in range(SEGMENTS_KEPT + 2):
         site.fleet().assign(0, float(number), site.clock.now())
         await site.pass_time()
-    assert site.recorder.counts["lost_reels"] == 2
+    assert site.recorder.counts["lost_segments"] == 2
     site.store.away = False
     await site.pass_time()
     assert [asked(segment) for _, segment in site.store.kept] == [[float(n)] for n in range(2, SEGMENTS_KEPT + 2)]

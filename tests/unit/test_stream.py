@@ -8,7 +8,8 @@ from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy
 from posthouse.engine import stream as module
-from posthouse.engine.stream import KEEP_ALIVE, EventStream, Logged
+from posthouse.engine.stream import KEEP_ALIVE, EventStream
+from posthouse.wire.rows.events import Logged
 
 ACME = AccountId(2)
 
@@ -148,3 +149,15 @@ async def test_only_so_many_watch_at_once_and_none_after_the_end(monkeypatch: py
     assert stream.viewers == 0
     with pytest.raises(Busy):
         stream.watch(None)
+
+
+async def test_a_stream_ends_when_its_key_is_worth_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_S", 0.01)
+    stream, allowed = EventStream(0), [True]
+    frames = stream.watch(None, allowed=lambda: allowed[0])
+    assert (await anext(frames)).startswith(b"retry: ")
+    assert await anext(frames) == KEEP_ALIVE
+    allowed[0] = False
+    stream.publish(DEFAULT_ACCOUNT, line("secret"))
+    with pytest.raises(StopAsyncIteration):
+        await anext(frames)

@@ -18,6 +18,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
+from posthouse.engine.stream import EventStream
 from posthouse.server.http import HttpServer
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Running:
     loop: Loop
     observer: Observer
     router: Router
+    stream: EventStream
     server: HttpServer
     listener: socket.socket
     lock: IO[str]
@@ -116,11 +118,13 @@ class Running:
     async def _part(self) -> None:
         """Asks every client to end its connection with its next call, and waits until they have."""
         self.server.parting = True
+        self.stream.close()  # their viewers come back to the successor
         before = set(self.server.connections)
         await _within(PARTING_S, lambda: not before & self.server.connections)
 
     async def close(self) -> None:
         """Has the server answer the calls that have come, and end."""
+        self.stream.close()
         if self._restarting is not None and self.successor is None:
             self._restarting.cancel()
             await asyncio.wait([self._restarting])

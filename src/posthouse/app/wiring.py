@@ -22,11 +22,14 @@ from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.lease import SoleLease
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
+from posthouse.engine.publisher import Publisher
 from posthouse.engine.recorder import Recorder
 from posthouse.engine.router import Router
+from posthouse.engine.stream import EventStream
 from posthouse.ports import Clock, Provider, Store
 from posthouse.providers.wrappers import Metered
 from posthouse.server.auth import Keyring, load_secret
@@ -72,6 +75,7 @@ class Parts:
     loop: Loop
     recorder: Recorder
     throttle: Throttle
+    stream: EventStream
 
 
 @asynccontextmanager
@@ -106,7 +110,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         parts = _parts(settings, hub, keyring, keys, signing, url, meters)
         server = _http_server(settings, parts, keys)
         await server.start(listener, tls)
-        server_running = Running(url, admin_key, hub, parts.loop, parts.observer, parts.router, server, listener, lock)
+        server_running = Running(
+            url, admin_key, hub, parts.loop, parts.observer, parts.router, parts.stream, server, listener, lock
+        )
         try:
             async with supervised(_tasks(settings, parts, server, renew_certificate)):
                 if inheritance is not None:
@@ -147,7 +153,7 @@ async def _hub(
         settings.default_provider,
         installation,
         settings.engine.stabilization_s,
-        await store.next_epoch(),
+        SoleLease(await store.next_epoch()),
         tick_s=settings.engine.tick_s,
         silent_s=settings.engine.silent_s,
     )
@@ -178,6 +184,8 @@ def _parts(
         timeout_s=settings.engine.action_timeout_s,
         on_answer=observer.poke,
     )
+    loop, recorder = Loop(hub, executor), Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
+    hub.before_close += [loop.settle, executor.settle, recorder.keep]
     return Parts(
         hub,
         keyring,
@@ -188,10 +196,21 @@ def _parts(
         observer,
         Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s),
         meters,
-        Loop(hub, executor),
-        Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000)),
+        loop,
+        recorder,
         Throttle(settings.rates),
+        _stream(hub),
     )
+
+
+def _stream(hub: Hub) -> EventStream:
+    """What happens to every endpoint, those that are opened later too."""
+    stream = EventStream(int(hub.clock.now() * 1000))
+    publisher = Publisher(stream)
+    for managed in hub.endpoints.values():
+        publisher.attach(managed)
+    hub.on_open.append(publisher.attach)
+    return stream
 
 
 def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
@@ -202,6 +221,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         settings.limits,
         explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
         throttle=parts.throttle,
+        stream=parts.stream,
     )
     fast = FastPath(
         hub,
@@ -253,7 +273,6 @@ async def _save(parts: Parts) -> None:
     with suppress(Exception):
         for record in parts.keyring.dirty():
             await hub.store.note_key_use(record.id, record.last_used_at)
-        for endpoint_id, managed in hub.endpoints.items():
-            if rows := managed.fleet.take_rows():
-                managed.version = await hub.store.commit(endpoint_id, managed.version, hub.epoch, rows, None)
+        for managed in hub.endpoints.values():
+            await hub.write_down(managed)
         await parts.recorder.keep_all(at_once=True)

@@ -46,7 +46,8 @@ class Executor:
     """Called with the provider's name after each answer: its list is worth a look."""
     counts: Counter[str] = field(default_factory=Counter)
     _slots: asyncio.Semaphore = field(init=False)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: dict[asyncio.Task[None], ManagedEndpoint | None] = field(default_factory=dict)
+    """Commands that are on their way, with the endpoint whose worker each is for."""
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.most_at_once)
@@ -56,21 +57,27 @@ class Executor:
         worker = command.worker
         if command.command is Command.RENT:
             self.hub.offers.take(worker.provider, worker.offer_id)
-        self._spawn(self._carry_out(managed, worker, command.command))
+        self._spawn(self._carry_out(managed, worker, command.command), managed)
 
     def destroy_orphan(self, provider: Provider, instance: Instance) -> None:
         """Begins to destroy an instance that carries our label and belongs to no worker."""
         self._spawn(self._destroy_orphan(provider, instance))
+
+    async def settle(self, managed: ManagedEndpoint) -> None:
+        """Waits for an endpoint's commands that are on their way: whoever has it next must know what became of them."""
+        tasks = {task for task, whose in self._tasks.items() if whose is managed}
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.timeout_s)
 
     async def close(self) -> None:
         """Waits for the commands that are on their way, so that no answer is lost at a graceful stop."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=self.timeout_s)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], managed: ManagedEndpoint | None = None) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = managed
+        task.add_done_callback(self._tasks.pop)
 
     async def _carry_out(self, managed: ManagedEndpoint, worker: Worker, command: Command) -> None:
         provider = self.hub.provider_of(worker)

@@ -1,6 +1,7 @@
 """What happened to one endpoint and its workers, in sentences: the latest lines of each level."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -59,6 +60,8 @@ class History:
     def __init__(self) -> None:
         self._rings: dict[Level, deque[tuple[int, Line]]] = {level: deque(maxlen=KEPT) for level in Level}
         self._number = 0
+        self.heard: Callable[[Line], None] = lambda line: None
+        """Told of every line."""
 
     def note(
         self,
@@ -70,7 +73,9 @@ class History:
     ) -> None:
         """Takes in a line about a worker, or about the whole endpoint."""
         self._number += 1
-        self._rings[level].append((self._number, Line(now, level, text[:TEXT], worker_id, group_id)))
+        line = Line(now, level, text[:TEXT], worker_id, group_id)
+        self._rings[level].append((self._number, line))
+        self.heard(line)
 
     def moved(self, now: float, before: Worker, after: Worker, why: Event) -> None:
         """Takes in that a worker changed its state: a failure where it broke, or ended without our having asked for it.

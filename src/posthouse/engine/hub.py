@@ -1,23 +1,26 @@
 """What the running server knows, in memory: endpoints with their fleets, workergroups, templates, offers."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
-from posthouse.domain.errors import NotFound
+from posthouse.domain.errors import NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.directory import Directory
+from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
 from posthouse.engine.worker_ids import WorkerIds
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
-from posthouse.ports import Clock, FleetRecord, Provider, Store
+from posthouse.ports import Clock, FleetRecord, Lease, Provider, Store
 
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
@@ -35,15 +38,22 @@ class Hub:
     """The name of this installation; part of every label."""
     stabilization_s: float
     """No scale-down for this long after a start."""
-    epoch: int = 1
-    """Of this server's start: commits of an earlier one are refused."""
+    lease: Lease = field(default_factory=SoleLease)
     endpoints: dict[EndpointId, ManagedEndpoint] = field(default_factory=dict)
-    ids_by_name: dict[tuple[AccountId, str], EndpointId] = field(default_factory=dict)
-    """By owner and name."""
+    """Those that this server has, also those that are being deleted."""
+    directory: Directory = field(default_factory=Directory)
+    on_open: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)
+    """Told of every endpoint that this server has from now on."""
+    before_open: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What must be done before this server takes an endpoint over: read what another has changed."""
+    before_close: list[Callable[[ManagedEndpoint], Awaitable[None]]] = field(default_factory=list)
+    """What must be over before another server may have an endpoint: writes, commands, the traffic log."""
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
     """Changed by `put_group` and `drop_group` alone."""
     templates: dict[TemplateId, Template] = field(default_factory=dict)
-    accounts: dict[AccountId, Account] = field(default_factory=dict)
+    accounts: dict[AccountId, Account] = field(
+        default_factory=lambda: {DEFAULT_ACCOUNT: Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)}
+    )
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
     """Sealed values by owner and name."""
     offers: Offers = field(init=False)
@@ -64,6 +74,7 @@ class Hub:
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     worker_ids: WorkerIds = field(init=False)
+    _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
     _offers_for: dict[EndpointId, tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]] = field(
@@ -92,19 +103,75 @@ class Hub:
         for group in await self.store.workergroups():
             self.put_group(group)
         self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
-        endpoints = {e.id: e for e in await self.store.endpoints()}
-        for endpoint_id in {*endpoints, *await self.store.fleet_ids()}:
-            record = await self.store.open_fleet(endpoint_id, self.epoch)
+        for endpoint in await self.store.endpoints():
+            self.directory.put(endpoint)
+        for endpoint_id in {*(e.id for e in self.directory), *await self.store.fleet_ids()}:
+            await self.take_over(endpoint_id)
+
+    async def take_over(self, endpoint_id: EndpointId, again: bool = False) -> bool:
+        """Takes an endpoint with its workers as the store knows them. False if the lease gives it to another server.
+
+        `again`: although it is here, for another server has written it, and what is in memory counts no more.
+        """
+        async with self._taking:
+            if endpoint_id in self.endpoints and not again:
+                return True
+            for prepare in self.before_open:
+                await prepare()
+            epoch = await self.lease.acquire(endpoint_id)
+            if epoch is None:
+                self._let_go(endpoint_id, await self.lease.holder(endpoint_id))
+                return False
+            record = await self.store.open_fleet(endpoint_id, epoch)
             self.former_labels |= {w.label for w in record.workers if w.state is State.DESTROYED}
-            endpoint = endpoints.get(endpoint_id)
-            managed = self.open(endpoint or _deleted(endpoint_id, record.account_id), record)
-            if endpoint is None:
+            self._let_go(endpoint_id)
+            listed = self.directory.get(endpoint_id)
+            endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
+            managed = self.open(endpoint, record, epoch)
+            if listed is None:
                 managed.close(self.clock.now())
             # Of a workergroup that is deleted, where the crash came before its workers went.
             lost = [w for w in managed.fleet.workers.values() if w.group_id not in self.workergroups]
             managed.dismiss(lost, self.clock.now())
+            self.bell.set()
+            return True
 
-    def open(self, endpoint: Endpoint, record: FleetRecord | None = None) -> ManagedEndpoint:
+    async def hand_over(self, endpoint_id: EndpointId) -> None:
+        """Writes an endpoint down and lets another server have it. Its workers go on, and its requests wait meanwhile.
+
+        Raises: Unavailable if the store cannot be written; then this server has it still.
+        """
+        managed = self.endpoints[endpoint_id]
+        managed.closing = True
+        self._point(endpoint_id, None, "")
+        managed.handle(Released(), self.clock.now())
+        try:
+            for wait in self.before_close:
+                await wait(managed)
+            with suppress(StaleVersion):  # another server has it already
+                await self.write_down(managed)
+        except BaseException:
+            managed.closing = False
+            self._point(endpoint_id, managed, self.lease.server)
+            self.bell.set()
+            raise
+        self._let_go(endpoint_id)
+        await self.lease.release(endpoint_id)
+
+    async def write_down(self, managed: ManagedEndpoint) -> None:
+        """Commits every worker as it is. Raises: StaleVersion, Unavailable."""
+        if rows := managed.fleet.take_rows():
+            endpoint_id = managed.fleet.endpoint.id
+            managed.version = await self.store.commit(endpoint_id, managed.version, managed.epoch, rows, None)
+
+    async def open_new(self, endpoint: Endpoint) -> None:
+        """Begins to manage an endpoint that has just been made, if the lease gives it to this server."""
+        self.directory.put(endpoint)
+        epoch = await self.lease.acquire(endpoint.id)
+        if epoch is not None and endpoint.id not in self.endpoints:
+            self.open(endpoint, epoch=epoch)
+
+    def open(self, endpoint: Endpoint, record: FleetRecord | None = None, epoch: int = 1) -> ManagedEndpoint:
         """Begins to manage an endpoint: a new one, or one that has a past."""
         now = self.clock.now()
         managed = ManagedEndpoint.open(
@@ -114,20 +181,29 @@ class Hub:
             self.stabilization_s if record is not None else 0.0,
             record.spent_usd if record is not None else 0.0,
             version=record.version if record is not None else 0,
+            epoch=epoch,
             deeds=self.deeds,
             label=self.label_prefix,
             known=frozenset(self.providers),
             tick_s=self.tick_s,
             silent_s=self.silent_s,
         )
-        self.endpoints[endpoint.id] = managed
-        if endpoint.name:
-            self.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
+        self.add(managed)
         self.configure(managed)
         if record is None:  # nothing can be there yet, so where others have looked already it need not wait
             for provider in self.seen:
                 managed.handle(Listed(provider, (), now), now)
         return managed
+
+    def add(self, managed: ManagedEndpoint) -> None:
+        """Takes in an endpoint that this server has."""
+        endpoint = managed.fleet.endpoint
+        self.endpoints[endpoint.id] = managed
+        if endpoint.name:  # not one that is deleted already
+            self.directory.put(endpoint)
+        self._point(endpoint.id, managed, self.lease.server)
+        for tell in self.on_open:
+            tell(managed)
 
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
         """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
@@ -135,15 +211,28 @@ class Hub:
         used = {group.provider or self.default_provider for group in self.groups_of(endpoint.id)}
         managed.handle(Configured(endpoint, frozenset(used)), self.clock.now())
 
+    def _point(self, endpoint_id: EndpointId, managed: ManagedEndpoint | None, server: str) -> None:
+        listed = self.directory.get(endpoint_id)
+        if listed is not None:
+            listed.managed, listed.server = managed, server
+
+    def _let_go(self, endpoint_id: EndpointId, server: str = "") -> None:
+        """Forgets what is in memory of an endpoint; who is held open is told to wait."""
+        self._point(endpoint_id, None, server)
+        managed = self.endpoints.pop(endpoint_id, None)
+        if managed is not None:
+            managed.closing = True
+            managed.handle(Released(), self.clock.now())
+
     def release(self) -> None:
         """Tells everybody who is held open that they wait."""
         for managed in self.endpoints.values():
             managed.handle(Released(), self.clock.now())
 
     def named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> ManagedEndpoint | None:
-        """The account's endpoint with this name, None if there is no such endpoint."""
-        endpoint_id = self.ids_by_name.get((account_id, name))
-        return None if endpoint_id is None else self.endpoints[endpoint_id]
+        """The account's endpoint with this name, None if this server has none."""
+        listed = self.directory.find(account_id, name)
+        return None if listed is None else listed.managed
 
     def fleet_named(self, name: str, account_id: AccountId = DEFAULT_ACCOUNT) -> Controller | None:
         """Its fleet."""

@@ -4,6 +4,7 @@ One endpoint's failure never stops another's tick, nor routing.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import StaleVersion
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
@@ -52,14 +54,14 @@ class Loop:
             self.hub.bell.clear()
             began = time.perf_counter()
             for endpoint_id, managed in list(self.hub.endpoints.items()):
-                if managed.wake_at <= self.hub.clock.now():
+                if managed.wake_at <= self.hub.clock.now() and not managed.closing:
                     self._tick(endpoint_id)
                     await asyncio.sleep(0)
             self.last_tick_s = time.perf_counter() - began
             self.failing &= self.hub.endpoints.keys()
             self.counts["rounds"] += 1
             await asyncio.sleep(MIN_GAP_S)
-            wake_at = min((m.wake_at for m in self.hub.endpoints.values()), default=0.0)
+            wake_at = min((m.wake_at for m in self.hub.endpoints.values() if not m.closing), default=math.inf)
             wait_s = wake_at - self.hub.clock.now() if self.hub.endpoints else self.hub.tick_s
             try:
                 async with asyncio.timeout(min(max(0.0, wait_s), self.hub.tick_s)):
@@ -87,6 +89,11 @@ class Loop:
         if (writing := self._writing.get(endpoint_id)) is not None:
             await asyncio.wait([writing])
 
+    async def settle(self, managed: ManagedEndpoint) -> None:
+        """Waits until what is being written down of an endpoint is written."""
+        if (writing := self._writing.get(managed.fleet.endpoint.id)) is not None:
+            await asyncio.wait([writing])
+
     async def close(self) -> None:
         """Waits a moment for what is being written down, and gives up what hangs."""
         tasks = {*self._writing.values(), *([self._reserving] if self._reserving else [])}
@@ -97,7 +104,7 @@ class Loop:
 
     def _tick(self, endpoint_id: EndpointId) -> None:
         managed = self.hub.endpoints.get(endpoint_id)
-        if managed is None:
+        if managed is None or managed.closing:
             return
         self._began_s.setdefault(endpoint_id, time.perf_counter())
         try:
@@ -168,7 +175,7 @@ class Loop:
         failure: Exception | None = None
         try:
             managed.version = await self.hub.store.commit(
-                endpoint_id, managed.version, self.hub.epoch, commit.rows, entry
+                endpoint_id, managed.version, managed.epoch, commit.rows, entry
             )
         except Exception as error:  # noqa: BLE001 - as in _tick
             failure = error
@@ -181,3 +188,12 @@ class Loop:
             self._over(managed)
         else:
             self._failed(managed, failure)
+        if isinstance(failure, StaleVersion) and self.hub.endpoints.get(endpoint_id) is managed:
+            await self._take_over_again(endpoint_id)
+
+    async def _take_over_again(self, endpoint_id: EndpointId) -> None:
+        """Another server has written an endpoint that is here: asks the lease whose it is."""
+        try:
+            await self.hub.take_over(endpoint_id, again=True)
+        except Exception as error:  # noqa: BLE001 - as in _tick; its next write finds the same
+            log.error("an endpoint that another server has written could not be read again", error=repr(error)[:500])

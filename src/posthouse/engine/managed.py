@@ -64,11 +64,16 @@ class ManagedEndpoint:
     """A controller with what surrounds it in the server. Everything that happens is told with `handle`."""
 
     def __init__(
-        self, fleet: Controller, log: "Log | None" = None, version: int = 0, deeds: Deeds | None = None
+        self,
+        fleet: Controller,
+        log: "Log | None" = None,
+        version: int = 0,
+        deeds: Deeds | None = None,
+        epoch: int = 1,
     ) -> None:
         log = log or Log(0.0)
-        self.fleet, self.traffic_log, self.version = fleet, log, version
-        """`version`: of the fleet in the store, for compare-and-set."""
+        self.fleet, self.traffic_log, self.version, self.epoch = fleet, log, version, epoch
+        """`version`: of the fleet in the store, for compare-and-set; `epoch`: of the lease under which it is here."""
         self.deeds: Deeds = deeds or Nothing()
         self.history = History()
         self.stats = log.stats
@@ -82,7 +87,12 @@ class ManagedEndpoint:
         """When `Ticked` is to be told next."""
         self.leaving = False
         """Its endpoint was deleted; it stays until its last worker is gone."""
+        self.closing = False
+        """Another server may have it soon: it is told no time any more."""
         self.listeners: list[Listener] = []
+        """Told of every event, a request for a worker too."""
+        self.watchers: list[Callable[[float, list[Effect]], None]] = []
+        """Told of effects alone: a request that has a worker at once has none."""
         self._effects: deque[Effect] = deque()
         self._at_work = False
         self._born_at = log.since
@@ -97,6 +107,7 @@ class ManagedEndpoint:
         spent_usd: float = 0.0,
         *,
         version: int = 0,
+        epoch: int = 1,
         deeds: Deeds | None = None,
         label: str = "",
         known: frozenset[str] | None = None,
@@ -118,7 +129,7 @@ class ManagedEndpoint:
             silent_s=silent_s,
             traffic=log,
         )
-        managed = cls(fleet, log, version, deeds)
+        managed = cls(fleet, log, version, deeds, epoch)
         managed.perform(None, now)
         return managed
 
@@ -152,6 +163,9 @@ class ManagedEndpoint:
     def _do(self, event: Event | None, effects: list[Effect], now: float) -> None:
         for listener in self.listeners:
             listener(now, event, effects)
+        if effects:
+            for watcher in self.watchers:
+                watcher(now, effects)
         self._effects += effects
         if self._at_work:
             return  # whoever is at it does these too, in their order

@@ -46,12 +46,21 @@ class Recorder:
         for managed in [s for s in self.hub.endpoints.values() if not s.leaving]:
             await self._drain(managed, at_once)
             try:
-                while usable and managed.unkept:
-                    segment = managed.unkept[0]
-                    await self.hub.store.add_segment(managed.fleet.endpoint.id, segment, self.keep_bytes)
-                    managed.unkept.popleft()
+                if usable:
+                    await self._store(managed)
             except Unavailable:
-                usable = False  # for no other either: each try may piece seconds
+                usable = False  # for no other either: each try may take seconds
+
+    async def keep(self, managed: ManagedEndpoint) -> None:
+        """Cuts and stores what an endpoint's traffic log has. Raises: Unavailable."""
+        await self._drain(managed, at_once=True)
+        await self._store(managed)
+
+    async def _store(self, managed: ManagedEndpoint) -> None:
+        while managed.unkept:
+            segment = managed.unkept[0]
+            await self.hub.store.add_segment(managed.fleet.endpoint.id, segment, self.keep_bytes)
+            managed.unkept.popleft()
 
     async def _drain(self, managed: ManagedEndpoint, at_once: bool) -> None:
         now = self.hub.clock.now()
@@ -61,7 +70,7 @@ class Recorder:
         if not self.keep_bytes:
             return
         if len(managed.unkept) == managed.unkept.maxlen:
-            self.counts["lost_reels"] += 1
+            self.counts["lost_segments"] += 1
         managed.unkept.append(await asyncio.get_running_loop().run_in_executor(self._thread, piece.pack))
 
 

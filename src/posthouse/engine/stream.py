@@ -2,16 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import ClassVar
 
 import msgspec
 
 from posthouse.domain.account import AccountId
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy
+from posthouse.wire.rows.events import Happening, Lost
 
 MAX_KEPT = 5_000
 """Events kept for those who come back or are slow."""
@@ -29,62 +29,6 @@ RETRY_MS = 2_000
 """When a browser asks again after the stream has ended."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
-
-
-class Happening(msgspec.Struct, frozen=True, kw_only=True):
-    """An event's data. Its `kind` is what the stream calls it."""
-
-    kind: ClassVar[str]
-    at: float
-    endpoint_id: int
-    endpoint: str
-
-
-class EndpointChanged(Happening, frozen=True, kw_only=True):
-    """How an endpoint stands."""
-
-    kind = "endpoint"
-    state: str
-    workers: dict[str, int]
-    """How many, by state."""
-    load: float
-    """Work per second asked in the last minute."""
-    outstanding: float
-    """Work that workers have been given and have not finished."""
-    waiting: int
-    """Requests without a worker."""
-    usd_h: float
-    spent_usd: float
-
-
-class Decided(Happening, frozen=True, kw_only=True):
-    """A decision that changed something, or the latest of those that did not, now and then."""
-
-    kind = "decision"
-    decision: dict[str, object]
-
-
-class WorkerMoved(Happening, frozen=True, kw_only=True):
-    """A worker changed its state or its goal."""
-
-    kind = "worker"
-    worker_id: int
-    state: str
-    goal: str
-    provider: str
-    gpu_name: str
-    url: str
-    usd_h: float
-    message: str
-
-
-class Logged(Happening, frozen=True, kw_only=True):
-    """A line of the endpoint's log."""
-
-    kind = "log"
-    level: str
-    text: str
-    worker_id: int | None
 
 
 @dataclass(slots=True)
@@ -110,7 +54,7 @@ class EventStream:
     def publish(self, account_id: AccountId, happening: Happening) -> None:
         """Takes in what happened to an endpoint of this account. Nobody is waited for."""
         self.last += 1
-        encoded = frame(self.last, happening.kind, happening)
+        encoded = frame(self.last, happening)
         self._kept.append(_Entry(self.last, account_id, EndpointId(happening.endpoint_id), encoded))
         self._kept_bytes += len(encoded)
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
@@ -123,24 +67,32 @@ class EventStream:
         self._wake()
 
     def watch(
-        self, sees: AccountId | None, endpoint_id: EndpointId | None = None, after: int | None = None
+        self,
+        sees: AccountId | None,
+        endpoint_id: EndpointId | None = None,
+        after: int | None = None,
+        allowed: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[bytes]:
         """The stream of what happens to the account's endpoints, or to one of them, from now on or after an event.
 
-        Who is so slow that events are lost is told so, and the stream ends. Raises: Busy if too many watch.
+        It ends for whoever is so slow that events are lost, after telling so, and when `allowed` says no.
+
+        Raises: Busy if too many watch.
         """
         if self.viewers >= MAX_VIEWERS or self._closed:
             raise Busy(f"{self.viewers} streams are open, and no more are served now: ask again", KEEP_ALIVE_S)
-        return self._watch(sees, endpoint_id, self.last if after is None else min(after, self.last))
+        return self._watch(sees, endpoint_id, self.last if after is None else min(after, self.last), allowed)
 
-    async def _watch(self, sees: AccountId | None, endpoint_id: EndpointId | None, after: int) -> AsyncIterator[bytes]:
+    async def _watch(
+        self, sees: AccountId | None, endpoint_id: EndpointId | None, after: int, allowed: Callable[[], bool]
+    ) -> AsyncIterator[bytes]:
         self.viewers += 1
         try:
             yield b"retry: %d\n\n" % RETRY_MS
             if lost := self._lost(after):
                 yield lost  # while nobody watched: said once, and the stream goes on with what is kept
                 after = self._oldest - 1
-            while not self._closed:
+            while not self._closed and allowed():
                 if lost := self._lost(after):
                     yield lost
                     return
@@ -164,7 +116,9 @@ class EventStream:
 
     def _lost(self, after: int) -> bytes:
         """What to tell a viewer that has seen all up to `after`, where what followed is kept no more; else empty."""
-        return b"" if after >= self._oldest - 1 else b'event: lost\ndata: {"oldest":%d}\n\n' % self._oldest
+        if after >= self._oldest - 1:
+            return b""
+        return b"event: %s\ndata: %s\n\n" % (Lost.kind.encode(), msgspec.json.encode(Lost(oldest=self._oldest)))
 
     @property
     def _oldest(self) -> int:
@@ -176,9 +130,9 @@ class EventStream:
         self._news = asyncio.Event()
 
 
-def frame(number: int, kind: str, data: object) -> bytes:
+def frame(number: int, happening: Happening) -> bytes:
     """One event as the stream has it. JSON has no line break of its own, so its data is one line."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, kind.encode(), msgspec.json.encode(data))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, happening.kind.encode(), msgspec.json.encode(happening))
 
 
 async def _happens(news: asyncio.Event) -> bool:

@@ -121,6 +121,11 @@ class Keyring:
         """The key with this id, with its last use. Raises: KeyError."""
         return self._latest(key_id)
 
+    def is_good(self, key_id: str) -> bool:
+        """Whether the account key with this id is still worth something."""
+        record = self._records.get(key_id)
+        return record is not None and not record.revoked_at
+
     def revoke(self, key_id: str, now: float) -> None:
         """Refuses the key from now on."""
         self.put(replace(self._latest(key_id), revoked_at=now))

@@ -220,7 +220,10 @@ class FastPath:
         ask = route.checked(message)
         managed = self.hub.named(ask.endpoint, principal.account_id)
         if managed is None:
-            raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+            if self.hub.directory.find(principal.account_id, ask.endpoint) is None:
+                raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+            respond(_put_off(ask, "another server has this endpoint"))
+            return None
         if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         if not self.throttle.allows_route(principal.key_id, call.address, self.hub.clock.now()):

@@ -8,7 +8,9 @@ from posthouse import __version__
 from posthouse.config import Limits, Rates
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
+from posthouse.engine.stream import EventStream
 from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
+from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
 from posthouse.server.api.logs import add_log_routes
 from posthouse.server.api.market import add_market_routes
@@ -37,9 +39,10 @@ def web_app(
     limits: Limits,
     explain: Explain,
     throttle: Throttle | None = None,
+    stream: EventStream | None = None,
 ) -> FastAPI:
-    """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`: by default its own,
-    with the default rates."""
+    """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle` and `stream`: by
+    default its own, with the default rates and without events."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -64,6 +67,7 @@ def web_app(
     add_provider_routes(app, management)
     add_v1_routes(app, management, keyring, explain)
     add_key_routes(app, management)
+    add_event_routes(app, hub, stream or EventStream(0), keyring)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
             whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"

@@ -7,6 +7,7 @@ from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, defaults
 from posthouse.domain.errors import BadRequest
+from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, EndpointChanges, NewEndpoint
 from posthouse.engine.management.shared import check_room
@@ -31,9 +32,9 @@ class Endpoints:
                 EndpointId(0), DEFAULT_NAME, defaults(new.scaling().get("slo_mode")), created_at=now, account_id=owner
             )
             endpoint = self._changed(blank, new)
-            check_room(len(hub.ids_by_name), self.limits.endpoints, "endpoints")
+            check_room(len(hub.directory), self.limits.endpoints, "endpoints")
             endpoint = await hub.store.add_endpoint(endpoint)
-            hub.open(endpoint)
+            await hub.open_new(endpoint)
             return endpoint
 
     async def update(self, endpoint_id: int, changes: EndpointChanges, sees: AccountId | None = None) -> Endpoint:
@@ -51,29 +52,20 @@ class Endpoints:
     async def delete(self, endpoint_id: int, sees: AccountId | None = None) -> int:
         """Deletes the endpoint and its workergroups; returns how many workers go with it. Raises: NotFound."""
         async with self.lock:
-            managed = self.hub.managed(endpoint_id, sees)
-            endpoint = managed.fleet.endpoint
+            endpoint = self.hub.managed(endpoint_id, sees).fleet.endpoint
             await self.hub.store.drop_endpoint(endpoint.id)
-            del self.hub.ids_by_name[endpoint.account_id, endpoint.name]
-            for group in self.hub.groups_of(endpoint.id):
-                self.hub.drop_group(group.id)
-            leaving = managed.dismiss(managed.fleet.workers.values(), self.hub.clock.now())
-            managed.close(self.hub.clock.now())
-            return leaving
+            return memory.drop_endpoint(self.hub, endpoint.id)
 
     async def _put(self, endpoint: Endpoint) -> Endpoint:
-        managed = self.hub.managed(endpoint.id)
         endpoint = await self.hub.store.put_endpoint(endpoint)
-        del self.hub.ids_by_name[endpoint.account_id, managed.fleet.endpoint.name]
-        self.hub.ids_by_name[endpoint.account_id, endpoint.name] = endpoint.id
-        self.hub.configure(managed, endpoint)
+        memory.take_endpoint(self.hub, endpoint)
         return endpoint
 
     def _changed(self, before: Endpoint, changes: EndpointChanges) -> Endpoint:
         name = before.name if changes.endpoint_name is None else changes.endpoint_name
         if not name or name != name.strip():
             raise BadRequest(f"endpoint_name: must have 1 to {MAX_NAME} characters, without blanks around them")
-        if self.hub.ids_by_name.get((before.account_id, name), before.id) != before.id:
+        if self.hub.directory.id_of(before.account_id, name) not in (None, before.id):
             raise BadRequest(f"endpoint_name: {name!r} is taken; choose another")
         scaling = before.scaling.changed(changes.scaling())
         if scaling.max_workers > self.limits.workers_per_endpoint:

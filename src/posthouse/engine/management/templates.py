@@ -10,9 +10,9 @@ from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.template import Template, TemplateId
+from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, NewTemplate, TemplateChanges, TemplateRef
-from posthouse.engine.management.rollout import roll_out
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.wire.env import env_text, parse_env
 
@@ -38,7 +38,7 @@ class Templates:
                 return known
             check_room(len(self.hub.templates), self.limits.templates, "templates")
             template = await self.hub.store.add_template(template)
-            self.hub.templates[template.id] = template
+            memory.take_template(self.hub, template)
             return template
 
     async def update(self, changes: TemplateChanges, sees: AccountId | None = None) -> Template:
@@ -53,10 +53,7 @@ class Templates:
             if known is not None and known.id != before.id:
                 raise BadRequest(f"template {known.id} is the same as what template {before.id} would become")
             template = await self.hub.store.put_template(template)
-            self.hub.templates[template.id] = template
-            for group in self.hub.workergroups.values():
-                if group.template_id == template.id:
-                    roll_out(self.hub, group, before)
+            memory.take_template(self.hub, template)
             return template
 
     async def delete(self, named: TemplateRef, sees: AccountId | None = None) -> Template:
@@ -69,7 +66,7 @@ class Templates:
                     f"template {template.id} is used by workergroup {', '.join(users[:10])}: change that first"
                 )
             await self.hub.store.drop_template(template.id)
-            del self.hub.templates[template.id]
+            memory.drop_template(self.hub, template.id)
             return template
 
     def _same_content(self, template: Template) -> Template | None:
@@ -89,7 +86,7 @@ def find_template(
     """The template with this id and this hash; either may be None. Raises: BadRequest, NotFound."""
     if template_id is None and hash_id is None:
         raise BadRequest(f"{id_field} or {hash_field}: one of them is required")
-    for template in hub.templates.values():
+    for template in sorted(hub.templates.values(), key=lambda t: t.account_id):  # the installation's own first
         if sees not in (None, template.account_id):
             continue
         if template_id in (None, template.id) and hash_id in (None, template.hash_id):

@@ -11,12 +11,13 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
-from posthouse.engine.management.rollout import roll_out, update_workers
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
-from posthouse.fleet.events import UpdateCancelled
+from posthouse.fleet.events import UpdateAsked, UpdateCancelled
+from posthouse.fleet.roster import can_be_updated
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would
@@ -43,19 +44,19 @@ class Workergroups:
     ) -> Workergroup:
         """The new workergroup, of an endpoint that `owner` has by name or may see by id. Raises: BadRequest."""
         async with self.lock:
-            endpoint_id, template = self._named_endpoint(new, owner, sees), self._named_template(new, sees)
+            endpoint_id = self._named_endpoint(new, owner, sees)
             if endpoint_id is None:
                 raise BadRequest(
                     "endpoint_id or endpoint_name: Please assign your workergroup to a valid endpoint identifier"
                 )
+            template = self._named_template(new, endpoint_id)
             if template is None:
                 raise BadRequest("template_hash or template_id: one of them is required")
             blank = Workergroup(WorkergroupId(0), endpoint_id, template.id, created_at=self.hub.clock.now())
             group = self._changed(blank, new)
             check_room(len(self.hub.workergroups), self.limits.workergroups, "workergroups")
             group = await self.hub.store.add_workergroup(group)
-            self.hub.put_group(group)
-            self.hub.configure(self.hub.managed(group.endpoint_id))
+            memory.take_group(self.hub, group)
             return group
 
     async def update(
@@ -73,18 +74,19 @@ class Workergroups:
             before = self.get(group_id, sees)
             if self._named_endpoint(changes, owner, sees) not in (None, before.endpoint_id):
                 raise BadRequest(f"endpoint_id: workergroup {group_id} cannot move to another endpoint; make a new one")
-            template = self._named_template(changes, sees)
+            template = self._named_template(changes, before.endpoint_id)
             group = self._changed(before, changes)
             group = group if template is None else replace(group, template_id=template.id)
             group = await self.hub.store.put_workergroup(group)
-            self.hub.put_group(group)
-            roll_out(self.hub, group, self.hub.templates[before.template_id])
-            self.hub.configure(self.hub.managed(group.endpoint_id))
+            memory.take_group(self.hub, group)
             return group
 
     def update_workers(self, group_id: int, sees: AccountId | None = None) -> int:
         """Asks for an update of every worker that the workergroup has; how many these are. Raises: NotFound."""
-        return update_workers(self.hub, self.get(group_id, sees))
+        group = self.get(group_id, sees)
+        managed = self.hub.managed(group.endpoint_id)
+        managed.handle(UpdateAsked(group.id), self.hub.clock.now())
+        return sum(can_be_updated(worker) for worker in managed.of_group(group.id))
 
     def cancel_update(self, group_id: int, sees: AccountId | None = None) -> None:
         """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
@@ -96,10 +98,7 @@ class Workergroups:
         async with self.lock:
             group = self.get(group_id, sees)
             await self.hub.store.drop_workergroup(group.id)
-            self.hub.drop_group(group.id)
-            managed = self.hub.managed(group.endpoint_id)
-            self.hub.configure(managed)
-            return managed.dismiss(managed.of_group(group.id), self.hub.clock.now())
+            return memory.drop_group(self.hub, group.id)
 
     def _changed(self, before: Workergroup, changes: WorkergroupChanges) -> Workergroup:
         plain = {"launch_args", "gpu_ram", "provider", "signature_scheme"}
@@ -112,7 +111,7 @@ class Workergroups:
         """The endpoint that is named, by id, by name or by both; None if by neither. Raises: BadRequest."""
         by_id = None if named.endpoint_id is None else EndpointId(named.endpoint_id)
         name = named.endpoint_name
-        by_name = None if name is None else self.hub.ids_by_name.get((owner, name))
+        by_name = None if name is None else self.hub.directory.id_of(owner, name)
         managed = None if by_id is None else self.hub.endpoints.get(by_id)
         hidden = managed is None or managed.leaving or sees not in (None, managed.fleet.endpoint.account_id)
         unknown = (by_id is not None and hidden) or (name is not None and by_name is None)
@@ -123,12 +122,17 @@ class Workergroups:
             )
         return by_name if by_id is None else by_id
 
-    def _named_template(self, named: WorkergroupChanges, sees: AccountId | None) -> Template | None:
-        """The template that is named, by id, by hash or by both; None if by neither. Raises: BadRequest."""
+    def _named_template(self, named: WorkergroupChanges, endpoint_id: EndpointId) -> Template | None:
+        """The template of the endpoint's owner that is named, by id, by hash or by both; None if by neither.
+
+        Raises: BadRequest.
+        """
         if named.template_id is None and named.template_hash is None:
             return None
+        owner = self.hub.managed(endpoint_id).fleet.endpoint.account_id
+        names = ("template_id", "template_hash")
         try:
-            return find_template(self.hub, named.template_id, named.template_hash, sees, "template_id", "template_hash")
+            return find_template(self.hub, named.template_id, named.template_hash, owner, *names)
         except NotFound as error:
             raise BadRequest(str(error)) from None
 

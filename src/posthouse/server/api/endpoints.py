@@ -44,8 +44,7 @@ def add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring) 
     @app.get("/api/v0/endptjobs")
     async def list_endpoints(caller: Caller) -> SeveralEndpoints:
         """Every endpoint, each with the key that can only route to it."""
-        endpoints = [m.fleet.endpoint for m in hub.endpoints.values() if not m.leaving]
-        return SeveralEndpoints(results=[row(e) for e in endpoints if caller.may_see(e.account_id)])
+        return SeveralEndpoints(results=[row(e) for e in hub.directory if caller.may_see(e.account_id)])
 
     @app.post("/api/v0/endptjobs")
     async def create_endpoint(new: NewEndpoint, caller: Caller) -> Created:

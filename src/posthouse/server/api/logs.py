@@ -22,7 +22,7 @@ def add_log_routes(app: FastAPI, management: Management) -> None:
             return hub.managed(query.id, caller.sees)
         if query.endpoint is None:
             raise BadRequest("id or endpoint: one of them is required, the id or the name of an endpoint")
-        endpoint_id = hub.ids_by_name.get((caller.account_id, query.endpoint))
+        endpoint_id = hub.directory.id_of(caller.account_id, query.endpoint)
         if endpoint_id is None:
             raise NotFound(f"there is no endpoint {query.endpoint[:255]!r}")
         return hub.managed(endpoint_id)

@@ -44,7 +44,7 @@ def _add_status_route(app: FastAPI, hub: Hub) -> None:
             installation=hub.installation,
             providers=sorted(hub.providers),
             default_provider=hub.default_provider,
-            endpoints=sum(caller.may_see(owner) for owner, _ in hub.ids_by_name),
+            endpoints=sum(caller.may_see(endpoint.account_id) for endpoint in hub.directory),
             uptime_s=hub.clock.now() - born_at,
         )
 
@@ -57,14 +57,14 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
     @app.get("/v1/endpoints/{endpoint:path}/explain")
     async def explain_endpoint(endpoint: str, caller: Caller) -> rows.Explanation:
         """Why the endpoint has the workers that it has: the latest decision and its reasons."""
-        return explain(_endpoint_id(hub, caller, endpoint))
+        return explain(find_endpoint(hub, caller, endpoint))
 
     @app.get("/v1/endpoints/{endpoint:path}/journal")
     async def list_decisions(
         endpoint: str, caller: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 20
     ) -> list[rows.JournalEntry]:
         """The latest decisions about the endpoint, newest first."""
-        entries = await hub.store.journal(_endpoint_id(hub, caller, endpoint), limit)
+        entries = await hub.store.journal(find_endpoint(hub, caller, endpoint), limit)
         return [rows.JournalEntry(at=e.at, decision=msgspec.convert(e.body, rows.Decision)) for e in entries]
 
     @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=rows.Traffic)
@@ -72,7 +72,7 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
         endpoint: str, caller: Caller, last_s: Annotated[float, Query(gt=0, le=1e10)] = 1e10
     ) -> Response:
         """What the endpoint was asked and what became of it: all that is kept, or of the last `last_s` seconds."""
-        found = await traffic(hub, _endpoint_id(hub, caller, endpoint), last_s)
+        found = await traffic(hub, find_endpoint(hub, caller, endpoint), last_s)
         # Megabytes, packed: beside the event loop, and not looked through again on the way out.
         body = await asyncio.to_thread(msgspec.json.encode, found)
         return Response(body, media_type="application/json")
@@ -80,7 +80,7 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
     @app.post("/v1/endpoints/{endpoint:path}/rotate-key")
     async def rotate_endpoint_key(endpoint: str, caller: Caller) -> rows.EndpointKey:
         """Gives the endpoint a new key. The one before is refused from now on."""
-        changed = await management.endpoints.rotate_key(_endpoint_id(hub, caller, endpoint))
+        changed = await management.endpoints.rotate_key(find_endpoint(hub, caller, endpoint))
         return rows.EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
 
 
@@ -90,7 +90,7 @@ def _add_worker_routes(app: FastAPI, management: Management) -> None:
     @app.get("/v1/workers")
     async def list_workers(caller: Caller, endpoint: str = "") -> list[rows.Worker]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
-        wanted = _endpoint_id(hub, caller, endpoint) if endpoint else None
+        wanted = find_endpoint(hub, caller, endpoint) if endpoint else None
         found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
         seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
         return [_worker_row(m, w, hub.clock.now()) for m in seen for w in m.fleet.workers.values()]
@@ -120,9 +120,9 @@ def _add_worker_routes(app: FastAPI, management: Management) -> None:
         return rows.WorkerLogs(text=text[-MAX_LOGS:])
 
 
-def _endpoint_id(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
+def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     """The caller's endpoint with this name, or else the one with this id that it may see. Raises: NotFound."""
-    found = hub.ids_by_name.get((caller.account_id, name_or_id))
+    found = hub.directory.id_of(caller.account_id, name_or_id)
     if found is None and name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19:
         found = hub.managed(int(name_or_id), caller.sees).fleet.endpoint.id
     if found is None:

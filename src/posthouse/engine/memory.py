@@ -1,0 +1,80 @@
+"""Takes into memory what the store has now: made or changed here, or by another server."""
+
+from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.engine.hub import Hub
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.events import UpdateAsked
+
+
+def take_endpoint(hub: Hub, endpoint: Endpoint) -> None:
+    """An endpoint with new parameters or a new name; one that no server has had yet is not opened by this."""
+    hub.directory.put(endpoint)
+    managed = hub.endpoints.get(endpoint.id)
+    if managed is not None:
+        hub.configure(managed, endpoint)
+
+
+def drop_endpoint(hub: Hub, endpoint_id: EndpointId) -> int:
+    """An endpoint that was deleted, with its workergroups; returns how many workers of it go, if it is here."""
+    hub.directory.drop(endpoint_id)
+    for group in hub.groups_of(endpoint_id):
+        hub.drop_group(group.id)
+    managed = hub.endpoints.get(endpoint_id)
+    if managed is None or managed.leaving:
+        return 0
+    leaving = managed.dismiss(managed.fleet.workers.values(), hub.clock.now())
+    managed.close(hub.clock.now())
+    return leaving
+
+
+def take_group(hub: Hub, group: Workergroup) -> None:
+    """A workergroup, new or changed. If its workers would run something else now, they are updated."""
+    before = hub.workergroups.get(group.id)
+    hub.put_group(group)
+    if before is not None:
+        _roll_out(hub, group, hub.templates.get(before.template_id))
+    _configure(hub, group.endpoint_id)
+
+
+def drop_group(hub: Hub, group_id: WorkergroupId) -> int:
+    """A workergroup that was deleted; returns how many workers go with it, if its endpoint is here."""
+    endpoint_id = hub.workergroups[group_id].endpoint_id
+    hub.drop_group(group_id)
+    managed = hub.endpoints.get(endpoint_id)
+    if managed is None:
+        return 0
+    hub.configure(managed)
+    return managed.dismiss(managed.of_group(group_id), hub.clock.now())
+
+
+def take_template(hub: Hub, template: Template) -> None:
+    """A template, new or changed. Workers that would run something else now are updated."""
+    before = hub.templates.get(template.id)
+    hub.templates[template.id] = template
+    for group in [g for g in hub.workergroups.values() if g.template_id == template.id]:
+        _roll_out(hub, group, before)
+
+
+def drop_template(hub: Hub, template_id: TemplateId) -> None:
+    """A template that was deleted."""
+    hub.templates.pop(template_id, None)
+
+
+def _roll_out(hub: Hub, group: Workergroup, before: Template | None) -> None:
+    now = hub.templates.get(group.template_id)
+    managed = _here(hub, group.endpoint_id)
+    if managed is not None and before is not None and now is not None and now.runs() != before.runs():
+        managed.handle(UpdateAsked(group.id), hub.clock.now())
+
+
+def _configure(hub: Hub, endpoint_id: EndpointId) -> None:
+    managed = _here(hub, endpoint_id)
+    if managed is not None:
+        hub.configure(managed)
+
+
+def _here(hub: Hub, endpoint_id: EndpointId) -> ManagedEndpoint | None:
+    managed = hub.endpoints.get(endpoint_id)
+    return None if managed is None or managed.leaving else managed
