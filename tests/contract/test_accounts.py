@@ -188,7 +188,7 @@ async def test_two_accounts_are_served_under_the_same_name_each_by_its_own_worke
         aiohttp.ClientSession() as http,
     ):
         await admin.create_account("acme")
-        keys = [server.admin_key, (await admin.create_key("acme", "operate", "acme"))["key"]]
+        keys = [server.admin_key, (await admin.create_key("acme", "operate", "acme")).key]
         fleets = []
         for key in keys:
             async with AsyncClient(server.url, key) as client:

@@ -100,8 +100,8 @@ async def test_each_account_watches_its_own_and_only_with_a_key_that_may_read(
     server: Running, owner: AsyncClient
 ) -> None:
     await owner.create_account("acme")
-    theirs = (await owner.create_key("x", "operate", "acme"))["key"]
-    route = (await owner.create_key("x", "route"))["key"]
+    theirs = (await owner.create_key("x", "operate", "acme")).key
+    route = (await owner.create_key("x", "route")).key
     async with (
         AsyncClient(server.url, theirs) as acme,
         watch(server, theirs) as viewer,
@@ -136,15 +136,15 @@ async def test_a_stream_of_one_endpoint_has_that_one_alone(server: Running, owne
     await owner.create_endpoint("two", min_load=0)
     async with watch(server, server.admin_key, "?endpoint=two") as viewer:
         for _ in range(3):
-            await owner.update_endpoint((await owner.endpoint("one"))["id"], max_workers=1, min_load=0)
+            await owner.update_endpoint((await owner.endpoint("one")).id, max_workers=1, min_load=0)
         found = await viewer.until(lambda event: event[0] == "endpoint")
     assert {data["endpoint"] for _, data in found} == {"two"}
 
 
 async def test_a_stream_ends_with_its_key(server: Running, owner: AsyncClient) -> None:
     made = await owner.create_key("x", "read")
-    async with watch(server, made["key"]) as viewer:
-        await owner.delete_key(made["id"])
+    async with watch(server, made.key) as viewer:
+        await owner.delete_key(made.id)
         await owner.create_endpoint("llm", min_load=0)
         async with asyncio.timeout(30):
             while await viewer.read() is not None:
