@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.evaluate.scenarios import LONG_S, SHAPES, STARTS, Cell, Grid, traces_in
-from posthouse.domain.load import Demand
+from posthouse.domain.demand import Demand
 from posthouse.policy.forecast import predicted_load
 from posthouse.policy.tuning import TUNING
 

@@ -24,8 +24,8 @@ from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, SloMode
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import Offer, Price
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId

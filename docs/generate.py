@@ -4,6 +4,7 @@ In a page, what stands between `<!-- generated: NAME -->` and `<!-- end -->` is 
 A test fails where a page is not what would be generated now.
 """
 
+import ast
 import inspect
 import json
 import re
@@ -11,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from posthouse.domain.lifecycle import (
 )
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
+from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.process import ProcessProvider
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.fastpath import ROUTES
@@ -100,6 +103,28 @@ def scaling_parameters() -> str:
         for p in PARAMETERS.values()
     ]
     return _table(("parameter", "default", "unit", "allowed", "meaning"), rows)
+
+
+def tuning() -> str:
+    """Every number of the policy's own, and what its half and its double do."""
+    source = Path(inspect.getsourcefile(Tuning) or "").read_text(encoding="utf-8")
+    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
+    measured = json.loads((DOCS.parent / "benchmarks/results/tuning.json").read_text(encoding="utf-8"))["changes"]
+    rows = []
+    for number, text in pairwise(body):
+        if isinstance(number, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            name = ast.unparse(number.target)
+            unit, meaning, origin = " ".join(str(text.value.value).split()).rstrip(".").split("; ")
+            changes = (_change(measured.get(name, {}).get(factor)) for factor in ("0.5", "2"))
+            rows.append((f"`{name}`", f"{getattr(TUNING, name):g}", unit, f"{meaning}.", origin, *changes))
+    return _table(("number", "value", "unit", "meaning", "source", "halved", "doubled"), rows)
+
+
+def _change(measured: tuple[float, float] | None) -> str:
+    if measured is None:
+        return "not measured"
+    cost, waits = measured
+    return f"cost {100 * cost:+.1f} %, waits {100 * waits:+.1f} points"
 
 
 def knobs() -> str:
@@ -309,6 +334,7 @@ PARTS: dict[str, Callable[[], str]] = {
     for part in (
         settings,
         scaling_parameters,
+        tuning,
         knobs,
         routes,
         commands,

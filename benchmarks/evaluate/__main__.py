@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.evaluate import report, score
-from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, is_ours, ours, results, rivals, settings, sweeps
+from benchmarks.evaluate.runs import BOUND, Progress, ResultCache, Row, is_ours, ours, results, rivals, settings, sweeps
 from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
 from posthouse.domain.errors import BadRequest
 
@@ -31,14 +32,14 @@ LINE_S = 60.0
 QUICK_RIVALS = ("knative", "hpa", "vast")
 
 
-class Shown(Told):
+class Shown(Progress):
     """A bar on stderr, with the time that is left by the effort that is left; where nobody looks, a line a minute."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console, speed_estimate_period=600, transient=True)
+        self.bar = rich_progress.Progress(*columns, console=console, speed_estimate_period=600, transient=True)
         self._task = self.bar.add_task("runs", total=None)
-        self._began_s = self._told_s = time.monotonic()
+        self._began_s = self._shown_s = time.monotonic()
         self._total = self._spent = 0.0
 
     def begin(self, effort: float, kept: int) -> None:
@@ -52,8 +53,8 @@ class Shown(Told):
             why = row.get("broken") or f"gave up: {row['gave_up']}"
             self.bar.console.print(f"{row['cell']} {row['policy']}: {why}", style="red", markup=False)
         now_s = time.monotonic()
-        if not self.bar.console.is_terminal and now_s - self._told_s >= LINE_S:
-            self._told_s = now_s
+        if not self.bar.console.is_terminal and now_s - self._shown_s >= LINE_S:
+            self._shown_s = now_s
             left_s = (now_s - self._began_s) * (self._total - self._spent) / self._spent
             line = f"{100 * self._spent / self._total:.0f} %, about {left_s / 60:.0f} minutes left: {row['cell']}"
             print(line, file=sys.stderr, flush=True)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     defaults = list(QUICK_RIVALS) if options.quick else rivals()
     swept, chosen = ([], []) if options.quick or options.sweeps == "none" else (sweeps(), settings())
     mine = [policy for policy in (options.only.split(",") if options.only else ours()) if is_ours(policy)]
-    kept = Kept(options.cache / "runs.jsonl")
+    cache = ResultCache(options.cache / "runs.jsonl")
     everybody = [(cell, policy) for cell in cells for policy in (BOUND, *ours(), *defaults)]
     dense = [cell for cell in cells if cell.swept or options.sweeps == "all"]
     everybody += [(cell, policy) for cell in dense for policy in (*swept, *chosen)]
@@ -85,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = everybody
     shown = Shown(errors)
     with shown.bar:
-        rows = results(grid, runs, kept, options.jobs, shown)
+        rows = results(grid, runs, cache, options.jobs, shown)
         if options.only:
-            rows += results(grid, [pair for pair in everybody if pair not in runs], kept, 0, Told())
+            rows += results(grid, [pair for pair in everybody if pair not in runs], cache, 0, Progress())
     found = score.scenarios(rows)
     print(score.columns(score.table(found, mine, defaults)), end="\n\n")
     names = {cell.name for cell in dense}
@@ -99,13 +100,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = not (options.only or options.cells or options.quick) and options.split == "score"
     if options.output or options.report or whole:
         folder, beside = (options.output,) * 2 if options.output else (RESULTS, RESULTS.parent)
-        told = report.Told(options.split, list(grid.traces), defaults, options.cells)
-        report.write(folder, beside / "evaluation.md", rows, judged, front, told)
+        info = report.EvaluationInfo(options.split, list(grid.traces), defaults, options.cells)
+        report.write(folder, beside / "evaluation.md", rows, judged, front, info)
     return 1 if any("broken" in row for row in rows) else 0
 
 
 def _chosen(cell: Cell, patterns: str) -> bool:
     return not patterns or any(fnmatchcase(cell.name, pattern) for pattern in patterns.split(","))
+
+
+def _patterns(text: str) -> str:
+    """Patterns with commas between them; `@FILE` is a file with one a line."""
+    if not text.startswith("@"):
+        return text
+    lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+    return ",".join(line for line in map(str.strip, lines) if line and not line.startswith("#"))
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -118,7 +127,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few and short cells, three rivals; a minute or two")
     parser.add_argument("--split", choices=("score", "tune"), default="score", help="which windows and seeds")
     parser.add_argument("--only", default="", metavar="POLICY,...", help="run these alone; write no report")
-    parser.add_argument("--cells", default="", metavar="PATTERN,...", help="of these names alone, as '*/12/30-300/*'")
+    parser.add_argument(
+        "--cells",
+        type=_patterns,
+        default="",
+        metavar="PATTERN,...|@FILE",
+        help="of these names alone, as '*/12/30-300/*'",
+    )
     parser.add_argument(
         "--sweeps", choices=("none", "some", "all"), default="some",
         help="where rivals are swept, and ours in other settings: nowhere, with one pair of start times at two sizes,"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.fleet.controller import Policy
 from posthouse.sim.traffic import Arrival
 from posthouse.sim.world import START_AT

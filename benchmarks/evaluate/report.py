@@ -21,7 +21,7 @@ DOTS = 70
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EvaluationInfo:
     """What was evaluated."""
 
     split: str
@@ -37,7 +37,7 @@ def write(
     rows: Sequence[Row],
     judged: Mapping[str, dict[str, Any]],
     front: Mapping[str, dict[str, Any]],
-    told: Told,
+    info: EvaluationInfo,
 ) -> None:
     """Writes the report, the summary `evaluation.json`, and rows and pictures into the folder `evaluation`.
 
@@ -46,7 +46,7 @@ def write(
     large = folder / "evaluation"
     large.mkdir(parents=True, exist_ok=True)
     runs = [row for row in rows if row["policy"] != BOUND]
-    summary = {"split": told.split, "traces": list(told.traces), "summary": judged, "front": front}
+    summary = {"split": info.split, "traces": list(info.traces), "summary": judged, "front": front}
     (folder / "evaluation.json").write_text(json.dumps(summary, separators=(",", ":")) + "\n", encoding="utf-8")
     tree = {
         "columns": COLUMNS,
@@ -57,8 +57,8 @@ def write(
     }
     (large / "rows.json").write_text(_lines(tree), encoding="utf-8")
     found = score.scenarios(rows)
-    _draw(large, found, told.defaults)
-    report.write_text(_report(found, judged, front, told, runs), encoding="utf-8")
+    _draw(large, found, info.defaults)
+    report.write_text(_report(found, judged, front, info, runs), encoding="utf-8")
 
 
 def _lines(tree: Mapping[str, Any]) -> str:
@@ -80,21 +80,21 @@ def _report(
     found: Scenarios,
     judged: Mapping[str, dict[str, Any]],
     front: Mapping[str, dict[str, Any]],
-    told: Told,
+    info: EvaluationInfo,
     runs: Sequence[Row],
 ) -> str:
     variants = [policy for policy in judged if not policy.endswith(SEES)]
-    swept = {policy for there in found.values() for policy in there} - set(told.defaults) - {BOUND}
+    swept = {policy for there in found.values() for policy in there} - set(info.defaults) - {BOUND}
     swept = {policy for policy in swept if not is_ours(policy)}
     broken = [f"{row['cell']} {row['policy']}: {row['broken']}" for row in runs if "broken" in row]
-    part = f" Of the grid these cells alone: `{told.cells}`." if told.cells else ""
+    part = f" Of the grid these cells alone: `{info.cells}`." if info.cells else ""
     parts = [
         "# The evaluation",
         "Made by `make evaluate`. What is run is described in the README beside it, words are defined in"
         " `evaluate/score.py`.",
-        f"{len(found)} scenarios, {len(runs)} runs, windows and seeds to {told.split}.{part} Traces:"
-        f" {', '.join(told.traces)}; the other sources are shapes made up. Rivals with their defaults:"
-        f" {', '.join(told.defaults)}; and {len(swept)} points of their sweeps.",
+        f"{len(found)} scenarios, {len(runs)} runs, windows and seeds to {info.split}.{part} Traces:"
+        f" {', '.join(info.traces)}; the other sources are shapes made up. Rivals with their defaults:"
+        f" {', '.join(info.defaults)}; and {len(swept)} points of their sweeps.",
         "## What must hold",
         _table(_goals(judged, variants)),
         "Intervals are of 95 %, by bootstrap over scenarios. The *best rival* is the cheapest one that does not let"
@@ -118,9 +118,9 @@ def _report(
         _table(_money(judged, variants)),
         "## Every rival",
         "Means over the scenarios that both met, geometric for cost. Above 1 the rival is dearer.",
-        _table(_rivals(found, variants, told.defaults)),
+        _table(_rivals(found, variants, info.defaults)),
         "## Every scenario",
-        _table(score.table(found, variants, told.defaults)),
+        _table(score.table(found, variants, info.defaults)),
         "## Rows and pictures",
         "`make evaluate` writes every row to `results/evaluation/rows.json`, and beside it a picture for each source:"
         " cost against the share of work that waited longer than 10 s. Grey: rivals with their defaults, and small the"

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -23,10 +23,11 @@ import msgspec
 
 from benchmarks.evaluate import bounds
 from benchmarks.evaluate.foresight import Foresight
-from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, ONE_KIND, PERF, STOPPED_USD_H, Cell, Grid, has_auto
+from benchmarks.evaluate.markets import ONE_KIND
+from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, PERF, STOPPED_USD_H, Cell, Grid
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.fleet.controller import Policy
 from posthouse.sim import policies
 from posthouse.sim.record import Sample, share_over
@@ -60,9 +61,8 @@ class Task:
 
 
 def ours() -> list[str]:
-    """The variants of our own policy that this version has."""
-    variants = [OURS, AUTO] if has_auto() else [OURS]
-    return variants + [variant + SEES for variant in variants]
+    """The variants of our own policy."""
+    return [OURS, AUTO, OURS + SEES, AUTO + SEES]
 
 
 def rivals() -> list[str]:
@@ -71,9 +71,8 @@ def rivals() -> list[str]:
 
 
 def sweeps() -> list[str]:
-    """Every point of every rival's sweep; none where this version has no sweeps."""
-    points: Callable[[str], Sequence[str]] = getattr(policies, "sweep", lambda name: ())
-    return [point for name in rivals() for point in points(name) if point != name]
+    """Every point of every rival's sweep."""
+    return [point for name in rivals() for point in policies.sweep(name) if point != name]
 
 
 def settings() -> list[str]:
@@ -166,7 +165,7 @@ def _sources(*paths: Path) -> str:
     return _digest(*(file.read_text(encoding="utf-8") for file in files))
 
 
-class Kept:
+class ResultCache:
     """Results in a file, one JSON object a line; what a broken-off run left unfinished is ignored."""
 
     def __init__(self, path: Path) -> None:
@@ -190,21 +189,23 @@ class Kept:
             file.write(json.dumps(row) + "\n")
 
 
-def results(grid: Grid, wanted: Sequence[tuple[Cell, str]], kept: Kept, jobs: int, told: "Told") -> list[Row]:
-    """A row for each wanted run: kept ones are taken, the others are made, `jobs` at a time; with 0, left out."""
+def results(
+    grid: Grid, wanted: Sequence[tuple[Cell, str]], found_before: ResultCache, jobs: int, progress: "Progress"
+) -> list[Row]:
+    """A row for each wanted run: cached ones are taken, the others are made, `jobs` at a time; with 0, left out."""
     # The bounds know one kind of machine alone.
     wanted = [(cell, policy) for cell, policy in wanted if policy != BOUND or cell.market == ONE_KIND]
     tasks = [prepared(grid, cell, policy) for cell, policy in wanted]
-    missing = [task for task in tasks if kept.find(task.key) is None]
-    told.begin(sum(map(_effort, missing)), len(tasks) - len(missing))
+    missing = [task for task in tasks if found_before.find(task.key) is None]
+    progress.begin(sum(map(_effort, missing)), len(tasks) - len(missing))
     for row in _done(missing, jobs) if jobs else ():
-        kept.add(row)
-        told.done(_effort_of(row), row)
-    found = [kept.find(task.key) for task in tasks]
+        found_before.add(row)
+        progress.done(_effort_of(row), row)
+    found = [found_before.find(task.key) for task in tasks]
     return [row for row in found if row is not None]
 
 
-class Told:
+class Progress:
     """Who wants to know how far the runs are."""
 
     def begin(self, effort: float, kept: int) -> None:

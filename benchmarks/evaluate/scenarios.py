@@ -11,13 +11,13 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 
-from posthouse.domain.endpoint import Scaling
+from benchmarks.evaluate.markets import MARKET_SIZES, MARKET_SPAN_S, MARKET_STARTS, MARKET_WARM_S, MARKETS, ONE_KIND
 from posthouse.domain.errors import BadRequest
 from posthouse.sim import traffic as shapes
 from posthouse.sim.scenario import Scenario, load
@@ -49,42 +49,6 @@ LONG_S = 12 * HOUR
 SHAPES = ("steps", "spikes", "flash-crowd", "outage", "diurnal", "on-off")
 LARGE_SHAPES = ("spikes", "diurnal")
 """Those that are run at 60 busy workers as well."""
-ONE_KIND = "one"
-MARKETS: dict[str, tuple[dict[str, float | str], ...]] = {
-    "mixed": (
-        {"gpu": "medium", "perf": 80.0, "slots": 8, "ready_usd_h": 0.40, "refused": 0.03, "crashes_h": 0.005},
-        {
-            "gpu": "small",
-            "perf": 30.0,
-            "slots": 3,
-            "ready_usd_h": 0.12,
-            "refused": 0.10,
-            "crashes_h": 0.05,
-            "broken": 0.25,
-            "slow": 0.2,
-        },
-        {"gpu": "large", "perf": 240.0, "slots": 24, "ready_usd_h": 1.30, "refused": 0.03, "crashes_h": 0.005},
-    ),
-    "spot": (
-        {"gpu": "medium", "perf": 80.0, "slots": 8, "ready_usd_h": 0.40, "refused": 0.03, "crashes_h": 0.005},
-        {
-            "gpu": "medium spot",
-            "perf": 80.0,
-            "slots": 8,
-            "ready_usd_h": 0.16,
-            "refused": 0.10,
-            "crashes_h": 0.005,
-            "preempted_h": 0.25,
-            "offered_h": 1.5,
-            "away_h": 0.5,
-        },
-        {"gpu": "large", "perf": 240.0, "slots": 24, "ready_usd_h": 1.15, "refused": 0.03, "crashes_h": 0.005},
-    ),
-}
-"""Markets of several kinds of machine. `mixed`: the cheapest for its work is small and fails often, and the largest is
-dearest. `spot`: one is to be had at 40 % of its price, but it can be interrupted, and at times there is none."""
-MARKET_SIZES, MARKET_STARTS, MARKET_SPAN_S, MARKET_WARM_S = (3.0, 12.0), STARTS[1], HOUR, 1800.0
-"""Worlds of several kinds begin without a worker, so that every machine was chosen by the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,11 +346,6 @@ class Grid:
 def max_workers(cell: Cell) -> int:
     """More than any policy should want: about four times what the highest minute needs."""
     return int(8 * cell.size) + 12
-
-
-def has_auto() -> bool:
-    """Whether the controller has `slo_mode`."""
-    return any(parameter.name == "slo_mode" for parameter in fields(Scaling))
 
 
 def traces_in(paths: Sequence[Path]) -> list[Trace]:

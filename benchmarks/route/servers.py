@@ -14,8 +14,8 @@ import uvloop
 from posthouse.config import Rates
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
-from posthouse.domain.load import Ended
 from posthouse.domain.offer import Price
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates

@@ -9,8 +9,8 @@ from typing import Any
 from posthouse.domain.endpoint import EndpointId, EndpointState
 from posthouse.domain.errors import PosthouseError
 from posthouse.domain.lifecycle import Command, Event, Goal, Observation, State
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint

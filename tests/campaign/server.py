@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from posthouse.app.supervise import keep_running
 from posthouse.config import Limits
 from posthouse.domain.errors import PosthouseError, Unavailable
-from posthouse.domain.load import Ended, Report
+from posthouse.domain.reports import Ended, Report
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.changes import Changes
 from posthouse.engine.clock import SystemClock

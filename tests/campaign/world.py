@@ -10,8 +10,8 @@ from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import Offer, Price
+from posthouse.domain.reports import Ended, Report
 from posthouse.ports import InstanceSpec
 from tests.campaign.virtual import VirtualLoop
 

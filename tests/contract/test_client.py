@@ -25,8 +25,9 @@ from posthouse.client import (
     WorkerFailed,
     requests,
 )
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.load import Demand, Estimates
+from posthouse.domain.estimates import Estimates
 from posthouse.wire import rows
 
 T = TypeVar("T")

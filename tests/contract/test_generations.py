@@ -14,7 +14,7 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.domain.load import Ended, Report
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from posthouse.client import AsyncClient
-from posthouse.domain.load import Ended, Report
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import Assignment, Level

@@ -12,7 +12,7 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.domain.load import Report
+from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import router
 from posthouse.fleet import requests as fleet_module

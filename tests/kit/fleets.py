@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from posthouse.domain.decision import Action, Decision, Memory, Rental
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Action, Decision, Memory, Rental
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History

@@ -7,11 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posthouse.domain.decision import Decision, Failures, Memory, Snapshot
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
-from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.bounds import committed_usd_h, least_hot, running_usd_h

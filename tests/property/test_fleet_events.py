@@ -9,12 +9,12 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posthouse.domain.decision import Action, Memory
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import LISTED, Instance
 from posthouse.domain.lifecycle import UPDATING, Command, Goal, State
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Action, Memory
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import Assignment

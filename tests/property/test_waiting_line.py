@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
-from posthouse.domain.load import Ended
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint

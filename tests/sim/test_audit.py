@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from posthouse.domain.decision import Decision, Memory, Rental, Snapshot
 from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, Goal, State
-from posthouse.domain.plan import Decision, Memory, Rental, Snapshot
 from posthouse.domain.worker import Worker
 from posthouse.fleet.controller import Controller, Policy
 from posthouse.policy.decide import decide

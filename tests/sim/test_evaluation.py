@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.evaluate import bounds, score
 from benchmarks.evaluate.__main__ import main
-from benchmarks.evaluate.runs import BOUND, Kept, Row, Told, prepared, results, settings
+from benchmarks.evaluate.runs import BOUND, Progress, ResultCache, Row, prepared, results, settings
 from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
 
 from posthouse.domain.errors import BadRequest
@@ -269,18 +269,21 @@ def test_what_was_run_is_kept_and_a_torn_line_is_not(traces: list[Trace], tmp_pa
     cell = Cell("steps", 0.5, *STARTS[0], 0, 600.0)
     path = tmp_path / "runs.jsonl"
     wanted = [(cell, BOUND), (cell, "knative")]
-    first = results(grid, wanted, Kept(path), 1, Told())
+    first = results(grid, wanted, ResultCache(path), 1, Progress())
     assert [r["policy"] for r in first] == [BOUND, "knative"]
     assert first[0]["wait_10_usd"] <= first[0]["wait_0_usd"] <= first[1]["usd"]
     path.write_text(path.read_text() + '{"key": "torn')
-    assert results(grid, wanted, Kept(path), 0, Told()) == first
-    assert [r["policy"] for r in results(grid, [*wanted, (cell, "hpa")], Kept(path), 0, Told())] == [BOUND, "knative"]
+    assert results(grid, wanted, ResultCache(path), 0, Progress()) == first
+    assert [r["policy"] for r in results(grid, [*wanted, (cell, "hpa")], ResultCache(path), 0, Progress())] == [
+        BOUND,
+        "knative",
+    ]
 
 
 def test_a_run_whose_queue_only_grows_is_not_gone_on_with(traces: list[Trace], tmp_path: Path) -> None:
     grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[2], 0, 3600.0)
     mean = "static(share=0)"
-    (found,) = results(grid, [(cell, mean)], Kept(tmp_path / "runs.jsonl"), 1, Told())
+    (found,) = results(grid, [(cell, mean)], ResultCache(tmp_path / "runs.jsonl"), 1, Progress())
     assert found["gave_up"].endswith("requests wait")
     assert score.scenarios([found, row("posthouse", 1.0, 1.0, 0.0)]).keys() == {"a/3/5-120"}
 

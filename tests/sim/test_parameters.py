@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling, defaults
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
-from posthouse.domain.load import Estimates
 from posthouse.policy.tuning import TUNING
 from tests.sim.world import START_AT, Machines, World
 

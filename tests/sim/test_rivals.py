@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from posthouse.domain.decision import Decision, Memory, Snapshot
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.errors import BadRequest
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Decision, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.controller import Policy

@@ -7,7 +7,7 @@ import pytest
 
 from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.load import Ended
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Assignment, Dismissed
 from posthouse.policy.tuning import TUNING

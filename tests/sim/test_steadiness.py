@@ -7,7 +7,7 @@ import pytest
 
 from posthouse.domain.endpoint import SLO_MODES, Scaling
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
-from posthouse.domain.load import Report
+from posthouse.domain.reports import Report
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, START_AT, TICK_S, Machines, SimInstance, World
 
 SETTLED_T, WINDOW_S = 600, 600

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from posthouse.domain.decision import Decision, Memory, Rental, Snapshot
 from posthouse.domain.lifecycle import Goal
-from posthouse.domain.plan import Decision, Memory, Rental, Snapshot
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import BrokenRule
 from tests.sim.ticks import live

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from posthouse.domain.decision import Action
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.offer import Price
-from posthouse.domain.plan import Action
 from posthouse.policy.capacity import ready
 from posthouse.sim import world as sim
 from posthouse.sim.client import Client

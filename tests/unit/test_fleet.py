@@ -7,10 +7,10 @@ from itertools import count, pairwise
 import numpy as np
 import pytest
 
+from posthouse.domain.decision import Action, Failures
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
-from posthouse.domain.load import Ended
-from posthouse.domain.plan import Action, Failures
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import MAX_MACHINES

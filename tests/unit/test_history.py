@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from posthouse.domain.decision import Action, Decision, Memory, Obstacle, Reason
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation, State
-from posthouse.domain.load import Ended, Report
-from posthouse.domain.plan import Action, Decision, Memory, Obstacle, Reason
+from posthouse.domain.reports import Ended, Report
 from posthouse.engine.history import KEPT, TEXT, WHY, History
 from posthouse.engine.worker_stats import FADES_OVER_S, WorkerStats
 from posthouse.fleet.events import Level

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.domain.capabilities import Capabilities
+from posthouse.domain.decision import Decision, Failures, Memory, Snapshot
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.plan import Decision, Failures, Memory, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.backoff import group_resume_at, machine_resume_at
@@ -587,12 +588,12 @@ def test_a_need_is_held_for_a_while() -> None:
 def test_a_burst_counts_only_beyond_what_chance_explains() -> None:
     steady = Demand(rate=100.0, long_rate=100.0, recent_rate=140.0, recent_s=10.0)
     assert predicted_load(steady, TUNING) == 140.0
-    assert predicted_load(replace(steady, variance=640.0), TUNING) == pytest.approx(140 - 1.25 * (60 * 640) ** 0.5 / 10)
+    assert predicted_load(replace(steady, variance=640.0), TUNING) == pytest.approx(140 - 1.5 * (60 * 640) ** 0.5 / 10)
     assert predicted_load(replace(steady, variance=1e6), TUNING) == 100.0
     lull = replace(steady, rate=40.0, recent_rate=40.0)
     assert predicted_load(lull, TUNING) == 40.0
     assert predicted_load(replace(lull, variance=6000.0), TUNING) == pytest.approx(
-        52.5
+        55.0
     )  # 1.25 x sqrt(60 x 6000) / 60 off
     assert predicted_load(replace(lull, variance=1e6), TUNING) == 100.0
 
@@ -809,6 +810,17 @@ def test_a_kind_that_was_never_measured_is_taken_to_do_as_much_for_its_money_as_
     assert expected_perf("1/1xOther", 2.0, estimates) == 250.0 * 2.0
     assert expected_perf("3/1xOther", 2.0, estimates) == 300.0 * 2.0  # a workergroup that knows nothing itself
     assert expected_perf("1/1xOther", 0.0, estimates) == 900.0  # where nothing costs anything: the median
+
+
+def test_where_nothing_is_known_what_is_made_first_is_of_several_kinds() -> None:
+    offers = (
+        offer("a", 1.0),
+        offer("b", 1.2, gpu_name="B"),
+        offer("c", 1.4, gpu_name="C"),
+        offer("d", 9, gpu_name="D"),
+    )
+    s = snapshot(scaling=replace(BARE, cold_workers=4), demand=load(10), offers=offers, estimates=Estimates())
+    assert [r.offer.offer.id for r in decided(s).rentals] == ["a", "b", "c", "a"]  # but not at any price
 
 
 def test_a_kind_of_which_many_fail_is_dearer() -> None:

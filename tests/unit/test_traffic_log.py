@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posthouse.domain.decision import Action
 from posthouse.domain.lifecycle import Command, Goal, State
-from posthouse.domain.load import Ended
-from posthouse.domain.plan import Action
+from posthouse.domain.reports import Ended
 from posthouse.fleet.requests import MAX_WAITING, WAITING_KEPT_S
 from posthouse.recording.log import DROPPED, FULL, MAX_KEPT, REST_S, SEGMENT_S, TrafficLog, packed, unpacked
 from tests.kit.fleets import NOW, ONE, SILENT_S, Fleet, assigned, fleet_of, instance, new_fleet, ready_report, worker

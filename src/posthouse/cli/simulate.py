@@ -114,7 +114,7 @@ def simulate(
         typer.Option(
             help="What decides; given several times, all are compared: posthouse, static, knative, hpa, keda, ray, "
             "skyserve, runpod-count, runpod-delay, modal, aibrix, vast, histogram, aws, dynamo. With knobs: "
-            "'knative(utilisation=0.5,stable_s=120)'.",
+            "'knative(utilisation=0.5,stable_s=120)'. Your own: module:function.",
             show_default="posthouse",
             metavar="NAME",
         ),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from posthouse.domain.errors import TooMany, Unauthorized
-from posthouse.domain.load import Ended, Report
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from posthouse.domain.decision import Decision, Obstacle
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.plan import Decision, Obstacle
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows

@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
+from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Decision
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History

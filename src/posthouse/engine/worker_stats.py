@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, expm1
 
-from posthouse.domain.load import Report
+from posthouse.domain.reports import Report
 
 FADES_OVER_S = 60.0
 """Time constant of the mean load: as long as the load of an endpoint is averaged over."""

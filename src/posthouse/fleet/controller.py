@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from posthouse.domain.decision import Action, Decision, Memory, Obstacle, Snapshot
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Action, Decision, Memory, Obstacle, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet import events
 from posthouse.fleet.events import (

@@ -4,8 +4,8 @@ from collections import deque
 from statistics import median
 from typing import TypeVar
 
-from posthouse.domain.load import Estimates
-from posthouse.domain.plan import Failures
+from posthouse.domain.decision import Failures
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.worker import Worker
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.capacity import kind_of, on_machine

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
+from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.lifecycle import Event as Cause
-from posthouse.domain.load import Ended, Report
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Decision
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from posthouse.domain.plan import Failures
+from posthouse.domain.decision import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000

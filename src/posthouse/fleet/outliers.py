@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from posthouse.domain.load import Ended
-from posthouse.domain.plan import Failures
+from posthouse.domain.decision import Failures
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.events import Level, Outbox
 from posthouse.fleet.ledger import Request

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from itertools import islice
 from math import fsum, isclose
 
+from posthouse.domain.decision import Failures
+from posthouse.domain.demand import Demand
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.load import Demand, Ended, Report
-from posthouse.domain.plan import Failures
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request

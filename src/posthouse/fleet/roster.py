@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from posthouse.domain.address import believed
+from posthouse.domain.decision import Action, Failures, Rental
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
@@ -23,9 +24,8 @@ from posthouse.domain.lifecycle import (
     next_command,
     overdue,
 )
-from posthouse.domain.load import Report
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.plan import Action, Failures, Rental
+from posthouse.domain.reports import Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import Estimator

@@ -1,6 +1,6 @@
 """How long to wait before trying again what failed. Units: seconds."""
 
-from posthouse.domain.plan import Failures
+from posthouse.domain.decision import Failures
 from posthouse.policy.tuning import TUNING, Tuning
 
 

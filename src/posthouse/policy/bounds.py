@@ -2,9 +2,9 @@
 
 from collections.abc import Collection
 
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import COMING, Goal
-from posthouse.domain.load import Demand
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
 

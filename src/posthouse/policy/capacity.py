@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 from statistics import median
 
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.load import Estimates
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from posthouse.domain.decision import Decision, Memory, Reason, Snapshot
 from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.plan import Decision, Memory, Reason, Snapshot
 from posthouse.policy import release, rollout
 from posthouse.policy.capacity import shown
 from posthouse.policy.draft import Draft

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from posthouse.domain.decision import Reason, Rental, Snapshot
 from posthouse.domain.lifecycle import Goal
-from posthouse.domain.plan import Reason, Rental, Snapshot
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import bounds, capacity
 from posthouse.policy.bounds import committed_usd_h, running_usd_h

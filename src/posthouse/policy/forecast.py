@@ -2,7 +2,7 @@
 
 import math
 
-from posthouse.domain.load import Demand
+from posthouse.domain.demand import Demand
 from posthouse.policy.tuning import Tuning
 
 
@@ -12,8 +12,8 @@ def predicted_load(demand: Demand, tuning: Tuning) -> float:
     By chance a minute brings `sigmas` x sqrt(60 x variance) more or less work than the mean says. The load is the mean
     of five minutes, moved to within that of the mean of the last minute; or, if it is higher, the mean of the last
     `recent_s` less that much work. Example: 100 work/s in five minutes, 160 in the last, variance 6,000. Chance is
-    1.25 x sqrt(60 x 6000) = 750 work, 12.5 work/s in a minute and 75 work/s in 10 s: the load is 147.5. With 400
-    work/s in the last 10 s it is 325. Persistence, for on public traces the last value foretells ten minutes better
+    1.5 x sqrt(60 x 6000) = 900 work, 15 work/s in a minute and 90 work/s in 10 s: the load is 145. With 400
+    work/s in the last 10 s it is 310. Persistence, for on public traces the last value foretells ten minutes better
     than seasons do.
     """
     if demand.rate == 0.0:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from posthouse.domain.decision import Memory, Reason
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
-from posthouse.domain.load import Demand
-from posthouse.domain.plan import Memory, Reason
 from posthouse.policy import bounds, capacity
 from posthouse.policy.draft import Draft
 from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean

@@ -3,10 +3,10 @@
 import math
 from typing import NamedTuple
 
+from posthouse.domain.decision import Failures
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal
-from posthouse.domain.load import Estimates
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Failures
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.backoff import machine_resume_at
 from posthouse.policy.bounds import running_usd_h
@@ -74,9 +74,15 @@ def candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
     return list(groups.values())
 
 
-def rank(candidate: Candidate, missing: float) -> tuple[bool, float, float, tuple[str, str], WorkergroupId]:
-    """Which of the candidates comes first: one to be trusted, that covers what is missing at the least cost."""
-    cost = cover_usd_h(candidate.usd_h, candidate.perf, missing)
+def rank(
+    candidate: Candidate, missing: float, coming: int
+) -> tuple[bool, float, float, tuple[str, str], WorkergroupId]:
+    """Which of the candidates comes first: one to be trusted, that covers what is missing at the least cost.
+
+    Where nobody knows what it does, it counts as so many times as dear as there are `coming` of its kind, and once
+    more: so that what is made first is of several kinds.
+    """
+    cost = cover_usd_h(candidate.usd_h, candidate.perf, missing) * (1 + coming if candidate.perf == math.inf else 1)
     return candidate.failed, cost, candidate.usd_h, *_name(candidate)
 
 

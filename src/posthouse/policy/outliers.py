@@ -6,7 +6,7 @@ A penalty is seconds that count as waiting at the worker: a dead worker looks id
 import numpy as np
 from numpy.typing import NDArray
 
-from posthouse.domain.plan import Failures
+from posthouse.domain.decision import Failures
 from posthouse.policy.tuning import TUNING, Tuning
 
 Floats = NDArray[np.float64]

@@ -2,8 +2,8 @@
 
 import math
 
+from posthouse.domain.decision import Reason, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.plan import Reason, Snapshot
 from posthouse.domain.worker import Worker
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.draft import Draft

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable
 
+from posthouse.domain.decision import Failures, Obstacle, Reason, Rental
 from posthouse.domain.lifecycle import COMING, Goal
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Failures, Obstacle, Reason, Rental
 from posthouse.policy.backoff import group_resume_at, same_fault
 from posthouse.policy.bounds import running_usd_h
+from posthouse.policy.capacity import kind_of
 from posthouse.policy.draft import Draft
-from posthouse.policy.offers import candidates, offer_key, offer_perf, rank, why
+from posthouse.policy.offers import candidates, offer_key, offer_kind, offer_perf, rank, why
 
 TAKEN = "every offer is taken"
 
@@ -23,8 +24,9 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     have = draft.supply(there) + sum(offer_perf(r.offer, draft.s.estimates) for r in draft.rentals)
     many = len(there) + len(draft.rentals)
     if have >= need and many >= count:
-        return  # most decisions rent nothing, and a market may have thousands of offers
+        return
     in_the_way, groups = _in_the_way(draft), candidates(draft, goal)
+    coming = [kind_of(w) for w in draft.all() if w.state in COMING]
     obstacles: set[str] = set()
     rented = 0
     while have < need or many < count:
@@ -35,7 +37,12 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
             while group and (text := in_the_way(group[-1].entry)):  # what is in the way now still is after a rental
                 obstacles.add(text)
                 group.pop()
-        best = min((group[-1] for group in groups if group), key=lambda c: rank(c, need - have), default=None)
+        kinds = Counter([*coming, *(offer_kind(r.offer) for r in draft.rentals)])
+        best = min(
+            (group[-1] for group in groups if group),
+            key=lambda c: rank(c, need - have, kinds[offer_kind(c.entry)]),
+            default=None,
+        )
         if best is None:
             break
         draft.add(Rental(best.entry.group_id, best.entry, goal))

@@ -6,8 +6,8 @@ no new requests, finishes what it has, and is updated.
 
 from collections.abc import Iterable
 
+from posthouse.domain.decision import Failures, Obstacle, Reason
 from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyond_update
-from posthouse.domain.plan import Failures, Obstacle, Reason
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.backoff import group_resume_at
 from posthouse.policy.draft import Draft

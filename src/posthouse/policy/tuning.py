@@ -16,8 +16,8 @@ class Tuning:
     """s; The load is the mean over this time, or over five of it where that differs by chance alone; Knative's stable
     window."""
     recent_s: int = 10
-    """s; A spike is looked for in this time; variance is taken between spans of it; Knative's panic window is 6 s."""
-    sigmas: float = 1.25
+    """s; A spike is looked for in this time, and variance is taken between such spans; Knative's panic window, 6 s."""
+    sigmas: float = 1.5
     """standard deviations; Less work than so many of a minute's is chance: later means count beyond; Shewhart's control
     charts."""
     tolerance: float = 0.1

@@ -1,7 +1,7 @@
 """Which cold workers start serving."""
 
+from posthouse.domain.decision import Obstacle
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.plan import Obstacle
 from posthouse.domain.worker import Worker
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.draft import Draft

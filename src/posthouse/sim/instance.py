@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.load import Ended, Report
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.sim.client import Client
 from posthouse.sim.market import Host

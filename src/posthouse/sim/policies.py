@@ -2,8 +2,10 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from typing import Any
 
@@ -194,17 +196,41 @@ POLICIES: dict[str, Entry] = {
 """Every policy that can be named, in the order in which they are shown."""
 
 _WRITTEN = re.compile(r"([\w-]+)(?:\((.*)\))?")
+_OWN = re.compile(r"([\w.]+):(\w+)")
 
 
 def policy(given: Scenario) -> Policy:
     """A new one of the name and the knobs that the scenario says: most remember. Raises: BadRequest."""
+    if _OWN.fullmatch(given.policy.strip()):
+        return own(given.policy)
     name, knobs = parse(given.policy)
     entry = POLICIES[name]
     return entry.make(*entry.told(given), **knobs)
 
 
+def own(text: str) -> Policy:
+    """One of somebody's own, written `module:function`, from the working directory or installed. Raises: BadRequest.
+
+    Called with a snapshot and a memory it returns a decision. A class is made anew for each run.
+    """
+    module, name = text.strip().split(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BadRequest(f"policy {text!r}: {error}") from None
+    policy: Policy = found() if isinstance(found, type) else found
+    if not callable(policy):
+        raise BadRequest(f"policy {text!r}: it must be a function of a snapshot and a memory, or a class of such")
+    return policy
+
+
 def parse(text: str) -> tuple[str, dict[str, float]]:
     """The name and the knobs of a policy as it is written. Raises: BadRequest."""
+    if _OWN.fullmatch(text.strip()):
+        own(text)
+        return text.strip(), {}
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
         raise BadRequest(f"policy {text!r}: it must be written NAME or NAME(KNOB=NUMBER,KNOB=NUMBER)")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.load import Ended
+from posthouse.domain.reports import Ended
 from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.sim.client import RECONNECT_S, Client, ClientBehaviour
 from posthouse.sim.clients import Clients

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from posthouse.domain.decision import Action, Decision
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.offer import GroupOffer
-from posthouse.domain.plan import Action, Decision
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import (

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from posthouse.domain.errors import BadRequest
-from posthouse.domain.load import Report
+from posthouse.domain.reports import Report
 from posthouse.wire.body import decoded
 from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for

@@ -6,7 +6,7 @@ guard for pending replicas of autoscaler.go, which is there since pull request 2
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, hot_count, in_flight, ready_count
 from posthouse.sim.rivals.window import Mean, Most
 

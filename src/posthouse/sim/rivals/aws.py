@@ -10,7 +10,7 @@ taken at their first minute, sooner than AWS does; in-scaling begins a tenth bel
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Mean, Periods
 

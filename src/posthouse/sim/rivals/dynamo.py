@@ -8,7 +8,7 @@ Kalman filter and the last value are here, not ARIMA, its default, nor Prophet.
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.policy.capacity import ready, supply
 from posthouse.policy.needs import expected_wait_s
 from posthouse.sim.rivals.target import apply_target, hot_count, in_flight

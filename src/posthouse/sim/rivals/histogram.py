@@ -10,7 +10,7 @@ compares with.
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, in_flight
 
 BIN_S, BINS = 60.0, 240

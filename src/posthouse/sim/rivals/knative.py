@@ -6,7 +6,7 @@ config-autoscaler.
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, in_flight, ready_count
 from posthouse.sim.rivals.window import Mean, Most
 

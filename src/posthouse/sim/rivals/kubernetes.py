@@ -6,7 +6,7 @@ KEDA's numbers helm/values.yaml of vLLM's production-stack, which scales on `vll
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, hot_count, in_flight, ready_count
 from posthouse.sim.rivals.window import Most
 

@@ -7,7 +7,7 @@ inputs in flight fill, at once; a container is idle while fewer, filled one afte
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Most
 

@@ -5,7 +5,7 @@ Source: ray 2.60, serve/autoscaling_policy.py and the defaults of AutoscalingCon
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target, in_flight
 from posthouse.sim.rivals.window import Mean
 

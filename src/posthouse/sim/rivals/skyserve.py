@@ -7,7 +7,7 @@ their work, as if all were alike.
 
 import math
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target
 
 DECIDE_S, DECIDE_AT_ZERO_S = 20.0, 5.0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from posthouse.domain.plan import Decision, Memory, Snapshot
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.sim.rivals.target import apply_target
 from posthouse.sim.traffic import Arrival
 

@@ -1,7 +1,7 @@
 """From a number of workers wanted ready to goals and rentals, the same for every rival."""
 
+from posthouse.domain.decision import Decision, Memory, Reason, Snapshot
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.plan import Decision, Memory, Reason, Snapshot
 from posthouse.domain.worker import Worker
 from posthouse.policy import release
 from posthouse.policy.capacity import hot, ready

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.load import Demand, Estimates
+from posthouse.domain.estimates import Estimates
 from posthouse.wire.rows.base import Row
 
 

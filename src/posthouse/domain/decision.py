@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Command, Goal
-from posthouse.domain.load import Demand, Estimates
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId

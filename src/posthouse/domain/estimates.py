@@ -1,0 +1,21 @@
+"""What an endpoint has learned about its workers."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What an endpoint has learned about its workers, by the kind of machine they run on."""
+
+    perf: dict[str, float] = field(default_factory=dict)
+    """Work per second by kind of machine."""
+    perf_at: dict[str, float] = field(default_factory=dict)
+    """The same of single machines, as `on_machine` names them: some are slower than others of their kind."""
+    work_per_usd: dict[str, float] = field(default_factory=dict)
+    """Work per second for each dollar per hour, by kind of machine; only of those that cost something."""
+    success_rate: dict[str, float] = field(default_factory=dict)
+    """Share of new workers that come to be ready, by kind of machine, where not all of them did lately."""
+    start_s: float = 30.0
+    """Seconds from stopped to ready."""
+    create_s: float = 120.0
+    """Seconds from nothing to ready."""
