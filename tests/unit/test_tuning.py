@@ -18,6 +18,8 @@ OTHERS = {
     # An estimate's quantile, and how many machines are remembered.
     "fleet/service.py": {"SERVICE_RANK"},
     "fleet/estimator.py": {"MAX_MACHINES"},
+    # How often there is a round, and what is written down.
+    "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "SAVE_S", "STORY"},
     # How long a state may last.
     "domain/lifecycle.py": {"MAX_PROGRESS_FACTOR"},
 }
