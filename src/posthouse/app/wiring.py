@@ -156,6 +156,8 @@ async def _hub(
         SoleLease(await store.next_epoch()),
         tick_s=settings.engine.tick_s,
         silent_s=settings.engine.silent_s,
+        events_dir=settings.engine.events_dir or settings.data_dir / "events",
+        keep_events_bytes=int(settings.engine.keep_events_mb * 1_000_000),
     )
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     await hub.load()
@@ -276,3 +278,6 @@ async def _save(parts: Parts) -> None:
         for managed in hub.endpoints.values():
             await hub.write_down(managed)
         await parts.recorder.keep_all(at_once=True)
+    for managed in hub.endpoints.values():
+        if managed.kept is not None:
+            managed.kept.close()

@@ -18,6 +18,7 @@ from posthouse.cli import (
     key,
     logs,
     provider,
+    repeat,
     request,
     serve,
     shutdown,
@@ -64,6 +65,7 @@ app.add_typer(account.app, name="account")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)
+app.command("replay")(repeat.replay)
 app.command("advise")(advise.advise)
 app.add_typer(config.app, name="config")
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from posthouse.app.running import Running
     from posthouse.config import Settings
 
+KEEP_EVENTS_MB = 100.0
+"""How much of each endpoint's events is kept where `--keep-events` says so."""
 LISTED = 20
 """Most workers that are listed at a stop."""
 
@@ -63,6 +65,10 @@ def serve(
     log_format: Annotated[
         Literal["console", "json"] | None, typer.Option(help="How log lines look.", show_default="console")
     ] = None,
+    keep_events: Annotated[
+        Path | None,
+        typer.Option(help="Directory for what each endpoint's controller is told, for `posthouse replay`."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as one line of JSON.")] = False,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C. Workers outlive it.
@@ -95,6 +101,8 @@ def serve(
             "server.tls_key": tls_key,
             "server.log_level": log_level,
             "server.log_format": log_format,
+            "engine.events_dir": keep_events,
+            "engine.keep_events_mb": None if keep_events is None else KEEP_EVENTS_MB,
         }
         settings, _ = load_settings(flags, config, os.environ)
         configure_logging(settings.server.log_level, settings.server.log_format)

@@ -103,6 +103,14 @@ class Engine(Section):
         description="How much is kept of what each endpoint was asked, for `simulate --from-journal` and `advise`, in "
         "MB: some million requests fit in 8. Beyond it the oldest go. 0: nothing is kept.",
     )
+    keep_events_mb: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="How much is kept of what each endpoint's controller was told since the server began, in MB, for "
+        "`posthouse replay`; about 1 kB a request. What comes beyond it is not kept. 0: nothing is.",
+    )
+    events_dir: Path | None = Field(None, description="Where that is kept. Default: `events` in the data directory.")
 
 
 class Limits(Section):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
@@ -21,6 +22,7 @@ from posthouse.engine.worker_ids import WorkerIds
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import Clock, FleetRecord, Lease, Provider, Store
+from posthouse.recording.events import Began, EventLog
 
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
@@ -61,6 +63,10 @@ class Hub:
     """Rung when it is to be looked which controller wants to be told the time."""
     deeds: Deeds = field(default_factory=Nothing)
     """Who does what controllers ask for."""
+    events_dir: Path | None = None
+    """Where the events of endpoints are kept."""
+    keep_events_bytes: int = 0
+    """How much of each endpoint since its start; 0: none."""
     tick_s: float = 1.0
     silent_s: float = 60.0
     seen: set[str] = field(default_factory=set)
@@ -187,6 +193,7 @@ class Hub:
             known=frozenset(self.providers),
             tick_s=self.tick_s,
             silent_s=self.silent_s,
+            keep=self._keep,
         )
         self.add(managed)
         self.configure(managed)
@@ -204,6 +211,11 @@ class Hub:
         self._point(endpoint.id, managed, self.lease.server)
         for tell in self.on_open:
             tell(managed)
+
+    def _keep(self, began: Began) -> EventLog | None:
+        if not self.keep_events_bytes or self.events_dir is None:
+            return None
+        return EventLog(self.events_dir / f"{began.endpoint.id}-{began.now:.3f}.jsonl", began, self.keep_events_bytes)
 
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
         """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""

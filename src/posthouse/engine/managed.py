@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
+from posthouse import __version__
 from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.lifecycle import State
@@ -15,6 +16,7 @@ from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import (
     Accrued,
+    Asked,
     Assignment,
     Closed,
     Commit,
@@ -29,6 +31,7 @@ from posthouse.fleet.events import (
     Waiting,
     WakeAt,
 )
+from posthouse.recording.events import Began, EventLog
 from posthouse.recording.log import Slice, TrafficLog
 from posthouse.recording.segment import Segment
 
@@ -93,6 +96,8 @@ class ManagedEndpoint:
         """Told of every event, a request for a worker too."""
         self.watchers: list[Callable[[float, list[Effect]], None]] = []
         """Told of effects alone: a request that has a worker at once has none."""
+        self.kept: EventLog | None = None
+        """Where its events are kept, if they are."""
         self._effects: deque[Effect] = deque()
         self._at_work = False
         self._born_at = log.since
@@ -113,23 +118,19 @@ class ManagedEndpoint:
         known: frozenset[str] | None = None,
         tick_s: float = 1.0,
         silent_s: float = 60.0,
+        keep: "Callable[[Began], EventLog | None]" = lambda began: None,
     ) -> "ManagedEndpoint":
-        """The endpoint with the workers of an earlier life; parameters as of `Controller`."""
+        """The endpoint with the workers of an earlier life; parameters as of `Controller`.
+
+        `keep`: returns where its events are kept, if they are.
+        """
         rows = tuple(workers)
         log = Log(now, sum(w.state is not State.DESTROYED for w in rows))
-        fleet = Controller(
-            endpoint,
-            now,
-            rows,
-            stabilization_s,
-            spent_usd,
-            label=label,
-            known=known,
-            tick_s=tick_s,
-            silent_s=silent_s,
-            traffic=log,
-        )
-        managed = cls(fleet, log, version, deeds, epoch)
+        began = Began(__version__, endpoint, now, rows, stabilization_s, spent_usd, label, known, tick_s, silent_s)
+        managed = cls(began.controller(traffic=log), log, version, deeds, epoch)
+        managed.kept = keep(began)
+        if managed.kept is not None:
+            managed.listeners.append(managed.kept.heard)
         managed.perform(None, now)
         return managed
 
@@ -137,6 +138,18 @@ class ManagedEndpoint:
     def decision(self) -> Decision | None:
         """The latest."""
         return self.fleet.decision
+
+    def assign(
+        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0
+    ) -> Assignment | Waiting:
+        """What the controller's `assign` returns, with its other effects done."""
+        outcome = self.fleet.assign(idx, cost, now, polls, hold_s)
+        effects = self.fleet.take_effects()
+        for listener in self.listeners:
+            listener(now, Asked(idx, cost, polls, hold_s), [Deliver(outcome.request_idx, outcome), *effects])
+        if effects:
+            self._do_all(effects, now)
+        return outcome
 
     def handle(self, event: Event, now: float) -> None:
         """Tells the controller what happened, and does what it asks for. Raises: what the controller raises."""
@@ -154,15 +167,16 @@ class ManagedEndpoint:
         self._do(event, effects, now)
 
     def perform(self, event: Event | None, now: float) -> None:
-        """Does what the controller asked for and nobody has done yet; to be called after `fleet.assign`."""
+        """Does what the controller asked for and nobody has done yet."""
         if effects := self.fleet.take_effects():
             self._do(event, effects, now)
-        elif self.listeners:
-            self._do(event, [], now)
 
     def _do(self, event: Event | None, effects: list[Effect], now: float) -> None:
         for listener in self.listeners:
             listener(now, event, effects)
+        self._do_all(effects, now)
+
+    def _do_all(self, effects: list[Effect], now: float) -> None:
         if effects:
             for watcher in self.watchers:
                 watcher(now, effects)

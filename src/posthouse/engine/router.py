@@ -54,14 +54,13 @@ class Router:
         elif hold_s is None:
             hold_s = self.hold_s
         now = self.hub.clock.now()
-        outcome = managed.fleet.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
+        outcome = managed.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
         leave = self._assigned(ask, outcome, deliver) if isinstance(outcome, Assignment) else None
         if isinstance(outcome, Waiting):
             if outcome.held:
                 leave = self._hold(managed, ask, outcome.request_idx, deliver)
             else:
                 deliver(_waits(managed.fleet, ask, outcome))
-        managed.perform(None, now)
         return leave
 
     def release(self) -> None:

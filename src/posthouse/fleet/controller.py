@@ -129,7 +129,7 @@ class Controller:
             story = "; ".join(f"{at:.3f} {happened!r:.300}" for at, happened in self._story)
             raise IllegalMove(f"{error}; what led there: {story}") from error
         finally:
-            if self._requests.line:
+            if self._requests.line and type(event) is not events.Asked:
                 self._requests.serve(now)
             self._plan()
         return self.take_effects()
@@ -157,7 +157,7 @@ class Controller:
 
     def _asked(self, event: events.Asked, now: float) -> None:
         outcome = self.assign(event.request_idx, event.cost, now, event.polls, event.hold_s)
-        self._outbox.append(events.Deliver(outcome.request_idx, outcome))
+        self._outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
 
     def _left(self, event: events.Left, now: float) -> None:
         self._requests.forget(event.request_idx)

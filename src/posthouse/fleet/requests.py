@@ -242,7 +242,7 @@ class Requests:
                 self._remove(request, now)
         if not began_again:
             return
-        for idx in report.working:
+        for idx in sorted(report.working):
             if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
                 cost = report.cur_load / len(report.working)
                 request = Request(idx, cost, first_at=now, expires_at=now + SEEN_KEPT_S, guessed=True)
