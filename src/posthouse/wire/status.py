@@ -23,6 +23,7 @@ FLAT = "0"
 
 
 _Work = Annotated[float, Meta(ge=0.0, le=MAX_WORK)]
+_Index = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StatusBody(msgspec.Struct):
@@ -39,7 +40,7 @@ class StatusBody(msgspec.Struct):
     error_msg: str | None = None
     url: Annotated[str, Meta(max_length=MAX_URL)] | None = None
     num_requests_working: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
-    working_request_idxs: Annotated[list[int], Meta(max_length=MAX_INDEXES)] | None = None
+    working_request_idxs: Annotated[list[_Index], Meta(max_length=MAX_INDEXES)] | None = None
     disk_usage: float | None = None
     additional_disk_usage: float | None = None
 
