@@ -13,7 +13,6 @@ ALLOWED = {
     *("array", "statistics", "types", "typing"),
     "numpy",
     *(f"posthouse.{part}" for part in CORE),
-    "posthouse.recording",  # until the traffic log listens to what a fleet does
 }
 """No clock, no socket, no randomness, no file, and no library but numpy."""
 
