@@ -84,7 +84,7 @@ def ground(**settings: Any) -> Iterator[Ground]:
             made.clear()
 
 
-def until(reached: Any, timeout_s: float = 60.0) -> float:
+def until(reached: Any, timeout_s: float = 120.0) -> float:
     """Waits for a condition; the seconds that it took. Raises: TimeoutError."""
     began = time.monotonic()
     while not reached():
