@@ -69,7 +69,7 @@ def _lives(pid: int) -> bool:
 
 def run(count: int) -> tuple[dict[str, Any], list[str]]:
     with ground(providers__process__slots=WORKERS) as site:
-        site.begin(ONSTART, min_load=3200, cold_workers=0, cold_mult=1, max_workers=WORKERS)
+        site.begin(ONSTART, min_load=5760, cold_workers=0, cold_mult=1, max_workers=WORKERS)
         until(lambda: site.states() == ["idle"] * WORKERS)
         return restarts(site, count)
 
