@@ -207,6 +207,10 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         *ids("worker_id"),
         *(Row(query=wrong.replace("limit", "tail").replace("1001", "10001")) for wrong in QUERIES),
     ],
+    ("GET", "/v1/events"): [],
+    ("GET", "/v1/providers"): [],
+    ("GET", "/v1/accounts"): [],
+    ("POST", "/v1/accounts"): of({"name": (*TEXTS, "")}, name="x"),
     ("GET", "/v1/keys"): [],
     ("POST", "/v1/keys"): of(
         {"name": (*TEXTS, ""), "scope": (*TEXTS, "king"), "digest": ("x",)}, name="x", scope="read"

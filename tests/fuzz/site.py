@@ -68,6 +68,7 @@ class Site:
         `scheme`: in which the worker's requests are signed.
         """
         hub = self.web.hub
+        await hub.offers.refresh(self.web.shelf)
         if hub.directory.find(DEFAULT_ACCOUNT, ENDPOINT) is None:
             for endpoint_id in [endpoint.id for endpoint in hub.directory]:
                 await self.web.call("DELETE", f"/api/v0/endptjobs/{endpoint_id}")
