@@ -59,6 +59,7 @@ Name = Annotated[str, Strict(), StringConstraints(min_length=1, max_length=MAX_N
 Image = Annotated[str, Strict(), StringConstraints(max_length=MAX_IMAGE), AfterValidator(_printable)]
 Text = Annotated[str, Strict(), StringConstraints(max_length=MAX_TEXT), AfterValidator(_no_nul)]
 YesOrNo = Annotated[bool, Strict()]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
 Id = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MAX_INTEGER)]
 Gb = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MAX_GB, allow_inf_nan=False)]
 Search = Annotated[str, Strict()] | dict[str, Any]

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict
 
-from posthouse.engine.management.inputs import Gb, Id, WireInput, YesOrNo
+from posthouse.engine.management.inputs import Gb, Id, Whole, WireInput, YesOrNo
 from posthouse.wire.checks import MAX_INTEGER
 
-Tail = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Tail = Annotated[Whole, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 """Lines from the end: far more than are kept is as good as all, and so is anything below 0."""
 
 
@@ -55,7 +55,7 @@ class OfferSearch(WireInput):
 
     type: Literal["on-demand", "ondemand"] | None = None
     """Workers are rented in no other way."""
-    limit: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    limit: Annotated[Whole, Field(ge=1, le=2**31)] | None = None
     """Most offers."""
     allocated_storage: Gb | Literal[""] | None = None
     """GB of disk."""
