@@ -29,7 +29,7 @@ from posthouse.fleet.events import (
     Waiting,
 )
 from posthouse.fleet.line import Line
-from posthouse.fleet.roster import can_be_updated
+from posthouse.fleet.lives import can_be_updated
 from posthouse.recording.log import Slice
 
 NOW = 1_700_000_000.0

@@ -5,17 +5,15 @@ server, the simulator and the campaign are drivers of it: they turn what happens
 """
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from posthouse.domain.decision import Action, Decision, Memory, Obstacle, Snapshot
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import Command, Goal, State
-from posthouse.domain.offer import GroupOffer
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import Worker
 from posthouse.fleet import events
 from posthouse.fleet.events import (
     Assignment,
@@ -31,9 +29,9 @@ from posthouse.fleet.events import (
     Waiting,
     WakeAt,
 )
-from posthouse.fleet.ledger import Ledger
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
+from posthouse.fleet.view import View
 from posthouse.policy.decide import decide
 
 Policy: TypeAlias = Callable[[Snapshot, Memory], Decision]
@@ -53,7 +51,7 @@ STORY = 20
 """How many of the latest events an illegal move is shown with."""
 
 
-class Controller:
+class Controller(View):
     """One endpoint. Change it through `handle` and `assign` alone, *never* through its parts; ask it what it tells."""
 
     def __init__(
@@ -94,7 +92,6 @@ class Controller:
         self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
         self._listed: set[str] = set()
         self._awaited: frozenset[str] = frozenset()
-        self._offers: tuple[GroupOffer, ...] = ()
         self._obstacles: list[str] = []
         self._tick_at, self._ticked_at = now, -math.inf
         self._wake_at: float | None = None
@@ -328,77 +325,6 @@ class Controller:
             self._wake_at = wake_at
             self._outbox.append(WakeAt(wake_at))
 
-    # -- questions -----------------------------------------------------------------------------------------------------
-
-    @property
-    def workers(self) -> Mapping[WorkerId, Worker]:
-        """Every worker that is not DESTROYED."""
-        return MappingProxyType(self._roster.workers)
-
-    @property
-    def ledger(self) -> Ledger:
-        """Every open request, for whoever checks what is true of them. Not to be changed."""
-        return self._requests.ledger
-
-    def has_room(self, cost: float, now: float) -> bool:
-        """True if a new request would get a worker now."""
-        return self._requests.has_room(cost, now)
-
-    def snapshot(self, now: float, offers: tuple[GroupOffer, ...] | None = None) -> Snapshot:
-        """All that a decision may look at. `offers`: None are those that were told last."""
-        roster, requests = self._roster, self._requests
-        return Snapshot(
-            now=now,
-            endpoint=self.endpoint,
-            workers=tuple(roster.workers.values()),
-            demand=requests.demand(now),
-            offers=self._offers if offers is None else offers,
-            estimates=roster.estimator.estimates(now),
-            busy=frozenset(i for i in roster.workers if requests.busy(i)),
-            resting=roster.resting(now),
-            outliers=frozenset(requests.outliers(now)),
-            group_failures=dict(roster.group_failures),
-            machine_failures=dict(roster.estimator.failures),
-            stabilized_at=self.stabilized_at,
-        )
-
-    def busy(self, worker_id: WorkerId) -> bool:
-        """True if requests are on the worker, as far as we or it know."""
-        return self._requests.busy(worker_id)
-
-    def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
-        """Work and number of the requests at a worker."""
-        return self._requests.load_at(worker_id)
-
-    def requests_at(self, worker_id: WorkerId) -> list[tuple[float, float]]:
-        """Of each request at a worker: its work, and when it was sent there."""
-        return [(r.cost, r.assigned_at) for r in self._requests.ledger.at.get(worker_id, {}).values()]
-
-    def outstanding(self) -> float:
-        """Work given to workers and not finished."""
-        return self._requests.ledger.outstanding()
-
-    def waiting_count(self) -> int:
-        """How many requests have no worker yet."""
-        return len(self._requests.ledger.waiting)
-
-    def outliers(self, now: float) -> dict[WorkerId, float]:
-        """Workers at which requests failed lately, with the penalty of each in seconds."""
-        return self._requests.outliers(now)
-
-    def reported_at(self, worker_id: WorkerId) -> float:
-        """When the worker last reported, or this server began; 0 if never."""
-        return self._roster.reported_at(worker_id)
-
-    def spent_usd(self) -> float:
-        """Dollars spent until the latest tick or change of state, by every worker that ever was."""
-        return self._roster.spent_usd()
-
-    def statuses(self) -> str:
-        """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
-        counts = Counter(w.status() for w in self.workers.values() if w.status())
-        return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
-
     def is_over(self) -> bool:
         """True if it is closed, no worker is left, and that is written down."""
         return self.closed and not self.workers and self._writing is None and not self._roster.has_changes()
@@ -412,7 +338,7 @@ class Controller:
     def validate(self) -> None:
         """Raises: AssertionError where something does not hold that always must."""
         requests, workers = self._requests, self._roster.workers
-        requests.validate()
+        requests.ledger.validate()
         assert requests.ledger.at.keys() <= workers.keys(), "requests are at workers that are gone"
         assert self._roster.in_flight <= workers.keys(), "commands are on their way for workers that are gone"
         assert all(i == w.id and w.state is not State.DESTROYED for i, w in workers.items()), "a destroyed worker stays"

@@ -6,7 +6,10 @@ from typing import TypeVar
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.estimates import Estimates
+from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.worker import Worker
+from posthouse.domain.workergroup import WorkergroupId
+from posthouse.policy.backoff import same_fault
 from posthouse.policy.bounds import running_usd_h
 from posthouse.policy.capacity import kind_of, on_machine
 from posthouse.policy.tuning import TUNING
@@ -23,6 +26,8 @@ class Estimator:
     def __init__(self) -> None:
         self.failures: dict[str, Failures] = {}
         """By machine: since a worker last came to be ready there."""
+        self.group_failures: dict[WorkergroupId, Failures] = {}
+        """By workergroup: since a worker of it last came to be ready."""
         self._perf: dict[str, tuple[float, int]] = {}  # and of how many
         self._perf_at: dict[str, float] = {}
         self._work_per_usd: dict[str, float] = {}
@@ -60,6 +65,36 @@ class Estimator:
         _put_latest(self.failures, worker.machine, Failures(count + 1, now))
         if worker.loaded_at == 0:
             self._loaded(worker, now, success=False)
+
+    def arrived(self, before: Worker, worker: Worker, now: float) -> float | None:
+        """A worker came to be ready: how long that took; None if it was only away for a moment."""
+        if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
+            self.group_failures.pop(worker.group_id, None)
+        self.ready(worker)
+        if before.state is State.STARTING:
+            self.started(now - before.since)
+        elif before.state not in UPDATING:
+            if before.loaded_at > 0:
+                return None
+            self.created(worker, now)
+            return now - before.created_at
+        return now - before.since
+
+    def blame(self, worker: Worker, now: float, machine: str = "") -> bool:
+        """Holds a failure against a worker's workergroup and machine; True if that is now known to fail everywhere.
+
+        `machine`: where what the workergroup makes did not come to be ready, if it was tried.
+        """
+        group = self.group_failures.get(worker.group_id, Failures())
+        machines = group.machines
+        if machine and machine not in machines and not same_fault(group):
+            machines += (machine,)
+        # What began before the last failure is of the same try: where many are made at once, some fail.
+        again = not group.count or worker.began_at > group.last_at
+        failures = Failures(group.count + again, now if again else group.last_at, machines)
+        self.group_failures[worker.group_id] = failures
+        self.failed(worker, now)
+        return same_fault(failures) and not same_fault(group)
 
     def estimates(self, now: float) -> Estimates:
         """All of it, for a decision."""

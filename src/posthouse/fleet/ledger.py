@@ -154,3 +154,19 @@ class Ledger:
             return []
         self._expires_at = min([r.expires_at for r in self._where.values()], default=math.inf)
         return [r for r in self._where.values() if r.expires_at <= now]
+
+    def validate(self) -> None:
+        """Raises: AssertionError where something does not hold that always must."""
+        ledger = self
+        work = {i: math.fsum(r.cost for r in at.values()) for i, at in ledger.at.items()}
+        assert ledger.work.keys() == work.keys(), f"work at {set(ledger.work)}, requests at {set(work)}"
+        for worker_id, true_work in work.items():
+            said = ledger.work[worker_id]
+            assert said >= 0, f"worker {worker_id} has {said:g} work"
+            assert math.isclose(said, true_work, rel_tol=1e-6, abs_tol=1e-6), (
+                f"worker {worker_id}: {said:g}, {true_work:g}"
+            )
+        said, waits = ledger.waiting_work, math.fsum(r.cost for r in ledger.waiting.values())
+        assert math.isclose(said, waits, rel_tol=1e-6, abs_tol=1e-6), f"{said:g} waits, the requests are {waits:g}"
+        assert len(ledger) == len(ledger.waiting) + sum(map(len, ledger.at.values())), "a request has two places"
+        assert all(r.worker_id is None for r in ledger.waiting.values()), "a request waits at a worker"

@@ -47,6 +47,14 @@ class Outliers(dict[WorkerId, Failures]):
             self._outbox.say(Level.TRACE, f"{why}; others are preferred for a while", worker)
         self[worker_id] = Failures(after, now if count > 0 else before.last_at)
 
+    def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
+        """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""
+        before = request.failures.get(worker_id, Failures())
+        request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
+        once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker
+        why = f"request {request.idx} failed here: it was asked for again"
+        self.hold_against(worker_id, once - counted, now, why)
+
     def judge(self, request: Request, worker_id: WorkerId, ended: Ended, now: float) -> int:
         """Counts what a worker says of a request's end for or against it, and returns what was counted.
 

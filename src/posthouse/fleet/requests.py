@@ -2,9 +2,7 @@
 
 from collections.abc import Collection
 from itertools import islice
-from math import fsum, isclose
 
-from posthouse.domain.decision import Failures
 from posthouse.domain.demand import Demand
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.reports import Ended, Report
@@ -12,10 +10,10 @@ from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.line import MISSES, Line, Offer
+from posthouse.fleet.meter import Meter
 from posthouse.fleet.outliers import Outliers, Workers
 from posthouse.fleet.routing_table import RoutingTable
 from posthouse.fleet.service import ServiceTimes
-from posthouse.fleet.window import RateWindow
 from posthouse.policy.backoff import resume_at
 from posthouse.policy.route import queued_work, work_ahead
 from posthouse.policy.tuning import TUNING
@@ -48,17 +46,13 @@ class Requests:
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
         self._outliers = Outliers(lives, outbox)
         self._routing = RoutingTable()
-        self._offered = RateWindow(TUNING.long_window_s, now)
-        self._squares = RateWindow(
-            TUNING.long_window_s, now
-        )  # of costs, squared: by how much a unit of work tells of its request
+        self._meter = Meter(now)
         self._next_idx = int(now * 1e6)
         self._first_reqnum = int(now * 1000) + 1
         self._reqnum: dict[WorkerId, int] = {}
         self._working: dict[WorkerId, int] = {}
         self._mute: set[WorkerId] = set()  # those whose generation does not say what it works on
         self._services = ServiceTimes()
-        self._service_s = self._slot_unit_s = 0.0
         self._slots: dict[WorkerId, float] = {}
 
     # -- what clients ask ----------------------------------------------------------------------------------------------
@@ -75,7 +69,7 @@ class Requests:
             if request.guessed:
                 self.ledger.weigh(request, cost)
             if request.worker_id is not None:
-                self._keep_away(request, request.worker_id, now)
+                self._outliers.keep_away(request, request.worker_id, now)
         if found := self._give(request, now):
             self.line.leave(request.idx)
             return found
@@ -131,14 +125,13 @@ class Requests:
             idx = self._next_idx = self._next_idx + 1
             while self.ledger.find(idx) is not None:  # taken by one of before a restart
                 idx = self._next_idx = self._next_idx + 1
-            self._offered.add(cost, now)
-            self._squares.add(cost * cost, now)
+            self._meter.add(cost, now)
             self._traffic.asked(cost, now)
             return Request(idx, cost, now, now, unserved=True)
         request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures, counted = ended
-            self._keep_away(request, ended_at, now, counted)
+            self._outliers.keep_away(request, ended_at, now, counted)
         return request
 
     def _give(self, request: Request, now: float) -> Assignment | None:
@@ -251,7 +244,8 @@ class Requests:
 
     def expire(self, now: float) -> None:
         """Lets time pass: requests that nobody asks for or works on any more, failures, how long requests take."""
-        self._learn_service()
+        if self._services.learn(self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)):
+            self.membership_changed()
         self._outliers.fade(now)
         for request in self.ledger.expired(now):
             counted = 0
@@ -262,23 +256,6 @@ class Requests:
                 if request.worker_id not in self._mute:
                     counted = self._outliers.judge_lost(request, request.worker_id, now)
             self._remove(request, now, counted)
-
-    def _keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
-        """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""
-        before = request.failures.get(worker_id, Failures())
-        request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
-        once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker
-        why = f"request {request.idx} failed here: it was asked for again"
-        self._outliers.hold_against(worker_id, once - counted, now, why)
-
-    def _learn_service(self) -> None:
-        work, count = self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)
-        service_s = self._services.of(work, count)
-        if service_s is not None:
-            self._service_s, unit_s = service_s, service_s * count / work
-            if abs(unit_s - self._slot_unit_s) > TUNING.tolerance * self._slot_unit_s:
-                self._slot_unit_s = unit_s
-                self.membership_changed()
 
     # -- what becomes of workers ---------------------------------------------------------------------------------------
 
@@ -309,7 +286,7 @@ class Requests:
             if w.state is State.IDLE and w.goal is Goal.HOT and w.url and w.perf > 0
         }
         # How many requests are in service where each goes as fast as alone. Little's law, for one worker.
-        self._slots = {w.id: max(1.0, w.perf * self._slot_unit_s) for w in workers.values()}
+        self._slots = {w.id: max(1.0, w.perf * self._services.slot_unit_s) for w in workers.values()}
         self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
 
     # -- questions -----------------------------------------------------------------------------------------------------
@@ -324,41 +301,8 @@ class Requests:
 
     def demand(self, now: float) -> Demand:
         """What is asked of the endpoint now."""
-        oldest_at = self.ledger.oldest_waiting_at()
-        recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self._service_s)))
-        # After a restart the minutes before it are not known: they are no minutes without load.
-        long_s = min(TUNING.long_window_s, max(TUNING.window_s, self._offered.known_s(now)))
-        long_rate = self._offered.rate(long_s, now)
-        return Demand(
-            cost=self._squares.rate(long_s, now) / long_rate if long_rate else 0.0,
-            rate=self._offered.rate(TUNING.window_s, now),
-            long_rate=long_rate,
-            recent_rate=self._offered.rate(recent_s, now),
-            recent_s=recent_s,
-            variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
-            waiting=self.ledger.waiting_work,
-            waiting_count=len(self.ledger.waiting),
-            outstanding=self.ledger.outstanding(),
-            outstanding_count=len(self.ledger) - len(self.ledger.waiting),
-            queued=sum(queued_work(*self.load_at(i), self._slots.get(i, 1.0)) for i in self.ledger.at),
-            service_s=self._service_s,
-            oldest_wait_s=0.0 if oldest_at is None else now - oldest_at,
-            last_request_at=self.last_request_at,
-        )
-
-    def validate(self) -> None:
-        """Raises: AssertionError where something does not hold that always must."""
-        ledger = self.ledger
-        work = {i: fsum(r.cost for r in at.values()) for i, at in ledger.at.items()}
-        assert ledger.work.keys() == work.keys(), f"work at {set(ledger.work)}, requests at {set(work)}"
-        for worker_id, true_work in work.items():
-            said = ledger.work[worker_id]
-            assert said >= 0, f"worker {worker_id} has {said:g} work"
-            assert isclose(said, true_work, rel_tol=1e-6, abs_tol=1e-6), f"worker {worker_id}: {said:g}, {true_work:g}"
-        said, waits = ledger.waiting_work, fsum(r.cost for r in ledger.waiting.values())
-        assert isclose(said, waits, rel_tol=1e-6, abs_tol=1e-6), f"{said:g} waits, the requests are {waits:g}"
-        assert len(ledger) == len(ledger.waiting) + sum(map(len, ledger.at.values())), "a request has two places"
-        assert all(r.worker_id is None for r in ledger.waiting.values()), "a request waits at a worker"
+        queued = sum(queued_work(*self.load_at(i), self._slots.get(i, 1.0)) for i in self.ledger.at)
+        return self._meter.demand(self.ledger, queued, self._services.service_s, self.last_request_at, now)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from posthouse.domain.address import believed
-from posthouse.domain.decision import Action, Failures, Rental
+from posthouse.domain.decision import Action, Rental
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
     COMING,
     NOTHING_NEW,
-    STATE_TIMEOUT_S,
     UPDATING,
     Command,
     Event,
@@ -30,7 +28,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Counters, Level, Moved, Outbox, Traffic
-from posthouse.policy.backoff import same_fault
+from posthouse.fleet.lives import Progress, after_report, can_be_updated, restored, wanted
 from posthouse.policy.tuning import TUNING
 
 UNCLEAR_S = 30.0
@@ -71,18 +69,14 @@ class Roster:
         self.workers: dict[WorkerId, Worker] = {}
         self.estimator = Estimator()
         self.spent_gone_usd = spent_usd
-        self.group_failures: dict[WorkergroupId, Failures] = {}
-        self.in_flight: set[WorkerId] = set()
-        """Workers with a command that was not answered yet."""
-        self.moves = 0
-        """How often a worker has changed its state."""
+        self.in_flight: set[WorkerId] = set()  # workers with a command that was not answered yet
+        self.moves = 0  # how often a worker has changed its state
         self._endpoint_id, self._traffic, self._counters, self._outbox = endpoint_id, traffic, counters, outbox
         self._unsaved: dict[WorkerId, Worker | None] = {}
         self._reported_at: dict[WorkerId, float] = {}
         self._answered_at: dict[WorkerId, float] = {}
         self._rests_until: dict[WorkerId, float] = {}
-        self._progress: dict[WorkerId, dict[str, str]] = {}
-        self._disk_gb: dict[WorkerId, float] = {}
+        self._progress = Progress()
         self._born_at = self._accrued_at = self._advanced_at = now
 
     def restore(self, worker: Worker, now: float) -> None:
@@ -91,11 +85,7 @@ class Roster:
             self.estimator.measured(worker)
         if worker.state is State.DESTROYED:
             return
-        if worker.state is State.WANTED:
-            # Its creation may have been asked for and never answered: look by label before anything else.
-            worker = replace(worker, state=State.CREATING)
-        if worker.state in STATE_TIMEOUT_S:  # nobody looked meanwhile, so its deadline begins again
-            worker = replace(worker, since=now, progressed_at=now)
+        worker = restored(worker, now)
         self.workers[worker.id] = worker
         self._reported_at[worker.id] = now
 
@@ -107,23 +97,10 @@ class Roster:
         self._reported_at[worker_id] = now
         if worker.state in UPDATING and worker_id in self.in_flight:
             return False
-        if (worker.version, worker.scheme) != (report.version, report.scheme):
-            worker = replace(worker, version=report.version, scheme=report.scheme)
-        url = believed(report.url, worker.url, worker.addresses)
-        placed = bool(url)
-        if placed:
-            worker = worker if url == worker.url else replace(worker, url=url)
-        elif report.url:
-            self._counters.refused_addresses += 1
-            worker = replace(worker, message=f"reported an address that is not its own: {report.url[:200]}")
-        # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
-        perf = report.max_perf if report.max_perf is not None else worker.perf if worker.state is State.IDLE else 0.0
-        ready = perf > 0 and not report.error and placed
-        if ready and perf != worker.perf:
-            worker = replace(worker, perf=perf)
+        worker, ready, refused = after_report(worker, report)
+        self._counters.refused_addresses += refused
+        if ready and worker.perf != before.perf:
             self.estimator.measured(worker)
-        if report.error:
-            worker = replace(worker, message=report.error[:500])
         if worker is not before:
             self._put(worker)
         self._say_what_is_new(before, worker, report)
@@ -131,7 +108,8 @@ class Roster:
             self._see(worker_id, Observation.REPORTED_ERROR, now)
         else:
             self._see(worker_id, Observation.REPORTED_READY if ready else Observation.REPORTED_LOADING, now)
-        self._note_disk(worker_id, report, now)
+        if worker_id in self.workers:
+            self._note_progress(worker_id, "disk", self._progress.disk(worker_id, report), now)
         return True
 
     def _say_what_is_new(self, before: Worker, worker: Worker, report: Report) -> None:
@@ -141,13 +119,6 @@ class Roster:
             self._outbox.say(Level.TRACE, text, worker)
         if worker.message != before.message and not report.error:
             self._outbox.say(Level.INFO0, worker.message, worker)
-
-    def _note_disk(self, worker_id: WorkerId, report: Report, now: float) -> None:
-        """What a disk holds is progress; where only the growth is told, any growth is."""
-        if worker_id in self.workers:
-            before_gb = self._disk_gb.get(worker_id, 0.0)
-            disk_gb = self._disk_gb[worker_id] = report.disk_gb or max(0.0, before_gb + report.disk_added_gb)
-            self._note_progress(worker_id, "disk", f"{disk_gb:.3f}", now)
 
     def listed(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
         """Takes in a provider's complete list, asked for at `asked_at`."""
@@ -200,24 +171,7 @@ class Roster:
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker."""
-        offer = rental.offer.offer
-        worker = Worker(
-            id=worker_id,
-            endpoint_id=self._endpoint_id,
-            group_id=rental.group_id,
-            label=f"{label}{worker_id}",
-            provider=offer.provider,
-            offer_id=offer.id,
-            machine=offer.machine,
-            gpu_name=offer.gpu_name,
-            num_gpus=offer.num_gpus,
-            price=offer.price,
-            capabilities=offer.capabilities,
-            created_at=now,
-            goal=rental.goal,
-            since=now,
-            progressed_at=now,
-        )
+        offer, worker = rental.offer.offer, wanted(rental, worker_id, self._endpoint_id, label, now)
         self._put(worker)
         text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
         self._outbox.say(Level.INFO1, text, worker)
@@ -268,7 +222,7 @@ class Roster:
         due = [w for w in self.of_group(group_id) if can_be_updated(w)]
         for worker in due:
             self._put(replace(worker, outdated_at=now))
-        self.group_failures.pop(group_id, None)  # what comes now may be the cure
+        self.estimator.group_failures.pop(group_id, None)  # what comes now may be the cure
         self._outbox.say(Level.INFO1, f"workergroup {group_id} is updated: {len(due)} workers")
 
     def cancel_update(self, group_id: WorkergroupId) -> None:
@@ -288,10 +242,7 @@ class Roster:
     # -- what is written down ------------------------------------------------------------------------------------------
 
     def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
-        """Workers that changed since they were last taken, destroyed ones included; all of them for `everything`.
-
-        What is spent grows all the time and is no change by itself.
-        """
+        """Workers that changed, but for what they spent, since they were last taken; also all others if `everything`."""
         rows = {i: gone or self.workers[i] for i, gone in self._unsaved.items()}
         if everything:
             self.accrue(self._advanced_at)
@@ -378,49 +329,26 @@ class Roster:
         if gone:
             self.spent_gone_usd += worker.spent_usd
             self._unsaved[worker_id] = self.workers.pop(worker_id)
-            memories: list[dict[WorkerId, Any]] = [self._reported_at, self._answered_at, self._rests_until]
-            for memory in [*memories, self._progress, self._disk_gb]:
+            self._progress.forget(worker_id)
+            for memory in (self._reported_at, self._answered_at, self._rests_until):
                 memory.pop(worker_id, None)
             self.in_flight.discard(worker_id)
         self.work.membership_changed()
 
     def _arrived(self, before: Worker, worker: Worker, now: float) -> Worker:
-        if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
-            self.group_failures.pop(worker.group_id, None)
-        self.estimator.ready(worker)
-        returns = before.state is State.STARTING or before.state in UPDATING
-        if before.state is State.STARTING:
-            self.estimator.started(now - before.since)
-            self._traffic.became_ready(now - before.since, created=False)
-        elif before.loaded_at == 0 and not returns:
-            self.estimator.created(worker, now)
-            self._traffic.became_ready(now - before.created_at, created=True)
-        elif not returns:
-            return worker  # it was away for a moment and is back: that teaches nothing about starts
-        load_s = now - (before.since if returns else before.created_at)
-        return replace(worker, loaded_at=worker.loaded_at or now, load_s=load_s, message="")
+        took_s = self.estimator.arrived(before, worker, now)
+        if took_s is None:
+            return worker
+        if before.state not in UPDATING:
+            self._traffic.became_ready(took_s, created=before.state is not State.STARTING)
+        return replace(worker, loaded_at=worker.loaded_at or now, load_s=took_s, message="")
 
     def _blame(self, worker: Worker, now: float, machine: str = "") -> None:
-        """`machine`: where what the workergroup makes did not come to be ready, if it was tried."""
-        group = self.group_failures.get(worker.group_id, Failures())
-        machines = group.machines
-        if machine and machine not in machines and not same_fault(group):
-            machines += (machine,)
-        # What began before the last failure is of the same try: where many are made at once, some fail.
-        again = not group.count or worker.began_at > group.last_at
-        failures = Failures(group.count + again, now if again else group.last_at, machines)
-        self.group_failures[worker.group_id] = failures
-        if same_fault(failures) and not same_fault(group):
+        if self.estimator.blame(worker, now, machine):
+            machines = self.estimator.group_failures[worker.group_id].machines
             text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
             self._outbox.say(Level.INFO0, text, worker)
-        self.estimator.failed(worker, now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
-        if worker_id in self.workers and self._progress.setdefault(worker_id, {}).get(source) != text:
-            self._progress[worker_id][source] = text
+        if worker_id in self.workers and self._progress.changed(worker_id, source, text):
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
-
-
-def can_be_updated(worker: Worker) -> bool:
-    """True if an update of its workergroup is one of this worker."""
-    return worker.goal is not Goal.GONE and worker.state not in (State.WANTED, State.ERROR, State.DESTROYING)

@@ -17,6 +17,7 @@ class ServiceTimes:
     """
 
     def __init__(self) -> None:
+        self.service_s = self.slot_unit_s = 0.0
         self._took: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)  # s for each unit of work, s
         self._took_alone: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)
         self._unit_s = self._longest_s = 0.0
@@ -29,6 +30,17 @@ class ServiceTimes:
         self._took.append((took_s / cost, took_s))
         if alone:
             self._took_alone.append((took_s / cost, took_s))
+
+    def learn(self, work: float, count: int) -> bool:
+        """Estimates from what is open how long a request takes; True if that is another number of slots by now."""
+        service_s = self.of(work, count)
+        if service_s is None:
+            return False
+        self.service_s, unit_s = service_s, service_s * count / work
+        changed = abs(unit_s - self.slot_unit_s) > TUNING.tolerance * self.slot_unit_s
+        if changed:
+            self.slot_unit_s = unit_s
+        return changed
 
     def of(self, work: float, count: int) -> float | None:
         """How long each of `count` requests, `work` in all, takes by itself. Units: seconds. None: not known."""
