@@ -242,7 +242,7 @@ class Roster:
     # -- what is written down ------------------------------------------------------------------------------------------
 
     def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
-        """Workers that changed, but for what they spent, since they were last taken; also all others if `everything`."""
+        """Workers that changed, but for what they spent, since they were last taken; all of them for `everything`."""
         rows = {i: gone or self.workers[i] for i, gone in self._unsaved.items()}
         if everything:
             self.accrue(self._advanced_at)
