@@ -79,10 +79,17 @@ def rank(
 ) -> tuple[bool, float, float, tuple[str, str], WorkergroupId]:
     """Which of the candidates comes first: one to be trusted, that covers what is missing at the least cost.
 
+    An infinite `missing` asks for the cheapest per unit of work: cold workers are for loads that are not there yet.
+
     Where nobody knows what it does, it counts as so many times as dear as there are `coming` of its kind, and once
     more: so that what is made first is of several kinds.
     """
-    cost = cover_usd_h(candidate.usd_h, candidate.perf, missing) * (1 + coming if candidate.perf == math.inf else 1)
+    if candidate.perf == math.inf:
+        cost = candidate.usd_h * (1 + coming)
+    elif missing == math.inf:
+        cost = candidate.usd_h / candidate.perf
+    else:
+        cost = cover_usd_h(candidate.usd_h, candidate.perf, missing)
     return candidate.failed, cost, candidate.usd_h, *_name(candidate)
 
 

@@ -1,5 +1,6 @@
 """Which workers are rented, and what is in the way."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -40,7 +41,7 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
         kinds = Counter([*coming, *(offer_kind(r.offer) for r in draft.rentals)])
         best = min(
             (group[-1] for group in groups if group),
-            key=lambda c: rank(c, need - have, kinds[offer_kind(c.entry)]),
+            key=lambda c: rank(c, need - have if goal is Goal.HOT else math.inf, kinds[offer_kind(c.entry)]),
             default=None,
         )
         if best is None:
