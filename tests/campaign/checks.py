@@ -137,7 +137,10 @@ class Checks:
                     del bill.since[worker.id]
                 if before.state is State.IDLE and why in (Command.STOP, Command.UPDATE, Command.DESTROY):
                     self._check_drained(worker, why)
-            fleet.validate()
+            try:
+                fleet.validate()
+            except AssertionError as error:
+                self.broken("the controller's invariants", str(error))
 
         managed.listeners.append(watched)
         give = fleet._requests._give

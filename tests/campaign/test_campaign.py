@@ -1,7 +1,7 @@
 """The campaign with a small budget, and that each of its rules can be broken and is seen to be."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.domain.template import Template, TemplateId
@@ -17,14 +18,14 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.observer import Observer
+from posthouse.engine.orphans import Orphans
 from posthouse.fleet import requests
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
 from posthouse.policy import bounds, release
-from posthouse.ports import JournalEntry
+from posthouse.ports import JournalEntry, Provider
 from posthouse.store import open_store
 from tests.campaign.__main__ import KEPT
 from tests.campaign.awaits import AWAITS, MODULES
@@ -70,7 +71,10 @@ def _nothing(value: Any = None) -> Callable[..., Any]:
 
 
 def _no_orphan_is_destroyed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Observer, "_sweep", _nothing())
+    async def sweep_nothing(orphans: Orphans, provider: Provider, instances: Sequence[Instance]) -> None:
+        pass
+
+    patch.setattr(Orphans, "sweep", sweep_nothing)
 
 
 def _intent_is_not_written(patch: pytest.MonkeyPatch) -> None:
@@ -148,7 +152,7 @@ SEEDS_FOR_A_MUTANT = 100
         (_ids_begin_anew, "no double rent"),
         (_a_limit_is_ignored, "never above max_workers"),
         (_nobody_drains, "no kill of a draining worker"),
-        (_ends_leave_work_behind, "outstanding work"),
+        (_ends_leave_work_behind, "the controller's invariants"),
         (_requests_are_never_forgotten, "outstanding work"),
         (_money_is_not_added_up, "spend is time billed"),
         (_numbers_begin_anew, "reqnum rises"),

@@ -45,13 +45,6 @@ def test_the_best_price_for_the_work_is_found_and_kept_to(seed: int) -> None:
     assert summary.over_goal < 0.02
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_small_load_is_served_by_a_small_worker(seed: int) -> None:
-    scenario = steady(10, [CHEAP | {"stopped": 1}, LARGE | {"ready": 1}], seed, cold_workers=2)
-    scenario["traffic"] |= {"cost": 20, "span_s": 2400}
-    assert ready_after(1200, scenario) == {"cheap": 1}
-
-
 def test_a_kind_on_which_nothing_loads_is_given_up() -> None:
     broken = kind("broken", 2000, 20, 0.05, broken=1.0)
     assert ready_after(5400, steady(600, [broken, GOOD], 1, max_workers=8))["good"] >= 1
