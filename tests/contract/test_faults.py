@@ -202,6 +202,7 @@ async def test_while_the_database_cannot_be_used_routing_goes_on_and_nothing_is_
     puppet = await one_ready(server, owner, http, data_dir)
     await owner.update_endpoint(fleet_of(server).endpoint.id, max_workers=2)
     labels = watched(monkeypatch, data_dir)
+    await server.hub.worker_ids.reserve(1)  # without an id at hand, nothing is decided while the store is away
     async with fault(server, data_dir):
         await route(http, server, {"endpoint": "llm", "cost": 100_000, "request_idx": 0})  # more than one worker can do
         await until(lambda: states(server, "llm") == ["idle", "wanted"], "a second worker is wanted")

@@ -19,6 +19,7 @@ from posthouse.domain.worker import WorkerId
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.controller import Controller
+from posthouse.fleet.roster import Roster
 from posthouse.signing.rsa import verifier
 from posthouse.wire import route as wire
 from tests.kit.live import live_server, states, until
@@ -126,7 +127,12 @@ async def test_every_form_of_report_is_accepted_and_means_what_its_generation_me
     generation: str, server: Running, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Report] = []
-    monkeypatch.setattr(Controller, "report", lambda self, worker_id, report, now: taken.append(report))
+
+    def reported(roster: Roster, worker_id: WorkerId, report: Report, now: float) -> bool:
+        taken.append(report)
+        return False
+
+    monkeypatch.setattr(Roster, "reported", reported)
     forms = requests(generation, "/worker_status/")
     for form in forms:
         status, _ = await puppet.post("/worker_status/", own(form["body"], puppet), puppet.token)

@@ -138,7 +138,7 @@ async def test_every_tail_means_something(web: Web) -> None:
         told = await logs(web, {"id": 1, "tail": tail})
         assert told["debug"].splitlines() == whole[7 - lines :], tail
     refused = await web.call("POST", "/get_endpoint_logs/", {"id": 1, "tail": "many"})
-    assert (refused.status, refused.body["msg"].startswith("tail: must be a number")) == (400, True)
+    assert (refused.status, refused.body["msg"].startswith("tail: must be a")) == (400, True)
 
 
 async def test_a_line_says_when_how_grave_and_who(web: Web) -> None:
@@ -157,9 +157,9 @@ async def test_an_endpoints_own_key_reads_no_logs(web: Web) -> None:
 async def test_what_is_asked_wrong_is_named(web: Web) -> None:
     for ask, status, text in (
         ({}, 400, "id or endpoint: one of them is required"),
-        ({"endpoint": 7}, 400, "id or endpoint: one of them is required"),
+        ({"endpoint": 7}, 400, "endpoint: must be text, not 7"),
         ({"endpoint": "x"}, 404, "there is no endpoint 'x'"),
-        ({"id": "x"}, 400, "id: must be a number"),
+        ({"id": "x"}, 400, "id: must be a whole number from 1 to "),
     ):
         answer = await web.call("POST", "/get_endpoint_logs/", ask)
         assert (answer.status, text in answer.body["msg"]) == (status, True), answer

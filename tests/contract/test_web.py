@@ -67,6 +67,8 @@ async def test_every_call_asks_for_exactly_the_scope_of_its_policy(web: Web) -> 
             continue
         assert (await web.call(method, example(path), key=None)).status == 401, path
         assert (await web.call(method, example(path), key="nonsense")).status == 401, path
+        if path == "/v1/events":
+            continue  # an answer without end: tests/contract/test_events.py
         for scope in ("route", "read", "operate", "admin"):
             answer = await web.call(method, example(path), key=scope)
             refused = scope not in [s.name.lower() for s in type(least) if s >= least]

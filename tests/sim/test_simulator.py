@@ -100,7 +100,7 @@ def test_hardware_that_is_cheaper_per_work_is_rented_first() -> None:
 
 
 def test_a_type_that_leaves_the_market_takes_its_workers_with_it() -> None:
-    scaling = replace(SCALING, min_load=100.0)
+    scaling = replace(SCALING, min_load=100.0, cold_mult=1.0)  # none is stopped: a stopped one would stay
     world = World(scaling, (), (replace(HARDWARE, offered_h=0.2, away_h=100.0),)).run(3600)
     assert world.instances == {}
     assert world.market.offers() == ()

@@ -41,6 +41,8 @@ class Loop:
     _began_s: dict[EndpointId, float] = field(default_factory=dict)
     """When the ticks began that are not over."""
     _writing: dict[EndpointId, asyncio.Task[None]] = field(default_factory=dict)
+    _unwritten: set[EndpointId] = field(default_factory=set)
+    """Endpoints whose latest write failed: a tick that writes nothing does not mend that."""
     _reserving: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class Loop:
         self._began_s.setdefault(endpoint_id, time.perf_counter())
         try:
             self.tick(managed)
-            if endpoint_id not in self._writing:
+            if endpoint_id not in self._writing and endpoint_id not in self._unwritten:
                 self._over(managed)
         except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
             self._failed(managed, error)
@@ -136,6 +138,7 @@ class Loop:
             await self.hub.worker_ids.reserve(need)
         except Exception as error:  # noqa: BLE001 - as in _tick
             self._failed(managed, error)
+            managed.wake_at = self.hub.clock.now() + self.hub.tick_s
         self._reserving = None
         self.hub.bell.set()
 
@@ -143,6 +146,7 @@ class Loop:
         endpoint_id = managed.fleet.endpoint.id
         self._began_s.pop(endpoint_id, None)
         self.failing.discard(endpoint_id)
+        self._unwritten &= self.hub.endpoints.keys()
         if managed.leaving and managed.fleet.is_over():
             self.hub.endpoints.pop(endpoint_id, None)
 
@@ -180,6 +184,7 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - as in _tick
             failure = error
         self._writing.pop(endpoint_id, None)
+        (self._unwritten.discard if failure is None else self._unwritten.add)(endpoint_id)
         try:
             managed.handle(Written(failure is None), self.hub.clock.now())
         except Exception as error:  # noqa: BLE001 - as in _tick
