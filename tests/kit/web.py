@@ -133,6 +133,9 @@ class Web:
         managed = self.hub.managed(workers[0].endpoint_id)
         fleet = Fleet(managed.fleet.endpoint, self.hub.clock.now(), workers)
         self.hub.endpoints[fleet.endpoint.id] = fleet.managed
+        listed = self.hub.directory.get(fleet.endpoint.id)
+        assert listed is not None
+        listed.managed = fleet.managed
         return fleet
 
 
