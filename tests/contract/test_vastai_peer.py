@@ -90,7 +90,7 @@ async def succeeded(fleet: Controller) -> Worker:
 async def test_its_client_waits_for_the_first_worker_and_is_answered_by_our_agent(
     server: Running, owner: AsyncClient
 ) -> None:
-    await add_endpoint(owner, "llm", onstart=f"sleep 5\n{AGENT}", min_load=0)
+    await add_endpoint(owner, "llm", onstart=f"sleep 12\n{AGENT}", min_load=0)
     fleet = fleet_of(server, "llm")
     async with pointed(server) as client:
         endpoint = await client.get_endpoint("llm")
