@@ -47,4 +47,4 @@ def test_the_best_price_for_the_work_is_found_and_kept_to(seed: int) -> None:
 
 def test_a_kind_on_which_nothing_loads_is_given_up() -> None:
     broken = kind("broken", 2000, 20, 0.05, broken=1.0)
-    assert ready_after(5400, steady(60, [broken, GOOD], 1, max_workers=8))["good"] >= 1
+    assert ready_after(5400, steady(1, [broken, GOOD], 1, max_workers=8, min_load=600))["good"] >= 1

@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
     success_rate: float
     """Share of new workers of its kind that came to be ready."""
     failed: bool
-    """Its machine failed lately."""
+    """Its machine failed lately, or at least half of its kind never came to be ready."""
     failures: int
     """How often its machine failed since a worker was ready there."""
 
@@ -66,7 +66,7 @@ def candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
         success_rate = s.estimates.success_rate.get(name, 1.0)
         usd_h = running_usd_h(offer.price) / success_rate + (offer.price.stopped_usd_h if goal is Goal.COLD else 0.0)
         failures = s.machine_failures.get(offer.machine, Failures())
-        failed = s.now < machine_resume_at(failures, draft.tuning)
+        failed = s.now < machine_resume_at(failures, draft.tuning) or success_rate * 2 <= 1  # more fail than not
         candidate = Candidate(entry, perf, usd_h, success_rate, failed, failures.count)
         groups.setdefault((failed, name, perf), []).append(candidate)
     for group in groups.values():
