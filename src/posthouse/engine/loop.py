@@ -184,7 +184,10 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - as in _tick
             failure = error
         self._writing.pop(endpoint_id, None)
-        (self._unwritten.discard if failure is None else self._unwritten.add)(endpoint_id)
+        if failure is None:
+            self._unwritten.discard(endpoint_id)
+        else:
+            self._unwritten.add(endpoint_id)
         try:
             managed.handle(Written(failure is None), self.hub.clock.now())
         except Exception as error:  # noqa: BLE001 - as in _tick

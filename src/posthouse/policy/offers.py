@@ -97,7 +97,7 @@ def why(candidate: Candidate) -> str:
     """Why it was taken, for the explanation."""
     does = f"{candidate.perf:.0f} work/s" if candidate.perf < math.inf else "nobody knows what"
     rate = f"; {candidate.success_rate:.0%} of its kind come to be ready" if candidate.success_rate < 1 else ""
-    failed = "; its machine failed lately, and no other is left" if candidate.failed else ""
+    failed = "; its machine or its kind failed, and no other is left" if candidate.failed else ""
     return f"{running_usd_h(candidate.entry.offer.price):g} $/h for {does}{rate}{failed}"
 
 
