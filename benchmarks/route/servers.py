@@ -11,6 +11,7 @@ from typing import cast
 import uvicorn
 import uvloop
 
+from posthouse.app import garbage
 from posthouse.config import Rates
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
@@ -80,7 +81,7 @@ def serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
 async def _serve(site: Site, record: KeyRecord, pipe: Connection) -> None:
     fast = _fast_path(site, record)
     gc.collect()
-    gc.freeze()  # as `posthouse serve` does
+    garbage.settle()
     if site.pinned:
         os.sched_setaffinity(0, {SERVER_CORE})
     listener = socket.create_server(("127.0.0.1", 0))
@@ -195,8 +196,8 @@ def worker_perf(worker_id: int) -> float:
 def _end_all(hub: Hub) -> None:
     for managed in hub.endpoints.values():
         for worker_id, there in list(managed.fleet.ledger.at.items()):
-            for idx in list(there):
-                managed.handle(RequestsEnded(worker_id, (Ended(idx, success=True),)), hub.clock.now())
+            ends = tuple([Ended(idx, success=True) for idx in there])  # together, as workers tell them
+            managed.handle(RequestsEnded(worker_id, ends), hub.clock.now())
     asyncio.get_running_loop().call_later(END_EVERY_S, _end_all, hub)
 
 

@@ -1,6 +1,5 @@
 """`posthouse serve`"""
 
-import gc
 import json
 import os
 import sys
@@ -110,16 +109,14 @@ def serve(
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:
-    from posthouse.app import signals
+    from posthouse.app import garbage, signals
     from posthouse.app.handover import inherited, tell_supervisor
     from posthouse.app.wiring import running
 
     async with running(settings, inherited(os.environ)) as server:
         signals.handle(server)
         data_dir = settings.data_dir.absolute()
-        # What the start made stays. A full collection that walks through all of it stops the server for a tenth of a
-        # second, and so Python makes one only once there is a quarter as much garbage.
-        gc.freeze()
+        garbage.settle()
         _greet(server, data_dir, as_json)
         await server.until_stopped()
         if server.takes_down:

@@ -55,13 +55,12 @@ class Router:
             hold_s = self.hold_s
         now = self.hub.clock.now()
         outcome = managed.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
-        leave = self._assigned(ask, outcome, deliver) if isinstance(outcome, Assignment) else None
-        if isinstance(outcome, Waiting):
-            if outcome.held:
-                leave = self._hold(managed, ask, outcome.request_idx, deliver)
-            else:
-                deliver(_waits(managed.fleet, ask, outcome))
-        return leave
+        if isinstance(outcome, Assignment):
+            return self._assigned(ask, outcome, deliver)
+        if outcome.held:
+            return self._hold(managed, ask, outcome.request_idx, deliver)
+        deliver(_waits(managed.fleet, ask, outcome))
+        return None
 
     def release(self) -> None:
         """Tells every held request that it waits, and holds none from now on."""

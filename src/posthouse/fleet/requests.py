@@ -143,12 +143,11 @@ class Requests:
             request.unserved = False
             if now > request.first_at:
                 self._traffic.waited(now - request.first_at, request.cost)
-        self._move(request, worker_id, now)
-        worker = self._lives.workers[worker_id]
+        worker, request.expires_at = self._lives.workers[worker_id], now + UNSEEN_KEPT_S
         if worker_id in self._mute:  # expect it done by then
-            self.ledger.keep(request, now + min(SEEN_KEPT_S, 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf))
-        else:
-            self.ledger.keep(request, now + UNSEEN_KEPT_S)
+            work = self.ledger.work.get(worker_id, 0.0) + request.cost
+            request.expires_at = now + min(SEEN_KEPT_S, 10.0 + 2.0 * work / worker.perf)
+        self._move(request, worker_id, now)
         reqnum = self._reqnum[worker_id] = self._reqnum.get(worker_id, self._first_reqnum - 1) + 1
         self._counters.routed += 1
         return Assignment(worker, request.idx, reqnum)
@@ -308,7 +307,10 @@ class Requests:
 
     def _ahead(self, worker_id: WorkerId) -> float:
         """Work at a worker before it can begin with another request."""
-        return work_ahead(*self.load_at(worker_id), self._slots.get(worker_id, 1.0))
+        there = self.ledger.at.get(worker_id)
+        if there is None:
+            return 0.0
+        return work_ahead(self.ledger.work[worker_id], len(there), self._slots.get(worker_id, 1.0))
 
     def _move(self, request: Request, worker_id: WorkerId | None, now: float) -> None:
         left = request.worker_id

@@ -15,7 +15,7 @@ MAX_NAME = 255
 """Longest endpoint name, in characters."""
 
 
-class RouteAsk(msgspec.Struct):
+class RouteAsk(msgspec.Struct, gc=False):
     """A request for a worker, as the usual clients send it. Other fields are ignored."""
 
     endpoint: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -41,7 +41,7 @@ class OddAsk(msgspec.Struct):
     api_token: Any = None
 
 
-class RouteReply(msgspec.Struct, omit_defaults=True):
+class RouteReply(msgspec.Struct, omit_defaults=True, gc=False):
     """A ready worker. `request_idx` is left out (0) for the oldest workers, whose models would be sent it."""
 
     endpoint: str
@@ -53,7 +53,7 @@ class RouteReply(msgspec.Struct, omit_defaults=True):
     request_idx: int = 0
 
 
-class WaitReply(msgspec.Struct, omit_defaults=True):
+class WaitReply(msgspec.Struct, omit_defaults=True, gc=False):
     """No ready worker yet. Clients take any reply without `url` as "ask again"."""
 
     endpoint: str
