@@ -13,7 +13,8 @@ from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
 from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
-from posthouse.store.database import Database, note_change
+from posthouse.store.checksums import fields_of
+from posthouse.store.database import Database, missing, note_change
 from posthouse.store.schema import endpoints, journal, segments, templates, workergroups, workers
 
 
@@ -33,12 +34,15 @@ class SqlCatalogue(Database):
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
         async with self._transaction() as db:
             await _sweep(db)
+            found = await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
+            if found.rowcount == 0:
+                raise missing(endpoints, endpoint_id)
+            await note_change(db, endpoints)
             await note_change(db, workergroups)
-        await self._drop(endpoints, endpoint_id)
 
     async def workergroups(self) -> Sequence[Workergroup]:
         return await self._all(
-            select(workergroups).order_by(workergroups.c.id), lambda row: Workergroup(**row._mapping)
+            select(workergroups).order_by(workergroups.c.id), lambda row: Workergroup(**fields_of(row))
         )
 
     async def add_workergroup(self, group: Workergroup) -> Workergroup:
@@ -52,7 +56,7 @@ class SqlCatalogue(Database):
         await self._drop(workergroups, group_id)
 
     async def templates(self) -> Sequence[Template]:
-        return await self._all(select(templates).order_by(templates.c.id), lambda row: Template(**row._mapping))
+        return await self._all(select(templates).order_by(templates.c.id), lambda row: Template(**fields_of(row)))
 
     async def add_template(self, template: Template) -> Template:
         return replace(template, id=TemplateId(await self._add(templates, asdict(template))))
@@ -82,7 +86,7 @@ def _endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _endpoint(row: Row[Any]) -> Endpoint:
-    values = dict(row._mapping)
+    values = fields_of(row)
     return Endpoint(
         **values | {"scaling": Scaling(**values["scaling"]), "state": EndpointState(values["state"])},
     )

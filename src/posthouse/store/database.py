@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion, Unavailable
+from posthouse.store.checksums import sum_of, with_checksum
 from posthouse.store.schema import revisions
 
 RETRY_S = 5.0
@@ -58,7 +59,7 @@ class Database:
             row = {column: value for column, value in row.items() if column != "id"}
         try:
             async with self._transaction() as db:
-                inserted = (await db.execute(insert(table).values(row))).inserted_primary_key
+                inserted = (await db.execute(insert(table).values(with_checksum(table, row)))).inserted_primary_key
                 await note_change(db, table)
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
@@ -74,7 +75,8 @@ class Database:
                     raise missing(table, row["id"])
                 if found != revision:
                     raise StaleVersion(f"{_one_of(table)} {row['id']} has been changed meanwhile: try again")
-                await db.execute(update(table).where(of_it).values({**row, "revision": revision + 1}))
+                changed = with_checksum(table, {**row, "revision": revision + 1})
+                await db.execute(update(table).where(of_it).values(changed))
                 await note_change(db, table)
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
@@ -90,9 +92,9 @@ class Database:
 
 
 async def note_change(db: AsyncConnection, table: Table) -> None:
-    """Raises the revision by which servers see that what they keep in memory of the table is old."""
+    """Raises the revision by which servers see that what they keep in memory of the table is old; sums it up anew."""
     topic = revisions.c.topic == table.name
-    await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1))
+    await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

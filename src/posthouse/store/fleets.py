@@ -18,6 +18,7 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.ports import FleetRecord, JournalEntry
+from posthouse.store.checksums import ALIVE, fields_of, sum_of, with_checksum
 from posthouse.store.database import Database
 from posthouse.store.schema import endpoints, fleets, installation, journal, workers
 
@@ -27,9 +28,10 @@ DESTROYED_KEEP = 200
 """Destroyed workers kept per endpoint, for people to look at."""
 LEARN_FROM = 50
 """Destroyed workers handed back with a fleet: enough to know what each kind of machine can do."""
+LATEST = 1e11
+"""No time is later: one that is comes from a damaged row, and a clock that began there would stand still."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
-ALIVE = workers.c.state != State.DESTROYED.value
 
 
 class SqlFleets(Database):
@@ -44,7 +46,7 @@ class SqlFleets(Database):
         async with self._transaction() as db:
             version, spent_usd, account_id = await _fence(db, endpoint_id, epoch)
             rows = await db.execute(_kept_workers(endpoint_id))
-            return FleetRecord(version, tuple(_worker(row) for row in rows), spent_usd, account_id)
+            return FleetRecord(version, tuple(worker_of(row) for row in rows), spent_usd, account_id)
 
     async def fleet_ids(self) -> Sequence[EndpointId]:
         alive = select(workers.c.endpoint_id).where(ALIVE)
@@ -61,7 +63,8 @@ class SqlFleets(Database):
     async def take_worker_ids(self, count: int, above: int) -> WorkerId:
         async with self._transaction() as db:
             last = await db.scalar(select(installation.c.last_worker_id))
-            first = max(last or 0, above) + 1
+            highest = await db.scalar(select(func.max(workers.c.id)))
+            first = max(last or 0, highest or 0, above) + 1
             await db.execute(update(installation).values(last_worker_id=first + count - 1))
             return WorkerId(first)
 
@@ -77,6 +80,7 @@ class SqlFleets(Database):
         async with self._transaction() as db:
             await _advance(db, endpoint_id, expected_version, epoch, workers)
             await _replace(db, endpoint_id, workers)
+            await _sum_up(db, endpoint_id)
             if entry is not None:
                 assert entry.endpoint_id == endpoint_id
                 await db.execute(insert(journal).values(asdict(entry)))
@@ -96,7 +100,7 @@ class SqlFleets(Database):
     async def latest_at(self) -> float:
         times = (workers.c.since, workers.c.progressed_at, workers.c.outdated_at, journal.c.at)
         async with self._transaction() as db:
-            return max([await db.scalar(select(func.max(column))) or 0.0 for column in times])
+            return max([await db.scalar(select(func.max(column)).where(column < LATEST)) or 0.0 for column in times])
 
     async def _trim(self, db: AsyncConnection, endpoint_id: EndpointId) -> None:
         """Deletes the oldest of what is kept within bounds."""
@@ -140,7 +144,7 @@ async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[
     owner = await db.scalar(select(endpoints.c.account_id).where(endpoints.c.id == endpoint_id))
     account_id = AccountId(owner or DEFAULT_ACCOUNT)
     row = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch, "version": 0, "spent_usd": 0.0}
-    await db.execute(insert(fleets).values(row))
+    await db.execute(insert(fleets).values(row | {"checksum": 0}))
     return row
 
 
@@ -152,7 +156,12 @@ async def _replace(db: AsyncConnection, endpoint_id: int, changed: Sequence[Work
     await db.execute(
         delete(workers).where(workers.c.id == bindparam("worker_id")), [{"worker_id": w.id} for w in changed]
     )
-    await db.execute(insert(workers), [_worker_row(worker) for worker in changed])
+    await db.execute(insert(workers), [worker_row(worker) for worker in changed])
+
+
+async def _sum_up(db: AsyncConnection, endpoint_id: int) -> None:
+    alive = sum_of(workers, workers.c.endpoint_id == endpoint_id, ALIVE)
+    await db.execute(update(fleets).where(fleets.c.endpoint_id == endpoint_id).values(checksum=alive))
 
 
 async def _advance(
@@ -177,14 +186,17 @@ async def _advance(
         )
 
 
-def _worker_row(worker: Worker) -> dict[str, Any]:
+def worker_row(worker: Worker) -> dict[str, Any]:
+    """A worker as its table has it."""
     row = asdict(worker)
     row |= row.pop("price")
-    return row | {"state": worker.state.value, "goal": worker.goal.value, "addresses": sorted(worker.addresses)}
+    row |= {"state": worker.state.value, "goal": worker.goal.value, "addresses": sorted(worker.addresses)}
+    return with_checksum(workers, row)
 
 
-def _worker(row: Row[Any]) -> Worker:
-    values = dict(row._mapping)
+def worker_of(row: Row[Any]) -> Worker:
+    """A worker from its row."""
+    values = fields_of(row)
     price = Price(**{field.name: values.pop(field.name) for field in fields(Price)})
     return Worker(
         **values

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from posthouse.domain.account import Account, AccountId
 from posthouse.ports import KeyRecord
+from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change
 from posthouse.store.schema import accounts, keys, secrets
 
@@ -17,14 +18,14 @@ class SqlKeys(Database):
     """The `Keys` port."""
 
     async def accounts(self) -> Sequence[Account]:
-        return await self._all(select(accounts).order_by(accounts.c.id), lambda row: Account(**row._mapping))
+        return await self._all(select(accounts).order_by(accounts.c.id), lambda row: Account(**fields_of(row)))
 
     async def add_account(self, account: Account) -> Account:
         return replace(account, id=AccountId(await self._add(accounts, asdict(account))))
 
     async def keys(self) -> Sequence[KeyRecord]:
         return await self._all(
-            select(keys).order_by(keys.c.created_at, keys.c.id), lambda row: KeyRecord(**row._mapping)
+            select(keys).order_by(keys.c.created_at, keys.c.id), lambda row: KeyRecord(**fields_of(row))
         )
 
     async def add_key(self, key: KeyRecord) -> None:
@@ -57,7 +58,8 @@ class SqlKeys(Database):
         of_it = (secrets.c.account_id == account_id, secrets.c.name == name)
         async with self._transaction() as db:
             await db.execute(delete(secrets).where(*of_it))
-            await db.execute(insert(secrets).values(account_id=account_id, name=name, sealed=sealed))
+            row = with_checksum(secrets, {"account_id": account_id, "name": name, "sealed": sealed})
+            await db.execute(insert(secrets).values(row))
             await note_change(db, secrets)
 
     async def drop_secret(self, account_id: AccountId, name: str) -> None:

@@ -32,6 +32,7 @@ installation = Table(
     Column("name", String, primary_key=True),
     Column("epoch", Integer, nullable=False),  # of the server that started last
     Column("last_worker_id", Integer, nullable=False),  # the highest that any server has taken
+    Column("checksum", Integer),  # of its name
 )
 
 # One row for each kind of thing that servers keep in memory; its revision rises with every change.
@@ -40,6 +41,7 @@ revisions = Table(
     metadata,
     Column("topic", String, primary_key=True),
     Column("revision", Integer, nullable=False),
+    Column("checksum", Integer),  # the sum of those of the rows
 )
 
 accounts = Table(
@@ -48,6 +50,7 @@ accounts = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     Column("created_at", Double, nullable=False),
+    Column("checksum", Integer),
     sqlite_autoincrement=True,
 )
 
@@ -63,6 +66,7 @@ endpoints = Table(
     Column("key_version", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("checksum", Integer),
     UniqueConstraint("account_id", "name"),
     sqlite_autoincrement=True,
 )
@@ -85,6 +89,7 @@ templates = Table(
     Column("private", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("checksum", Integer),
     UniqueConstraint("account_id", "hash_id"),
     sqlite_autoincrement=True,
 )
@@ -102,6 +107,7 @@ workergroups = Table(
     Column("signature_scheme", String, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("checksum", Integer),
     sqlite_autoincrement=True,
 )
 
@@ -116,6 +122,7 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("last_used_at", Double, nullable=False),
     Column("revoked_at", Double, nullable=False),
+    Column("checksum", Integer),
 )
 
 secrets = Table(
@@ -124,6 +131,7 @@ secrets = Table(
     Column("account_id", Integer, ForeignKey(accounts.c.id), primary_key=True),
     Column("name", String, primary_key=True),
     Column("sealed", Text, nullable=False),
+    Column("checksum", Integer),
 )
 
 # Fleets, workers and the journal outlive their endpoint, so their `endpoint_id` is no foreign key.
@@ -135,6 +143,7 @@ fleets = Table(
     Column("epoch", Integer, nullable=False),  # of the lease under which it was opened last
     Column("version", Integer, nullable=False),
     Column("spent_usd", Double, nullable=False),  # by destroyed workers, whose own rows are trimmed
+    Column("checksum", Integer),  # the sum of those of its living workers
 )
 
 workers = Table(
@@ -169,6 +178,7 @@ workers = Table(
     Column("message", Text, nullable=False),
     Column("outdated_at", Double, nullable=False),
     Column("capabilities", JSON, nullable=False),
+    Column("checksum", Integer),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 

@@ -11,17 +11,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, insert, select, update
+from sqlalchemy import Connection, event, func, insert, inspect, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.store.catalogue import SqlCatalogue
 from posthouse.store.fleets import DESTROYED_KEEP, JOURNAL_KEEP, SqlFleets
+from posthouse.store.integrity import Damaged, check_pages, check_rows, seal
 from posthouse.store.keys import SqlKeys
 from posthouse.store.recordings import SqlRecordings
-from posthouse.store.schema import installation, revisions
+from posthouse.store.schema import fleets, installation, revisions
 
 DRIVER = "sqlite+aiosqlite"
 
@@ -34,6 +35,11 @@ PRAGMAS = (
 
 QUEUE_S = 15.0
 """How long a call waits for those before it: longer than SQLite's wait for another process, and twice."""
+
+DAMAGED = (
+    "; it is damaged. Nothing was changed, and workers go on: stop whatever writes to the file, and restore a backup "
+    "(docs/guides/operating.md says how)"
+)
 
 
 async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep: int = DESTROYED_KEEP) -> "SqlStore":
@@ -59,17 +65,22 @@ async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         async with engine.begin() as db:
-            await db.run_sync(_migrate)
-            name = await db.scalar(select(installation.c.name))
-            if name is None:
-                name = secrets.token_hex(4)
-                await db.execute(insert(installation).values(name=name, epoch=0, last_worker_id=0))
+            name = await db.run_sync(_open)
     except BaseException as error:
         await engine.dispose()
-        if isinstance(error, DBAPIError | OSError):
-            raise Refused(f"cannot use the database {path}: {getattr(error, 'orig', error)}") from error
+        if isinstance(error, Damaged | DBAPIError | OSError | ValueError | TypeError):
+            raise Refused(
+                f"cannot use the database {path}: {getattr(error, 'orig', None) or error}{_advice(error)}"
+            ) from error
         raise
     return SqlStore(engine, path, name, journal_keep, destroyed_keep)
+
+
+def _advice(error: BaseException) -> str:
+    """What helps where it is the file that is wrong, and not how it can be reached."""
+    text = str(error).lower()
+    unreachable = isinstance(error, OSError | OperationalError) and "no such" not in text and "decode" not in text
+    return "" if unreachable else DAMAGED
 
 
 def _prepare(connection: Any, _record: object) -> None:
@@ -86,8 +97,23 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _migrate(connection: Connection) -> None:
-    """Brings the schema up to this version's. Raises: Refused if it is newer already."""
+def _open(connection: Connection) -> str:
+    """Sees that the database is whole and has this version's schema; the installation's name. Raises: Refused."""
+    check_pages(connection)
+    is_new = _migrate(connection)
+    names = connection.scalars(select(installation.c.name)).all()
+    if is_new:
+        names = [secrets.token_hex(4)]
+        connection.execute(insert(installation).values(name=names[0], epoch=0, last_worker_id=0))
+    if len(names) != 1:
+        raise Damaged(f"the table installation has {len(names)} rows, and must have one")
+    seal(connection)
+    check_rows(connection)
+    return str(names[0])
+
+
+def _migrate(connection: Connection) -> bool:
+    """Brings the schema up to this version's. True if there was none. Raises: Refused if it is newer already."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
@@ -98,7 +124,10 @@ def _migrate(connection: Connection) -> None:
             f"the database has the schema {found}, and this Posthouse knows none newer than "
             f"{script.get_current_head()}: upgrade Posthouse, or open another database"
         )
+    if found is None and inspect(connection).has_table(installation.name):
+        raise Damaged("it has tables, and no version of them")
     command.upgrade(config, "head")
+    return found is None
 
 
 class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings):
@@ -113,7 +142,8 @@ class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings):
 
     async def next_epoch(self) -> int:
         async with self._transaction() as db:
-            await db.execute(update(installation).values(epoch=installation.c.epoch + 1))
+            opened = await db.scalar(select(func.max(fleets.c.epoch))) or 0
+            await db.execute(update(installation).values(epoch=func.max(installation.c.epoch, opened) + 1))
             return await db.scalar(select(installation.c.epoch)) or 0
 
     async def revisions(self) -> Mapping[str, int]:

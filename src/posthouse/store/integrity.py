@@ -1,0 +1,87 @@
+"""Looks whether a database is whole, at each start: what it lost in silence would be taken for never having been."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, select, update
+from sqlalchemy.exc import DBAPIError
+
+from posthouse.domain.errors import Refused
+from posthouse.domain.lifecycle import State
+from posthouse.store.checksums import ALIVE, CATALOGUE, checksum, fields_of
+from posthouse.store.schema import fleets, installation, revisions, workers
+
+
+class Damaged(Refused):
+    """What is in a database cannot be what was written there. The text says what and where."""
+
+
+def check_pages(connection: Connection) -> None:
+    """Has SQLite look at every page, index and reference. Raises: Damaged."""
+    found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(1)")]
+    if found != ["ok"]:
+        raise Damaged(" ".join(found[0].split()))
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise Damaged(f"row {broken[1]} of {broken[0]} names a row of {broken[2]} that is not there")
+
+
+def check_rows(connection: Connection) -> None:
+    """Compares every row that decisions rest on with its checksum, and their sums with those of the tables.
+
+    Raises: Damaged.
+    """
+    if [checksum(installation, fields_of(row)) for row in connection.execute(select(installation))] != [
+        row.checksum for row in connection.execute(select(installation))
+    ]:
+        raise Damaged("the name of the installation is not what it was")
+    stored = {row.topic: row.checksum for row in connection.execute(select(revisions))}
+    for table in CATALOGUE:
+        total = sum(row["checksum"] for row in _whole_rows(connection, table))
+        if stored.get(table.name) != total:
+            raise Damaged(f"the table {table.name} has lost rows, or has old ones")
+    alive = Counter[int]()
+    for row in _whole_rows(connection, workers):
+        if row["state"] != State.DESTROYED.value:
+            alive[row["endpoint_id"]] += row["checksum"]
+    summed = {row.endpoint_id: row.checksum for row in connection.execute(select(fleets))}
+    for endpoint_id in summed.keys() | alive.keys():
+        if summed.get(endpoint_id) != alive[endpoint_id]:
+            raise Damaged(f"the table workers has lost rows of endpoint {endpoint_id}, or has old ones")
+
+
+def seal(connection: Connection) -> None:
+    """Writes checksums where none are: in a new database, or one of a version that had none."""
+    if connection.scalar(select(revisions.c.checksum).limit(1)) is not None:
+        return
+    for table in (installation, *CATALOGUE, workers):
+        keys = list(table.primary_key)
+        for row in connection.execute(select(table)).all():
+            of_it = [key == row._mapping[key.name] for key in keys]
+            connection.execute(update(table).where(*of_it).values(checksum=checksum(table, fields_of(row))))
+    for table in CATALOGUE:
+        summed = sum(row["checksum"] for row in _whole_rows(connection, table))
+        connection.execute(update(revisions).where(revisions.c.topic == table.name).values(checksum=summed))
+    for fleet in connection.execute(select(fleets)).all():
+        of_it = [workers.c.endpoint_id == fleet.endpoint_id, ALIVE]
+        summed = sum(row["checksum"] for row in _whole_rows(connection, workers, *of_it))
+        connection.execute(update(fleets).where(fleets.c.endpoint_id == fleet.endpoint_id).values(checksum=summed))
+
+
+def _whole_rows(connection: Connection, table: Table, *where: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+    """The rows, each compared with its checksum. Raises: Damaged."""
+    rows = iter(connection.execute(select(table).where(*where)))
+    while True:
+        try:
+            row = next(rows, None)
+            if row is None:
+                return
+            values = dict(row._mapping)
+            whole = checksum(table, values) == values["checksum"]
+        except (DBAPIError, ValueError, TypeError, LookupError) as error:  # whatever reads a value
+            raise Damaged(f"a row of {table.name} cannot be read: {error}") from error
+        if not whole:
+            key = ", ".join(str(values[column.name]) for column in table.primary_key)
+            raise Damaged(f"row {key} of {table.name} is not what was written")
+        yield values
