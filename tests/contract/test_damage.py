@@ -14,8 +14,8 @@ from posthouse.domain.lifecycle import State
 from posthouse.ports import KeyRecord
 from posthouse.store import open_store
 from posthouse.store.sql import SqlStore
-from tests.contract.test_stores import add_group, entry, sqlite_url, worker
 from tests.kit.pages import WAYS, damaged
+from tests.kit.rows import add_group, entry, sqlite_url, worker
 
 CASES = 12
 """Of each way. All pages in all ways are some thousand."""
@@ -55,20 +55,19 @@ async def made(path: Path) -> tuple[bytes, bytes, list[Any]]:
 async def test_a_broken_page_is_refused_in_words_or_nothing_is_lost(way: str, tmp_path: Path) -> None:
     path, random = tmp_path / "posthouse.db", Random(way)
     before, now, expected = await made(path)
-    refused = 0
+    said = []
     for _ in range(CASES):
         path.write_bytes(damaged(random, now, before, way))
         try:
             store = await open_store(sqlite_url(path))
         except Refused as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert "restore a backup" in str(error)
+            said.append(str(error))
         else:
             found = await everything(store)
             await store.close()
             assert found == expected
-    assert refused
+    assert said
+    assert [text for text in said if str(path) not in text or "restore a backup" not in text] == []
 
 
 async def test_a_database_of_before_checksums_gets_them(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.template import Template, TemplateId
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
 from posthouse.recording.segment import Segment
@@ -33,13 +33,9 @@ from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, TRIM_EVERY
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata
+from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
-NO_ID: Any = 0
 E1 = EndpointId(1)
-
-
-def sqlite_url(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite"])
@@ -54,35 +50,8 @@ async def store(url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
-    plain = Worker(
-        id=WorkerId(worker_id),
-        endpoint_id=EndpointId(endpoint_id),
-        group_id=WorkergroupId(1),
-        label=f"posthouse-x-{worker_id}",
-        provider="process",
-        offer_id="cpu",
-        machine="localhost",
-        gpu_name="",
-        num_gpus=0,
-        price=Price(),
-        created_at=1.0,
-    )
-    return replace(plain, **changes)
-
-
-def entry(number: int, endpoint_id: int = 1) -> JournalEntry:
-    return JournalEntry(EndpointId(endpoint_id), float(number), {"number": number})
-
-
 def segment(number: int, size: int = 10) -> Segment:
     return Segment(float(number), number + 1.0, number, bytes(size), b"\x00\xff", {"number": number})
-
-
-async def add_group(store: Store, name: str = "llm") -> Workergroup:
-    endpoint = await store.add_endpoint(Endpoint(NO_ID, name))
-    template = await store.add_template(Template(NO_ID, f"hash of {name}", name))
-    return await store.add_workergroup(Workergroup(NO_ID, endpoint.id, template.id))
 
 
 # Every field of every record
@@ -558,7 +527,8 @@ async def test_the_oldest_reels_of_an_endpoint_go_when_there_is_too_much_of_it(s
 
 COMMITS_FOR_EVER = """
 import asyncio, sys
-from tests.contract.test_stores import entry, open_store, worker
+from posthouse.store import open_store
+from tests.kit.rows import entry, worker
 
 async def main(url):
     store = await open_store(url)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import IO
 
 from posthouse.domain.errors import Refused
 
@@ -29,7 +28,8 @@ class Inheritance:
     """What a process was given by the one that it is to follow."""
 
     listener: socket.socket
-    lock: IO[str]
+    lock: int
+    """The file descriptor that holds it."""
     line: socket.socket
 
     async def wait(self) -> None:
@@ -52,7 +52,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         os.set_inheritable(number, False)
     own_line = socket.socket(fileno=line)
     own_line.setblocking(False)
-    return Inheritance(socket.socket(fileno=listener), open(lock, "r+", encoding="ascii"), own_line)
+    return Inheritance(socket.socket(fileno=listener), lock, own_line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Successor:
     line: socket.socket
 
     @classmethod
-    async def start(cls, listener: socket.socket, lock: IO[str]) -> "Successor":
+    async def start(cls, listener: socket.socket, lock: int) -> "Successor":
         """A process with this one's command line that is ready to take over. Raises: Refused if none came of it."""
         line, its_line = socket.socketpair()
         line.setblocking(False)
-        numbers = (listener.fileno(), lock.fileno(), its_line.fileno())
+        numbers = (listener.fileno(), lock, its_line.fileno())
         with its_line:
             process = subprocess.Popen(  # noqa: ASYNC220, S603 - what this process itself was started with
                 [sys.executable, *sys.orig_argv[1:]],

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO
 
 import structlog
 
+from posthouse.app.datadir import Lock
 from posthouse.app.handover import Successor
 from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
@@ -48,7 +48,7 @@ class Running:
     stream: EventStream
     server: HttpServer
     listener: socket.socket
-    lock: IO[str]
+    lock: Lock
     successor: Successor | None = None
     """Who takes over at the end of the context."""
     takes_down: bool = False
@@ -103,7 +103,7 @@ class Running:
 
     async def _restart(self) -> None:
         try:
-            successor = await Successor.start(self.listener, self.lock)
+            successor = await Successor.start(self.listener, self.lock.fd)
         except (Refused, OSError) as error:
             log.error("no restart: this process goes on", why=str(error))
             return

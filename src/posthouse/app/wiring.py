@@ -87,13 +87,14 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
     Raises: Refused where the address or the data directory is in use or cannot be used, or a successor does not serve.
     """
     async with AsyncExitStack() as stack:
-        data_dir, lock = datadir.own(settings, stack, inheritance)
         listener = stack.enter_context(listen.listen(settings.server.host, settings.server.port, inheritance))
+        lock = datadir.own(settings, stack, inheritance)
+        data_dir = lock.path
         if inheritance is not None:
             await inheritance.wait()
-        datadir.write_pid(lock)
+        datadir.write_pid(data_dir)
         url = listen.url_of(settings, listener)
-        store = await open_store(f"sqlite+aiosqlite:///{data_dir / 'posthouse.db'}")
+        store = await open_store(f"sqlite+aiosqlite:///{datadir.database(data_dir)}")
         stack.push_async_callback(store.close)
         clock = await _clock(store)
         keys = await _keys(data_dir, clock)
@@ -108,6 +109,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         signing = SigningThreads(keys.signer, os.cpu_count() or 1)
         stack.callback(signing.close)
         parts = _parts(settings, hub, keyring, keys, signing, url, meters)
+        parts.loop.may_act = lock.is_held
         server = _http_server(settings, parts, keys)
         await server.start(listener, tls)
         server_running = Running(
@@ -136,11 +138,15 @@ async def _clock(store: Store) -> SystemClock:
 
 
 async def _keys(data_dir: Path, clock: SystemClock) -> Keys:
-    return Keys(
-        await asyncio.to_thread(load_secret, data_dir / "secret"),
-        await asyncio.to_thread(RsaKey.load_or_create, data_dir / "signing.pem"),
-        Authority(data_dir / "authority.pem", clock.wall()),
-    )
+    secret, signing, authority = data_dir / "secret", data_dir / "signing.pem", data_dir / "authority.pem"
+    with datadir.needed(secret, "put it back from a backup, or remove it, which makes every key invalid"):
+        secret_bytes = await asyncio.to_thread(load_secret, secret)
+    advice = "put it back from a backup, or remove it: running workers of older generations then need a restart"
+    with datadir.needed(signing, advice):
+        signer = await asyncio.to_thread(RsaKey.load_or_create, signing)
+    advice = "put it and authority.cer back from a backup, or remove both: workers with HTTPS are then to be replaced"
+    with datadir.needed(authority, advice):
+        return Keys(secret_bytes, signer, Authority(authority, clock.wall()))
 
 
 async def _hub(

@@ -75,9 +75,10 @@ def serve(
     SIGUSR2 restarts it in place, without a refused call: for a new version or
     other settings. To take the workers down, too: posthouse shutdown --workers
 
-    The first start prints an admin key, once, and keeps it in the file admin-key
-    of its data directory, where commands on this machine find it. Every other
-    setting comes from the file or the environment: posthouse config show --long
+    The first start makes an admin key, shows it once where that is a terminal,
+    and keeps it in the file admin-key of its data directory, where commands on
+    this machine find it. Every other setting comes from the file or the
+    environment: posthouse config show --long
 
     Examples:
       posthouse serve
@@ -139,8 +140,9 @@ def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
     for name in ("url", "docs", "data_dir"):
         typer.echo(f"  {name.replace('_', ' '):<10} {facts[name]}")
     if server.admin_key:
-        typer.echo(f"  {'admin key':<10} {server.admin_key}")
-        typer.echo(f"  The admin key is shown this once. Commands on this machine find it in {ADMIN_KEY_FILE} there.")
+        if sys.stdout.isatty():  # else it would stay in a log
+            typer.echo(f"  {'admin key':<10} {server.admin_key}")
+        typer.echo(f"  The admin key is in the file {ADMIN_KEY_FILE} there, where commands on this machine find it.")
 
 
 def _farewell(server: "Running", data_dir: Path) -> str:

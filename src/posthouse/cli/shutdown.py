@@ -1,6 +1,5 @@
 """`posthouse shutdown`"""
 
-import fcntl
 import os
 import signal
 import time
@@ -39,35 +38,21 @@ def shutdown(
       posthouse shutdown --workers --data-dir /var/lib/posthouse
     """
     with server_extra():
-        from posthouse.app.datadir import LOCK_FILE
+        from posthouse.app.datadir import owner
         from posthouse.config import load_settings
 
         settings, _ = load_settings({"data_dir": data_dir}, config, os.environ)
-    lock = settings.data_dir / LOCK_FILE
-    pid = _owner(lock)
+    data = settings.data_dir.absolute()
+    pid = owner(data)
     if not pid:
-        data = settings.data_dir.absolute()
         first = f"; for its workers start it first: posthouse serve --data-dir {data}" if workers else ""
         raise NotFound(f"no server runs on {data}{first}")
     os.kill(pid, TAKE_DOWN if workers else signal.SIGTERM)
     if not as_json:
         typer.echo(f"process {pid} {'takes its workers down and ' if workers else ''}stops")
-    while _owner(lock):
+    while owner(data):
         time.sleep(LOOK_S)
     if as_json:
         print_json({"pid": pid, "workers_taken_down": workers})
     else:
         typer.echo("it has stopped")
-
-
-def _owner(lock: Path) -> int:
-    """The process id of the server that holds the lock, 0 if none does."""
-    try:
-        with lock.open(encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read().strip() or 0)
-    except FileNotFoundError:
-        return 0
-    return 0

@@ -1,6 +1,7 @@
 """The settings: one tree, read once at start."""
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -257,9 +258,19 @@ def env_name(leaf: str) -> str:
 
 
 def make_data_dir(settings: Settings) -> Path:
-    """The data directory, made for its owner alone if it was not there. Raises: Refused."""
+    """The data directory, for its owner alone, made if it was not there. Raises: Refused."""
+    path = settings.data_dir
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(f"data_dir {settings.data_dir} cannot be made: {error.strerror}") from error
-    return settings.data_dir
+        raise Refused(f"data_dir {path} cannot be made: {error.strerror}") from error
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        try:
+            path.chmod(mode & 0o700)
+        except OSError as error:
+            raise Refused(
+                f"data_dir {path} is open to other users (mode {mode:04o}), and its mode cannot be changed: "
+                f"{error.strerror}; have its owner make it 0700"
+            ) from error
+    return path

@@ -7,12 +7,13 @@ import asyncio
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import StaleVersion
+from posthouse.domain.errors import Refused, StaleVersion
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
@@ -27,12 +28,15 @@ LAST_WRITES_S = 3.0
 """How long the end of the server waits for what is being written down."""
 LATE_S = 10.0
 """A round that takes longer is a trouble. One of thousands of workers takes less than a second."""
+NOT_OURS = "the data directory was moved, removed or replaced: nothing is decided until it is back, or a restart"
 
 
 @dataclass(slots=True)
 class Loop:
     hub: Hub
     executor: Executor
+    may_act: Callable[[], bool] = lambda: True
+    """Whether this server still owns what it acts on."""
     counts: Counter[str] = field(default_factory=Counter)
     last_tick_s: float = 0.0
     """How long the latest round took."""
@@ -76,7 +80,7 @@ class Loop:
         late_s = time.perf_counter() - min(self._began_s.values()) if self._began_s else 0.0
         stuck = [f"a round of decisions has taken {late_s:.0f} s so far"] if late_s > LATE_S else []
         failing = [f"decisions fail, and endpoints stay as they are: {len(self.failing)}"] if self.failing else []
-        return stuck + failing
+        return stuck + failing + ([] if self.may_act() else [NOT_OURS])
 
     def take_down(self) -> None:
         """Has every worker go; nothing is decided any more."""
@@ -120,7 +124,9 @@ class Loop:
             managed.wake_at = now + self.hub.tick_s
 
     def tick(self, managed: ManagedEndpoint) -> None:
-        """Tells one endpoint's controller the time. Raises: what it raises."""
+        """Tells one endpoint's controller the time. Raises: Refused if this server may not act, and what it raises."""
+        if not self.may_act():
+            raise Refused(NOT_OURS)
         ids: WorkerIds | None = self.hub.worker_ids
         need = managed.fleet.endpoint.scaling.max_workers - len(managed.fleet.workers)
         if not self.hub.worker_ids.has(need):

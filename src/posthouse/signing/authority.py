@@ -49,8 +49,12 @@ class Authority:
             _write(path, self._new_root(now))
         self.root_pem: Final = path.read_bytes()
         """The root certificate, PEM."""
-        self._root = x509.load_pem_x509_certificate(self.root_pem)
-        if self._root.public_key() != key.public_key():
+        try:
+            self._root = x509.load_pem_x509_certificate(self.root_pem)
+            public_key = self._root.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError(f"{path}: holds no certificate in PEM") from error
+        if public_key != key.public_key():
             raise ValueError(f"{path}: is not the certificate of the key in {key_path.name}")
 
     def sign_request(self, request_pem: bytes, name: str, hosts: Iterable[str], now: float) -> bytes:
