@@ -86,6 +86,8 @@ class Relay:
     max_body_bytes: int
     refuse: Callable[[Failure], Exception]
     """The error to raise where there is no answer to pass on."""
+    on_answer: Callable[[], None] = lambda: None
+    """Called for each piece of an answer that comes from the other server."""
     withheld: frozenset[str] = frozenset()
     """Headers of clients that are not passed on, in lower case; above all their keys."""
 
@@ -109,11 +111,13 @@ class Relay:
                 headers=self._headers(client, own_body=body is None, more=headers),
                 allow_redirects=False,  # the other server must not be a way to more of them
             ) as answer:
+                self.on_answer()
                 response = web.StreamResponse(
                     status=answer.status, reason=answer.reason, headers=_kept(answer.headers, _HOP_BY_HOP)
                 )
                 await response.prepare(client)
                 while chunk := await answer.content.readany():
+                    self.on_answer()
                     await response.write(chunk)
                 await response.write_eof()
         except (ClientError, OSError, TimeoutError) as error:

@@ -38,7 +38,9 @@ class Gateway:
     endings: list[Ending] = field(default_factory=list)
 
     def app(self, session: aiohttp.ClientSession) -> web.Application:
-        self.relay = Relay(session, MAX_BODY_BYTES, lambda failure: GatewayError(*WORDS[failure]), frozenset({"x-key"}))
+        self.relay = Relay(
+            session, MAX_BODY_BYTES, lambda failure: GatewayError(*WORDS[failure]), withheld=frozenset({"x-key"})
+        )
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{model}/{path:.*}", self.serve)
         return app

@@ -68,6 +68,7 @@ class Model:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.healthy = True
+        self.hangs = False
         self.delay_s = 0.0
         self.seen: list[web.Request] = []
         self.bodies: list[bytes] = []
@@ -110,6 +111,8 @@ class Model:
             self.working -= 1
 
     async def _health(self, request: web.Request) -> web.Response:
+        if self.hangs:
+            await asyncio.Event().wait()
         return web.Response(status=200 if self.healthy else 503)
 
     async def _generate(self, request: web.Request) -> web.Response:
@@ -268,3 +271,14 @@ class World:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+@contextlib.asynccontextmanager
+async def a_world(key: RsaKey, directory: Path) -> AsyncIterator[World]:
+    world = World(key, directory)
+    async with (
+        listening(world.model.app(), world.model.port),
+        listening(world.control.app(), world.control.port),
+        ClientSession() as world.client,
+    ):
+        yield world

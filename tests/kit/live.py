@@ -39,9 +39,9 @@ fi
 """What the peer's script does before its worker: a key, a request for no address, and a call that shows no key and
 checks nothing. Workers of one machine are one after another, for the place of the files is fixed."""
 AGENT = """\
-"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 0.2 &
-exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 4 \\
-  --benchmark-payload '{"inputs":"x","parameters":{"max_new_tokens":20}}' --benchmark-runs 1
+exec "$PYTHON" -m posthouse agent --parallel 4 \\
+  --benchmark-payload '{"inputs":"x","parameters":{"max_new_tokens":20}}' --benchmark-runs 1 \\
+  -- "$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s 200 --slots 4 --load-s 0.2
 """
 SCALING: dict[str, Any] = {"min_load": 1, "cold_workers": 0, "cold_mult": 1, "max_workers": 2}
 

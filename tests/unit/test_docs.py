@@ -125,6 +125,7 @@ def check(words: list[str]) -> None:
         assert name in inner, f"posthouse {shlex.join(words)}: there is no such command"
         command = inner[name]
     options = {option for param in command.params for option in param.opts + param.secondary_opts} | {"--help"}
+    rest = rest[: rest.index("--")] if "--" in rest else rest  # what follows is another program's
     given = {word.partition("=")[0] for word in rest if word.startswith("--")}
     assert given <= options, f"posthouse {shlex.join(words)}: there is no {given - options}"
 

@@ -1,15 +1,26 @@
 """What runs beside a model server on a worker: it measures, reports, verifies, queues and proxies."""
 
+from collections.abc import Mapping
+
 from posthouse.agent.settings import AgentSettings, Benchmark
 
-__all__ = ["AgentSettings", "Benchmark", "run"]
+__all__ = ["AgentSettings", "Benchmark", "run", "tell_failure"]
 
 
-async def run(settings: AgentSettings) -> None:
+async def run(settings: AgentSettings) -> str:
     """Run the agent until SIGTERM or SIGINT, then let running requests end; or until it is cancelled.
+
+    Returns how the model server ended, if the agent started it and it has; empty after a stop.
 
     Raises: OSError when it cannot listen, or has no directory.
     """
     from posthouse.agent.service import run  # here, because it takes its time, and the command line has every command
 
-    await run(settings)
+    return await run(settings)
+
+
+def tell_failure(environ: Mapping[str, str], text: str) -> None:
+    """Tell the server of the worker in this environment, if it is one, why no agent runs on it."""
+    from posthouse.agent.report import tell_failure  # as above
+
+    tell_failure(environ, text)

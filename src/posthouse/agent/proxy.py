@@ -53,7 +53,7 @@ class Proxy:
     def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, server: Server) -> None:
         self._settings = settings
         self._worker = worker
-        self._relay = Relay(session, settings.max_body_bytes, self._refused, _WITHHELD)
+        self._relay = Relay(session, settings.max_body_bytes, self._refused, worker.answered, _WITHHELD)
         self._work_of = workload_rule(settings.workload)
         self._is_genuine = signature_check(settings.url)
         self._server = server

@@ -5,14 +5,19 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, Final
+from urllib.request import Request, urlopen
 
 import msgspec
 from aiohttp import ClientError, ClientSession
 
-from posthouse.agent.server import back_off_s
+from posthouse.agent.loading import Progress
+from posthouse.agent.server import Server, back_off_s
 from posthouse.agent.settings import AgentSettings, origin
-from posthouse.agent.worker import Amounts, Worker
+from posthouse.agent.worker import VERSION, Amounts, Worker
+from posthouse.wire.grant import AGENT
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +25,19 @@ _PERIOD_S: Final = 10.0  # seconds between reports when nothing changes; the pee
 _LOADING_PERIOD_S: Final = 2.0  # while the model loads, so that the server sees that the worker lives
 _GAP_S: Final = 1.0  # least time between two reports of work
 _ENDED_AT_ONCE: Final = 1000  # ended requests in one message
+_TELL_S: Final = 5.0  # for the report of an agent that cannot begin
 _GB: Final = 1024**3  # bytes; the peer's worker divides by this, too
 
 
 class Reporter:
     """Sends reports to the server, and remembers what was delivered."""
 
-    def __init__(self, session: ClientSession, settings: AgentSettings, worker: Worker) -> None:
+    def __init__(
+        self, session: ClientSession, settings: AgentSettings, worker: Worker, server: Server, progress: Progress
+    ) -> None:
         self._session = session
+        self._server = server
+        self._progress = progress
         self._settings = settings
         self._worker = worker
         self._reported_disk_gb = self._disk_gb()
@@ -68,6 +78,7 @@ class Reporter:
             "disk_usage": disk_gb,
             "additional_disk_usage": disk_gb - self._reported_disk_gb,
             "url": self._settings.url,
+            **self._beyond_the_protocol(),
         }
         delivered = False
         try:
@@ -79,6 +90,16 @@ class Reporter:
         if delivered:
             self._reported_disk_gb = disk_gb
         self._note(status_problem or problem)
+
+    def _beyond_the_protocol(self) -> dict[str, Any]:
+        """Return what a server of ours takes of a worker that loads."""
+        if self._worker.perf or not self._server.is_ours:
+            return {}
+        return {
+            "waits_for": self._worker.message,
+            "progress": self._progress.count,
+            "loading_timeout_s": self._settings.loading_timeout_s,
+        }
 
     async def _post(self, path: str, body: dict[str, Any]) -> str:
         """Send `body` to the first address that takes it. Return what went wrong at the last, empty if one did."""
@@ -108,6 +129,20 @@ class Reporter:
 
     def _disk_gb(self) -> float:
         return shutil.disk_usage(self._settings.directory).used / _GB
+
+
+def tell_failure(environ: Mapping[str, str], text: str) -> None:
+    """Report once that the worker in this environment has failed; whatever is wrong with the environment itself."""
+    body = {"mtoken": environ.get("MASTER_TOKEN", "").strip(), "version": f"{VERSION}{AGENT}", "error_msg": text}
+    for address in environ.get("REPORT_ADDR", "").split(","):
+        with contextlib.suppress(OSError, ValueError, HTTPException):
+            request = Request(  # noqa: S310 - the address that every report goes to
+                f"{address.strip().rstrip('/')}/worker_status/",
+                msgspec.json.encode({"id": int(environ.get("CONTAINER_ID", "")), **body}),
+                {"Content-Type": "application/json"},
+            )
+            with urlopen(request, timeout=_TELL_S):  # noqa: S310 - as above
+                return
 
 
 async def _set_within(event: asyncio.Event, timeout_s: float) -> None:

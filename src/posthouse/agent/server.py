@@ -46,6 +46,11 @@ class Server:
         required = self._settings.require_grant
         return self._gives_grants and bool(self._settings.mtoken) if required is None else required
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the server is known to be a Posthouse."""
+        return self._gives_grants
+
     def now(self) -> float:
         """Return the time by the server's clock, so a wrong clock here refuses no request. Units: epoch seconds."""
         return time.monotonic() + self._ahead_s

@@ -63,7 +63,12 @@ class AgentSettings:
     Raises: ValueError naming the setting, what is wrong with it and what is allowed.
     """
 
-    upstream: Annotated[str, Option("Base address of the model server.")]
+    upstream: Annotated[str, Option("Base address of the model server.", default="http://127.0.0.1:$MODEL_PORT")]
+    command: tuple[str, ...] = ()
+    """The model server, as a program that the agent starts; empty where the template has started it."""
+    restarts: Annotated[
+        int, Option("Times that a model server which ended is started again, before the worker counts as failed.")
+    ] = 0
     worker_id: Annotated[int, Option("Id of this worker.", WORKER, "$CONTAINER_ID")]
     mtoken: Annotated[str, Option("Secret of this worker; better in the environment.", WORKER, "$MASTER_TOKEN")] = (
         field(default="", repr=False)
@@ -112,6 +117,14 @@ class AgentSettings:
         Option("Text in a line that says that it failed; repeat for more.", READINESS, name="--error-log"),
     ] = ()
     log_file: Annotated[Path | None, Option("What the model server logs to.", READINESS, "$MODEL_LOG")] = None
+    loading_timeout_s: Annotated[
+        float,
+        Option(
+            "Longest time, in seconds, until the model is ready, above every other limit on loading; "
+            "0: $POSTHOUSE_LOADING_TIMEOUT_S, else as the server says.",
+            READINESS,
+        ),
+    ] = 0.0
 
     perf: Annotated[
         float | None, Option("Work per second of this worker, if known.", MEASURE, "a benchmark finds out")
@@ -164,7 +177,8 @@ class AgentSettings:
         if self.health is not None and not self.health.startswith("/"):
             _address(self.health, "health")
         if self.ready_log is not None or self.error_logs:
-            _require(self.log_file is not None, "log_file", "must be set for ready_log and error_logs", None)
+            known = self.log_file is not None or bool(self.command)
+            _require(known, "log_file", "must be set for ready_log and error_logs", None)
         _require("" not in (self.ready_log, *self.error_logs), "ready_log, error_logs", "must not be empty", "")
         if self.perf is not None:
             _require(math.isfinite(self.perf) and self.perf > 0, "perf", "must be above 0", self.perf)
@@ -173,7 +187,9 @@ class AgentSettings:
         _require(1 <= self.max_requests <= 100_000, "max_requests", "must be 1 to 100000", self.max_requests)
         _require(self.max_body_bytes > 0, "max_body_bytes", "must be above 0", self.max_body_bytes)
         _require(0 <= self.max_sessions <= 1000, "max_sessions", "must be 0 to 1000", self.max_sessions)
-        for name in ("max_queue_time_s", "max_session_s", "silence_s", "drain_s"):
+        _require(0 <= self.restarts <= 1000, "restarts", "must be 0 to 1000", self.restarts)
+        _require(not self.restarts or bool(self.command), "restarts", "needs the COMMAND that is started again", None)
+        for name in ("loading_timeout_s", "max_queue_time_s", "max_session_s", "silence_s", "drain_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, name, "must be 0 or more seconds", value)
 
@@ -191,6 +207,7 @@ class AgentSettings:
             if name not in given:
                 given[name] = from_environment()
 
+        read("upstream", lambda: f"http://127.0.0.1:{_whole(environ, 'MODEL_PORT', 1, 65535)}")
         read("worker_id", lambda: _whole(environ, "CONTAINER_ID", 0, 2**53))
         read("mtoken", lambda: environ.get("MASTER_TOKEN", "").strip())
         read("report_addrs", lambda: _addresses(environ, "REPORT_ADDR"))
@@ -199,6 +216,8 @@ class AgentSettings:
         read("url", lambda: _own_url(environ, given["listen_port"], given["tls"]))
         read("listen_host", lambda: _listen_host(given["url"]))
         read("unsecured", lambda: _boolean(environ, "UNSECURED"))
+        if environ.get("POSTHOUSE_LOADING_TIMEOUT_S", "").strip():
+            read("loading_timeout_s", lambda: _seconds(environ, "POSTHOUSE_LOADING_TIMEOUT_S"))
         if environ.get("POSTHOUSE_REQUIRE_GRANT", "").strip():
             read("require_grant", lambda: _boolean(environ, "POSTHOUSE_REQUIRE_GRANT"))
         if log_file := environ.get("MODEL_LOG"):
@@ -241,6 +260,14 @@ def _whole(environ: Mapping[str, str], name: str, low: int, high: int) -> int:
     value = int(text) if text.isdecimal() and len(text) <= 16 else -1
     _require(low <= value <= high, name, f"must be a whole number from {low} to {high}", text)
     return value
+
+
+def _seconds(environ: Mapping[str, str], name: str) -> float:
+    text = _required(environ, name)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name}: must be a number of seconds, not {text!r}") from None
 
 
 def _boolean(environ: Mapping[str, str], name: str) -> bool:

@@ -1,6 +1,7 @@
 """The state of a worker: whether it is ready, what it works on, what it has not reported yet."""
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -9,6 +10,9 @@ from posthouse.wire.grant import AGENT
 
 VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature scheme (U) the agent follows
 MAX_UNREPORTED: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
+
+_SPAN_S: Final = ((60.0, 10.0), (600.0, 30.0), (math.inf, 60.0))
+"""Up to which wait it is told in which steps: each new text is written down."""
 
 Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]
 
@@ -62,6 +66,13 @@ class Worker:
         """Why the worker is of no use at the moment."""
         self.stopping = False
         """No new requests are accepted."""
+        self.answered_at = 0.0
+        """When the model server last sent a byte for a request, by `time.monotonic`."""
+        self.busy_since = 0.0
+        """When it last began to have something to do, by the same clock."""
+        self.waiting_text = ""
+        """What a worker that loads waits for."""
+        self._waiting_since = time.monotonic()
         self.in_flight: set[Request] = set()
         self.accepted = 0
         self.amounts = Amounts()
@@ -104,6 +115,27 @@ class Worker:
         self.loading_s = time.time() - self.started_at
         self._tell_at_once()
 
+    def waits_for(self, text: str) -> None:
+        """Note what a worker that is not ready waits for; the time runs on while it is the same."""
+        if text != self.waiting_text:
+            self.waiting_text, self._waiting_since = text, time.monotonic()
+            self.changed.set()
+
+    @property
+    def message(self) -> str:
+        """What a worker that loads waits for, and for how long already."""
+        if self.perf or not self.waiting_text:
+            return ""
+        waited_s = time.monotonic() - self._waiting_since
+        step_s = next(step_s for most_s, step_s in _SPAN_S if waited_s < most_s)
+        return f"{self.waiting_text}, {waited_s // step_s * step_s:.0f} s" if waited_s >= step_s else self.waiting_text
+
+    def begin_anew(self, reason: str) -> None:
+        """Note that the model server is started again: the worker is not ready until it is."""
+        self.perf, self.started_at, self.illness = 0.0, time.time(), ""
+        self.waits_for(reason)
+        self._tell_at_once()
+
     def fail(self, reason: str) -> None:
         """The first failure stays: what follows is mostly its consequence."""
         self.failure = self.failure or reason
@@ -116,6 +148,8 @@ class Worker:
             self._tell_at_once()
 
     def start(self, request: Request) -> None:
+        if not self.busy:
+            self.busy_since = time.monotonic()
         self.in_flight.add(request)
         self.idle.clear()
         self.accepted += not request.in_session
@@ -146,6 +180,10 @@ class Worker:
                 }
             )
         self.changed.set()
+
+    def answered(self) -> None:
+        """Note that the model server sent something for a request."""
+        self.answered_at = time.monotonic()
 
     def report(self, amounts: Amounts, grants: bool) -> dict[str, Any]:
         """Return the body of `/worker_status/`, without the worker's identity and disk.

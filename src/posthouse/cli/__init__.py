@@ -53,7 +53,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
-app.command("agent")(agent.agent)
+app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(workergroup.app, name="workergroup")

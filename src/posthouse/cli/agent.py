@@ -3,19 +3,26 @@
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from posthouse import agent as agents
 from posthouse.agent.settings import AgentSettings, Benchmark, Option
 from posthouse.cli.input import read_json
 from posthouse.domain.errors import BadRequest
 
+Command = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="-- COMMAND", help="The model server, which the agent then starts and watches."),
+]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.", show_default="info")
 ]
@@ -23,14 +30,16 @@ BENCHMARK = "benchmark_"
 """What the options of a benchmark begin with."""
 
 
-def agent(log_level: LogLevel = "info", **options: Any) -> None:
-    """Run beside a model server on a worker: measure, report, verify, queue, proxy.
+def agent(command: Command = None, log_level: LogLevel = "info", **options: Any) -> None:
+    """Start a model server on a worker and stand before it: measure, report, verify, queue, proxy.
 
-    SIGTERM drains and stops it. In a worker that Posthouse made, everything but
-    the model server's address is in the environment.
+    When the model server ends, the worker ends with its last lines as message.
+    SIGTERM drains and stops both. In a worker that Posthouse made, everything
+    that is needed is in the environment. Without a COMMAND the agent watches a
+    model server that something else has started.
 
     Examples:
-      posthouse agent --upstream http://127.0.0.1:8000
+      posthouse agent -- python server.py --port "$MODEL_PORT"
       posthouse agent --upstream http://127.0.0.1:8000 --ready-log 'Model loaded' --workload constant:1
     """
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
@@ -42,18 +51,49 @@ def agent(log_level: LogLevel = "info", **options: Any) -> None:
         benchmark["payload"] = read_json(benchmark["payload"], "--benchmark-payload")
     try:
         settings = AgentSettings.from_environment(
-            os.environ, **given, benchmark=Benchmark(**benchmark) if benchmark else None
+            os.environ,
+            **given,
+            command=tuple(command or ()),
+            benchmark=Benchmark(**benchmark) if benchmark else None,
         )
     except ValueError as error:
         raise BadRequest(str(error)) from None
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(agents.run(settings))
+    if how := asyncio.run(agents.run(settings)):  # the server has been told
+        sys.stderr.write(f"error: {how}\n")
+        raise typer.Exit(1)
+
+
+class Telling(TyperCommand):
+    """Tells the server of a worker why its agent cannot begin: nobody looks there."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _told_to_server():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, *args: Any) -> Any:
+        with _told_to_server():
+            return super().invoke(*args)
+
+
+@contextmanager
+def _told_to_server() -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        agents.tell_failure(os.environ, f"posthouse agent failed: {text}")
+        raise
 
 
 def _parameters(group: type[Any], prefix: str = "") -> Iterator[Parameter]:
     """Yield a parameter of the command for each field of a dataclass whose type is annotated with an `Option`."""
     hints = get_type_hints(group, include_extras=True)
     for field in fields(group):
+        if field.name == "command":
+            continue
         if hints[field.name] is Benchmark:
             yield from _parameters(Benchmark, BENCHMARK)
             continue
@@ -83,5 +123,9 @@ def _told(option: Option, default: Any, name: str, kind: Any) -> Any:
 
 
 agent.__signature__ = Signature(  # type: ignore[attr-defined]  # read by Typer
-    [*_parameters(AgentSettings), Parameter("log_level", Parameter.KEYWORD_ONLY, default="info", annotation=LogLevel)]
+    [
+        Parameter("command", Parameter.KEYWORD_ONLY, default=None, annotation=Command),
+        *_parameters(AgentSettings),
+        Parameter("log_level", Parameter.KEYWORD_ONLY, default="info", annotation=LogLevel),
+    ]
 )

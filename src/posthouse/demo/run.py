@@ -170,11 +170,11 @@ async def _set_up(client: AsyncClient) -> None:
         name="demo-llm",
         env="-p 3000:3000",
         onstart=(
-            f'"$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s {TOKENS_PER_S} '
-            f"--slots {SLOTS} --load-s {LOAD_S} &\n"
-            'exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --parallel 8 '
+            'exec "$PYTHON" -m posthouse agent --parallel 8 '
             '--benchmark-payload \'{"inputs":"measure","parameters":{"max_new_tokens":75}}\' '
-            f"--benchmark-concurrency {SLOTS} --benchmark-runs 2\n"
+            f"--benchmark-concurrency {SLOTS} --benchmark-runs 2 "
+            f'-- "$PYTHON" -m posthouse.demo.model --port "$MODEL_PORT" --tokens-per-s {TOKENS_PER_S} '
+            f"--slots {SLOTS} --load-s {LOAD_S}\n"
         ),
     )
     endpoint_id = await client.create_endpoint(ENDPOINT, **SCALING)

@@ -295,9 +295,10 @@ def goal_beyond_update(state: State) -> Goal:
     return Goal.HOT if state is State.IDLE else Goal.COLD
 
 
-def overdue(state: State, now: float, since: float, progressed_at: float) -> bool:
-    """True if a passing state made no progress within its timeout, or has lasted `MAX_PROGRESS_FACTOR` times that."""
+def overdue(state: State, now: float, since: float, progressed_at: float, loading_s: float = 0.0) -> bool:
+    """True if a passing state made no progress within its timeout, or has lasted `MAX_PROGRESS_FACTOR` times that; of a
+    worker that may load for `loading_s`, above 0, if it has."""
     timeout_s = STATE_TIMEOUT_S.get(state)
-    if timeout_s is None:
-        return False
+    if timeout_s is None or (loading_s and state in COMING):
+        return timeout_s is not None and now - since > loading_s
     return now - max(since, progressed_at) > timeout_s or now - since > MAX_PROGRESS_FACTOR * timeout_s

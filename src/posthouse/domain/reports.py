@@ -31,6 +31,10 @@ class Report:
     """What its disk holds; 0 where its generation tells the growth alone."""
     disk_added_gb: float = 0.0
     """By how much that grew since its report before."""
+    waits_for: str = ""
+    progress: int | None = None
+    loading_timeout_s: float = 0.0
+    """What our agent alone tells while it loads: for what it waits, a count of signs of progress, its limit or 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from posthouse.domain.address import believed
 from posthouse.domain.decision import Rental
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Goal, State
+from posthouse.domain.lifecycle import COMING, STATE_TIMEOUT_S, Goal, State
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import Worker, WorkerId
 
@@ -48,8 +48,8 @@ def after_report(worker: Worker, report: Report) -> tuple[Worker, bool, bool]:
     ready = perf > 0 and not report.error and bool(url)
     if ready and perf != worker.perf:
         worker = replace(worker, perf=perf)
-    if report.error:
-        worker = replace(worker, message=report.error[:500])
+    if report.error or (report.waits_for and worker.state in COMING):
+        worker = replace(worker, message=(report.error or report.waits_for)[:500])
     return worker, ready, refused
 
 
@@ -74,6 +74,7 @@ class Progress:
     def __init__(self) -> None:
         self._seen: dict[WorkerId, dict[str, str]] = {}
         self._disk_gb: dict[WorkerId, float] = {}
+        self.loading_s: dict[WorkerId, float] = {}  # how long a worker may load, where its template says that
 
     def changed(self, worker_id: WorkerId, source: str, text: str) -> bool:
         """True if a source tells of something that it did not tell last."""
@@ -81,13 +82,15 @@ class Progress:
         before, seen[source] = seen.get(source), text
         return before != text
 
-    def disk(self, worker_id: WorkerId, report: Report) -> str:
-        """What a worker's disk holds, as text; some generations tell the growth alone."""
+    def reported(self, worker_id: WorkerId, report: Report) -> str:
+        """What a worker tells of its progress, or what its disk holds; some generations tell the growth alone."""
+        self.loading_s[worker_id] = report.loading_timeout_s
         before_gb = self._disk_gb.get(worker_id, 0.0)
         disk_gb = self._disk_gb[worker_id] = report.disk_gb or max(0.0, before_gb + report.disk_added_gb)
-        return f"{disk_gb:.3f}"
+        return f"{disk_gb:.3f}" if report.progress is None else str(report.progress)
 
     def forget(self, worker_id: WorkerId) -> None:
         """The worker is gone."""
         self._seen.pop(worker_id, None)
         self._disk_gb.pop(worker_id, None)
+        self.loading_s.pop(worker_id, None)

@@ -104,12 +104,10 @@ class Roster:
         if worker is not before:
             self._put(worker)
         self._say_what_is_new(before, worker, report)
-        if report.error:
-            self._see(worker_id, Observation.REPORTED_ERROR, now)
-        else:
-            self._see(worker_id, Observation.REPORTED_READY if ready else Observation.REPORTED_LOADING, now)
+        seen = Observation.REPORTED_READY if ready else Observation.REPORTED_LOADING
+        self._see(worker_id, Observation.REPORTED_ERROR if report.error else seen, now)
         if worker_id in self.workers:
-            self._note_progress(worker_id, "disk", self._progress.disk(worker_id, report), now)
+            self._note_progress(worker_id, "report", self._progress.reported(worker_id, report), now)
         return True
 
     def _say_what_is_new(self, before: Worker, worker: Worker, report: Report) -> None:
@@ -118,7 +116,7 @@ class Roster:
             text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"
             self._outbox.say(Level.TRACE, text, worker)
         if worker.message != before.message and not report.error:
-            self._outbox.say(Level.INFO0, worker.message, worker)
+            self._outbox.say(Level.TRACE if report.waits_for else Level.INFO0, worker.message, worker)
 
     def listed(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
         """Takes in a provider's complete list, asked for at `asked_at`."""
@@ -153,11 +151,13 @@ class Roster:
             self.accrue(now)
         for worker_id in list(self.workers):
             worker = self.workers[worker_id]  # as it is now: what one was seen to do adds up the money of all
-            if overdue(worker.state, now, worker.since, worker.progressed_at):
+            silent = now - self._reported_at.get(worker.id, self._born_at) > silent_s
+            loading_s = 0.0 if silent else self._progress.loading_s.get(worker.id, 0.0)
+            if overdue(worker.state, now, worker.since, worker.progressed_at, loading_s):
                 reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
-                self._put(replace(worker, message=worker.message or reason))
+                self._put(replace(worker, message=f"{reason}: {worker.message}" if worker.message else reason))
                 self._see(worker.id, Observation.OVERDUE, now)
-            elif worker.state is State.IDLE and now - self._reported_at.get(worker.id, self._born_at) > silent_s:
+            elif worker.state is State.IDLE and silent:
                 self._see(worker.id, Observation.SILENT, now)
 
     # -- what is wanted, and what follows ------------------------------------------------------------------------------

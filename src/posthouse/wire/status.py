@@ -15,6 +15,8 @@ MAX_INDEXES = 100_000
 """Most request indexes in one message."""
 MAX_TEXT = 500
 """How much of an error message is kept, in characters."""
+MAX_LOADING_S = 30 * 86_400.0
+"""Longest time that a template may give a worker to load."""
 MAX_URL = 2048
 MAX_TOKEN = 512
 MAX_VERSION = 64
@@ -43,6 +45,9 @@ class StatusBody(msgspec.Struct):
     working_request_idxs: Annotated[list[_Index], Meta(max_length=MAX_INDEXES)] | None = None
     disk_usage: float | None = None
     additional_disk_usage: float | None = None
+    waits_for: str | None = None
+    progress: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
+    loading_timeout_s: Annotated[float, Meta(ge=0, le=MAX_LOADING_S)] = 0.0
 
 
 class OddBody(msgspec.Struct):
@@ -104,6 +109,9 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         done_rate=done if working is None else 0.0,
         disk_gb=_figure(body.disk_usage),
         disk_added_gb=_figure(body.additional_disk_usage, low=-MAX_WORK),
+        waits_for=(body.waits_for or "")[:MAX_TEXT],
+        progress=body.progress,
+        loading_timeout_s=body.loading_timeout_s,
     )
     return body.id, body.mtoken or "", report
 
