@@ -5,13 +5,18 @@ from typing import Any, cast
 
 import pytest
 
-from posthouse.domain.errors import Unavailable
+from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.errors import NotFound, Unavailable
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Observation
+from posthouse.domain.lifecycle import Goal, Observation, State
+from posthouse.domain.template import TemplateId
+from posthouse.domain.worker import WorkerId
+from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.orphans import Orphans
+from posthouse.engine.orphans import HEARD_S, NOBODY, Orphans
 from posthouse.ports import Provider, Store
+from tests.campaign.disk import Connection, Disk
 from tests.kit.fleets import fleet_of, worker
 from tests.kit.shop import Clock, Shop
 
@@ -114,6 +119,67 @@ async def test_what_a_worker_here_left_behind_is_known(site: Site) -> None:
     site.clock.at += APART_S
     await site.orphans.sweep(site.shop, left)
     assert site.destroyed == ["mine"]
+
+
+@pytest.fixture
+async def served(site: Site) -> Site:
+    """The same, with a store, and a stray that reports."""
+    site.hub.store = cast(Store, Connection(Disk(), _nothing))
+    site.hub.default_provider = "shop"
+    await site.look(STRAY, after_s=STABILIZATION_S)
+    site.clock.at += APART_S
+    site.orphans.heard(9)
+    return site
+
+
+async def _nothing(name: str, args: tuple[Any, ...]) -> None:
+    return None
+
+
+async def test_one_that_reports_is_adopted_and_drained(served: Site) -> None:
+    assert await served.look(STRAY) == []
+    home = served.hub.home_of(9)
+    assert home is not None
+    assert (home.fleet.endpoint.id, home.leaving) == (NOBODY, True)
+    worker = home.fleet.workers[WorkerId(9)]
+    assert (worker.label, worker.instance_id, worker.goal) == (STRAY.label, STRAY.id, Goal.GONE)
+    assert home.fleet.busy(worker.id)  # until its report says otherwise
+    assert list(await served.hub.store.fleet_ids()) == [NOBODY]
+    assert await served.look(STRAY, after_s=APART_S) == []
+    assert served.orphans.all() == []
+
+
+async def test_two_that_report_come_to_the_same_place_one_after_the_other(served: Site) -> None:
+    other = listed("posthouse-here-11")
+    await served.look(STRAY)
+    await served.look(STRAY, other)
+    served.clock.at += APART_S
+    served.orphans.heard(11)
+    assert await served.look(STRAY, other) == []
+    home = served.hub.endpoints[NOBODY]
+    assert set(home.fleet.workers) == {9, 11}
+
+
+async def test_one_that_has_fallen_silent_is_destroyed(served: Site) -> None:
+    assert await served.look(STRAY, after_s=HEARD_S) == ["posthouse-here-9"]
+
+
+async def test_an_operator_makes_it_a_worker_again_or_ends_it(served: Site) -> None:
+    unknown = [listed(f"posthouse-here-{n}") for n in (9, 10, 11)]
+    served.hub.put_group(Workergroup(WorkergroupId(5), EndpointId(3), TemplateId(1)))
+    served.hub.directory.put(Endpoint(EndpointId(3), "llm"))
+    await served.look(*unknown)
+    group = served.hub.workergroups[WorkergroupId(5)]
+    worker = await served.orphans.adopt(served.orphans.find("posthouse-here-9"), group)
+    assert (worker.id, worker.state, worker.goal) == (9, State.STARTING, Goal.HOT)
+    assert served.hub.endpoints[EndpointId(3)].fleet.workers[WorkerId(9)].instance_id == "posthouse-here-9"
+    assert await served.look(*unknown) == []
+    assert [orphan.worker_id for orphan in served.orphans.all()] == [10, 11]
+    served.destroyed.clear()
+    await served.orphans.end([served.orphans.find("posthouse-here-10")])
+    assert served.destroyed == ["posthouse-here-10"]
+    with pytest.raises(NotFound):
+        served.orphans.find("posthouse-here-9")
 
 
 async def test_while_the_store_cannot_be_read_nothing_goes(site: Site) -> None:

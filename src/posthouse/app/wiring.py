@@ -192,17 +192,18 @@ def _parts(
         timeout_s=settings.engine.action_timeout_s,
         on_answer=observer.poke,
     )
+    orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s)
     loop, recorder = Loop(hub, executor), Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
     hub.before_close += [loop.settle, executor.settle, recorder.keep]
     return Parts(
         hub,
         keyring,
         router,
-        Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker)),
+        Ingest(hub, keyring.check_worker, Buckets(settings.rates.reports_per_worker), orphans.heard),
         Certificates(hub, keyring.check_worker, keys.authority.sign_request),
         executor,
         observer,
-        Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s),
+        orphans,
         meters,
         loop,
         recorder,
@@ -230,6 +231,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
         throttle=parts.throttle,
         stream=parts.stream,
+        orphans=parts.orphans,
     )
     fast = FastPath(
         hub,

@@ -17,6 +17,7 @@ from posthouse.cli import (
     explain,
     key,
     logs,
+    orphans,
     provider,
     repeat,
     request,
@@ -60,6 +61,7 @@ app.add_typer(workergroup.app, name="workergroup")
 app.add_typer(template.app, name="template")
 app.add_typer(worker.app, name="worker")
 app.add_typer(provider.app, name="provider")
+app.add_typer(orphans.app, name="orphans")
 app.add_typer(key.app, name="key")
 app.add_typer(account.app, name="account")
 app.command("logs")(logs.logs)

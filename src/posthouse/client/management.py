@@ -140,6 +140,20 @@ class Management:
     async def providers(self) -> list[rows.Provider]:
         return await self._http.call("GET", "/v1/providers", list[rows.Provider])
 
+    async def orphans(self) -> list[rows.Orphan]:
+        """Returns the instances that no worker owns. For the installation's admins, as are the next two."""
+        return await self._http.call("GET", "/v1/orphans", list[rows.Orphan])
+
+    async def destroy_orphan(self, instance_id: str, provider: str = "") -> str:
+        """Has such an instance destroyed, once it has finished what it has; returns how."""
+        named = {"instance_id": instance_id, "provider": provider}
+        return await self._http.call("POST", "/v1/orphans/destroy", str, named, key="msg")
+
+    async def adopt_orphan(self, instance_id: str, workergroup_id: int, provider: str = "") -> str:
+        """Makes such an instance a worker of a workergroup; returns which."""
+        named = {"instance_id": instance_id, "provider": provider, "workergroup_id": workergroup_id}
+        return await self._http.call("POST", "/v1/orphans/adopt", str, named, key="msg")
+
     async def status(self) -> rows.Status:
         return await self._http.call("GET", "/v1/status", rows.Status)
 

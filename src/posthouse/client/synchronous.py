@@ -196,5 +196,8 @@ class Client(_Shell[AsyncClient]):
     delete_key = _blocking(AsyncClient.delete_key)
     accounts = _blocking(AsyncClient.accounts)
     create_account = _blocking(AsyncClient.create_account)
+    orphans = _blocking(AsyncClient.orphans)
+    destroy_orphan = _blocking(AsyncClient.destroy_orphan)
+    adopt_orphan = _blocking(AsyncClient.adopt_orphan)
     providers = _blocking(AsyncClient.providers)
     status = _blocking(AsyncClient.status)

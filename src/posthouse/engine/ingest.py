@@ -20,6 +20,8 @@ class Ingest:
     """Whether a token is that worker's own; constant in time."""
     messages: Buckets = field(default_factory=lambda: Buckets(10.0))
     """How many messages are taken in from each worker."""
+    on_unknown: Callable[[int], None] = lambda worker_id: None
+    """Told of each message with a good token of a worker that is not here."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
@@ -43,8 +45,11 @@ class Ingest:
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:
         """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""
-        managed = self.hub.home_of(worker_id) if self.check_worker(worker_id, token) else None
+        is_its_own = self.check_worker(worker_id, token)
+        managed = self.hub.home_of(worker_id) if is_its_own else None
         if managed is None:
+            if is_its_own:
+                self.on_unknown(worker_id)
             self.counts["messages_refused"] += 1
             raise Unauthorized("mtoken: not the token of this worker")
         return managed

@@ -9,7 +9,9 @@ import structlog
 
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
+from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
+from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Listed
 from posthouse.ports import Provider
 
@@ -17,6 +19,8 @@ log = structlog.get_logger()
 
 TRUSTED_S = 12.0
 """How long a worker's report outweighs a list without it: reports come every 10 s."""
+CONFIRM_S = 60.0
+"""How long most of what was there must be missing in every list before that is believed."""
 LIST_TIMEOUT_S = 30.0
 """How long a provider may take to list what it has."""
 
@@ -30,6 +34,8 @@ class Observer:
     _look: dict[str, asyncio.Event] = field(default_factory=dict)
     _listed: dict[str, dict[str, Instance]] = field(default_factory=dict)
     """The latest list by label, by provider."""
+    _doubted_at: dict[str, float] = field(default_factory=dict)
+    """Since when most of what a provider had is missing in its lists."""
 
     def poke(self, provider: str) -> None:
         """Asks for a look at a provider soon."""
@@ -87,22 +93,35 @@ class Observer:
         """What a list that cannot be complete leaves out, as it was in the one before.
 
         A worker that its provider does not list, and that reported after that may have begun, is there all the same.
-        Then nothing is concluded from any absence in this list: else one empty answer would end a whole fleet.
+        Where most of what there was is missing at once, a list alone is no proof either: others must say so, too, for
+        `CONFIRM_S`. Then nothing is concluded from any absence: else one empty answer would end a whole fleet.
         """
-        listed = {i.label: i for i in instances}
-        mine = [
+        listed, before = {i.label: i for i in instances}, self._listed.get(provider.name, {})
+        theirs = [
             (managed.fleet, worker)
             for managed in self.hub.endpoints.values()
             for worker in managed.fleet.workers.values()
-            if worker.provider == provider.name and worker.label not in listed
+            if worker.provider == provider.name and worker.state is not State.DESTROYING
         ]
-        before = self._listed.get(provider.name, {})
-        if not any(w.state is State.IDLE and now - f.reported_at(w.id) < TRUSTED_S for f, w in mine):
-            self._listed[provider.name] = listed
-            return []
-        self.counts[f"{provider.name}_incomplete"] += 1
-        left_out = [before[w.label] for _, w in mine if w.state is not State.DESTROYING and w.label in before]
-        self._listed[provider.name] = {**listed, **{i.label: i for i in left_out}}
+        missing = [(f, w) for f, w in theirs if w.label not in listed]
+        lost = sum(w.label in before for _, w in missing)
+        if lost < 2 or lost * 2 <= sum(w.label in before for _, w in theirs):
+            self._doubted_at.pop(provider.name, None)
+        elif now - self._doubted_at.setdefault(provider.name, now) < CONFIRM_S:
+            return self._completed(provider.name, listed, missing)
+        if any(w.state is State.IDLE and now - f.reported_at(w.id) < TRUSTED_S for f, w in missing):
+            return self._completed(provider.name, listed, missing)
+        self._listed[provider.name] = listed
+        return []
+
+    def _completed(
+        self, provider: str, listed: dict[str, Instance], missing: Sequence[tuple[Controller, Worker]]
+    ) -> list[Instance]:
+        """What is missing in a list, as the one before had it."""
+        self.counts[f"{provider}_incomplete"] += 1
+        before = self._listed.get(provider, {})
+        left_out = [before[worker.label] for _, worker in missing if worker.label in before]
+        self._listed[provider] = {**listed, **{i.label: i for i in left_out}}
         return left_out
 
     def troubles(self) -> list[str]:

@@ -64,6 +64,9 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/keys"): Scope.ADMIN,
     ("POST", "/v1/keys"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{key_id}"): Scope.ADMIN,
+    ("GET", "/v1/orphans"): Scope.ADMIN,
+    ("POST", "/v1/orphans/adopt"): Scope.ADMIN,
+    ("POST", "/v1/orphans/destroy"): Scope.ADMIN,
     ("GET", "/v1/accounts"): Scope.ADMIN,
     ("POST", "/v1/accounts"): Scope.ADMIN,
 }

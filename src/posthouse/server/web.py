@@ -8,12 +8,14 @@ from posthouse import __version__
 from posthouse.config import Limits, Rates
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
+from posthouse.engine.orphans import Orphans
 from posthouse.engine.stream import EventStream
 from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
 from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
 from posthouse.server.api.logs import add_log_routes
 from posthouse.server.api.market import add_market_routes
+from posthouse.server.api.orphans import add_orphan_routes
 from posthouse.server.api.providers import add_provider_routes
 from posthouse.server.api.reading import JsonRoute
 from posthouse.server.api.replies import Error
@@ -40,9 +42,10 @@ def web_app(
     explain: Explain,
     throttle: Throttle | None = None,
     stream: EventStream | None = None,
+    orphans: Orphans | None = None,
 ) -> FastAPI:
-    """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle` and `stream`: by
-    default its own, with the default rates and without events."""
+    """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
+    `orphans`: by default its own, with the default rates, without events, and with none."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -67,6 +70,7 @@ def web_app(
     add_provider_routes(app, management)
     add_v1_routes(app, management, keyring, explain)
     add_key_routes(app, management)
+    add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_event_routes(app, hub, stream or EventStream(0), keyring)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has

@@ -204,6 +204,22 @@ class Secret(SecretName):
     value: Annotated[str, Strict(), AfterValidator(_no_nul)] = Field(repr=False, json_schema_extra={"writeOnly": True})
 
 
+class NamedOrphan(OwnInput):
+    """An instance that no worker owns."""
+
+    instance_id: Line
+    """Its id at its provider, or its label."""
+    provider: Line = ""
+    """Which provider has it, where several have one of that id."""
+
+
+class AdoptedOrphan(NamedOrphan):
+    """An instance that is to be a worker again."""
+
+    workergroup_id: int
+    """Of the workergroup that it is to be a worker of."""
+
+
 class NewKey(OwnInput):
     """A new key of an account."""
 

@@ -14,7 +14,7 @@ from posthouse.wire.rows.decisions import (
     Traffic,
     WorkerCounts,
 )
-from posthouse.wire.rows.own import Account, EndpointKey, Key, MintedKey, Provider, Status, Worker, WorkerLogs
+from posthouse.wire.rows.own import Account, EndpointKey, Key, MintedKey, Orphan, Provider, Status, Worker, WorkerLogs
 from posthouse.wire.rows.protocol import (
     Endpoint,
     EventLogs,
@@ -39,6 +39,7 @@ __all__ = [
     "MachineKind",
     "MintedKey",
     "Offer",
+    "Orphan",
     "Provider",
     "Reason",
     "Rental",

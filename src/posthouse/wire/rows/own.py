@@ -115,3 +115,22 @@ class Provider(Row):
     """How many offers its latest catalogue has; null before the first."""
     catalog_age_s: float | None
     """How old that is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan(Row):
+    """An instance that carries this installation's label and that no worker owns."""
+
+    instance_id: str
+    provider: str
+    label: str
+    worker_id: int
+    """The id in its label."""
+    state: str
+    """As its provider lists it."""
+    reports: bool
+    """Whether it has reported within a minute: then it serves."""
+    known: bool
+    """Whether a worker here had its label once; else the database may have lost it."""
+    listed_s: float
+    """How long it has been listed so."""
