@@ -32,17 +32,19 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--minutes", type=float, default=0.0, help="end after that time, with what is done; 0: never")
     parser.add_argument("--record", type=Path, help=f"write what was shown; usually {RECORD.name} beside this module")
+    parser.add_argument("--storage", action="store_true", help="break what is stored, too, at every crash")
     args = parser.parse_args()
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
 
     began, outcomes = time.monotonic(), []
-    for outcome in _outcomes(seeds, args.hours, args.jobs, 60.0 * args.minutes):
+    for outcome in _outcomes(seeds, args.hours, args.storage, args.jobs, 60.0 * args.minutes):
         outcomes.append(outcome)
         if outcome.violation:
             print(f"seed {outcome.seed}: {outcome.violation}", file=sys.stderr)
-            print(f"  repeat: {_command(outcome)}", file=sys.stderr, flush=True)
-            _keep(outcome)
+            print(f"  repeat: {_command(outcome)}{' --storage' if args.storage else ''}", file=sys.stderr, flush=True)
+            if not args.storage:
+                _keep(outcome)
         if len(outcomes) % PROGRESS == 0:
             print(f"{len(outcomes)} of {len(seeds)} seeds, {_rate(outcomes, began):.1f} a minute", flush=True)
     broken = [o for o in outcomes if o.violation]
@@ -57,14 +59,14 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _outcomes(seeds: range, hours: float, jobs: int, limit_s: float) -> Iterator[Outcome]:
+def _outcomes(seeds: range, hours: float, storage: bool, jobs: int, limit_s: float) -> Iterator[Outcome]:
     """Outcomes in the order of seeds, so that what is done is a range without gaps."""
     began = time.monotonic()
     if len(seeds) == 1:
-        yield run(seeds[0], hours)
+        yield run(seeds[0], hours, storage)
         return
     with ProcessPoolExecutor(max_workers=jobs) as pool:
-        for outcome in pool.map(partial(run, hours=hours), seeds):
+        for outcome in pool.map(partial(run, hours=hours, storage=storage), seeds):
             yield outcome
             if limit_s and time.monotonic() - began > limit_s:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from posthouse.domain.endpoint import EndpointId, EndpointState
 from posthouse.domain.errors import PosthouseError
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Event, Goal, Observation, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.reports import Ended, Report
@@ -73,6 +74,9 @@ class Checks:
         """By each request with a worker: whose room it took, and since when those had waited."""
         self._store_failed_s = -1e9
         self._ended_s = 0.0
+        self._watched: dict[EndpointId, ManagedEndpoint] = {}
+        self.adopted: set[str] = set()
+        """Labels of workers that an operator took in again: what they cost was not known."""
 
     def broken(self, rule: str, said: str) -> None:
         error = Broken(f"at {self._world.loop.time():.3f} s: {rule}: {said}")
@@ -85,7 +89,7 @@ class Checks:
         """The server has begun a life."""
         self._hub, self._world = hub, world
         world.broken = self.broken
-        self._bills = {}
+        self._bills, self._watched = {}, {}
         self._waiting = {}
         self._bereft = {}
         for instance in world.all_instances.values():
@@ -103,6 +107,23 @@ class Checks:
             self._bills_before = self._bills
             self._bills = {}
             self._ended_s = self._world.loop.time()
+
+    def store_restored(self) -> None:
+        """What was written since a backup is lost: what was spent, and which numbers were given."""
+        self._bills_before = {}
+        self._reqnums = {}
+
+    def orphan_destroyed(self, instance: Instance) -> None:
+        """An instance is destroyed as one that nobody owns: it must serve nothing."""
+        real = self._world.all_instances.get(instance.id)
+        if real is None or any(
+            other.label == real.label and other is not real for other in self._world.all_instances.values()
+        ):
+            return  # one that was made twice
+        if real.serves and real.working and not real.silent:
+            self.broken(
+                "no kill of what serves", f"orphan {real.id} is destroyed, and has {len(real.working)} requests"
+            )
 
     def store_failed(self) -> None:
         self._store_failed_s = self._world.loop.time()
@@ -122,6 +143,7 @@ class Checks:
 
     def _watch(self, managed: ManagedEndpoint) -> None:
         now, fleet = self._hub.clock.now(), managed.fleet
+        self._watched[fleet.endpoint.id] = managed
         bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd())
         bill.since = {w.id: (w.usd_h(), fleet._roster._accrued_at) for w in fleet.workers.values()}
 
@@ -230,7 +252,7 @@ class Checks:
             return
         self.looks += 1
         fleet = managed.fleet
-        if endpoint_id not in self._bills:
+        if self._watched.get(endpoint_id) is not managed:  # new, or read again from the store
             self._watch(managed)
         number, most = len(fleet.workers), fleet.endpoint.scaling.max_workers
         if not managed.leaving and number > max(most, self._most.get(endpoint_id, 0)):
@@ -292,7 +314,7 @@ class Checks:
             serves = instance.state is Observation.RUNNING and instance.serves
             if (worker.state is State.IDLE) is not serves or (worker.state is State.STOPPED) is serves:
                 self.broken("convergence", f"worker {worker.id} is {worker.state}, in truth {instance.state}")
-            if abs(worker.usd_h() - instance.usd_h()) > ROUNDING:
+            if instance.label not in self.adopted and abs(worker.usd_h() - instance.usd_h()) > ROUNDING:
                 self.broken(
                     "spend is time billed", f"worker {worker.id}: {worker.usd_h()} $/h, billed {instance.usd_h()}"
                 )

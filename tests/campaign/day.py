@@ -27,6 +27,7 @@ from tests.campaign.awaits import AWAITS, CHANGES, Await
 from tests.campaign.checks import Broken, Checks
 from tests.campaign.disk import Disk
 from tests.campaign.server import Gone, Server
+from tests.campaign.storage import BACKUP, Storage
 from tests.campaign.virtual import VirtualLoop
 from tests.campaign.world import World
 
@@ -41,6 +42,12 @@ PROBE_S = 900.0
 """A request after the calm must be served within this time, by a worker that may have to be made first."""
 AIMED_S = 1800.0
 """How long an aimed crash waits for the server to come to that place; then it strikes wherever it is."""
+EMPTY = 0.03
+"""Share of empty lists where storage is faulty."""
+RESTORE_S = 300.0
+"""How long it takes an operator to restore a backup: longer than any call of before that is on its way."""
+OPERATED_S = 600.0
+"""How long after the last fault an operator looks what nobody owns."""
 POLL_S = (0.5, 5.0)
 """How long clients sleep between two calls: the protocol's client does so."""
 RETRIES = 5
@@ -66,10 +73,10 @@ class Outcome:
     violation: str = ""
 
 
-def run(seed: int, hours: float = 24.0) -> Outcome:
-    """Lives through a day. Deterministic: what the seed does, it does again."""
+def run(seed: int, hours: float = 24.0, storage: bool = False) -> Outcome:
+    """Lives through a day. Deterministic: what the seed does, it does again. `storage`: what is stored breaks, too."""
     loop = VirtualLoop()
-    day = Day(seed, loop)
+    day = Day(seed, loop, Storage(seed) if storage else None)
     violation = ""
     logs = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -91,8 +98,8 @@ def run(seed: int, hours: float = 24.0) -> Outcome:
 
 
 class Day:
-    def __init__(self, seed: int, loop: VirtualLoop) -> None:
-        self.loop = loop
+    def __init__(self, seed: int, loop: VirtualLoop, storage: Storage | None = None) -> None:
+        self.loop, self.storage = loop, storage
         self.world = World(seed, loop)
         self.random = self.world.random
         self.checks = Checks()
@@ -111,6 +118,9 @@ class Day:
         self._edits = self.random.random() < 0.8
         self._names = 0
         self._busy = self.random.choice([0.3, 0.8])
+        if storage is not None:
+            self._crashes = True
+            self.world.lists_nothing = lambda: storage.random.random() < EMPTY
 
     def close(self) -> None:
         for task in asyncio.all_tasks(self.loop):
@@ -202,8 +212,23 @@ class Day:
             self.happened["clock set"] += 1
             self.world.wall_s += self.random.choice([-1, 1]) * self.random.choice([1.0, 300.0, HOUR_S, 24 * HOUR_S])
         await asyncio.sleep(self.random.choice([0.0, 1.0, 10.0, 60.0, 600.0]))
+        if self.storage is not None:
+            await self._break_storage(self.storage)
         await self._begin()
         self.loop.at_each_step = None
+
+    async def _break_storage(self, storage: Storage) -> None:
+        """Something becomes of the store's file while the server is down. Where it is refused, a backup is restored."""
+        kind, found = storage.fault(self.disk)
+        self.happened[f"storage: {kind}{'' if found else ', refused'}"] += 1
+        if kind == BACKUP or found is None:
+            await asyncio.sleep(RESTORE_S)
+            self.disk = found or storage.restored()
+            self.checks.store_restored()
+            self.world.forget_asked()
+        else:
+            self.disk = found
+        self.world.written = self.disk.has_label
 
     def _kill(self, server: Server) -> None:
         self.crashed_at.update(map(str, server.waits_at()))
@@ -244,6 +269,8 @@ class Day:
     # -- storm and calm ------------------------------------------------------------------------------------------------
 
     async def _storm(self) -> None:
+        if self.storage is not None:
+            self.storage.back_up(self.disk)
         self.world.storm(True)
         if not len(self.server.hub.directory):
             await self._add_endpoint()
@@ -261,7 +288,9 @@ class Day:
         self.world.storm(False)
 
     async def _calm(self) -> None:
-        await self._pass(SETTLE_S)
+        await self._pass(OPERATED_S)
+        await self._end_orphans()
+        await self._pass(SETTLE_S - OPERATED_S)
         self.checks.settled()
         before = self.world.commands
         await self._pass(REST_S)
@@ -277,6 +306,24 @@ class Day:
                 self._raise()
                 if self.happened["served"] == before:
                     self.checks.broken("convergence", f"endpoint {endpoint.id} served nothing for {PROBE_S:.0f} s")
+
+    async def _end_orphans(self) -> None:
+        """What the server leaves to an operator: each instance that nobody owns is adopted or destroyed."""
+        orphans, storage = self.server.orphans, self.storage
+        if storage is None or not orphans.troubles():
+            return
+        for orphan in [orphan for orphan in orphans.all() if not orphan.known]:
+            groups = list(self.server.hub.workergroups.values())
+            adopted = bool(groups) and storage.random.random() < 0.5
+            self.happened[f"operator: {'adopts' if adopted else 'destroys'}"] += 1
+            try:
+                if adopted:
+                    await self.server.call(orphans.adopt(orphan, storage.random.choice(groups)))
+                    self.checks.adopted.add(orphan.instance.label)
+                else:
+                    await self.server.call(orphans.end([orphan]))
+            except BadRequest:  # it has its max_workers
+                await self.server.call(orphans.end([orphan]))
 
     def _has_group(self, endpoint_id: EndpointId) -> bool:
         return bool(self.server.hub.groups_of(endpoint_id))

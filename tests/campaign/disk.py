@@ -37,6 +37,50 @@ class Disk:
         self._revisions: Counter[str] = Counter()
         self._epochs: dict[EndpointId, int] = {}
 
+    # -- all of it, to be written elsewhere and read again -------------------------------------------------------------
+
+    def workers(self) -> list[Worker]:
+        return [worker for fleet in self._workers.values() for worker in fleet.values()]
+
+    def fleets(self) -> list[dict[str, Any]]:
+        known = self._versions.keys() | self._epochs.keys()
+        return [
+            {
+                "endpoint_id": endpoint_id,
+                "account_id": DEFAULT_ACCOUNT,
+                "epoch": self._epochs.get(endpoint_id, 0),
+                "version": self._versions.get(endpoint_id, 0),
+                "spent_usd": self._spent.get(endpoint_id, 0.0),
+            }
+            for endpoint_id in sorted(known)
+        ]
+
+    def counters(self) -> tuple[int, int]:
+        return self._epoch, self._last_worker_id
+
+    def take(
+        self,
+        endpoints: list[Endpoint],
+        templates: list[Template],
+        groups: list[Workergroup],
+        workers: list[Worker],
+    ) -> None:
+        """Takes in rows that were read."""
+        for kind, rows in (("endpoint", endpoints), ("template", templates), ("workergroup", groups)):
+            self._rows[kind] = {row.id: row for row in rows}
+            self._last_id[kind] = max(self._rows[kind], default=0)
+        for worker in workers:
+            self._workers.setdefault(worker.endpoint_id, {})[worker.id] = worker
+
+    def take_fleet(self, endpoint_id: EndpointId, version: int, epoch: int, spent_usd: float) -> None:
+        self._versions[endpoint_id], self._epochs[endpoint_id] = version, epoch
+        self._spent[endpoint_id] = spent_usd
+
+    def take_counters(self, epoch: int, last_worker_id: int) -> None:
+        self._epoch, self._last_worker_id = epoch, last_worker_id
+
+    # -- the port ------------------------------------------------------------------------------------------------------
+
     def installation(self) -> str:
         return "disk"
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from posthouse.app.supervise import keep_running
 from posthouse.config import Limits
 from posthouse.domain.errors import PosthouseError, Unavailable
+from posthouse.domain.instance import Instance
 from posthouse.domain.reports import Ended, Report
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.changes import Changes
@@ -21,7 +22,7 @@ from posthouse.engine.management import Management
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
-from posthouse.ports import Lease, Store
+from posthouse.ports import Lease, Provider, Store
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.campaign.awaits import Await, suspended
@@ -95,7 +96,8 @@ class Server:
             timeout_s=ACTION_TIMEOUT_S,
             on_answer=self.observer.poke,
         )
-        self.orphans = Orphans(self.hub, self.executor.destroy_orphan, self.hub.owners_of)
+        self.orphans = Orphans(self.hub, self._destroy_orphan, self.hub.owners_of)
+        self.ingest.on_unknown = self.orphans.heard
         self.loop = Loop(self.hub, self.executor)
         self.hub.before_close += [self.loop.settle, self.executor.settle]
         self.management = Management(self.hub, Limits(), Keyring(bytes(SECRET_BYTES), [], self.hub.endpoint))
@@ -107,6 +109,10 @@ class Server:
             asyncio.create_task(keep_running("offers", lambda: self.hub.offers.run(self.world, self.world.poll_s))),
         ]
         self.up = True
+
+    def _destroy_orphan(self, provider: Provider, instance: Instance) -> None:
+        self.checks.orphan_destroyed(instance)
+        self.executor.destroy_orphan(provider, instance)
 
     async def _observe(self) -> None:
         await self.observer.run(self.world, self.world.poll_s, self.orphans.sweep)

@@ -47,6 +47,13 @@ def test_the_engine_keeps_every_rule_in_a_faulty_world(seed: int) -> None:
     assert outcome.happened["served"] > 0
 
 
+@pytest.mark.parametrize("seed", [1, 4])
+def test_whatever_becomes_of_what_is_stored_nothing_that_serves_is_destroyed(seed: int) -> None:
+    outcome = run(seed, 6, storage=True)
+    assert outcome.violation == ""
+    assert [kind for kind in outcome.happened if kind.startswith("storage: ")]
+
+
 def test_a_seed_does_again_what_it_did() -> None:
     assert run(3, 6) == run(3, 6)
 

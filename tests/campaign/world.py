@@ -120,6 +120,8 @@ class World:
         """Hands a message of a worker to the server, if one is there."""
         self.written: Callable[[str], bool] = lambda label: True
         """Whether the store has a worker with a label."""
+        self.lists_nothing: Callable[[], bool] = lambda: False
+        """Whether the provider has an empty list for whoever asks now."""
         self.broken: Callable[[str, str], None] = lambda rule, said: None
         self.thorough = False
         """Each request is signed by itself, and whoever asks for offers waits for them."""
@@ -151,6 +153,9 @@ class World:
             raise OSError("connection reset")
         listed = [_listed(b) for b in self.all_instances.values()]
         self._lists = [*self._lists[-3:], listed]
+        if self.stormy and self.lists_nothing():
+            self.counts["list empty"] += 1
+            return []
         if self.hit("list lags"):
             listed = list(self._lists[0])
         if listed and self.hit("list misses one"):
@@ -242,6 +247,10 @@ class World:
         if failed:
             raise failed[0]
         await asyncio.sleep(latency_s / 2)
+
+    def forget_asked(self) -> None:
+        """The store knows no more what was asked for: what exists is known by its label, and what does not is free."""
+        self._asked = {instance.label for instance in self.all_instances.values()}
 
     def _box(self, instance_id: str) -> SimInstance:
         if instance_id not in self.all_instances:

@@ -167,7 +167,7 @@ async def test_one_that_has_fallen_silent_is_destroyed(served: Site) -> None:
 async def test_an_operator_makes_it_a_worker_again_or_ends_it(served: Site) -> None:
     unknown = [listed(f"posthouse-here-{n}") for n in (9, 10, 11)]
     served.hub.put_group(Workergroup(WorkergroupId(5), EndpointId(3), TemplateId(1)))
-    served.hub.directory.put(Endpoint(EndpointId(3), "llm"))
+    served.hub.open(Endpoint(EndpointId(3), "llm"))
     await served.look(*unknown)
     group = served.hub.workergroups[WorkergroupId(5)]
     worker = await served.orphans.adopt(served.orphans.find("posthouse-here-9"), group)

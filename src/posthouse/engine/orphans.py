@@ -175,6 +175,11 @@ class Orphans:
             raise BadRequest(
                 f"instance_id: {orphan.instance.id} was made twice, and a worker has its label: destroy it"
             )
+        home = self.hub.managed(group.endpoint_id).fleet
+        if len(home.workers) >= home.endpoint.scaling.max_workers:
+            raise BadRequest(
+                f"workergroup_id: endpoint {home.endpoint.name} has its max_workers already: raise that first"
+            )
         offers = [offer.offer for offer in self.hub.offers_for(group.endpoint_id) if offer.group_id == group.id]
         state = STATES[orphan.instance.seen]
         goal = Goal.COLD if state is State.STOPPED else Goal.HOT

@@ -22,13 +22,13 @@ class SqlCatalogue(Database):
     """The `Catalogue` port."""
 
     async def endpoints(self) -> Sequence[Endpoint]:
-        return await self._all(select(endpoints).order_by(endpoints.c.id), _endpoint)
+        return await self._all(select(endpoints).order_by(endpoints.c.id), endpoint_of)
 
     async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        return replace(endpoint, id=EndpointId(await self._add(endpoints, _endpoint_row(endpoint))))
+        return replace(endpoint, id=EndpointId(await self._add(endpoints, endpoint_row(endpoint))))
 
     async def put_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        await self._put(endpoints, _endpoint_row(endpoint))
+        await self._put(endpoints, endpoint_row(endpoint))
         return replace(endpoint, revision=endpoint.revision + 1)
 
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
@@ -81,11 +81,13 @@ async def _sweep(db: AsyncConnection) -> None:
         await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
 
 
-def _endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
+    """An endpoint as its table has it."""
     return asdict(endpoint) | {"state": endpoint.state.value}
 
 
-def _endpoint(row: Row[Any]) -> Endpoint:
+def endpoint_of(row: Row[Any]) -> Endpoint:
+    """An endpoint from its row."""
     values = fields_of(row)
     return Endpoint(
         **values | {"scaling": Scaling(**values["scaling"]), "state": EndpointState(values["state"])},

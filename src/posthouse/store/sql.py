@@ -65,7 +65,7 @@ async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         async with engine.begin() as db:
-            name = await db.run_sync(_open)
+            name = await db.run_sync(open_schema)
     except BaseException as error:
         await engine.dispose()
         if isinstance(error, Damaged | DBAPIError | OSError | ValueError | TypeError):
@@ -97,7 +97,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _open(connection: Connection) -> str:
+def open_schema(connection: Connection) -> str:
     """Sees that the database is whole and has this version's schema; the installation's name. Raises: Refused."""
     check_pages(connection)
     is_new = _migrate(connection)
