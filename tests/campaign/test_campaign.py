@@ -24,7 +24,8 @@ from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
-from posthouse.policy import bounds, release
+from posthouse.policy import release
+from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
 from posthouse.store import open_store
 from tests.campaign.__main__ import KEPT
@@ -99,7 +100,7 @@ def _ids_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(bounds, "budget", _nothing(100))
+    patch.setattr(Draft, "budget", 100)
 
 
 def _nobody_drains(patch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.bounds import committed_usd_h, least_hot, running_usd_h
-from posthouse.policy.capacity import USABLE, hot, on_machine, perf_of, ready, supply
+from posthouse.policy.capacity import USABLE, hot, perf_of, ready, supply
 from posthouse.policy.decide import decide
+from posthouse.policy.draft import committed_usd_h
 from posthouse.policy.forecast import predicted_load
-from posthouse.policy.needs import expected_wait_s, hot_need
+from posthouse.policy.needs import expected_wait_s, hot_need, least_hot
 from posthouse.policy.rollout import INACTIVE
 from posthouse.policy.tuning import TUNING
 
@@ -61,7 +61,6 @@ kinds = st.sampled_from(["1/1xA", "1/1xB", "2/1xA"])
 learneds = st.builds(
     Estimates,
     perf=st.dictionaries(kinds, st.floats(0.01, 1e6)),
-    perf_at=st.dictionaries(st.builds(on_machine, kinds, st.sampled_from(["m1", "m2"])), st.floats(0.01, 1e6)),
     work_per_usd=st.dictionaries(kinds, st.floats(0.01, 1e6)),
     success_rate=st.dictionaries(kinds, st.floats(0.05, 0.95)),
     start_s=st.floats(0, 1000),
@@ -237,7 +236,7 @@ def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Mem
 def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
     decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
     woken = [w for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT]
-    rented_usd_h = sum(running_usd_h(r.offer.offer.price) for r in decision.rentals)
+    rented_usd_h = sum(r.offer.offer.price.running_usd_h for r in decision.rentals)
     dearer = rented_usd_h + sum(committed_usd_h(replace(w, goal=Goal.HOT)) - committed_usd_h(w) for w in woken)
     if cap is not None and dearer > 1e-9:
         assert sum(map(committed_usd_h, after(s, decision))) + rented_usd_h <= cap * (1 + 1e-6) + 1e-6

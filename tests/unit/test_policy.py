@@ -18,15 +18,13 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.backoff import group_resume_at, machine_resume_at
-from posthouse.policy.bounds import committed_usd_h
-from posthouse.policy.capacity import coming, expected_perf, on_machine
+from posthouse.policy.capacity import coming, expected_perf
 from posthouse.policy.decide import decide
-from posthouse.policy.draft import Draft
+from posthouse.policy.draft import committed_usd_h
+from posthouse.policy.faults import beyond_median, group_resume_at, machine_resume_at, penalty_s
 from posthouse.policy.forecast import predicted_load, sliding_max
-from posthouse.policy.needs import HotNeed, hot_need, left_open, reserve_hold_s
-from posthouse.policy.offers import cover_usd_h
-from posthouse.policy.outliers import beyond_median, penalty_s
+from posthouse.policy.needs import HotNeed, hot_need, left_open
+from posthouse.policy.recruit import cover_usd_h
 from posthouse.policy.release import last_stays_s
 from posthouse.policy.route import pick, queued_work, work_ahead
 from posthouse.policy.tuning import TUNING
@@ -423,15 +421,6 @@ def test_a_little_sooner_is_not_worth_a_machine_that_costs_many_times_as_much() 
     assert decided(snapshot(dear, cold(2, load_s=300), scaling=PAIR, demand=waits)).goals == {WorkerId(1): Goal.HOT}
 
 
-def test_a_machine_that_was_slow_is_taken_after_others_of_its_kind() -> None:
-    offers = (offer("a", 1.0, machine="slow", available=1), offer("b", 1.0, machine="unknown", available=1))
-    estimates = Estimates({KIND: 100.0}, perf_at={on_machine(KIND, "slow"): 50.0})
-    decision = decided(snapshot(demand=load(100), offers=offers, estimates=estimates))
-    assert [r.offer.offer.id for r in decision.rentals] == ["b"]
-    both = decided(snapshot(demand=load(150), offers=offers, estimates=estimates))
-    assert {r.offer.offer.id for r in both.rentals} == {"a", "b"}
-
-
 def test_an_offer_is_rented_no_more_often_than_it_is_available() -> None:
     offers = (offer("a", 1.0, available=2), offer("b", 2.0, available=1))
     decision = decided(snapshot(demand=load(1000), offers=offers))
@@ -779,28 +768,14 @@ def test_cold_workers_go_where_the_others_can_do_all_of_the_reserve() -> None:
     assert not goes(min_cold_load=401.0)
 
 
-def test_capacity_in_all_is_held_until_its_storage_has_cost_what_making_it_anew_would() -> None:
+def test_capacity_in_all_is_held_for_an_hour() -> None:
     scaling = replace(BARE, cold_mult=2)
     memory = decided(snapshot(worker(1), demand=load(200), scaling=scaling)).memory
     team = [worker(1), cold(2), cold(3), cold(4)]
-    even_s = Estimates().create_s * PRICE.loading_usd_h / PRICE.stopped_usd_h
-    assert even_s == 600.0
-    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + even_s - 1)
+    held = snapshot(*team, demand=load(100), scaling=scaling, now=NOW + TUNING.reserve_s - 1)
     assert decided(held, memory).goals == {}
-    over = replace(held, now=NOW + even_s)
+    over = replace(held, now=NOW + TUNING.reserve_s)
     assert decided(over, memory).goals == {WorkerId(4): Goal.GONE, WorkerId(3): Goal.GONE}
-
-
-@pytest.mark.parametrize(
-    ("loading_usd_h", "stopped_usd_h", "held_s"),
-    [(0.4, 0.02, 2400.0), (0.0, 0.0, TUNING.reserve_s), (1.0, 0.0, TUNING.reserve_s), (0.1, 0.1, 600.0)],
-)
-def test_dear_machines_with_cheap_storage_are_kept_longer(
-    loading_usd_h: float, stopped_usd_h: float, held_s: float
-) -> None:
-    team = [cold(1, price=Price(1.0, loading_usd_h, stopped_usd_h))]
-    draft = Draft.of(snapshot(*team, estimates=Estimates(create_s=120.0)), TUNING)
-    assert reserve_hold_s(draft) == pytest.approx(held_s)
 
 
 def test_a_kind_that_was_never_measured_is_taken_to_do_as_much_for_its_money_as_the_others_of_its_workergroup() -> None:

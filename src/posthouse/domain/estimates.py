@@ -9,8 +9,6 @@ class Estimates:
 
     perf: dict[str, float] = field(default_factory=dict)
     """Work per second by kind of machine."""
-    perf_at: dict[str, float] = field(default_factory=dict)
-    """The same of single machines, as `on_machine` names them: some are slower than others of their kind."""
     work_per_usd: dict[str, float] = field(default_factory=dict)
     """Work per second for each dollar per hour, by kind of machine; only of those that cost something."""
     success_rate: dict[str, float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ A *command* that `TRANSITIONS` does not allow is our own bug and raises `Illegal
 allow is late, repeated or out of order: the state stays as it is, and the caller counts it unless it is a repeat.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
@@ -71,131 +72,19 @@ class Observation(StrEnum):
 
 Event = Command | Observation
 
-_BIRTH: dict[Event, State] = {
-    Observation.PROVISIONING: State.CREATING,
-    Observation.PULLING: State.LOADING,
-    Observation.RUNNING: State.MODEL_LOADING,
-    Observation.REPORTED_LOADING: State.MODEL_LOADING,
-    Observation.REPORTED_READY: State.IDLE,
-    Observation.REPORTED_ERROR: State.ERROR,
-    Observation.EXITED: State.ERROR,
-    Observation.HALTED: State.ERROR,
-    Observation.ABSENT: State.DESTROYED,
-    Observation.OVERDUE: State.ERROR,
-    Command.DESTROY: State.DESTROYING,
-}
-
-_UPDATE: dict[Event, State] = {
-    Command.DESTROY: State.DESTROYING,
-    Observation.REPORTED_READY: State.IDLE,
-    Observation.REPORTED_ERROR: State.ERROR,
-    Observation.HALTED: State.STOPPED,  # the server died between its end and its new start
-    Observation.EXITED: State.ERROR,
-    Observation.ABSENT: State.DESTROYED,
-    Observation.OVERDUE: State.ERROR,
-}
-
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.WANTED: {
-        Command.RENT: State.CREATING,
-        Command.DESTROY: State.DESTROYED,  # nobody was asked, so nothing can exist
-    },
-    State.CREATING: {
-        **_BIRTH,
-        Observation.FAILED: State.DESTROYED,  # a clear refusal: nothing was made
-    },
-    State.LOADING: {k: v for k, v in _BIRTH.items() if k is not Observation.PROVISIONING},
-    State.MODEL_LOADING: {
-        **{k: v for k, v in _BIRTH.items() if k not in (Observation.PROVISIONING, Observation.PULLING)},
-        Command.UPDATE: State.UPDATE_STARTING,
-    },
-    State.IDLE: {
-        Command.STOP: State.STOPPING,
-        Command.UPDATE: State.UPDATE_REBOOTING,
-        Command.DESTROY: State.DESTROYING,
-        Observation.REPORTED_LOADING: State.STARTING,  # its server began anew inside the same instance
-        Observation.REPORTED_ERROR: State.ERROR,
-        Observation.SILENT: State.UNAVAIL,
-        Observation.EXITED: State.UNAVAIL,
-        Observation.HALTED: State.STOPPED,  # stopped behind our back, by its owner or by spot
-        Observation.ABSENT: State.DESTROYED,
-    },
-    State.STOPPING: {
-        Command.DESTROY: State.DESTROYING,
-        Observation.HALTED: State.STOPPED,
-        Observation.EXITED: State.UNAVAIL,
-        Observation.ABSENT: State.DESTROYED,
-        Observation.OVERDUE: State.ERROR,
-        Observation.FAILED: State.IDLE,  # a clear refusal: it runs on
-    },
-    State.STOPPED: {
-        Command.START: State.STARTING,
-        Command.UPDATE: State.UPDATE_STARTING,
-        Command.DESTROY: State.DESTROYING,
-        Observation.RUNNING: State.STARTING,  # started behind our back, or by an order whose answer we lost
-        Observation.EXITED: State.UNAVAIL,
-        Observation.ABSENT: State.DESTROYED,
-    },
-    State.STARTING: {
-        # HALTED is not here: a listing taken just before the start took effect would undo it.
-        Command.STOP: State.STOPPING,
-        Command.UPDATE: State.UPDATE_STARTING,
-        Command.DESTROY: State.DESTROYING,
-        Observation.REPORTED_READY: State.IDLE,
-        Observation.REPORTED_ERROR: State.ERROR,
-        Observation.EXITED: State.UNAVAIL,
-        Observation.ABSENT: State.DESTROYED,
-        Observation.OVERDUE: State.ERROR,
-        Observation.FAILED: State.STOPPED,  # a clear refusal, such as of a machine that is let to others: it stays cold
-    },
-    # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
-    State.UPDATE_REBOOTING: {**_UPDATE, Observation.FAILED: State.IDLE},
-    State.UPDATE_STARTING: {**_UPDATE, Observation.FAILED: State.STOPPED},
-    State.UNAVAIL: {
-        Command.DESTROY: State.DESTROYING,
-        Observation.REPORTED_READY: State.IDLE,
-        Observation.REPORTED_ERROR: State.ERROR,
-        Observation.ABSENT: State.DESTROYED,
-        Observation.OVERDUE: State.ERROR,
-    },
-    State.ERROR: {
-        Command.DESTROY: State.DESTROYING,
-        Observation.ABSENT: State.DESTROYED,
-    },
-    State.DESTROYING: {
-        Observation.ABSENT: State.DESTROYED,
-        Observation.OVERDUE: State.ERROR,  # from where it is destroyed again, until it is gone
-        Observation.FAILED: State.ERROR,
-    },
-    State.DESTROYED: {},
-}
-
 UPDATING = frozenset({State.UPDATE_REBOOTING, State.UPDATE_STARTING})
 
-NOTHING_NEW: dict[Observation, frozenset[State]] = {
-    # The states of which an observation tells nothing but what is known. In any other it is late or a contradiction.
-    Observation.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
-    Observation.PULLING: frozenset({State.LOADING}) | UPDATING,
-    Observation.RUNNING: frozenset(State)
-    - {State.WANTED, State.CREATING, State.LOADING, State.STOPPED, State.DESTROYED},
-    Observation.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
-    Observation.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
-    Observation.REPORTED_LOADING: frozenset({State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR})
-    | UPDATING,
-    Observation.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
-    Observation.REPORTED_ERROR: frozenset({State.ERROR}),
-}
+_EXISTS = frozenset(State) - {State.WANTED, State.DESTROYED}
+"""Its provider may have an instance of it."""
 
-COMMANDS: dict[Goal, dict[State, Command]] = {
-    Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
-    # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
-    Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
-    Goal.UPDATED: {
-        State.WANTED: Command.RENT,
-        **dict.fromkeys((State.MODEL_LOADING, State.IDLE, State.STOPPED, State.STARTING), Command.UPDATE),
-    },
-    Goal.GONE: {state: Command.DESTROY for state in State if state not in (State.DESTROYING, State.DESTROYED)},
-}
+_BORN = frozenset({State.CREATING, State.LOADING, State.MODEL_LOADING})
+"""Rented, and not ready yet for the first time."""
+
+COMING = _BORN | UPDATING | {State.WANTED, State.STARTING}
+"""On the way to IDLE."""
+
+SERVING = frozenset({State.IDLE, State.ERROR})
+"""States in which requests may still be served: a worker that reported an error often serves on."""
 
 STATE_TIMEOUT_S: dict[State, float] = {
     # How long a passing state may last without any sign of progress before it counts as stuck, in seconds.
@@ -212,21 +101,93 @@ STATE_TIMEOUT_S: dict[State, float] = {
 }
 
 MAX_PROGRESS_FACTOR = 6.0
-"""How many times its patience a passing state may last in all, however much progress it shows (a log that prints
-for ever is no progress, and the machine is billed)."""
+"""How many times its timeout a passing state may last in all, whatever progress it shows: the machine is billed."""
 
-STABLE = frozenset({State.WANTED, State.IDLE, State.STOPPED, State.ERROR, State.DESTROYED})
+STABLE = frozenset(State) - frozenset(STATE_TIMEOUT_S)
 """The states without a deadline. WANTED and ERROR call for a command at every tick, so they do not last either."""
 
-COMING = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING, State.STARTING}) | UPDATING
-"""On the way to IDLE."""
 
-SERVING = frozenset({State.IDLE, State.ERROR})
-"""States in which requests may still be served: a worker that reported an error often serves on."""
+def _from(states: Iterable[State], after: State) -> dict[State, State]:
+    return dict.fromkeys(states, after)
 
-STATUS_ON_WIRE: dict[State, str] = {
-    state: str(state) for state in State if state not in (State.WANTED, State.DESTROYED)
+
+_MOVES: dict[Event, dict[State, State]] = {
+    # What follows in which state. In all other states a command is illegal, and an observation means nothing.
+    Command.RENT: {State.WANTED: State.CREATING},
+    Command.START: {State.STOPPED: State.STARTING},
+    Command.STOP: _from((State.IDLE, State.STARTING), State.STOPPING),
+    Command.UPDATE: {
+        **_from((State.MODEL_LOADING, State.STOPPED, State.STARTING), State.UPDATE_STARTING),
+        State.IDLE: State.UPDATE_REBOOTING,
+    },
+    Command.DESTROY: {
+        **_from(_EXISTS - {State.DESTROYING}, State.DESTROYING),
+        State.WANTED: State.DESTROYED,  # nobody was asked, so nothing can exist
+    },
+    Observation.PROVISIONING: {},
+    Observation.PULLING: {State.CREATING: State.LOADING},
+    Observation.RUNNING: {
+        **_from((State.CREATING, State.LOADING), State.MODEL_LOADING),
+        State.STOPPED: State.STARTING,  # started behind our back, or by an order whose answer we lost
+    },
+    # Not of one that is starting: a listing taken just before the start took effect would undo it.
+    Observation.HALTED: {
+        **_from(_BORN, State.ERROR),
+        **_from(UPDATING, State.STOPPED),  # the server died between its end and its new start
+        **_from((State.IDLE, State.STOPPING), State.STOPPED),  # also behind our back, by its owner or by spot
+    },
+    Observation.EXITED: {
+        **_from(_BORN | UPDATING, State.ERROR),
+        **_from((State.IDLE, State.STOPPING, State.STOPPED, State.STARTING), State.UNAVAIL),
+    },
+    Observation.ABSENT: _from(_EXISTS, State.DESTROYED),
+    Observation.REPORTED_LOADING: {
+        **_from((State.CREATING, State.LOADING), State.MODEL_LOADING),
+        State.IDLE: State.STARTING,  # its server began anew inside the same instance
+    },
+    Observation.REPORTED_READY: _from((COMING | {State.UNAVAIL}) - {State.WANTED}, State.IDLE),
+    Observation.REPORTED_ERROR: _from((COMING | {State.IDLE, State.UNAVAIL}) - {State.WANTED}, State.ERROR),
+    Observation.SILENT: {State.IDLE: State.UNAVAIL},
+    Observation.OVERDUE: _from(STATE_TIMEOUT_S, State.ERROR),  # one in DESTROYING is destroyed again, until it is gone
+    # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
+    Observation.FAILED: {
+        State.CREATING: State.DESTROYED,
+        State.STOPPING: State.IDLE,
+        State.STARTING: State.STOPPED,
+        State.UPDATE_REBOOTING: State.IDLE,
+        State.UPDATE_STARTING: State.STOPPED,
+        State.DESTROYING: State.ERROR,
+    },
 }
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    state: {event: moves[state] for event, moves in _MOVES.items() if state in moves} for state in State
+}
+
+NOTHING_NEW: dict[Observation, frozenset[State]] = {
+    # The states of which an observation tells nothing but what is known. In any other it is late or a contradiction.
+    Observation.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
+    Observation.PULLING: frozenset({State.LOADING}) | UPDATING,
+    Observation.RUNNING: _EXISTS - {State.CREATING, State.LOADING, State.STOPPED},
+    Observation.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
+    Observation.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
+    Observation.REPORTED_LOADING: UPDATING | {State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR},
+    Observation.REPORTED_READY: frozenset({State.IDLE, State.STOPPING}),  # until the stop takes effect
+    Observation.REPORTED_ERROR: frozenset({State.ERROR}),
+}
+
+COMMANDS: dict[Goal, dict[State, Command]] = {
+    Goal.HOT: {State.WANTED: Command.RENT, State.STOPPED: Command.START},
+    # A cold worker that does not exist yet is rented and loads its model once; only then is it stopped.
+    Goal.COLD: {State.WANTED: Command.RENT, State.IDLE: Command.STOP, State.STARTING: Command.STOP},
+    Goal.UPDATED: {
+        State.WANTED: Command.RENT,
+        **dict.fromkeys((State.MODEL_LOADING, State.IDLE, State.STOPPED, State.STARTING), Command.UPDATE),
+    },
+    Goal.GONE: dict.fromkeys((_EXISTS | {State.WANTED}) - {State.DESTROYING}, Command.DESTROY),
+}
+
+STATUS_ON_WIRE = {state: str(state) for state in _EXISTS}
 
 
 class Billing(StrEnum):
@@ -241,20 +202,10 @@ class Billing(StrEnum):
 BILLED_AS: dict[State, Billing] = {
     # The protocol's own billing classes, except that what may still run is counted as running: UNAVAIL, ERROR and
     # DESTROYING cost money on most providers until the instance is gone, and a cap must not be fooled.
-    State.WANTED: Billing.NOTHING,
-    State.CREATING: Billing.LOADING,
-    State.LOADING: Billing.LOADING,
-    State.MODEL_LOADING: Billing.LOADING,
-    State.IDLE: Billing.READY,
-    State.STOPPING: Billing.READY,
+    **dict.fromkeys(State, Billing.READY),
+    **dict.fromkeys(_BORN, Billing.LOADING),
+    **dict.fromkeys((State.WANTED, State.DESTROYED), Billing.NOTHING),
     State.STOPPED: Billing.STOPPED,
-    State.STARTING: Billing.READY,
-    State.UPDATE_REBOOTING: Billing.READY,
-    State.UPDATE_STARTING: Billing.READY,
-    State.UNAVAIL: Billing.READY,
-    State.ERROR: Billing.READY,
-    State.DESTROYING: Billing.READY,
-    State.DESTROYED: Billing.NOTHING,
 }
 
 
@@ -274,9 +225,8 @@ def after_observation(state: State, observation: Observation) -> State | None:
 def next_command(goal: Goal, state: State, busy: bool, capabilities: Capabilities = ALL_CAPABILITIES) -> Command | None:
     """The command that moves `state` toward `goal`, or None where there is nothing to do but wait.
 
-    A busy worker gets no command while it can still serve: it drains first. In the other states its requests are lost
-    or not there, so nothing is gained by waiting. What a worker cannot do, its successor does: one that cannot rest
-    is destroyed instead, and so is one that cannot be updated where it is.
+    A busy worker gets no command while it can still serve: it drains first. One that cannot rest is destroyed instead,
+    and so is one that cannot be updated where it is.
     """
     if busy and state in SERVING:
         return None
@@ -288,10 +238,7 @@ def next_command(goal: Goal, state: State, busy: bool, capabilities: Capabilitie
 
 
 def goal_beyond_update(state: State) -> Goal:
-    """What is wanted of a worker once its update has begun or was called off: who served will serve, the others rest.
-
-    Where one that rests is needed, the next decision wakes it.
-    """
+    """What is wanted of a worker once its update has begun or was called off: only who served will serve."""
     return Goal.HOT if state is State.IDLE else Goal.COLD
 
 

@@ -18,6 +18,11 @@ class Price:
     loading_usd_h: float = 0.0
     stopped_usd_h: float = 0.0
 
+    @property
+    def running_usd_h(self) -> float:
+        """The most a worker costs per hour while it is not stopped."""
+        return max(self.ready_usd_h, self.loading_usd_h)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:

@@ -9,9 +9,8 @@ from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.backoff import same_fault
-from posthouse.policy.bounds import running_usd_h
-from posthouse.policy.capacity import kind_of, on_machine
+from posthouse.policy.capacity import kind_of
+from posthouse.policy.faults import same_fault
 from posthouse.policy.tuning import TUNING
 
 _T = TypeVar("_T")
@@ -29,22 +28,20 @@ class Estimator:
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
         self._perf: dict[str, tuple[float, int]] = {}  # and of how many
-        self._perf_at: dict[str, float] = {}
         self._work_per_usd: dict[str, float] = {}
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=TUNING.samples)
         self._create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def measured(self, worker: Worker) -> None:
-        """A worker has measured its performance: that tells of its kind, and of its machine."""
-        kind, usd_h = kind_of(worker), running_usd_h(worker.price)
+        """A worker has measured its performance: that tells of its kind."""
+        kind, usd_h = kind_of(worker), worker.price.running_usd_h
         mean, number = self._perf.get(kind, (0.0, 0))
         number = min(number + 1, TUNING.samples)
         self._perf[kind] = mean + (worker.perf - mean) / number, number
         if usd_h > 0:
             before = self._work_per_usd.get(kind, 0.0)
             self._work_per_usd[kind] = before + (worker.perf / usd_h - before) / number
-        _put_latest(self._perf_at, on_machine(kind, worker.machine), worker.perf)
 
     def ready(self, worker: Worker) -> None:
         """A worker is ready, so its machine is trusted again."""
@@ -101,7 +98,6 @@ class Estimator:
         defaults = Estimates()
         return Estimates(
             perf={kind: perf for kind, (perf, _) in self._perf.items()},
-            perf_at=dict(self._perf_at),
             work_per_usd=dict(self._work_per_usd),
             success_rate=self._success_rate(now),
             start_s=median(self._start_s) if self._start_s else defaults.start_s,

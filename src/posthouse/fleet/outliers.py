@@ -8,7 +8,7 @@ from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.events import Level, Outbox
 from posthouse.fleet.ledger import Request
-from posthouse.policy.outliers import penalty_s
+from posthouse.policy.faults import penalty_s
 from posthouse.policy.tuning import TUNING
 
 FAULTS = ("", "Error")

@@ -14,7 +14,7 @@ from posthouse.fleet.meter import Meter
 from posthouse.fleet.outliers import Outliers, Workers
 from posthouse.fleet.routing_table import RoutingTable
 from posthouse.fleet.service import ServiceTimes
-from posthouse.policy.backoff import resume_at
+from posthouse.policy.faults import resume_at
 from posthouse.policy.route import queued_work, work_ahead
 from posthouse.policy.tuning import TUNING
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from posthouse.domain.worker import WorkerId
-from posthouse.policy.outliers import Floats, beyond_median
+from posthouse.policy.faults import Floats, beyond_median
 from posthouse.policy.route import end_s, pick
 
 MAX_UNIT_S = 1e100

@@ -6,10 +6,8 @@ from statistics import median
 
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.policy.bounds import running_usd_h
 
 USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 """States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""
@@ -23,11 +21,6 @@ def kind(group_id: WorkergroupId, gpu_name: str, num_gpus: int) -> str:
 def kind_of(worker: Worker) -> str:
     """The kind of a worker."""
     return kind(worker.group_id, worker.gpu_name, worker.num_gpus)
-
-
-def on_machine(worker_kind: str, machine: str) -> str:
-    """What the performance of a single machine is learned by."""
-    return f"{worker_kind} on {machine}"
 
 
 def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float:
@@ -48,15 +41,9 @@ def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float
     return median(own or values.values()) * usd_h
 
 
-def perf_on(worker_kind: str, machine: str, price: Price, estimates: Estimates) -> float:
-    """What a worker of this kind can do there: what the machine did before, else what is expected of its kind."""
-    before = estimates.perf_at.get(on_machine(worker_kind, machine))
-    return before or expected_perf(worker_kind, running_usd_h(price), estimates)
-
-
 def perf_of(worker: Worker, estimates: Estimates) -> float:
-    """What the worker can do: its own measurement, else what its machine and its kind let expect."""
-    return worker.perf if worker.perf > 0 else perf_on(kind_of(worker), worker.machine, worker.price, estimates)
+    """What the worker can do: its own measurement, else what its kind lets expect."""
+    return worker.perf if worker.perf > 0 else expected_perf(kind_of(worker), worker.price.running_usd_h, estimates)
 
 
 def supply(workers: Iterable[Worker], estimates: Estimates) -> float:
@@ -84,12 +71,12 @@ def coming(workers: Iterable[Worker], estimates: Estimates, now: float) -> list[
 
     A worker that is late is expected to be as late again: of long tails the rest grows with the age.
     """
-    found: list[tuple[float, float]] = []
-    for worker in hot(workers):
-        if worker.state in COMING:
-            usual_s = estimates.start_s if worker.loaded_at > 0 else estimates.create_s
-            found.append((abs(usual_s - (now - worker.began_at)), perf_of(worker, estimates)))
-    return found
+
+    def left_s(worker: Worker) -> float:
+        usual_s = estimates.start_s if worker.loaded_at > 0 else estimates.create_s
+        return abs(usual_s - (now - worker.began_at))
+
+    return [(left_s(w), perf_of(w, estimates)) for w in hot(workers) if w.state in COMING]
 
 
 def shown(value: float) -> float | str:

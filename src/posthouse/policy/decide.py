@@ -6,12 +6,11 @@ from posthouse.domain.decision import Decision, Memory, Reason, Snapshot
 from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.policy import release, rollout
-from posthouse.policy.capacity import shown
+from posthouse.policy.capacity import hot, ready, shown
 from posthouse.policy.draft import Draft
 from posthouse.policy.needs import needs_of
-from posthouse.policy.rent import rent
+from posthouse.policy.recruit import rent, wake
 from posthouse.policy.tuning import TUNING, Tuning
-from posthouse.policy.wake import wake
 
 
 def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
@@ -23,23 +22,22 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
         _stand_by(draft)
         return _decision(draft, memory, hot_need=0.0)
 
-    needs, memory = needs_of(draft, memory)  # hot, to rent for, total
-
-    begun = rollout.begin_inactive(draft)
-    waits = rollout.begin_active(draft, needs)
+    needs, memory = needs_of(draft, memory)
+    hot_need = needs.hot.high
+    turns, needs_help = rollout.turns(draft, needs)
+    if needs_help:
+        needs = needs.with_help(draft.perf(needs_help))
 
     wake(draft, needs)
     rent(draft, Goal.HOT, needs.rent.low, needs.least)
     rent(draft, Goal.COLD, needs.total.low, s.endpoint.scaling.cold_workers)
-    helped = waits is not None and rollout.helped(draft, waits)
-
     if release.release(draft, needs, memory.released_at):
         memory = replace(memory, released_at=s.now)
     release.discard(draft, needs.total, s.endpoint.scaling.cold_workers)
 
-    rollout.progress(draft, waits)
-    rollout.see_through(draft, begun, waits, helped)
-    return _decision(draft, memory, needs.hot.high)
+    rollout.begin(draft, turns, needs_help)
+    rollout.progress(draft, needs_help)
+    return _decision(draft, memory, hot_need)
 
 
 def _stand_by(draft: Draft) -> None:
@@ -53,7 +51,7 @@ def _stand_by(draft: Draft) -> None:
 
 
 def _decision(draft: Draft, memory: Memory, hot_need: float) -> Decision:
-    hot_supply, ready_supply = draft.supply(draft.hot()), draft.supply(draft.ready())
+    hot_supply, ready_supply = draft.supply(hot(draft.all())), draft.supply(ready(draft.all()))
     draft.because.append(Reason("hot supply", shown(hot_supply), "ready and coming workers, before rentals"))
     return Decision(
         at=draft.s.now,

@@ -4,11 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from posthouse.domain.decision import Reason, Rental, Snapshot
-from posthouse.domain.lifecycle import Goal
+from posthouse.domain.lifecycle import COMING, Goal
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.policy import bounds, capacity
-from posthouse.policy.bounds import committed_usd_h, running_usd_h
+from posthouse.policy import capacity
 from posthouse.policy.tuning import Tuning
+
+
+def committed_usd_h(worker: Worker) -> float:
+    """What the worker may come to cost per hour: the dearer of what it is and of where its goal takes it."""
+    # A cold one, too, is ready once before it rests.
+    will_run = worker.goal in (Goal.HOT, Goal.UPDATED) or worker.state in COMING
+    return max(worker.usd_h(), worker.price.running_usd_h if will_run else 0.0)
 
 
 @dataclass(slots=True)
@@ -22,26 +28,29 @@ class Draft:
     because: list[Reason]
     committed_usd_h: float
     """What workers and rentals may come to cost per hour."""
-    budget: int
-    """How many workers may still be added."""
+    rented_perf: float = 0.0
+    """What the rentals are expected to do together, in work per second."""
 
     @classmethod
     def of(cls, s: Snapshot, tuning: Tuning) -> "Draft":
         """The present, unchanged."""
-        committed = sum(map(committed_usd_h, s.workers))
-        budget = bounds.budget(s.endpoint.scaling, s.workers)
-        return cls(s, tuning, {w.id: w for w in s.workers}, [], [], committed, budget)
+        return cls(s, tuning, {w.id: w for w in s.workers}, [], [], sum(map(committed_usd_h, s.workers)))
+
+    @property
+    def budget(self) -> int:
+        """How many workers may still be added. Every worker counts that may exist, whatever its state."""
+        return max(0, self.s.endpoint.scaling.max_workers - len(self.workers) - len(self.rentals))
 
     def set(self, worker: Worker, goal: Goal) -> None:
         """Gives a worker a goal."""
         changed = self.workers[worker.id] = replace(worker, goal=goal)
         self.committed_usd_h += committed_usd_h(changed) - committed_usd_h(worker)
 
-    def add(self, rental: Rental) -> None:
-        """Rents a worker."""
+    def add(self, rental: Rental, perf: float) -> None:
+        """Rents a worker that is expected to do `perf`."""
         self.rentals.append(rental)
-        self.committed_usd_h += running_usd_h(rental.offer.offer.price)
-        self.budget -= 1
+        self.committed_usd_h += rental.offer.offer.price.running_usd_h
+        self.rented_perf += perf
 
     def affords(self, extra_usd_h: float) -> bool:
         """True if so much more per hour keeps the endpoint under its `max_usd_h`."""
@@ -50,23 +59,11 @@ class Draft:
 
     def affords_running(self, worker: Worker) -> bool:
         """True if the worker may run."""
-        return self.affords(max(0.0, running_usd_h(worker.price) - committed_usd_h(worker)))
+        return self.affords(max(0.0, worker.price.running_usd_h - committed_usd_h(worker)))
 
     def all(self) -> Iterable[Worker]:
         """Every worker."""
         return self.workers.values()
-
-    def hot(self) -> list[Worker]:
-        """Workers that serve or will."""
-        return capacity.hot(self.all())
-
-    def ready(self) -> list[Worker]:
-        """Workers that take requests now."""
-        return capacity.ready(self.all())
-
-    def kept(self) -> list[Worker]:
-        """Workers hot or cold that we mean to keep."""
-        return capacity.kept(self.all())
 
     def supply(self, workers: Iterable[Worker]) -> float:
         """What the workers can do together, in work per second."""

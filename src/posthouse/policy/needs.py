@@ -1,15 +1,14 @@
 """How much capacity is needed. Units: work per second, unless a name says otherwise."""
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from posthouse.domain.decision import Memory, Reason
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
-from posthouse.policy import bounds, capacity
+from posthouse.policy import capacity
 from posthouse.policy.draft import Draft
 from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean
 from posthouse.policy.headroom import slots_for
@@ -37,6 +36,31 @@ class Needs:
     """Of hot workers, whatever the load."""
     urgent: bool
     """Requests wait, or will for too long."""
+
+    def with_help(self, perf: float) -> "Needs":
+        """The needs while others must step in for a worker that serves and can do `perf`."""
+        hot, rent = (Need(need.low + perf, need.high + perf) for need in (self.hot, self.rent))
+        return replace(self, hot=hot, rent=rent, least=self.least + 1)
+
+
+def silent_long_enough(scaling: Scaling, demand: Demand, now: float) -> bool:
+    """True if a positive `inactivity_timeout` has passed without a request, and none is open."""
+    timeout_s = scaling.inactivity_timeout or 0.0
+    return timeout_s > 0 and not _open_work(demand) and now - demand.last_request_at >= timeout_s
+
+
+def least_hot(scaling: Scaling, demand: Demand, now: float) -> int:
+    """How many workers must be hot, whatever the load: 1 or 0.
+
+    `min_load` above 0 keeps one, so does a negative `inactivity_timeout`, so does a positive one that has not passed.
+    """
+    timeout_s = scaling.inactivity_timeout or 0.0
+    waits_for_timeout = timeout_s > 0 and not silent_long_enough(scaling, demand, now)
+    return int(scaling.min_load > 0 or timeout_s < 0 or waits_for_timeout or _open_work(demand))
+
+
+def _open_work(demand: Demand) -> bool:
+    return demand.waiting > 0 or demand.outstanding > 0
 
 
 def expected_wait_s(demand: Demand, ready_supply: float) -> float:
@@ -122,31 +146,19 @@ def hot_need(
     return HotNeed(asked, need, tuple(because))
 
 
-def reserve_hold_s(draft: Draft) -> float:
-    """How long the total need is held: until storage has cost as much as making the workers anew; 10 to 60 min.
-
-    Example: 300 s at $0.40 an hour to make one, $0.02 an hour to store it: 6,000 s, so an hour. Never more than twice
-    what the best choice in hindsight costs. Source: the ski-rental problem, Karlin et al. 1988.
-    """
-    loading_usd_h = sum(w.price.loading_usd_h for w in draft.all())
-    stopped_usd_h = sum(w.price.stopped_usd_h for w in draft.all())
-    even_s = draft.s.estimates.create_s * loading_usd_h / stopped_usd_h if stopped_usd_h else math.inf
-    return min(max(even_s, draft.tuning.min_reserve_s), draft.tuning.reserve_s)
-
-
 def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     """The needs at this moment, and what is remembered of them. Says why in the draft."""
     s, tuning, scaling, demand = draft.s, draft.tuning, draft.s.endpoint.scaling, draft.s.demand
-    load, ready_supply = predicted_load(demand, tuning), draft.supply(draft.ready())
+    load, ready_supply = predicted_load(demand, tuning), draft.supply(capacity.ready(draft.all()))
     arrivals = capacity.coming(draft.all(), s.estimates, s.now)
 
     def needed(help_s: float) -> HotNeed:
         return hot_need(scaling, demand, load, ready_supply, arrivals, help_s, tuning)
 
-    stopped = any(w.state is State.STOPPED for w in draft.kept())
+    stopped = any(w.state is State.STOPPED for w in capacity.kept(draft.all()))
     asked, now_needed, because = needed(s.estimates.start_s if stopped else s.estimates.create_s)
-    least = bounds.least_hot(scaling, demand, s.now)
-    if bounds.silent_long_enough(scaling, demand, s.now) and least == 0:
+    least = least_hot(scaling, demand, s.now)
+    if silent_long_enough(scaling, demand, s.now) and least == 0:
         asked, now_needed, memory = 0.0, 0.0, Memory()
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     hold_s = tuning.hold_starts * max(s.estimates.start_s, tuning.recent_s)
@@ -161,8 +173,7 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     )
     lasting = max(min(demand.rate, demand.long_rate, slow), scaling.min_load) / scaling.target_util
     reserve = scaling.cold_mult * min(now_needed, lasting)
-    total_hold_s = reserve_hold_s(draft)
-    total_needs = sliding_max(memory.total_needs, s.now, max(reserve, scaling.min_cold_load, rent), total_hold_s)
+    total_needs = sliding_max(memory.total_needs, s.now, max(reserve, scaling.min_cold_load, rent), tuning.reserve_s)
     total = total_needs[0][1]
 
     def low(need: float, floor: float) -> float:
@@ -178,7 +189,7 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
         Reason(
             "total need", total,
-            f"highest of the last {total_hold_s / 60:.0f} min of cold_mult {scaling.cold_mult:g} x what lasts, "
+            f"highest of the last {tuning.reserve_s / 60:.0f} min of cold_mult {scaling.cold_mult:g} x what lasts, "
             f"{lasting:.4g}, min_cold_load and the need to rent for; cold ones are made below {total_low:.4g}",
         ),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import math
 from posthouse.domain.decision import Reason, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.worker import Worker
-from posthouse.policy.bounds import running_usd_h
+from posthouse.policy.capacity import hot, kept, ready
 from posthouse.policy.draft import Draft
 from posthouse.policy.needs import Need, Needs
 from posthouse.policy.tuning import TUNING, Tuning
@@ -27,22 +27,19 @@ def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     s, tuning = draft.s, draft.tuning
     if s.now < s.stabilized_at:
         return False
-    hot, need, stays_s = draft.hot(), needs.hot.high, last_stays_s(s, tuning)
+    there, need, stays_s = hot(draft.all()), needs.hot.high, last_stays_s(s, tuning)
     if need <= 0 < stays_s:
         draft.because.append(Reason("last hot worker", "stays", f"{stays_s:.0f} s more without a request"))
     count = max(needs.least, int(stays_s > 0))
-    everything = need <= 0 and count == 0
-    coming = [w for w in hot if w.state in COMING or w.state is State.STOPPED]
+    coming, serving = [w for w in there if w.state in COMING or w.state is State.STOPPED], ready(draft.all())
     going: list[Worker] = []
-    if everything:
-        going = hot
+    if need <= 0 and count == 0:
+        going = there
     elif coming:
-        serving = draft.ready()
-        if len(serving) >= count and draft.supply(serving) >= need:
-            going = coming
+        going = coming if len(serving) >= count and draft.supply(serving) >= need else []
     elif s.now - released_at >= tuning.release_every_s:
-        most = min(max(1, int(tuning.release_share * len(hot))), len(hot) - count)
-        going = _surplus(draft, draft.ready(), draft.supply(hot) - need)[: max(0, most)]
+        most = min(max(1, int(tuning.release_share * len(there))), len(there) - count)
+        going = _surplus(draft, serving, draft.supply(there) - need)[: max(0, most)]
     for worker in going:
         draft.set(worker, Goal.COLD)
     return bool(going)
@@ -52,10 +49,10 @@ def discard(draft: Draft, need: Need, count: int) -> None:
     """Destroys stopped workers beyond the total need and beyond `count`, and whatever is beyond `max_workers`."""
     s, most = draft.s, draft.s.endpoint.scaling.max_workers
     if s.now >= s.stabilized_at:
-        kept = draft.kept()
-        surplus = draft.supply(kept) - need.high if need.high > 0 else math.inf
-        stopped = [w for w in kept if w.goal is Goal.COLD and w.state is State.STOPPED]
-        for worker in _surplus(draft, stopped, surplus)[: max(0, len(kept) - count)]:
+        there = kept(draft.all())
+        surplus = draft.supply(there) - need.high if need.high > 0 else math.inf
+        stopped = [w for w in there if w.goal is Goal.COLD and w.state is State.STOPPED]
+        for worker in _surplus(draft, stopped, surplus)[: max(0, len(there) - count)]:
             draft.set(worker, Goal.GONE)
     left = [w for w in draft.all() if w.goal is not Goal.GONE]
     for worker in sorted(left, key=_least_use_first)[: max(0, len(left) - most)]:
@@ -78,7 +75,7 @@ def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker
     """Those that go: suspected ones first, then the dearest per unit of work; who does more than `surplus` stays."""
 
     def rank(worker: Worker) -> tuple[bool, float, bool, int]:
-        usd_h = running_usd_h(worker.price) / draft.perf(worker)
+        usd_h = worker.price.running_usd_h / draft.perf(worker)
         return worker.id not in draft.s.outliers, -usd_h, worker.id in draft.s.busy, -worker.id
 
     going = []

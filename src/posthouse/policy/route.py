@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posthouse.policy.outliers import Floats
+from posthouse.policy.faults import Floats
 
 _T = TypeVar("_T", float, NDArray[np.float64])
 

@@ -29,11 +29,9 @@ class Tuning:
     keep_alive_starts: float = 20.0
     """starts; The last hot worker stays so long after the last request; ten minutes at 30 s, as usual: Shahrad et al.
     2020."""
-    min_reserve_s: float = 600.0
-    """s; Cold workers are kept so long at least: to make one anew is slow whatever it costs; Kubernetes' HPA: 300 s
-    without scaling down."""
     reserve_s: float = 3600.0
-    """s; Cold workers are made for what lasted so long, and are kept so long at most; nominal."""
+    """s; Cold workers are made for what lasted so long, and kept so long: storing one for less costs less than making it
+    anew; ski-rental problem, Karlin et al. 1988."""
     waiting_share: float = 0.05
     """share; `auto`: so many requests may wait longer than half of `target_queue_time`; 95th percentile."""
     max_burstiness: float = 4.0

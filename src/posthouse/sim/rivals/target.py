@@ -4,13 +4,12 @@ from posthouse.domain.decision import Decision, Memory, Reason, Snapshot
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.worker import Worker
 from posthouse.policy import release
-from posthouse.policy.capacity import hot, ready
+from posthouse.policy.capacity import hot, kept, ready
 from posthouse.policy.draft import Draft
 from posthouse.policy.forecast import sliding_max
 from posthouse.policy.needs import Need, Needs
-from posthouse.policy.rent import rent
+from posthouse.policy.recruit import rent, wake
 from posthouse.policy.tuning import TUNING
-from posthouse.policy.wake import wake
 
 NOTHING = Need(0.0, 0.0)
 
@@ -44,24 +43,24 @@ def apply_target(s: Snapshot, memory: Memory, wanted: int, why: str) -> Decision
     draft = Draft.of(s, TUNING)
     release.failed(draft)
     # The counts alone decide, so nothing is looked for where they are right: a run has many thousands of ticks.
-    hot = draft.hot()
-    if len(hot) < wanted:
+    there = hot(draft.all())
+    if len(there) < wanted:
         needs = Needs(NOTHING, NOTHING, NOTHING, wanted, urgent=True)
         wake(draft, needs)
         rent(draft, Goal.HOT, 0.0, wanted)
-    for worker in sorted(hot, key=lambda w: _least_use_first(w, s))[: max(0, len(hot) - wanted)]:
+    for worker in sorted(there, key=lambda w: _least_use_first(w, s))[: max(0, len(there) - wanted)]:
         draft.set(worker, Goal.COLD)
-    kept = len(draft.kept())
-    if kept + len(draft.rentals) < total:
+    many = len(kept(draft.all()))
+    if many + len(draft.rentals) < total:
         rent(draft, Goal.COLD, 0.0, total)
-    if kept > total or len(draft.workers) > scaling.max_workers:
+    if many > total or len(draft.workers) > scaling.max_workers:
         release.discard(draft, NOTHING, total)
     draft.because.insert(0, Reason("workers wanted ready", wanted, why))
     return Decision(
         at=s.now,
         hot_need=float(wanted),
-        hot_supply=draft.supply(draft.hot()),
-        ready_supply=draft.supply(draft.ready()),
+        hot_supply=draft.supply(hot(draft.all())),
+        ready_supply=draft.supply(ready(draft.all())),
         goals=draft.changes(),
         rentals=tuple(draft.rentals),
         memory=Memory(total_needs=total_needs),

@@ -8,9 +8,8 @@ capacity is held is not documented: here the mean of the last minute, and five m
 import math
 
 from posthouse.domain.decision import Decision, Memory, Snapshot
-from posthouse.policy.bounds import least_hot
 from posthouse.policy.capacity import ready, supply
-from posthouse.policy.needs import expected_wait_s
+from posthouse.policy.needs import expected_wait_s, least_hot
 from posthouse.sim.rivals.target import apply_target
 from posthouse.sim.rivals.window import Most
 
