@@ -187,7 +187,7 @@ def test_a_stopped_endpoint_is_updated_when_it_is_active_again() -> None:
     world.run(AT + 900)
     assert done(world)
     assert set(versions(world)) == {1}
-    assert len(world.instances) == 4
+    assert world.count(State.IDLE) == 4
     assert world.cut == []
 
 
@@ -200,7 +200,7 @@ def test_an_update_survives_the_death_of_the_server() -> None:
     world.run(AT + 900)
     assert done(world)
     assert set(versions(world)) == {1}
-    assert len(world.instances) == 4
+    assert world.count(State.IDLE) == 4
     assert world.cut == []
 
 
@@ -227,7 +227,7 @@ def test_workers_that_cannot_be_updated_now_hold_up_nobody_and_serve_on() -> Non
     world.update()
     world.run(AT + 900)
     assert world.history[-1].due == 1
-    assert versions(world) == [0, 1, 1, 1, 1]
+    assert versions(world) == [0, 1, 1, 1, 1, 1]
     world.refuse_update = lambda instance: ""
     world.run(AT + 2000)
     assert done(world)

@@ -30,8 +30,8 @@ class Tuning:
     """starts; The last hot worker stays so long after the last request; ten minutes at 30 s, as usual: Shahrad et al.
     2020."""
     reserve_s: float = 3600.0
-    """s; Cold workers are made for what lasted so long, and kept so long: storing one for less costs less than making it
-    anew; ski-rental problem, Karlin et al. 1988."""
+    """s; Cold workers are made for what lasted so long, and kept so long: to store one is cheaper than to make
+    it anew; ski-rental problem, Karlin et al. 1988."""
     waiting_share: float = 0.05
     """share; `auto`: so many requests may wait longer than half of `target_queue_time`; 95th percentile."""
     max_burstiness: float = 4.0
