@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -53,14 +54,35 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.timeout(240)  # more than the test itself has, for what it says of a failure
-@pytest.mark.parametrize("test", list(over_https()))
-def test_what_peers_can_do_over_http_they_can_do_over_https_with_all_their_defaults(home: Path, test: str) -> None:
-    authority = home / "authority"
+@pytest.fixture(scope="module")
+def failures(home: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+    """What became of every test that was asked for, by its name: empty where it passed. They run together, once."""
+    asked = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    tests = [str(item.callspec.params["test"]) for item in asked]
+    authority, report = home / "authority", home / "report.xml"
     trust = {"SSL_CERT_FILE": str(authority / "authority.cer"), "PEERS_AUTHORITY_DIR": str(authority)}
-    # Of the plugins it has what it needs: to load them all may take longer than the test.
+    # Of the plugins it has what it needs: to load them all may take longer than a test.
     bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    options = ["-p", "no:cacheprovider", "-p", "asyncio", "-p", "timeout", f"--basetemp={home / 'tests'}", test]
+    options = ["-p", "no:cacheprovider", "-p", "asyncio", "-p", "timeout", f"--basetemp={home / 'tests'}"]
     command = [*NAMESPACES, sys.executable, "-m", "tests.kit.peers_at_home", str(home), *options]
+    command += [f"--junitxml={report}", *tests]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | trust | bare, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-5_000:]
+    unknown = f"it did not run: {ran.stdout[-20_000:]}{ran.stderr[-5_000:]}"
+    return dict.fromkeys((test.partition("::")[2] for test in tests), unknown) | _outcomes(report)
+
+
+def _outcomes(report: Path) -> dict[str, str]:
+    """Of each test of a report in JUnit's form what failed in it, with any of its parameters."""
+    failures: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        name = case.attrib["name"].partition("[")[0]
+        failures[name] = failures.get(name, "") + "".join(found.text or "failed" for found in case)
+    return failures
+
+
+@pytest.mark.parametrize("test", list(over_https()))
+def test_what_peers_can_do_over_http_they_can_do_over_https_with_all_their_defaults(
+    failures: dict[str, str], test: str
+) -> None:
+    failure = failures[test.partition("::")[2]]
+    assert not failure, failure

@@ -17,7 +17,7 @@ from posthouse.client import AsyncClient
 from posthouse.config import load_settings
 from tests.kit.peers_at_home import AUTHORITY_DIR, NAMES
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 AT_HOME = {
     "server.port": 443,
     "server.tls": "self",

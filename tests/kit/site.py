@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-TIMEOUT_S = 20.0
-START_S = 60.0
+TIMEOUT_S = 120.0
+START_S = 120.0
 """How long a process may take to start or end; other tests may keep the machine busy."""
 
 ONSTART = """

@@ -15,7 +15,7 @@ STREAM = {"pieces": 30, "piece_s": 0.05}
 """A stream of 1.5 s, far longer than it takes to stop a worker that has nothing to do."""
 RATE = 60.0
 """Requests per second while workers are up; each has about four streams then."""
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 
 
 async def _set(site: Ground, state: str) -> None:

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from benchmarks.evaluate import bounds, score
+from benchmarks.evaluate import bounds, runs, score
 from benchmarks.evaluate.__main__ import main
 from benchmarks.evaluate.runs import BOUND, Progress, ResultCache, Row, prepared, results, settings
 from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
@@ -280,7 +280,10 @@ def test_what_was_run_is_kept_and_a_torn_line_is_not(traces: list[Trace], tmp_pa
     ]
 
 
-def test_a_run_whose_queue_only_grows_is_not_gone_on_with(traces: list[Trace], tmp_path: Path) -> None:
+def test_a_run_whose_queue_only_grows_is_not_gone_on_with(
+    traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "HOPELESS_S", 60.0)  # or it is a long wait for the tests, too
     grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[2], 0, 3600.0)
     mean = "static(share=0)"
     (found,) = results(grid, [(cell, mean)], ResultCache(tmp_path / "runs.jsonl"), 1, Progress())
