@@ -30,7 +30,8 @@ from posthouse.fleet.events import RequestsEnded
 from posthouse.ports import KeyRecord, Store
 from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring
-from posthouse.server.fastpath import Answer, Call, FastPath, Leave, Respond
+from posthouse.server.calls import Answer, Call, Leave, Respond
+from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
 from posthouse.signing.rsa import RsaKey

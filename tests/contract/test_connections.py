@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from posthouse import places
 from posthouse.app import listen
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.server import http
+from posthouse.server import fastpath, http
 from tests.kit.live import live_server, until
 
 MOST = 10
@@ -75,9 +76,75 @@ async def open_ones(server: Running, stack: ExitStack, count: int) -> list[Calle
     return callers
 
 
+async def known_ones(server: Running, stack: ExitStack, count: int) -> list[Caller]:
+    """Connections that have shown a good key."""
+    callers = await open_ones(server, stack, count)
+    for caller in callers:
+        caller.ask()
+    await until(lambda: not any(c.closed() for c in callers) and all(c.said for c in callers), "they were answered")
+    return callers
+
+
+async def test_the_unproven_that_is_silent_longest_makes_place(server: Running) -> None:
+    with ExitStack() as stack:
+        (known,) = await known_ones(server, stack, 1)
+        silent = await open_ones(server, stack, MOST - 1)
+        fresh = [Caller(server, stack) for _ in range(3)]
+        await until(lambda: all(caller.closed() for caller in silent[:3]), "those that are silent longest go")
+        for caller in (known, *fresh):
+            caller.said = b""
+            caller.ask()
+        await until(lambda: not any(c.closed() for c in fresh) and all(c.said for c in fresh), "the others are served")
+        assert {caller.answer()[0] for caller in fresh} == {200}
+        assert not known.closed()
+        assert not any(caller.closed() for caller in silent[3:])
+
+
+async def test_bytes_of_nobody_are_bounded_and_those_of_a_good_key_are_not_counted(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MAX_UNPROVEN_BYTES_EACH", 5_000)
+    head = b"POST /route/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n"
+    with ExitStack() as stack:
+        first, second, owner = await open_ones(server, stack, 3)
+        owner.send(head + f"Authorization: {server.admin_key}\r\n\r\n".encode() + b" " * 3000)
+        first.send(head + b"\r\n" + b" " * 3000)
+        await until(lambda: server.server.places.held_bytes > 3000, "what came first is counted")
+        second.send(head + b"\r\n" + b" " * 3000)
+        await until(first.closed, "the older one makes place")
+        assert not second.closed()
+        assert server.server.places.held_bytes < 5_000
+        owner.send(b'{"endpoint":"llm"}'.rjust(1000))
+        await until(lambda: not owner.closed() and bool(owner.said), "who has a key is served")
+        assert owner.answer()[0] == 200
+
+
+async def test_a_body_too_long_for_the_call_is_refused_before_it_has_come(server: Running) -> None:
+    with ExitStack() as stack:
+        (caller,) = await open_ones(server, stack, 1)
+        caller.send(b"POST /route/ HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + b" " * 70_000)
+        await until(lambda: caller.closed() or bool(caller.said), "it is told")
+        assert caller.answer()[0] == 400
+        assert "at most 65536 bytes" in caller.answer()[1]["error"]
+
+
+async def test_so_many_calls_of_a_key_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastpath, "MAX_HELD_PER_KEY", 2)
+    async with live_server(tmp_path / "held", **{"server.route_hold_s": 2}) as server:
+        async with AsyncClient(server.url, server.admin_key) as owner:
+            await owner.create_endpoint("llm", min_load=0, cold_workers=0)
+        with ExitStack() as stack:
+            callers = [Caller(server, stack) for _ in range(3)]
+            for caller in callers:
+                caller.ask()
+            await until(lambda: sum(not c.closed() and bool(c.said) for c in callers) == 1, "one is told at once")
+            await until(lambda: all(not c.closed() and bool(c.said) for c in callers), "the others when they were held")
+
+
 async def test_beyond_the_most_connections_a_request_waits_and_nothing_is_held(server: Running) -> None:
     with ExitStack() as stack:
-        inside = await open_ones(server, stack, MOST)
+        inside = await known_ones(server, stack, MOST)
+        inside[0].said = b""
         route, manage = await open_ones(server, stack, 2)
         route.ask()
         manage.ask("GET", "/v1/status")
@@ -93,7 +160,8 @@ async def test_beyond_the_most_connections_a_request_waits_and_nothing_is_held(s
 
 async def test_far_beyond_they_are_closed_at_once(server: Running) -> None:
     with ExitStack() as stack:
-        await open_ones(server, stack, int(MOST * http.BEYOND))
+        await known_ones(server, stack, MOST)
+        await open_ones(server, stack, int(MOST * http.BEYOND) - MOST)
         more = [Caller(server, stack) for _ in range(5)]
         await until(lambda: all(caller.closed() for caller in more), "the others are closed")
         assert not any(caller.said for caller in more)

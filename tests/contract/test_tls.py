@@ -26,7 +26,7 @@ from posthouse.app.running import Running
 from posthouse.cli.options import ADMIN_KEY_FILE, connect
 from posthouse.client import AsyncClient, Unreachable
 from posthouse.domain.errors import Refused
-from posthouse.engine.certificates import MAX_TRIES
+from posthouse.engine.certificates import MAX_GIVEN
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
 from tests.kit.agent_world import free_port, listening
@@ -168,8 +168,9 @@ async def test_a_malformed_instance_is_told_so(server: Running, instance_id: str
 async def test_a_worker_gets_so_many_certificates_and_no_more(server: Running) -> None:
     [worker] = placed(server)
     _, body = new_request()
-    statuses = [(await asked(server, body, worker))[0] for _ in range(MAX_TRIES + 1)]
-    assert statuses == [200] * MAX_TRIES + [429]
+    assert {(await asked(server, b"junk", worker))[0] for _ in range(MAX_GIVEN + 1)} == {400}  # takes nothing from it
+    statuses = [(await asked(server, body, worker))[0] for _ in range(MAX_GIVEN + 1)]
+    assert statuses == [200] * MAX_GIVEN + [429]
 
 
 async def test_a_worker_that_asks_before_its_place_is_known_waits_for_it(server: Running) -> None:

@@ -78,6 +78,9 @@ class NoFastPath:
     def find(self, method: str, path: str) -> None:
         return
 
+    def knows(self, headers: object, query: bytes) -> bool:
+        return False
+
 
 @dataclass(slots=True)
 class Answer:

@@ -50,8 +50,8 @@ class Server(Section):
         10_000,
         ge=10,
         le=1_000_000,
-        description="Most connections served at a time; fewer where the limit of open files is lower. Beyond, /route/ "
-        "is told to wait, other calls get 503, and the connection is closed.",
+        description="Most connections served at a time; fewer where the limit of open files is lower. Beyond, of the "
+        "address with the most that never showed a good key, the one that has been silent longest is closed.",
     )
     tls: Literal["off", "self", "files"] = Field(
         "off",
@@ -150,8 +150,8 @@ class Rates(Section):
         10.0,
         ge=0,
         le=1e6,
-        description="Most wrong keys from one address, per second; beyond, only keys that were good lately are looked "
-        "at. 0: no limit.",
+        description="Most wrong keys from one address, per second; beyond, they are put off. Good ones never are. "
+        "0: no limit.",
     )
     reports_per_worker: float = Field(
         10.0, ge=0, le=1e6, description="Most messages of one worker that are taken in, per second; 0: no limit."

@@ -7,6 +7,8 @@ BURST_S = 10.0
 """A full bucket has what comes in within this time: our choice, so that programs may ask a lot when they start."""
 REMEMBERED = 10_000
 """How many callers are remembered at least; twice as many at most. One that was forgotten has a full bucket."""
+MOST_TOKENS = 300.0
+"""Most that one call takes: a caller is never put off for longer than it takes to get these."""
 GRAIN_S = 1e-3
 """Less than that is not worth a wait, and covers what is lost in rounding."""
 
@@ -21,22 +23,18 @@ class Buckets:
         self._full_at: dict[Hashable, float] = {}
         self._full_at_before: dict[Hashable, float] = {}
 
-    def wait_s(self, caller: Hashable, now: float) -> float:
-        """How long until there is a token for the caller, in seconds; 0 if there is one. None is taken."""
-        if not self._each_s:
-            return 0.0
-        wait_s = self._full(caller, now) - now - self._slack_s
-        return wait_s if wait_s > GRAIN_S else 0.0
+    def take(self, caller: Hashable, now: float, tokens: float = 1.0) -> float:
+        """Takes the tokens and returns 0; where there is not one, how long until there is, in seconds.
 
-    def take(self, caller: Hashable, now: float) -> float:
-        """Takes a token and returns 0; where there is none, how long until there is, in seconds."""
+        One that is there is enough, and what more is taken is owed: so a dear call may come, but seldom.
+        """
         if not self._each_s:
             return 0.0
         full_at = self._full(caller, now)
         wait_s = full_at - now - self._slack_s
         if wait_s > GRAIN_S:
             return wait_s
-        self._full_at[caller] = full_at + self._each_s
+        self._full_at[caller] = full_at + self._each_s * min(tokens, MOST_TOKENS)
         if len(self._full_at) >= REMEMBERED:
             self._full_at_before, self._full_at = self._full_at, {}
         return 0.0
@@ -47,4 +45,4 @@ class Buckets:
     def _full(self, caller: Hashable, now: float) -> float:
         full_at = self._full_at.get(caller) or self._full_at_before.get(caller, -math.inf)
         # No bucket takes longer than that to fill, unless the clock went back.
-        return full_at if now < full_at <= now + self._slack_s + 2 * self._each_s else now
+        return full_at if now < full_at <= now + self._slack_s + (MOST_TOKENS + 1) * self._each_s else now

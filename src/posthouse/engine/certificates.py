@@ -18,9 +18,10 @@ log = structlog.get_logger()
 
 MAX_REQUEST_BYTES = 16_384
 """Longest signing request. One with an RSA key of 4096 bits has some 1,700."""
-MAX_TRIES = 20
-"""Requests of one worker within `TRIES_S`. The protocol's own script makes five at a boot."""
-TRIES_S = 3600.0
+MAX_GIVEN = 20
+"""Certificates of one worker within `GIVEN_S`; those by its token and those by its address are counted apart, as others
+may share that. The protocol's own script asks for five at a boot."""
+GIVEN_S = 3600.0
 PLACED_S = 20.0
 """How long a worker waits for its provider's word where it is: it may ask before its creation has been answered."""
 MAX_WAITING = 200
@@ -39,7 +40,7 @@ class Certificates:
     """Whether a token is that worker's own; constant in time."""
     authority: Sign
     counts: Counter[str] = field(default_factory=Counter)
-    _tries: dict[int, list[float]] = field(default_factory=dict)
+    _given: dict[tuple[int, bool], list[float]] = field(default_factory=dict)
     _waiting: int = 0
 
     async def sign(self, worker_id: int, token: str, source: str, request: bytes) -> bytes:
@@ -55,13 +56,14 @@ class Certificates:
         if not token and _plain(source) not in hosts:
             raise self._refused()
         now = self.hub.clock.now()
-        self._count_try(worker_id, now)
+        given = self._lately_given(worker_id, bool(token), now)
         try:
             if len(request) > MAX_REQUEST_BYTES:
                 raise ValueError(f"must be at most {MAX_REQUEST_BYTES} bytes")
             certificate = self.authority(request, f"worker {worker_id}", hosts, self.hub.clock.wall())
         except ValueError as error:
             raise BadRequest(f"body: {error}") from None
+        given.append(now)
         self.counts["certificates"] += 1
         log.info("certificate for a worker", worker=worker_id, hosts=sorted(hosts), by="token" if token else source)
         return certificate
@@ -87,13 +89,15 @@ class Certificates:
             raise self._refused()
         return worker
 
-    def _count_try(self, worker_id: int, now: float) -> None:
-        self._tries = {i: times for i, times in self._tries.items() if times[-1] > now - TRIES_S}
-        times = [at for at in self._tries.get(worker_id, ()) if at > now - TRIES_S]
-        if len(times) >= MAX_TRIES:
+    def _lately_given(self, worker_id: int, by_token: bool, now: float) -> list[float]:
+        """When the worker was given a certificate lately. Raises: TooMany if that was often."""
+        self._given = {who: times for who, times in self._given.items() if times and times[-1] > now - GIVEN_S}
+        times = [at for at in self._given.get((worker_id, by_token), ()) if at > now - GIVEN_S]
+        if len(times) >= MAX_GIVEN:
             self.counts["certificates_refused"] += 1
-            raise TooMany(f"instance_id: asked {MAX_TRIES} times within {TRIES_S:g} s", times[0] + TRIES_S - now)
-        self._tries[worker_id] = [*times, now]
+            raise TooMany(f"instance_id: {MAX_GIVEN} certificates within {GIVEN_S:g} s", times[0] + GIVEN_S - now)
+        self._given[worker_id, by_token] = times
+        return times
 
     def _refused(self) -> Unauthorized:
         """Says the same whether there is such a worker or not."""

@@ -12,6 +12,9 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Reported, RequestsEnded
 
+MESSAGE_BYTES = 4096
+"""A message counts as one more for each of these; usual ones have less than 1,000."""
+
 
 @dataclass(slots=True)
 class Ingest:
@@ -25,9 +28,8 @@ class Ingest:
     counts: Counter[str] = field(default_factory=Counter)
 
     def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
-        """Takes in a report of a worker of this endpoint. Raises: TooMany where it tells too much."""
+        """Takes in a report of a worker of this endpoint."""
         now = self.hub.clock.now()
-        self._count(worker_id, now)
         worker = managed.fleet.workers[WorkerId(worker_id)]
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
@@ -35,12 +37,8 @@ class Ingest:
         managed.handle(Reported(worker.id, report), now)
 
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
-        """Takes in the ends of requests; those that the worker does not have are counted and ignored.
-
-        Raises: as `report`.
-        """
+        """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
         now = self.hub.clock.now()
-        self._count(worker_id, now)
         managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:
@@ -54,8 +52,9 @@ class Ingest:
             raise Unauthorized("mtoken: not the token of this worker")
         return managed
 
-    def _count(self, worker_id: int, now: float) -> None:
-        if wait_s := self.messages.take(worker_id, now):
+    def count(self, worker_id: int, size: int) -> None:
+        """Counts a message of so many bytes: a long one takes as long as many. Raises: TooMany."""
+        if wait_s := self.messages.take(worker_id, self.hub.clock.now(), 1.0 + size // MESSAGE_BYTES):
             self.counts["messages_throttled"] += 1
             raise TooMany(
                 "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",

@@ -244,19 +244,20 @@ class Keyring:
 
 
 def keys_in(headers: Mapping[str, str], query: bytes, body: object) -> str:
-    """The key that a request carries; empty if none.
+    """The key that a request carries; empty if none, or several that differ.
 
-    Where several places carry one, the first of these counts: `Authorization: Bearer KEY`, `Authorization: KEY`,
-    `api_key` in the JSON body, `api_token` there, `api_key` in the query. `headers` has lower-case names.
+    It may be in `Authorization: Bearer KEY`, `Authorization: KEY`, `api_key` or `api_token` in the JSON body, and
+    `api_key` in the query. `headers` has lower-case names.
     """
-    if key := key_in_header(headers.get("authorization", "")):
-        return key
-    if isinstance(body, Mapping):
-        for name in ("api_key", "api_token"):
-            value = body.get(name)
-            if isinstance(value, str) and value:
-                return value
-    return key_in_query(query)
+    said = [body.get("api_key"), body.get("api_token")] if isinstance(body, Mapping) else []
+    in_body = [value for value in said if isinstance(value, str)]
+    return one_key(key_in_header(headers.get("authorization", "")), *in_body, key_in_query(query))
+
+
+def one_key(*keys: str) -> str:
+    """The key among these, most of which are empty; empty if there is none, or several that differ."""
+    found = {key for key in keys if key}
+    return found.pop() if len(found) == 1 else ""
 
 
 def key_in_query(query: bytes) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import httptools
 
 from posthouse.server.asgi import CONTINUE, STATUS_LINES, AsgiCall, http_scope
-from posthouse.server.fastpath import Answer, Call, Headers
+from posthouse.server.calls import Answer, Call, Headers
 
 if TYPE_CHECKING:
     from posthouse.server.http import HttpServer
@@ -36,6 +36,8 @@ class Connection(asyncio.Protocol):
     """It came when there were too many: it is told so once, and closed."""
     _broken = False
     """What came was not HTTP: nothing more is read."""
+    _proven = False
+    """It has shown a good key."""
     _paused = False
     _draining = False
     _current: Call | AsgiCall | Answer | None = None
@@ -98,12 +100,16 @@ class Connection(asyncio.Protocol):
         self.writable.set()
         others = self.server.connections
         others.add(self)
-        self._crowded = len(others) > self.server.max_connections
-        if len(others) > self.server.max_answered:
+        goes = self.server.places.add(self, self.address)
+        if goes is not None and goes is not self:
+            goes.transport.abort()
+        self._crowded = goes is self
+        if self._crowded and len(others) > self.server.max_answered:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
+        self.server.places.remove(self)
         self.writable.set()
         self._queue.clear()
         for call in (self._current, self._asgi):
@@ -127,7 +133,7 @@ class Connection(asyncio.Protocol):
         if len(data) == self._last_size and self._is_free() and data.startswith(self._last_head):
             call = self._last_call
             assert call is not None  # and it has been answered
-            call.body = data[len(self._last_head) :]
+            call.body, call.counted = data[len(self._last_head) :], False
             self._begin(call)
             return
         between = not self.reading or self._headers is _NONE
@@ -135,12 +141,19 @@ class Connection(asyncio.Protocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._parse(data)
+        if self.reading and not self._proven:
+            for goes in self.server.places.hold(self, len(data)):
+                goes.transport.abort()
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
         elif between and self._last_call is not None:
             head, end, body = data.partition(b"\r\n\r\n")
             if body == self._last_call.body:
                 self._last_head, self._last_size = head + end, len(data)
+
+    def _prove(self) -> None:
+        self._proven = True
+        self.server.places.prove(self)
 
     def _is_free(self) -> bool:
         """An answer can be written at once."""
@@ -163,12 +176,9 @@ class Connection(asyncio.Protocol):
                 self._refuse(b"Invalid HTTP request received.")
                 return
             # RFC 9110 7.8: a server may ignore it. The parser cannot: it reads the head again, without it.
-            lines = [
-                b"%s %s HTTP/%s" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
-            ]
-            lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+            head = _without_upgrade(self._parser, self._url, self._headers)
             self._parser = self._new_parser()
-            self._parse(b"\r\n".join([*lines, b"", b""]) + data[upgrade.args[0] :])
+            self._parse(head + data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(b"Invalid HTTP request received.")
 
@@ -198,6 +208,8 @@ class Connection(asyncio.Protocol):
         path = raw_path.decode("ascii")
         if "%" in path:
             path = unquote(path)
+        if not self._proven and self.server.fast.knows(self._headers, query):
+            self._prove()
         found = self.server.fast.find(method, path)
         if found is None:
             scope = http_scope(self.transport, method, version, path, raw_path, query, self._headers)
@@ -218,13 +230,15 @@ class Connection(asyncio.Protocol):
             else:
                 self._body = bytearray(self._body) if isinstance(self._body, bytes) else self._body
                 self._body += body
-            if len(self._body) > self.server.fast.max_body_bytes:  # it is refused now, and the rest is not kept
+            if len(self._body) > self.server.fast.most_bytes(self._call.route):  # refused now: no more is kept
                 self._read(self._call)
 
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
             return
         self._in_head = self.reading = False
+        if not self._proven:
+            self.server.places.release(self)
         if self._crowded:
             path = self._url.partition(b"?")[0].decode("latin-1")
             self._accept(self.server.fast.turned_away(self._parser.get_method().decode(), path))
@@ -258,6 +272,8 @@ class Connection(asyncio.Protocol):
             leave = self.server.fast.answer(call, self._respond)
             if leave is not None:  # it is answered later
                 self._leave = leave
+            if call.proven and not self._proven:
+                self._prove()
         elif isinstance(call, AsgiCall):
             call.begin()
         else:
@@ -269,33 +285,21 @@ class Connection(asyncio.Protocol):
         call = self._current
         if call is None or self.transport.is_closing():  # the client has gone
             return
-        status, body = answer.status, answer.body
         last, is_head = self.server.parting, False
         if isinstance(call, Call):
-            self.server.fast.answers[call.route.path, status] += 1
+            self.server.fast.answers[call.route.path, answer.status] += 1
             last, is_head = last or call.last, call.is_head
         else:  # what cannot be read, or has no place
             last = True
-        headers = b"connection: close\r\n" if last else b""
-        for header in answer.headers:
-            headers += b"%s: %s\r\n" % header
-        self.transport.write(
-            b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s"
-            % (
-                STATUS_LINES[status],
-                self.server.date,
-                answer.content_type,
-                headers,
-                len(body),
-                b"" if is_head else body,
-            )
-        )
+        self.transport.write(_written(answer, self.server.date, last, is_head))
         self.done(last)
 
     def done(self, last: bool) -> None:
         """The present call has been answered: goes on with the next, or ends the connection."""
         self._current = None
         self.since = self.loop.time()
+        if not self._proven:
+            self.server.places.answered(self)
         if last:
             self.transport.close()
         if self._queue and not self._draining:  # a loop and no recursion: there may be a thousand
@@ -320,6 +324,29 @@ class Connection(asyncio.Protocol):
         self._in_head = self.reading = False
         self.pause_reading()
         self._accept(Answer(400, why, PLAIN))
+
+
+def _written(answer: Answer, date: bytes, last: bool, is_head: bool) -> bytes:
+    """The answer as it is sent. `last`: the connection ends with it. `is_head`: it goes without its body."""
+    headers = b"connection: close\r\n" if last else b""
+    for header in answer.headers:
+        headers += b"%s: %s\r\n" % header
+    status, kind, body = STATUS_LINES[answer.status], answer.content_type, answer.body
+    return b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
+        status,
+        date,
+        kind,
+        headers,
+        len(body),
+        b"" if is_head else body,
+    )
+
+
+def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: Headers) -> bytes:
+    """The head that the parser has read, but for its offer of another protocol."""
+    lines = [b"%s %s HTTP/%s" % (parser.get_method(), url, parser.get_http_version().encode())]
+    lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])
 
 
 _NONE: Final[Headers] = []

@@ -8,11 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import structlog
-from msgspec import Struct
 
 from posthouse.config import Rates
 from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
@@ -21,7 +20,8 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query
+from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key
+from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
 from posthouse.wire import deletes, route, status
@@ -30,77 +30,21 @@ from posthouse.wire.grant import TIME_HEADER
 
 log = structlog.get_logger()
 
-Headers = list[tuple[bytes, bytes]]
-"""With names in lower case."""
-
-JSON: Final = b"application/json"
-"""Without a charset: a command line of this protocol refuses to read any other spelling."""
 PEM: Final = b"application/x-pem-file"
 METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 SHORT_BYTES: Final = 4096
 """Up to this length no body is too long: the least that `server.max_body_bytes` may be."""
 MAX_UNASKED_BYTES: Final = 16_384
 """Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
+MAX_ASK_BYTES: Final = 65_536
+"""Longest body of `/route/`; usual ones have less than 1,000 bytes."""
+MAX_HELD_PER_KEY: Final = 1_000
+"""Most `/route/` calls of one key that are held open; the others are told at once that they wait."""
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
 CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
 
-class Access(NamedTuple):
-    """Who may make a call, and what finds out who does."""
-
-    name: str
-    admit: "Callable[[FastPath, Call, Any], Any]"
-    """Who makes a call that says this. Raises: Unauthorized, TooMany."""
-
-
-class Answer(Struct, frozen=True, gc=False):
-    status: int
-    body: bytes
-    content_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
 SUCCESS: Final = Answer(200, b'{"success":true}')
-
-
-Respond = Callable[[Answer], None]
-Leave = Callable[[], None]
-"""To be called when the client goes before it has been answered."""
-
-
-class Route(NamedTuple):
-    """A row of the table."""
-
-    method: str
-    path: str
-    access: Access
-    decode: Callable[[bytes], Any]
-    """What its body says. Raises: BadRequest."""
-    handle: "Callable[[FastPath, Call, Any, Any, Respond], Leave | None]"
-    """Answers a call, what it says, and who makes it: now, or later, and then returns what to do if the client leaves
-    before. Raises: any error of `posthouse.domain.errors`; nothing has been done then."""
-    word: Callable[[Problem], bytes] = lambda problem: route.encode({"error": problem.text})
-    """The body of an error."""
-
-
-@dataclass(slots=True)
-class Call:
-    """A request of the fast path."""
-
-    route: Route
-    token: str
-    """A worker's, from its path."""
-    query: bytes
-    headers: Headers
-    address: str
-    """Where it comes from; empty where that is no address."""
-    last: bool = False
-    """Its connection ends with the answer."""
-    is_head: bool = False
-    """The answer is sent without its body."""
-    body: bytes = b""
-    shown: str | None = None
-    """The key in its headers, once somebody has looked; empty if there is none."""
 
 
 @dataclass(slots=True)
@@ -124,6 +68,17 @@ class FastPath:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Calls that were answered, by path and status. Connections count them; failures of our own count as 500, too."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _held: Counter[str] = field(default_factory=Counter)
+    """Calls that are held open, by key."""
+
+    def most_bytes(self, route: Route) -> int:
+        """The longest body that is read for a row."""
+        return min(self.max_body_bytes, route.max_bytes)
+
+    def knows(self, headers: Headers, query: bytes) -> bool:
+        """Whether a request that is still to come shows a good key in its headers or its query."""
+        key = one_key(_key_shown(headers), key_in_query(query))
+        return bool(key) and self.keyring.check(key, self.hub.clock.now()) is not None
 
     def find(self, method: str, path: str) -> tuple[Route, str] | None:
         """The row for a request, and the worker's token in its path; None where it is not of the fast path."""
@@ -159,9 +114,12 @@ class FastPath:
 
     def _check_long(self, call: Call) -> None:
         """Raises: BadRequest for a body that is too long, Unauthorized for a long one of nobody: they are costly."""
-        if len(call.body) > self.max_body_bytes:
-            raise BadRequest(f"body: must be at most {self.max_body_bytes} bytes")
-        if len(call.body) > MAX_UNASKED_BYTES and call.route.access is WORKER:
+        most = self.most_bytes(call.route)
+        if len(call.body) > most:
+            raise BadRequest(f"body: must be at most {most} bytes")
+        if call.route.access is KEY and self._shown(call):
+            self._key(call, None)
+        elif len(call.body) > MAX_UNASKED_BYTES and call.route.access is WORKER:
             self._worker(call, sender(call.body))
 
     def _failed(self, call: Call, message: Any, error: Exception) -> Answer:
@@ -186,18 +144,21 @@ class FastPath:
 
     def _key(self, call: Call, message: Any) -> Principal:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
-        key = call.shown
-        if key is None:
-            shown = next((value for name, value in call.headers if name == b"authorization"), b"")
-            key = call.shown = key_in_header(shown.decode("latin-1"))
-        if not key and message is not None:
-            key = route.key_in(message)
-        if not key:
-            key = key_in_query(call.query)
+        key = self._shown(call)
+        in_body = "" if message is None else route.key_in(message)
+        if in_body or call.query:
+            key = one_key(key, in_body, key_in_query(call.query))
         principal = self.throttle.principal(self.keyring, key, call.address, self.hub.clock.now())
         if principal is None:
-            raise Unauthorized("api_key: missing, wrong or revoked")
+            raise Unauthorized("api_key: missing, wrong, revoked, or two that differ")
+        call.proven = True
         return principal
+
+    def _shown(self, call: Call) -> str:
+        """The key in the call's headers; empty if there is none."""
+        if call.shown is None:
+            call.shown = _key_shown(call.headers)
+        return call.shown
 
     def _reader(self, call: Call, message: Any) -> Principal:
         principal = self._key(call, None)
@@ -206,11 +167,16 @@ class FastPath:
         return principal
 
     def _worker(self, call: Call, message: Any) -> ManagedEndpoint:
-        """The endpoint of the worker that calls. Raises: Unauthorized."""
+        """The endpoint of the worker that calls. Raises: Unauthorized, TooMany where it tells too much."""
         worker_id, in_body, *_ = message
         in_path = call.token
         token = "" if in_body and in_path and in_body != in_path else in_body or in_path  # two that differ are none
-        return self.ingest.home(worker_id, token)
+        home = self.ingest.home(worker_id, token)
+        call.proven = True
+        if not call.counted:
+            call.counted = True
+            self.ingest.count(worker_id, len(call.body))
+        return home
 
     # -- what it does ----------------------------------------------------------------------------------------------
 
@@ -230,12 +196,34 @@ class FastPath:
             respond(_put_off(ask, "too many calls"))
             return None
 
+        key_id, held = principal.key_id, False
+
         def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:
+            end()
             respond(
                 self._failed(call, message, reply) if isinstance(reply, Exception) else Answer(200, route.encode(reply))
             )
 
-        return self.router.route(managed, ask, deliver)
+        def end() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._held[key_id] -= 1
+                if not self._held[key_id]:
+                    del self._held[key_id]
+
+        hold_s = 0.0 if self._held and self._held[key_id] >= MAX_HELD_PER_KEY else None
+        leave = self.router.route(managed, ask, deliver, hold_s)
+        if leave is None:
+            return None
+        held = True
+        self._held[key_id] += 1
+
+        def left() -> None:
+            end()
+            leave()
+
+        return left
 
     def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, report = message
@@ -299,6 +287,11 @@ class FastPath:
             respond(Answer(405, route.encode({"error": f"method: {path} takes {allowed}"}), headers=headers))
 
 
+def _key_shown(headers: Headers) -> str:
+    shown = next((value for name, value in headers if name == b"authorization"), b"")
+    return key_in_header(shown.decode("latin-1"))
+
+
 def _nothing(body: bytes) -> None:
     """Of a body that means nothing."""
 
@@ -339,7 +332,7 @@ PLACED: Final = Access("placed", FastPath._anybody)
 """The same, or who calls from where that worker's instance is: `Certificates` waits for the provider to say where."""
 
 _ROWS: Final = (
-    Route("POST", "/route", KEY, route.decode, FastPath._route),
+    Route("POST", "/route", KEY, route.decode, FastPath._route, max_bytes=MAX_ASK_BYTES),
     Route("POST", "/worker_status", WORKER, status.decode, FastPath._report),
     Route("POST", "/delete_requests", WORKER, deletes.decode, FastPath._ended),
     # The protocol has this call beside the management API, so its errors have that shape.

@@ -8,6 +8,7 @@ from email.utils import formatdate
 from socket import socket
 from typing import Final
 
+from posthouse.places import Places
 from posthouse.server.asgi import App
 from posthouse.server.connection import Connection
 from posthouse.server.fastpath import FastPath
@@ -33,7 +34,8 @@ GRACEFUL_S = 6.0
 class HttpServer:
     """Serves `fast` where requests are read, and `app` for everything else.
 
-    `max_connections`: how many are served at a time. One that comes when there are more is told so once, and closed.
+    `max_connections`: how many are served at a time. When there are more, one goes that never showed a good key; where
+    all did, the new one is told so once, and closed.
     """
 
     def __init__(self, fast: FastPath, app: App, max_connections: int = 10_000) -> None:
@@ -43,6 +45,8 @@ class HttpServer:
         self.max_answered = int(max_connections * BEYOND)
         """Connections beyond these are closed without a word."""
         self.connections: set[Connection] = set()
+        self.places: Places[Connection] = Places(max_connections)
+        """Which of them goes when there are too many."""
         self.calls: set[asyncio.Task[None]] = set()
         """Calls of the application that are being answered."""
         self.parting = False

@@ -1,6 +1,7 @@
 """In front of the management API. Each of these does one thing; `add_middleware` puts them in their order."""
 
 import asyncio
+import codecs
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -145,7 +146,7 @@ class JsonMiddleware:
         if not raw.strip():
             return None
         try:
-            body: object = msgspec.json.decode(raw)
+            body: object = msgspec.json.decode(raw.removeprefix(codecs.BOM_UTF8))
         except RecursionError:
             raise BadRequest(f"body: is nested deeper than {self.max_depth} levels") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

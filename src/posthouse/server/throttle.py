@@ -1,12 +1,11 @@
 """Who may call how often: for each key, each address and each worker."""
 
 from collections import Counter
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_network
 
 from posthouse.config import Rates
 from posthouse.domain.errors import TooMany
 from posthouse.engine.buckets import Buckets
+from posthouse.places import place
 from posthouse.server.auth import Keyring, Principal
 
 
@@ -23,22 +22,14 @@ class Throttle:
         self._wrong_keys_of_address = Buckets(rates.wrong_keys_per_address)
 
     def principal(self, keyring: Keyring, key: str, address: str, now: float) -> Principal | None:
-        """Whose key this is; None if it is missing or wrong.
+        """Whose key this is; None if it is missing or wrong. Each is checked: a good one is good from everywhere.
 
-        Raises: TooMany if too many wrong ones came from the address. Those that were good lately still are.
+        Raises: TooMany for a wrong one, if too many came from the address.
         """
-        if not key:
-            return None
-        known = keyring.remembered(key, now)
-        if known is not None:
-            return known
-        wrong = self._wrong_keys_of_address
-        if wait_s := wrong.wait_s(place(address), now):
+        principal = keyring.check(key, now) if key else None
+        if principal is None and key and (wait_s := self._wrong_keys_of_address.take(place(address), now)):
             self.counts["throttled_keys"] += 1
             raise TooMany("api_key: too many wrong keys came from this address", wait_s)
-        principal = keyring.check(key, now)
-        if principal is None:
-            wrong.take(place(address), now)
         return principal
 
     def allows_route(self, key_id: str, address: str, now: float) -> bool:
@@ -60,17 +51,3 @@ class Throttle:
         if wait_s := buckets.take(caller, now):
             self.counts["throttled_calls"] += 1
             raise TooMany(f"too many calls {how}: the next may come in {wait_s:.1f} s", wait_s)
-
-
-def place(address: str) -> str:
-    """What an address counts as: with IPv6 whoever has one has 2^64 of them."""
-    return _network(address) if ":" in address else address
-
-
-@lru_cache(maxsize=10_000)
-def _network(address: str) -> str:
-    try:
-        mapped = IPv6Address(address).ipv4_mapped
-        return str(mapped or ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address

@@ -1,5 +1,6 @@
 """Bodies: JSON objects, or refused in words."""
 
+import codecs
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,4 +36,6 @@ def decoded(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
     except RecursionError:
         raise BadRequest("body: is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if raw.startswith(codecs.BOM_UTF8):  # RFC 8259, 8.1: a reader may ignore it
+            return decoded(decoder, raw.removeprefix(codecs.BOM_UTF8))
         raise BadRequest(f"body: must be a JSON object; {error}") from None

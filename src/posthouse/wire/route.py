@@ -75,8 +75,11 @@ def decode(raw: bytes) -> RouteAsk | OddAsk:
 
 
 def key_in(ask: RouteAsk | OddAsk) -> str:
-    """The key in the body, empty if there is none."""
-    key = ask.api_key or ask.api_token
+    """The key in the body; empty if there is none, or two that differ."""
+    key, token = ask.api_key, ask.api_token
+    if key and token and key != token:
+        return ""
+    key = key or token
     return key if isinstance(key, str) else ""
 
 

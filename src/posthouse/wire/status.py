@@ -11,8 +11,8 @@ from posthouse.wire.body import decoded
 from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for
 
-MAX_INDEXES = 100_000
-"""Most request indexes in one message."""
+MAX_INDEXES = 10_000
+"""Most request indexes in one message: no worker has as many requests at once."""
 MAX_TEXT = 500
 """How much of an error message is kept, in characters."""
 MAX_LOADING_S = 30 * 86_400.0

@@ -1,0 +1,80 @@
+"""What a call of the fast path is: its row in the table, its request, its answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from msgspec import Struct
+
+from posthouse.server.errors import Problem
+from posthouse.wire import route
+
+if TYPE_CHECKING:
+    from posthouse.server.fastpath import FastPath
+
+Headers = list[tuple[bytes, bytes]]
+"""With names in lower case."""
+
+JSON: Final = b"application/json"
+"""Without a charset: a command line of this protocol refuses to read any other spelling."""
+
+
+class Access(NamedTuple):
+    """Who may make a call, and what finds out who does."""
+
+    name: str
+    admit: "Callable[[FastPath, Call, Any], Any]"
+    """Who makes a call that says this. Raises: Unauthorized, TooMany."""
+
+
+class Answer(Struct, frozen=True, gc=False):
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Respond = Callable[[Answer], None]
+Leave = Callable[[], None]
+"""To be called when the client goes before it has been answered."""
+
+
+class Route(NamedTuple):
+    """A row of the table."""
+
+    method: str
+    path: str
+    access: Access
+    decode: Callable[[bytes], Any]
+    """What its body says. Raises: BadRequest."""
+    handle: "Callable[[FastPath, Call, Any, Any, Respond], Leave | None]"
+    """Answers a call, what it says, and who makes it: now, or later, and then returns what to do if the client leaves
+    before. Raises: any error of `posthouse.domain.errors`; nothing has been done then."""
+    word: Callable[[Problem], bytes] = lambda problem: route.encode({"error": problem.text})
+    """The body of an error."""
+    max_bytes: int = 1 << 30
+    """Longest body, where `server.max_body_bytes` allows more."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request of the fast path."""
+
+    route: Route
+    token: str
+    """A worker's, from its path."""
+    query: bytes
+    headers: Headers
+    address: str
+    """Where it comes from; empty where that is no address."""
+    last: bool = False
+    """Its connection ends with the answer."""
+    is_head: bool = False
+    """The answer is sent without its body."""
+    body: bytes = b""
+    shown: str | None = None
+    """The key in its headers, once somebody has looked; empty if there is none."""
+    proven: bool = False
+    """It shows a key, or a worker's token, that is good."""
+    counted: bool = False
+    """It has been counted as a message of its worker."""
