@@ -8,17 +8,17 @@ import pytest
 
 from posthouse.client import Answer, BadRequest, Client, ClientError, NotFound, Unauthorized, WorkerFailed
 from posthouse.client.errors import refusal
-from posthouse.client.events import MAX_EVENT_BYTES, events
+from posthouse.client.events import MAX_EVENT_BYTES, ServerEvent, events
 
 SSE = "text/event-stream"
 
 
-async def read(content_type: str, *chunks: bytes) -> list[Any]:
+async def read(content_type: str, *chunks: bytes, most: int = MAX_EVENT_BYTES) -> list[Any]:
     async def arriving() -> AsyncIterator[bytes]:
         for chunk in chunks:
             yield chunk
 
-    return [event async for event in events(content_type, arriving())]
+    return [event async for event in events(content_type, arriving(), most)]
 
 
 async def test_events_of_sse_are_decoded_and_done_is_dropped() -> None:
@@ -29,7 +29,43 @@ async def test_events_may_be_cut_anywhere() -> None:
     stream = 'data: {"text":"Grüße"}\r\n\r\n: a comment\r\n\r\nevent: end\r\ndata: bye\r\n\r\n'.encode()
     for size in (1, 2, 3, 7, 64):
         pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
-        assert await read(SSE, *pieces) == [{"text": "Grüße"}, "bye"]
+        assert await read(SSE, *pieces) == [{"text": "Grüße"}, ServerEvent("bye", "end")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("size", [1, 5, 1000])
+async def test_every_form_that_the_standard_allows_is_read(end: str, mark: str, size: int) -> None:
+    rows = [
+        "data: 1",
+        "",
+        ":ping",
+        "",
+        "retry: 50",
+        "event:delta",
+        "id: a",
+        "data: 2",
+        "data:",
+        "",
+        "event: none",
+        "",
+        "data",
+    ]
+    stream = (mark + end.join([*rows, "", "id: b\0", "data: 3", "", "id", "data: 4", "", ""])).encode()
+    pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
+    assert await read(SSE, *pieces) == [
+        1,
+        ServerEvent(2, "delta", "a", 50),
+        ServerEvent("", "", "a", 50),
+        ServerEvent(3, "", "a", 50),
+        4,
+    ]
+
+
+async def test_a_large_event_in_small_pieces_is_read_in_time_that_grows_with_its_size() -> None:
+    text = "x" * 8_000_000
+    stream = f'data: "{text}"\n\n'.encode()
+    assert await read(SSE, *(stream[i : i + 4096] for i in range(0, len(stream), 4096))) == [text]
 
 
 async def test_data_of_several_lines_is_one_event_and_the_last_needs_no_empty_line() -> None:
@@ -48,7 +84,7 @@ async def test_other_streams_come_as_bytes() -> None:
 @pytest.mark.parametrize("line", [b"data: ", b"data: x\n"])
 async def test_an_event_without_end_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match="longer than"):
-        await read(SSE, *[line * (2**17)] * 48, b"x" * (MAX_EVENT_BYTES + 1))
+        await read(SSE, *[line * 20] * 48, b"x" * 101, most=100)
 
 
 @pytest.mark.parametrize(

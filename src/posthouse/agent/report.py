@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, Final
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import msgspec
@@ -136,8 +137,9 @@ def tell_failure(environ: Mapping[str, str], text: str) -> None:
     body = {"mtoken": environ.get("MASTER_TOKEN", "").strip(), "version": f"{VERSION}{AGENT}", "error_msg": text}
     for address in environ.get("REPORT_ADDR", "").split(","):
         with contextlib.suppress(OSError, ValueError, HTTPException):
+            path = urlsplit(address.strip()).path.rstrip("/")
             request = Request(  # noqa: S310 - the address that every report goes to
-                f"{address.strip().rstrip('/')}/worker_status/",
+                f"{origin(address.strip())}{path}/worker_status/",
                 msgspec.json.encode({"id": int(environ.get("CONTAINER_ID", "")), **body}),
                 {"Content-Type": "application/json"},
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct, to_builtins
 
 from posthouse.cli.input import read_json, read_text
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
@@ -90,10 +91,12 @@ def print_events(events: Iterable[object], as_json: bool, before: Callable[[], N
     line_is_open = False
     for event in events:
         before()
+        named = isinstance(event, Struct)  # a ServerEvent, which has more than its data
         if isinstance(event, bytes) and not as_json:
             sys.stdout.buffer.write(event)
         else:
-            text = _json(event) if as_json else text_of(event)
+            value = event if not named else to_builtins(event) if as_json else getattr(event, "data", event)
+            text = _json(value) if as_json else text_of(value)
             sys.stdout.write(text)
             line_is_open = not text.endswith("\n") if text else line_is_open
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from posthouse.client.errors import (
     Unreachable,
     WorkerFailed,
 )
+from posthouse.client.events import ServerEvent
 from posthouse.client.sessions import AsyncSession
 from posthouse.client.synchronous import Client, Session
 
@@ -23,6 +24,7 @@ __all__ = [
     "ClientError",
     "NotFound",
     "Routed",
+    "ServerEvent",
     "Session",
     "TimedOut",
     "Unauthorized",

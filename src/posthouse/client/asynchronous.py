@@ -9,6 +9,7 @@ import msgspec
 
 from posthouse.client.answers import Answer, Routed, Waiting
 from posthouse.client.errors import WorkerFailed
+from posthouse.client.events import MAX_EVENT_BYTES
 from posthouse.client.http import Http
 from posthouse.client.management import Management
 from posthouse.client.requests import Job, OnWaiting, Requests, wrapped
@@ -26,7 +27,7 @@ class AsyncClient(Management):
     `url` and `api_key` default to the environment's POSTHOUSE_URL and POSTHOUSE_API_KEY. `timeout_s` bounds each
     request, its wait for a worker and its retries included. `ca` is a file of root certificates, in PEM, that are
     trusted beside the machine's own, and defaults to POSTHOUSE_CA; workers' certificates are checked with the root that
-    the server states. Every method may raise a `ClientError`.
+    the server states. `max_event_bytes` bounds each event of a stream. Every method may raise a `ClientError`.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class AsyncClient(Management):
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         ca: str | os.PathLike[str] | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         super().__init__(Http(url, api_key, ca))
-        self._requests = Requests(self._http, timeout_s)
+        self._requests = Requests(self._http, timeout_s, max_event_bytes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +84,8 @@ class AsyncClient(Management):
         retries: int = RETRIES,
         on_waiting: OnWaiting | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """Sends like `request` and yields the events of the answer as they come.
+        """Sends like `request` and yields the events of the answer as they come: their data, or a `ServerEvent` where
+        an event has a name or an id.
 
         A worker that fails is replaced until it begins to answer; what fails later raises. `timeout_s` bounds the time
         to the beginning, and then each silence.

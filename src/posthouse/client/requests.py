@@ -12,7 +12,7 @@ import msgspec
 
 from posthouse.client.answers import Answer, Routed, Waiting
 from posthouse.client.errors import BadRequest, ClientError, TimedOut, Unreachable, WorkerFailed
-from posthouse.client.events import events
+from posthouse.client.events import MAX_EVENT_BYTES, events
 from posthouse.client.http import Http, reason
 
 BACK_OFF_S = (0.25, 5.0)  # before the first retry, doubled each time, and at most
@@ -49,8 +49,9 @@ class Begun(NamedTuple):
 class Requests:
     """Sends jobs. `timeout_s` bounds each that states no bound of its own."""
 
-    def __init__(self, http: Http, timeout_s: float) -> None:
+    def __init__(self, http: Http, timeout_s: float, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._http = http
+        self._max_event_bytes = max_event_bytes
         self.timeout_s = timeout_s
 
     async def route(self, endpoint: str, cost: float, request_idx: int = 0) -> Routed | Waiting:
@@ -83,7 +84,8 @@ class Requests:
         begun = await self.begin(job, whole=False)
         content = begun.response.content
         try:
-            async with aclosing(events(begun.response.content_type, content.iter_any())) as answer:
+            chunks = content.iter_any()
+            async with aclosing(events(begun.response.content_type, chunks, self._max_event_bytes)) as answer:
                 async for event in answer:
                     yield event
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
