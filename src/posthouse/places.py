@@ -49,9 +49,11 @@ class _Place(Generic[T]):
 class Places(Generic[T]):
     """The connections of a server. Every call takes the same short time, but for those in which bytes are too many."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, largest_bytes: int = 0) -> None:
+        """`largest_bytes`: a request that large may come, whatever the bounds of others."""
         self.most = most
         """How many connections there may be."""
+        self._largest_bytes = largest_bytes
         self.held_bytes = 0
         self._place_of: dict[T, str] = {}
         self._places: dict[str, _Place[T]] = {}
@@ -102,9 +104,9 @@ class Places(Generic[T]):
         found.held_bytes += size
         self.held_bytes += size
         gone = []
-        while found.held_bytes > MAX_UNPROVEN_BYTES_EACH:
+        while found.held_bytes > max(MAX_UNPROVEN_BYTES_EACH, self._largest_bytes):
             gone.append(self._drop_oldest(found))
-        while self.held_bytes > MAX_UNPROVEN_BYTES:
+        while self.held_bytes > max(MAX_UNPROVEN_BYTES, self._largest_bytes):
             gone.append(self._drop_oldest(max(self._places.values(), key=lambda each: each.held_bytes)))
         return gone
 

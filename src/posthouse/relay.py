@@ -4,25 +4,31 @@ The agent relays to its model server, a gateway to workers. They decide what is 
 failure is reported to the client.
 """
 
+import asyncio
+import io
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
-Failure = Literal["too large", "unreachable", "silent"]
-"""Why there is no answer: the client's body is too large, the server cannot be reached, or it stays silent."""
+Failure = Literal["too large", "too slow", "unreachable", "silent"]
+"""Why there is no answer: the client's body is too large or stays out, the server cannot be reached or stays silent."""
 Ending = Literal["complete", "client left", "broken"]
 """How the answer ended; `broken`: the other server broke off."""
 
 _CHUNK_BYTES: Final = 2**16  # of a request body passed on at once
 _CONNECT_S: Final = 10.0
+_MAX_HEAD_BYTES: Final = 65_536  # of a line in the head of an answer
+_USUAL_LINE_BYTES: Final = 8000  # many servers take no longer line in a head, and answer a bare 400
 _CLIENT_LEFT: Final = 499  # a status that nobody reads; nginx's
 
 # Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
@@ -39,8 +45,8 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-# Bodies arrive here decoded, and get a length of their own.
-_RESTATED: Final = frozenset({"content-encoding", "content-length", "expect", "host"})
+_RESTATED: Final = frozenset({"content-length", "expect", "host"})
+_OF_THE_BODY: Final = frozenset({"content-encoding"})  # of what the client sent
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -55,6 +61,8 @@ def relay_session(silence_s: float) -> ClientSession:
         timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s or None),
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,
+        max_line_size=_MAX_HEAD_BYTES,
+        max_field_size=_MAX_HEAD_BYTES,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
     )
 
@@ -74,11 +82,16 @@ class _TooLarge(Exception):
     pass
 
 
+class _Stalled(Exception):
+    """The client takes or gives nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Relay:
     """The rules for all requests that are relayed.
 
-    Run the application with `handler_cancellation`, so that a client that leaves ends its request at the other server.
+    Run the application with `handler_cancellation`, so that a client that leaves ends its request at the other server,
+    and without `auto_decompress`, so that bodies pass as they are.
     """
 
     session: ClientSession
@@ -88,8 +101,12 @@ class Relay:
     """The error to raise where there is no answer to pass on."""
     on_answer: Callable[[], None] = lambda: None
     """Called for each piece of an answer that comes from the other server."""
+    translate: Callable[[CIMultiDict[str]], None] = lambda headers: None
+    """Changes the headers of an answer to what a client can use."""
     withheld: frozenset[str] = frozenset()
     """Headers of clients that are not passed on, in lower case; above all their keys."""
+    stall_s: float = 60.0
+    """How long a client may take nothing of its answer, or give nothing of its body: nginx's default."""
 
     async def forward(
         self, client: web.Request, url: URL, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS
@@ -102,29 +119,38 @@ class Relay:
         Raises: the error that `refuse` makes.
         """
         response: web.StreamResponse | None = None
-        data = body if body is not None else self._upload(client) if client.body_exists else None
+        sent = self.headers(client, own_body=body is None, more=headers)
+        data = io.BytesIO(body) if body is not None else self._upload(client) if client.body_exists else None
         try:
             async with self.session.request(
                 client.method,
                 url,
                 data=data,
-                headers=self._headers(client, own_body=body is None, more=headers),
+                headers=sent,
                 allow_redirects=False,  # the other server must not be a way to more of them
             ) as answer:
                 self.on_answer()
-                response = web.StreamResponse(
-                    status=answer.status, reason=answer.reason, headers=_kept(answer.headers, _HOP_BY_HOP)
-                )
+                own = _kept(answer.headers, _HOP_BY_HOP)
+                self.translate(own)
+                status, reason = answer.status, answer.reason
+                if status == 400 and max(map(len, sent.values()), default=0) > _USUAL_LINE_BYTES:
+                    status, reason = 431, "Request Header Fields Too Large"
+                response = web.StreamResponse(status=status, reason=reason, headers=own)
                 await response.prepare(client)
                 while chunk := await answer.content.readany():
                     self.on_answer()
-                    await response.write(chunk)
-                await response.write_eof()
+                    await self._in_time(response.write(chunk))
+                await self._in_time(response.write_eof())
+        except _Stalled:
+            log.warning("relay: the client has taken nothing for %g s", self.stall_s)
+            if client.transport is not None:
+                client.transport.abort()
+            return response or web.Response(status=_CLIENT_LEFT), "client left"
         except (ClientError, OSError, TimeoutError) as error:
             if client.transport is None or client.transport.is_closing():
                 return response or web.Response(status=_CLIENT_LEFT), "client left"
             failure = _failure(error)
-            if failure != "too large":
+            if failure in {"unreachable", "silent"}:
                 log.warning("relay: %s", type(error).__name__)
             if response is None:
                 raise self.refuse(failure) from None
@@ -137,7 +163,7 @@ class Relay:
         size = client.content_length or 0
         if size <= self.max_body_bytes:
             size = 0
-            async for chunk in client.content.iter_chunked(_CHUNK_BYTES):
+            while chunk := await self._in_time(client.content.read(_CHUNK_BYTES)):
                 size += len(chunk)
                 if size > self.max_body_bytes:
                     break
@@ -145,9 +171,19 @@ class Relay:
         if size > self.max_body_bytes:
             raise _TooLarge
 
-    def _headers(self, client: web.Request, own_body: bool, more: Mapping[str, str]) -> CIMultiDict[str]:
-        headers = _kept(client.headers, _HOP_BY_HOP | _RESTATED | self.withheld)
-        if own_body and client.content_length is not None and "Content-Encoding" not in client.headers:
+    async def _in_time(self, step: Awaitable[T]) -> T:
+        """Wait for a client. Raises: _Stalled."""
+        try:
+            async with asyncio.timeout(self.stall_s):
+                return await step
+        except TimeoutError:
+            raise _Stalled from None
+
+    def headers(self, client: web.Request, own_body: bool, more: Mapping[str, str]) -> CIMultiDict[str]:
+        """Return the client's headers as they are passed on. `own_body`: with the body that it sent."""
+        dropped = _HOP_BY_HOP | _RESTATED | self.withheld
+        headers = _kept(client.headers, dropped if own_body else dropped | _OF_THE_BODY)
+        if own_body and client.content_length is not None:
             headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
         for name, value in more.items():
             headers[name] = value
@@ -155,8 +191,8 @@ class Relay:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error.__cause__, _TooLarge):  # raised by our own upload
-        return "too large"
+    if isinstance(error.__cause__, _TooLarge | _Stalled):  # raised by our own upload
+        return "too large" if isinstance(error.__cause__, _TooLarge) else "too slow"
     return "silent" if isinstance(error, TimeoutError) else "unreachable"
 
 

@@ -387,12 +387,6 @@ async def test_a_model_server_that_stays_silent_is_a_gateway_timeout(world: Worl
         assert (await ended(world))[0]["status"] == "Error"
 
 
-async def test_other_methods_are_refused(world: World) -> None:
-    async with world.agent(), world.client.get(world.url + "/generate") as answer:
-        assert answer.status == 405
-        assert list(await answer.json()) == ["error"]
-
-
 # The control plane comes and goes.
 
 

@@ -135,7 +135,7 @@ async def test_the_model_server_does_not_outlive_its_agent(world: World) -> None
     [
         (["--workload", "bogus"], "workload: must be"),
         (["--no-such-option"], "No such option"),
-        (["--listen-port", "{model}", "--url", "http://127.0.0.1:1"], "address already in use"),
+        (["--listen-port", "{model}", "--url", "http://127.0.0.1:1"], "Address already in use"),
     ],
     ids=["setting", "usage", "port"],
 )

@@ -1,6 +1,7 @@
 """The world of an agent, small and real: a model server, a control plane that records, and signed grants."""
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -11,7 +12,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, WSMsgType, web
 from aiohttp.typedefs import Handler
 
 from posthouse.agent import AgentSettings, run
@@ -51,8 +52,8 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, port: int) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+async def listening(app: web.Application, port: int, **more: Any) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1, **more)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -76,6 +77,9 @@ class Model:
         self.most_working = 0
         self.cancelled = 0
         self.redirects_to = ""
+        self.answers: dict[str, str] = {}
+        """Headers of the answers of `/echo`."""
+        self.closed_with: int | None = None
         self.go_on = asyncio.Semaphore(0)
         """Released once for each step of `/stream` and each answer of `/hold`."""
 
@@ -90,6 +94,8 @@ class Model:
                 web.post("/stream", self._stream),
                 web.post("/broken", self._broken),
                 web.post("/redirect", self._redirect),
+                web.get("/ws", self._ws),
+                web.route("*", "/echo", self._echo),
             ]
         )
         return app
@@ -143,6 +149,24 @@ class Model:
         assert request.transport is not None
         request.transport.abort()
         return response
+
+    async def _echo(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        seen = {"method": request.method, "query": request.query_string, "headers": dict(request.headers), "body": body}
+        return web.json_response(seen, headers=self.answers)
+
+    async def _ws(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("chat",))
+        await socket.prepare(request)
+        async for message in socket:
+            if message.data == "close":
+                await socket.close(code=4001)
+            elif message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+            else:
+                await socket.send_str(f"echo {message.data}")
+        self.closed_with = socket.close_code
+        return socket
 
     async def _redirect(self, request: web.Request) -> web.Response:
         raise web.HTTPTemporaryRedirect(self.redirects_to)
@@ -256,6 +280,10 @@ class World:
             signature = self.key.sign(signed_text(Scheme.U, **fields))
         return {"signature": signature, "__request_id": "6f1c", **reply}
 
+    def header(self, **changes: Any) -> dict[str, str]:
+        """Return the header that carries what `/route/` answers."""
+        return {"X-Posthouse-Auth": base64.b64encode(json.dumps(self.auth_data(**changes)).encode()).decode()}
+
     def wrapped(self, payload: Any, **changes: Any) -> dict[str, Any]:
         return {"auth_data": self.auth_data(**changes), "payload": payload, "session_id": None}
 
@@ -277,7 +305,7 @@ class World:
 async def a_world(key: RsaKey, directory: Path) -> AsyncIterator[World]:
     world = World(key, directory)
     async with (
-        listening(world.model.app(), world.model.port),
+        listening(world.model.app(), world.model.port, max_field_size=16_000),
         listening(world.control.app(), world.control.port),
         ClientSession() as world.client,
     ):

@@ -32,6 +32,7 @@ def test_the_environment_of_a_worker_is_enough() -> None:
         listen_host="0.0.0.0",
         listen_port=3000,
         health="/health",
+        cors_origins=("*",),
     )
 
 

@@ -16,7 +16,8 @@ from posthouse.wire.grant import BEGIN_S, Grant, genuine, grant_key, read
 from posthouse.wire.signed import Scheme, signed_text
 
 AUTH_HEADER: Final = "X-Posthouse-Auth"
-"""Carries the answer of `/route/`, as base64 of JSON, beside a body that is not JSON."""
+"""Carries the answer of `/route/`, as base64 of JSON, where it is not in a JSON body: in the header of this name, or in
+the query for what cannot set headers, WebSockets of browsers above all."""
 
 _AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id", "grant")
 _MAX_USED: Final = 200_000  # grants remembered at once: some 1,500 requests a second, in 40 MB
@@ -100,9 +101,10 @@ def session_call(body: bytes) -> tuple[str, AuthData | None]:
 
 
 def from_header(value: str) -> AuthData:
-    """Return the auth data in the auth header. Raises: BadBody."""
+    """Return the auth data in the auth header, or of the same name in the query. Raises: BadBody."""
     try:
-        return _auth_data.decode(base64.b64decode(value, validate=True))
+        text = value.replace(" ", "+").replace("-", "+").replace("_", "/").rstrip("=")  # for addresses or not
+        return _auth_data.decode(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
     except (binascii.Error, ValueError, RecursionError) as error:  # a MsgspecError is a ValueError
         raise BadBody(f"{AUTH_HEADER}: must be base64 of the JSON that /route/ answered: {error}") from None
 

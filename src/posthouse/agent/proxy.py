@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
+from posthouse.agent.gate import Connection, Gate, TooLarge, TooSlow, place_of, unpacked
 from posthouse.agent.grant import (
     AUTH_HEADER,
     AuthData,
@@ -23,9 +25,11 @@ from posthouse.agent.grant import (
     signature_check,
     split,
 )
+from posthouse.agent.outward import Cors, Outward
 from posthouse.agent.server import Server
 from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
+from posthouse.agent.websocket import Rejected, join
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.agent.workload import workload_rule
 from posthouse.relay import Ending, Failure, Relay
@@ -36,6 +40,7 @@ _LOGGED_PATH: Final = 200  # characters of a path that are logged
 
 # The model has no business with a client's keys.
 _WITHHELD: Final = frozenset({"authorization", AUTH_HEADER.lower()})
+_KEYS: Final = frozenset({"api_key", AUTH_HEADER.lower()})  # the same in the query
 _ENDED_BY: Final[dict[Ending, Outcome]] = {"client left": "Cancelled", "broken": "Error"}
 
 
@@ -50,10 +55,23 @@ class Refused(Exception):
 class Proxy:
     """The way from a client to the model server and back."""
 
-    def __init__(self, settings: AgentSettings, worker: Worker, session: ClientSession, server: Server) -> None:
+    def __init__(
+        self, settings: AgentSettings, worker: Worker, session: ClientSession, server: Server, gate: Gate
+    ) -> None:
         self._settings = settings
         self._worker = worker
-        self._relay = Relay(session, settings.max_body_bytes, self._refused, worker.answered, _WITHHELD)
+        self._gate = gate
+        self._outward = Outward(settings)
+        self._cors = Cors(settings.cors_origins)
+        self._relay = Relay(
+            session,
+            settings.max_body_bytes,
+            self._refused,
+            worker.answered,
+            self._outward.translate,
+            _WITHHELD,
+            settings.stall_s,
+        )
         self._work_of = workload_rule(settings.workload)
         self._is_genuine = signature_check(settings.url)
         self._server = server
@@ -65,7 +83,8 @@ class Proxy:
 
     def application(self) -> web.Application:
         """Return the HTTP application. Run it with `handler_cancellation`."""
-        app = web.Application(middlewares=[_errors_as_json], client_max_size=self._settings.max_body_bytes)
+        app = web.Application(middlewares=[_counted, _errors_as_json, self._preflight])
+        app.on_response_prepare.append(self._cors.allow)
         app.add_routes(
             [
                 web.get("/health", self._health),
@@ -73,10 +92,14 @@ class Proxy:
                 web.post("/session/get", self._get_session),
                 web.post("/session/health", self._session_health),
                 web.post("/session/end", self._end_session),
-                web.post("/{path:.*}", self._serve),
+                web.route("*", "/{path:.*}", self._serve),
             ]
         )
         return app
+
+    @web.middleware
+    async def _preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        return self._cors.preflight(request) or await handler(request)
 
     async def _health(self, request: web.Request) -> web.Response:
         worker = self._worker
@@ -92,14 +115,16 @@ class Proxy:
 
     async def _create_session(self, client: web.Request) -> web.Response:
         worker, settings = self._worker, self._settings
-        try:
-            auth_data, payload, _ = split(await client.read())
-            asked = terms(payload, settings.max_session_s)
-        except BadBody as error:
-            raise Refused(422, str(error)) from None
-        if not auth_data.request_idx:
-            raise Refused(422, "auth_data.request_idx: is missing; without it the server does not know of the session")
-        max_cost = await self._authenticate(auth_data, client.path, up=True)
+        async with self._body(client) as body:
+            try:
+                auth_data, payload, _ = split(body)
+                asked = terms(payload, settings.max_session_s)
+            except BadBody as error:
+                raise Refused(422, str(error)) from None
+            if not auth_data.request_idx:
+                missing = "is missing; without it the server does not know of the session"
+                raise Refused(422, f"auth_data.request_idx: {missing}")
+            max_cost = await self._authenticate(auth_data, client, up=True)
         request = as_request(auth_data)
         try:
             self._require_serving()
@@ -139,26 +164,34 @@ class Proxy:
 
     async def _called(self, client: web.Request) -> Session | None:
         """Return the open session that a call about one names. Raises: Refused if the caller may not make it."""
-        try:
-            session_id, auth_data = session_call(await client.read())
-        except BadBody as error:
-            raise Refused(422, str(error)) from None
+        async with self._body(client) as body:
+            try:
+                session_id, auth_data = session_call(body)
+            except BadBody as error:
+                raise Refused(422, str(error)) from None
         session = self.sessions.find(session_id)
         if session is not None and not session.is_of(auth_data):
             raise Refused(401, "session_auth: is not what the session was created with")
         return session
 
     async def _serve(self, client: web.Request) -> web.StreamResponse:
-        auth_data, body, session_id = await self._read(client)
-        session = None
-        if session_id is None:
-            max_cost = await self._authenticate(auth_data, client.path)
-        elif (session := self.sessions.find(session_id)) is None:
-            raise Refused(410, "invalid session")
-        elif not session.is_of(auth_data):
-            raise Refused(401, "auth_data: is not what the session was created with")
+        proof = client.headers.get(AUTH_HEADER) or _in_query(client)
+        session_id, body = None, None
+        if proof is not None:
+            try:
+                auth_data = from_header(proof)
+            except BadBody as error:
+                raise Refused(422, str(error)) from None
+            session, max_cost = await self._allowed(client, auth_data, None)
+        elif client.method != "POST" and not client.can_read_body:
+            raise Refused(401, f"a request without a body must bring what /route/ answered in {AUTH_HEADER}")
         else:
-            max_cost = session.max_cost
+            async with self._body(client) as raw:
+                try:
+                    auth_data, body, session_id = split(raw)
+                except BadBody as error:
+                    raise Refused(422, str(error)) from None
+                session, max_cost = await self._allowed(client, auth_data, session_id)
         payload = None if body is None else _decoded(body)
         work = self._work_of(payload, auth_data.cost)
         request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
@@ -176,8 +209,7 @@ class Proxy:
             with self.sessions.request_in(session, client.transport):
                 async with self._slots:
                     request.work_started_at = time.time()
-                    headers = {} if body is None else {"Content-Type": "application/json"}
-                    response, ending = await self._relay.forward(client, self._upstream_url(client), body, headers)
+                    response, ending = await self._forward(client, body)
             status = response.status
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
@@ -191,35 +223,68 @@ class Proxy:
         finally:
             self._worker.end(request, outcome, done=request.work if outcome == "Success" and status < 400 else 0.0)
             log.info(
-                "request %d: %s, status %d, work %g, waited %.3f s, took %.3f s, POST %r",
+                "request %d: %s, status %d, work %g, waited %.3f s, took %.3f s, %s %r",
                 request.request_idx,
                 outcome,
                 status,
                 request.work,
                 (request.work_started_at or time.time()) - request.entered_queue_at,
                 time.time() - request.entered_queue_at,
+                client.method,
                 client.path[:_LOGGED_PATH],
             )
 
-    async def _read(self, client: web.Request) -> tuple[AuthData, bytes | None, str | None]:
-        """Return the client's auth data, the body that is meant for the model, and the id of the session, if any.
+    @contextlib.asynccontextmanager
+    async def _body(self, client: web.Request) -> AsyncIterator[bytes]:
+        """The body of a client that has shown no proof yet; it counts as such within. Raises: Refused."""
+        coding = client.headers.get("Content-Encoding", "identity").lower()
+        with self._gate.reading(client) as reader:
+            try:
+                body = unpacked(await reader.read(), coding)
+            except TooLarge as error:
+                raise Refused(413, str(error) or self._too_large()) from None
+            except TooSlow:
+                place_of(client).give_up()
+                raise Refused(408, "body: does not come in time, or needs the room of others; try again") from None
+            yield body
 
-        The body is None where all of the client's own is for the model. Raises: Refused.
-        """
-        try:
-            if (header := client.headers.get(AUTH_HEADER)) is not None:
-                return from_header(header), None, None
-            return split(await client.read())
-        except BadBody as error:
-            raise Refused(422, str(error)) from None
+    async def _allowed(
+        self, client: web.Request, auth_data: AuthData, session_id: str | None
+    ) -> tuple[Session | None, float]:
+        """Return the session that the request is in, if any, and how much work it may be. Raises: Refused."""
+        if session_id is None:
+            return None, await self._authenticate(auth_data, client)
+        session = self.sessions.find(session_id)
+        if session is None:
+            raise Refused(410, "invalid session")
+        if not session.is_of(auth_data):
+            raise Refused(401, "auth_data: is not what the session was created with")
+        self._gate.prove(client)
+        return session, session.max_cost
 
-    async def _authenticate(self, auth_data: AuthData, path: str, up: bool = False) -> float:
+    async def _forward(self, client: web.Request, body: bytes | None) -> tuple[web.StreamResponse, Ending]:
+        """Pass the request on, and its answer back. `body`: what the model gets in place of the client's own."""
+        url, headers = self._upstream_url(client), self._outward.told(client)
+        if client.headers.get("Upgrade", "").lower() == "websocket":
+            settings = self._settings
+            try:
+                return await join(self._relay, client, url, headers, settings.max_body_bytes, settings.silence_s)
+            except Rejected as error:
+                raise Refused(error.status, "the model server takes no WebSocket here") from None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return await self._relay.forward(client, url, body, headers)
+
+    async def _authenticate(self, auth_data: AuthData, client: web.Request, up: bool = False) -> float:
         """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one.
 
         `up`: its grant is used up by it.
         """
-        if self._settings.unsecured:
-            return math.inf
+        max_cost = math.inf if self._settings.unsecured else await self._granted(auth_data, client.path, up)
+        self._gate.prove(client)
+        return max_cost
+
+    async def _granted(self, auth_data: AuthData, path: str, up: bool) -> float:
         server = self._server
         if server.verify is None or not server.began_at:
             raise Refused(401, "the server's public key is not there yet; try again")
@@ -256,17 +321,27 @@ class Proxy:
 
     def _refused(self, failure: Failure) -> Refused:
         if failure == "too large":
-            return Refused(413, f"body: must be at most {self._settings.max_body_bytes} bytes")
+            return Refused(413, self._too_large())
+        if failure == "too slow":
+            return Refused(408, f"body: nothing of it came for {self._settings.stall_s:g} s")
         if failure == "silent":
             return Refused(504, "the model server does not answer")
         return Refused(502, "the model server cannot be reached")
 
+    def _too_large(self) -> str:
+        return f"body: must be at most {self._settings.max_body_bytes} bytes"
+
     def _upstream_url(self, client: web.Request) -> URL:
         # Clients put their key into the query. The base comes first whatever the path, so that no other host is met.
         url = client.rel_url
-        query = "&".join(p for p in url.raw_query_string.split("&") if p.partition("=")[0] != "api_key")
+        query = "&".join(p for p in url.raw_query_string.split("&") if p.partition("=")[0].lower() not in _KEYS)
         path = f"{url.raw_path}?{query}" if query else url.raw_path
         return URL(f"{self._settings.upstream.rstrip('/')}/{path.removeprefix('/')}", encoded=True)
+
+
+def _in_query(client: web.Request) -> str | None:
+    """Return the auth data in the query, under the header's name however it is spelled."""
+    return next((value for name, value in client.query.items() if name.lower() == AUTH_HEADER.lower()), None)
 
 
 def _outcome(status: int) -> Outcome:
@@ -285,6 +360,18 @@ def _decoded(body: bytes) -> object:
 
 def _json(reply: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(reply), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tells the connection when a request begins and ends."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    connection.begin()
+    try:
+        return await handler(request)
+    finally:
+        connection.end(has_come=request.content.is_eof())
 
 
 @web.middleware

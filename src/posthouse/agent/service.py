@@ -11,6 +11,7 @@ from aiohttp import ClientSession, web
 
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
 from posthouse.agent.certificate import Certificate
+from posthouse.agent.gate import Gate, listening
 from posthouse.agent.loading import Progress
 from posthouse.agent.logfile import Printed
 from posthouse.agent.model import ModelServer
@@ -46,7 +47,8 @@ async def run(settings: AgentSettings) -> str:
         calls = await stack.enter_async_context(server_session())
         server = Server(calls, settings)
         certificate = Certificate(calls, settings) if settings.tls else None
-        proxy = Proxy(settings, worker, upstream, server)
+        gate = Gate(settings.max_connections, settings.max_body_bytes)
+        proxy = Proxy(settings, worker, upstream, server, gate)
         reporter = Reporter(calls, settings, worker, server, progress)
         life = Life(settings, worker, upstream, server, certificate, progress)
         runner = web.AppRunner(
@@ -54,8 +56,9 @@ async def run(settings: AgentSettings) -> str:
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
+        listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
         context = certificate.context if certificate else None
-        await web.TCPSite(runner, settings.listen_host, settings.listen_port, ssl_context=context).start()
+        assert runner.server is not None  # it has been set up
         log.info(
             "agent: worker %d listens on %s:%d for %s",
             settings.worker_id,
@@ -68,11 +71,14 @@ async def run(settings: AgentSettings) -> str:
                 group.create_task(life.run(stop)),
                 group.create_task(reporter.run()),
                 group.create_task(proxy.sessions.expire()),
+                accepting := group.create_task(gate.run(runner.server, listener, context)),
             ]
             await stop.wait()
             if not life.ended:
-                await _drain(settings, worker, proxy, runner)
-                await life.stop()
+                await _drain(settings, worker, proxy)
+            accepting.cancel()
+            await runner.cleanup()
+            await life.stop()
             for task in tasks:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -171,7 +177,7 @@ class Life:
             await watch_health(upstream, settings, worker)
 
 
-async def _drain(settings: AgentSettings, worker: Worker, proxy: Proxy, runner: web.AppRunner) -> None:
+async def _drain(settings: AgentSettings, worker: Worker, proxy: Proxy) -> None:
     """Refuse new requests, wait for those that run, and end what still runs after `drain_s`."""
     log.info("agent: stopping, %d requests run", len(worker.in_flight))
     worker.stopping = True
@@ -180,4 +186,3 @@ async def _drain(settings: AgentSettings, worker: Worker, proxy: Proxy, runner: 
             await worker.idle.wait()
     proxy.cut_off = True
     await proxy.sessions.close_all()
-    await runner.cleanup()

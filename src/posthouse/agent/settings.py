@@ -16,6 +16,7 @@ from posthouse.agent.workload import workload_rule
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", ""})
+_ORIGIN: Final = re.compile(r"\*|none|https?://[^/\s]+")
 _HOST: Final = re.compile(r"[0-9A-Za-z_.:-]+")
 
 WORKER, READINESS, MEASURE, LIMITS = "Worker", "Readiness", "Performance", "Limits"
@@ -101,6 +102,17 @@ class AgentSettings:
         ),
     ] = None
 
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Option(
+            "Origin of a page that may call this worker from a browser, with a proof; * for any, none for none; "
+            "repeat for more.",
+            WORKER,
+            "$POSTHOUSE_CORS_ORIGINS, else * unless --unsecured",
+            "--cors-origin",
+        ),
+    ] = ()
+
     health: Annotated[
         str | None,
         Option(
@@ -141,6 +153,10 @@ class AgentSettings:
         30.0  # as the peer's worker
     )
     max_body_bytes: Annotated[int, Option("Largest request body, in bytes.", LIMITS)] = 32 * 2**20
+    max_connections: Annotated[int, Option("Connections of clients open at once.", LIMITS)] = 2000
+    stall_s: Annotated[
+        float, Option("Longest time, in seconds, in which a client takes nothing of its answer.", LIMITS)
+    ] = 60.0  # nginx's send_timeout
     max_sessions: Annotated[int, Option("Sessions open at once; 0: none.", LIMITS)] = 10  # as the peer's worker
     max_session_s: Annotated[
         float, Option("Longest time, in seconds, that a session stays open without a request.", LIMITS)
@@ -185,6 +201,10 @@ class AgentSettings:
         workload_rule(self.workload)
         _require(0 <= self.parallel <= 100_000, "parallel", "must be 0 to 100000", self.parallel)
         _require(1 <= self.max_requests <= 100_000, "max_requests", "must be 1 to 100000", self.max_requests)
+        for cors in self.cors_origins:
+            _require(bool(_ORIGIN.fullmatch(cors)), "cors_origins", "must be *, none or like https://app.example", cors)
+        _require(16 <= self.max_connections <= 100_000, "max_connections", "must be 16 to 100000", self.max_connections)
+        _require(0 < self.stall_s < math.inf, "stall_s", "must be above 0 seconds", self.stall_s)
         _require(self.max_body_bytes > 0, "max_body_bytes", "must be above 0", self.max_body_bytes)
         _require(0 <= self.max_sessions <= 1000, "max_sessions", "must be 0 to 1000", self.max_sessions)
         _require(0 <= self.restarts <= 1000, "restarts", "must be 0 to 1000", self.restarts)
@@ -216,6 +236,7 @@ class AgentSettings:
         read("url", lambda: _own_url(environ, given["listen_port"], given["tls"]))
         read("listen_host", lambda: _listen_host(given["url"]))
         read("unsecured", lambda: _boolean(environ, "UNSECURED"))
+        read("cors_origins", lambda: _origins(environ, given["unsecured"]))
         if environ.get("POSTHOUSE_LOADING_TIMEOUT_S", "").strip():
             read("loading_timeout_s", lambda: _seconds(environ, "POSTHOUSE_LOADING_TIMEOUT_S"))
         if environ.get("POSTHOUSE_REQUIRE_GRANT", "").strip():
@@ -281,6 +302,13 @@ def _addresses(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     for address in addresses:
         _address(address, name)
     return addresses
+
+
+def _origins(environ: Mapping[str, str], unsecured: bool) -> tuple[str, ...]:
+    """Return whose pages may call: any, because each call needs a proof; none where it does not."""
+    if text := environ.get("POSTHOUSE_CORS_ORIGINS", "").strip():
+        return tuple(part.strip() for part in text.split(","))
+    return () if unsecured else ("*",)
 
 
 def _own_url(environ: Mapping[str, str], listen_port: int, tls: bool) -> str:
