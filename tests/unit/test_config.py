@@ -1,12 +1,23 @@
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from posthouse.config import Settings, allowed, env_name, known_settings, load_settings, make_data_dir, value_of
+from posthouse.config import (
+    ProviderSettings,
+    Settings,
+    allowed,
+    env_name,
+    known_settings,
+    load_settings,
+    loading,
+    make_data_dir,
+    value_of,
+)
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.providers.process import ProcessProvider
 
@@ -99,6 +110,36 @@ def test_what_a_provider_does_not_know_is_refused_by_name() -> None:
         "providers.process.slots = -1 (file posthouse.toml) should be greater than or equal to 0; "
         "allowed: a whole number >= 0 and <= 1000",
     ]
+
+
+class Boxes(ProviderSettings):
+    machines: list[str] = Field(min_length=1, description="")
+    spare: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.spare in self.machines:
+            raise ValueError("the spare one must be none of the machines")
+        return self
+
+
+def test_a_provider_may_have_lists_and_rules_over_several_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = SimpleNamespace(load=lambda: SimpleNamespace(Settings=Boxes))
+    monkeypatch.setattr(loading, "installed", lambda group: {"boxes": point, "process": process_point()})
+    listed = "providers.boxes.machines"
+    settings, _ = load(environ={env_name(listed): "a:1, b:2"})
+    assert value_of(settings, listed) == ["a:1", "b:2"]
+    table = "[providers.boxes]\n"
+    for written, said in (
+        ('machines = ["a:1", 2]', f"{listed}.1 = 2 (file posthouse.toml) should be a valid string; allowed: a list of"),
+        ('spare = "a"', f"{listed} is not given; allowed: a list of text of length >= 1"),
+        ('machines = ["a"]\nspare = "a"', "providers.boxes: the spare one must be none of the machines"),
+    ):
+        assert any(said in problem for problem in problems(file=table + written)), problems(file=table + written)
+
+
+def process_point() -> SimpleNamespace:
+    return SimpleNamespace(load=lambda: ProcessProvider)
 
 
 def test_https_changes_the_url_of_workers() -> None:

@@ -69,6 +69,7 @@ async def test_all_that_is_stored_reaches_the_provider() -> None:
             "REPORT_ADDR": "https://sim.example/w/1",
             "MASTER_TOKEN": "token",
             "USE_SSL": "false",
+            "PYTHON": "python3",
         },
         ports=(3000, 8000),
         num_gpus=8,

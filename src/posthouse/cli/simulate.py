@@ -161,12 +161,17 @@ def simulate(
     for name in policy or [given.policy]:
         files = (None, None) if results else (svg, log)
         results[name] = _run(msgspec.structs.replace(given, policy=name), _command(context, name), *files, quiet)
+    if not any(result.summary.requests for result in results.values()):
+        console(stderr=True).print(
+            "note: no request came; bursts come at the end of each --period, and --low is between"
+        )
     if as_json:
         print_json([result.summary.json() for result in results.values()])
         return
     console().print(table(_rows(results)))
     if not quiet:
-        first = next(iter(results.values()))
+        policy_name, first = next(iter(results.items()))
+        console().print(f"\n{policy_name}", markup=False)
         for name, text, highest in blocks(first.record.samples, COLUMNS):
             console().print(f"{name:<20} {text} at most {highest:,.4g}", markup=False)
 

@@ -5,9 +5,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from posthouse.config.models import (
     ENV_PREFIX,
@@ -16,10 +17,14 @@ from posthouse.config.models import (
     Settings,
     allowed,
     env_name,
+    is_list,
     known_settings,
 )
 from posthouse.domain.errors import BadRequest
 from posthouse.plugins import PROVIDERS, installed
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 FILE_NAME = "posthouse.toml"
 """Read from the working directory where no other file is named."""
@@ -49,6 +54,8 @@ def load_settings(
     values: dict[str, Any] = {}
     for leaf, value, origin in given:
         if leaf in known:
+            if is_list(known[leaf]) and isinstance(value, str):
+                value = [part.strip() for part in value.split(",")]
             values[leaf], origins[leaf] = value, origin
         elif any(other.startswith(f"{leaf}.") for other in known):
             if value != {}:
@@ -60,12 +67,7 @@ def load_settings(
         try:
             return model.model_validate(table)
         except ValidationError as error:
-            for wrong in error.errors():
-                leaf = prefix + ".".join(map(str, wrong["loc"]))
-                if wrong["type"] != "default_factory_not_called":  # it follows from another error, which is listed
-                    message = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-                    value = repr(wrong["input"])[:VALUE_SHOWN]
-                    problems.append(f"{leaf} = {value} ({origins[leaf]}) {message}; allowed: {allowed(known[leaf])}")
+            problems.extend(_problem(wrong, prefix, known, origins) for wrong in error.errors() if _is_own(wrong))
 
     tree = _nested(values)
     tables = tree.pop("providers", {})
@@ -77,6 +79,25 @@ def load_settings(
     if problems or settings is None:
         raise BadRequest("wrong settings:\n" + "\n".join(f"  {problem}" for problem in problems))
     return settings.model_copy(update={"providers": providers}), origins
+
+
+def _is_own(wrong: "ErrorDetails") -> bool:
+    """Whether an error is not only what follows from another, which is listed."""
+    return wrong["type"] != "default_factory_not_called"
+
+
+def _problem(wrong: "ErrorDetails", prefix: str, known: Mapping[str, FieldInfo], origins: Mapping[str, str]) -> str:
+    """What is wrong with a setting, or with one element of it, or with several together, in words."""
+    leaf = setting = (prefix + ".".join(map(str, wrong["loc"]))).rstrip(".")
+    while setting and setting not in known:
+        setting = setting.rpartition(".")[0]
+    message = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    if not setting:
+        return f"{leaf}: {message}"
+    if wrong["type"] == "missing":
+        return f"{leaf} is not given; allowed: {allowed(known[setting])}"
+    value = repr(wrong["input"])[:VALUE_SHOWN]
+    return f"{leaf} = {value} ({origins[setting]}) {message}; allowed: {allowed(known[setting])}"
 
 
 def _from_file(path: Path | None) -> list[Given]:

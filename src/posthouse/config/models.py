@@ -4,7 +4,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -240,9 +240,18 @@ _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length >="}
 
 
+def is_list(field: FieldInfo) -> bool:
+    """Whether a setting is a list."""
+    return get_origin(field.annotation) is list
+
+
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: `a whole number >= 0 and <= 65535`."""
-    kind = _KINDS.get(field.annotation) or " or ".join(map(str, get_args(field.annotation)))
+    kinds = get_args(field.annotation)
+    if is_list(field):
+        kind = f"a list of {_KINDS.get(kinds[0], str(kinds[0]))}"
+    else:
+        kind = _KINDS.get(field.annotation) or " or ".join(map(str, kinds))
     bounds = [
         f"{sign} {getattr(rule, name)}"
         for rule in field.metadata

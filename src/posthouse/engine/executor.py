@@ -165,6 +165,7 @@ class Executor:
                 "REPORT_ADDR": self.report_url(worker),
                 "MASTER_TOKEN": self.worker_token(worker.id),
                 "USE_SSL": env.get("USE_SSL", "false"),
+                "PYTHON": env.get("PYTHON", "python3"),
             },
             ports=ports or (bootstrap.DEFAULT_PORT,),
             num_gpus=worker.num_gpus,

@@ -3,12 +3,14 @@
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
 from typing import Any
 
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.domain.errors import BadRequest
 from posthouse.fleet.controller import Policy
 from posthouse.policy.decide import decide
@@ -223,7 +225,25 @@ def own(text: str) -> Policy:
     policy: Policy = found() if isinstance(found, type) else found
     if not callable(policy):
         raise BadRequest(f"policy {text!r}: it must be a function of a snapshot and a memory, or a class of such")
-    return policy
+    return _Own(policy, text.strip())
+
+
+class _Own:
+    """Somebody's own policy: what goes wrong in it is said of it. Raises: BadRequest."""
+
+    def __init__(self, policy: Policy, name: str) -> None:
+        self._policy, self._name = policy, name
+
+    def __call__(self, s: Snapshot, memory: Memory) -> Decision:
+        try:
+            decision = self._policy(s, memory)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.filename}, line {frame.lineno}"
+            raise BadRequest(f"policy {self._name!r}: {type(error).__name__}: {error} ({where})") from error
+        if not isinstance(decision, Decision):
+            raise BadRequest(f"policy {self._name!r}: it must return a Decision, not {decision!r:.100}")
+        return decision
 
 
 def parse(text: str) -> tuple[str, dict[str, float]]:
@@ -233,7 +253,10 @@ def parse(text: str) -> tuple[str, dict[str, float]]:
         return text.strip(), {}
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        raise BadRequest(f"policy {text!r}: it must be written NAME or NAME(KNOB=NUMBER,KNOB=NUMBER)")
+        raise BadRequest(
+            f"policy {text!r}: it must be written NAME or NAME(KNOB=NUMBER,KNOB=NUMBER), or MODULE:FUNCTION, which "
+            "takes no knobs"
+        )
     name, inside = match.groups()
     if name not in POLICIES:
         raise BadRequest(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
