@@ -66,6 +66,7 @@ class Checks:
         self.found: Broken | None = None
         """The first rule that was broken: the engine itself bears any exception, as it should."""
         self._most: dict[EndpointId, int] = {}
+        self._allowed: dict[EndpointId, int] = {}
         self._reqnums: dict[str, int] = {}
         self._bills: dict[EndpointId, _Bill] = {}
         self._bills_before: dict[EndpointId, _Bill] = {}
@@ -255,7 +256,9 @@ class Checks:
         if self._watched.get(endpoint_id) is not managed:  # new, or read again from the store
             self._watch(managed)
         number, most = len(fleet.workers), fleet.endpoint.scaling.max_workers
-        if not managed.leaving and number > max(most, self._most.get(endpoint_id, 0)):
+        # What is written now may have been decided under the limit of a moment ago.
+        allowed, self._allowed[endpoint_id] = max(most, self._allowed.get(endpoint_id, 0)), most
+        if not managed.leaving and number > max(allowed, self._most.get(endpoint_id, 0)):
             self.broken("never above max_workers", f"endpoint {endpoint_id} has {number} workers, {most} are allowed")
         self._most[endpoint_id] = number
         self._check_work(fleet)

@@ -128,6 +128,7 @@ class World:
         self.commands = 0
         self._made = 0
         self._asked: set[str] = set()
+        self._forgot = False
         self._lists: list[list[Instance]] = []
 
     def hit(self, kind: str) -> bool:
@@ -170,6 +171,8 @@ class World:
             self.broken("no double rent", f"{spec.label} was asked for before, and may exist")
         if not self.written(spec.label):
             self.broken("intent before effect", f"{spec.label} is asked for, and the store does not know it")
+        if self._forgot and (there := next((i for i in self.all_instances.values() if i.label == spec.label), None)):
+            return _listed(there)  # as every provider does
         if self.hit("offer taken"):
             raise OfferTaken("somebody was sooner")
         made: list[SimInstance] = []
@@ -249,8 +252,8 @@ class World:
         await asyncio.sleep(latency_s / 2)
 
     def forget_asked(self) -> None:
-        """The store knows no more what was asked for: what exists is known by its label, and what does not is free."""
-        self._asked = {instance.label for instance in self.all_instances.values()}
+        """The store knows no more what was asked for, so ids may be given again where an empty list hides them."""
+        self._asked, self._forgot = set(), True
 
     def _box(self, instance_id: str) -> SimInstance:
         if instance_id not in self.all_instances:

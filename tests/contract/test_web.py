@@ -1,6 +1,10 @@
 """The management API, over real HTTP: what it answers, whom it lets in, and what it does to memory and store."""
 
 import asyncio
+import base64
+import hashlib
+import json
+import re
 import shlex
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -506,6 +510,29 @@ async def test_templates_are_found_by_what_they_are(web: Web) -> None:
     assert await found('{"recommended_disk_space":{"gt":"10"}}') == ["two"]
     refused = await web.call("GET", '/api/v0/template/?select_filters={"count_created":{"gt":1}}')
     assert (refused.status, "count_created" in refused.body["msg"]) == (400, True)
+
+
+async def test_who_may_only_read_sees_the_names_of_variables_and_not_what_they_hold(web: Web) -> None:
+    env = "-e 'HF_TOKEN=hf secret' -e A= -p 8000:3000"
+    await web.make_template("one", env=env)
+
+    async def seen(key: str, filters: str = "{}") -> list[str]:
+        answer = await web.call("GET", f"/api/v0/template/?select_filters={filters}", key=key)
+        return [row["env"] for row in answer.body["templates"]]
+
+    assert await seen("operate") == [env]
+    assert await seen("read") == ["-e HF_TOKEN=*** -e A=*** -p 3000:3000"]
+    assert await seen("read", json.dumps({"env": {"eq": env}})) == []
+
+
+async def test_the_docs_page_runs_only_its_own_scripts(web: Web) -> None:
+    async with web.session.get(f"{web.url}/docs") as answer:
+        policy, page = answer.headers["Content-Security-Policy"], await answer.read()
+    [inline] = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(inline).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
 
 
 async def test_a_wrong_template_is_refused_by_name(web: Web) -> None:

@@ -74,6 +74,15 @@ def max_connections(wanted: int) -> int:
     return wanted
 
 
+def names_of(settings: Settings) -> frozenset[str]:
+    """What the server is called: the names and addresses of its own certificate."""
+    server = settings.server
+    urls = [settings.public_url, *(provider.public_url for provider in settings.providers.values())]
+    hosts = {urlsplit(url).hostname or "" for url in urls}
+    names = {*(name.strip() for name in server.tls_names.split(",")), server.host, *hosts, *LOCAL_NAMES}
+    return frozenset(names - {"", "0.0.0.0", "::"})  # noqa: S104 - nobody calls us by these
+
+
 def certificate(
     settings: Settings, data_dir: Path, authority: Authority, clock: Clock
 ) -> tuple[ssl.SSLContext | None, Callable[[], None]]:
@@ -84,10 +93,7 @@ def certificate(
     if server.tls == "files":
         given = ServerCertificate(Path(server.tls_certificate).expanduser(), Path(server.tls_key).expanduser())
         return given.context, given.reload_if_changed
-    file = data_dir / "server.pem"
-    urls = [settings.public_url, *(provider.public_url for provider in settings.providers.values())]
-    names = {*server.tls_names.split(","), server.host, *(urlsplit(url).hostname or "" for url in urls), *LOCAL_NAMES}
-    names -= {"", "0.0.0.0", "::"}  # noqa: S104 - nobody calls us by these
+    file, names = data_dir / "server.pem", names_of(settings)
     authority.renew(file, names, clock.wall(), begin=True)
     own = ServerCertificate(file, file)
 

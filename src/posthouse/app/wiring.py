@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         store = await open_store(f"sqlite+aiosqlite:///{datadir.database(data_dir)}")
         stack.push_async_callback(store.close)
         clock = await _clock(store)
-        keys = await _keys(data_dir, clock)
+        keys = await _keys(data_dir, clock, listen.names_of(settings))
         tls, renew_certificate = listen.certificate(settings, data_dir, keys.authority, clock)
         if tls is None:
             listen.warn_if_plain(url, listener)
@@ -137,7 +137,7 @@ async def _clock(store: Store) -> SystemClock:
     return clock
 
 
-async def _keys(data_dir: Path, clock: SystemClock) -> Keys:
+async def _keys(data_dir: Path, clock: SystemClock, names: Collection[str]) -> Keys:
     secret, signing, authority = data_dir / "secret", data_dir / "signing.pem", data_dir / "authority.pem"
     with datadir.needed(secret, "put it back from a backup, or remove it, which makes every key invalid"):
         secret_bytes = await asyncio.to_thread(load_secret, secret)
@@ -146,7 +146,7 @@ async def _keys(data_dir: Path, clock: SystemClock) -> Keys:
         signer = await asyncio.to_thread(RsaKey.load_or_create, signing)
     advice = "put it and authority.cer back from a backup, or remove both: workers with HTTPS are then to be replaced"
     with datadir.needed(authority, advice):
-        return Keys(secret_bytes, signer, Authority(authority, clock.wall()))
+        return Keys(secret_bytes, signer, Authority(authority, clock.wall(), names))
 
 
 async def _hub(

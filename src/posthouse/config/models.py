@@ -61,7 +61,7 @@ class Server(Section):
     tls_names: Annotated[str, AfterValidator(_names)] = Field(
         "",
         description="Names and addresses, with commas between, that the certificate of `self` is for beside "
-        "localhost, `server.host` and the host of `public_url`.",
+        "localhost, `server.host` and the host of `public_url`. Workers at names need theirs, or a domain above, here.",
     )
     tls_certificate: str = Field("", description="File of the certificate, and those between it and its root, in PEM.")
     tls_key: str = Field("", validate_default=True, description="File of its key, in PEM, without a password.")

@@ -20,6 +20,7 @@ LIFETIME: Final = timedelta(days=90)
 RENEWED_AFTER: Final = LIFETIME * 2 / 3
 """Age at which the server and our agents renew; that leaves a month of attempts."""
 
+_EVERY_ADDRESS: Final = [x509.IPAddress(ipaddress.ip_network(net)) for net in ("0.0.0.0/0", "::/0")]
 _CLOCKS_DIFFER: Final = timedelta(hours=1)
 _RSA_BITS: Final = range(2048, 4097)  # less is weak; the check of a longer one takes the server too long
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)  # that every client of TLS knows
@@ -33,8 +34,11 @@ class Authority:
     The key is written first, so that a crash in between leaves a key for which a certificate is made next time.
     """
 
-    def __init__(self, key_path: Path, now: float) -> None:
-        """Raises: ValueError when the files hold no such key and certificate; OSError."""
+    def __init__(self, key_path: Path, now: float, names: Iterable[str] = ()) -> None:
+        """`names`: a root that is made is good for these, what is below them and every IP address; if none, for all.
+
+        Raises: ValueError when the files hold no such key and certificate; OSError.
+        """
         if not key_path.exists():
             _write(key_path, _pem(ec.generate_private_key(ec.SECP256R1())))
         try:
@@ -45,9 +49,10 @@ class Authority:
             raise ValueError(f"{key_path}: must hold a key on an elliptic curve")
         self._key = key
         path = key_path.with_suffix(".cer")
+        wanted = frozenset(name for name in map(_host, names) if isinstance(name, x509.DNSName))
         if not path.exists():
-            _write(path, self._new_root(now))
-        self.root_pem: Final = path.read_bytes()
+            _write(path, self._new_root(now, wanted))
+        self.root_pem = path.read_bytes()
         """The root certificate, PEM."""
         try:
             self._root = x509.load_pem_x509_certificate(self.root_pem)
@@ -56,6 +61,12 @@ class Authority:
             raise ValueError(f"{path}: holds no certificate in PEM") from error
         if public_key != key.public_key():
             raise ValueError(f"{path}: is not the certificate of the key in {key_path.name}")
+        self._permitted = _permitted(self._root)
+        if self._permitted is not None and any(not self._permits(name) for name in wanted):
+            _write(path, self._new_root(now, wanted | self._permitted))
+            self.root_pem = path.read_bytes()
+            self._root = x509.load_pem_x509_certificate(self.root_pem)
+            self._permitted = _permitted(self._root)
 
     def sign_request(self, request_pem: bytes, name: str, hosts: Iterable[str], now: float) -> bytes:
         """Return a certificate, PEM, for the key in a request, and for these hosts whatever the request says.
@@ -83,7 +94,11 @@ class Authority:
             _write(path, _pem(key) + self._certificate(key.public_key(), "Posthouse server", hosts, now), now)
 
     def _certificate(self, key: PublicKey, name: str, hosts: Iterable[str], now: float) -> bytes:
-        at = datetime.fromtimestamp(now, UTC)
+        at, names = datetime.fromtimestamp(now, UTC), [_host(host) for host in sorted(hosts)]
+        for refused in (host for host in names if not self._permits(host)):
+            raise ValueError(
+                f"may not be for {refused.value}: the authority is for its own names; see server.tls_names"
+            )
         usage = _usage(digital_signature=True, key_encipherment=isinstance(key, rsa.RSAPublicKey))
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
@@ -94,7 +109,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(at - _CLOCKS_DIFFER)
             .not_valid_after(min(at + LIFETIME, self._root.not_valid_after_utc))
-            .add_extension(x509.SubjectAlternativeName([_host(host) for host in sorted(hosts)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -104,11 +119,18 @@ class Authority:
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
 
-    def _new_root(self, now: float) -> bytes:
+    def _permits(self, host: x509.GeneralName) -> bool:
+        """Whether the root lets this authority certify a host."""
+        if self._permitted is None or not isinstance(host, x509.DNSName):
+            return True
+        name = host.value.lower()
+        return any(name == base.value or name.endswith(f".{base.value}") for base in self._permitted)
+
+    def _new_root(self, now: float, names: frozenset[x509.DNSName]) -> bytes:
         at = datetime.fromtimestamp(now, UTC)
         name = _name("Posthouse authority")
         key = self._key.public_key()
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -119,9 +141,20 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM)
+        if names:
+            subtrees = [*_EVERY_ADDRESS, *sorted(names, key=lambda name: name.value)]
+            builder = builder.add_extension(x509.NameConstraints(subtrees, None), critical=True)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _permitted(root: x509.Certificate) -> frozenset[x509.DNSName] | None:
+    """The names that a root is good for, with those below them; None if it is good for all."""
+    try:
+        subtrees = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees
+    except x509.ExtensionNotFound:
+        return None
+    return frozenset(name for name in subtrees or () if isinstance(name, x509.DNSName))
 
 
 def new_request() -> tuple[bytes, bytes]:
@@ -135,7 +168,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(host.lower())
 
 
 def _name(text: str) -> x509.Name:

@@ -66,6 +66,13 @@ def env_text(env: str | Mapping[str, object]) -> str:
     return env
 
 
+def without_values(env: str) -> str:
+    """The same with `***` for the value of each variable: these may be secrets."""
+    variables, ports = parse_env(env)
+    words = [word for name in variables for word in ("-e", f"{name}=***")]
+    return " ".join([*words, *(word for port in ports for word in ("-p", f"{port}:{port}"))])
+
+
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)

@@ -1,6 +1,6 @@
 """The protocol's calls about templates."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import msgspec
 from fastapi import FastAPI
@@ -10,8 +10,10 @@ from posthouse.domain.template import Template
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewTemplate, TemplateChanges, TemplateRef
 from posthouse.server.api.replies import Message, OneTemplate, SeveralTemplates
+from posthouse.server.auth import Principal, Scope
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
+from posthouse.wire.env import without_values
 from posthouse.wire.matching import matches
 from posthouse.wire.search import parse_search
 
@@ -24,13 +26,16 @@ def add_template_routes(app: FastAPI, management: Management) -> None:
 
     @app.get("/api/v0/template")
     async def list_templates(caller: Caller, select_filters: str = "{}") -> SeveralTemplates:
-        """The templates that satisfy `select_filters`, a JSON object `{field: {op: value}}`."""
+        """The templates that satisfy `select_filters`, a JSON object `{field: {op: value}}`.
+
+        For a key of less than the scope operate the values of variables in `env` are `***`.
+        """
         filters = parse_search(select_filters)
         for field in filters:
             if field not in FIELDS:
                 raise BadRequest(f"select_filters: unknown field {field[:64]!r}; allowed are {', '.join(FIELDS)}")
         seen = [t for t in management.hub.templates.values() if caller.may_see(t.account_id)]
-        found = [row for row in map(_row, seen) if matches(filters, asdict(row))]
+        found = [row for row in (_seen_row(t, caller) for t in seen) if matches(filters, asdict(row))]
         return SeveralTemplates(templates_found=len(found), templates=found)
 
     @app.post("/api/v0/template")
@@ -52,6 +57,13 @@ def add_template_routes(app: FastAPI, management: Management) -> None:
         """Deletes the template with this `hash_id` or `template_id`, if no workergroup uses it."""
         template = await templates.delete(named, caller.sees)
         return Message(msg=f"template {template.id} was deleted")
+
+
+def _seen_row(template: Template, caller: Principal) -> rows.Template:
+    """A template as the caller may see it: who may not change it does not see what its variables hold."""
+    if caller.scope >= Scope.OPERATE:
+        return _row(template)
+    return _row(replace(template, env=without_values(template.env)))
 
 
 def _row(template: Template) -> rows.Template:
