@@ -15,20 +15,17 @@ from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.fleet.controller import SAVE_S, Controller
-from posthouse.fleet.events import Assignment, Effect, Moved
-from posthouse.fleet.ledger import Request
-from posthouse.fleet.requests import ASLEEP_S, OVERTAKEN_S, UNSEEN_KEPT_S, WAITING_KEPT_S
+from posthouse.fleet.controller import Controller
+from posthouse.fleet.events import Asked, Assignment, Deliver, Effect, Moved
+from posthouse.fleet.requests import UNSEEN_KEPT_S
 from posthouse.policy.release import last_stays_s
-from posthouse.policy.route import work_ahead
 from posthouse.wire.route import RouteReply
 from tests.campaign.world import SimInstance, World
 
 ROUNDING = 1e-6
 """Largest share by which sums of floats may differ."""
-UNSAVED_S = SAVE_S + 150.0
-"""A crash may lose what was spent in that time: what is written down once a minute, where a tick comes as late as one
-in a minute, and each of its writes may be slow."""
+UNSAVED_S = 150.0
+"""A crash may lose what changed in that time: a tick may come a minute late, and each of its writes may be slow."""
 
 
 class Broken(PosthouseError):
@@ -42,20 +39,11 @@ class _Bill:
     usd: float
     since: dict[WorkerId, tuple[float, float]] = field(default_factory=dict)
     """Dollars per hour, and since when, on the engine's clock."""
-    seen: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=200))
-    """(virtual time, dollars)."""
+    seen: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=200))
+    """(virtual time, time of the engine's clock, dollars)."""
 
     def usd_at(self, now: float) -> float:
         return self.usd + fsum(rate * (now - at) / SECONDS_PER_HOUR for rate, at in self.since.values())
-
-
-@dataclass(slots=True)
-class _Waits:
-    """A request as its client knows it."""
-
-    cost: float
-    since: float
-    asked_at: float
 
 
 class Checks:
@@ -70,9 +58,6 @@ class Checks:
         self._reqnums: dict[str, int] = {}
         self._bills: dict[EndpointId, _Bill] = {}
         self._bills_before: dict[EndpointId, _Bill] = {}
-        self._waiting: dict[EndpointId, dict[int, _Waits]] = {}
-        self._bereft: dict[tuple[EndpointId, int], dict[int, float]] = {}
-        """By each request with a worker: whose room it took, and since when those had waited."""
         self._store_failed_s = -1e9
         self._ended_s = 0.0
         self._watched: dict[EndpointId, ManagedEndpoint] = {}
@@ -91,8 +76,6 @@ class Checks:
         self._hub, self._world = hub, world
         world.broken = self.broken
         self._bills, self._watched = {}, {}
-        self._waiting = {}
-        self._bereft = {}
         for instance in world.all_instances.values():
             instance.known, instance.heard = {}, False
         for endpoint_id, managed in hub.endpoints.items():
@@ -100,7 +83,7 @@ class Checks:
             # What was looked at last may never have been written down.
             self._most[endpoint_id] = len(managed.fleet.workers)
             if before := self._bills_before.get(endpoint_id):
-                self._compare_lives(endpoint_id, managed.fleet.spent_usd(), before)
+                self._compare_lives(managed.fleet, before)
 
     def end(self) -> None:
         """The server's life is over."""
@@ -129,15 +112,23 @@ class Checks:
     def store_failed(self) -> None:
         self._store_failed_s = self._world.loop.time()
 
-    def _compare_lives(self, endpoint_id: EndpointId, usd: float, before: _Bill) -> None:
+    def _compare_lives(self, fleet: Controller, before: _Bill) -> None:
         """What was spent is neither forgotten nor counted twice over a crash."""
-        if not before.seen:
+        saved_s = self._ended_s - UNSAVED_S
+        if not before.seen or self._store_failed_s >= saved_s:
             return
-        most = before.seen[-1][1]
+        now = self._hub.clock.now()
+        usd, usd_h = fleet.spent_usd(now), sum(w.price.ready_usd_h for w in fleet.workers.values())
+        since = next((now for at, now, _ in before.seen if at >= saved_s), before.seen[-1][1])
+        # What was not written down any more may have changed what is paid.
+        most = before.usd_at(now) + usd_h * max(0.0, now - since) / SECONDS_PER_HOUR
+        endpoint_id = fleet.endpoint.id
         if usd > most * (1 + ROUNDING) + ROUNDING:
-            self.broken("spend is time billed", f"endpoint {endpoint_id} had spent ${most:.6f}, and ${usd:.6f} after")
-        saved = [spent for at, spent in before.seen if at < self._ended_s - UNSAVED_S]
-        if saved and self._store_failed_s < self._ended_s - UNSAVED_S and usd < saved[-1] * (1 - ROUNDING) - ROUNDING:
+            self.broken(
+                "spend is time billed", f"endpoint {endpoint_id}: ${usd:.6f} after a crash, at most ${most:.6f}"
+            )
+        saved = [spent for at, _, spent in before.seen if at < saved_s]
+        if saved and usd < saved[-1] * (1 - ROUNDING) - ROUNDING:
             self.broken(
                 "spend is time billed", f"endpoint {endpoint_id} forgot ${saved[-1] - usd:.6f} of what it spent"
             )
@@ -145,11 +136,13 @@ class Checks:
     def _watch(self, managed: ManagedEndpoint) -> None:
         now, fleet = self._hub.clock.now(), managed.fleet
         self._watched[fleet.endpoint.id] = managed
-        bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd())
-        bill.since = {w.id: (w.usd_h(), fleet._roster._accrued_at) for w in fleet.workers.values()}
+        bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd(now))
+        bill.since = {w.id: (w.usd_h(), now) for w in fleet.workers.values()}
 
         def watched(at: float, event: object, effects: Sequence[Effect]) -> None:
             for effect in effects:
+                if isinstance(effect, Deliver) and isinstance(effect.outcome, Assignment):
+                    self._check_given(fleet, effect.outcome, event)
                 if not isinstance(effect, Moved):
                     continue
                 before, worker, why = effect
@@ -166,22 +159,21 @@ class Checks:
                 self.broken("the controller's invariants", str(error))
 
         managed.listeners.append(watched)
-        give = fleet._requests._give
 
-        def numbered(request: Request, at: float) -> Assignment | None:
-            outcome = give(request, at)
-            if outcome is not None:
-                url, before = outcome.worker.url, self._reqnums.get(outcome.worker.url, 0)
-                if outcome.reqnum <= before:
-                    self.broken("reqnum rises", f"{url} was given {outcome.reqnum} after {before}")
-                self._reqnums[url] = outcome.reqnum
-                # Now: what is learned before its client hears of it changes who has room.
-                bereft = self._bereft_by(fleet, outcome, request.cost, at)
-                self._bereft[fleet.endpoint.id, outcome.request_idx] = bereft
-            return outcome
-
-        fleet._requests._give = numbered  # type: ignore[method-assign,assignment]
-        assert now >= fleet._roster._accrued_at
+    def _check_given(self, fleet: Controller, given: Assignment, event: object) -> None:
+        """A request has been given a worker."""
+        url, before = given.worker.url, self._reqnums.get(given.worker.url, 0)
+        if given.reqnum <= before:
+            self.broken("reqnum rises", f"{url} was given {given.reqnum} after {before}")
+        self._reqnums[url] = given.reqnum
+        request = fleet.ledger.find(given.request_idx)
+        assert request is not None
+        for older in fleet.ledger.line:
+            asks = isinstance(event, Asked) and event.request_idx == older.idx  # it was not held when that was given
+            if older.first_at < request.first_at and not older.failures and not asks:
+                self.broken(
+                    "who waits longest is first", f"{older.idx} is held, {request.idx} came later and was served"
+                )
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -197,52 +189,11 @@ class Checks:
         instance.known = {**{i: until for i, until in unseen.items() if i not in message.working}}
         instance.known |= dict.fromkeys(message.working, 1e9)
 
-    def asked(self, endpoint_id: EndpointId, idx: int, cost: float) -> None:
-        """A client was told that its request waits."""
-        now = self._world.loop.time()
-        waiting = self._waiting.setdefault(endpoint_id, {})
-        known = waiting.get(idx)
-        if known is None or now - known.asked_at > WAITING_KEPT_S:
-            waiting[idx] = _Waits(cost, now, now)
-        else:
-            known.asked_at = now
-
-    def left(self, endpoint_id: EndpointId, idx: int) -> None:
-        """A client has given up."""
-        self._waiting.get(endpoint_id, {}).pop(idx, None)
-
-    def routed(self, fleet: Controller, reply: RouteReply, first_s: float) -> None:
-        """A client was given a worker. `first_s`: when this server first heard of its request."""
-        now = self._world.loop.time()
+    def routed(self, reply: RouteReply) -> None:
+        """A client was given a worker."""
         instance = next((b for b in self._world.all_instances.values() if b.url == reply.url), None)
         if instance is not None:
-            instance.known[reply.request_idx] = now + UNSEEN_KEPT_S
-        self._waiting.get(fleet.endpoint.id, {}).pop(reply.request_idx, None)
-        for idx, since in self._bereft.pop((fleet.endpoint.id, reply.request_idx), {}).items():
-            if (later_s := first_s - since) >= OVERTAKEN_S + 1.0:
-                self.broken(
-                    "waiting is bounded", f"request {idx} was overtaken by {reply.request_idx}, {later_s:.0f} s younger"
-                )
-
-    def _bereft_by(self, fleet: Controller, mine: Assignment, cost: float, at: float) -> dict[int, float]:
-        """Who waits and polls, and would have room, were it not for this one; with since when they do."""
-        bereft: dict[int, float] = {}
-        for idx, other in self._waiting.get(fleet.endpoint.id, {}).items():
-            request = fleet.ledger.waiting.get(idx)
-            if request is None or request.failures or self._world.loop.time() - other.asked_at >= ASLEEP_S:
-                continue
-            if fleet.has_room(other.cost, at):
-                continue
-            worker_id = mine.worker.id
-            requests = fleet._requests
-            work, count = requests.load_at(worker_id)
-            before = work_ahead(work - cost, count - 1, requests._slots.get(worker_id, 1.0))
-            requests._routing.set_work(worker_id, before)
-            had_room = fleet.has_room(other.cost, at)
-            requests._routing.set_work(worker_id, requests._ahead(worker_id))
-            if had_room:
-                bereft[idx] = other.since
-        return bereft
+            instance.known[reply.request_idx] = self._world.loop.time() + UNSEEN_KEPT_S
 
     # -- what must hold at every moment ------------------------------------------------------------------------------
 
@@ -263,11 +214,11 @@ class Checks:
         self._most[endpoint_id] = number
         self._check_work(fleet)
         bill = self._bills[endpoint_id]
-        until = max(fleet._roster._advanced_at, fleet._roster._accrued_at)
-        mine, said = bill.usd_at(until), fleet.spent_usd()
+        now = self._hub.clock.now()
+        mine, said = bill.usd_at(now), fleet.spent_usd(now)
         if abs(mine - said) > ROUNDING * (1 + mine):
             self.broken("spend is time billed", f"endpoint {endpoint_id} says ${said:.6f}, its time is ${mine:.6f}")
-        bill.seen.append((self._world.loop.time(), said))
+        bill.seen.append((self._world.loop.time(), now, said))
 
     def _check_work(self, fleet: Controller) -> None:
         ledger = fleet.ledger

@@ -349,10 +349,9 @@ class Day:
         """Asks until it is served, or gives up."""
         self.happened["requests"] += 1
         until = self.loop.time() + timeout_s
-        idx, failures, server, first_s = 0, 0, self.server, 0.0
+        idx, failures = 0, 0
         while (left_s := until - self.loop.time()) > 0:
-            if server is not self.server or not first_s:
-                server, first_s = self.server, self.loop.time()
+            server = self.server
             try:
                 reply = await server.route(RouteAsk(name, cost, idx), left_s)
             except BadRequest:
@@ -363,10 +362,9 @@ class Day:
             if reply is None:  # it left, or there is no such endpoint
                 break
             idx = reply.request_idx or idx
-            fleet = server.hub.fleet_named(name) if server.up and server is self.server else None
             if isinstance(reply, RouteReply):
-                if fleet is not None:
-                    self.checks.routed(fleet, reply, first_s)
+                if server.up and server is self.server:
+                    self.checks.routed(reply)
                 served = self.world.serve(reply.url, idx, cost)
                 await asyncio.wait([served], timeout=max(0.0, until - self.loop.time()))
                 if not served.done():
@@ -380,12 +378,8 @@ class Day:
                     break
                 await asyncio.sleep(min(0.5 * 2**failures, 10.0))
                 continue
-            if fleet is not None:
-                self.checks.asked(fleet.endpoint.id, idx, cost)
             await asyncio.sleep(self.random.uniform(*POLL_S))
         self.happened["given up"] += 1
-        if self.server.up and (fleet := self.server.hub.fleet_named(name)) is not None:
-            self.checks.left(fleet.endpoint.id, idx)
 
     # -- the operator --------------------------------------------------------------------------------------------------
 

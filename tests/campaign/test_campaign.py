@@ -19,7 +19,7 @@ from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import Orphans
-from posthouse.fleet import requests
+from posthouse.fleet import ledger as ledger_module
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.requests import Requests
@@ -124,10 +124,7 @@ def _requests_are_never_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _money_is_not_added_up(patch: pytest.MonkeyPatch) -> None:
-    def accrue(roster: Roster, now: float) -> None:
-        roster._accrued_at = now
-
-    patch.setattr(Roster, "accrue", accrue)
+    patch.setattr(Worker, "spent_at", lambda worker, now: worker.spent_usd)
 
 
 def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
@@ -141,7 +138,7 @@ def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
 
 def _who_comes_late_may_be_first(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(requests, "OVERTAKEN_S", 1e9)
+    patch.setattr(ledger_module, "_first", lambda request: (-request.first_at, request.idx))
 
 
 def _failed_workers_stay(patch: pytest.MonkeyPatch) -> None:
@@ -164,7 +161,7 @@ SEEDS_FOR_A_MUTANT = 100
         (_requests_are_never_forgotten, "outstanding work"),
         (_money_is_not_added_up, "spend is time billed"),
         (_numbers_begin_anew, "reqnum rises"),
-        (_who_comes_late_may_be_first, "waiting is bounded"),
+        (_who_comes_late_may_be_first, "who waits longest is first"),
         (_failed_workers_stay, "convergence"),
     ],
 )

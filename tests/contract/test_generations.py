@@ -245,9 +245,9 @@ async def test_the_two_oldest_generations_are_believed_to_be_done_when_they_shou
     await puppet.post("/worker_status/", own(sent("W1", "ready"), puppet), puppet.token)
     await route(puppet, server, {"endpoint": "llm", "cost": 500})
     now = server.hub.clock.now()  # 500 of work at 250 a second: 2 s
-    fleet(server)._requests.expire(now + 10.0)
+    fleet(server).requests.expire(now + 10.0)
     assert fleet(server).ledger.outstanding() == 500
-    fleet(server)._requests.expire(now + 15.0)
+    fleet(server).requests.expire(now + 15.0)
     assert fleet(server).ledger.outstanding() == 0
     assert fleet(server).workers[WorkerId(puppet.id)].scheme == "A4"
 

@@ -392,7 +392,7 @@ async def test_a_worker_is_kept_for_a_session_of_the_peers_client_and_goes_when_
         await live.until(lambda: len(fleet.ledger) == 0, "the session has left the ledger")
         with pytest.raises(ValueError, match="closed session"):
             session.request("/v1/completions", {})
-    assert fleet._requests._services.of(1.0, 1) is None  # how long it was open says nothing of how long a request takes
+    assert fleet.requests.load.service_s == 0  # how long it was open says nothing of how long a request takes
 
 
 @WORKERS

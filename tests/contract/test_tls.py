@@ -178,7 +178,7 @@ async def test_a_worker_that_asks_before_its_place_is_known_waits_for_it(server:
     fleet = server.hub.fleet_named("idle")
     assert fleet is not None
     for row in [w for w in fleet.workers.values() if w.id == worker]:
-        fleet._roster.workers[row.id] = replace(row, addresses=frozenset())
+        fleet.roster.workers[row.id] = replace(row, addresses=frozenset())
     status, _ = await asked(server, new_request()[1], worker)  # the next look at the provider tells
     assert status == 200
 

@@ -130,7 +130,7 @@ async def test_a_new_request_does_not_overtake_one_that_is_held(http: aiohttp.Cl
         await until(lambda: bool(fleet.ledger.waiting), "the first one is held")
         # Room comes up behind the back of those who serve the held; the first request alone fills it.
         ready = Report(100.0, "", puppet.url, "1.1.0", "U", frozenset())
-        fleet._roster.reported(WorkerId(puppet.id), ready, server.hub.clock.now())
+        fleet.roster.reported(WorkerId(puppet.id), ready, server.hub.clock.now())
         late = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": 0}))
         _, first = await held
         assert first["url"] == puppet.url
@@ -272,9 +272,7 @@ async def test_a_broken_store_or_loop_does_not_stop_routing(
 
     monkeypatch.setattr(server.hub.store, "commit", broken)
     failures = server.loop.counts["failed_ticks"]
-    await puppet.report("W4", error_msg="")
-    for managed in server.hub.endpoints.values():
-        managed.fleet._saved_at = 0.0
+    await puppet.report("W4", max_perf=123.0)
     await until(lambda: server.loop.counts["failed_ticks"] > failures, "a tick failed")
     for _ in range(3):
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
@@ -336,7 +334,7 @@ async def test_a_signature_that_cannot_be_made_is_one_failed_call_and_no_lasting
             status, reply = await route(http, server, {"endpoint": "llm", "cost": 1})
         assert (status, reply) == (400, {"error": "the server could not answer this call"})
         assert "url" in (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]
-    fleet._requests.expire(server.hub.clock.now() + UNSEEN_KEPT_S)
+    fleet.requests.expire(server.hub.clock.now() + UNSEEN_KEPT_S)
     assert fleet.ledger.outstanding() == 0
 
 

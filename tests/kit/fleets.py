@@ -12,6 +12,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History
 from posthouse.engine.managed import Log, ManagedEndpoint
+from posthouse.engine.router import statuses
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import (
@@ -28,8 +29,8 @@ from posthouse.fleet.events import (
     UpdateCancelled,
     Waiting,
 )
-from posthouse.fleet.line import Line
-from posthouse.fleet.lives import can_be_updated
+from posthouse.fleet.ledger import Request
+from posthouse.fleet.roster import can_be_updated
 from posthouse.recording.log import Slice
 
 NOW = 1_700_000_000.0
@@ -107,61 +108,65 @@ class Fleet(Controller):
     # -- what it does between two events -------------------------------------------------------------------------------
 
     def advance(self, now: float, silent_s: float) -> None:
-        self._roster.advance(now, silent_s)
-        self._requests.expire(now)
-        self._requests.serve(now)
+        self.roster.advance(now, silent_s)
+        self.requests.expire(now)
+        self.requests.serve(now)
         self.done(now)
 
     def let_go(self, now: float) -> float | None:
-        self._requests.let_go(now)
+        self.requests.let_go(now)
         self.done(now)
-        return self._requests.line.next_end()
+        return self.ledger.next_end if self.ledger.line else None
 
     def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
-        self._roster.observe_instance(worker_id, instance, now)
+        self.roster.observe_instance(worker_id, instance, now)
         self.done(now)
 
     def tick(self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str) -> tuple[Action, ...]:
         self._label = label
         self._take_on(decision, ids, now)
-        self._requests.serve(now)
+        self.requests.serve(now)
         self.done(now)
         return self.due(now)
 
     def due(self, now: float) -> tuple[Action, ...]:
-        return tuple(self._roster.due(now))
+        return tuple(self.roster.due(now))
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
-        self._roster.set_goal(worker_id, goal)
+        self.roster.set_goal(worker_id, goal)
 
     def command_sent(self, action: Action, now: float) -> None:
         try:
-            self._roster.command_sent(action, now)
+            self.roster.command_sent(action, now)
         finally:
             self.done(now)
 
     def command_answered(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
-        self._roster.command_answered(worker_id, now, failure, blame)
+        self.roster.command_answered(worker_id, now, failure, blame)
         self.done(now)
 
     def updated(self, worker_id: WorkerId) -> None:
-        self._roster.updated(worker_id)
+        self.roster.updated(worker_id)
 
     def take_changes(self, everything: bool = False) -> tuple[Worker, ...]:
-        return self._roster.take_changes(everything)
+        rows = self.roster.take_changes()
+        return tuple(self.workers.values()) if everything else rows
 
     def give_back(self, rows: Iterable[Worker]) -> None:
-        self._roster.give_back(rows)
+        self.roster.give_back(rows)
 
     # -- what surrounds it ---------------------------------------------------------------------------------------------
 
     @property
-    def line(self) -> Line:
-        return self._requests.line
+    def line(self) -> list[Request]:
+        return self.ledger.line
+
+    def statuses(self) -> str:
+        return statuses(self.workers.values())
 
     @property
     def spent_gone_usd(self) -> float:
-        return self._roster.spent_gone_usd
+        return self.roster.spent_gone_usd
 
     @property
     def history(self) -> History:

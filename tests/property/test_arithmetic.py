@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.ledger import Ledger, Request
-from posthouse.fleet.window import RateWindow
+from posthouse.fleet.load import Window
 from posthouse.policy.forecast import sliding_max
 
 SPAN_S, BLOCK_S = 60, 10
@@ -24,7 +24,7 @@ def test_a_rate_is_the_sum_of_what_came_in_those_seconds(
     steps: list[tuple[float, float]], over_s: int, later_s: float
 ) -> None:
     now = 1000.25
-    window = RateWindow(SPAN_S, now)
+    window = Window(SPAN_S, now)
     arrivals = []
     for gap_s, amount in steps:
         now += gap_s

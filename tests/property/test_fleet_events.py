@@ -113,7 +113,7 @@ class Story:
     def command_sent(self, action: Action) -> None:
         worker = self.fleet.workers[action.worker_id]
         if worker.state is State.IDLE:
-            assert not self.fleet.busy(worker.id)
+            assert not self.fleet.requests.busy(worker.id)
         if action.command is Command.UPDATE:
             assert worker.outdated_at
         self.fleet.command_sent(action, self.now)
@@ -130,8 +130,8 @@ class Story:
         fleet, ledger = self.fleet, self.fleet.ledger
         assert len(fleet.workers) <= MAX_WORKERS
         assert all(w.state is not State.DESTROYED for w in fleet.workers.values())
-        assert fleet.spent_usd() >= self.spent_usd - 1e-9
-        self.spent_usd = fleet.spent_usd()
+        assert fleet.spent_usd(self.now) >= self.spent_usd - 1e-9
+        self.spent_usd = fleet.spent_usd(self.now)
         work = {w: sum(r.cost for r in at.values()) for w, at in ledger.at.items()}
         assert work.keys() == ledger.work.keys() <= fleet.workers.keys()
         assert all(math.isclose(ledger.work[w], work[w], rel_tol=1e-9, abs_tol=1e-6) for w in work)

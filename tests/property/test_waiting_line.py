@@ -14,18 +14,9 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.events import Assignment, RequestsEnded
-from posthouse.fleet.requests import OVERTAKEN_S
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.kit.fleets import NOW, Fleet, worker
-
-PAUSE_S = 5.0
-"""The longest that a client sleeps between two polls."""
-steps = st.lists(
-    st.tuples(st.sampled_from(["new", "end", *["wait"] * 6]), st.integers(0, 1000), st.floats(0.1, 9)),
-    min_size=60,
-    max_size=150,
-)
 
 
 def full_fleet(workers: int) -> Fleet:
@@ -37,37 +28,6 @@ def full_fleet(workers: int) -> Fleet:
     for _ in range(workers):
         assert isinstance(fleet.assign(0, 500, NOW), Assignment)
     return fleet
-
-
-@settings(max_examples=150)
-@given(st.integers(1, 3), steps)
-def test_nobody_is_overtaken_by_one_that_came_long_after_it(
-    workers: int, happenings: list[tuple[str, int, float]]
-) -> None:
-    fleet, now = full_fleet(workers), NOW
-    came_at: dict[int, float] = {}
-    asked_at: dict[int, float] = {}
-
-    def ask(idx: int, cost: float) -> None:
-        outcome = fleet.assign(idx, cost, now)
-        idx = outcome.request_idx
-        came_at.setdefault(idx, now)
-        asked_at[idx] = now
-        if isinstance(outcome, Assignment):
-            older = [i for i in fleet.ledger.waiting if came_at[idx] - came_at[i] >= OVERTAKEN_S]
-            assert not older or fleet.has_room(1, now)
-
-    for what, pick, amount in happenings:
-        if what == "wait":
-            now += amount
-            for idx in list(fleet.ledger.waiting):
-                if now - asked_at[idx] >= PAUSE_S:
-                    ask(idx, 100.0)
-        elif what == "new":
-            ask(0, 100 * amount)
-        elif there := [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]:
-            worker_id, idx = there[pick % len(there)]
-            assert fleet.end(worker_id, Ended(idx, success=True), now)
 
 
 class Clock:

@@ -92,9 +92,9 @@ def test_a_request_that_is_forgotten_while_its_worker_has_it_is_seen() -> None:
 def test_a_request_to_a_worker_that_is_not_wanted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = world().run(60)
     assert sick.fleet.ledger.at
-    monkeypatch.setattr(sick.fleet._requests, "membership_changed", lambda: None)  # nobody leaves the bench any more
+    monkeypatch.setattr(sick.fleet.requests, "membership_changed", lambda: None)  # nobody leaves the bench any more
     for worker in list(sick.fleet.workers.values()):
-        sick.fleet._roster.workers[worker.id] = replace(worker, goal=Goal.COLD)
+        sick.fleet.roster.workers[worker.id] = replace(worker, goal=Goal.COLD)
     assert broken(sick) == "only ready and wanted workers get requests"
 
 
@@ -117,7 +117,7 @@ def test_a_second_instance_for_one_intent_is_seen() -> None:
 
 def test_money_that_is_not_billed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = world()
-    mutated(monkeypatch, sick.fleet, "spent_usd", lambda spent: lambda: 0.999 * spent())
+    mutated(monkeypatch, sick.fleet, "spent_usd", lambda spent: lambda now: 0.999 * spent(now))
     assert broken(sick) == "money spent is time billed"
 
 

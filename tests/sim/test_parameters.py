@@ -197,7 +197,9 @@ def test_waits_stay_within_target_queue_time(load: float) -> None:
 
 def test_auto_costs_hardly_more_than_fixed_ratios_where_there_is_much_to_do() -> None:
     spent = {
-        (mode, load): busy_world(mode, load).fleet.spent_usd() for mode in ("auto", "fixed") for load in (300.0, 3000.0)
+        (mode, load): (world := busy_world(mode, load)).fleet.spent_usd(world.now)
+        for mode in ("auto", "fixed")
+        for load in (300.0, 3000.0)
     }
     more = {load: spent["auto", load] / spent["fixed", load] - 1 for load in (300.0, 3000.0)}
     assert more[3000.0] < min(0.01, more[300.0] / 2)

@@ -239,7 +239,7 @@ def test_the_spend_is_the_bill() -> None:
     loading_s = worker.loaded_at - worker.created_at
     assert machines.create_s + machines.load_s <= loading_s <= machines.create_s + machines.load_s + 3
     by_hand_usd = (0.5 * loading_s + 1.0 * (3600 - loading_s)) / 3600
-    assert world.fleet.spent_usd() == pytest.approx(by_hand_usd, rel=1e-6)
+    assert world.fleet.spent_usd(world.now) == pytest.approx(by_hand_usd, rel=1e-6)
 
 
 def test_a_restart_adopts_every_worker_and_makes_none() -> None:
@@ -303,7 +303,7 @@ def test_the_dearest_worker_rests_first_and_the_others_go_on() -> None:
     world = World(BARE, load=lambda t: 450.0 if t < 300 else 90.0, cost=10).run(300)
     assert world.count(State.IDLE) == 5
     dear = world.fleet.workers[WorkerId(3)]
-    world.fleet._roster.workers[dear.id] = replace(dear, price=replace(dear.price, ready_usd_h=9.0))
+    world.fleet.roster.workers[dear.id] = replace(dear, price=replace(dear.price, ready_usd_h=9.0))
     world.audit.adopt(world.fleet, world.now)
     world.run(300 + 3 * 30 + 90)  # a need is held for three starts, and the mean of a minute falls slowly
     cold = [w.id for w in world.fleet.workers.values() if w.goal is Goal.COLD]

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.fleet.events import Accrued
 from posthouse.recording.log import TrafficLog
 from posthouse.recording.segment import Segment
 from posthouse.sim.client import Client
@@ -26,12 +25,11 @@ class Taped(World):
         super().__init__(scaling, traffic, hardware, seed, recorder=self.traffic_log)
 
     def on_tick(self) -> None:
-        if self.traffic_log.due(self.now):
+        if self.traffic_log.due(self.now, self.fleet.workers.values()):
             self.segments.append(self.drained())
 
     def drained(self) -> Segment:
-        self.tell(Accrued())
-        return self.traffic_log.drain(self.now, len(self.fleet.workers)).pack()
+        return self.traffic_log.drain(self.now, self.fleet.workers.values()).pack()
 
     def on_request(self, client: Client) -> None:
         self.record.requests += 1

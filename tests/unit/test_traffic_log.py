@@ -107,7 +107,7 @@ def test_where_nobody_cuts_it_the_oldest_requests_are_dropped_and_counted() -> N
     for number in range(MAX_KEPT + 1):
         traffic_log.asked(float(number), NOW + number / 1000)
         traffic_log.waited(1.0, 1.0)
-    piece = traffic_log.drain(NOW + 1000, 0)
+    piece = traffic_log.drain(NOW + 1000, ())
     assert piece.requests == MAX_KEPT + 1
     assert len(piece.at) == len(piece.work) == len(piece.waited_s) == MAX_KEPT + 1 - DROPPED
     assert piece.work[0] == DROPPED
@@ -117,17 +117,18 @@ def test_where_nobody_cuts_it_the_oldest_requests_are_dropped_and_counted() -> N
 
 def test_it_is_due_after_a_while_when_it_is_full_and_once_a_day_when_nothing_is_on_it() -> None:
     traffic_log = TrafficLog(NOW)
-    assert not traffic_log.due(NOW + SEGMENT_S)
-    assert traffic_log.due(NOW + REST_S)
+    assert not traffic_log.due(NOW + SEGMENT_S, ())
+    assert traffic_log.due(NOW + REST_S, ())
+    assert traffic_log.due(NOW + SEGMENT_S, (worker(),))
     traffic_log.asked(1.0, NOW)
-    assert not traffic_log.due(NOW + SEGMENT_S - 1)
-    assert traffic_log.due(NOW + SEGMENT_S)
+    assert not traffic_log.due(NOW + SEGMENT_S - 1, ())
+    assert traffic_log.due(NOW + SEGMENT_S, ())
     for _ in range(FULL):
         traffic_log.asked(1.0, NOW)
-    assert traffic_log.due(NOW)
-    traffic_log.drain(NOW + 1, 0)
+    assert traffic_log.due(NOW, ())
+    traffic_log.drain(NOW + 1, ())
     assert traffic_log.blank
-    assert not traffic_log.due(NOW + 1)
+    assert not traffic_log.due(NOW + 1, ())
 
 
 # -- how it is stored --------------------------------------------------------------------------------------------------
@@ -163,5 +164,5 @@ def test_times_of_many_requests_do_not_drift() -> None:
     times = [NOW + number * 0.0123456 for number in range(10_000)]
     for at in times:
         traffic_log.asked(1.0, at)
-    gaps_ms, _ = unpacked(traffic_log.drain(NOW + 1000, 0).pack().asked)
+    gaps_ms, _ = unpacked(traffic_log.drain(NOW + 1000, ()).pack().asked)
     assert np.abs(np.cumsum(gaps_ms) / 1000 + NOW - np.array(times)).max() < 0.00051

@@ -16,15 +16,15 @@ OTHERS = {
     "policy/route.py": {"IN_SERVICE_SHARE"},
     "policy/recruit.py": {"_LOADING"},
     # An estimate's quantile, and how many machines are remembered.
-    "fleet/service.py": {"SERVICE_RANK"},
+    "fleet/load.py": {"SERVICE_RANK"},
     "fleet/estimator.py": {"MAX_MACHINES"},
     # How often there is a round, and what is written down.
-    "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "SAVE_S", "STORY"},
+    "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "STORY"},
     # How long a state may last.
     "domain/lifecycle.py": {"MAX_PROGRESS_FACTOR"},
 }
 """Numbers of modules that decide, which change no size. Add none that does."""
-REMEMBERED = ("KEPT", "_DRAIN_S", "MAX_", "UNCLEAR_S", "ACCRUE_S", "OVERTAKEN_S", "ASLEEP_S", "MISSES", "SLACK")
+REMEMBERED = ("KEPT", "_DRAIN_S", "MAX_", "MIN_GROWTH_GB", "UNCLEAR_S", "HOLDS_APART_S")
 """Of the fleet: how long what is open is remembered, and how much. They follow from the protocol's own times."""
 SHOWN = ("fleet/history.py", "fleet/ledger.py", "fleet/worker_stats.py")
 """What is remembered to be shown, not to decide."""

@@ -75,7 +75,7 @@ class Running:
         while not self._told.is_set():
             workers = [w for managed in self.hub.endpoints.values() for w in managed.fleet.workers.values()]
             counts = Counter(str(w.state) for w in workers)
-            busy = sum(managed.fleet.outstanding() > 0 for managed in self.hub.endpoints.values())
+            busy = sum(managed.fleet.ledger.outstanding() > 0 for managed in self.hub.endpoints.values())
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
             many = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
             now = f"{many} left: {states}" if workers else "no worker is left"

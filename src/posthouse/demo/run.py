@@ -259,7 +259,7 @@ def _sample(server: Running, record: Record) -> Sample:
         states=dict(Counter(str(w.state) for w in workers)),
         answered=answered,
         usd_h=sum(w.usd_h() for w in workers),
-        spent_usd=fleet.spent_usd(),
+        spent_usd=fleet.spent_usd(now),
     )
 
 

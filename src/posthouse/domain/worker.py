@@ -1,7 +1,6 @@
 """A worker as it is seen from outside the fleet: what it is, where it stands, what is wanted of it."""
 
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import NewType
 
 from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
@@ -50,6 +49,7 @@ class Worker:
     load_s: float = 0.0
     """How long its last way to ready took."""
     spent_usd: float = 0.0
+    """Until its present state began; see `spent_at`."""
     message: str = ""
     """What it or its provider last said went wrong, for people."""
     outdated_at: float = 0.0
@@ -74,18 +74,9 @@ class Worker:
         """What it costs per hour in its present state."""
         return price_in(self.price, self.billing())
 
-    def with_spend(self, span_s: float) -> "Worker":
-        """The same worker after `span_s` more seconds in its present state."""
-        cost_usd = self.usd_h() * span_s / SECONDS_PER_HOUR
-        if cost_usd <= 0:
-            return self
-        values = list(_VALUES(self))  # `replace` takes three times as long, and every change of state adds up all
-        values[_SPENT] += cost_usd
-        return Worker(*values)
-
-
-_NAMES = [f.name for f in fields(Worker)]
-_VALUES, _SPENT = attrgetter(*_NAMES), _NAMES.index("spent_usd")
+    def spent_at(self, now: float) -> float:
+        """Dollars that it has cost up to `now`: those of its former states, and of the present one so far."""
+        return self.spent_usd + self.usd_h() * max(0.0, now - self.since) / SECONDS_PER_HOUR
 
 
 def price_in(price: Price, billing: Billing) -> float:

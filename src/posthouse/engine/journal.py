@@ -57,7 +57,7 @@ def explain(managed: ManagedEndpoint, now: float) -> rows.Explanation:
         demand=snapshot.demand,
         estimates=snapshot.estimates,
         usd_h=sum(w.usd_h() for w in fleet.workers.values()),
-        spent_usd=fleet.spent_usd(),
+        spent_usd=fleet.spent_usd(now),
         decision=None if managed.decision is None else msgspec.convert(plain(managed.decision), rows.Decision),
         messages={str(w.id): w.message for w in fleet.workers.values() if w.message},
     )

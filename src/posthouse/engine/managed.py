@@ -15,7 +15,6 @@ from posthouse.engine.history import History
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import (
-    Accrued,
     Asked,
     Assignment,
     Closed,
@@ -199,6 +198,7 @@ class ManagedEndpoint:
                 self.wake_at = at
                 self.deeds.wake(self)
             case Moved(before, after, why):
+                self.traffic_log.moved(before, after, why, now)
                 self.history.moved(now, before, after, why)
                 self._note_move(before, after, now)
             case Say(level, text, worker_id, group_id):
@@ -237,18 +237,21 @@ class ManagedEndpoint:
 
     def mean_load(self, worker_id: WorkerId, now: float) -> float:
         """Outstanding work of a worker, as a mean of the last minute or so."""
-        there = self.fleet.requests_at(worker_id)
-        return self.worker_stats(worker_id).mean_load(now, ((cost, now - since) for cost, since in there))
+        there = self.fleet.ledger.at.get(worker_id, {}).values()
+        return self.worker_stats(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
+
+    def traffic_due(self, now: float, at_once: bool = False) -> bool:
+        """True if the traffic log is to be drained; `at_once`: if it has anything."""
+        workers = self.fleet.workers.values()
+        return self.traffic_log.due(now, workers) or (at_once and bool(workers or not self.traffic_log.blank))
 
     def drain_traffic(self, now: float) -> Slice:
         """What happened since the traffic log was drained before, up to now."""
-        self.handle(Accrued(), now)
-        return self.traffic_log.drain(now, len(self.fleet.workers))
+        return self.traffic_log.drain(now, self.fleet.workers.values())
 
     def copy_traffic(self, now: float) -> Slice:
         """The same, to look at."""
-        self.handle(Accrued(), now)
-        return self.traffic_log.copy(now)
+        return self.traffic_log.copy(now, self.fleet.workers.values())
 
 
 class Log(TrafficLog):

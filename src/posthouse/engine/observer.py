@@ -109,7 +109,7 @@ class Observer:
             self._doubted_at.pop(provider.name, None)
         elif now - self._doubted_at.setdefault(provider.name, now) < CONFIRM_S:
             return self._completed(provider.name, listed, missing)
-        if any(w.state is State.IDLE and now - f.reported_at(w.id) < TRUSTED_S for f, w in missing):
+        if any(w.state is State.IDLE and now - f.roster.reported_at(w.id) < TRUSTED_S for f, w in missing):
             return self._completed(provider.name, listed, missing)
         self._listed[provider.name] = listed
         return []

@@ -59,10 +59,10 @@ class Publisher:
             **_where(managed, now),
             state=str(fleet.endpoint.state),
             workers=dict(Counter(str(w.state) for w in fleet.workers.values())),
-            outstanding=fleet.outstanding(),
-            waiting=fleet.waiting_count(),
+            outstanding=fleet.ledger.outstanding(),
+            waiting=len(fleet.ledger.waiting),
             usd_h=sum(w.usd_h() for w in fleet.workers.values()),
-            spent_usd=fleet.spent_usd(),
+            spent_usd=fleet.spent_usd(now),
         )
         if before is None or age_s >= REFRESH_S or _standing(before) != _standing(summary):
             self._told[managed] = summary

@@ -64,7 +64,7 @@ class Recorder:
 
     async def _drain(self, managed: ManagedEndpoint, at_once: bool) -> None:
         now = self.hub.clock.now()
-        if not (managed.traffic_log.due(now) or (at_once and not managed.traffic_log.blank)):
+        if not managed.traffic_due(now, at_once):
             return
         piece = managed.drain_traffic(now)
         if not self.keep_bytes:

@@ -1,7 +1,7 @@
 """`/route/`: from a checked request to a signed address, or word that it waits."""
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
@@ -148,8 +148,14 @@ def _nothing() -> None:
     """A client leaves while its reply is being signed: the worker was given, and tells if nobody comes."""
 
 
+def statuses(workers: Iterable[Worker]) -> str:
+    """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
+    counts = Counter(w.status() for w in workers if w.status())
+    return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
+
+
 def _waits(fleet: Controller, ask: RouteAsk, outcome: Waiting) -> WaitReply:
-    return WaitReply(ask.endpoint, fleet.statuses(), outcome.request_idx if ask.polls else 0)
+    return WaitReply(ask.endpoint, statuses(fleet.workers.values()), outcome.request_idx if ask.polls else 0)
 
 
 def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint
@@ -150,10 +150,6 @@ class UpdateCancelled(NamedTuple):
     group_id: WorkergroupId
 
 
-class Accrued(NamedTuple):
-    """What was spent is to be added up to now, because somebody looks at it."""
-
-
 class Released(NamedTuple):
     """Nobody can be held open any longer."""
 
@@ -177,7 +173,6 @@ Event: TypeAlias = (
     | Dismissed
     | UpdateAsked
     | UpdateCancelled
-    | Accrued
     | Released
     | Closed
 )
@@ -248,8 +243,8 @@ class Outbox(list[Effect]):
         return taken
 
 
-class Traffic(Protocol):
-    """Whoever records what is asked and what becomes of it: told at once, for it is too much to be kept as values."""
+class Traffic:
+    """Hears of each request what no effect tells, for it is too much to be kept as values. This one records nothing."""
 
     def asked(self, work: float, now: float) -> None:
         """A new request."""
@@ -265,28 +260,6 @@ class Traffic(Protocol):
 
     def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
         """A request is at a worker no longer, `took_s` after it came there."""
-
-    def passed(self, worker: Worker, span_s: float) -> None:
-        """A worker spent `span_s` in its state."""
-
-    def commanded(self, command: Command) -> None:
-        """A command went out."""
-
-    def became_ready(self, took_s: float, created: bool) -> None:
-        """A worker came to be ready: a new one, or one that was stopped."""
-
-
-class Unrecorded:
-    """Records nothing."""
-
-    def asked(self, work: float, now: float) -> None: ...
-    def waited(self, wait_s: float, work: float) -> None: ...
-    def gave_up(self, work: float) -> None: ...
-    def served(self, work: float, took_s: float) -> None: ...
-    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None: ...
-    def passed(self, worker: Worker, span_s: float) -> None: ...
-    def commanded(self, command: Command) -> None: ...
-    def became_ready(self, took_s: float, created: bool) -> None: ...
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Ticked, Traffic
 from posthouse.policy.decide import decide
 
-FORMAT = 1
+FORMAT = 2
 """Raised when older files cannot be read any more."""
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Event)}

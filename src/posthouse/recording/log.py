@@ -7,15 +7,17 @@ dollars.
 import zlib
 from array import array
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posthouse.domain.lifecycle import Command, State
+from posthouse.domain.lifecycle import UPDATING, Command, Event, Observation, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import Worker
+from posthouse.fleet.events import Traffic
 from posthouse.recording.segment import Segment
 
 SEGMENT_S = 300.0
@@ -56,7 +58,24 @@ class Slice:
         return Segment(self.since, self.until, self.requests, asked, waited, self.figures)
 
 
-class TrafficLog:
+@dataclass(slots=True)
+class _Passed:
+    """What the time of workers came to."""
+
+    state_s: dict[State, float] = field(default_factory=dict)
+    usd: float = 0.0
+    ready_work: float = 0.0
+    """What ready workers could have done."""
+
+    def add(self, worker: Worker, since: float, now: float) -> None:
+        """Adds a worker's time in its state, from `since` on."""
+        span_s = max(0.0, now - max(since, worker.since))
+        self.state_s[worker.state] = self.state_s.get(worker.state, 0.0) + span_s
+        self.usd += worker.usd_h() * span_s / SECONDS_PER_HOUR
+        self.ready_work += worker.perf * span_s if worker.state is State.IDLE else 0.0
+
+
+class TrafficLog(Traffic):
     """What has happened since it was last cut."""
 
     def __init__(self, now: float, workers: int = 0) -> None:
@@ -68,8 +87,7 @@ class TrafficLog:
         self._at, self._work = array("d"), array("d")
         self._waited_s, self._waited_work = array("d"), array("d")
         self._unserved, self._unserved_work, self._dropped = 0, 0.0, 0
-        self._state_s: dict[State, float] = {}
-        self._usd = self._ready_work = 0.0
+        self._passed = _Passed()
         self._served: deque[tuple[float, float]] = deque(maxlen=TIMES_KEPT)
         self._given: Counter[Command] = Counter()
         self._start_s: deque[float] = deque(maxlen=TIMES_KEPT)
@@ -101,61 +119,56 @@ class TrafficLog:
         """A request was answered by a worker that had no other when it came."""
         self._served.append((work, took_s))
 
-    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
-        """A request is at a worker no longer. No segment tells of it."""
-
     # -- otherwise -----------------------------------------------------------------------------------------------------
 
-    def passed(self, worker: Worker, span_s: float) -> None:
-        """A worker spent `span_s` in its state."""
-        self._state_s[worker.state] = self._state_s.get(worker.state, 0.0) + span_s
-        self._usd += worker.usd_h() * span_s / SECONDS_PER_HOUR
-        if worker.state is State.IDLE:
-            self._ready_work += worker.perf * span_s
-
-    def commanded(self, command: Command) -> None:
-        """A command went out."""
-        self._given[command] += 1
-
-    def became_ready(self, took_s: float, created: bool) -> None:
-        """A worker came to be ready: a new one, or one that was stopped."""
-        (self._create_s if created else self._start_s).append(took_s)
+    def moved(self, before: Worker, after: Worker, why: Event, now: float) -> None:
+        """A worker changed its state."""
+        self._passed.add(before, self._since, now)
+        if isinstance(why, Command):
+            self._given[why] += 1
+        elif why is Observation.REPORTED_READY and before.state is State.STARTING:
+            self._start_s.append(after.load_s)
+        elif why is Observation.REPORTED_READY and before.state not in UPDATING and not before.loaded_at:
+            self._create_s.append(after.load_s)
 
     @property
     def since(self) -> float:
         """When it was last drained, or began."""
         return self._since
 
-    def due(self, now: float) -> bool:
+    def due(self, now: float, workers: Collection[Worker]) -> bool:
         """True if it is long enough to be cut, or has lasted for long enough."""
         age_s = now - self._since
-        return len(self._at) >= FULL or age_s >= (REST_S if self.blank else SEGMENT_S)
+        return len(self._at) >= FULL or age_s >= (REST_S if self.blank and not workers else SEGMENT_S)
 
     @property
     def blank(self) -> bool:
-        """True if there is nothing on it."""
-        return not (self._at or self._state_s or self._waited_s or self._given)
+        """True if nothing happened."""
+        return not (self._at or self._passed.state_s or self._waited_s or self._given)
 
-    def drain(self, now: float, workers: int) -> Slice:
-        """What it has, which it no longer has then. `workers`: how many there are now."""
-        piece = self.seen(now)
-        self._since, self._workers = max(self._since, now), workers
+    def drain(self, now: float, workers: Collection[Worker]) -> Slice:
+        """What it has, which it no longer has then. `workers`: those that there are now."""
+        piece = self.seen(now, workers)
+        self._since, self._workers = max(self._since, now), len(workers)
         self._begin()
         return piece
 
-    def copy(self, now: float) -> Slice:
+    def copy(self, now: float, workers: Collection[Worker]) -> Slice:
         """What it has, to look at."""
-        piece = self.seen(now)
+        piece = self.seen(now, workers)
         arrays = (piece.at[:], piece.work[:], piece.waited_s[:], piece.waited_work[:])
         return Slice(piece.since, piece.until, piece.requests, *arrays, piece.figures)
 
-    def seen(self, now: float) -> Slice:
+    def seen(self, now: float, workers: Collection[Worker]) -> Slice:
         """What it has, and goes on filling."""
+        passed = _Passed({**self._passed.state_s}, self._passed.usd, self._passed.ready_work)
+        for worker in workers:
+            passed.add(worker, self._since, now)
         figures = {
             "workers": self._workers,  # at its beginning
-            "state_s": {str(state): round(spent_s, 3) for state, spent_s in self._state_s.items()},
-            "usd": self._usd,
-            "ready_work": round(self._ready_work, 3),  # what ready workers could have done
+            "state_s": {str(state): round(spent_s, 3) for state, spent_s in passed.state_s.items()},
+            "usd": passed.usd,
+            "ready_work": round(passed.ready_work, 3),
             "given": {str(command): count for command, count in self._given.items()},
             "unserved": self._unserved,
             "unserved_work": self._unserved_work,

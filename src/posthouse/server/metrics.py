@@ -70,14 +70,14 @@ class Metrics(Collector):
             fleet, name = managed.fleet, managed.fleet.endpoint.name
             for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
                 workers.add_metric([name, state], count)
-            outliers.add_metric([name], len(fleet.outliers(now)))
+            outliers.add_metric([name], len(fleet.requests.outliers(now)))
             demand = fleet.snapshot(now, ()).demand
             for gauge, (_, quantity) in gauges.items():
                 families[gauge].add_metric([name], getattr(demand, quantity))
             if managed.decision is not None:
                 capacity.add_metric([name, "needed"], managed.decision.hot_need)
                 capacity.add_metric([name, "ready"], managed.decision.ready_supply)
-            spent.add_metric([name], fleet.spent_usd())
+            spent.add_metric([name], fleet.spent_usd(now))
             rate.add_metric([name], sum(w.usd_h() for w in fleet.workers.values()))
             for what, count in asdict(fleet.counters).items():
                 requests.add_metric([name, what], count)

@@ -53,7 +53,7 @@ class Auditor:
         self._left_from: dict[WorkerId, State] = {}
         self._asked_at = self._disturbed_at = self._billed_at = now
         self._begun_at_rest = 0
-        self._other_usd = fleet.spent_usd()
+        self._other_usd = fleet.spent_usd(now)
         self.working: Callable[[str], Collection[int]] = lambda label: ()
         """The requests that the instance with this label has, in truth."""
 
@@ -151,7 +151,7 @@ class Auditor:
             self._most = len(fleet.workers)  # also those that went after they were last written down
         self._fleet = fleet
         self._life = {w.id: (w, now) for w in fleet.workers.values()}
-        self._other_usd = fleet.spent_usd() - self.usd
+        self._other_usd = fleet.spent_usd(now) - self.usd
         self.disturb(now)
 
     # -- what it checks ------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Auditor:
     def _check_bill(self, now: float) -> None:
         self._billed_at = now
         self.close_bill(now)
-        spent_usd = self._fleet.spent_usd() - self._other_usd
+        spent_usd = self._fleet.spent_usd(now) - self._other_usd
         if abs(spent_usd - self.usd) > ROUNDING * (1e-3 + self.usd):
             said = f"${spent_usd:.9f} was spent, the time billed comes to ${self.usd:.9f}"
             self._break("money spent is time billed", said, now)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from posthouse.domain.lifecycle import State
-from posthouse.fleet.service import SERVICE_RANK
+from posthouse.fleet.load import SERVICE_RANK
 from posthouse.recording.decode import Machines, Piece, Reply
 from posthouse.sim.world import Pace
 

@@ -25,12 +25,12 @@ from posthouse.fleet.events import (
     Offered,
     Run,
     Ticked,
-    Traffic,
     UpdateAsked,
     WakeAt,
     Written,
 )
 from posthouse.policy.decide import decide
+from posthouse.recording.log import TrafficLog
 from posthouse.sim.audit import Auditor
 from posthouse.sim.client import ClientBehaviour
 from posthouse.sim.clients import FORGETFUL_S
@@ -77,7 +77,7 @@ class World(SimProvider):
         pace: Pace | None = None,
         log: Callable[[str], object] | None = None,
         repeat: str = "",
-        recorder: Traffic | None = None,
+        recorder: TrafficLog | None = None,
     ) -> None:
         """`log`: takes a line for everything that happens. `repeat`: the command that a broken rule is shown with.
 
@@ -168,14 +168,20 @@ class World(SimProvider):
             case Commit(rows, _):
                 self.rows.update({worker.id: worker for worker in rows})
                 self.tell(Written(ok=True))
-            case Moved(before, _, Command() as command):
-                self.audit.ordered(before, command, self.now)
-                self.given[command] += 1
-                self.happened(command, "worker", before.id)
-                self.on_command(Action(before.id, command))
+            case Moved(before, after, why):
+                if self.recorder is not None:
+                    self.recorder.moved(before, after, why, self.now)
+                if isinstance(why, Command):
+                    self._ordered(before, why)
             case Run(worker, command):
                 self._in_flight += 1
                 self.after(self.pace.answer_s, self._carry_out, self.fleet, worker, command)
+
+    def _ordered(self, worker: Worker, command: Command) -> None:
+        self.audit.ordered(worker, command, self.now)
+        self.given[command] += 1
+        self.happened(command, "worker", worker.id)
+        self.on_command(Action(worker.id, command))
 
     def _wake(self, planned_at: float) -> None:
         if planned_at != self._wake_at or self.down:

@@ -17,7 +17,7 @@ from posthouse.engine.management.inputs import NewWorkergroup, Search, Workergro
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
 from posthouse.fleet.events import UpdateAsked, UpdateCancelled
-from posthouse.fleet.lives import can_be_updated
+from posthouse.fleet.roster import can_be_updated
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would

@@ -97,7 +97,7 @@ def _worker_rows(managed: ManagedEndpoint, workers: Iterable[Worker], now: float
 
 def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.WorkerMetrics:
     stats = managed.worker_stats(worker.id)
-    work, count = managed.fleet.load_at(worker.id)
+    work, count = managed.fleet.requests.load_at(worker.id)
     away_since = worker.since if worker.state in (State.UNAVAIL, State.ERROR) else now
     reliability = stats.reliability(worker.loaded_at, away_since, now)
     return rows.WorkerMetrics(

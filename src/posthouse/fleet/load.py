@@ -1,0 +1,110 @@
+"""How much is asked of an endpoint: the work of the last minutes, and how long a request takes by itself."""
+
+from collections import deque
+
+import numpy as np
+
+from posthouse.domain.demand import Demand
+from posthouse.fleet.ledger import Ledger
+from posthouse.policy.tuning import TUNING
+
+SERVICE_RANK = 0.1
+"""Which of the latest requests in order of time: few enough are faster that some that failed at once, and say they did
+well, do not matter; too low an estimate only means that more counts as queue."""
+
+
+class Window:
+    """Sums of each of the last `span_s` seconds; the present one comes last."""
+
+    def __init__(self, span_s: int, now: float) -> None:
+        self._sums = [0.0] * span_s
+        self._second = self._began = int(now)
+
+    def known_s(self, now: float) -> int:
+        """For how many seconds it has taken in what came, the present one included."""
+        return int(now) - self._began + 1
+
+    def add(self, amount: float, now: float) -> None:
+        if now >= self._second + 1:
+            self._advance(now)
+        self._sums[-1] += amount
+
+    def rate(self, over_s: int, now: float) -> float:
+        """Mean per second over the last `over_s` seconds, the present one included as far as it has come."""
+        self._advance(now)
+        total = sum(self._sums[-over_s:])
+        return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
+
+    def variance(self, block_s: int, latest: int, now: float) -> float:
+        """Of the sums of blocks of `block_s` seconds but the `latest` ones, the present included; they begin at whole
+        multiples of `block_s`."""
+        self._advance(now)
+        end = len(self._sums) - (self._second % block_s + 1) - (latest - 1) * block_s
+        return float(np.reshape(self._sums[end % block_s : end], (-1, block_s)).sum(axis=1).var())
+
+    def _advance(self, now: float) -> None:
+        passed = min(int(now) - self._second, len(self._sums))
+        if passed > 0:
+            self._sums = self._sums[passed:] + [0.0] * passed
+            self._second = int(now)
+
+
+class Load:
+    """The work that was offered, each request once, and what the latest requests took."""
+
+    def __init__(self, now: float) -> None:
+        self.service_s = self.slot_unit_s = 0.0
+        """How long a request takes; and a unit of its work, by which the slots of workers are counted."""
+        self._offered = Window(TUNING.long_window_s, now)
+        self._squares = Window(TUNING.long_window_s, now)  # of costs squared: tells the size of requests by work
+        self._took: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)  # s for each unit of work, s
+        self._took_alone: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)
+
+    def asked(self, cost: float, now: float) -> None:
+        """A new request."""
+        self._offered.add(cost, now)
+        self._squares.add(cost * cost, now)
+
+    def served(self, cost: float, took_s: float, alone: bool) -> None:
+        """A request of some cost was done. `alone`: it came to an idle worker; others show only that it is no more."""
+        self._took.append((took_s / cost, took_s))
+        if alone:
+            self._took_alone.append((took_s / cost, took_s))
+
+    def learn(self, work: float, count: int) -> bool:
+        """Estimates from what is open how long a request takes; True if that is another number of slots by now.
+
+        Never longer than any took, so that tiny costs do not hide a queue of large ones.
+        """
+        if work <= 0 or not self._took_alone:
+            return False
+        unit_s = min(sorted(took)[int(SERVICE_RANK * len(took))][0] for took in (self._took, self._took_alone))
+        self.service_s = min(unit_s * work / count, max(took_s for _, took_s in self._took_alone))
+        unit_s = self.service_s * count / work
+        changed = abs(unit_s - self.slot_unit_s) > TUNING.tolerance * self.slot_unit_s
+        if changed:
+            self.slot_unit_s = unit_s
+        return changed
+
+    def demand(self, ledger: Ledger, queued: float, last_request_at: float, now: float) -> Demand:
+        """What is asked now. `queued`: outstanding work that is not in service yet; see `Demand` for the others."""
+        recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self.service_s)))
+        # After a restart the minutes before it are not known: they are no minutes without load.
+        long_s = min(TUNING.long_window_s, max(TUNING.window_s, self._offered.known_s(now)))
+        long_rate = self._offered.rate(long_s, now)
+        return Demand(
+            cost=self._squares.rate(long_s, now) / long_rate if long_rate else 0.0,
+            rate=self._offered.rate(TUNING.window_s, now),
+            long_rate=long_rate,
+            recent_rate=self._offered.rate(recent_s, now),
+            recent_s=recent_s,
+            variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
+            waiting=ledger.waiting_work,
+            waiting_count=len(ledger.waiting),
+            outstanding=ledger.outstanding(),
+            outstanding_count=len(ledger) - len(ledger.waiting),
+            queued=queued,
+            service_s=self.service_s,
+            oldest_wait_s=now - min([r.first_at for r in ledger.waiting.values()], default=now),
+            last_request_at=last_request_at,
+        )
