@@ -23,7 +23,6 @@ from posthouse.fleet import ledger as ledger_module
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.requests import Requests
-from posthouse.fleet.roster import Roster
 from posthouse.policy import release
 from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
@@ -104,7 +103,7 @@ def _a_limit_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nobody_drains(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Roster, "_drains", _nothing(False))
+    patch.setattr(Requests, "busy", _nothing(False))
 
 
 def _ends_leave_work_behind(patch: pytest.MonkeyPatch) -> None:

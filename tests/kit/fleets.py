@@ -26,7 +26,6 @@ from posthouse.fleet.events import (
     Reported,
     RequestsEnded,
     UpdateAsked,
-    UpdateCancelled,
     Waiting,
 )
 from posthouse.fleet.ledger import Request
@@ -64,6 +63,7 @@ class Fleet(Controller):
     def done(self, now: float) -> None:
         """Has done what was asked for."""
         self.now = max(self.now, now)
+        self._follow(now)
         self.managed.perform(None, now)
 
     def told(self, event: Event, now: float) -> None:
@@ -100,7 +100,7 @@ class Fleet(Controller):
         return sum(can_be_updated(w) for w in self.managed.of_group(group_id))
 
     def cancel_update(self, group_id: WorkergroupId, now: float) -> None:
-        self.told(UpdateCancelled(group_id), now)
+        self.told(UpdateAsked(group_id, wanted=False), now)
 
     def release(self) -> None:
         self.told(Released(), self.now)
@@ -109,6 +109,7 @@ class Fleet(Controller):
 
     def advance(self, now: float, silent_s: float) -> None:
         self.roster.advance(now, silent_s)
+        self._follow(now)
         self.requests.expire(now)
         self.requests.serve(now)
         self.done(now)
@@ -130,10 +131,11 @@ class Fleet(Controller):
         return self.due(now)
 
     def due(self, now: float) -> tuple[Action, ...]:
-        return tuple(self.roster.due(now))
+        return tuple(self.roster.due(now, self.requests.busy))
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         self.roster.set_goal(worker_id, goal)
+        self.done(self.now)
 
     def command_sent(self, action: Action, now: float) -> None:
         try:

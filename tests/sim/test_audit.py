@@ -11,7 +11,7 @@ from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.worker import Worker
 from posthouse.fleet.controller import Policy
-from posthouse.fleet.roster import Roster
+from posthouse.fleet.requests import Requests
 from posthouse.policy.decide import decide
 from posthouse.sim.audit import REST_S, BrokenRule
 from posthouse.sim.market import Duration, Hardware
@@ -122,7 +122,7 @@ def test_money_that_is_not_billed_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_worker_that_is_stopped_with_requests_on_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Roster, "_drains", lambda self, worker, now: False)
+    monkeypatch.setattr(Requests, "busy", lambda self, worker_id: False)
     sick = world().run(60)
     sick.configure(EndpointState.STOPPED)
     assert broken(sick) == "a busy worker is not stopped"

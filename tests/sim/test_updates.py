@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from posthouse.domain.endpoint import EndpointState, Scaling
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.fleet.events import UpdateCancelled
+from posthouse.fleet.events import UpdateAsked
 from tests.sim.world import Machines, SimInstance, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=20)
@@ -118,7 +118,7 @@ def test_a_cancelled_update_stops_where_it_is() -> None:
     world.run(AT + 12)
     begun = len(world.times(Command.UPDATE))
     assert begun >= 1
-    world.tell(UpdateCancelled(GROUP))
+    world.tell(UpdateAsked(GROUP, wanted=False))
     world.run(AT + 300)
     assert len(world.times(Command.UPDATE)) == begun
     assert versions(world)[:2] == [0, 0]
@@ -134,7 +134,7 @@ def test_a_worker_that_drains_for_its_update_serves_again_when_that_is_cancelled
     world.run(AT + 10)
     [worker] = world.fleet.workers.values()
     assert worker.status() == "update_ready"
-    world.tell(UpdateCancelled(GROUP))
+    world.tell(UpdateAsked(GROUP, wanted=False))
     next_one = world.request(cost=10)
     world.run(AT + 30)
     assert next_one.answered_at
@@ -272,7 +272,7 @@ def test_whatever_comes_between_an_update_cuts_nothing_and_ends(seed: int, happe
         if what == "update":
             world.update()
         elif what == "cancel":
-            world.tell(UpdateCancelled(GROUP))
+            world.tell(UpdateAsked(GROUP, wanted=False))
         elif what == "restart":
             world.restart(stabilization_s=5.0, away_s=1.0)
         elif what == "long":

@@ -87,7 +87,6 @@ class Controller:
         self._outbox = Outbox()
         self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self._outbox)
         self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self._outbox)
-        self.roster.work = self.requests
         self.requests.max_queue_s = endpoint.scaling.max_queue_time
         self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
         self._offers: tuple[GroupOffer, ...] = ()
@@ -108,7 +107,7 @@ class Controller:
                 self.requests.may_be_busy(worker.id)
         if self.workers:
             self._outbox.say(Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
-        self.requests.membership_changed()
+        self._follow(now)
         self._plan()
 
     # -- the door ------------------------------------------------------------------------------------------------------
@@ -126,6 +125,7 @@ class Controller:
             story = "; ".join(f"{at:.3f} {happened!r:.300}" for at, happened in self._story)
             raise IllegalMove(f"{error}; what led there: {story}") from error
         finally:
+            self._follow(now)
             if self.ledger.line and type(event) is not events.Asked:
                 self.requests.serve(now)
             self._plan()
@@ -151,7 +151,7 @@ class Controller:
         return self._outbox.take() if self._outbox else []
 
     def _take_in(self, event: Event, now: float) -> None:
-        roster, requests, moves = self.roster, self.requests, self.roster.moves
+        roster, requests = self.roster, self.requests
         match event:
             case events.Reported(worker_id, report):
                 if worker_id in self.workers:
@@ -174,7 +174,7 @@ class Controller:
                 self._offers = offers
             case events.Listed(provider, instances, asked_at):
                 roster.listed(provider, instances, asked_at, now)
-                if provider not in self._listed or roster.moves != moves:
+                if provider not in self._listed or roster.moved:
                     self._listed.add(provider)
                     self._ring(now)
             case _:
@@ -182,12 +182,20 @@ class Controller:
                 self._ring(now)
 
     def _reported(self, worker_id: WorkerId, report: Report, now: float) -> None:
-        moves = self.roster.moves
         if self.roster.reported(worker_id, report, now):
             began_again = now < self.stabilized_at and worker_id in self.workers
             self.requests.reported(worker_id, report, now, began_again)
-        if self.roster.moves != moves:
+        if self.roster.moved:
             self._ring(now)
+
+    def _follow(self, now: float) -> None:
+        """Tells the requests what became of workers."""
+        moved, self.roster.moved = self.roster.moved, []
+        for worker in moved:
+            self.requests.worker_moved(worker, now)
+        if moved or self.roster.changed:
+            self.roster.changed = False
+            self.requests.membership_changed()
 
     def _take_in_wish(self, event: Event, now: float) -> None:
         """Takes in what people want, or how a command went: either may change the next decision."""
@@ -205,10 +213,8 @@ class Controller:
             case events.Dismissed(worker_ids):
                 for worker_id in worker_ids:
                     roster.set_goal(worker_id, Goal.GONE)
-            case events.UpdateAsked(group_id):
-                roster.ask_update(group_id, now)
-            case events.UpdateCancelled(group_id):
-                roster.cancel_update(group_id)
+            case events.UpdateAsked(group_id, wanted):
+                roster.ask_update(group_id, now) if wanted else roster.cancel_update(group_id)
             case events.Released():
                 self.requests.let_go(math.inf)
             case events.Closed():
@@ -223,6 +229,7 @@ class Controller:
             return
         self._ticked_at, self._tick_at = now, now + self._tick_s
         self.roster.advance(now, self._silent_s)
+        self._follow(now)
         self.requests.expire(now)
         if self.closed:
             for worker_id in list(self.workers):
@@ -244,9 +251,8 @@ class Controller:
         for worker_id, goal in decision.goals.items():
             self.roster.set_goal(worker_id, goal)
         obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
-        for text in obstacles:
-            if text not in self._obstacles:
-                self._outbox.say(Level.INFO0, text)
+        for text in [text for text in obstacles if text not in self._obstacles]:
+            self._outbox.say(Level.INFO0, text)
         self._obstacles = obstacles
         for rental, worker_id in zip(decision.rentals, ids, strict=False):
             self.roster.rent(rental, worker_id, self._label, now)
@@ -269,7 +275,7 @@ class Controller:
     def _begin(self, now: float) -> None:
         """Gives the commands that are due, but for workers that changed while the rest was written down."""
         known = self.closed or self._is_known()
-        for action in list(self.roster.due(now)):
+        for action in list(self.roster.due(now, self.requests.busy)):
             listed = self._is_listed(self.workers[action.worker_id].provider)
             if known and listed and action.worker_id not in self.roster.unsaved:
                 self.roster.command_sent(action, now)

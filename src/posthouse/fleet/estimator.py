@@ -2,7 +2,6 @@
 
 from collections import deque
 from statistics import median
-from typing import TypeVar
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.estimates import Estimates
@@ -13,10 +12,8 @@ from posthouse.policy.capacity import kind_of
 from posthouse.policy.faults import same_fault
 from posthouse.policy.tuning import TUNING
 
-_T = TypeVar("_T")
-
 MAX_MACHINES = 200
-"""Of how many latest machines the performance is remembered, and of how many that they failed."""
+"""Of how many latest machines it is remembered that they failed."""
 
 
 class Estimator:
@@ -27,8 +24,7 @@ class Estimator:
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
-        self._perf: dict[str, tuple[float, int]] = {}  # and of how many
-        self._work_per_usd: dict[str, float] = {}
+        self._kinds: dict[str, tuple[int, float, float]] = {}  # of how many, mean performance, the same for each $/h
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=TUNING.samples)
         self._create_s: deque[float] = deque(maxlen=TUNING.samples)
@@ -36,46 +32,36 @@ class Estimator:
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
         kind, usd_h = kind_of(worker), worker.price.running_usd_h
-        mean, number = self._perf.get(kind, (0.0, 0))
+        number, perf, per_usd = self._kinds.get(kind, (0, 0.0, 0.0))
         number = min(number + 1, TUNING.samples)
-        self._perf[kind] = mean + (worker.perf - mean) / number, number
-        if usd_h > 0:
-            before = self._work_per_usd.get(kind, 0.0)
-            self._work_per_usd[kind] = before + (worker.perf / usd_h - before) / number
-
-    def ready(self, worker: Worker) -> None:
-        """A worker is ready, so its machine is trusted again."""
-        self.failures.pop(worker.machine, None)
-
-    def started(self, took_s: float) -> None:
-        """A stopped worker came to be ready."""
-        self._start_s.append(took_s)
-
-    def created(self, worker: Worker, now: float) -> None:
-        """A new worker came to be ready."""
-        self._create_s.append(now - worker.created_at)
-        self._loaded(worker, now, success=True)
-
-    def failed(self, worker: Worker, now: float) -> None:
-        """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
-        count = self.failures.get(worker.machine, Failures()).count
-        _put_latest(self.failures, worker.machine, Failures(count + 1, now))
-        if worker.loaded_at == 0:
-            self._loaded(worker, now, success=False)
+        perf += (worker.perf - perf) / number
+        per_usd += (worker.perf / usd_h - per_usd) / number if usd_h > 0 else 0.0
+        self._kinds[kind] = number, perf, per_usd
 
     def arrived(self, before: Worker, worker: Worker, now: float) -> float | None:
         """A worker came to be ready: how long that took; None if it was only away for a moment."""
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
             self.group_failures.pop(worker.group_id, None)
-        self.ready(worker)
+        self.failures.pop(worker.machine, None)
+        took_s = now - before.since
         if before.state is State.STARTING:
-            self.started(now - before.since)
+            self._start_s.append(took_s)
         elif before.state not in UPDATING:
             if before.loaded_at > 0:
                 return None
-            self.created(worker, now)
-            return now - before.created_at
-        return now - before.since
+            took_s = now - worker.created_at
+            self._create_s.append(took_s)
+            self._loaded(worker, now, success=True)
+        return took_s
+
+    def failed(self, worker: Worker, now: float) -> None:
+        """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
+        count = self.failures.pop(worker.machine, Failures()).count
+        self.failures[worker.machine] = Failures(count + 1, now)
+        if len(self.failures) > MAX_MACHINES:
+            del self.failures[next(iter(self.failures))]
+        if worker.loaded_at == 0:
+            self._loaded(worker, now, success=False)
 
     def blame(self, worker: Worker, now: float, machine: str = "") -> bool:
         """Holds a failure against a worker's workergroup and machine; True if that is now known to fail everywhere.
@@ -95,13 +81,13 @@ class Estimator:
 
     def estimates(self, now: float) -> Estimates:
         """All of it, for a decision."""
-        defaults = Estimates()
+        nothing = Estimates()
         return Estimates(
-            perf={kind: perf for kind, (perf, _) in self._perf.items()},
-            work_per_usd=dict(self._work_per_usd),
+            perf={kind: perf for kind, (_, perf, _) in self._kinds.items()},
+            work_per_usd={kind: per_usd for kind, (_, _, per_usd) in self._kinds.items() if per_usd > 0},
             success_rate=self._success_rate(now),
-            start_s=median(self._start_s) if self._start_s else defaults.start_s,
-            create_s=median(self._create_s) if self._create_s else defaults.create_s,
+            start_s=median(self._start_s or [nothing.start_s]),
+            create_s=median(self._create_s or [nothing.create_s]),
         )
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
@@ -113,17 +99,5 @@ class Estimator:
         One failure tells as much as one success, and nothing is held against what was never tried.
         Source: the rule of succession, with a success for prior.
         """
-        success_rate = {}
-        for kind, loads in self._loads.items():
-            late = [success for at, success in loads if now - at < TUNING.long_backoff_s]
-            if not all(late):
-                success_rate[kind] = (sum(late) + 1) / (len(late) + 1)
-        return success_rate
-
-
-def _put_latest(memory: dict[str, _T], name: str, value: _T) -> None:
-    """Puts the value last, and forgets the first of more than `MAX_MACHINES`."""
-    memory.pop(name, None)
-    memory[name] = value
-    if len(memory) > MAX_MACHINES:
-        del memory[next(iter(memory))]
+        late = {i: [ok for at, ok in loads if now - at < TUNING.long_backoff_s] for i, loads in self._loads.items()}
+        return {kind: (sum(loads) + 1) / (len(loads) + 1) for kind, loads in late.items() if not all(loads)}

@@ -139,15 +139,10 @@ class Dismissed(NamedTuple):
 
 
 class UpdateAsked(NamedTuple):
-    """Every worker of a workergroup is to run what its template says now."""
+    """Every worker of a workergroup is to run what its template says now, or no more if that has not begun."""
 
     group_id: WorkergroupId
-
-
-class UpdateCancelled(NamedTuple):
-    """The updates of a workergroup that have not begun are called off."""
-
-    group_id: WorkergroupId
+    wanted: bool = True
 
 
 class Released(NamedTuple):
@@ -172,7 +167,6 @@ Event: TypeAlias = (
     | Configured
     | Dismissed
     | UpdateAsked
-    | UpdateCancelled
     | Released
     | Closed
 )

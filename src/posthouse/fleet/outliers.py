@@ -1,31 +1,18 @@
 """Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection."""
 
-from collections.abc import Mapping
-from typing import Protocol
-
 from posthouse.domain.decision import Failures
-from posthouse.domain.worker import Worker, WorkerId
+from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Level, Outbox
 from posthouse.fleet.ledger import Request
+from posthouse.fleet.roster import Roster
 from posthouse.policy.faults import penalty_s
 from posthouse.policy.tuning import TUNING
-
-
-class Workers(Protocol):
-    """What requests ask of workers' lives."""
-
-    @property
-    def workers(self) -> Mapping[WorkerId, Worker]:
-        """All that there are."""
-
-    def reported_at(self, worker_id: WorkerId) -> float:
-        """When the worker last reported; 0 if never."""
 
 
 class Outliers(dict[WorkerId, Failures]):
     """What is held against each worker."""
 
-    def __init__(self, lives: Workers, outbox: Outbox) -> None:
+    def __init__(self, lives: Roster, outbox: Outbox) -> None:
         super().__init__()
         self._lives, self._outbox = lives, outbox
 

@@ -1,13 +1,14 @@
 """The open requests of one endpoint: where each is, who waits, who is held open, and what is held against workers."""
 
 from posthouse.domain.demand import Demand
-from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.lifecycle import UPDATING, Goal, State
 from posthouse.domain.reports import Ended, Report
-from posthouse.domain.worker import WorkerId
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.load import Load
-from posthouse.fleet.outliers import Outliers, Workers
+from posthouse.fleet.outliers import Outliers
+from posthouse.fleet.roster import Roster
 from posthouse.fleet.routing_table import RoutingTable
 from posthouse.policy.faults import resume_at
 from posthouse.policy.route import queued_work, work_ahead
@@ -27,12 +28,13 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask again."""
 FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
+SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
 class Requests:
     """Every open request of one endpoint, and what it takes to choose a worker for one."""
 
-    def __init__(self, now: float, lives: Workers, traffic: Traffic, counters: Counters, outbox: Outbox) -> None:
+    def __init__(self, now: float, lives: Roster, traffic: Traffic, counters: Counters, outbox: Outbox) -> None:
         self.ledger, self.load = Ledger(), Load(now)
         self.max_queue_s = 0.0
         """The wait above which a worker gets no request."""
@@ -232,15 +234,17 @@ class Requests:
         """The worker worked before this server began: until it says what it works on, it may be anything."""
         self._working[worker_id] = 1
 
-    def worker_left(self, worker_id: WorkerId, now: float, for_good: bool) -> None:
-        """A worker serves nothing any more: what it had is over. `for_good`: it will never be back."""
-        self._working.pop(worker_id, None)
-        self._outliers.pop(worker_id, None)
-        for request in list(self.ledger.at.get(worker_id, {}).values()):
+    def worker_moved(self, worker: Worker, now: float) -> None:
+        """A worker changed its state: where it serves nothing any more, what it had is over."""
+        if worker.state not in SERVES_NOTHING:
+            return
+        self._working.pop(worker.id, None)
+        self._outliers.pop(worker.id, None)
+        for request in list(self.ledger.at.get(worker.id, {}).values()):
             self._remove(request, now)
-        if for_good:
-            self._reqnum.pop(worker_id, None)
-            self._mute.discard(worker_id)
+        if worker.state is State.DESTROYED:
+            self._reqnum.pop(worker.id, None)
+            self._mute.discard(worker.id)
 
     def membership_changed(self) -> None:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""

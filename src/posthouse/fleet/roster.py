@@ -1,8 +1,8 @@
 """The lives of one endpoint's workers: what is seen of each, what is wanted, which commands follow, what was spent."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from posthouse.domain.address import believed
 from posthouse.domain.decision import Action, Rental
@@ -39,19 +39,6 @@ MIN_GROWTH_GB = 0.001
 """Growth of a worker's disk that counts as progress."""
 
 
-class Work(Protocol):
-    """What workers' lives ask of the requests, and tell them."""
-
-    def busy(self, worker_id: WorkerId) -> bool:
-        """True if requests are on the worker."""
-
-    def worker_left(self, worker_id: WorkerId, now: float, for_good: bool) -> None:
-        """A worker serves nothing any more."""
-
-    def membership_changed(self) -> None:
-        """Others may take requests now than before."""
-
-
 @dataclass(slots=True)
 class _Watched:
     """What is remembered of a worker beside its row."""
@@ -72,15 +59,16 @@ class _Watched:
 class Roster:
     """Every worker of one endpoint, from the intent to rent it until it is destroyed."""
 
-    work: Work
-
     def __init__(
         self, now: float, endpoint_id: EndpointId, spent_usd: float, counters: Counters, outbox: Outbox
     ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.estimator = Estimator()
         self.spent_gone_usd = spent_usd
-        self.moves = 0  # how often a worker has changed its state
+        self.moved: list[Worker] = []
+        """Workers that changed their state, as they are since, and whom nobody has followed yet."""
+        self.changed = True
+        """Others may take requests now than before."""
         self._endpoint_id, self._born_at, self._counters, self._outbox = endpoint_id, now, counters, outbox
         self._watched: dict[WorkerId, _Watched] = {}
         self.unsaved: dict[WorkerId, Worker | None] = {}
@@ -126,7 +114,7 @@ class Roster:
         if worker.perf != before.perf:
             self.estimator.measured(worker)
         if (before.url, before.perf) != (worker.url, worker.perf):
-            self.work.membership_changed()
+            self.changed = True
             text = f"reports from {worker.url}, version {worker.version or 'unknown'}, {worker.perf:g} work/s"
             self._outbox.say(Level.TRACE, text, worker)
         if worker.message != before.message and not report.error:
@@ -186,7 +174,7 @@ class Roster:
         worker = self.workers.get(worker_id)
         if worker is not None and worker.goal is not goal:
             self._change(worker, goal=goal)
-            self.work.membership_changed()
+            self.changed = True
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
@@ -213,11 +201,16 @@ class Roster:
         text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
         self._outbox.say(Level.INFO1, text, worker)
 
-    def due(self, now: float) -> Iterator[Action]:
-        """The commands that move workers toward their goals, but for workers with a command on its way."""
+    def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[Action]:
+        """The commands that move workers toward their goals, but for workers with a command on its way.
+
+        `busy`: whether requests are on a worker, so that it drains first. A failed one that still reports gets a while.
+        """
         for worker in self.workers.values():
             watched = self._watched[worker.id]
-            command = next_command(worker.goal, worker.state, self._drains(worker, now), worker.capabilities)
+            quiet_s = now - min(worker.since, watched.reported_at) if worker.state is State.ERROR else 0.0
+            drains = quiet_s < FAILED_DRAIN_S and busy(worker.id)
+            command = next_command(worker.goal, worker.state, drains, worker.capabilities)
             if command is not None and not watched.in_flight and watched.rests_until <= now:
                 yield Action(worker.id, command)
 
@@ -266,7 +259,7 @@ class Roster:
             goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED else worker.goal
             self._change(worker, outdated_at=0.0, goal=goal)
         self._outbox.say(Level.INFO1, f"the update of workergroup {group_id} is called off")
-        self.work.membership_changed()
+        self.changed = True
 
     def updated(self, worker_id: WorkerId) -> None:
         """Notes that a worker's instance runs what its template says now; not if it was asked for again meanwhile."""
@@ -302,13 +295,6 @@ class Roster:
         """Dollars spent until now by every worker that ever was."""
         return self.spent_gone_usd + sum(w.spent_at(now) for w in self.workers.values())
 
-    def _drains(self, worker: Worker, now: float) -> bool:
-        """True while requests on the worker should be let finish. A failed one that still reports gets a while."""
-        if worker.state is State.ERROR:
-            reports = now - self._watched[worker.id].reported_at < FAILED_DRAIN_S
-            return reports and now - worker.since < FAILED_DRAIN_S and self.work.busy(worker.id)
-        return self.work.busy(worker.id)
-
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _change(self, worker: Worker, **values: Any) -> Worker:
@@ -333,7 +319,6 @@ class Roster:
             self._enter(worker_id, state, now, observation)
 
     def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
-        self.moves += 1
         before = self.workers[worker_id]
         worker = replace(before, state=state, since=now, progressed_at=now, spent_usd=before.spent_at(now))
         if why is Observation.REPORTED_READY and (took_s := self.estimator.arrived(before, worker, now)) is not None:
@@ -341,14 +326,11 @@ class Roster:
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
         self._outbox.append(Moved(before, worker, why))
-        gone = state is State.DESTROYED
-        if state in UPDATING or state is State.STOPPED or gone:
-            self.work.worker_left(worker_id, now, for_good=gone)
-        if gone:
+        self.moved.append(worker)
+        if state is State.DESTROYED:
             self.spent_gone_usd += worker.spent_usd
             self.unsaved[worker_id] = self.workers.pop(worker_id)
             del self._watched[worker_id]
-        self.work.membership_changed()
 
     def _blame(self, worker: Worker, now: float, machine: str = "") -> None:
         if self.estimator.blame(worker, now, machine):

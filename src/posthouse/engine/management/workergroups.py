@@ -16,7 +16,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
-from posthouse.fleet.events import UpdateAsked, UpdateCancelled
+from posthouse.fleet.events import UpdateAsked
 from posthouse.fleet.roster import can_be_updated
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
@@ -91,7 +91,7 @@ class Workergroups:
     def cancel_update(self, group_id: int, sees: AccountId | None = None) -> None:
         """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
         group = self.get(group_id, sees)
-        self.hub.managed(group.endpoint_id).handle(UpdateCancelled(group.id), self.hub.clock.now())
+        self.hub.managed(group.endpoint_id).handle(UpdateAsked(group.id, wanted=False), self.hub.clock.now())
 
     async def delete(self, group_id: int, sees: AccountId | None = None) -> int:
         """Deletes the workergroup; returns how many workers go with it. Raises: NotFound."""
