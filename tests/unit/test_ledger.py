@@ -14,21 +14,26 @@ def run(ledger: Ledger, idx: int, worker_id: WorkerId = WORKER) -> Request:
 
 def test_the_latest_requests_that_ended_are_remembered_and_no_more_than_there_is_room_for() -> None:
     ledger = Ledger()
-    for idx in range(ENDED_KEPT + 5):
+    count = 5 * ENDED_KEPT // 2
+    for idx in range(count):
         run(ledger, idx)
-    assert [idx for idx in range(ENDED_KEPT + 5) if ledger.ended(idx) is None] == list(range(5))
+    remembered = [idx for idx in range(count) if ledger.ended(idx) is not None]
+    assert remembered[-ENDED_KEPT:] == list(range(count - ENDED_KEPT, count))
+    assert len(remembered) < 2 * ENDED_KEPT
 
 
 def test_of_a_request_that_ended_twice_the_latest_end_counts() -> None:
     ledger = Ledger()
-    run(ledger, 0)
+    for idx in range(ENDED_KEPT):
+        run(ledger, idx)
     run(ledger, 0, OTHER)
     assert ledger.ended(0) == (OTHER, {}, 0)
 
 
 def test_a_request_that_is_withdrawn_was_never_anywhere() -> None:
     ledger = Ledger()
-    run(ledger, 0)
+    for idx in range(ENDED_KEPT):
+        run(ledger, idx)
     again = Request(0, cost=1.0, first_at=0.0, expires_at=60.0)
     ledger.assign(again, OTHER, now=0.0)
     ledger.withdraw(again)

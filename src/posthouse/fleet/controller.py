@@ -76,8 +76,7 @@ class Controller:
         `silent_s`: a worker without a report for this long is silent. `rings`: what happens brings the next tick
         forward.
         """
-        self.endpoint, self.policy = endpoint, policy
-        self.memory = Memory()
+        self.endpoint, self.policy, self.memory = endpoint, policy, Memory()
         self.decision: Decision | None = None
         """The latest."""
         self.counters = Counters()
@@ -125,7 +124,8 @@ class Controller:
             story = "; ".join(f"{at:.3f} {happened!r:.300}" for at, happened in self._story)
             raise IllegalMove(f"{error}; what led there: {story}") from error
         finally:
-            self._follow(now)
+            if self.roster.moved or self.roster.changed:
+                self._follow(now)
             if self.ledger.line and type(event) is not events.Asked:
                 self.requests.serve(now)
             self._plan()
@@ -152,13 +152,14 @@ class Controller:
 
     def _take_in(self, event: Event, now: float) -> None:
         roster, requests = self.roster, self.requests
+        if type(event) is events.RequestsEnded:  # the most frequent one, and this is three times as fast as a pattern
+            for ended in event.ends:
+                requests.end(event.worker_id, ended, now)
+            return
         match event:
             case events.Reported(worker_id, report):
                 if worker_id in self.workers:
                     self._reported(worker_id, report, now)
-            case events.RequestsEnded(worker_id, ends):
-                for ended in ends:
-                    requests.end(worker_id, ended, now)
             case events.Asked(idx, cost, polls, hold_s):
                 outcome = self.assign(idx, cost, now, polls, hold_s)
                 self._outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
@@ -193,28 +194,26 @@ class Controller:
         moved, self.roster.moved = self.roster.moved, []
         for worker in moved:
             self.requests.worker_moved(worker, now)
-        if moved or self.roster.changed:
-            self.roster.changed = False
-            self.requests.membership_changed()
+        self.roster.changed = False
+        self.requests.membership_changed()
 
     def _take_in_wish(self, event: Event, now: float) -> None:
         """Takes in what people want, or how a command went: either may change the next decision."""
-        roster = self.roster
         match event:
             case events.Answered(worker_id, command, failure, blame, instance):
-                roster.command_answered(worker_id, now, failure, blame)
+                self.roster.command_answered(worker_id, now, failure, blame)
                 if instance is not None and worker_id in self.workers:
                     if command is Command.UPDATE:
-                        roster.updated(worker_id)
-                    roster.observe_instance(worker_id, instance, now)
+                        self.roster.updated(worker_id)
+                    self.roster.observe_instance(worker_id, instance, now)
             case events.Configured(endpoint, providers):
                 self.endpoint, self._awaited = endpoint, providers
                 self.requests.max_queue_s = endpoint.scaling.max_queue_time
             case events.Dismissed(worker_ids):
                 for worker_id in worker_ids:
-                    roster.set_goal(worker_id, Goal.GONE)
+                    self.roster.set_goal(worker_id, Goal.GONE)
             case events.UpdateAsked(group_id, wanted):
-                roster.ask_update(group_id, now) if wanted else roster.cancel_update(group_id)
+                self.roster.update(group_id, wanted, now)
             case events.Released():
                 self.requests.let_go(math.inf)
             case events.Closed():
@@ -298,7 +297,9 @@ class Controller:
 
     def _plan(self) -> None:
         """Says when to be told of the time next, if that has changed."""
-        wake_at = min(self.requests.ledger.next_end, self._tick_at if self._writing is None else math.inf)
+        wake_at = self._tick_at if self._writing is None else math.inf
+        if (end := self.requests.ledger.next_end) < wake_at:
+            wake_at = end
         if wake_at != self._wake_at:
             self._wake_at = wake_at
             self._outbox.append(WakeAt(wake_at))
@@ -347,7 +348,6 @@ class Controller:
 
     def validate(self) -> None:
         """Raises: AssertionError where something does not hold that always must."""
-        workers = self.workers
         self.ledger.validate()
-        assert self.ledger.at.keys() <= workers.keys(), "requests are at workers that are gone"
-        assert all(i == w.id and w.state is not State.DESTROYED for i, w in workers.items()), "a destroyed worker stays"
+        assert self.ledger.at.keys() <= self.workers.keys(), "requests are at workers that are gone"
+        assert State.DESTROYED not in {w.state for w in self.workers.values()}, "a destroyed worker stays"

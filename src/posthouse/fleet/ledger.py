@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,7 +10,8 @@ from posthouse.domain.decision import Failures
 from posthouse.domain.worker import WorkerId
 
 ENDED_KEPT = 10_000
-"""How many ended requests are remembered, so that one asked again goes elsewhere than where it failed."""
+"""How many ended requests are remembered at least, and at most twice as many, so that one asked again goes elsewhere
+than where it failed."""
 HOLDS_APART_S = 0.05
 """Holds that end within this time end together."""
 
@@ -57,7 +57,8 @@ class Ledger:
         self.next_end = math.inf
         """No hold ends before this."""
         self._where: dict[int, Request] = {}
-        self._ended: OrderedDict[int, End] = OrderedDict()
+        self._ended: dict[int, End] = {}
+        self._ended_before: dict[int, End] = {}
 
     def __len__(self) -> int:
         return len(self._where)
@@ -67,7 +68,7 @@ class Ledger:
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
-        return self._ended.get(idx)
+        return self._ended.get(idx) or self._ended_before.get(idx)
 
     def wait(self, request: Request) -> None:
         """Puts the request away from any worker; one that waits already stays where it is."""
@@ -134,14 +135,14 @@ class Ledger:
         else:
             del self.at[worker_id], self.work[worker_id]
         self._ended[idx] = worker_id, request.failures, counted
-        self._ended.move_to_end(idx)
-        if len(self._ended) > ENDED_KEPT:
-            self._ended.popitem(last=False)
+        if len(self._ended) >= ENDED_KEPT:
+            self._ended, self._ended_before = {}, self._ended
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
         self.remove(request)
-        self._ended.pop(request.idx, None)
+        for ended in (self._ended, self._ended_before):
+            ended.pop(request.idx, None)
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""

@@ -26,7 +26,7 @@ class Outliers(dict[WorkerId, Failures]):
         A success is not certain: workers call it one when their model answers with an error. So it takes back only one,
         and that not for good if the request is asked for again.
         """
-        return self._count(worker_id, -1, now) if worker_id in self else 0
+        return self._count(worker_id, -1, now)
 
     def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
         """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""

@@ -155,15 +155,16 @@ class Requests:
         request = self._found(ended.request_idx, worker_id)
         if request is None:
             return
-        took_s, counted, status = now - request.assigned_at, 0, ended.status or "failed"
+        took_s, counted = now - request.assigned_at, 0
         if ended.success:
-            counted = self._outliers.take_back(worker_id, now)
+            counted = self._outliers.take_back(worker_id, now) if worker_id in self._outliers else 0
             if request.cost > 0 and not ended.session:
                 self.load.served(request.cost, took_s, request.alone)
                 if request.alone:
                     self._traffic.served(request.cost, took_s)
         else:
             self._counters.failed += 1
+            status = ended.status or "failed"
             text = f"request {request.idx} ended after {took_s:.1f} s: {status}"
             self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
             if ended.status in FAULTS:
@@ -285,7 +286,8 @@ class Requests:
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
-        self._count_out(request)
+        if request.unserved:
+            self._count_out(request)
         self.ledger.remove(request, counted)
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)

@@ -242,24 +242,20 @@ class Roster:
             self._blame(worker, now)
         self._see(worker_id, Observation.FAILED, now)
 
-    def ask_update(self, group_id: WorkergroupId, now: float) -> None:
-        """Asks for an update of every worker that a workergroup has.
+    def update(self, group_id: WorkergroupId, wanted: bool, now: float) -> None:
+        """Asks for an update of every worker that a workergroup has, or calls off those that have not begun.
 
         What nobody was asked to make yet will be made from the present template, and what failed will be replaced.
         """
-        due = [w for w in self.workers.values() if w.group_id == group_id and can_be_updated(w)]
-        for worker in due:
-            self._change(worker, outdated_at=now)
-        self.estimator.group_failures.pop(group_id, None)  # what comes now may be the cure
-        self._outbox.say(Level.INFO1, f"workergroup {group_id} is updated: {len(due)} workers")
-
-    def cancel_update(self, group_id: WorkergroupId) -> None:
-        """Calls off the updates that have not begun: those workers stay as they are."""
-        for worker in [w for w in self.workers.values() if w.group_id == group_id]:
-            goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED else worker.goal
-            self._change(worker, outdated_at=0.0, goal=goal)
-        self._outbox.say(Level.INFO1, f"the update of workergroup {group_id} is called off")
+        workers = [w for w in self.workers.values() if w.group_id == group_id and (not wanted or can_be_updated(w))]
+        for worker in workers:
+            goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED and not wanted else worker.goal
+            self._change(worker, outdated_at=now if wanted else 0.0, goal=goal)
         self.changed = True
+        if wanted:
+            self.estimator.group_failures.pop(group_id, None)  # what comes now may be the cure
+        what = f"is updated: {len(workers)} workers" if wanted else "is not updated any further"
+        self._outbox.say(Level.INFO1, f"workergroup {group_id} {what}")
 
     def updated(self, worker_id: WorkerId) -> None:
         """Notes that a worker's instance runs what its template says now; not if it was asked for again meanwhile."""
