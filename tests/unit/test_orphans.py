@@ -143,7 +143,7 @@ async def test_one_that_reports_is_adopted_and_drained(served: Site) -> None:
     assert (home.fleet.endpoint.id, home.leaving) == (NOBODY, True)
     worker = home.fleet.workers[WorkerId(9)]
     assert (worker.label, worker.instance_id, worker.goal) == (STRAY.label, STRAY.id, Goal.GONE)
-    assert home.fleet.busy(worker.id)  # until its report says otherwise
+    assert home.fleet.requests.busy(worker.id)  # until its report says otherwise
     assert list(await served.hub.store.fleet_ids()) == [NOBODY]
     assert await served.look(STRAY, after_s=APART_S) == []
     assert served.orphans.all() == []
