@@ -140,9 +140,10 @@ class Checks:
         bill.since = {w.id: (w.usd_h(), now) for w in fleet.workers.values()}
 
         def watched(at: float, event: object, effects: Sequence[Effect]) -> None:
+            given = [e.outcome for e in effects if isinstance(e, Deliver) and isinstance(e.outcome, Assignment)]
+            for one in sorted(given, key=lambda one: one.reqnum):  # who was in line was served before who asks
+                self._check_given(fleet, one, event)
             for effect in effects:
-                if isinstance(effect, Deliver) and isinstance(effect.outcome, Assignment):
-                    self._check_given(fleet, effect.outcome, event)
                 if not isinstance(effect, Moved):
                     continue
                 before, worker, why = effect
