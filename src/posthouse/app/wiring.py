@@ -232,6 +232,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         throttle=parts.throttle,
         stream=parts.stream,
         orphans=parts.orphans,
+        troubles=lambda: fast.troubles(),
     )
     fast = FastPath(
         hub,
@@ -241,7 +242,13 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         parts.keyring,
         settings.server.max_body_bytes,
         ready=lambda: "" if loop.counts["rounds"] else "the control loop has not finished its first round",
-        troubles=lambda: loop.troubles() + observer.troubles() + hub.offers.troubles() + parts.orphans.troubles(),
+        troubles=lambda: (
+            loop.troubles()
+            + observer.troubles()
+            + hub.offers.troubles()
+            + parts.orphans.troubles()
+            + hub.store.troubles()
+        ),
         metrics=lambda: metrics.page(),
         root_certificate=keys.authority.root_pem,
         throttle=parts.throttle,

@@ -106,9 +106,9 @@ class Management:
         path = f"/v1/endpoints/{_quoted(name_or_id)}/rotate-key"
         return await self._http.call("POST", path, str, key="api_key")
 
-    async def workers(self, endpoint: Id | None = None) -> list[rows.Worker]:
-        """Returns the workers of an endpoint, or of all."""
-        query = "" if endpoint is None else f"?endpoint={_quoted(endpoint)}"
+    async def workers(self, endpoint: Id | None = None, gone: bool = False) -> list[rows.Worker]:
+        """Returns the workers of an endpoint, or of all; `gone`: also those that were destroyed within a day."""
+        query = f"?gone={str(gone).lower()}" + ("" if endpoint is None else f"&endpoint={_quoted(endpoint)}")
         return await self._http.call("GET", f"/v1/workers{query}", list[rows.Worker])
 
     async def delete_worker(self, worker_id: Id) -> None:

@@ -37,6 +37,13 @@ from posthouse.recording.segment import Segment
 SEGMENTS_KEPT = 12
 """Segments of an endpoint that wait for a store that cannot be used: an hour of it, unless it is asked much."""
 
+GONE_KEPT = 100
+"""Workers of an endpoint that are gone and still shown."""
+FAILURES_TOLD = 3
+"""Most failures that are told where none is ready."""
+GONE_S = 86_400.0
+"""For how long they are."""
+
 Listener: TypeAlias = Callable[[float, Event | None, list[Effect]], None]
 """Hears at what time an event had which effects; None is a request for a worker."""
 
@@ -100,6 +107,8 @@ class ManagedEndpoint:
         self._effects: deque[Effect] = deque()
         self._at_work = False
         self._born_at = log.since
+        self.gone: deque[tuple[float, Worker]] = deque(maxlen=GONE_KEPT)
+        """The latest workers that were destroyed, and when."""
 
     @classmethod
     def open(
@@ -214,6 +223,7 @@ class ManagedEndpoint:
             stats.away_s += now - before.since
         if after.state is State.DESTROYED:
             self.stats.pop(after.id, None)
+            self.gone.append((now, after))
 
     # -- what others ask of it -----------------------------------------------------------------------------------------
 
@@ -227,6 +237,15 @@ class ManagedEndpoint:
         leaving = tuple(w.id for w in workers if w.goal != "gone")
         self.handle(Dismissed(leaving), now)
         return len(leaving)
+
+    def gone_lately(self, now: float) -> list[tuple[float, Worker]]:
+        """The workers that were destroyed within a day, and when; the latest last."""
+        return [(at, worker) for at, worker in self.gone if at > now - GONE_S]
+
+    def last_failures(self, now: float) -> list[str]:
+        """What the latest workers that failed said: those that are gone, then those that are there."""
+        gone = [worker.message for _, worker in self.gone_lately(now)]
+        return [text for text in (*gone, *(w.message for w in self.fleet.workers.values())) if text][-FAILURES_TOLD:]
 
     def of_group(self, group_id: WorkergroupId) -> list[Worker]:
         return [w for w in self.fleet.workers.values() if w.group_id == group_id]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.fleet.controller import Controller
+from posthouse.engine.standing import why
 from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
@@ -59,7 +59,7 @@ class Router:
             return self._assigned(ask, outcome, deliver)
         if outcome.held:
             return self._hold(managed, ask, outcome.request_idx, deliver)
-        deliver(_waits(managed.fleet, ask, outcome))
+        deliver(_waits(managed, ask, outcome, now))
         return None
 
     def release(self) -> None:
@@ -73,7 +73,7 @@ class Router:
             if isinstance(outcome, Assignment):
                 self._assigned(ask, outcome, deliver)
             else:
-                deliver(_waits(managed.fleet, ask, outcome))
+                deliver(_waits(managed, ask, outcome, self.hub.clock.now()))
 
         def leave() -> None:
             if managed.held.get(idx) is told:
@@ -154,8 +154,11 @@ def statuses(workers: Iterable[Worker]) -> str:
     return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
 
 
-def _waits(fleet: Controller, ask: RouteAsk, outcome: Waiting) -> WaitReply:
-    return WaitReply(ask.endpoint, statuses(fleet.workers.values()), outcome.request_idx if ask.polls else 0)
+def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float) -> WaitReply:
+    status = statuses(managed.fleet.workers.values())
+    if managed.gone and (failure := why(managed, now)):
+        status = f"{status}; {failure}"
+    return WaitReply(ask.endpoint, status, outcome.request_idx if ask.polls else 0)
 
 
 def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:

@@ -1,5 +1,7 @@
 """The management API: the protocol's calls under /api/v0, and our own under /v1."""
 
+from collections.abc import Callable
+
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -43,9 +45,10 @@ def web_app(
     throttle: Throttle | None = None,
     stream: EventStream | None = None,
     orphans: Orphans | None = None,
+    troubles: Callable[[], list[str]] = list,
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
-    `orphans`: by default its own, with the default rates, without events, and with none."""
+    `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -68,7 +71,7 @@ def web_app(
     add_secret_routes(app, management)
     add_market_routes(app, management)
     add_provider_routes(app, management)
-    add_v1_routes(app, management, keyring, explain)
+    add_v1_routes(app, management, keyring, explain, troubles)
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_event_routes(app, hub, stream or EventStream(0), keyring)

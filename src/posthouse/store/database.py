@@ -1,5 +1,7 @@
 """A SQL database in transactions, and what the tables have in common."""
 
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from posthouse.domain.errors import BadRequest, NotFound, StaleVersion, Unavaila
 from posthouse.store.checksums import sum_of, with_checksum
 from posthouse.store.schema import revisions
 
+FAILURE_TOLD_S = 60.0
+"""For how long a failure is told as a trouble."""
 RETRY_S = 5.0
 """When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
 
@@ -30,6 +34,11 @@ class Database:
         self._engine = engine
         self._path = path
         self._file = _identity(path)
+        self._failure, self._failed_at = "", -math.inf
+
+    def troubles(self) -> list[str]:
+        """Why the database could not be used lately."""
+        return [self._failure] if time.monotonic() < self._failed_at + FAILURE_TOLD_S else []
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -47,6 +56,7 @@ class Database:
             raise
         except (DBAPIError, PoolTimeout, OSError) as error:
             why = getattr(error, "orig", None) or error
+            self._failure, self._failed_at = f"database: it could not be used: {why}", time.monotonic()
             raise Unavailable(f"the database cannot be used now, so nothing was changed: {why}", RETRY_S) from error
 
     async def _all(self, query: Select[Any], build: Callable[[Row[Any]], T]) -> list[T]:

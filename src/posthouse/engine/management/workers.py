@@ -22,6 +22,15 @@ class Workers:
             raise NotFound(f"worker {worker_id} does not exist")
         return home, home.fleet.workers[WorkerId(worker_id)]
 
+    def gone(self, worker_id: int, sees: AccountId | None = None) -> Worker:
+        """The worker that was destroyed lately. Raises: NotFound, also for one of another account than `sees`."""
+        for home in self.hub.endpoints.values():
+            if sees in (None, home.fleet.endpoint.account_id):
+                for _, worker in home.gone_lately(self.hub.clock.now()):
+                    if worker.id == worker_id:
+                        return worker
+        raise NotFound(f"worker {worker_id} does not exist")
+
     def dismiss(self, worker_id: int, sees: AccountId | None = None) -> None:
         """Sends the worker away once it has finished what it has. Raises: NotFound."""
         home, worker = self.get(worker_id, sees)

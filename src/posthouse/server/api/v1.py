@@ -15,6 +15,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
+from posthouse.engine.standing import standing
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
@@ -27,25 +28,34 @@ MAX_LOGS = 1_000_000
 Explain = Callable[[EndpointId], rows.Explanation]
 
 
-def add_v1_routes(app: FastAPI, management: Management, keyring: Keyring, explain: Explain) -> None:
-    _add_status_route(app, management.hub)
+def add_v1_routes(
+    app: FastAPI, management: Management, keyring: Keyring, explain: Explain, troubles: Callable[[], list[str]]
+) -> None:
+    _add_status_route(app, management.hub, troubles)
     _add_endpoint_routes(app, management, keyring, explain)
     _add_worker_routes(app, management)
 
 
-def _add_status_route(app: FastAPI, hub: Hub) -> None:
+def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]]) -> None:
     born_at = hub.clock.now()
 
     @app.get("/v1/status")
     async def show_status(caller: Caller) -> rows.Status:
-        """What this server is."""
+        """What this server is, what fails, and how each endpoint stands."""
+        now = hub.clock.now()
+        seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
+        rows_of = [standing(managed, now) for managed in seen if not managed.leaving]
         return rows.Status(
             version=__version__,
             installation=hub.installation,
             providers=sorted(hub.providers),
             default_provider=hub.default_provider,
             endpoints=sum(caller.may_see(endpoint.account_id) for endpoint in hub.directory),
-            uptime_s=hub.clock.now() - born_at,
+            uptime_s=now - born_at,
+            troubles=troubles(),
+            usd_h=sum(row.usd_h for row in rows_of),
+            spent_usd=sum(row.spent_usd for row in rows_of),
+            standing=rows_of,
         )
 
 
@@ -88,12 +98,17 @@ def _add_worker_routes(app: FastAPI, management: Management) -> None:
     hub, workers = management.hub, management.workers
 
     @app.get("/v1/workers")
-    async def list_workers(caller: Caller, endpoint: str = "") -> list[rows.Worker]:
-        """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted."""
+    async def list_workers(caller: Caller, endpoint: str = "", gone: bool = False) -> list[rows.Worker]:
+        """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted.
+
+        `gone`: also those that were destroyed within a day, with what they said last.
+        """
+        now = hub.clock.now()
         wanted = find_endpoint(hub, caller, endpoint) if endpoint else None
         found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
         seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
-        return [_worker_row(m, w, hub.clock.now()) for m in seen for w in m.fleet.workers.values()]
+        there = [_worker_row(m, w, now) for m in seen for w in m.fleet.workers.values()]
+        return there + [_worker_row(m, w, now, at) for m in seen for at, w in m.gone_lately(now) if gone]
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
     async def dismiss_worker(worker_id: int, caller: Caller) -> rows.Worker:
@@ -105,16 +120,21 @@ def _add_worker_routes(app: FastAPI, management: Management) -> None:
     async def show_logs(
         worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200
     ) -> rows.WorkerLogs:
-        """The last lines that the worker printed, as its provider has them."""
-        _, worker = workers.get(worker_id, caller.sees)
+        """The last lines that the worker printed, as its provider has them; of one that is gone, if it keeps them."""
+        try:
+            worker = workers.get(worker_id, caller.sees)[1]
+            place = worker.instance_id
+        except NotFound:
+            worker = workers.gone(worker_id, caller.sees)
+            place = worker.label
         provider = hub.provider_of(worker)
         if provider is None:
             raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
-        if not worker.instance_id:
+        if not place:
             return rows.WorkerLogs(text="")
         try:
             async with asyncio.timeout(LOGS_WAIT_S):
-                text = await provider.logs(worker.instance_id, tail)
+                text = await provider.logs(place, tail)
         except TimeoutError:
             raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
         return rows.WorkerLogs(text=text[-MAX_LOGS:])
@@ -130,7 +150,7 @@ def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     return found
 
 
-def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.Worker:
+def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float, gone_at: float = 0.0) -> rows.Worker:
     fleet = managed.fleet
     return rows.Worker(
         id=worker.id,
@@ -145,8 +165,8 @@ def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.Wo
         gpu_name=worker.gpu_name,
         num_gpus=worker.num_gpus,
         perf=worker.perf,
-        outstanding=fleet.requests.load_at(worker.id)[0],
-        busy=fleet.requests.busy(worker.id),
+        outstanding=0.0 if gone_at else fleet.requests.load_at(worker.id)[0],
+        busy=not gone_at and fleet.requests.busy(worker.id),
         penalty_s=fleet.requests.outliers(now).get(worker.id, 0.0),
         price_usd_h=worker.usd_h(),
         spent_usd=worker.spent_at(now),
@@ -155,4 +175,5 @@ def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float) -> rows.Wo
         version=worker.version,
         scheme=worker.scheme,
         message=worker.message,
+        gone_at=gone_at,
     )

@@ -14,7 +14,18 @@ from posthouse.wire.rows.decisions import (
     Traffic,
     WorkerCounts,
 )
-from posthouse.wire.rows.own import Account, EndpointKey, Key, MintedKey, Orphan, Provider, Status, Worker, WorkerLogs
+from posthouse.wire.rows.own import (
+    Account,
+    EndpointKey,
+    Key,
+    MintedKey,
+    Orphan,
+    Provider,
+    Standing,
+    Status,
+    Worker,
+    WorkerLogs,
+)
 from posthouse.wire.rows.protocol import (
     Endpoint,
     EventLogs,
@@ -44,6 +55,7 @@ __all__ = [
     "Reason",
     "Rental",
     "Segment",
+    "Standing",
     "Status",
     "Template",
     "Traffic",

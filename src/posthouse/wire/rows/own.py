@@ -6,8 +6,25 @@ from posthouse.wire.rows.base import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing(Row):
+    """How an endpoint stands."""
+
+    endpoint: str
+    state: str
+    workers: dict[str, int]
+    """How many, by state."""
+    waiting: int
+    """Requests that wait for a worker."""
+    oldest_wait_s: float
+    why: str
+    """What keeps it from having a ready worker; empty where it has one, or wants none."""
+    usd_h: float
+    spent_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Row):
-    """What a server is."""
+    """What a server is, and how all stands."""
 
     version: str
     installation: str
@@ -15,6 +32,13 @@ class Status(Row):
     default_provider: str
     endpoints: int
     uptime_s: float
+    troubles: list[str]
+    """What fails now, as `/readyz` has it."""
+    usd_h: float
+    """US dollars per hour now, of every endpoint that the caller may see."""
+    spent_usd: float
+    standing: list[Standing]
+    """Of each endpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +81,8 @@ class Worker(Row):
     scheme: str
     message: str
     """What it or its provider last said went wrong."""
+    gone_at: float = 0.0
+    """When it was destroyed; 0 while it is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

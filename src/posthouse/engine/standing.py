@@ -1,0 +1,40 @@
+"""How an endpoint stands, in a row and in a sentence: what waits, why, and what it costs."""
+
+from collections import Counter
+
+from posthouse.domain.decision import Obstacle
+from posthouse.domain.lifecycle import State
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.wire.rows import Standing
+
+MAX_WHY = 300
+"""Longest sentence about failures, in characters."""
+
+
+def standing(managed: ManagedEndpoint, now: float) -> Standing:
+    """The endpoint as a row."""
+    fleet = managed.fleet
+    demand = fleet.snapshot(now, ()).demand
+    return Standing(
+        endpoint=fleet.endpoint.name,
+        state=str(fleet.endpoint.state),
+        workers=Counter(str(worker.state) for worker in fleet.workers.values()),
+        waiting=demand.waiting_count,
+        oldest_wait_s=demand.oldest_wait_s,
+        why=why(managed, now),
+        usd_h=sum(worker.usd_h() for worker in fleet.workers.values()),
+        spent_usd=fleet.spent_usd(now),
+    )
+
+
+def why(managed: ManagedEndpoint, now: float) -> str:
+    """What keeps the endpoint from having a ready worker; empty where it has one, or nothing failed."""
+    if any(worker.state is State.IDLE for worker in managed.fleet.workers.values()):
+        return ""
+    if failures := managed.last_failures(now):
+        last = failures[-1][-MAX_WHY:]
+        same = failures.count(failures[-1])
+        return f"the last {same} ended with: {last}" if same > 1 else f"the last one said: {last}"
+    decision = managed.decision
+    obstacles = [] if decision is None else [r.rule for r in decision.because if isinstance(r, Obstacle)]
+    return obstacles[0][:MAX_WHY] if obstacles else ""
