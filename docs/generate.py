@@ -189,7 +189,11 @@ def _commands(command: Any, name: str) -> Iterator[str]:
     about, _, examples = re.split(r"^(Examples?):\n", f"{command.help}\n", maxsplit=1, flags=re.M)
     yield "\n\n".join(" ".join(paragraph.split()) for paragraph in about.strip().split("\n\n"))
     yield "```sh\n" + "\n".join(line.strip() for line in examples.strip().splitlines()) + "\n```"
-    rows = [(f"`{_named(param, command)}`", _plain(_value(param)), _plain(param.help)) for param in command.params]
+    rows = [
+        (f"`{_named(param, command)}`", _plain(_value(param)), _plain(param.help))
+        for param in command.params
+        if not getattr(param, "hidden", False)
+    ]
     if rows:
         yield _table(("argument or option", "default", "meaning"), rows)
 

@@ -703,6 +703,30 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
     assert rings(web)
 
 
+async def test_a_worker_that_is_gone_is_shown_for_a_day_with_what_it_said_and_its_logs(web: Web) -> None:
+    endpoint_id = await web.make_endpoint("llama")
+    web.staff(worker(1), worker(2))
+    managed, now = web.hub.managed(endpoint_id), web.hub.clock.now()
+    for worker_id, age_s in ((7, 90_000.0), (8, 60.0), (9, 30.0)):
+        row = worker(worker_id, state=State.DESTROYED, message="CUDA out of memory")
+        managed.gone.append((now - age_s, row))
+    web.shelf.lines["posthouse-x-9"] = ["Traceback"]
+    rows = (await web.call("GET", "/v1/workers?endpoint=llama&gone=true", key="read")).body
+    assert [(row["id"], row["state"], row["message"]) for row in rows[2:]] == [
+        (8, "destroyed", "CUDA out of memory"),
+        (9, "destroyed", "CUDA out of memory"),
+    ]
+    assert len((await web.call("GET", "/v1/workers?endpoint=llama")).body) == 2
+    assert (await web.call("GET", "/v1/workers/9/logs", key="read")).body == {"text": "Traceback"}
+    assert (await web.call("GET", "/v1/workers/7/logs")).status == 404
+    [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
+    assert (row["endpoint"], row["workers"], row["why"]) == ("llama", {"idle": 2}, "")
+    web.staff(worker(1, state=State.CREATING))
+    web.hub.managed(endpoint_id).gone.extend(managed.gone)
+    [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
+    assert row["why"] == "the last 2 ended with: CUDA out of memory"
+
+
 async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: Web) -> None:
     template = {"name": 5, "tag": "a\nb", "private": "yes", "recommended_disk_space": "big"}
     cases: list[tuple[str, str, object, list[str]]] = [

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -13,13 +14,15 @@ from typer.main import get_command
 
 from posthouse import __version__
 from posthouse.agent import AgentSettings, Benchmark
-from posthouse.cli import app, main
+from posthouse.cli import app, main, output
 from posthouse.cli.explain import page
 from posthouse.cli.input import find
+from posthouse.cli.logs import new_lines
 from posthouse.cli.output import one_line, printable
 from posthouse.cli.request import print_events, text_of
 from posthouse.client import (
     BadRequest,
+    Busy,
     Client,
     ClientError,
     NotFound,
@@ -85,6 +88,7 @@ def commands() -> Iterator[tuple[str, Any]]:
         (NotFound("nothing here"), 4),
         (Unreachable("nobody there"), 5),
         (TimedOut("too late"), 6),
+        (Busy("not now"), 7),
         (domain.BadRequest("wrong settings:\n  a\n  b"), 2),
         (domain.Refused("in use"), 1),
         (OSError(98, "Address in use"), 1),
@@ -130,6 +134,13 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("key create x --scope root", "'route', 'read', 'operate', 'admin'"),
         ("template create", "name"),
         ("template create missing.json", "missing.json cannot be read"),
+        ("template create --name x --onstart start.sh", "--onstart: there is no file start.sh"),
+        ("template create --name x --search gpu_rm>=24", "Did you mean gpu_ram?"),
+        ("template update x", "nothing to change"),
+        ("workergroup create --endpoint x --template y --search gpu_rm>=24", "Did you mean gpu_ram?"),
+        ("endpoint create x --cold-workers 5 --max-workers 4", "cold_workers: must be at most max_workers, which is 4"),
+        ("init x --example nope", "there is no example 'nope'; allowed: demo-llm, ocr"),
+        ("init a/b", "NAME: must be the name of a folder"),
         ("request x {} --path /v1/x --timeout soon", "--timeout"),
         ("request x nojson --path /v1/x", "payload is not JSON"),
         ("serve --port 99999", "server.port = 99999"),
@@ -152,12 +163,14 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{__version__}\n"
     assert main(["version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"version": __version__}
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 def test_the_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {code}  " in out for code in (0, 1, 2, 3, 4, 5, 6, 130))
+    assert all(f"  {code}  " in out for code in (0, 1, 2, 3, 4, 5, 6, 7, 130))
 
 
 def test_every_command_shows_an_example_of_itself() -> None:
@@ -218,7 +231,7 @@ def test_lists_are_json_for_machines_and_tables_for_people(
 def test_the_scaling_options_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     created = answers(monkeypatch, "create_endpoint", 5)
     updated = answers(monkeypatch, "update_endpoint", None)
-    answers(monkeypatch, "endpoint", SimpleNamespace(id=5))
+    answers(monkeypatch, "endpoint", SimpleNamespace(id=5, max_workers=1))
     numbers = [p.name for p in PARAMETERS.values() if not p.choices]
     options = [word for name in numbers for word in (f"--{name.replace('_', '-')}", "1")]
     scaling = dict.fromkeys(numbers, 1)
@@ -238,6 +251,7 @@ def test_a_template_is_made_from_a_file_and_options_and_options_win(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     created = answers(monkeypatch, "create_template", SimpleNamespace(id=1, hash_id="abc"))
+    answers(monkeypatch, "templates", [])
     (tmp_path / "t.json").write_text('{"name": "a", "env": "-p 1:1", "readme": "r"}')
     (tmp_path / "start.sh").write_text("exec sleep 1\n")
     assert main(["template", "create", "t.json", "--name", "b", "--onstart", "start.sh"]) == 0
@@ -246,6 +260,108 @@ def test_a_template_is_made_from_a_file_and_options_and_options_win(
         ({"name": "b", "env": "-p 1:1", "readme": "r", "onstart": "exec sleep 1\n"},),
         ({"name": "c", "onstart": "echo 1\nexec sleep 1 " + "x" * 300},),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"imagee": "x"}, "imagee: there is no such field. Did you mean image?"),
+        ({"onstart": " \n"}, "onstart: is empty"),
+        ({"extra_filters": {"gpu_rm": {"gte": 24}}}, "gpu_rm: there is no such field. Did you mean gpu_ram?"),
+        ({}, "name: template 7 is called 'a' already"),
+    ],
+)
+def test_what_looks_like_a_mistake_in_a_template_needs_force(
+    fields: dict[str, Any],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    created = answers(monkeypatch, "create_template", SimpleNamespace(id=1, hash_id="abc"))
+    answers(monkeypatch, "templates", [SimpleNamespace(id=7, name="a")])
+    (tmp_path / "t.json").write_text(json.dumps({"name": "a", **fields}))
+    assert main(["template", "create", "t.json"]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["template", "create", "t.json", "--force"]) == 0
+    assert created == [({"name": "a", **fields},)]
+
+
+def test_a_template_is_changed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, "templates", [SimpleNamespace(id=7, hash_id="h", name="a")])
+    updated = answers(monkeypatch, "update_template", SimpleNamespace(id=7, hash_id="abc"))
+    assert main(["template", "update", "a", "--image", "x:2", "--name", "b"]) == 0
+    assert updated == [(7, {"image": "x:2", "name": "b"})]
+
+
+def test_a_template_to_start_from_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "llama"]) == 0
+    assert "posthouse template create llama/template.json" in capsys.readouterr().out
+    template = json.loads((tmp_path / "llama" / "template.json").read_text())
+    assert template["name"] == "llama"
+    assert "posthouse agent" in template["onstart"]
+    assert main(["init", "llama"]) == 2
+    assert "is here already" in capsys.readouterr().err
+
+
+def test_the_lines_that_are_new_are_told() -> None:
+    assert new_lines([], ["a"]) == ["a"]
+    assert new_lines(["a", "b"], ["a", "b", "c"]) == ["c"]
+    assert new_lines(["a", "b", "c"], ["c", "d"]) == ["d"]
+    assert new_lines(["a"], ["b", "c"]) == ["b", "c"]
+
+
+def test_a_narrow_terminal_goes_without_what_matters_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(output, "console", lambda: Console(file=printed, width=70))
+    row = {"id": 3, "endpoint": "llama", "url": "http://127.0.0.1:28068", "gpu_name": "g" * 20, "message": "CUDA"}
+    output.print_rows([row], ("id", "endpoint", "gpu_name", "url", "message"), "none", ("gpu_name", "url"))
+    assert "gpu_name" not in printed.getvalue()
+    assert all(word in printed.getvalue() for word in ("llama", "28068", "message", "CUDA"))
+
+
+def test_what_is_waited_for_is_told_once_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.waiting("asking") as tell:
+        for text in ("asking", "no worker", "no worker", "one loads", ""):
+            tell(text)
+    assert capsys.readouterr().err == "no worker\none loads\n"
+
+
+def test_status_tells_what_fails_and_what_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "the last 3 ended with: CUDA out of memory"
+    row = rows.Standing(
+        endpoint="llama",
+        state="active",
+        workers={"destroying": 1},
+        waiting=4,
+        oldest_wait_s=31.04,
+        why=why,
+        usd_h=1.5,
+        spent_usd=3,
+    )
+    answers(
+        monkeypatch,
+        "status",
+        rows.Status(
+            version="1",
+            installation="i",
+            providers=["process"],
+            default_provider="process",
+            endpoints=1,
+            uptime_s=90,
+            troubles=["database: it could not be used: disk is full"],
+            usd_h=1.5,
+            spent_usd=3,
+            standing=[row],
+        ),
+    )
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("disk is full", "llama", "1 destroying", why, "$1.5000 an hour"))
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["standing"][0]["why"] == why
 
 
 def test_things_are_found_by_what_they_are_called() -> None:
@@ -341,7 +457,7 @@ def test_the_text_of_an_answer_is_found(value: object, text: str) -> None:
         ([{"token": {"text": "a"}}, {"token": {"text": " b"}}, {"choices": []}], False, "a b\n"),
         (["a\n"], False, "a\n"),
         ([b"\x89PNG"], False, b"\x89PNG"),
-        ([b"a", {"b": "ä"}], True, '"a"\n{"b": "ä"}\n'),
+        ([b"\x89a", {"b": "ä"}], True, '{"data_base64": "iWE="}\n{"b": "ä"}\n'),
         ([], False, ""),
     ],
 )

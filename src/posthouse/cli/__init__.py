@@ -1,8 +1,11 @@
 """The command line: parses, calls the client or the wiring, prints."""
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -15,6 +18,7 @@ from posthouse.cli import (
     demo,
     endpoint,
     explain,
+    init,
     key,
     logs,
     orphans,
@@ -24,6 +28,7 @@ from posthouse.cli import (
     serve,
     shutdown,
     simulate,
+    status,
     template,
     worker,
     workergroup,
@@ -40,7 +45,13 @@ Exit codes:
   4  not found
   5  unreachable: the server gives no answer
   6  timed out
+  7  busy: the server cannot do it now; try again later
   130  interrupted by Ctrl-C
+
+Every command that calls a server takes --url URL (or POSTHOUSE_URL; default:
+http://127.0.0.1:8080) and --api-key KEY (or POSTHOUSE_API_KEY). One on this
+machine is also reached with the key in posthouse-data/admin-key. POSTHOUSE_CA:
+a file with the root of the server's certificate, if that is its own.
 
 Settings: flags > environment > file > default; `posthouse config show` tells where each value comes from.
 """
@@ -51,7 +62,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("init")(init.init)
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
@@ -85,10 +98,33 @@ def version(as_json: AsJson = False) -> None:
         typer.echo(__version__)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Posthouse: a self-hosted serverless engine for GPU workers."""
+
+
+def _widen() -> list[str]:
+    """Has what comes in and goes out be UTF-8 also where the locale says ASCII; the arguments, read so."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return [os.fsencode(word).decode(errors="surrogateescape") for word in sys.argv[1:]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; an error is one line on stderr."""
     try:
-        code = app(argv, prog_name="posthouse", standalone_mode=False)
+        code = app(_widen() if argv is None else argv, prog_name="posthouse", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return 130
@@ -96,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error.format_message().replace("Value error, ", ""), error.exit_code)
     except typer.Abort:
         return 130
+    except BrokenPipeError:  # whoever read has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # the last seam: no traceback may reach a user
         if os.environ.get("POSTHOUSE_TRACEBACK"):
             raise
@@ -114,6 +153,8 @@ def _explained(error: BaseException) -> int:
             return _failed(f"{error}; set --api-key or POSTHOUSE_API_KEY", 3)
         case domain.NotFound():
             return _failed(str(error), 4)
+        case client.Busy():
+            return _failed(str(error), 7)
         case client.Unreachable():
             return _failed(f"{error}; does `posthouse serve` run there?", 5)
         case client.TimedOut():

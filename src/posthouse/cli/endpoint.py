@@ -1,16 +1,18 @@
 """`posthouse endpoint ...`"""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from posthouse.cli.described import SCALING, with_options
-from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
-from posthouse.cli.output import console, plain, print_json, print_record, print_rows
+from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names, given
+from posthouse.cli.output import plain, print_json, print_record, print_rows, waiting
 from posthouse.cli.serve import server_extra
-from posthouse.domain.endpoint import EndpointState
+from posthouse.domain.endpoint import PARAMETERS, EndpointState
+from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
     from posthouse.client import Client
@@ -22,7 +24,10 @@ POLL_S = 0.5
 
 COLUMNS = ("id", "endpoint_name", "endpoint_state", "min_load", "target_util", "cold_workers", "max_workers")
 
-Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.", autocompletion=endpoint_names),
+]
 
 
 @app.command("list")
@@ -56,6 +61,7 @@ def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = 
 @with_options("scaling", SCALING)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new endpoint.")],
+    force: Force = False,
     *,
     scaling: dict[str, Any],
     url: Url = None,
@@ -67,6 +73,8 @@ def create(
     Example:
       posthouse endpoint create llama --min-load 0 --cold-workers 1 --max-workers 4
     """
+    if not force:
+        _check_cold(scaling, PARAMETERS["max_workers"].default)
     with connect(url, api_key) as client:
         endpoint_id = client.create_endpoint(name, **scaling)
     if as_json:
@@ -84,6 +92,7 @@ def update(
         EndpointState | None,
         typer.Option(help="suspended: its workers stay as they are; stopped: all of them become cold."),
     ] = None,
+    force: Force = False,
     *,
     scaling: dict[str, Any],
     url: Url = None,
@@ -98,12 +107,24 @@ def update(
     """
     changes = given(endpoint_name=new_name, endpoint_state=state, **scaling)
     with connect(url, api_key) as client:
-        endpoint_id = client.endpoint(name).id
+        before = client.endpoint(name)
+        if not force:
+            _check_cold(scaling, before.max_workers)
+        endpoint_id = before.id
         client.update_endpoint(endpoint_id, **changes)
     if as_json:
         print_json({"id": endpoint_id})
     else:
         typer.echo(f"endpoint {endpoint_id} updated")
+
+
+def _check_cold(said: Mapping[str, Any], most: Any) -> None:
+    """Raises: BadRequest where what is said asks for more cold workers than there may be, `most` if it is not said."""
+    most = said.get("max_workers", most)
+    if said.get("cold_workers", 0) > most:
+        raise BadRequest(
+            f"cold_workers: must be at most max_workers, which is {most}, not {said['cold_workers']}; --force sends it"
+        )
 
 
 @app.command()
@@ -137,9 +158,9 @@ def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None
     from posthouse.client import TimedOut
 
     end = time.monotonic() + timeout_s
-    with console(stderr=True).status("waiting for its workers") as status:
+    with waiting("waiting for its workers") as tell:
         while left := workers & {w.id for w in client.workers()}:
-            status.update(f"waiting for {len(left)} workers to go")
+            tell(f"waiting for {len(left)} workers to go")
             if time.monotonic() > end:
                 raise TimedOut(f"deleted, and {len(left)} workers are still there after {timeout_s:g} s")
             time.sleep(POLL_S)

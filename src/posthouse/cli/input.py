@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from posthouse.domain.errors import BadRequest
+from posthouse.wire.checks import unknown
 
 
 class Identified(Protocol):
@@ -35,6 +36,16 @@ def read_json(text: str, name: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise BadRequest(f"{name} is not JSON: {error}") from None
+
+
+def check_search(search: object, field: str) -> None:
+    """Raises: BadRequest where an offer search asks for a field that offers of the protocol have not."""
+    from posthouse.wire.search import FIELDS, parse_search  # here, because it takes its time
+
+    if isinstance(search, str | dict):
+        for name in parse_search(search):
+            if name not in FIELDS:
+                raise BadRequest(f"{field}: {unknown(name, FIELDS)}; --force sends it all the same")
 
 
 def find(rows: Sequence[T], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> T:

@@ -11,6 +11,8 @@ import typer
 from posthouse.domain.errors import BadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from posthouse.client import Client
 
 Url = Annotated[
@@ -20,8 +22,7 @@ Url = Annotated[
         metavar="URL",
         envvar="POSTHOUSE_URL",
         help="Address of the server. If it has its own root certificate: a file in $POSTHOUSE_CA.",
-        show_default="http://127.0.0.1:8080",
-        rich_help_panel="Server",
+        hidden=True,  # the same for all: `posthouse --help` has it once
     ),
 ]
 ApiKey = Annotated[
@@ -31,7 +32,7 @@ ApiKey = Annotated[
         metavar="KEY",
         envvar="POSTHOUSE_API_KEY",
         help="Key for the server. One on this machine is also reached with the key in posthouse-data/admin-key.",
-        rich_help_panel="Server",
+        hidden=True,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -72,6 +73,26 @@ def _data_dir(url: str | None) -> Path | None:
         if not url or urlsplit(url).hostname in LOCAL_HOSTS:
             return Path(os.environ.get("POSTHOUSE_DATA_DIR") or "posthouse-data")
     return None
+
+
+def names(list_rows: "Callable[[Client], Iterable[object]]", field: str) -> "Callable[[str], list[str]]":
+    """What completes a name: asks the server of the environment, and completes nothing where that fails."""
+
+    def complete(incomplete: str) -> list[str]:
+        with suppress(Exception), connect(None, None) as client:
+            found = (str(getattr(row, field)) for row in list_rows(client))
+            return [name for name in found if name.startswith(incomplete)]
+        return []
+
+    return complete
+
+
+endpoint_names = names(lambda client: client.endpoints(), "endpoint_name")
+template_names = names(lambda client: client.templates(), "name")
+worker_ids = names(lambda client: client.workers(), "id")
+group_ids = names(lambda client: client.workergroups(), "id")
+
+Force = Annotated[bool, typer.Option("--force", help="Send it although it looks like a mistake.")]
 
 
 def given(**fields: Any) -> dict[str, Any]:

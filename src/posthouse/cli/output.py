@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough that hardly a cell is wrapped."""
+WRAPPED = 24
+"""Least width of the last column, which may be wrapped."""
 
 
 Row = Mapping[str, Any] | Any
@@ -24,12 +27,23 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
-def print_rows(rows: Sequence[Row], columns: Iterable[str], empty: str) -> None:
-    """Prints a table with these columns, or `empty` if there is no row."""
+def print_rows(rows: Sequence[Row], columns: Iterable[str], empty: str, less: Sequence[str] = ()) -> None:
+    """Prints a table with these columns, or `empty` if there is no row. A terminal too narrow for all goes without
+    those in `less`, the first first, as long as it must."""
     if rows:
-        console().print(table([plain(row) for row in rows], columns))
+        shown_rows, names, to = [plain(row) for row in rows], list(columns), console()
+        for name in less:
+            if width(shown_rows, names) > to.width:
+                names.remove(name)
+        to.print(table(shown_rows, names))
     else:
         sys.stdout.write(empty + "\n")
+
+
+def width(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> int:
+    """How wide a table of these columns is at most, in characters; the last column counts with its title alone."""
+    cells = [max(len(name), *(len(shown(name, row.get(name))) for row in rows)) for name in columns[:-1]]
+    return sum(cells) + 2 * len(columns) + max(len(columns[-1]), WRAPPED)
 
 
 def print_record(row: Row) -> None:
@@ -66,6 +80,27 @@ def console(stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else WIDTH)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """Shows on stderr what is waited for: on a terminal one line that changes, else a line for each change.
+
+    Yields what is to be told each text; the empty one takes the line away.
+    """
+    if sys.stderr.isatty():
+        with console(stderr=True).status(text) as status:
+            yield lambda now: status.update(printable(now)) if now else status.stop()
+        return
+    last = text
+
+    def told(now: str) -> None:
+        nonlocal last
+        if now and now != last:
+            last = now
+            sys.stderr.write(one_line(now) + "\n")
+
+    yield told
 
 
 def shown(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """`posthouse request`"""
 
+import base64
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from msgspec import Struct, to_builtins
 
 from posthouse.cli.input import read_json, read_text
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
-from posthouse.cli.output import console, print_json
+from posthouse.cli.output import print_json, waiting
 
 if TYPE_CHECKING:
     from posthouse.client import Waiting
@@ -52,10 +53,10 @@ def request(
         payload: Any = {"inputs": text, "parameters": {"max_new_tokens": max_new_tokens}}
     else:
         payload = read_json(text, "the payload")
-    with connect(url, api_key) as client, console(stderr=True).status("asking for a worker") as status:
+    with connect(url, api_key) as client, waiting("asking for a worker") as tell:
 
-        def on_waiting(_: "Waiting") -> None:
-            status.update(f"no worker is free yet; waiting for one, {timeout_s:g} s at most")
+        def on_waiting(reply: "Waiting") -> None:
+            tell(f"no worker is free yet, waiting for {timeout_s:g} s at most; {reply.status}")
 
         bounds: dict[str, Any] = {"timeout_s": timeout_s, "on_waiting": on_waiting}
         plain = path is None and cost is None
@@ -67,7 +68,7 @@ def request(
                 if plain
                 else client.stream(endpoint, path or "/generate_stream", payload, cost, **bounds)
             )
-            print_events(events, as_json, status.stop)
+            print_events(events, as_json, lambda: tell(""))
             return
         answer = (
             client.generate(endpoint, text, max_new_tokens, **bounds)
@@ -81,7 +82,7 @@ def request(
         value = answer.text
     if as_json:
         facts = {"worker_url": answer.worker_url, "wait_s": answer.wait_s, "attempts": answer.attempts}
-        print_json({"answer": answer.text if isinstance(value, bytes) else value, **facts})
+        print_json({**_plain(value, "answer"), **facts})
     else:
         print_events([value], as_json)
 
@@ -105,7 +106,14 @@ def print_events(events: Iterable[object], as_json: bool, before: Callable[[], N
 
 
 def _json(value: object) -> str:
-    return json.dumps(value.decode(errors="replace") if isinstance(value, bytes) else value, ensure_ascii=False) + "\n"
+    return json.dumps(_plain(value, "data") if isinstance(value, bytes) else value, ensure_ascii=False) + "\n"
+
+
+def _plain(value: object, name: str) -> dict[str, object]:
+    """The value under its name; bytes, which JSON has not, as base64 under NAME_base64."""
+    if isinstance(value, bytes):
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+    return {name: value}
 
 
 def text_of(value: object) -> str:

@@ -2,14 +2,16 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from posthouse.cli.input import find, read_json, read_text
-from posthouse.cli.options import ApiKey, AsJson, Url, connect
+from posthouse.cli.described import with_options
+from posthouse.cli.input import check_search, find, read_json, read_text
+from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, given, template_names
 from posthouse.cli.output import print_json, print_record, print_rows
 from posthouse.domain.errors import BadRequest
+from posthouse.wire.checks import unknown
 
 app = typer.Typer(help="Templates: what a worker runs.", no_args_is_help=True)
 
@@ -17,15 +19,61 @@ COLUMNS = ("id", "name", "hash_id", "image", "tag", "env", "recommended_disk_spa
 KEYS = ("hash_id", "id", "name")
 """What a template may be called by."""
 
-Name = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Hash, id or name of the template.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="TEMPLATE", help="Hash, id or name of the template.", autocompletion=template_names),
+]
 
 
-def _file_or_text(said: str) -> str:
-    """What the file says if `said` names one, else `said` itself."""
+File = Annotated[
+    str | None,
+    typer.Argument(metavar="[FILE]", help="JSON object with the template's fields; - reads it from stdin."),
+]
+FIELDS = (
+    *("name", "image", "tag", "env", "onstart", "recommended_disk_space", "extra_filters", "desc", "readme", "private"),
+)
+"""What a template says; whatever else a server is sent it ignores."""
+
+OPTIONS: dict[str, Any] = {
+    "image": Annotated[str | None, typer.Option(help="Container image, for providers that run containers.")],
+    "env": Annotated[str | None, typer.Option(help="Environment and ports: '-e KEY=VALUE -p 3000:3000'.")],
+    "onstart": Annotated[
+        str | None, typer.Option(metavar="FILE|TEXT", help="Shell script that a worker runs at every start.")
+    ],
+    "disk_gb": Annotated[float | None, typer.Option(help="Disk, in GB.")],
+    "search": Annotated[str | None, typer.Option(help="Offer filter, like 'gpu_ram>=24 num_gpus=1'.")],
+    "desc": Annotated[str | None, typer.Option(help="Description.")],
+}
+WIRE = {"disk_gb": "recommended_disk_space", "search": "extra_filters"}
+"""Options whose field has another name."""
+
+
+def _file_or_text(said: str, force: bool) -> str:
+    """What the file says if `said` names one, else `said` itself. Raises: BadRequest where that looks like a file."""
     with suppress(OSError, ValueError):  # too long for a name, or with characters that no name has
         if Path(said).is_file():
             return read_text(said)
+    if said.strip() and len(said.split()) == 1 and not force:
+        raise BadRequest(f"--onstart: there is no file {said[:200]}; --force takes it as the script itself")
     return said
+
+
+def _fields(file: str | None, options: dict[str, Any], force: bool) -> dict[str, Any]:
+    """The fields that a file and options give; options win. Raises: BadRequest."""
+    fields = {} if file is None else read_json(read_text(file), file)
+    if not isinstance(fields, dict):
+        raise BadRequest(f"{file} must be a JSON object, with the template's fields")
+    for name in () if force else fields:
+        if name not in FIELDS:
+            raise BadRequest(f"{unknown(name, FIELDS)}; --force sends it all the same")
+    if (onstart := options.get("onstart")) is not None:
+        options["onstart"] = _file_or_text(onstart, force)
+    fields |= {WIRE.get(name, name): value for name, value in options.items()}
+    if "onstart" in fields and not str(fields["onstart"] or "").strip() and not force:
+        raise BadRequest("onstart: is empty, so a worker would run nothing; leave it out, or --force sends it")
+    if not force:
+        check_search(fields.get("extra_filters"), "search")
+    return fields
 
 
 @app.command("list")
@@ -56,20 +104,13 @@ def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = 
 
 
 @app.command()
+@with_options("options", OPTIONS)
 def create(
-    file: Annotated[
-        str | None,
-        typer.Argument(metavar="[FILE]", help="JSON object with the template's fields; - reads it from stdin."),
-    ] = None,
+    file: File = None,
     name: Annotated[str | None, typer.Option(help="Name.")] = None,
-    image: Annotated[str | None, typer.Option(help="Container image, for providers that run containers.")] = None,
-    env: Annotated[str | None, typer.Option(help="Environment and ports: '-e KEY=VALUE -p 3000:3000'.")] = None,
-    onstart: Annotated[
-        str | None, typer.Option(metavar="FILE|TEXT", help="Shell script that a worker runs at every start.")
-    ] = None,
-    disk_gb: Annotated[float | None, typer.Option(help="Disk, in GB.")] = None,
-    search: Annotated[str | None, typer.Option(help="Offer filter, like 'gpu_ram>=24 num_gpus=1'.")] = None,
-    desc: Annotated[str | None, typer.Option(help="Description.")] = None,
+    force: Force = False,
+    *,
+    options: dict[str, Any],
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -80,27 +121,49 @@ def create(
       posthouse template create ocr.json
       posthouse template create --name llama --env '-p 3000:3000' --onstart start.sh
     """
-    fields = {} if file is None else read_json(read_text(file), file)
-    if not isinstance(fields, dict):
-        raise BadRequest(f"{file} must be a JSON object, with the template's fields")
-    options = {
-        "name": name,
-        "image": image,
-        "env": env,
-        "onstart": None if onstart is None else _file_or_text(onstart),
-        "recommended_disk_space": disk_gb,
-        "extra_filters": search,
-        "desc": desc,
-    }
-    fields |= {field: value for field, value in options.items() if value is not None}
+    fields = _fields(file, options | ({} if name is None else {"name": name}), force)
     if not fields.get("name"):
         raise BadRequest("name: a template needs one, in the file or as --name")
     with connect(url, api_key) as client:
+        there = [] if force else [row.id for row in client.templates() if row.name == fields["name"]]
+        if there:
+            raise BadRequest(
+                f"name: template {there[0]} is called {fields['name']!r} already: `posthouse template update` changes "
+                "it, another name makes another, and --force makes a second of this name"
+            )
         row = client.create_template(**fields)
     if as_json:
         print_json(row)
     else:
         typer.echo(f"template {row.id} created, with the hash {row.hash_id}")
+
+
+@app.command()
+@with_options("options", OPTIONS)
+def update(
+    name: Name,
+    file: File = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="New name.")] = None,
+    force: Force = False,
+    *,
+    options: dict[str, Any],
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a template; what is not given stays. Workers that run it are updated, a few at a time.
+
+    Examples:
+      posthouse template update llama --onstart start.sh
+      posthouse template update ocr ocr.json
+    """
+    fields = given(**_fields(file, options | ({} if new_name is None else {"name": new_name}), force))
+    with connect(url, api_key) as client:
+        row = client.update_template(find(client.templates(), "template", name, KEYS).id, **fields)
+    if as_json:
+        print_json(row)
+    else:
+        typer.echo(f"template {row.id} updated, with the hash {row.hash_id}")
 
 
 @app.command()

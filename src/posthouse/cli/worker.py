@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from posthouse.cli.input import find
-from posthouse.cli.options import ApiKey, AsJson, Url, connect
+from posthouse.cli.options import ApiKey, AsJson, Url, connect, endpoint_names, worker_ids
 from posthouse.cli.output import print_json, print_record, print_rows
+from posthouse.domain.errors import Refused
 
 app = typer.Typer(help="Workers: what runs a model and answers requests.", no_args_is_help=True)
 
@@ -14,40 +15,50 @@ COLUMNS = (
     *("id", "endpoint", "state", "goal", "busy", "perf", "outstanding", "gpu_name"),
     *("price_usd_h", "spent_usd", "age_s", "url", "message"),
 )
+LESS = ("outstanding", "spent_usd", "gpu_name", "url", "perf", "busy", "price_usd_h", "goal", "age_s")
+"""Columns that a narrow terminal goes without, the first first: what went wrong stays in sight."""
 
-WorkerId = Annotated[int, typer.Argument(metavar="WORKER", help="Id of the worker.")]
+WorkerId = Annotated[int, typer.Argument(metavar="WORKER", help="Id of the worker.", autocompletion=worker_ids)]
 Tail = Annotated[int, typer.Option(min=1, max=10_000, help="Lines from the end.")]
 
 
 @app.command("list")
 def list_workers(
-    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", help="Only those of this endpoint.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="[ENDPOINT]", help="Only those of this endpoint.", autocompletion=endpoint_names),
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Also those that were destroyed within a day, with what they said last.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """List the workers of an endpoint, or all.
 
-    Example:
+    Examples:
       posthouse worker list llama
+      posthouse worker list --all
     """
     with connect(url, api_key) as client:
-        rows = client.workers(endpoint)
+        rows = client.workers(endpoint, True) if everyone else client.workers(endpoint)
     if as_json:
         print_json(rows)
     else:
-        print_rows(rows, COLUMNS, "no workers")
+        columns = [*COLUMNS[:-1], "gone_at", COLUMNS[-1]] if everyone else COLUMNS
+        print_rows(rows, columns, "no workers", LESS)
 
 
 @app.command()
 def show(worker_id: WorkerId, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Show one worker.
+    """Show one worker, also one that was destroyed within a day.
 
     Example:
       posthouse worker show 12
     """
     with connect(url, api_key) as client:
-        row = find(client.workers(), "worker", worker_id)
+        row = find(client.workers(None, True), "worker", worker_id)
     (print_json if as_json else print_record)(row)
 
 
@@ -66,6 +77,20 @@ def logs(
         print_json([{"worker": worker_id, "text": text}])
     else:
         typer.echo(text.removesuffix("\n"))
+
+
+@app.command()
+def shell(worker_id: WorkerId, as_json: AsJson = False) -> None:
+    """Say how to get a shell where a worker runs: Posthouse opens none.
+
+    Example:
+      posthouse worker shell 12
+    """
+    raise Refused(
+        f"Posthouse opens no shell in worker {worker_id}, as it keeps no login of a machine: use your provider's own "
+        "way in; with the provider `process` the worker's files are under workers/ in the data directory. "
+        f"`posthouse logs {worker_id}` and `posthouse worker show {worker_id}` work for every provider"
+    )
 
 
 @app.command()

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from posthouse.cli.input import find
-from posthouse.cli.options import ApiKey, AsJson, Url, connect, given
+from posthouse.cli.input import check_search, find
+from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names, given, group_ids, template_names
 from posthouse.cli.output import plain, print_json, print_record, print_rows
 from posthouse.cli.template import KEYS
 
@@ -13,7 +13,7 @@ app = typer.Typer(help="Workergroups: from which template and offers an endpoint
 
 COLUMNS = ("id", "endpoint_name", "template_id", "provider", "search_params", "gpu_ram", "signature_scheme")
 
-GroupId = Annotated[int, typer.Argument(metavar="WORKERGROUP", help="Id of the workergroup.")]
+GroupId = Annotated[int, typer.Argument(metavar="WORKERGROUP", help="Id of the workergroup.", autocompletion=group_ids)]
 Search = Annotated[
     str | None,
     typer.Option(help="Offer filter, like 'gpu_name=RTX_4090 num_gpus>=2'.", show_default="the template's own"),
@@ -56,13 +56,14 @@ def show(group_id: GroupId, url: Url = None, api_key: ApiKey = None, as_json: As
 
 @app.command()
 def create(
-    endpoint: Annotated[str, typer.Option(help="Name or id of the endpoint.")],
-    template: Annotated[str, typer.Option(help="Hash, id or name of the template.")],
+    endpoint: Annotated[str, typer.Option(help="Name or id of the endpoint.", autocompletion=endpoint_names)],
+    template: Annotated[str, typer.Option(help="Hash, id or name of the template.", autocompletion=template_names)],
     search: Search = None,
     launch_args: LaunchArgs = None,
     gpu_ram: GpuRam = None,
     provider: Provider = None,
     signature_scheme: Scheme = None,
+    force: Force = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -72,6 +73,8 @@ def create(
     Example:
       posthouse workergroup create --endpoint llama --template llama-cpu
     """
+    if not force:
+        check_search(search, "search")
     with connect(url, api_key) as client:
         fields = given(
             endpoint_id=client.endpoint(endpoint).id,
@@ -98,6 +101,7 @@ def update(
     gpu_ram: GpuRam = None,
     provider: Provider = None,
     signature_scheme: Scheme = None,
+    force: Force = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -107,6 +111,8 @@ def update(
     Example:
       posthouse workergroup update 3 --search 'gpu_ram>=24'
     """
+    if not force:
+        check_search(search, "search")
     changes = given(
         template_id=template,
         search_params=search,

@@ -4,6 +4,7 @@ from posthouse.client.answers import Answer, Routed, Waiting
 from posthouse.client.asynchronous import AsyncClient
 from posthouse.client.errors import (
     BadRequest,
+    Busy,
     ClientError,
     NotFound,
     TimedOut,
@@ -20,6 +21,7 @@ __all__ = [
     "AsyncClient",
     "AsyncSession",
     "BadRequest",
+    "Busy",
     "Client",
     "ClientError",
     "NotFound",

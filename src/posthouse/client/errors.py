@@ -5,6 +5,8 @@ import msgspec
 from posthouse.domain import errors
 
 MAX_MESSAGE = 500  # characters of an unknown error body that a message repeats
+NO_ENDPOINT = "endpoint: there is no endpoint"
+"""How `/route/` begins to say so: the protocol has no status of its own for it."""
 
 
 class ClientError(errors.PosthouseError):
@@ -30,7 +32,11 @@ class NotFound(ClientError, errors.NotFound):
 
 
 class Unreachable(ClientError):
-    """The server gives no answer, or is too busy for one: check its address, or try again later."""
+    """The server gives no answer: check its address, or try again later."""
+
+
+class Busy(Unreachable):
+    """The server answers that it cannot do this now: try again later."""
 
 
 class TimedOut(ClientError):
@@ -42,7 +48,10 @@ class WorkerFailed(ClientError):
 
 
 def refusal(status: int, body: bytes, where: str) -> ClientError:
-    """The error that an answer of `where` means. Reads the error shapes of the wire, OpenAI and FastAPI."""
+    """The error that an answer means; `where` it came from, empty for the server, which says itself what is wrong.
+
+    Reads the error shapes of the wire, OpenAI and FastAPI.
+    """
     try:
         reply = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -59,11 +68,13 @@ def refusal(status: int, body: bytes, where: str) -> ClientError:
         text = reply
     if not isinstance(text, str):
         text = msgspec.json.encode(text).decode()
-    message = f"{where}: {text.strip()[:MAX_MESSAGE] or 'no explanation'} (HTTP {status})"
+    message = text.strip()[:MAX_MESSAGE]
+    if where or not message:
+        message = f"{where or 'the server'}: {message or 'no explanation'} (HTTP {status})"
     if status in (401, 403):
         return Unauthorized(message, status, code)
-    if status in (404, 410):
+    if status in (404, 410) or message.startswith(NO_ENDPOINT):
         return NotFound(message, status, code)
-    if status in (502, 503, 504):
-        return Unreachable(message, status, code)
+    if status in (429, 502, 503, 504):
+        return Busy(message, status, code)
     return (BadRequest if status < 500 else ClientError)(message, status, code)

@@ -67,13 +67,13 @@ class Http:
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{self.url} gives no answer: {reason(error)}") from error
         if status >= 300:
-            raise refusal(status, raw, f"{method} {path}")
+            raise refusal(status, raw, "")
         try:
             reply = msgspec.json.decode(raw) if raw.strip() else {}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ClientError(f"{method} {path}: the answer is not JSON: {error}", status) from error
         if isinstance(reply, dict) and reply.get("success") is False:
-            raise refusal(400, raw, f"{method} {path}")
+            raise refusal(400, raw, "")
         return reply
 
     async def ask_worker(

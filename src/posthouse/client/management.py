@@ -108,7 +108,9 @@ class Management:
 
     async def workers(self, endpoint: Id | None = None, gone: bool = False) -> list[rows.Worker]:
         """Returns the workers of an endpoint, or of all; `gone`: also those that were destroyed within a day."""
-        query = f"?gone={str(gone).lower()}" + ("" if endpoint is None else f"&endpoint={_quoted(endpoint)}")
+        said = ["gone=true"] if gone else []
+        said += [] if endpoint is None else [f"endpoint={_quoted(endpoint)}"]
+        query = f"?{'&'.join(said)}" if said else ""
         return await self._http.call("GET", f"/v1/workers{query}", list[rows.Worker])
 
     async def delete_worker(self, worker_id: Id) -> None:

@@ -29,6 +29,18 @@ _ALIASES: Final = {
     "dph": "dph_total",
     "flops_usd": "flops_per_dphtotal",
 }
+FIELDS: Final = (
+    *("allocated_storage", "bw_nvlink", "cluster_id", "compute_cap", "cpu_arch"),
+    *("cpu_cores", "cpu_cores_effective", "cpu_ghz", "cpu_name", "cpu_ram", "cuda_max_good", "datacenter"),
+    *("direct_port_count", "disk_bw", "disk_name", "disk_space", "dlperf", "dlperf_per_dphtotal", "dph_base"),
+    *("dph_total", "driver_vers", "driver_version", "duration", "external", "flops_per_dphtotal", "geolocation"),
+    *("gpu_arch", "gpu_display_active", "gpu_frac", "gpu_lanes", "gpu_max_power", "gpu_max_temp", "gpu_mem_bw"),
+    *("gpu_name", "gpu_ram", "gpu_total_ram", "has_avx", "host_id", "hosting_type", "id", "inet_down"),
+    *("inet_down_cost", "inet_up", "inet_up_cost", "machine_id", "min_bid", "mobo_name", "num_gpus", "os_version"),
+    *("pci_gen", "pcie_bw", "public_ipaddr", "reliability", "reliability2", "rentable", "rented", "score"),
+    *("static_ip", "storage_cost", "total_flops", "ubuntu_version", "verification", "verified", "vms_enabled"),
+)
+"""What offers of the protocol's marketplace are searched by. An offer without the field satisfies any search."""
 _MULTIPLIERS: Final = {"cpu_ram": 1e3, "gpu_ram": 1e3, "gpu_total_ram": 1e3, "duration": 86_400.0}
 """From what people write to what offers state: GB to MB, days to seconds."""
 
