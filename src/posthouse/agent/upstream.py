@@ -53,12 +53,12 @@ async def watch_loading(settings: AgentSettings, worker: Worker, progress: Progr
         waited_s = now - began_at
         if settings.loading_timeout_s:
             if waited_s > settings.loading_timeout_s:
-                worker.fail(_with_last(f"not ready after {waited_s:.0f} s: {worker.waiting_text}", printed))
+                worker.fail(f"not ready after {waited_s:.0f} s{_last(printed)}; {worker.waiting_text}")
             continue
         alone = progress.others == 0 and worker.waiting_text.endswith(_REFUSED)
         deserted_at = (deserted_at or now) if alone else None
         if deserted_at is not None and now - deserted_at > _DESERTED_S:
-            worker.fail(_with_last(f"{worker.waiting_text}, and no process of a model server runs", printed))
+            worker.fail(f"the model server has ended{_last(printed)}; {worker.waiting_text}, and it has no process")
 
 
 async def watch_health(session: ClientSession, settings: AgentSettings, worker: Worker) -> None:
@@ -140,5 +140,6 @@ def _health_call(settings: AgentSettings) -> str:
     return f"GET {url.raw_path} on {url.host}:{url.port}"
 
 
-def _with_last(text: str, printed: Printed) -> str:
-    return f"{text}; the last that the model server printed: {printed.last_lines}" if printed.last_lines else text
+def _last(printed: Printed) -> str:
+    """Return the last that it printed, to stand where a narrow table still shows it."""
+    return f": {printed.last_lines}" if printed.last_lines else ", and printed nothing"
