@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-Failure = Literal["too large", "too slow", "unreachable", "silent"]
-"""Why there is no answer: the client's body is too large or stays out, the server cannot be reached or stays silent."""
+Failure = Literal["too large", "too slow", "unreachable", "broke off", "silent"]
+"""Why there is no answer: the client's body is too large or stays out; the server cannot be reached, and so has begun
+nothing, or broke off, or stays silent."""
 Ending = Literal["complete", "client left", "broken"]
 """How the answer ended; `broken`: the other server broke off."""
 
@@ -150,7 +151,7 @@ class Relay:
             if client.transport is None or client.transport.is_closing():
                 return response or web.Response(status=_CLIENT_LEFT), "client left"
             failure = _failure(error)
-            if failure in {"unreachable", "silent"}:
+            if failure not in {"too large", "too slow"}:
                 log.warning("relay: %s", type(error).__name__)
             if response is None:
                 raise self.refuse(failure) from None
@@ -193,7 +194,9 @@ class Relay:
 def _failure(error: Exception) -> Failure:
     if isinstance(error.__cause__, _TooLarge | _Stalled):  # raised by our own upload
         return "too large" if isinstance(error.__cause__, _TooLarge) else "too slow"
-    return "silent" if isinstance(error, TimeoutError) else "unreachable"
+    if isinstance(error, ClientConnectorError):
+        return "unreachable"
+    return "silent" if isinstance(error, TimeoutError) else "broke off"
 
 
 def _kept(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:

@@ -372,11 +372,11 @@ async def test_an_answer_that_breaks_off_breaks_off_for_the_client(world: World)
         assert (await ended(world))[0]["status"] == "Error"
 
 
-async def test_a_model_server_that_cannot_be_reached_is_a_bad_gateway(world: World) -> None:
+async def test_a_model_server_that_cannot_be_reached_has_begun_nothing(world: World) -> None:
     closed = f"http://127.0.0.1:{free_port()}"
     async with world.agent(upstream=closed, health=f"{world.model.url}/health"):
         status, reply = await post(world, "/generate", world.wrapped({}))
-        assert (status, reply) == (502, {"error": "the model server cannot be reached"})
+        assert (status, reply) == (503, {"error": "the model server cannot be reached"})
         assert (await ended(world))[0]["status"] == "Error"
 
 

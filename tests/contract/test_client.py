@@ -42,6 +42,7 @@ class Peer:
 
     url: str = ""
     routes: list[Any] = field(default_factory=lambda: ["worker"])
+    retry_after: str = ""
     works: list[Reply] = field(default_factory=lambda: [(200, {"generated_text": "hello"})])
     replies: dict[str, Reply] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -85,7 +86,8 @@ class Peer:
             assert request.transport is not None
             request.transport.close()
             return response
-        return web.json_response(body, status=status)
+        headers = {"Retry-After": self.retry_after} if self.retry_after else None
+        return web.json_response(body, status=status, headers=headers)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         self.worked.append((request.path.removeprefix("/worker"), await request.json()))
@@ -112,7 +114,8 @@ class Peer:
         call = f"{request.method} {request.path_qs}"
         self.managed.append((call, await request.json() if request.can_read_body else None))
         status, body = self.replies.get(call, (404, {"success": False, "error": "not_found", "msg": f"no {call}"}))
-        return web.json_response(body, status=status)
+        headers = {"Retry-After": self.retry_after} if self.retry_after else None
+        return web.json_response(body, status=status, headers=headers)
 
     async def serve(self) -> web.AppRunner:
         runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
@@ -231,12 +234,28 @@ async def test_a_dead_worker_is_replaced(peer: Peer, client: AsyncClient) -> Non
     assert [ask["request_idx"] for ask in peer.asked] == [0, 77, 77]
 
 
-async def test_workers_that_keep_failing_end_the_request(peer: Peer, client: AsyncClient) -> None:
-    peer.works = [(500, {"error": "out of memory"})]
-    with pytest.raises(WorkerFailed, match="out of memory") as failed:
+async def test_workers_that_are_too_busy_end_the_request_after_all_tries(peer: Peer, client: AsyncClient) -> None:
+    peer.works = [(503, {"error": "out of slots"})]
+    with pytest.raises(WorkerFailed, match="out of slots") as failed:
         await client.request("llm", "/generate", {}, retries=2)
-    assert failed.value.status == 500
+    assert failed.value.status == 503
     assert len(peer.worked) == 3
+
+
+@pytest.mark.parametrize("failure", [(500, {"error": "CUDA error"}), (502, {}), (200, "break")])
+async def test_what_workers_have_begun_is_tried_once_more(peer: Peer, client: AsyncClient, failure: Reply) -> None:
+    peer.works = [(503, {}), failure]
+    with pytest.raises(WorkerFailed, match="it was begun 2 times and is not tried again"):
+        await client.request("llm", "/generate", {})
+    assert len(peer.worked) == 3
+
+
+async def test_a_worker_is_left_alone_for_as_long_as_it_asks(peer: Peer, client: AsyncClient) -> None:
+    peer.works = [(429, {}), (200, {})]
+    peer.retry_after = "3600"
+    with pytest.raises(TimedOut):
+        await client.request("llm", "/generate", {}, timeout_s=1.0)
+    assert len(peer.worked) == 1
 
 
 async def test_what_a_worker_refuses_is_not_tried_again(peer: Peer, client: AsyncClient) -> None:

@@ -21,7 +21,9 @@ MAX_BODY_BYTES = 100_000
 SILENCE_S = 0.5
 WORDS: dict[Failure, tuple[int, str]] = {
     "too large": (413, "request_too_large"),
+    "too slow": (408, "request_too_slow"),
     "unreachable": (502, "model_unavailable"),
+    "broke off": (502, "model_failed"),
     "silent": (504, "model_timeout"),
 }
 

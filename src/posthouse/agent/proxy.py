@@ -326,7 +326,9 @@ class Proxy:
             return Refused(408, f"body: nothing of it came for {self._settings.stall_s:g} s")
         if failure == "silent":
             return Refused(504, "the model server does not answer")
-        return Refused(502, "the model server cannot be reached")
+        if failure == "broke off":
+            return Refused(502, "the model server broke off before its answer")
+        return Refused(503, "the model server cannot be reached")  # it has begun nothing
 
     def _too_large(self) -> str:
         return f"body: must be at most {self._settings.max_body_bytes} bytes"

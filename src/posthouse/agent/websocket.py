@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from aiohttp import (
+    ClientConnectorError,
     ClientError,
     ClientWebSocketResponse,
     ClientWSTimeout,
@@ -80,7 +81,7 @@ async def _join(
         raise relay.refuse("silent") from None
     except (ClientError, OSError) as error:
         log.warning("relay: %s", type(error).__name__)
-        raise relay.refuse("unreachable") from None
+        raise relay.refuse("unreachable" if isinstance(error, ClientConnectorError) else "broke off") from None
     async with model:
         chosen = [model.protocol] if model.protocol else []
         response = web.WebSocketResponse(

@@ -70,7 +70,8 @@ class AsyncClient(Management):
         """Sends `payload` to `path` of a worker of `endpoint` and returns its answer.
 
         Waits for a worker while none is free, calling `on_waiting` each time it is told so, and tries another when one
-        fails: when it cannot be reached, breaks off, or answers 408, 429 or 5xx.
+        cannot be reached or answers 408, 429 or 503, after as long as its Retry-After says. What a worker may have
+        begun, because it broke off or answered another 5xx, is tried once more.
         """
         return await self._requests.answer(Job(endpoint, path, wrapped(payload), cost, timeout_s, retries, on_waiting))
 

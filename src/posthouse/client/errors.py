@@ -44,7 +44,17 @@ class TimedOut(ClientError):
 
 
 class WorkerFailed(ClientError):
-    """The worker gave no usable answer, as often as it was tried."""
+    """The worker gave no usable answer, as often as it was tried.
+
+    `begun`: it may have worked on the request. `retry_after_s`: how long it asks to be left alone.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, code: str = "", begun: bool = True, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message, status, code)
+        self.begun = begun
+        self.retry_after_s = retry_after_s
 
 
 def refusal(status: int, body: bytes, where: str) -> ClientError:

@@ -17,6 +17,7 @@ CALL_TIMEOUT_S = 30.0  # for one call of the server, which holds `/route/` open 
 CONNECT_TIMEOUT_S = 10.0  # until a worker that does not even accept a connection counts as failed
 KEEP_ALIVE_S = 4.0  # below the 5 s of the server, so that it never closes a connection just as it is used
 MAX_CONNECTIONS = 1000
+_NEVER_BEGUN = (408, 429, 503)  # what a worker answers in place of working on a request
 MAX_ANSWER_BYTES = 256 * 2**20
 
 
@@ -98,13 +99,16 @@ class Http:
                     return response, (await read(response) if whole else b"")
                 error = refusal(response.status, await read(response), f"worker {url}")
                 if response.status in (408, 429) or response.status >= 500:
-                    raise WorkerFailed(error.message, error.status, error.code)
+                    begun = response.status not in _NEVER_BEGUN
+                    after_s = _seconds(response.headers.get("Retry-After", ""))
+                    raise WorkerFailed(error.message, error.status, error.code, begun, after_s)
                 raise error
             except BaseException:
                 response.close()
                 raise
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
-            raise WorkerFailed(f"worker {url}: {reason(error)}") from error
+            begun = not isinstance(error, aiohttp.ClientConnectorError)
+            raise WorkerFailed(f"worker {url}: {reason(error)}", begun=begun) from error
 
     async def _trust_workers(self) -> None:
         """Trusts the root of workers' certificates. The server says where workers are, so its word is as good here."""
@@ -136,6 +140,11 @@ def reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted here, {error.certificate_error}; POSTHOUSE_CA can name its root"
     return str(error) or type(error).__name__
+
+
+def _seconds(retry_after: str) -> float:
+    """What the header Retry-After asks for; 0 where it is a date, which no worker is known to send."""
+    return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 8 else 0.0
 
 
 def _context(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:

@@ -15,6 +15,7 @@ from posthouse.client.errors import BadRequest, ClientError, TimedOut, Unreachab
 from posthouse.client.events import MAX_EVENT_BYTES, events
 from posthouse.client.http import Http, reason
 
+MAX_BEGUN = 2  # how often a request is begun: one that kills a model must not take down a fleet
 BACK_OFF_S = (0.25, 5.0)  # before the first retry, doubled each time, and at most
 POLL_S = (0.2, 1.0)  # until a waiting request asks again; the server has held it for a while already
 
@@ -100,7 +101,7 @@ class Requests:
         clock = asyncio.get_running_loop().time
         limit_s = self.timeout_s if job.timeout_s is None else job.timeout_s
         started_at = clock()
-        request_idx, attempts, failures, status = 0, 0, 0, ""
+        request_idx, attempts, failures, begun, status = 0, 0, 0, 0, ""
         try:
             async with asyncio.timeout(limit_s):
                 while True:
@@ -122,9 +123,15 @@ class Requests:
                         # A server that never answered has another address; one that did is only restarting.
                         if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
                             raise
-                        status = error.message
+                        status, after_s = error.message, 0.0
+                        if isinstance(error, WorkerFailed):
+                            after_s, begun = error.retry_after_s, begun + error.begun
+                            if begun >= MAX_BEGUN and error.begun:
+                                said = f"{error.message}; it was begun {begun} times and is not tried again"
+                                raise WorkerFailed(said, error.status, error.code) from error
                     first_s, most_s = BACK_OFF_S
-                    await asyncio.sleep(min(first_s * 2**failures, most_s) * random.uniform(0.5, 1))  # noqa: S311
+                    spread_s = min(first_s * 2**failures, most_s) * random.uniform(0.5, 1)  # noqa: S311
+                    await asyncio.sleep(max(after_s, spread_s))
                     failures += 1
         except TimeoutError:
             last = f"; last: {status}" if status else ""
