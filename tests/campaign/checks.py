@@ -15,6 +15,7 @@ from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.engine.orphans import NOBODY
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Asked, Assignment, Deliver, Effect, Moved
 from posthouse.fleet.requests import UNSEEN_KEPT_S
@@ -24,6 +25,8 @@ from tests.campaign.world import SimInstance, World
 
 ROUNDING = 1e-6
 """Largest share by which sums of floats may differ."""
+REPORTS_S = 50.0
+"""An instance that was heard within this time is there: some reports are lost, and some come late."""
 UNSAVED_S = 150.0
 """A crash may lose what changed in that time: a tick may come a minute late, and each of its writes may be slow."""
 
@@ -61,6 +64,8 @@ class Checks:
         self._store_failed_s = -1e9
         self._ended_s = 0.0
         self._watched: dict[EndpointId, ManagedEndpoint] = {}
+        self._told: dict[str, float] = {}
+        """When the present server was last told something, by instance."""
         self.adopted: set[str] = set()
         """Labels of workers that an operator took in again: what they cost was not known."""
 
@@ -75,7 +80,7 @@ class Checks:
         """The server has begun a life."""
         self._hub, self._world = hub, world
         world.broken = self.broken
-        self._bills, self._watched = {}, {}
+        self._bills, self._watched, self._told = {}, {}, {}
         for instance in world.all_instances.values():
             instance.known, instance.heard = {}, False
         for endpoint_id, managed in hub.endpoints.items():
@@ -98,16 +103,19 @@ class Checks:
         self._reqnums = {}
 
     def orphan_destroyed(self, instance: Instance) -> None:
-        """An instance is destroyed as one that nobody owns: it must serve nothing."""
+        """An instance is destroyed as one that nobody owns. One that serves is adopted and drained instead."""
+        self._world.counts["orphans destroyed"] += 1
         real = self._world.all_instances.get(instance.id)
         if real is None or any(
             other.label == real.label and other is not real for other in self._world.all_instances.values()
         ):
             return  # one that was made twice
-        if real.serves and real.working and not real.silent:
-            self.broken(
-                "no kill of what serves", f"orphan {real.id} is destroyed, and has {len(real.working)} requests"
-            )
+        if real.serves and self._world.loop.time() - self._told.get(real.id, -1e9) < REPORTS_S:
+            self.broken("no kill of what serves", f"orphan {real.id} is destroyed, which reports and serves")
+
+    def told(self, instance: SimInstance) -> None:
+        """The present server is told something by an instance, whether it knows it or not."""
+        self._told[instance.id] = self._world.loop.time()
 
     def store_failed(self) -> None:
         self._store_failed_s = self._world.loop.time()
@@ -136,6 +144,8 @@ class Checks:
     def _watch(self, managed: ManagedEndpoint) -> None:
         now, fleet = self._hub.clock.now(), managed.fleet
         self._watched[fleet.endpoint.id] = managed
+        if fleet.endpoint.id == NOBODY:
+            self._world.counts["orphans drained"] += len(fleet.workers)
         bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd(now))
         bill.since = {w.id: (w.usd_h(), now) for w in fleet.workers.values()}
 

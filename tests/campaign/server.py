@@ -150,6 +150,7 @@ class Server:
     def _hear(self, instance: SimInstance, message: Report | Ended) -> None:
         if not self.up:
             return
+        self.checks.told(instance)
         try:
             if isinstance(message, Report):
                 self.ingest.report(self.ingest.home(instance.worker_id, ""), instance.worker_id, message)

@@ -31,6 +31,7 @@ from tests.campaign.__main__ import KEPT
 from tests.campaign.awaits import AWAITS, MODULES
 from tests.campaign.day import run
 from tests.campaign.disk import Connection, Disk
+from tests.campaign.storage import BACKUP
 
 KEPT_SEEDS = [row.split("#")[0].split() for row in KEPT.read_text().splitlines() if row.split("#")[0].strip()]
 
@@ -172,6 +173,12 @@ def test_a_mutant_of_the_engine_is_caught(mutate: Mutate, rule: str, first: int)
         seed = next(broken, None)
     assert seed is not None
     assert run(seed, 6).violation == ""
+
+
+def test_that_an_orphan_is_destroyed_which_serves_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.campaign.storage.FAULTS", (BACKUP,))
+    monkeypatch.setattr(Orphans, "serves", _nothing(False))
+    assert ": no kill of what serves: " in run(1, 3, storage=True).violation
 
 
 # -- the store in memory -----------------------------------------------------------------------------------------------
