@@ -111,6 +111,8 @@ class Disk:
         return self._put("endpoint", endpoint, "name")
 
     def drop_endpoint(self, endpoint_id: EndpointId) -> None:
+        if endpoint_id not in self._rows["endpoint"]:
+            raise NotFound(f"there is no endpoint {endpoint_id}")
         for left in [i for i in self._workers if i not in self._rows["endpoint"] and i not in self.fleet_ids()]:
             del self._workers[left]
             self._journal.pop(left, None)

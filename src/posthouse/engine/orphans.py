@@ -67,8 +67,8 @@ class Orphans:
     _began_at: float = field(init=False)
     _listed: dict[str, dict[str, Orphan]] = field(default_factory=dict)
     """Those of the latest list, by provider and id."""
-    _doubtful: dict[str, int] = field(default_factory=dict)
-    """Providers at which most of what carries our label is unknown, and how many instances that are."""
+    _doubtful: dict[str, set[str]] = field(default_factory=dict)
+    """What was unknown when most of what carries our label was, by provider: an operator decides about each."""
     _known: dict[str, None] = field(default_factory=dict)
     """Labels of workers that were here: what has one of these was ended by us, and is not unknown."""
     _heard_at: dict[int, float] = field(default_factory=dict)
@@ -106,23 +106,24 @@ class Orphans:
             for instance in without_owner
         ]
         self._listed[provider.name] = {orphan.instance.id: orphan for orphan in orphans}
-        self._doubtful.pop(provider.name, None)
-        unknown = sum(not orphan.known for orphan in orphans)
-        if unknown * 2 > len(ours):
-            self._doubtful[provider.name] = unknown
-        elif now - self._began_at >= self.hub.stabilization_s:
+        unknown = {orphan.instance.id for orphan in orphans if not orphan.known}
+        most = len(unknown) * 2 > len(ours)
+        self._doubtful[provider.name] = unknown if most else unknown & self._doubtful.get(provider.name, set())
+        if not most and now - self._began_at >= self.hub.stabilization_s:
+            sure = [o for o in orphans if o.instance.id not in self._doubtful[provider.name]]
             try:
-                await self.end([orphan for orphan in orphans if now - orphan.since >= self.apart_s])
+                await self.end([orphan for orphan in sure if now - orphan.since >= self.apart_s])
             except PosthouseError as error:  # the next list shows them again
                 log.warning("could not adopt instances that no worker owns", error=str(error)[:300])
 
     def troubles(self) -> list[str]:
         """What an operator must look at, in words that anybody may read."""
         return [
-            f"provider {name} has {count} instances of this installation that no worker is known of, most of all it "
-            "lists: none is destroyed; `posthouse orphans list` shows them, `adopt` and `destroy` there end this, and "
-            "so does a restored database that knows them"
-            for name, count in sorted(self._doubtful.items())
+            f"provider {name} has {len(ids)} instances of this installation that no worker is known of, when most of "
+            "all it lists were: none is destroyed; `posthouse orphans list` shows them, `posthouse orphans adopt` and "
+            "`destroy` decide, and so does a restored database that knows them"
+            for name, ids in sorted(self._doubtful.items())
+            if ids
         ]
 
     def all(self) -> list[Orphan]:
