@@ -37,6 +37,7 @@ def script(onstart: str, root_pem: str) -> tuple[str, dict[str, str]]:
 
     `root_pem`: the root of the server's certificate, which a worker must trust to report; empty where each does.
     """
+    onstart = onstart.replace("\r\n", "\n")  # editors of other systems end lines so, and bash would take \r for text
     if not root_pem:
         return onstart, {}
     return TRUST_ROOT + onstart, {"POSTHOUSE_ROOT": b64encode(root_pem.encode()).decode()}

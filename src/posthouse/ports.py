@@ -103,7 +103,11 @@ class Provider(Protocol):
         ...
 
     async def logs(self, instance_id: str, tail: int) -> str:
-        """The last `tail` lines that the instance printed; empty if it has none."""
+        """The last `tail` lines that the instance printed; empty if it has none. `instance_id` may be of one gone."""
+        ...
+
+    def troubles(self) -> list[str]:
+        """What an operator should mend, as `/readyz` and `posthouse status` say it. At once, from what is known."""
         ...
 
     async def close(self) -> None:

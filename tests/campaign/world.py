@@ -215,6 +215,9 @@ class World:
     async def logs(self, instance_id: str, tail: int) -> str:
         return ""
 
+    def troubles(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         return None
 

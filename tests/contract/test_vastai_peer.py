@@ -177,7 +177,7 @@ async def test_its_worker_whose_model_fails_is_replaced_and_the_next_one_answers
     processes = worker_processes(workers / first_worker(dying).label)
     [model] = [process for process in processes if "posthouse.demo.model" in process.cmdline()]
     model.kill()
-    with (workers / first_worker(complaining).label / "model.log").open("a") as log:
+    with (workers / first_worker(complaining).label / "home" / "model.log").open("a") as log:
         log.write("torch: CUDA out of memory. Tried to allocate 2 GiB\n")
     async with pointed(server) as client:
         request = asyncio.create_task(complete(await client.get_endpoint("dying")))

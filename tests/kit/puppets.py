@@ -78,7 +78,7 @@ async def puppets(
     assert fleet is not None
     found = []
     for worker in fleet.workers.values():
-        path = data_dir / "workers" / worker.label / "environment.txt"
+        path = data_dir / "workers" / worker.label / "home" / "environment.txt"
         await until(path.exists, "the puppet told all")
         env = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
         assert int(env["CONTAINER_ID"]) == worker.id

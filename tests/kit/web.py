@@ -68,6 +68,9 @@ class Shelf:
     async def logs(self, instance_id: str, tail: int) -> str:
         return "\n".join(self.lines[instance_id][-tail:])
 
+    def troubles(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         return
 

@@ -28,6 +28,10 @@ def test_without_ports_of_its_own_a_worker_listens_where_it_is_reached() -> None
     assert found["POSTHOUSE_WORKER_URL"] == "https://tunnel.example/w/7"
 
 
+def test_an_onstart_of_another_systems_editor_is_run() -> None:
+    assert bootstrap.script("if true; then\r\n  echo $'\\r'\r\nfi\r\n", "")[0] == "if true; then\n  echo $'\\r'\nfi\n"
+
+
 def test_a_label_belongs_to_one_installation() -> None:
     pattern = bootstrap.labels("here")
     assert pattern.fullmatch("posthouse-here-7")

@@ -18,7 +18,7 @@ from posthouse.cli import app, main, output
 from posthouse.cli.explain import page
 from posthouse.cli.input import find
 from posthouse.cli.logs import new_lines
-from posthouse.cli.output import one_line, printable
+from posthouse.cli.output import log_text, one_line, printable
 from posthouse.cli.request import print_events, text_of
 from posthouse.client import (
     BadRequest,
@@ -627,3 +627,20 @@ def test_providers_are_listed_in_words(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main(["provider", "list"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("garage", "fixed", "logs"))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b]52;c;ZWNo\x07 EVIL\x9b31m", "red EVIL"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x9d0;title\x9cafter \x1bP1$r\x1b\\dcs \x1b(Bset \x1b7save", "after dcs set save"),
+        ("\x1b]0;never ended\nnext line", "\nnext line"),
+        ("loading 1%\rloading 2%\r\x1b[Kloading 100%\r\nAFTER", "loading 100%\nAFTER"),
+        ("bell\x07 back\x08\x7f tab\t \u202egnp.exe", "bell� back�� tab\t �gnp.exe"),
+        ("cut \x1b", "cut "),
+        ("ünï 漢 🚀", "ünï 漢 🚀"),
+    ],
+)
+def test_what_a_worker_printed_steers_no_terminal(said: str, shown: str) -> None:
+    assert log_text(said) == shown

@@ -248,6 +248,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
             + hub.offers.troubles()
             + parts.orphans.troubles()
             + hub.store.troubles()
+            + [text for provider in hub.providers.values() for text in provider.troubles()]
         ),
         metrics=lambda: metrics.page(),
         root_certificate=keys.authority.root_pem,

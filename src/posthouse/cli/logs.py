@@ -9,7 +9,7 @@ import typer
 
 from posthouse.cli import worker
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
-from posthouse.cli.output import print_json, printable
+from posthouse.cli.output import log_text, print_json
 
 if TYPE_CHECKING:
     from posthouse.client import Client
@@ -56,7 +56,7 @@ def logs(
     for worker_id, text in texts.items():
         if not name.isdecimal():
             typer.secho(f"worker {worker_id}", bold=True)
-        typer.echo(text.removesuffix("\n"))
+        typer.echo(log_text(text.removesuffix("\n")))
 
 
 def _workers(client: "Client", endpoint: str) -> "list[Worker]":
@@ -69,12 +69,12 @@ def _follow(client: "Client", name: str, tail: int, as_json: bool) -> NoReturn:
     before: dict[int, list[str]] = {}
     while True:
         for worker_id in [int(name)] if name.isdecimal() else [row.id for row in client.workers(name)]:
-            lines = client.worker_logs(worker_id, tail if worker_id not in before else MAX_TAIL).splitlines()
+            lines = client.worker_logs(worker_id, tail if worker_id not in before else MAX_TAIL).split("\n")[:-1]
             for line in new_lines(before.get(worker_id, []), lines):
                 if as_json:
                     typer.echo(json.dumps({"worker": worker_id, "line": line}, ensure_ascii=False))
                 else:
-                    typer.echo(printable(line) if name.isdecimal() else f"{worker_id}: {printable(line)}")
+                    typer.echo(log_text(line) if name.isdecimal() else f"{worker_id}: {log_text(line)}")
             before[worker_id] = lines
         time.sleep(POLL_S)
 

@@ -1,6 +1,7 @@
 """What commands print: JSON for machines, tables for people."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ WIDTH = 240
 WRAPPED = 24
 """Least width of the last column, which may be wrapped."""
 
+
+_STEERING = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # strings: title, clipboard
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # control sequences: colours, cursor
+    r"|\x1b[ -/]*[0-~]?"  # other escapes
+)
+"""What terminals obey. Source: ECMA-48, 5.3 to 5.6."""
 
 Row = Mapping[str, Any] | Any
 """A row of a table: what the client returns, or names and values."""
@@ -122,6 +130,15 @@ def shown(name: str, value: object) -> str:
 def printable(text: str) -> str:
     """The text without what would steer a terminal: workers and providers write into what we show."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def log_text(text: str) -> str:
+    """What a worker printed, as a terminal would show it in the end, without what would steer the terminal.
+
+    Of a line that was written over, as progress bars do, it is what it says last.
+    """
+    plain_lines = (_STEERING.sub("", line).rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return "\n".join(printable(line) for line in plain_lines)
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from posthouse.cli.input import find
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, endpoint_names, worker_ids
-from posthouse.cli.output import print_json, print_record, print_rows
+from posthouse.cli.output import log_text, print_json, print_record, print_rows
 from posthouse.domain.errors import Refused
 
 app = typer.Typer(help="Workers: what runs a model and answers requests.", no_args_is_help=True)
@@ -76,7 +76,7 @@ def logs(
     if as_json:
         print_json([{"worker": worker_id, "text": text}])
     else:
-        typer.echo(text.removesuffix("\n"))
+        typer.echo(log_text(text.removesuffix("\n")))
 
 
 @app.command()

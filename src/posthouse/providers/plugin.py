@@ -55,5 +55,8 @@ class BaseProvider:
     async def logs(self, instance_id: str, tail: int) -> str:
         return ""
 
+    def troubles(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         return None

@@ -60,6 +60,9 @@ class Wrapper:
     async def logs(self, instance_id: str, tail: int) -> str:
         return await self.around("logs", lambda: self.inner.logs(instance_id, tail))
 
+    def troubles(self) -> list[str]:
+        return self.inner.troubles()
+
     async def close(self) -> None:
         await self.inner.close()
 

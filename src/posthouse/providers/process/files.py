@@ -1,26 +1,32 @@
-"""What an instance has in its directory: the record of what was ordered, and its logs.
+"""What the server has of an instance: the record of what was ordered, and its logs.
 
-A worker can write there too, so nothing is opened that is not a plain file, no link is followed, and reads are bounded.
+They lie in the instance's directory, which its processes cannot reach where there is a wall. Nothing is trusted all the
+same: what is opened is a plain file and no link, reads are bounded and never wait. The instance itself has `home`.
 """
 
 import os
+import secrets
 import shutil
-import stat
+import subprocess
 import tempfile
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-LOG_BYTES: Final = 8 * 2**20
-"""At this size output.log becomes output.log.1, so that an instance keeps at most twice as much."""
+from posthouse.providers.process.keeper import open_plain
 
 LOG_READ_BYTES: Final = 2**19
 """The most that `last_lines` reads of each of its two logs."""
 
 RECORD_BYTES: Final = 2**20
 """The most that is read of a record: several times what `bootstrap.check` lets through."""
+
+ENDED_BYTES, ENDED_MOST, ENDED_S = 2**18, 200, 86_400.0
+"""Of an instance that is gone this much of its last output is kept, of at most so many, for so many seconds."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -37,8 +43,7 @@ class Record(msgspec.Struct, frozen=True):
     model_port: int = 0
     wanted: Literal["running", "halted", "updated"] = "running"
     """`updated`: what runs is ended, so that what is ordered here runs; meanwhile the slot is kept."""
-    onstart: str | None = None
-    """None in records of before there were updates: onstart.sh is there as it was made."""
+    onstart: str = ""
 
 
 def write_record(directory: Path, record: Record) -> None:
@@ -53,83 +58,133 @@ def write_record(directory: Path, record: Record) -> None:
 def read_record(directory: Path) -> Record:
     """What was ordered; the empty record if it cannot be read, which lists as EXITED and so is replaced."""
     with suppress(msgspec.DecodeError):
-        return msgspec.json.decode(_end_of(directory / "instance.json", RECORD_BYTES), type=Record)
+        return msgspec.json.decode(_end_of(directory, "instance.json", RECORD_BYTES), type=Record)
     return Record()
 
 
+def begin_home(directory: Path) -> None:
+    """Makes the instance's own directory if need be, and begins its model.log anew.
+
+    A line of the last run that says "ready" must not be read again.
+    """
+    (directory / "home").mkdir(mode=0o700, exist_ok=True)
+    with opened(directory / "home") as home:
+        with suppress(FileExistsError):
+            os.mkdir("tmp", dir_fd=home)
+        for name in ("onstart.sh", "model.log"):
+            with suppress(FileNotFoundError):
+                try:
+                    os.replace(name, f"{name}.1", src_dir_fd=home, dst_dir_fd=home)
+                except OSError:  # of a worker that put something else there
+                    os.replace(name, f"{name}.{secrets.token_hex(4)}", src_dir_fd=home, dst_dir_fd=home)
+        os.close(open_plain("model.log", os.O_WRONLY | os.O_CREAT | os.O_EXCL, home))
+    for name in ("exit_code", "model.log.1"):
+        (directory / name).unlink(missing_ok=True)
+
+
 def remove(directory: Path) -> None:
-    """Removes a directory; a read-only folder in it (caches of package tools) is no obstacle."""
+    """Removes a directory and follows no link out of it.
+
+    A read-only folder in it (caches of package tools) is no obstacle, nor are more levels than Python could climb.
+    """
     if directory.is_symlink():
         directory.unlink(missing_ok=True)
         return
-    for folder, _, _ in os.walk(directory):
-        with suppress(OSError):
-            os.chmod(folder, 0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+    rm, chmod = (["rm", "-rf", "--"], ["chmod", "-R", "u+rwx", "--"])
+    for command in (rm, chmod, rm):
+        if os.path.lexists(directory):
+            subprocess.run(  # noqa: S603 - our own arguments
+                [shutil.which(command[0]) or command[0], *command[1:], str(directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
 
 
-def begin_log(path: str, flags: int) -> int:
-    """An opener for a log that only its owner may read; a link or a pipe in its place is refused."""
-    return _plain_file(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
-
-
-def rotate(directory: Path) -> None:
-    """Keeps output.log within its bound. Its writers append, so that they go on at the new start."""
-    log = directory / "output.log"
-    if size(log) <= LOG_BYTES:
-        return
-    with suppress(OSError):  # on a full disk all the more room must be made
-        (directory / "output.log.1").unlink(missing_ok=True)
-        with open(directory / "output.log.1", "xb", opener=begin_log) as before:
-            before.write(_end_of(log, LOG_BYTES))
-    with suppress(OSError), open(log, "r+b", opener=begin_log) as file:
-        file.truncate(0)
+def keep_ended(directory: Path) -> None:
+    """Keeps the last output of an instance that is about to be removed, and forgets that of older ones."""
+    folder = directory.parent / ".ended"
+    text = last_lines(directory, 1000).encode()[-ENDED_BYTES:]
+    with suppress(OSError):  # on a full disk it is lost
+        folder.mkdir(mode=0o700, exist_ok=True)
+        kept = sorted(os.scandir(folder), key=lambda found: found.stat().st_mtime, reverse=True)
+        for place, found in enumerate(kept, 1):
+            if place >= ENDED_MOST or found.stat().st_mtime < time.time() - ENDED_S:
+                os.unlink(found.path)
+        with opened(folder) as into:
+            file = open_plain(directory.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, into)
+            with open(file, "wb") as ended:
+                ended.write(text)
 
 
 def log_bytes(directory: Path) -> int:
     """How much is in its logs; it grows while the instance gets on."""
-    return size(directory / "output.log") + size(directory / "model.log")
+    return _size(directory / "output.log") + _size(directory / "home" / "model.log")
 
 
 def last_lines(directory: Path, tail: int) -> str:
-    """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each then."""
-    output = _end_of(directory / "output.log", LOG_READ_BYTES)
-    if len(output) < LOG_READ_BYTES:
-        output = _end_of(directory / "output.log.1", LOG_READ_BYTES - len(output)) + output
-    model = _end_of(directory / "model.log", LOG_READ_BYTES)
-    texts = [log.decode(errors="replace").splitlines() for log in (output, model) if log]
+    """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each then.
+
+    Of an instance that is gone: what was kept. A line that was written over, as progress bars do, is what it says last.
+    """
+    if not directory.exists():
+        logs = [_end_of(directory.parent / ".ended", directory.name, ENDED_BYTES)]
+    else:
+        logs = [
+            _end_of_two(directory, directory, "output.log"),
+            _end_of_two(directory / "home", directory, "model.log"),
+        ]
+    texts = [lines(log.decode(errors="replace")) for log in logs if log]
     share = max(1, tail // max(1, len(texts)))
-    return "".join(f"{line}\n" for lines in texts for line in lines[-share:])
+    return "".join(f"{line}\n" for text in texts for line in text[-share:])
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a log, each as a terminal would show it in the end."""
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")]
 
 
 def last_words(directory: Path) -> str:
     """Why an instance that should run does not."""
     if not (directory / "output.log").exists():
         return "was created and never started"
-    code = _end_of(directory / "exit_code", 8).decode(errors="replace").strip()
-    lines = _end_of(directory / "output.log", 4096).decode(errors="replace").split("\n")
-    last = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it printed nothing")
+    code = exit_code(directory)
+    found = lines(_end_of(directory, "output.log", 4096).decode(errors="replace"))
+    last = next((line.strip()[:200] for line in reversed(found) if line.strip()), "it printed nothing")
     return f"ended {f'with exit code {code}' if code else 'without an exit code'}; last line: {last}"
 
 
-def size(path: Path) -> int:
-    """The size of a plain file, 0 if there is none."""
+def exit_code(directory: Path) -> str:
+    """How onstart ended; empty while it runs, and if nobody saw its end."""
+    return _end_of(directory, "exit_code", 8).decode(errors="replace").strip()
+
+
+def _size(path: Path) -> int:
     with suppress(OSError):
-        found = path.lstat()
-        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+        return path.lstat().st_size
     return 0
 
 
-def _end_of(path: Path, length: int) -> bytes:
+def _end_of_two(folder: Path, before: Path, name: str) -> bytes:
+    """The end of a log, and of what came before it if it is short."""
+    end = _end_of(folder, name, LOG_READ_BYTES)
+    return end if len(end) == LOG_READ_BYTES else _end_of(before, f"{name}.1", LOG_READ_BYTES - len(end)) + end
+
+
+def _end_of(folder: Path, name: str, length: int) -> bytes:
     """The last `length` bytes of a plain file, empty if there is none."""
-    with suppress(OSError), open(path, "rb", opener=begin_log) as file:
+    with suppress(OSError), opened(folder) as into, open(open_plain(name, os.O_RDONLY, into), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - length))
         return file.read(length)
     return b""
 
 
-def _plain_file(descriptor: int) -> int:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """A directory's descriptor. Raises: OSError for anything else, and for a link."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise OSError("is no plain file")
-    return descriptor

@@ -4,7 +4,9 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,17 +16,20 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record
-from posthouse.providers.process.procfs import Process, send
+from posthouse.providers.process.procfs import Process, send, to_end
 
 RETRY_S = 2.0
 """After how long what cannot be done now is worth another try, in seconds."""
+
+LOCK_S = 20.0
+"""How long a call waits for another one, in seconds."""
 
 Running = dict[str, list[Process]]
 """Live processes by their instance's directory, as `census` finds them."""
 
 
 class Inventory:
-    """The directories of one installation below one root. Not for two threads at a time."""
+    """The directories of one installation below one root. For one thread at a time, which is `alone`."""
 
     def __init__(self, root: Path, label: re.Pattern[str], slots: int | None, ports: range) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,6 +38,17 @@ class Inventory:
         self._slots_wanted = slots
         self._ports = ports
         self._directories: list[Path] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other threads waiting, so that none sees another's instance half made. Raises: Busy."""
+        if not self._lock.acquire(timeout=LOCK_S):
+            raise Busy(f"{self.root}: the file system keeps everything waiting", RETRY_S)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @cached_property
     def slots(self) -> dict[int, machine.Slot]:
@@ -62,8 +78,8 @@ class Inventory:
     def seen(self, directory: Path, running: Running) -> Instance:
         """The instance as it is listed."""
         record = read_record(directory)
-        lives = str(directory) in running
         halted = record.wanted != "running"
+        lives = str(directory) in running and (halted or not self.failed(directory))
         return Instance(
             id=directory.name,
             label=directory.name,
@@ -72,6 +88,10 @@ class Inventory:
             progress=f"{files.log_bytes(directory)} bytes of log",
             message="" if lives or halted else files.last_words(directory),
         )
+
+    def failed(self, directory: Path) -> bool:
+        """Whether onstart ended as what has failed ends. What it left in the background serves nobody then."""
+        return files.exit_code(directory) not in ("", "0")
 
     def free_slots(self, running: Running, but: str = "") -> dict[int, machine.Slot]:
         """The slots that no instance holds, other than `but`."""
@@ -110,7 +130,7 @@ class Inventory:
         for label in self.labels():
             directory = self.root / label
             if read_record(directory).wanted != "running":
-                for process in running.get(str(directory), []):
+                for process in to_end(running.get(str(directory), [])):
                     send(process, signal.SIGKILL)
         for path in self.root.iterdir():
             aside = re.fullmatch(r"\.(?:new|gone)-(.+)-[0-9a-f]{8}", path.name)

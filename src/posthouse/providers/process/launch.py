@@ -1,46 +1,67 @@
-"""Starts an instance in a session of its own, with the environment of a worker."""
+"""Starts an instance's keeper, with what it is to run and the environment of a worker."""
 
+import marshal
 import os
+import select
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from posthouse import bootstrap
-from posthouse.providers.process.files import Record, begin_log
+from posthouse.providers.process import keeper
+from posthouse.providers.process.files import Record, begin_home, opened
+from posthouse.providers.process.keeper import APPEND, open_plain
 from posthouse.providers.process.procfs import MARK, marked
+
+BEGIN_S: Final = 20.0
+"""How long is waited for the begin of onstart, in seconds, which takes a tenth of a second."""
 
 MARK_S: Final = 5.0
 """How long a new process may take to show its mark, in seconds; it takes less than a millisecond."""
 
-# $1 is a limit in KiB on each process's data, or empty. No core dumps; open files as container runtimes allow them;
-# workers yield to the server, and are the first to go when memory runs out. -p: bash takes no code from variables.
-_LAUNCH: Final = """
-[ -z "$1" ] || ulimit -d "$1" || exit 126
-ulimit -c 0
-ulimit -n 65536 2>/dev/null
-echo 500 2>/dev/null >/proc/self/oom_score_adj
-nice -n 5 /bin/bash -p onstart.sh
-echo $? >exit_code
-"""
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a worker may have."""
+
+    memory_gb: float | None = None
+    """On the data of each of its processes, not on GPU memory."""
+    file_gb: float = 500.0
+    """Of one file."""
+    processes: int = 32_768
+    """Of one user, threads included."""
+    hidden: Path | None = None
+    """What it must not read, where the system has a wall: all there but its own directory."""
 
 
-def launch(directory: Path, record: Record, memory_gb: float | None) -> subprocess.Popen[bytes]:
-    """Starts onstart in a session of its own, from which on it does not need us."""
-    if record.onstart is not None:
-        (directory / "onstart.sh").write_bytes(record.onstart.encode())
-    memory_kib = "" if memory_gb is None else str(int(memory_gb * 1e9 / 1024))
-    with open(directory / "output.log", "ab", opener=begin_log) as log:
+def launch(directory: Path, record: Record, bounds: Bounds) -> subprocess.Popen[bytes]:
+    """Starts onstart in the care of a keeper, from which on it does not need us. Raises: OSError."""
+    begin_home(directory)
+    limits = {"FSIZE": int(bounds.file_gb * 1e9), "NPROC": bounds.processes}
+    order = {
+        "directory": str(directory),
+        "home": str(directory / "home"),
+        "hidden": str(bounds.hidden or ""),
+        "onstart": record.onstart,
+        "env": _environment(directory, record),
+        "limits": limits if bounds.memory_gb is None else {**limits, "DATA": int(bounds.memory_gb * 1e9)},
+    }
+    with opened(directory) as folder, open(open_plain("output.log", APPEND, folder), "ab") as log:
         child = subprocess.Popen(  # noqa: S603 - nothing of the spec is among the arguments
-            ["/bin/bash", "-p", "-c", _LAUNCH, "posthouse", memory_kib],
-            cwd=directory,
-            env=_environment(directory, record),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            [sys.executable, "-I", "-S", keeper.__file__],
+            cwd="/",
+            env={MARK: str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
             start_new_session=True,
         )
+    assert child.stdin is not None
+    with child.stdin as told:
+        told.write(marshal.dumps(order))
     # For an instant after a program has begun, its environment reads as empty, and the census would not know it.
     until = time.monotonic() + MARK_S
     while child.poll() is None and not marked(child.pid) and time.monotonic() < until:
@@ -48,11 +69,19 @@ def launch(directory: Path, record: Record, memory_gb: float | None) -> subproce
     return child
 
 
+def wait_until_begun(child: subprocess.Popen[bytes]) -> None:
+    """Waits until onstart has begun, so that a signal reaches it and not what makes it ready."""
+    if child.stdout is not None:
+        with child.stdout as begun:
+            select.select([begun], [], [], BEGIN_S)
+
+
 def _environment(directory: Path, record: Record) -> dict[str, str]:
     """What a worker finds around it: the template's variables and the protocol's, none of the server's own.
 
     There is no port namespace, so a worker's internal port is its external one.
     """
+    home = directory / "home"
     listen_port = next(iter(record.ports.values()))
     # By number, as some model servers cannot read a UUID here; in nvidia-smi's order, which is not CUDA's own.
     gpu = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(record.slot)}
@@ -67,10 +96,10 @@ def _environment(directory: Path, record: Record) -> dict[str, str]:
             record.ports,
             listen_port,
             (record.http_port, record.model_port),
-            str(directory / "model.log"),
+            str(home / "model.log"),
         ),
-        "HOME": str(directory),
-        "TMPDIR": str(directory / "tmp"),
+        "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
         "PYTHON": sys.executable,
         **({} if record.offer_id == "cpu" else gpu),
     }

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from posthouse.domain.errors import Refused
@@ -18,6 +19,10 @@ SLOTS_PER_CORE: Final = 4
 
 NVIDIA_SMI_S: Final = 20.0
 """How long nvidia-smi may take, in seconds. Without persistence mode it wakes the driver first, for some seconds."""
+
+
+SMALL_DISK: Final = 0.05
+"""No more than this share of a disk must be free, however much else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,14 @@ def attributes() -> dict[str, object]:
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def full_disk(directory: Path, min_free_gb: float) -> str:
+    """What is wrong if less than so much of the disk with the directory is free, or 5 % of a small one; else empty."""
+    disk = os.statvfs(directory)
+    free_gb, total_gb = (blocks * disk.f_frsize / 1e9 for blocks in (disk.f_bavail, disk.f_blocks))
+    enough_gb = min(min_free_gb, SMALL_DISK * total_gb)
+    return f"the disk has {free_gb:.3g} GB free, of {enough_gb:.3g} GB needed" if free_gb < enough_gb else ""
 
 
 def is_free(port: int) -> bool:

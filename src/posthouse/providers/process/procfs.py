@@ -1,16 +1,16 @@
-"""The live processes of this machine's instances, told by a mark in their environment.
+"""The live processes of this machine's instances.
 
-Children inherit the mark, so nothing has to be written down when an instance starts, a server that was killed finds
-its instances again, and a process that merely got an old number is never taken for one of ours. A process that wiped
-its environment (many model servers set their title that way) is told by its session instead. One that did both, left
-the session and wiped its environment, is not found.
+Each instance has a keeper, whose environment names the instance's directory, and which is an ancestor of all others:
+so nothing has to be written down when an instance starts, a server that was killed finds its instances again, and a
+process that merely got an old number is never taken for one of ours. Below a keeper nothing is read that a worker could
+change. Should a keeper be killed, its processes die or are told by the mark that they inherited.
 """
 
 import os
 import signal
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MARK = "POSTHOUSE_INSTANCE"
 """The environment variable that holds the instance's directory."""
@@ -19,46 +19,54 @@ MARK = "POSTHOUSE_INSTANCE"
 @dataclass(frozen=True, slots=True)
 class Process:
     pid: int
-    session: int
+    parent: int
     started: int
     """Clock ticks from boot to its start: with the pid, one process and no other."""
-    mark: str
+    mark: str = ""
+    """The directory of its instance, where it is the topmost of it: the keeper."""
 
 
-def census() -> dict[str, list[Process]]:
-    """Return the live processes of every instance, by the instance's directory. Zombies are dead."""
-    processes = {}
+def census(root: str = "/") -> dict[str, list[Process]]:
+    """Return the live processes of every instance below `root`, by the instance's directory. Zombies are dead."""
+    processes: dict[int, Process | None] = {}
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
-        # Gone meanwhile, or another user's.
-        with suppress(OSError):
-            if (process := _process(pid)) is not None:
-                processes[pid] = process
-    marks = {p.pid: p.mark for p in processes.values() if p.mark}
-    # A session belongs to its leader's instance; once the leader has died, to that of any member with a mark.
-    leaderless = {p.session: p.mark for p in processes.values() if p.mark and p.session not in processes}
-    owners = marks | leaderless
-    owners.pop(0, None)  # session 0 is whatever came from outside this PID namespace
+        processes[pid] = _process(pid)
+    for pid, process in processes.items():
+        if process is not None and process.parent not in processes:
+            processes[pid] = _process(pid)  # its parent died meanwhile, and it has another by now
+    owners: dict[int, str] = {0: ""}
     instances: dict[str, list[Process]] = defaultdict(list)
-    for process in processes.values():
-        if mark := process.mark or owners.get(process.session):
-            instances[mark].append(process)
+    for pid in processes:
+        way: dict[int, None] = {}
+        while pid not in owners and pid not in way:
+            way[pid] = None
+            process = processes.get(pid)
+            pid = process.parent if process is not None else 0
+        owner = owners.get(pid, "")
+        for member in reversed(way):
+            if (process := processes.get(member)) is not None:
+                if not owner and (mark := _mark(member)).startswith(root):
+                    owner, process = mark, replace(process, mark=mark)
+                if owner:
+                    instances[owner].append(process)
+            owners[member] = owner
     return dict(instances)
 
 
 def alive(process: Process) -> bool:
     """True if this very process still runs."""
-    with suppress(OSError):
-        stat = _stat(process.pid)
-        return stat is not None and stat[1] == process.started
-    return False
+    now = _process(process.pid)
+    return now is not None and now.started == process.started
 
 
 def marked(pid: int) -> bool:
     """True if the process carries the mark of an instance."""
-    with suppress(OSError):
-        process = _process(pid)
-        return process is not None and bool(process.mark)
-    return False
+    return bool(_mark(pid))
+
+
+def to_end(members: list[Process]) -> list[Process]:
+    """Those of an instance to send a signal: its keeper last, which ends when it keeps nothing any more."""
+    return [process for process in members if not process.mark] or members
 
 
 def send(process: Process, number: signal.Signals) -> None:
@@ -69,23 +77,24 @@ def send(process: Process, number: signal.Signals) -> None:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of the process, whole."""
+    """A file of the process, whole; empty if it is gone or another user's."""
     # No Path: each interns its parts, and interned strings that die leave holes. With one for every process at every
     # look, Python's table of them, 4 MB, was filled and made anew every few minutes, now in one arena, now in another.
-    with open(f"/proc/{pid}/{name}", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
         return file.read()
-
-
-def _stat(pid: int) -> tuple[int, int] | None:
-    """Its session and start, or None for a zombie. Source: proc_pid_stat(5), fields 3, 6 and 22."""
-    # The command's name, in parentheses, may hold blanks and parentheses.
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else (int(fields[3]), int(fields[19]))
+    return b""
 
 
 def _process(pid: int) -> Process | None:
-    if (stat := _stat(pid)) is None:
+    """The process, or None for a zombie. Source: proc_pid_stat(5), fields 3, 4, 20 and 22."""
+    # The command's name, in parentheses, may hold blanks and parentheses.
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    # A process lives on without the thread that it began with, although that one is a zombie.
+    if not fields or (fields[0] in (b"Z", b"X") and int(fields[17]) < 2):
         return None
+    return Process(pid, int(fields[1]), int(fields[19]))
+
+
+def _mark(pid: int) -> str:
     environ = b"\0" + _read(pid, "environ")
-    mark = environ.partition(f"\0{MARK}=".encode())[2].partition(b"\0")[0]
-    return Process(pid, *stat, os.fsdecode(mark))
+    return os.fsdecode(environ.partition(f"\0{MARK}=".encode())[2].partition(b"\0")[0])

@@ -5,49 +5,35 @@ import secrets
 import signal
 import socket
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
-from pydantic import Field
 
 from posthouse import bootstrap
-from posthouse.config import ProviderSettings
 from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.errors import Busy, OfferTaken
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
-from posthouse.providers.process import files, machine
+from posthouse.providers.process import files, keeper, machine
 from posthouse.providers.process.files import Record, read_record, write_record
-from posthouse.providers.process.inventory import RETRY_S, Inventory
-from posthouse.providers.process.launch import launch
-from posthouse.providers.process.procfs import Process, alive, census, send
+from posthouse.providers.process.inventory import RETRY_S, Inventory, Running
+from posthouse.providers.process.keeper import landlock_abi
+from posthouse.providers.process.launch import Bounds, launch, wait_until_begun
+from posthouse.providers.process.procfs import Process, alive, census, send, to_end
+from posthouse.providers.process.settings import ProcessSettings
+from posthouse.providers.process.threads import Threads
 
 KILL_S: Final = 10.0
 """How long killed processes may take to vanish, in seconds; only a stuck device driver makes them take longer."""
-
-
-class ProcessSettings(ProviderSettings):
-    """Workers as processes on this machine."""
-
-    poll_s: float = Field(2.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
-    catalog_s: float = Field(2.0, ge=0.05, le=86_400, description="Time between two looks for free slots, in seconds.")
-    slots: int = Field(
-        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
-    )
-    memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
-    grace_s: float = Field(
-        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
-    )
-    ready_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a ready worker, in US dollars per hour.")
-    loading_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a loading worker, in US dollars per hour.")
-    stopped_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a stopped worker, in US dollars per hour.")
+CALL_S: Final = 60.0
+"""How long the file system may keep a call waiting, in seconds."""
 
 
 class ProcessProvider:
@@ -68,7 +54,13 @@ class ProcessProvider:
             context.data_dir / own,
             context.installation,
             slots=settings.slots or None,
-            memory_gb=settings.memory_gb or None,
+            bounds=Bounds(
+                settings.memory_gb or None,
+                settings.max_file_gb,
+                settings.max_processes,
+                hidden=context.data_dir if settings.wall == "auto" else None,
+            ),
+            min_free_gb=settings.min_free_gb,
             grace_s=settings.grace_s,
             price=Price(settings.ready_usd_h, settings.loading_usd_h, settings.stopped_usd_h),
             name=context.name,
@@ -80,7 +72,8 @@ class ProcessProvider:
         installation: str,
         host: str = "127.0.0.1",
         slots: int | None = None,
-        memory_gb: float | None = None,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        min_free_gb: float = 0.0,
         price: Price = Price(),  # noqa: B008 - frozen
         ports: range = machine.PORTS,
         grace_s: float = 10.0,
@@ -88,8 +81,8 @@ class ProcessProvider:
     ) -> None:
         """`host`: the address at which others reach this machine. `slots`: how many workers may run at once, sharing
         what there is; None gives each GPU one worker, or each core a few where there is no GPU.
-        `memory_gb`: limit on the data of each process of a worker, not on GPU memory. `grace_s`: how long a worker
-        has to end after SIGTERM.
+        `min_free_gb`: with less of the disk free no worker is made. `grace_s`: how long a worker has to end after
+        SIGTERM.
 
         Raises: Refused for an installation that no label could carry.
         """
@@ -98,33 +91,40 @@ class ProcessProvider:
         self._inventory = Inventory(root, self._label, slots, ports)
         self._root = self._inventory.root
         self._host = host
-        self._memory_gb = memory_gb
+        self._wall = bounds.hidden is not None and landlock_abi() >= keeper.ABI
+        self._bounds = replace(bounds, hidden=bounds.hidden and bounds.hidden.resolve() if self._wall else None)
+        self._min_free_gb = min_free_gb
         self._price = price
         self._grace_s = grace_s
         self._children: list[subprocess.Popen[bytes]] = []
         self._recovered = False
-        # Held by every thread that lists or starts instances, so that none sees another's instance half made.
-        self._lock = threading.Lock()
+        self._obstacle = ""
+        """Why no worker is made now."""
+        self._threads = Threads(8, CALL_S)
+        self._log_threads = Threads(4, CALL_S)
+        """Others than those that list and start: whoever reads logs waits for a worker's own files."""
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
     async def catalog(self) -> Sequence[Offer]:
         """Free slots, by kind. Workers share the disk, which costs nothing. Raises: Refused if nvidia-smi fails."""
-        return await asyncio.to_thread(self._catalog)
+        return await self._threads.run(self._catalog)
 
     async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         """The instance, started. One that has the label already is returned as it is.
 
         Raises: OfferTaken, Refused for a spec that cannot be run.
         """
-        return await asyncio.to_thread(self._create, offer_id, spec, max_usd_h)
+        return await self._threads.run(self._create, offer_id, spec, max_usd_h)
 
     async def start(self, instance_id: str) -> None:
         """Runs onstart again in the same directory, on the same ports.
 
-        Raises: NotFound; Busy while it still stops and while no slot is free.
+        Raises: NotFound; Busy while it still stops, while no slot is free, and while the disk is nearly full.
         """
-        await asyncio.to_thread(self._start, instance_id)
+        if self._label.fullmatch(instance_id) and self._inventory.failed(self._root / instance_id):
+            await self._end(self._root / instance_id)  # what a run that failed left behind
+        await self._threads.run(self._start, instance_id)
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
         """Ends its processes and runs the new onstart with the new environment, in the same directory, on the same
@@ -133,16 +133,16 @@ class ProcessProvider:
         Raises: NotFound, Refused for a spec that cannot be run; Busy while no slot is free, and if processes outlive
         SIGKILL.
         """
-        await asyncio.to_thread(self._revise, instance_id, spec)
+        await self._threads.run(self._revise, instance_id, spec)
         await self._end(self._root / instance_id)
-        await asyncio.to_thread(self._start, instance_id)
-        return await asyncio.to_thread(lambda: self._inventory.seen(self._root / instance_id, census()))
+        await self._threads.run(self._start, instance_id)
+        return await self._threads.run(self._seen, instance_id)
 
     async def stop(self, instance_id: str) -> None:
         """Ends its processes and keeps its directory. Raises: Busy if they outlive SIGKILL."""
         if not self._label.fullmatch(instance_id):
             return
-        await asyncio.to_thread(self._halt, instance_id)
+        await self._threads.run(self._halt, instance_id)
         await self._end(self._root / instance_id)
 
     async def destroy(self, instance_id: str) -> None:
@@ -150,20 +150,31 @@ class ProcessProvider:
         if not self._label.fullmatch(instance_id):
             return
         await self._end(self._root / instance_id)
-        await asyncio.to_thread(self._discard, instance_id)
+        tombstone = self._root / f".gone-{instance_id}-{secrets.token_hex(4)}"
+        await self._threads.run(self._discard, instance_id, tombstone)
+        with suppress(TimeoutError):  # it goes on; should the server end, the next one does it
+            await self._threads.run(files.remove, tombstone)
 
     async def instances(self) -> Sequence[Instance]:
         """Everything of this installation, whoever started it."""
-        return await asyncio.to_thread(self._instances)
+        return await self._threads.run(self._instances)
 
     async def logs(self, instance_id: str, tail: int) -> str:
-        """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each then."""
+        """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each then.
+
+        Of an instance that is gone: what it printed last, for a day.
+        """
         if not self._label.fullmatch(instance_id) or tail < 1:
             return ""
-        return await asyncio.to_thread(files.last_lines, self._root / instance_id, tail)
+        return await self._log_threads.run(files.last_lines, self._root / instance_id, tail)
+
+    def troubles(self) -> list[str]:
+        """Why it makes no worker, and whom workers could harm."""
+        wall = f"workers of provider {self.name} can read this server's keys: Landlock is off or not in this system"
+        return [text for text in ("" if self._wall else wall, self._obstacle) if text]
 
     async def close(self) -> None:
-        with self._lock:
+        with self._inventory.alone():
             self._reap()
             for child in self._children:
                 child.returncode = 0  # it goes on without us, and its finaliser must not complain
@@ -172,8 +183,8 @@ class ProcessProvider:
     # -- in threads, one at a time -----------------------------------------------------------------------------------
 
     def _catalog(self) -> list[Offer]:
-        with self._lock:
-            free = self._inventory.free_slots(census())
+        with self._inventory.alone():
+            free = {} if self._disk_is_full() else self._inventory.free_slots(self._census())
         attributes = machine.attributes()
         return [
             Offer(
@@ -194,8 +205,8 @@ class ProcessProvider:
     def _create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         bootstrap.check(spec, self._label)
         directory = self._root / spec.label
-        with self._lock:
-            running = census()
+        with self._inventory.alone():
+            running = self._census()
             if (directory / "instance.json").exists():
                 return self._inventory.seen(directory, running)
             if self._price.ready_usd_h > max_usd_h:
@@ -203,6 +214,8 @@ class ProcessProvider:
             free = [number for number, slot in self._inventory.free_slots(running).items() if slot.offer_id == offer_id]
             if not free:
                 raise OfferTaken(f"{offer_id}: no free slot on this machine")
+            if self._disk_is_full():
+                raise OfferTaken(f"{offer_id}: {self._obstacle}")
             chosen = self._inventory.free_ports(len(spec.ports) + 2, avoid=spec.ports)
             record = Record(
                 worker_id=spec.worker_id,
@@ -218,32 +231,32 @@ class ProcessProvider:
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self._root / f".new-{spec.label}-{secrets.token_hex(4)}"
             draft.mkdir(mode=0o700)
-            (draft / "tmp").mkdir()
             write_record(draft, record)
             draft.rename(directory)
-            self._launch(directory, record)
-            return self._inventory.seen(directory, census())
+            child = self._launch(directory, record)
+        wait_until_begun(child)
+        return self._seen(spec.label)
 
     def _start(self, instance_id: str) -> None:
-        with self._lock:
+        with self._inventory.alone():
             directory, record = self._inventory.ordered(instance_id)
-            running = census()
+            running = self._census()
             if str(directory) in running:
                 if record.wanted != "running":
                     raise Busy(f"{instance_id} is still being stopped", RETRY_S)
                 return
             slot = self._inventory.slot_for(instance_id, record, running)
+            if self._disk_is_full():
+                raise Busy(f"{instance_id}: {self._obstacle}", RETRY_S)
             record = msgspec.structs.replace(record, slot=slot, host=self._host, wanted="running")
-            (directory / "exit_code").unlink(missing_ok=True)
-            with suppress(FileNotFoundError):  # a line of the last run that says "ready" must not be read again
-                (directory / "model.log").replace(directory / "model.log.1")
             write_record(directory, record)
-            self._launch(directory, record)
+            child = self._launch(directory, record)
+        wait_until_begun(child)
 
     def _revise(self, instance_id: str, spec: InstanceSpec) -> None:
         """Writes what is to run from now on. Should the server die before it does, the list says halted."""
         bootstrap.check(spec, self._label)
-        with self._lock:
+        with self._inventory.alone():
             directory, record = self._inventory.ordered(instance_id)
             added = [port for port in spec.ports if port not in record.ports]
             new = dict(zip(added, self._inventory.free_ports(len(added), avoid=spec.ports), strict=True))
@@ -252,7 +265,7 @@ class ProcessProvider:
                 env=spec.env,
                 onstart=spec.onstart,
                 ports={port: (record.ports | new)[port] for port in spec.ports},
-                slot=self._inventory.slot_for(instance_id, record, census()),
+                slot=self._inventory.slot_for(instance_id, record, self._census()),
                 wanted="updated",
             )
             write_record(directory, record)
@@ -260,51 +273,65 @@ class ProcessProvider:
     def _halt(self, instance_id: str) -> None:
         """Writes that the instance is to be stopped. Should the server die then, it was stopped and did not fail."""
         directory = self._root / instance_id
-        with self._lock:
+        with self._inventory.alone():
             if (directory / "instance.json").exists():
                 write_record(directory, msgspec.structs.replace(read_record(directory), wanted="halted"))
 
-    def _discard(self, instance_id: str) -> None:
-        """Removes a directory, which leaves the list at once however long that takes."""
-        tombstone = self._root / f".gone-{instance_id}-{secrets.token_hex(4)}"
-        with self._lock, suppress(FileNotFoundError):
-            (self._root / instance_id).rename(tombstone)
-        files.remove(tombstone)
+    def _discard(self, instance_id: str, tombstone: Path) -> None:
+        """Takes a directory out of the list, from which on it need only be removed."""
+        directory = self._root / instance_id
+        with self._inventory.alone(), suppress(FileNotFoundError):
+            files.keep_ended(directory)
+            directory.rename(tombstone)
 
     def _instances(self) -> list[Instance]:
-        with self._lock:
-            running = census()
+        with self._inventory.alone():
+            running = self._census()
             if not self._recovered:
                 self._inventory.recover(running)
                 self._recovered = True
             found = self._inventory.directories(running)
-            for directory in found:
-                files.rotate(directory)
+            self._disk_is_full()
             self._reap()
             return [self._inventory.seen(directory, running) for directory in found]
 
-    def _launch(self, directory: Path, record: Record) -> None:
-        self._children.append(launch(directory, record, self._memory_gb))
+    def _seen(self, instance_id: str) -> Instance:
+        with self._inventory.alone():
+            return self._inventory.seen(self._root / instance_id, self._census())
+
+    def _launch(self, directory: Path, record: Record) -> subprocess.Popen[bytes]:
+        child = launch(directory, record, self._bounds)
+        self._children.append(child)
+        return child
 
     async def _end(self, directory: Path) -> None:
         """Ends every process of an instance: SIGTERM, and SIGKILL for what is left after `grace_s`."""
         now = asyncio.get_running_loop().time
         kill_at = now() + self._grace_s
-        while members := await asyncio.to_thread(self._members, directory):
+        while members := await self._threads.run(self._members, directory):
             if now() > kill_at + KILL_S:
                 raise Busy(f"{directory.name}: {len(members)} processes outlive SIGKILL", RETRY_S)
-            until = kill_at if now() < kill_at else now() + 1
-            for process in members:
+            until = kill_at if now() < kill_at else now() + 0.2
+            for process in to_end(members):
                 send(process, signal.SIGTERM if until == kill_at else signal.SIGKILL)
             # Watching these few is cheaper than another census; who was born meanwhile is found by the next one.
             while any(map(alive, members)) and now() < until:  # noqa: ASYNC110 - nobody tells us of others' children
                 await asyncio.sleep(0.05)
 
     def _members(self, directory: Path) -> list[Process]:
-        with self._lock:
-            members = census().get(str(directory), [])
+        with self._inventory.alone():
+            members = self._census().get(str(directory), [])
             self._reap()
             return members
+
+    def _census(self) -> Running:
+        return census(f"{self._root}/")
+
+    def _disk_is_full(self) -> bool:
+        """Whether there is too little room for another worker; `_obstacle` says why."""
+        full = machine.full_disk(self._root, self._min_free_gb)
+        self._obstacle = f"provider {self.name} makes no worker: {full}" if full else ""
+        return bool(full)
 
     def _reap(self) -> None:
         """Takes leave of children that have ended, so that none stays a zombie."""

@@ -1,0 +1,43 @@
+"""What the table of a provider of type `process` may say."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from posthouse.config import ProviderSettings
+
+
+class ProcessSettings(ProviderSettings):
+    """Workers as processes on this machine."""
+
+    poll_s: float = Field(2.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
+    catalog_s: float = Field(2.0, ge=0.05, le=86_400, description="Time between two looks for free slots, in seconds.")
+    slots: int = Field(
+        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
+    )
+    memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
+    max_file_gb: float = Field(500.0, gt=0, le=1e6, description="Longest file that a worker may write, in GB.")
+    max_processes: int = Field(
+        32_768,
+        ge=64,
+        le=4_194_304,
+        description="Most processes and threads of the user whom workers run as, by their own counting; root has none.",
+    )
+    min_free_gb: float = Field(
+        1.0,
+        ge=0,
+        le=1e6,
+        description="With less of the disk free no worker is made or started, in GB; 5 % of a disk that is small.",
+    )
+    wall: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto`: workers cannot read the data directory, look into other processes or send them signals, "
+        "where this system has Landlock (Linux 5.19), and cannot become another user. `off`: they run as the server "
+        "does.",
+    )
+    grace_s: float = Field(
+        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
+    )
+    ready_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a ready worker, in US dollars per hour.")
+    loading_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a loading worker, in US dollars per hour.")
+    stopped_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a stopped worker, in US dollars per hour.")
