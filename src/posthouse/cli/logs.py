@@ -69,7 +69,7 @@ def _follow(client: "Client", name: str, tail: int, as_json: bool) -> NoReturn:
     before: dict[int, list[str]] = {}
     while True:
         for worker_id in [int(name)] if name.isdecimal() else [row.id for row in client.workers(name)]:
-            lines = client.worker_logs(worker_id, tail if worker_id not in before else MAX_TAIL).split("\n")[:-1]
+            lines = client.worker_logs(worker_id, tail if worker_id not in before else MAX_TAIL).splitlines()
             for line in new_lines(before.get(worker_id, []), lines):
                 if as_json:
                     typer.echo(json.dumps({"worker": worker_id, "line": line}, ensure_ascii=False))
