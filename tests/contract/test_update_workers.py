@@ -72,7 +72,7 @@ def updated(server: Running) -> bool:
 
 def runs(tmp_path: Path) -> list[list[str]]:
     """The versions that each worker has run, in order."""
-    return sorted(path.read_text().split() for path in (tmp_path / "data" / "workers").glob("*/runs"))
+    return sorted(path.read_text().split() for path in (tmp_path / "data" / "workers").glob("*/home/runs"))
 
 
 @peer("POST /update_workers", "K2", does="`update workers`, `update workers --cancel`")
