@@ -174,12 +174,21 @@ def test_a_worker_that_reports_on_but_refuses_connections_attracts_no_requests_a
     world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
     instance = world.instances["test-1"]
     instance.deaf = True
-    world.run(400)
+    world.run(155)
     assert world.fleet.workers[FIRST].state is State.IDLE
-    assert tried_first(world, FIRST, 100) <= 0.02
+    assert tried_first(world, FIRST, 100) <= 0.08  # of five, and mostly at first
     instance.deaf = False
-    world.run(600)
-    assert tried_first(world, FIRST, 500) >= 0.1
+    world.run(400)
+    assert tried_first(world, FIRST, 300) >= 0.1
+
+
+def test_a_worker_that_reports_on_but_refuses_connections_for_long_is_replaced() -> None:
+    world = World(replace(BARE, min_load=450.0, max_workers=5), load=lambda t: 300.0, cost=40).run(100)
+    world.instances["test-1"].deaf = True
+    world.run(500)
+    assert FIRST not in world.fleet.workers
+    assert world.count(State.IDLE) == 5
+    assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 20)
 
 
 def test_a_request_whose_only_worker_is_dead_is_not_sent_there_more_than_once_a_second() -> None:

@@ -14,7 +14,7 @@ from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import MAX_MACHINES
-from posthouse.fleet.events import Assignment, Waiting
+from posthouse.fleet.events import Assignment, Listed, Moved, Ticked, Waiting, Written
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.requests import MAX_WAITING, UNSEEN_KEPT_S, WAITING_KEPT_S
 from posthouse.fleet.roster import UNCLEAR_S
@@ -973,3 +973,132 @@ def test_a_failure_that_a_caller_saw_counts_once_and_its_request_goes_elsewhere(
     again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
     assert again.worker.id != first.worker.id
     assert fleet.requests.outliers(NOW + 1) == before
+
+
+# -- requests that kill, workers that are of no use --------------------------------------------------------------------
+
+
+def crew(number: int, perf: float = 100.0) -> Fleet:
+    return fleet_of(*(worker(WorkerId(i), perf=perf) for i in range(1, number + 1)), min_load=1e6)
+
+
+def killing(fleet: Fleet, deaths: int, observation: Observation | None = None) -> int:
+    """A request of which so many workers die, each right after it came there; its index."""
+    idx = 0
+    for death in range(deaths):
+        now = NOW + 10 * death
+        given = assigned(fleet.assign(idx, 1, now))
+        idx = given.request_idx
+        if observation is None:
+            fleet.report(given.worker.id, replace(ready_report(), error="CUDA out of memory"), now + 1)
+        else:
+            fleet.observe_instance(given.worker.id, instance(given.worker.id, observation), now + 1)
+    return idx
+
+
+@pytest.mark.parametrize("observation", [None, Observation.EXITED])
+def test_a_request_of_which_two_workers_died_is_given_no_third_and_told_why(observation: Observation | None) -> None:
+    fleet = crew(5)
+    idx = killing(fleet, 2, observation)
+    for again in range(3):
+        outcome = fleet.assign(idx, 1, NOW + 30 + again, hold_s=4.0)
+        assert isinstance(outcome, Waiting)
+        assert (outcome.request_idx, outcome.held) == (0, False)
+        assert "given no worker any more, for 2 died while they had it" in outcome.denied
+        assert observation is not None or "CUDA out of memory" in outcome.denied
+    assert len(fleet.ledger) == 0
+    assert isinstance(fleet.assign(0, 1, NOW + 40), Assignment)
+
+
+def test_a_request_that_is_held_when_its_second_worker_is_seen_to_be_dead_is_told() -> None:
+    fleet = crew(3)
+    idx = killing(fleet, 1)
+    second = assigned(fleet.assign(idx, 1, NOW + 10)).worker.id
+    assert fleet.assign(idx, 1, NOW + 10.5, hold_s=4.0) == Waiting(idx, held=True)  # it may have killed that one, too
+    fleet.managed.held[idx] = lambda outcome: fleet.delivered.append((idx, outcome))
+    fleet.report(second, replace(ready_report(), error="CUDA out of memory"), NOW + 11)
+    ((_, outcome),) = fleet.delivered
+    assert isinstance(outcome, Waiting)
+    assert outcome.denied
+
+
+def test_a_request_that_failed_at_two_workers_goes_on_once_one_of_them_is_known_to_live() -> None:
+    fleet = crew(4)
+    first = assigned(fleet.assign(0, 1, NOW))
+    second = assigned(fleet.assign(first.request_idx, 1, NOW + 1))
+    assert isinstance(fleet.assign(first.request_idx, 1, NOW + 5), Waiting)
+    fleet.report(second.worker.id, ready_report(second.worker.id), NOW + 6)
+    third = assigned(fleet.assign(first.request_idx, 1, NOW + 6))
+    assert third.worker.id not in (first.worker.id, second.worker.id)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_workers_that_lose_their_network_or_their_host_died_of_no_request(silent: bool) -> None:
+    fleet = crew(4)
+    idx = 0
+    for lost in range(3):
+        now = NOW + 100 * lost
+        given = assigned(fleet.assign(idx, 1, now))
+        idx = given.request_idx
+        left = [w for w in fleet.workers if w != given.worker.id and state_of(fleet, w) is State.IDLE]
+        for alive in left:
+            fleet.report(alive, ready_report(alive), now + 90)
+        if silent:
+            fleet.advance(now + 90, SILENT_S)
+        else:
+            fleet.observe("sim", [instance(i) for i in left], now + 90, now + 90)
+        assert state_of(fleet, given.worker.id) is State.UNAVAIL if silent else given.worker.id not in fleet.workers
+    assert isinstance(fleet.assign(idx, 1, NOW + 300), Assignment)
+
+
+def ticking(fleet: Fleet, until_s: int, ends: dict[WorkerId, list[Ended]]) -> list[tuple[int, Worker]]:
+    """When which workers were given up, where each ends one request a second as `ends` has it, in turn."""
+    given_up: list[tuple[int, Worker]] = []
+    fleet.managed.watchers.append(
+        lambda now, effects: given_up.extend(
+            (int(now - NOW), e.after) for e in effects if isinstance(e, Moved) and e.why is Observation.USELESS
+        )
+    )
+    fleet.told(Listed("sim", tuple(instance(i) for i in ends), NOW), NOW)
+    for second in range(until_s):
+        now = NOW + second
+        for worker_id in [i for i in ends if state_of(fleet, i) is State.IDLE]:
+            fleet.report(worker_id, ready_report(worker_id), now)
+            idx = fleet.requests._next_idx = fleet.requests._next_idx + 1
+            fleet.ledger.assign(Request(idx, 1.0, now, now + 30), worker_id, now)
+            end = ends[worker_id][second % len(ends[worker_id])]
+            assert fleet.end(worker_id, replace(end, request_idx=idx), now)
+        fleet.told(Ticked(), now)
+        fleet.told(Written(ok=True), now)
+    return given_up
+
+
+GOOD, BAD, LEFT = (Ended(0, True, "Success"), Ended(0, False, "Error"), Ended(0, True, "Cancelled"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "given_up"),
+    [
+        ([BAD], [GOOD], 1),
+        ([BAD, BAD, BAD, GOOD], [GOOD], 1),
+        ([BAD, GOOD], [GOOD], 0),
+        ([LEFT], [GOOD], 1),
+        ([LEFT], [LEFT], 0),  # answers take longer than clients wait for: another worker would be no better
+        ([LEFT, LEFT, GOOD], [GOOD], 1),
+        ([Ended(0, False, "Rejected")], [GOOD], 0),
+    ],
+)
+def test_a_worker_at_which_nothing_ends_well_is_replaced_whatever_it_reports(
+    first: list[Ended], second: list[Ended], given_up: int
+) -> None:
+    fleet = crew(2)
+    found = ticking(fleet, 110, {ONE: first, TWO: second})
+    assert [lost.id for _, lost in found] == [ONE] * given_up
+    assert all(second >= TUNING.max_penalty_s and "did not end well" in lost.message for second, lost in found)
+
+
+def test_where_every_worker_fails_they_are_replaced_one_at_a_time_and_ever_more_slowly() -> None:
+    fleet = crew(6)
+    workers = [WorkerId(i) for i in range(1, 7)]
+    found = ticking(fleet, 600, {i: [BAD] for i in workers})
+    assert [b - a for (a, _), (b, _) in pairwise(found)] == [60, 120, 240]

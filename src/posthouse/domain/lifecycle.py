@@ -67,6 +67,7 @@ class Observation(StrEnum):
     REPORTED_ERROR = "reported_error"
     SILENT = "silent"  # no report for too long
     OVERDUE = "overdue"  # it stayed in a passing state past its deadline
+    USELESS = "useless"  # it is well by all that it says, and no request ends well there
     FAILED = "failed"  # the provider refused or broke our last command
 
 
@@ -148,6 +149,7 @@ _MOVES: dict[Event, dict[State, State]] = {
     Observation.REPORTED_READY: _from((COMING | {State.UNAVAIL}) - {State.WANTED}, State.IDLE),
     Observation.REPORTED_ERROR: _from((COMING | {State.IDLE, State.UNAVAIL}) - {State.WANTED}, State.ERROR),
     Observation.SILENT: {State.IDLE: State.UNAVAIL},
+    Observation.USELESS: {State.IDLE: State.ERROR},
     Observation.OVERDUE: _from(STATE_TIMEOUT_S, State.ERROR),  # one in DESTROYING is destroyed again, until it is gone
     # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
     Observation.FAILED: {

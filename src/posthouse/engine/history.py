@@ -33,6 +33,7 @@ WHY: dict[Event, str] = {
     Observation.REPORTED_READY: "it reports that it is ready",
     Observation.REPORTED_ERROR: "it reports an error",
     Observation.SILENT: "it has not reported for too long",
+    Observation.USELESS: "no request ends well there",
     Observation.OVERDUE: "it has made no progress for too long",
     Observation.FAILED: "its command was refused",
 }

@@ -166,7 +166,7 @@ class Hub:
 
     async def write_down(self, managed: ManagedEndpoint) -> None:
         """Commits every worker as it is. Raises: StaleVersion, Unavailable."""
-        if rows := managed.fleet.take_rows():
+        if rows := managed.fleet.roster.take_changes():
             endpoint_id = managed.fleet.endpoint.id
             managed.version = await self.store.commit(endpoint_id, managed.version, managed.epoch, rows, None)
 

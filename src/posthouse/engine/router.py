@@ -4,6 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from posthouse.domain.errors import BadRequest
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
@@ -154,7 +155,9 @@ def statuses(workers: Iterable[Worker]) -> str:
     return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
 
 
-def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float) -> WaitReply:
+def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float) -> WaitReply | BadRequest:
+    if outcome.denied:
+        return BadRequest(f"request {ask.request_idx}: {outcome.denied}")
     status = statuses(managed.fleet.workers.values())
     if managed.gone and (failure := why(managed, now)):
         status = f"{status}; {failure}"

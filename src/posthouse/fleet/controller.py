@@ -192,13 +192,12 @@ class Controller:
     def _follow(self, now: float) -> None:
         """Tells the requests what became of workers."""
         moved, self.roster.moved = self.roster.moved, []
-        for worker in moved:
-            self.requests.worker_moved(worker, now)
+        for move in moved:
+            self.requests.worker_moved(move, now)
         self.roster.changed = False
         self.requests.membership_changed()
 
     def _take_in_wish(self, event: Event, now: float) -> None:
-        """Takes in what people want, or how a command went: either may change the next decision."""
         match event:
             case events.Answered(worker_id, command, failure, blame, instance):
                 self.roster.command_answered(worker_id, now, failure, blame)
@@ -230,6 +229,9 @@ class Controller:
         self.roster.advance(now, self._silent_s)
         self._follow(now)
         self.requests.expire(now)
+        if useless := self.requests.useless(now):
+            self.roster.give_up(*useless, now)
+            self._follow(now)
         if self.closed:
             for worker_id in list(self.workers):
                 self.roster.set_goal(worker_id, Goal.GONE)
@@ -337,10 +339,6 @@ class Controller:
             machine_failures=dict(estimator.failures),
             stabilized_at=self.stabilized_at,
         )
-
-    def take_rows(self) -> tuple[Worker, ...]:
-        """What is still to be written down at the end of the server's life."""
-        return self.roster.take_changes()
 
     def is_over(self) -> bool:
         """True if it is closed, no worker is left, and that is written down."""

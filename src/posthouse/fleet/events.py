@@ -43,6 +43,8 @@ class Waiting(NamedTuple):
     request_idx: int
     held: bool = False
     """It is held open: a `Deliver` will say what becomes of it."""
+    denied: str = ""
+    """Why it is given no worker any more."""
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

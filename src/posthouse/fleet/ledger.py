@@ -40,6 +40,8 @@ class Request:
     """Its worker had no other when it came."""
     unserved: bool = False
     """It is new, and never had a worker."""
+    unproven: tuple[WorkerId, ...] = ()
+    """Workers at which it failed by its client's word alone."""
     failures: Mapping[WorkerId, Failures] = field(default_factory=lambda: _NONE)
     """Where it failed, how often and when last. Kept when it ends, for it may be asked for again."""
 

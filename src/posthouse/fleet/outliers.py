@@ -1,12 +1,29 @@
 """Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection."""
 
+from dataclasses import dataclass
+
 from posthouse.domain.decision import Failures
+from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Level, Outbox
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.roster import Roster
-from posthouse.policy.faults import penalty_s
+from posthouse.policy.faults import penalty_s, resume_at
 from posthouse.policy.tuning import TUNING
+
+MAX_STREAK = 10
+"""So many requests that ended well make up for any number that did not."""
+
+
+@dataclass(slots=True)
+class Streak:
+    """Requests of a worker that did not end well, less those that did since."""
+
+    since: float
+    last_at: float = 0.0
+    count: int = 0
+    failed: int = 0
+    """Of these, not of those whose client left."""
 
 
 class Outliers(dict[WorkerId, Failures]):
@@ -14,24 +31,69 @@ class Outliers(dict[WorkerId, Failures]):
 
     def __init__(self, lives: Roster, outbox: Outbox) -> None:
         super().__init__()
+        self.streaks: dict[WorkerId, Streak] = {}
+        """What has not been made up for, however long ago it was."""
         self._lives, self._outbox = lives, outbox
+        self._good_at: dict[WorkerId, float] = {}
+        self._gave_up = Failures()
 
-    def blame(self, request: Request, worker_id: WorkerId, now: float, why: str) -> int:
-        """Holds a request's failure against its worker, unless it is already; returns how many failures that added."""
+    def blame(self, request: Request, worker_id: WorkerId, now: float, why: str, told: bool = False) -> int:
+        """Holds a request's failure against its worker, unless it is already; returns how many failures that added.
+
+        `told`: by the worker itself, so that it proves something of it.
+        """
+        if told:
+            self._add(worker_id, 1, now, 1)
         return 0 if worker_id in request.failures else self._count(worker_id, 1, now, f"request {request.idx} {why}")
 
-    def take_back(self, worker_id: WorkerId, now: float) -> int:
-        """Takes one failure back for a success; returns by how many there are more, so -1 or 0.
+    def client_left(self, worker_id: WorkerId, now: float) -> None:
+        """Notes that a client left before its answer was whole: it may be the worker's fault, or not."""
+        self._add(worker_id, 1, now)
+
+    def ended_well(self, request: Request, worker_id: WorkerId, now: float) -> int:
+        """Notes that a request ended well; returns by how many the worker's failures change, so -1 or 0.
 
         A success is not certain: workers call it one when their model answers with an error. So it takes back only one,
-        and that not for good if the request is asked for again.
+        and that not for good if the request is asked for again. Where it failed before, it was not to blame itself.
         """
-        return self._count(worker_id, -1, now)
+        self._good_at[worker_id] = now
+        for failed_at in request.unproven:
+            self._add(failed_at, 1, now, 1)
+        if worker_id in self.streaks:
+            self._add(worker_id, -1, now, -1)
+        return self._count(worker_id, -1, now) if worker_id in self else 0
+
+    def useless(self, now: float) -> tuple[WorkerId, str] | None:
+        """A worker at which nothing has ended well for a while though clients tried, and why it is given up; or None.
+
+        One at a time, and each time with twice the pause: the next may meet the same fault. Where only clients left, as
+        they do where answers take long, those of another worker must have been served meanwhile.
+        """
+        paused = now < resume_at(self._gave_up, TUNING.max_penalty_s, TUNING.long_backoff_s)
+        for worker_id, streak in self.streaks.items() if not paused else ():
+            others = any(at > streak.since and i != worker_id for i, at in self._good_at.items())
+            tried = streak.failed >= TUNING.max_failures or (others and streak.count >= TUNING.max_failures)
+            worker = self._lives.workers.get(worker_id)
+            lasted_s = streak.last_at - streak.since
+            if tried and lasted_s >= TUNING.max_penalty_s and worker is not None and worker.state is State.IDLE:
+                before = self._gave_up.count if now - self._gave_up.last_at < 2 * TUNING.long_backoff_s else 0
+                self._gave_up = Failures(before + 1, now)
+                return worker_id, f"the last {streak.count} requests here did not end well, over {lasted_s:.0f} s"
+        return None
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """The worker serves nothing any more."""
+        for memory in (self, self.streaks, self._good_at):
+            memory.pop(worker_id, None)
 
     def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
         """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""
         before = request.failures.get(worker_id, Failures())
         request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
+        if before.count == 0 and counted <= 0:  # nobody knows yet whether it was the worker's fault or the client's
+            request.unproven += (worker_id,)
+        if counted < 0:
+            self._add(worker_id, 1, now, 1)
         once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker
         self._count(worker_id, once - counted, now, f"request {request.idx} failed here: it was asked for again")
 
@@ -58,3 +120,14 @@ class Outliers(dict[WorkerId, Failures]):
         if before.count == 0 < count:
             self._outbox.say(Level.TRACE, f"{why}; others are preferred for a while", worker)
         return count
+
+    def _add(self, worker_id: WorkerId, count: int, now: float, failed: int = 0) -> None:
+        if worker_id not in self._lives.workers:
+            return
+        streak = self.streaks.setdefault(worker_id, Streak(now))
+        streak.count = min(streak.count + count, MAX_STREAK)
+        streak.failed = min(max(0, streak.failed + failed), MAX_STREAK)
+        if count > 0:
+            streak.last_at = now
+        if streak.count <= 0:
+            del self.streaks[worker_id]

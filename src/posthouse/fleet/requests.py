@@ -1,10 +1,12 @@
 """The open requests of one endpoint: where each is, who waits, who is held open, and what is held against workers."""
 
+from typing import TypeVar
+
 from posthouse.domain.demand import Demand
-from posthouse.domain.lifecycle import UPDATING, Goal, State
+from posthouse.domain.lifecycle import UPDATING, Goal, Observation, State
 from posthouse.domain.reports import Ended, Report
-from posthouse.domain.worker import Worker, WorkerId
-from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Outbox, Traffic, Waiting
+from posthouse.domain.worker import WorkerId
+from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.load import Load
 from posthouse.fleet.outliers import Outliers
@@ -13,6 +15,9 @@ from posthouse.fleet.routing_table import RoutingTable
 from posthouse.policy.faults import resume_at
 from posthouse.policy.route import queued_work, work_ahead
 from posthouse.policy.tuning import TUNING
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
@@ -28,6 +33,16 @@ MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask again."""
 FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
+LEFT = "Cancelled"
+"""Their word for an end whose client left."""
+MAX_DEATHS = 2
+"""So many workers may die while they have a request, and no more."""
+DIED_KEPT_S = 90.0
+"""Within this time a request failed at a worker that died of it: longer than one is silent before it counts as dead."""
+MAX_DENIED = 1_000
+"""How many requests that are given no worker any more are remembered, and as many dead workers."""
+DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED)
+"""What shows that a worker died at work. One that falls silent, or is taken away, may have lost its network or host."""
 SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
@@ -48,12 +63,16 @@ class Requests:
         self._working: dict[WorkerId, int] = {}
         self._mute: set[WorkerId] = set()  # those whose generation does not say what it works on
         self._slots: dict[WorkerId, float] = {}
+        self._died: dict[WorkerId, tuple[float, str]] = {}  # when workers died at work, and what was said of it
+        self._denied: dict[int, str] = {}
 
     # -- what clients ask ----------------------------------------------------------------------------------------------
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
         ledger = self.ledger
+        if idx in self._denied:
+            return Waiting(0, denied=self._denied[idx])
         self.last_request_at = now
         request = ledger.find(idx) if idx else None
         if ledger.line and (request is None or not request.held_until):
@@ -117,15 +136,20 @@ class Requests:
             self._outliers.keep_away(request, ended_at, now, counted)
         return request
 
-    def _give(self, request: Request, now: float) -> Assignment | None:
+    def _give(self, request: Request, now: float) -> Assignment | Waiting | None:
         """Gives a request the worker that would end it first, if one is free for it.
 
-        None if each is too busy, or it failed there, or twice anywhere, too lately.
+        None if each is too busy, or it failed there, or twice anywhere, too lately; `Waiting` if it gets none any more.
         """
         avoid: tuple[WorkerId, ...] = ()
         if failures := request.failures:
+            if denied := self._deny(request, now):
+                return denied
             avoid = tuple(i for i, f in failures.items() if resume_at(f, TUNING.retry_s, TUNING.max_penalty_s) > now)
             if len(avoid) > 1 and sum(f.last_at > now - TUNING.retry_s for f in failures.values()) > 1:
+                return None
+            # It may have killed those that are dead, and those that have not been heard of since.
+            if sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1:
                 return None
         penalties_s = self._outliers.penalties_s(now) if self._outliers else None
         worker_id = self._routing.pick(request.cost, self.max_queue_s, request.idx, avoid, penalties_s)
@@ -148,6 +172,18 @@ class Requests:
         self._counters.routed += 1
         return Assignment(worker, request.idx, reqnum)
 
+    def _deny(self, request: Request, now: float) -> Waiting | None:
+        """Word that a request is given no worker any more, if enough of them died while they had it."""
+        found = [(self._died[i], f) for i, f in request.failures.items() if i in self._died]
+        died = [text for (at, text), f in found if abs(f.last_at - at) < DIED_KEPT_S]
+        if len(died) < MAX_DEATHS:
+            return None
+        why = f"it is given no worker any more, for {len(died)} died while they had it; the last one: {died[-1]}"
+        _put(self._denied, request.idx, why)
+        self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
+        self._remove(request, now)
+        return Waiting(0, denied=why)
+
     # -- what workers and callers tell ---------------------------------------------------------------------------------
 
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> None:
@@ -157,7 +193,10 @@ class Requests:
             return
         took_s, counted = now - request.assigned_at, 0
         if ended.success:
-            counted = self._outliers.take_back(worker_id, now) if worker_id in self._outliers else 0
+            if ended.status == LEFT:
+                self._outliers.client_left(worker_id, now)
+            else:
+                counted = self._outliers.ended_well(request, worker_id, now)
             if request.cost > 0 and not ended.session:
                 self.load.served(request.cost, took_s, request.alone)
                 if request.alone:
@@ -168,7 +207,7 @@ class Requests:
             text = f"request {request.idx} ended after {took_s:.1f} s: {status}"
             self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
             if ended.status in FAULTS:
-                counted = self._outliers.blame(request, worker_id, now, f"failed here: {status}")
+                counted = self._outliers.blame(request, worker_id, now, f"failed here: {status}", told=True)
         self._counters.ended += 1
         self._remove(request, now, counted)
 
@@ -235,12 +274,15 @@ class Requests:
         """The worker worked before this server began: until it says what it works on, it may be anything."""
         self._working[worker_id] = 1
 
-    def worker_moved(self, worker: Worker, now: float) -> None:
+    def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""
+        before, worker, why = moved
+        if before.state is State.IDLE and why in DEATHS:
+            _put(self._died, worker.id, (now, worker.message or "it ended"))
         if worker.state not in SERVES_NOTHING:
             return
         self._working.pop(worker.id, None)
-        self._outliers.pop(worker.id, None)
+        self._outliers.forget(worker.id)
         for request in list(self.ledger.at.get(worker.id, {}).values()):
             self._remove(request, now)
         if worker.state is State.DESTROYED:
@@ -268,6 +310,10 @@ class Requests:
     def outliers(self, now: float) -> dict[WorkerId, float]:
         """Workers at which requests failed lately, with the penalty of each in seconds."""
         return {i: left_s for i, left_s in self._outliers.penalties_s(now).items() if left_s > 0}
+
+    def useless(self, now: float) -> tuple[WorkerId, str] | None:
+        """A worker that is to be replaced for what clients get of it, and why; None if there is none."""
+        return self._outliers.useless(now)
 
     def demand(self, now: float) -> Demand:
         """What is asked of the endpoint now."""
@@ -298,3 +344,11 @@ class Requests:
         if request.unserved:
             request.unserved = False
             self._traffic.gave_up(request.cost)
+
+
+def _put(memory: dict[_K, _V], key: _K, value: _V) -> None:
+    """Puts a value last, and forgets the first of more than `MAX_DENIED`."""
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > MAX_DENIED:
+        del memory[next(iter(memory))]

@@ -65,8 +65,8 @@ class Roster:
         self.workers: dict[WorkerId, Worker] = {}
         self.estimator = Estimator()
         self.spent_gone_usd = spent_usd
-        self.moved: list[Worker] = []
-        """Workers that changed their state, as they are since, and whom nobody has followed yet."""
+        self.moved: list[Moved] = []
+        """Changes of workers' states that nobody has followed yet."""
         self.changed = True
         """Others may take requests now than before."""
         self._endpoint_id, self._born_at, self._counters, self._outbox = endpoint_id, now, counters, outbox
@@ -166,6 +166,12 @@ class Roster:
                 self._see(worker.id, Observation.OVERDUE, now)
             elif worker.state is State.IDLE and silent:
                 self._see(worker.id, Observation.SILENT, now)
+
+    def give_up(self, worker_id: WorkerId, why: str, now: float) -> None:
+        """Has a worker replaced, whatever it says of itself."""
+        worker = self._change(self.workers[worker_id], message=why)
+        self._outbox.say(Level.INFO0, why, worker)
+        self._see(worker_id, Observation.USELESS, now)
 
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 
@@ -283,6 +289,11 @@ class Roster:
         watched = self._watched.get(worker_id)
         return watched.reported_at if watched is not None else 0.0
 
+    def owes_word(self, worker_id: WorkerId, since: float) -> bool:
+        """True if the worker is taken to be ready, and has not reported since."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.state is State.IDLE and self._watched[worker_id].reported_at <= since
+
     def resting(self, now: float) -> frozenset[WorkerId]:
         """Workers whose command was refused a moment ago."""
         return frozenset(i for i, watched in self._watched.items() if watched.rests_until > now)
@@ -321,8 +332,9 @@ class Roster:
             worker = replace(worker, loaded_at=worker.loaded_at or now, load_s=took_s, message="")
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
-        self._outbox.append(Moved(before, worker, why))
-        self.moved.append(worker)
+        moved = Moved(before, worker, why)
+        self._outbox.append(moved)
+        self.moved.append(moved)
         if state is State.DESTROYED:
             self.spent_gone_usd += worker.spent_usd
             self.unsaved[worker_id] = self.workers.pop(worker_id)

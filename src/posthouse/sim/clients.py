@@ -79,7 +79,7 @@ class Clients(Timeline):
         if outcome.held:
             self.held[client.idx] = client
         else:
-            self._answered_without_worker(client)
+            self._answered_without_worker(client, outcome.denied)
 
     def _deliver(self, idx: int, outcome: Assignment | Waiting) -> None:
         """Tells a client what has become of its request that was held open."""
@@ -91,9 +91,12 @@ class Clients(Timeline):
             self.happened("request", idx, "goes to worker", outcome.worker.id)
             self._send(client, outcome)
         else:
-            self._answered_without_worker(client)
+            self._answered_without_worker(client, outcome.denied)
 
-    def _answered_without_worker(self, client: Client) -> None:
+    def _answered_without_worker(self, client: Client, denied: str) -> None:
+        if denied:
+            self._give_up(client)
+            return
         if self.behaviour.kind is ClientKind.POLLING:
             self.after(client.poll_s(self.behaviour, self._random), self._ask, client)
             return
