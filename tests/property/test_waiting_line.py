@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
-from posthouse.domain.reports import Ended
+from posthouse.domain.errors import BadRequest
+from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.fleet.events import Assignment, RequestsEnded
+from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
 from tests.kit.fleets import NOW, Fleet, worker
@@ -144,3 +145,21 @@ async def test_everybody_who_is_held_can_be_told_to_wait() -> None:
     assert [type(reply) for reply in replies] == [WaitReply] * 3
     assert (len(fleet.line), managed.held) == (0, {})
     assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None
+
+
+async def test_a_request_that_two_workers_died_of_is_told_so_as_its_own_fault() -> None:
+    fleet = full_fleet(3)
+    router, managed = router_of(fleet)
+    replies: list[Reply] = []
+    idx = 0
+    for worker_id in list(fleet.workers)[:2]:
+        for at in list(fleet.ledger.at.get(worker_id, {})):
+            managed.handle(RequestsEnded(worker_id, (Ended(at, success=True),)), NOW)
+        router.route(managed, RouteAsk("e", 1.0, idx), replies.append)
+        reply = replies[-1]
+        assert isinstance(reply, RouteReply)
+        idx = reply.request_idx
+        managed.handle(Reported(worker_id, Report(error="CUDA out of memory", url=reply.url)), NOW)
+    router.route(managed, RouteAsk("e", 1.0, idx), replies.append)
+    assert isinstance(replies[-1], BadRequest)
+    assert "CUDA out of memory" in str(replies[-1])
