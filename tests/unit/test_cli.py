@@ -405,6 +405,17 @@ def test_the_key_on_this_machine_is_the_last_resort_and_never_goes_elsewhere(
     assert seen == [key]
 
 
+@pytest.mark.parametrize("text", [b"ph_a\nph_b", b"\x00\xff\xfe", "schl\u00fcssel".encode()])
+def test_a_broken_key_file_is_named(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "admin-key"
+    file.write_bytes(text)
+    monkeypatch.setenv("POSTHOUSE_DATA_DIR", str(tmp_path))
+    assert main(["key", "list"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file} has no key, but other text")
+
+
 def test_the_logs_of_an_endpoint_are_printed_at_their_level(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

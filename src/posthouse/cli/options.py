@@ -57,10 +57,14 @@ def connect(url: str | None, api_key: str | None) -> "Client":
     """A client of the server at `url`. Use it as a context."""
     from posthouse.client import Client
 
-    data_dir = _data_dir(url)
+    data_dir, where = _data_dir(url), "--api-key"
+    if data_dir is not None and not api_key:
+        where = str(data_dir / ADMIN_KEY_FILE)
+        with suppress(OSError):
+            api_key = (data_dir / ADMIN_KEY_FILE).read_text(encoding="latin-1").strip()
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise BadRequest(f"{where} has no key, but other text: put the file back from a backup, or give another key")
     if data_dir is not None:
-        with suppress(OSError, ValueError):  # ValueError: not ASCII
-            api_key = api_key or (data_dir / ADMIN_KEY_FILE).read_text(encoding="ascii").strip()
         root = data_dir / ROOT_FILE
         if not os.environ.get("POSTHOUSE_CA") and root.is_file():
             return Client(url, api_key, ca=root)
