@@ -76,6 +76,9 @@ class Disk:
         self._versions[endpoint_id], self._epochs[endpoint_id] = version, epoch
         self._spent[endpoint_id] = spent_usd
 
+    def take_journal(self, disk: "Disk") -> None:
+        self._journal = disk._journal
+
     def take_counters(self, epoch: int, last_worker_id: int) -> None:
         self._epoch, self._last_worker_id = epoch, last_worker_id
 

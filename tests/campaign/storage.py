@@ -16,7 +16,7 @@ from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
 from posthouse.store import schema
 from posthouse.store.catalogue import endpoint_of, endpoint_row
-from posthouse.store.checksums import ALIVE, fields_of, sum_of, with_checksum
+from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
 from posthouse.store.fleets import worker_of, worker_row
 from posthouse.store.integrity import Damaged
 from posthouse.store.sql import open_schema
@@ -59,6 +59,7 @@ class Storage:
         except (Damaged, DBAPIError, ValueError, TypeError):
             return kind, None
         assert _content(found) == _content(disk), f"{kind}: the store says that nothing is wrong"
+        found.take_journal(disk)
         return kind, found
 
     def restored(self) -> Disk:
@@ -137,8 +138,10 @@ def _sum_up(db: Connection, disk: Disk) -> None:
     for table in CATALOGUE:
         topic = schema.revisions.c.topic == table.name
         db.execute(update(schema.revisions).where(topic).values(checksum=sum_of(table)))
-    alive = sum_of(schema.workers, schema.workers.c.endpoint_id == schema.fleets.c.endpoint_id, ALIVE)
-    db.execute(update(schema.fleets).values(checksum=alive))
+    for fleet in disk.fleets():
+        alive = sum_of(schema.workers, schema.workers.c.endpoint_id == fleet["endpoint_id"], ALIVE)
+        of_it = schema.fleets.c.endpoint_id == fleet["endpoint_id"]
+        db.execute(update(schema.fleets).where(of_it).values(checksum=alive + checksum(schema.fleets, fleet)))
     epoch, last_worker_id = disk.counters()
     db.execute(update(schema.installation).values(epoch=epoch, last_worker_id=last_worker_id))
 
@@ -149,6 +152,7 @@ def _content(disk: Disk) -> list[Any]:
     return [
         *(sorted(rows, key=lambda row: row.id) for rows in (disk.endpoints(), disk.templates(), disk.workergroups())),
         sorted(alive, key=lambda worker: worker.id),
+        [{**fleet, "epoch": 0} for fleet in disk.fleets()],
     ]
 
 

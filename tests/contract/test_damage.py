@@ -24,7 +24,7 @@ CASES = 12
 async def everything(store: SqlStore) -> list[Any]:
     """What decisions rest on."""
     catalogue = [await store.endpoints(), await store.templates(), await store.workergroups(), await store.secrets()]
-    fleets = [(await store.open_fleet(endpoint_id, 1)).workers for endpoint_id in await store.fleet_ids()]
+    fleets = [await store.open_fleet(endpoint_id, 1) for endpoint_id in await store.fleet_ids()]
     return [await store.installation(), await store.accounts(), await store.keys(), *catalogue, fleets]
 
 
@@ -83,7 +83,7 @@ async def test_a_database_of_before_checksums_gets_them(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("delete from workers where id = 1")
     db.close()
-    with pytest.raises(Refused, match="workers has lost rows of endpoint 1"):
+    with pytest.raises(Refused, match="fleets has lost rows of endpoint 1"):
         await open_store(sqlite_url(path))
 
 

@@ -18,7 +18,7 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.ports import FleetRecord, JournalEntry
-from posthouse.store.checksums import ALIVE, fields_of, sum_of, with_checksum
+from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
 from posthouse.store.database import Database
 from posthouse.store.schema import endpoints, fleets, installation, journal, workers
 
@@ -144,7 +144,7 @@ async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[
     owner = await db.scalar(select(endpoints.c.account_id).where(endpoints.c.id == endpoint_id))
     account_id = AccountId(owner or DEFAULT_ACCOUNT)
     row = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch, "version": 0, "spent_usd": 0.0}
-    await db.execute(insert(fleets).values(row | {"checksum": 0}))
+    await db.execute(insert(fleets).values(with_checksum(fleets, row)))
     return row
 
 
@@ -160,8 +160,11 @@ async def _replace(db: AsyncConnection, endpoint_id: int, changed: Sequence[Work
 
 
 async def _sum_up(db: AsyncConnection, endpoint_id: int) -> None:
+    """Writes the checksum of a fleet: of its own row, and of its living workers."""
+    of_it = fleets.c.endpoint_id == endpoint_id
+    own = checksum(fleets, dict((await db.execute(select(fleets).where(of_it))).one()._mapping))
     alive = sum_of(workers, workers.c.endpoint_id == endpoint_id, ALIVE)
-    await db.execute(update(fleets).where(fleets.c.endpoint_id == endpoint_id).values(checksum=alive))
+    await db.execute(update(fleets).where(of_it).values(checksum=alive + own))
 
 
 async def _advance(

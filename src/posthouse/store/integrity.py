@@ -45,10 +45,11 @@ def check_rows(connection: Connection) -> None:
     for row in _whole_rows(connection, workers):
         if row["state"] != State.DESTROYED.value:
             alive[row["endpoint_id"]] += row["checksum"]
-    summed = {row.endpoint_id: row.checksum for row in connection.execute(select(fleets))}
-    for endpoint_id in summed.keys() | alive.keys():
-        if summed.get(endpoint_id) != alive[endpoint_id]:
-            raise Damaged(f"the table workers has lost rows of endpoint {endpoint_id}, or has old ones")
+    found = {row.endpoint_id: row for row in connection.execute(select(fleets))}
+    for endpoint_id in found.keys() | alive.keys():
+        fleet = found.get(endpoint_id)
+        if fleet is None or fleet.checksum != alive[endpoint_id] + checksum(fleets, dict(fleet._mapping)):
+            raise Damaged(f"the table workers or fleets has lost rows of endpoint {endpoint_id}, or has old ones")
 
 
 def seal(connection: Connection) -> None:
@@ -65,7 +66,8 @@ def seal(connection: Connection) -> None:
         connection.execute(update(revisions).where(revisions.c.topic == table.name).values(checksum=summed))
     for fleet in connection.execute(select(fleets)).all():
         of_it = [workers.c.endpoint_id == fleet.endpoint_id, ALIVE]
-        summed = sum(row["checksum"] for row in _whole_rows(connection, workers, *of_it))
+        summed = checksum(fleets, dict(fleet._mapping))
+        summed += sum(row["checksum"] for row in _whole_rows(connection, workers, *of_it))
         connection.execute(update(fleets).where(fleets.c.endpoint_id == fleet.endpoint_id).values(checksum=summed))
 
 
