@@ -23,8 +23,8 @@ class Seen:
     """Bytes in the worker's directory."""
     read: int
     """Bytes that its processes have read, those of the agent left out."""
-    others: int
-    """How many processes that is."""
+    others: int | None
+    """How many processes that is; None where they cannot be seen."""
 
 
 class Progress:
@@ -34,7 +34,7 @@ class Progress:
         self._directory = settings.directory
         self._most_written = self._most_read = 0
         self.count = 0
-        self.others = 0
+        self.others: int | None = None
         """The worker's processes, but for the agent and what started it, when it was last looked."""
 
     def step(self) -> None:
@@ -54,9 +54,13 @@ class Progress:
 
 
 def _look(directory: Path) -> Seen:
+    found: list[int] = []
+    with suppress(OSError):
+        found = list(_processes())
     own = _ancestors(os.getpid())
-    others = [pid for pid in _processes() if pid not in own]
-    return Seen(sum(_sizes(directory)), sum(_bytes_read(pid) for pid in others), len(others))
+    others = [pid for pid in found if pid not in own]
+    seen = os.getpid() in found  # otherwise something hides them
+    return Seen(sum(_sizes(directory)), sum(map(_bytes_read, others)), len(others) if seen else None)
 
 
 def _sizes(directory: Path) -> Iterator[int]:
