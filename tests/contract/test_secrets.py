@@ -148,8 +148,8 @@ async def test_workers_made_afterwards_have_the_secrets_and_the_template_wins(tm
         endpoint_id = await owner.create_endpoint("llama", min_load=1, cold_workers=0, max_workers=1)
         await owner.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
         workers = tmp_path / "data" / "workers"
-        await until(lambda: any(workers.glob("*/seen")), "a worker that shows its environment")
-        [seen] = workers.glob("*/seen")
+        await until(lambda: any(workers.glob("*/home/seen")), "a worker that shows its environment")
+        [seen] = workers.glob("*/home/seen")
         found = dict(pair.split("=", 1) for pair in seen.read_text().split("\0") if pair)
         assert (found["HF_TOKEN"], found["MODEL"]) == ("hf_a b", "llama")
         assert found["REPORT_ADDR"].startswith(f"{server.url}/w/")

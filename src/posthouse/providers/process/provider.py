@@ -1,6 +1,7 @@
 """The `Provider` port on this machine."""
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import msgspec
+import structlog
 
 from posthouse import bootstrap
 from posthouse.domain.capabilities import Capabilities
@@ -29,6 +31,8 @@ from posthouse.providers.process.launch import Bounds, launch, wait_until_begun
 from posthouse.providers.process.procfs import Process, alive, census, send, to_end
 from posthouse.providers.process.settings import ProcessSettings
 from posthouse.providers.process.threads import Threads
+
+log = structlog.get_logger()
 
 KILL_S: Final = 10.0
 """How long killed processes may take to vanish, in seconds; only a stuck device driver makes them take longer."""
@@ -50,7 +54,7 @@ class ProcessProvider:
     async def open(cls, settings: ProcessSettings, context: Context) -> Self:
         """The provider with these settings."""
         own = "workers" if context.name == "process" else f"workers-{context.name}"
-        return cls(
+        provider = cls(
             context.data_dir / own,
             context.installation,
             slots=settings.slots or None,
@@ -65,6 +69,8 @@ class ProcessProvider:
             price=Price(settings.ready_usd_h, settings.loading_usd_h, settings.stopped_usd_h),
             name=context.name,
         )
+        _warn(provider)
+        return provider
 
     def __init__(
         self,
@@ -103,8 +109,6 @@ class ProcessProvider:
         self._threads = Threads(8, CALL_S)
         self._log_threads = Threads(4, CALL_S)
         """Others than those that list and start: whoever reads logs waits for a worker's own files."""
-
-    # -- the port ----------------------------------------------------------------------------------------------------
 
     async def catalog(self) -> Sequence[Offer]:
         """Free slots, by kind. Workers share the disk, which costs nothing. Raises: Refused if nvidia-smi fails."""
@@ -336,3 +340,10 @@ class ProcessProvider:
     def _reap(self) -> None:
         """Takes leave of children that have ended, so that none stays a zombie."""
         self._children = [child for child in self._children if child.poll() is None]
+
+
+def _warn(provider: ProcessProvider) -> None:
+    for trouble in provider.troubles():
+        log.warning(trouble)
+    if os.geteuid() == 0:
+        log.warning("workers run as root, as this server does: they can change this system", provider=provider.name)
