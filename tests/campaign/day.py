@@ -227,6 +227,8 @@ class Day:
             self.checks.store_restored()
             self.world.forget_asked()
         else:
+            if found.fleets() != self.disk.fleets():  # an old row of a fleet whose workers are as they were
+                self.checks.store_restored()
             self.disk = found
         self.world.written = self.disk.has_label
 

@@ -152,7 +152,6 @@ def _content(disk: Disk) -> list[Any]:
     return [
         *(sorted(rows, key=lambda row: row.id) for rows in (disk.endpoints(), disk.templates(), disk.workergroups())),
         sorted(alive, key=lambda worker: worker.id),
-        [{**fleet, "epoch": 0} for fleet in disk.fleets()],
     ]
 
 
