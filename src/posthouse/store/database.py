@@ -38,7 +38,7 @@ class Database:
 
     def troubles(self) -> list[str]:
         """Why the database could not be used lately."""
-        return [self._failure] if time.monotonic() < self._failed_at + FAILURE_TOLD_S else []
+        return [self._failure] if self._failure and time.monotonic() < self._failed_at + FAILURE_TOLD_S else []
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -52,6 +52,7 @@ class Database:
                 if _identity(self._path) != self._file:
                     raise Unavailable(f"{self._path} is not the file that was opened: put it back", RETRY_S)
                 yield db
+            self._failure = ""  # every transaction begins by taking the right to write
         except (IntegrityError, ProgrammingError, DataError):
             raise
         except (DBAPIError, PoolTimeout, OSError) as error:
