@@ -169,8 +169,9 @@ async def test_a_worker_that_is_not_ready_in_time_fails_and_says_for_what_it_wai
         assert re.fullmatch(r"not ready after \d+ s: downloading; GET /health on 127.0.0.1:\d+: status 503", failure)
 
 
+@pytest.mark.parametrize("more", [{}, {"ready_log": "READY", "health": None}], ids=["health call", "text"])
 async def test_a_model_server_that_died_before_it_was_ready_is_found_by_what_it_left(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("posthouse.agent.upstream._LOOK_S", 0.05)
     monkeypatch.setattr("posthouse.agent.upstream._DESERTED_S", 0.2)
@@ -178,7 +179,7 @@ async def test_a_model_server_that_died_before_it_was_ready_is_found_by_what_it_
     monkeypatch.setattr(loading, "_look", lambda directory: Seen(0, 0, others))
     log_file = world.directory / "model.log"
     log_file.write_text("torch.cuda.OutOfMemoryError: CUDA out of memory\n")
-    async with world.agent(wait=False, upstream=f"http://127.0.0.1:{free_port()}", log_file=log_file):
+    async with world.agent(wait=False, upstream=f"http://127.0.0.1:{free_port()}", log_file=log_file, **more):
         await last_report(world, "waits_for")
         await asyncio.sleep(0.5)
         others = None
@@ -186,9 +187,7 @@ async def test_a_model_server_that_died_before_it_was_ready_is_found_by_what_it_
         assert world.control.statuses[-1]["error_msg"] == ""
         others = 0
         failure = await last_report(world, "error_msg")
-        assert failure.startswith(
-            "the model server has ended: torch.cuda.OutOfMemoryError: CUDA out of memory; GET /health"
-        )
+        assert failure.startswith("the model server has ended: torch.cuda.OutOfMemoryError: CUDA out of memory; ")
 
 
 LOOK = "from pathlib import Path; from posthouse.agent.loading import _look; print(_look(Path()).others, flush=True)"

@@ -71,7 +71,7 @@ class Outward:
         if (port or 80) != (self._upstream.port or 80):
             return False
         inner = self._upstream.hostname or ""
-        return host == inner or (_is_here(host) and _is_here(inner))
+        return host == inner or (is_here(host) and is_here(inner))
 
 
 class Cors:
@@ -110,7 +110,8 @@ class Cors:
         return "*" if "*" in self._origins else origin if origin in self._origins else None
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Return whether that is this machine, as the machine itself names it."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:

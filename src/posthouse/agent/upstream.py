@@ -12,6 +12,7 @@ from yarl import URL
 
 from posthouse.agent.loading import Progress
 from posthouse.agent.logfile import Printed, chunks
+from posthouse.agent.outward import is_here
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.worker import Worker
 
@@ -26,6 +27,7 @@ _HANGS_S: Final = 60.0  # without a byte for any request, and without an answer 
 _HANGS_FACTOR: Final = 10.0  # times as long as all of its work should take: some answer nothing while they work
 _HEALTH_TIMEOUT = ClientTimeout(total=10)  # as long as the peer's worker waits
 _REFUSED: Final = "connection refused"
+_TEXT: Final = "the text"
 _SILENT: Final = "no answer in 10 s"
 
 
@@ -34,7 +36,7 @@ async def wait_until_ready(
 ) -> None:
     """Return once the model server says in every way it was asked for that it is ready."""
     if settings.ready_log is not None:
-        worker.waits_for(f"the text {settings.ready_log!r} in {settings.log_file or 'what the model server prints'}")
+        worker.waits_for(f"{_TEXT} {settings.ready_log!r} in {settings.log_file or 'what the model server prints'}")
         await ready_line.wait()
     while problem := await _problem(session, settings):
         worker.waits_for(f"{_health_call(settings)}: {problem}")
@@ -55,7 +57,8 @@ async def watch_loading(settings: AgentSettings, worker: Worker, progress: Progr
             if waited_s > settings.loading_timeout_s:
                 worker.fail(f"not ready after {waited_s:.0f} s{_last(printed)}; {worker.waiting_text}")
             continue
-        alone = progress.others == 0 and worker.waiting_text.endswith(_REFUSED)
+        nobody = worker.waiting_text.endswith(_REFUSED) or worker.waiting_text.startswith(_TEXT)
+        alone = nobody and progress.others == 0 and is_here(URL(settings.upstream).host or "")
         deserted_at = (deserted_at or now) if alone else None
         if deserted_at is not None and now - deserted_at > _DESERTED_S:
             worker.fail(f"the model server has ended{_last(printed)}; {worker.waiting_text}, and it has no process")
