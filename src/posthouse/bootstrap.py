@@ -31,6 +31,21 @@ export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem"
 """
 """In front of a template's onstart: OpenSSL, and so curl and Python, read that variable."""
 
+FIND_KEY = """\
+# Workers of before November 2025 have a fixed address for the key that verifies requests: here curl asks this server.
+mkdir -p "${TMPDIR:-/tmp}/posthouse" && cat >"${TMPDIR:-/tmp}/posthouse/curl" <<END
+#!/bin/sh
+for word; do shift
+case "\\$word" in https://run.vast.ai/pubkey/) word="\\$REPORT_ADDR/pubkey/" ;; esac
+set -- "\\$@" "\\$word"
+done
+exec "$(command -v curl || echo /usr/bin/curl)" "\\$@"
+END
+chmod +x "${TMPDIR:-/tmp}/posthouse/curl"
+export PATH="${TMPDIR:-/tmp}/posthouse:$PATH"
+"""
+"""Likewise. Every other call of curl is what it was."""
+
 
 def script(onstart: str, root_pem: str) -> tuple[str, dict[str, str]]:
     """What is run at every start, and the variables that it needs.
@@ -39,8 +54,18 @@ def script(onstart: str, root_pem: str) -> tuple[str, dict[str, str]]:
     """
     onstart = onstart.replace("\r\n", "\n")  # editors of other systems end lines so, and bash would take \r for text
     if not root_pem:
-        return onstart, {}
-    return TRUST_ROOT + onstart, {"POSTHOUSE_ROOT": b64encode(root_pem.encode()).decode()}
+        return FIND_KEY + onstart, {}
+    return TRUST_ROOT + FIND_KEY + onstart, {"POSTHOUSE_ROOT": b64encode(root_pem.encode()).decode()}
+
+
+def with_token(url: str, token: str) -> str:
+    """Return the server's address as a worker is given it, with its token twice: in the path, and as a password.
+
+    Most workers append to the address, which keeps the path. Those of September 2024 to June 2025 join it with an
+    absolute path, which keeps the host's part alone: their HTTP client sends its password as `Authorization: Basic`.
+    """
+    scheme, _, rest = url.rstrip("/").partition("://")
+    return f"{scheme}://worker:{token}@{rest}/w/{token}"
 
 
 def variables(

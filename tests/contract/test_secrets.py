@@ -152,4 +152,5 @@ async def test_workers_made_afterwards_have_the_secrets_and_the_template_wins(tm
         [seen] = workers.glob("*/home/seen")
         found = dict(pair.split("=", 1) for pair in seen.read_text().split("\0") if pair)
         assert (found["HF_TOKEN"], found["MODEL"]) == ("hf_a b", "llama")
-        assert found["REPORT_ADDR"].startswith(f"{server.url}/w/")
+        host, token = server.url.removeprefix("http://"), found["MASTER_TOKEN"]
+        assert found["REPORT_ADDR"] == f"http://worker:{token}@{host}/w/{token}"

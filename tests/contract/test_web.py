@@ -745,7 +745,7 @@ async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: 
         ("POST", "/get_endpoint_workers", None, ["id: is required; it must be a whole number from 1 to"]),
         ("PUT", "/api/v0/search/asks", {"q": {"limit": 0}}, ["q.limit: must be a whole number from 1 to 2147483648"]),
         ("POST", "/api/v0/endptjobs", {"min_load": []}, ["min_load: must be a number from 0 to 1e+12, not []"]),
-        ("PUT", "/api/v0/autojobs/1", {"signature_scheme": "A6"}, ["must be one of (empty), A4, A5, A5s, U, not 'A6'"]),
+        ("PUT", "/api/v0/autojobs/1", {"signature_scheme": "A6"}, ["must be one of (empty), A4, A5, A5S, U, not 'A6'"]),
         ("GET", "/v1/workers/x/logs?tail=0", None, [
             "worker_id: must be a whole number, not 'x'",
             "tail: must be a whole number from 1 to 10000, not '0'",

@@ -6,15 +6,18 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
 
+from posthouse import bootstrap
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine import router
+from posthouse.engine.managed import REFUSED
 from posthouse.fleet import requests as fleet_module
 from posthouse.fleet.requests import UNSEEN_KEPT_S
 from posthouse.server.fastpath import ROUTES
@@ -86,6 +89,53 @@ async def test_an_address_is_believed_only_where_the_provider_placed_the_worker(
     assert (status, "url" in reply) == (200, False)
     await puppet.report()
     assert (await route(http, server, {"endpoint": "llm", "cost": 1}))[1]["url"] == puppet.url
+
+
+async def test_a_refused_report_is_in_the_workers_log_and_in_its_message(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+
+    async def told() -> tuple[str, int]:
+        (row,) = await owner.workers("llm")
+        managed = server.hub.home_of(puppet.id)
+        assert managed is not None
+        return row.message, sum("report was refused" in line.text for line in managed.history.lines())
+
+    report = puppet.form("W1")
+    assert (await puppet.post("/worker_status/", report))[0] == 401
+    message, lines = await told()
+    assert (message, lines) == (REFUSED[False], 1)
+    assert (await puppet.post("/worker_status/", report, "wrong"))[0] == 401
+    assert await told() == (REFUSED[True], 1)  # anybody can send such: one line is enough
+    joined = urljoin(bootstrap.with_token(puppet.base, puppet.token), "/worker_status/")  # as workers of 2024 do
+    async with http.post(joined, json=report) as reply:
+        assert reply.status == 200
+    assert await told() == ("", 1)
+    assert states(server, "llm") == ["idle"]
+
+
+async def test_a_worker_that_rejects_everything_is_tried_with_the_other_scheme_of_its_version(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+
+    async def scheme(**changes: Any) -> str:
+        form = puppet.form("W2", version="0.1.0", **changes)
+        assert (await puppet.post("/worker_status/", form, puppet.token))[0] == 200
+        fleet = server.hub.fleet_named("llm")
+        assert fleet is not None
+        return fleet.workers[WorkerId(puppet.id)].scheme
+
+    busy = {"working_request_idxs": [7], "num_requests_working": 1}
+    assert await scheme() == "A5S"
+    assert await scheme(rej_load=100.0, **busy) == "A5S"  # it has too much to do
+    assert await scheme(rej_load=100.0) == "A5"
+    assert await scheme() == "A5"
+    assert await scheme(rej_load=100.0) == "A5S"
+    assert await scheme(rej_load=100.0) == "A5"
+    assert await scheme(cur_perf=50.0) == "A5"
+    assert await scheme(rej_load=100.0) == "A5"  # from now on that says nothing: anybody can show it a wrong signature
 
 
 async def test_without_a_ready_worker_the_reply_has_endpoint_and_status(

@@ -21,7 +21,7 @@ SLOTS = int(os.environ.get("DRILL_SLOTS", "1000"))
 class Worker:
     def __init__(self) -> None:
         address = os.environ["REPORT_ADDR"]
-        place, _, path = address.removeprefix("http://").partition("/")
+        place, _, path = address.removeprefix("http://").rpartition("@")[2].partition("/")
         self.host, _, self.port = place.partition(":")
         self.path = f"/{path}" if path else ""
         port = os.environ["WORKER_PORT"]

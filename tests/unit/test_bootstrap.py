@@ -1,4 +1,8 @@
+import os
+import subprocess
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -29,7 +33,36 @@ def test_without_ports_of_its_own_a_worker_listens_where_it_is_reached() -> None
 
 
 def test_an_onstart_of_another_systems_editor_is_run() -> None:
-    assert bootstrap.script("if true; then\r\n  echo $'\\r'\r\nfi\r\n", "")[0] == "if true; then\n  echo $'\\r'\nfi\n"
+    onstart, _ = bootstrap.script("if true; then\r\n  echo $'\\r'\r\nfi\r\n", "")
+    assert onstart == bootstrap.FIND_KEY + "if true; then\n  echo $'\\r'\nfi\n"
+
+
+def test_a_workers_token_survives_however_it_makes_addresses_of_the_one_it_is_given() -> None:
+    address = bootstrap.with_token("https://posthouse.example:8443/", "TOKEN")
+    assert f"{address}/worker_status/" == "https://worker:TOKEN@posthouse.example:8443/w/TOKEN/worker_status/"
+    assert urljoin(address, "/worker_status/") == "https://worker:TOKEN@posthouse.example:8443/worker_status/"
+
+
+@pytest.mark.parametrize(
+    ("asked", "called"),
+    [
+        ("curl -X GET https://run.vast.ai/pubkey/", ["-X", "GET", "http://here/pubkey/"]),
+        ("curl 'https://example.com/a b' -H 'X: $Y'", ["https://example.com/a b", "-H", "X: $Y"]),
+        ("curl -s https://run.vast.ai/route/", ["-s", "https://run.vast.ai/route/"]),
+    ],
+)
+def test_curl_asks_this_server_for_the_key_and_is_otherwise_what_it_was(
+    asked: str, called: list[str], tmp_path: Path
+) -> None:
+    real = tmp_path / "bin" / "curl"
+    real.parent.mkdir()
+    real.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    real.chmod(0o700)
+    onstart, _ = bootstrap.script(asked, root_pem="")
+    path = f"{real.parent}:{os.environ['PATH']}"
+    env = {"PATH": path, "TMPDIR": str(tmp_path), "REPORT_ADDR": "http://here"}
+    done = subprocess.run(["bash", "-e", "-c", onstart], env=env, capture_output=True, text=True)
+    assert (done.stdout.splitlines(), done.stderr) == (called, "")
 
 
 def test_a_label_belongs_to_one_installation() -> None:

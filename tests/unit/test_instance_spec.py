@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from posthouse import bootstrap
 from posthouse.domain.account import AccountId
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Refused
@@ -43,7 +44,7 @@ async def asked(image: str = "ghcr.io/team/model", secrets: Mapping[str, str] = 
     hub.put_group(Workergroup(GROUP, EndpointId(1), TemplateId(1), launch_args="--ipc=host", gpu_ram=80.0))
     executor = Executor(
         hub,
-        report_url=lambda worker: f"https://{worker.provider}.example/w/{worker.id}",
+        report_url=lambda worker: f"https://{worker.provider}.example/",
         worker_token=lambda worker_id: "token",
         secrets=lambda owner: secrets if owner == AccountId(1) else {},
         root_pem=root_pem,
@@ -61,12 +62,12 @@ async def test_all_that_is_stored_reaches_the_provider() -> None:
         label="test-1",
         worker_id=1,
         image="ghcr.io/team/model:v1",
-        onstart="run",
+        onstart=bootstrap.FIND_KEY + "run",
         disk_gb=10.0,
         env={
             "HF_TOKEN": "hf",
             "MODE": "fast",
-            "REPORT_ADDR": "https://sim.example/w/1",
+            "REPORT_ADDR": "https://worker:token@sim.example/w/token",
             "MASTER_TOKEN": "token",
             "USE_SSL": "false",
             "PYTHON": "python3",

@@ -184,7 +184,7 @@ def _parts(
     router = Router(hub, keys.signer, keyring.grant_key, settings.server.route_hold_s, signing.sign)
     executor = Executor(
         hub,
-        report_url=lambda worker: f"{urls.get(worker.provider) or url}/w/{keyring.worker_token(worker.id)}",
+        report_url=lambda worker: urls.get(worker.provider) or url,
         worker_token=keyring.worker_token,
         secrets=lambda owner: {name: keyring.unseal(name, text) for name, text in hub.secrets.get(owner, {}).items()},
         root_pem=keys.authority.root_pem.decode() if settings.server.tls == "self" else "",

@@ -23,7 +23,7 @@ GpuRam = Annotated[float | None, typer.Option(help="Size of the model in GB: an 
 Provider = Annotated[str | None, typer.Option(help="Where to rent.", show_default="the server's default")]
 Scheme = Annotated[
     str | None,
-    typer.Option(help="Signature scheme of its workers: A4, A5, A5s or U.", show_default="by each worker's version"),
+    typer.Option(help="Signature scheme of its workers: A4, A5, A5S or U.", show_default="by each worker's version"),
 ]
 
 

@@ -13,7 +13,7 @@ class Report:
     url: str = ""
     version: str = ""
     scheme: str = ""
-    """What its generation verifies: A4, A5, A5s or U."""
+    """What its generation verifies: A4, A5, A5S or U."""
     working: frozenset[int] | None = None
     """The request indexes it works on; None where its generation does not say."""
     working_count: int = 0
@@ -35,6 +35,8 @@ class Report:
     progress: int | None = None
     loading_timeout_s: float = 0.0
     """What our agent alone tells while it loads: for what it waits, a count of signs of progress, its limit or 0."""
+    rejected: float = 0.0
+    """Work that it refused since its report before: it had too much, or took a signature for wrong."""
 
 
 @dataclass(frozen=True, slots=True)

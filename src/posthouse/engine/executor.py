@@ -34,7 +34,7 @@ DOCKER_HUB = "docker.io"
 class Executor:
     hub: Hub
     report_url: Callable[[Worker], str]
-    """What a worker is given as REPORT_ADDR: its provider may have an address of its own for that."""
+    """Where a worker reaches the server: its provider may have an address of its own for that."""
     worker_token: Callable[[int], str]
     secrets: Callable[[AccountId], Mapping[str, str]]
     """What every new instance finds in its environment, unless its template says otherwise. Raises: Refused."""
@@ -153,6 +153,7 @@ class Executor:
         logins = {name for name in secrets if name.startswith(REGISTRY_LOGIN)}
         env = {name: value for name, value in secrets.items() if name not in logins} | variables
         onstart, trust = bootstrap.script(template.onstart, self.root_pem)
+        token = self.worker_token(worker.id)
         return InstanceSpec(
             label=worker.label,
             worker_id=worker.id,
@@ -162,8 +163,8 @@ class Executor:
             env={
                 **env,
                 **trust,
-                "REPORT_ADDR": self.report_url(worker),
-                "MASTER_TOKEN": self.worker_token(worker.id),
+                "REPORT_ADDR": bootstrap.with_token(self.report_url(worker), token),
+                "MASTER_TOKEN": token,
                 "USE_SSL": env.get("USE_SSL", "false"),
                 "PYTHON": env.get("PYTHON", "python3"),
             },

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field, replace
 
 from posthouse.domain.errors import TooMany, Unauthorized
 from posthouse.domain.reports import Ended, Report
-from posthouse.domain.worker import WorkerId
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Reported, RequestsEnded
+from posthouse.wire.signed import other_scheme
+
+MAX_PROVEN = 100_000
+"""Most workers of which it is remembered; beyond it all are found out anew, each with the scheme that it has."""
 
 MESSAGE_BYTES = 4096
 """A message counts as one more for each of these; usual ones have less than 1,000."""
@@ -26,14 +30,16 @@ class Ingest:
     on_unknown: Callable[[int], None] = lambda worker_id: None
     """Told of each message with a good token of a worker that is not here."""
     counts: Counter[str] = field(default_factory=Counter)
+    _proven: set[WorkerId] = field(default_factory=set)
+    """Workers that have verified what was signed for them, where that was in doubt."""
 
     def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
         """Takes in a report of a worker of this endpoint."""
         now = self.hub.clock.now()
         worker = managed.fleet.workers[WorkerId(worker_id)]
-        group = self.hub.workergroups.get(worker.group_id)
-        if group is not None and group.signature_scheme:
-            report = replace(report, scheme=group.signature_scheme)
+        managed.accepted(worker.id)
+        if (scheme := self._scheme(worker, report)) != report.scheme:
+            report = replace(report, scheme=scheme)
         managed.handle(Reported(worker.id, report), now)
 
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
@@ -43,14 +49,36 @@ class Ingest:
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:
         """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""
-        is_its_own = self.check_worker(worker_id, token)
-        managed = self.hub.home_of(worker_id) if is_its_own else None
-        if managed is None:
-            if is_its_own:
-                self.on_unknown(worker_id)
-            self.counts["messages_refused"] += 1
-            raise Unauthorized("mtoken: not the token of this worker")
-        return managed
+        is_its_own, managed = self.check_worker(worker_id, token), self.hub.home_of(worker_id)
+        if is_its_own and managed is not None:
+            return managed
+        if is_its_own:
+            self.on_unknown(worker_id)
+        self.counts["messages_refused"] += 1
+        if managed is not None:
+            managed.refused(WorkerId(worker_id), has_token=bool(token), now=self.hub.clock.now())
+        raise Unauthorized("mtoken: not the token of this worker")
+
+    def _scheme(self, worker: Worker, report: Report) -> str:
+        """What the worker verifies: as its workergroup says, or else its version.
+
+        Where two generations report one version, the scheme is kept with which it did anything, and the other is tried
+        after a report in which it has rejected everything.
+        """
+        group = self.hub.workergroups.get(worker.group_id)
+        if group is not None and group.signature_scheme:
+            return group.signature_scheme.upper()  # rows written earlier may say A5s
+        other = other_scheme(report.scheme)
+        if other == report.scheme:
+            return other
+        now = other if worker.scheme == other else report.scheme
+        if report.done > 0.0:
+            self._proven.add(worker.id)
+            if len(self._proven) > MAX_PROVEN:
+                self._proven.clear()
+        elif report.rejected > 0.0 and not report.working and worker.id not in self._proven:
+            return other_scheme(now)
+        return now
 
     def count(self, worker_id: int, size: int) -> None:
         """Counts a message of so many bytes: a long one takes as long as many. Raises: TooMany."""

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from posthouse import __version__
 from posthouse.domain.decision import Decision
@@ -23,6 +23,7 @@ from posthouse.fleet.events import (
     Dismissed,
     Effect,
     Event,
+    Level,
     Moved,
     Reported,
     Run,
@@ -43,6 +44,22 @@ FAILURES_TOLD = 3
 """Most failures that are told where none is ready."""
 GONE_S = 86_400.0
 """For how long they are."""
+REFUSAL_NOTED_S: Final = 3600.0
+"""Shortest time between two lines about refused messages of one worker."""
+REFUSED: Final = {
+    False: "a report was refused: it has no token; its code uses neither MASTER_TOKEN nor the whole of REPORT_ADDR",
+    True: "a report was refused: its token is not this worker's; its MASTER_TOKEN or REPORT_ADDR was changed",
+}
+"""What is said of a refused report, by whether it had a token."""
+
+
+class Refusal(NamedTuple):
+    """That messages of a worker were refused."""
+
+    why: str
+    """Empty: a later one was accepted."""
+    noted_at: float
+
 
 Listener: TypeAlias = Callable[[float, Event | None, list[Effect]], None]
 """Hears at what time an event had which effects; None is a request for a worker."""
@@ -104,6 +121,7 @@ class ManagedEndpoint:
         """Told of effects alone: a request that has a worker at once has none."""
         self.kept: EventLog | None = None
         """Where its events are kept, if they are."""
+        self._refusals: dict[WorkerId, Refusal] = {}
         self._effects: deque[Effect] = deque()
         self._at_work = False
         self._born_at = log.since
@@ -224,6 +242,25 @@ class ManagedEndpoint:
         if after.state is State.DESTROYED:
             self.stats.pop(after.id, None)
             self.gone.append((now, after))
+            self._refusals.pop(after.id, None)
+
+    def refused(self, worker_id: WorkerId, has_token: bool, now: float) -> None:
+        """Takes in that a message in a worker's name was refused. Anybody can send one: it is noted once an hour."""
+        before, why = self._refusals.get(worker_id), REFUSED[has_token]
+        is_new = before is None or now - before.noted_at >= REFUSAL_NOTED_S
+        self._refusals[worker_id] = Refusal(why, now if before is None or is_new else before.noted_at)
+        if is_new:
+            self.history.note(now, Level.INFO0, why, worker_id, self.fleet.workers[worker_id].group_id)
+
+    def accepted(self, worker_id: WorkerId) -> None:
+        """Takes in that a message of this worker was not refused."""
+        if (before := self._refusals.get(worker_id)) is not None:
+            self._refusals[worker_id] = Refusal("", before.noted_at)
+
+    def message_of(self, worker: Worker) -> str:
+        """What is to be known of a worker: what it or its provider said last, or that its messages are refused."""
+        refusal = self._refusals.get(worker.id)
+        return worker.message or ("" if refusal is None else refusal.why)
 
     # -- what others ask of it -----------------------------------------------------------------------------------------
 

@@ -274,6 +274,16 @@ def key_in_header(authorization: str) -> str:
     return words[0] if len(words) == 1 and words[0].lower() != "bearer" else ""
 
 
+def password_in_header(authorization: str) -> str:
+    """The password of HTTP's Basic scheme (RFC 7617); empty if there is none."""
+    words = authorization.split()
+    if len(words) != 2 or words[0].lower() != "basic":
+        return ""
+    with suppress(ValueError):
+        return base64.b64decode(words[1], validate=True).decode("latin-1").partition(":")[2]
+    return ""
+
+
 def load_secret(path: Path) -> bytes:
     """The installation's secret: 32 random bytes in a file that only its owner may read, made at the first call.
 

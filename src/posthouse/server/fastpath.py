@@ -20,7 +20,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
-from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key
+from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
 from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
@@ -169,9 +169,9 @@ class FastPath:
     def _worker(self, call: Call, message: Any) -> ManagedEndpoint:
         """The endpoint of the worker that calls. Raises: Unauthorized, TooMany where it tells too much."""
         worker_id, in_body, *_ = message
-        in_path = call.token
-        token = "" if in_body and in_path and in_body != in_path else in_body or in_path  # two that differ are none
-        home = self.ingest.home(worker_id, token)
+        home = self.ingest.home(
+            worker_id, one_key(in_body, call.token, password_in_header(_authorization(call.headers)))
+        )
         call.proven = True
         if not call.counted:
             call.counted = True
@@ -288,8 +288,11 @@ class FastPath:
 
 
 def _key_shown(headers: Headers) -> str:
-    shown = next((value for name, value in headers if name == b"authorization"), b"")
-    return key_in_header(shown.decode("latin-1"))
+    return key_in_header(_authorization(headers))
+
+
+def _authorization(headers: Headers) -> str:
+    return next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")
 
 
 def _nothing(body: bytes) -> None:

@@ -68,9 +68,14 @@ def wire_cost(cost: float) -> int | float:
 def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
     """Return the scheme that a worker verifies, by its last status report.
 
-    Version 0.1.0 was reported by workers of both A5 and A5S; the second were far longer in use.
+    Version 0.1.0 was reported by workers of both A5 and A5S; the second were far longer in use. See `other_scheme`.
     """
     match = _VERSION.match(version[:_VERSION_CHARACTERS]) if version else None
     if match is None:
         return Scheme.A5 if has_working_request_idxs else Scheme.A4
     return Scheme.U if (int(match[1]), int(match[2] or 0)) >= (1, 1) else Scheme.A5S
+
+
+def other_scheme(scheme: str) -> str:
+    """Return the scheme of workers that cannot be told from those of this one by what they report; else the same."""
+    return {Scheme.A5: Scheme.A5S, Scheme.A5S: Scheme.A5}.get(Scheme(scheme), scheme) if scheme else scheme

@@ -43,6 +43,7 @@ class StatusBody(msgspec.Struct):
     url: Annotated[str, Meta(max_length=MAX_URL)] | None = None
     num_requests_working: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     working_request_idxs: Annotated[list[_Index], Meta(max_length=MAX_INDEXES)] | None = None
+    rej_load: float | None = None
     disk_usage: float | None = None
     additional_disk_usage: float | None = None
     waits_for: str | None = None
@@ -65,6 +66,7 @@ class OddBody(msgspec.Struct):
     url: Any = None
     num_requests_working: Any = None
     working_request_idxs: Any = None
+    rej_load: Any = None
     disk_usage: Any = None
     additional_disk_usage: Any = None
 
@@ -112,6 +114,7 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         waits_for=(body.waits_for or "")[:MAX_TEXT],
         progress=body.progress,
         loading_timeout_s=body.loading_timeout_s,
+        rejected=_figure(body.rej_load),
     )
     return body.id, body.mtoken or "", report
 
@@ -132,6 +135,7 @@ def _checked(body: OddBody) -> StatusBody:
         message=body.message if isinstance(body.message, str) else None,
         new_load=_figure(body.new_load),
         cur_perf=_figure(body.cur_perf),
+        rej_load=_figure(body.rej_load),
         disk_usage=_figure(body.disk_usage),
         additional_disk_usage=_figure(body.additional_disk_usage, low=-MAX_WORK),
     )

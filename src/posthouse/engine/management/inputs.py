@@ -48,6 +48,10 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _in_capitals(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise PydanticCustomError("bool", "is no number")
@@ -150,7 +154,7 @@ class WorkergroupChanges(WireInput):
     """Size of the model in GB: an estimate, not a filter."""
     provider: Line | None = None
     """Where to rent; empty: the server's default."""
-    signature_scheme: Literal["", "A4", "A5", "A5s", "U"] | None = None
+    signature_scheme: Annotated[Literal["", "A4", "A5", "A5S", "U"], BeforeValidator(_in_capitals)] | None = None
     """Signature scheme of its workers; empty: by each worker's version."""
 
 

@@ -174,6 +174,6 @@ def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float, gone_at: f
         load_s=worker.load_s,
         version=worker.version,
         scheme=worker.scheme,
-        message=worker.message,
+        message=managed.message_of(worker),
         gone_at=gone_at,
     )

@@ -95,7 +95,6 @@ def _row(group: Workergroup, hub: Hub, keyring: Keyring) -> rows.Workergroup:
         cold_mult=scaling.cold_mult,
         cold_workers=scaling.cold_workers,
         max_workers=scaling.max_workers,
-        api_key=keyring.endpoint_key(endpoint.id, endpoint.key_version),
         user_id=endpoint.account_id,
         created_at=group.created_at,
     )

@@ -45,8 +45,6 @@ class Workergroup(Row):
     cold_mult: float
     cold_workers: int
     max_workers: int
-    api_key: str
-    """The key that can only route to its endpoint."""
     user_id: int
     created_at: float
 
