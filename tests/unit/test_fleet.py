@@ -267,6 +267,15 @@ def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None
     assert (again.request_idx, again.worker.id) == (first.request_idx, {ONE: TWO, TWO: ONE}[first.worker.id])
 
 
+def test_an_index_whose_request_ended_well_for_certain_is_used_once_more_at_once_and_blames_nobody() -> None:
+    fleet = fleet_of(worker())
+    idx = assigned(fleet.assign(0, 1, NOW)).request_idx
+    for second in range(20):
+        assert fleet.end(ONE, Ended(idx, success=True, status="Success", certain=True), NOW + second)
+        assert assigned(fleet.assign(idx, 1, NOW + second)).worker.id == ONE
+    assert fleet.requests.outliers(NOW + 20) == {}
+
+
 def test_a_request_that_is_ended_and_asked_again_for_ever_tries_its_worker_less_and_less_often() -> None:
     fleet = fleet_of(worker())
     idx, tried = 0, []

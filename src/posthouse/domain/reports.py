@@ -48,3 +48,5 @@ class Ended:
     status: str = ""
     session: bool = False
     """It was a session, which lasts as long as its client likes."""
+    certain: bool = False
+    """A success that is one: other workers than ours also call it so when their model answers with an error."""

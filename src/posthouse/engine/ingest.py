@@ -11,6 +11,7 @@ from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Reported, RequestsEnded
+from posthouse.wire.grant import AGENT
 from posthouse.wire.signed import other_scheme
 
 MAX_PROVEN = 100_000
@@ -45,6 +46,8 @@ class Ingest:
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
         """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
         now = self.hub.clock.now()
+        if managed.fleet.workers[WorkerId(worker_id)].version.endswith(AGENT):
+            ended = tuple(replace(e, certain=e.success and e.status == "Success") for e in ended)
         managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:

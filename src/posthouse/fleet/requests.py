@@ -210,6 +210,8 @@ class Requests:
                 counted = self._outliers.blame(request, worker_id, now, f"failed here: {status}", told=True)
         self._counters.ended += 1
         self._remove(request, now, counted)
+        if ended.certain:  # nothing to keep away from, should a client use its index once more
+            self.ledger.withdraw(request)
 
     def failed(self, idx: int, worker_id: WorkerId, why: str, now: float) -> None:
         """Ends a request that failed at its worker, as its caller saw; one that is not there is counted and ignored.
