@@ -670,6 +670,7 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
     fleet.assign(0, 250.0, web.hub.clock.now())
     [row, _] = (await web.call("GET", "/v1/workers?endpoint=llama", key="read")).body
     assert row.pop("age_s") > 0
+    assert row.pop("spent_usd") > 0  # this one is idle for long
     assert row == {
         "id": 1,
         "endpoint": "llama",
@@ -687,7 +688,6 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
         "busy": 1 in fleet.ledger.at,
         "penalty_s": 0.0,
         "price_usd_h": 0.5,
-        "spent_usd": 0.0,
         "load_s": 0.0,
         "version": "",
         "scheme": "",

@@ -1,0 +1,76 @@
+"""Runs programs that show a fault, each against a server of its own: `python -m tests.cases FOLDER [NAME...]`
+
+A program is given POSTHOUSE_URL, POSTHOUSE_API_KEY, POSTHOUSE_DATA_DIR and PH, the command; it prints lines that begin
+with `ok` or `FAULT`, and exits with 0 if all is well. Programs are
+named by a letter and a number. NAME: the beginning of a program's name.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PH = Path(sys.executable).with_name("posthouse")
+START_S = 60.0
+LIMIT_S = 900.0
+"""How long a program may take."""
+SLOTS = "24"
+
+
+@contextmanager
+def server(directory: Path) -> Iterator[dict[str, str]]:
+    """A server with a data directory of its own; yields the environment that leads to it."""
+    data, log = directory / "data", directory / "server.log"
+    environ = {**os.environ, "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": SLOTS, "POSTHOUSE_DATA_DIR": str(data)}
+    with log.open("wb") as out:
+        command = [str(PH), "serve", "--port", "0", "--json", "--data-dir", str(data)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, env=environ, text=True)
+    try:
+        assert process.stdout is not None
+        greeting = process.stdout.readline()
+        if not greeting:
+            raise SystemExit(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        url = greeting.split('"url": "')[1].split('"')[0]
+        key = (data / "admin-key").read_text().strip()
+        yield {**environ, "POSTHOUSE_URL": url, "POSTHOUSE_API_KEY": key, "PH": str(PH), "PH_PYTHON": sys.executable}
+    finally:
+        subprocess.run([PH, "shutdown", "--workers", "--data-dir", data], capture_output=True, timeout=120, check=False)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def run(program: Path) -> bool:
+    """Runs one program; true if it says that all is well."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="posthouse-case-") as directory, server(Path(directory)) as environ:
+        try:
+            code = subprocess.run([sys.executable, program], env=environ, timeout=LIMIT_S, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+            print(f"FAULT {program.stem}: not done after {LIMIT_S:g} s", flush=True)
+    print(f"-- {program.stem}: {'ok' if code == 0 else 'FAULT'}, {time.monotonic() - began:.0f} s", flush=True)
+    return code == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
+    asked = parser.parse_args()
+    programs = [p for p in sorted(asked.folder.glob("[a-z][0-9]*.py")) if p.stem.startswith(tuple(asked.names or [""]))]
+    if not programs:
+        parser.error(f"there is no such program in {asked.folder}")
+    bad = [program.stem for program in programs if not run(program)]
+    print(f"{len(programs) - len(bad)} of {len(programs)} are well{'; not: ' if bad else ''}{' '.join(bad)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
