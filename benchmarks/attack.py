@@ -36,6 +36,8 @@ RAMP_S = 4.0
 BAR = 2.0
 """Most that p99 may be under an attack, to that in calm."""
 SILENT = 12_000
+AGAIN_S = 4.0
+"""When an attacker connects anew after its connection was closed."""
 NAME = "attacked"
 
 Place = tuple[str, int]
@@ -57,7 +59,7 @@ async def _send(place: Place, raw: bytes, again: bool) -> None:
 async def _for_ever(place: Place, raw: bytes, again: bool = False) -> None:
     while True:
         await _send(place, raw, again)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(AGAIN_S)
 
 
 def _post(path: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
@@ -80,7 +82,7 @@ def silent(place: Place, worker_id: int, token: str) -> None:
 
 
 def halves(place: Place, worker_id: int, token: str) -> None:
-    """A thousand bodies that lack their end: a gigabyte, if it were kept."""
+    """A thousand bodies that lack their end, again and again: a gigabyte, if it were kept."""
     asyncio.run(_many(place, 1000, _post("/api/v0/endptjobs/", b" " * 1_000_000, length=1_048_000)))
 
 

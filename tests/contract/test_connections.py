@@ -234,3 +234,15 @@ def test_there_are_never_more_connections_than_files_may_be_open(
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
     assert listen.max_connections(10_000) == most
     assert limits == ([] if raised is None else [(raised, hard)])
+
+
+async def test_a_long_request_needs_its_key_in_the_head(server: Running) -> None:
+    with ExitStack() as stack:
+        nobody, owner = await open_ones(server, stack, 2)
+        head = "POST /api/v0/endptjobs/ HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
+        nobody.send(f"{head}\r\n".encode() + b" " * 150_000)
+        await until(nobody.closed, "it is refused before the rest has come")
+        assert b"needs a good key in its header" in nobody.said
+        owner.send(f"{head}Authorization: {server.admin_key}\r\n\r\n".encode() + b" " * 150_000)
+        await until(lambda: not owner.closed() and server.server.places.held_bytes == 0, "nothing is held of nobody")
+        assert owner.said == b""

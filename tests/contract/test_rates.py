@@ -9,11 +9,18 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from posthouse.server import fastpath
 from tests.kit.live import live_server
 from tests.kit.puppets import puppets, route
 
 LOW = {"rates.routes_per_key": 0.3, "rates.calls_per_key": 0.8, "rates.wrong_keys_per_address": 0.3}
 """Ten seconds of these are 3 routes, 8 calls and 3 wrong keys at once."""
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are put off come soon."""
+    monkeypatch.setattr(fastpath, "PUT_OFF_S", 0.01)
 
 
 @pytest.fixture

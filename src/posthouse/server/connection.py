@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES: Final = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
+MAX_UNPROVEN_BYTES: Final = (131_072, 524_288)
+"""Most that is read of a request that shows no good key in its head; and of one of the fast path: a worker shows its
+token in the body, and may have many requests."""
 PLAIN: Final = b"text/plain; charset=utf-8"
 
 
@@ -52,7 +55,7 @@ class Connection(asyncio.Protocol):
     _expects = False
     """The client sends the body once it is asked for it."""
     _in_head = False
-    _head_bytes = 0
+    _head_bytes = _came = 0
     _url = b""
     _headers: Headers
     _last_call: Call | None = None
@@ -76,11 +79,6 @@ class Connection(asyncio.Protocol):
         """Nothing is being read or answered."""
         return not self.reading and self._current is None
 
-    @property
-    def waits(self) -> bool:
-        """Every answer that it owes is out."""
-        return self._current is None or (isinstance(self._current, AsgiCall) and self._current.waits)
-
     def pause_reading(self) -> None:
         if not self._paused:
             self._paused = True
@@ -98,14 +96,11 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.writable.set()
-        others = self.server.connections
-        others.add(self)
+        self.server.connections.add(self)
         goes = self.server.places.add(self, self.address)
-        if goes is not None and goes is not self:
-            goes.transport.abort()
         self._crowded = goes is self
-        if self._crowded and len(others) > self.server.max_answered:
-            self.transport.abort()
+        if goes is not None and (goes is not self or len(self.server.connections) > self.server.max_answered):
+            goes.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
@@ -142,8 +137,11 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         self._parse(data)
         if self.reading and not self._proven:
+            self._came += len(data)
             for goes in self.server.places.hold(self, len(data)):
                 goes.transport.abort()
+            if self._came > MAX_UNPROVEN_BYTES[self._call is not None]:
+                self._refuse(b"A request this long needs a good key in its header Authorization.")
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
         elif between and self._last_call is not None:
@@ -184,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._expects = b"", [], False
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._came = True, 0, 0
         self.since, self.reading = self.loop.time(), True
 
     def on_url(self, url: bytes) -> None:
@@ -262,9 +260,9 @@ class Connection(asyncio.Protocol):
             return
         if self._current is None:
             self._begin(call)
-        else:
-            self._queue.append(call)
-            self.pause_reading()
+            return
+        self._queue.append(call)
+        self.pause_reading()
 
     def _begin(self, call: Call | AsgiCall | Answer) -> None:
         self._current = call
@@ -323,6 +321,9 @@ class Connection(asyncio.Protocol):
         self._broken = True
         self._in_head = self.reading = False
         self.pause_reading()
+        if self._asgi is not None and self._asgi is self._current:  # its body does not come any more
+            self._asgi.leave()
+            self._current = self._asgi = None
         self._accept(Answer(400, why, PLAIN))
 
 

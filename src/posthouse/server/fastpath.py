@@ -38,6 +38,8 @@ MAX_UNASKED_BYTES: Final = 16_384
 """Longest message of a worker that is read before anybody asks who sent it; usual ones have less than 1,000 bytes."""
 MAX_ASK_BYTES: Final = 65_536
 """Longest body of `/route/`; usual ones have less than 1,000 bytes."""
+PUT_OFF_S = 1.0
+"""For how long an answer is put off that says too many came."""
 MAX_HELD_PER_KEY: Final = 1_000
 """Most `/route/` calls of one key that are held open; the others are told at once that they wait."""
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
@@ -101,7 +103,11 @@ class FastPath:
             caller = row.access.admit(self, call, message)
             return row.handle(self, call, message, caller, respond)
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
-            respond(self._failed(call, message, error))
+            answer = self._failed(call, message, error)
+            if isinstance(error, TooMany):  # who asks again at once must not keep others from being answered
+                asyncio.get_running_loop().call_later(PUT_OFF_S, respond, answer)
+            else:
+                respond(answer)
             return None
 
     def turned_away(self, method: str, path: str) -> Answer:

@@ -13,7 +13,7 @@ from posthouse.server.asgi import App
 from posthouse.server.connection import Connection
 from posthouse.server.fastpath import FastPath
 
-BACKLOG: Final = 2048
+BACKLOG: Final = 8192
 """How many connections may wait to be accepted."""
 READ_WAIT_S = 40.0
 """How long a request may take to arrive, and a connection may stay silent before its first. The management API gives a
