@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES: Final = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
-MAX_UNPROVEN_BYTES: Final = (131_072, 524_288)
+MAX_UNPROVEN_BYTES: Final = (262_144, 524_288)
 """Most that is read of a request that shows no good key in its head; and of one of the fast path: a worker shows its
 token in the body, and may have many requests."""
 PLAIN: Final = b"text/plain; charset=utf-8"
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
     _expects = False
     """The client sends the body once it is asked for it."""
     _in_head = False
-    _head_bytes = _came = 0
+    _head_bytes = _came = _announced = 0
     _url = b""
     _headers: Headers
     _last_call: Call | None = None
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
             self._came += len(data)
             for goes in self.server.places.hold(self, len(data)):
                 goes.transport.abort()
-            if self._came > MAX_UNPROVEN_BYTES[self._call is not None]:
+            if max(self._came, self._announced) > MAX_UNPROVEN_BYTES[self._call is not None]:
                 self._refuse(b"A request this long needs a good key in its header Authorization.")
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._expects = b"", [], False
-        self._in_head, self._head_bytes, self._came = True, 0, 0
+        self._in_head, self._head_bytes, self._came, self._announced = True, 0, 0, 0
         self.since, self.reading = self.loop.time(), True
 
     def on_url(self, url: bytes) -> None:
@@ -192,6 +192,8 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects = True
+        elif name == b"content-length":
+            self._announced = int(value)
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
