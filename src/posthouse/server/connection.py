@@ -41,8 +41,7 @@ class Connection(asyncio.Protocol):
     """What came was not HTTP: nothing more is read."""
     _proven = False
     """It has shown a good key."""
-    _paused = False
-    _draining = False
+    _paused = _draining = False
     _current: Call | AsgiCall | Answer | None = None
     """What is being answered."""
     _leave: Callable[[], None] | None = None
@@ -140,7 +139,8 @@ class Connection(asyncio.Protocol):
             self._came += len(data)
             for goes in self.server.places.hold(self, len(data)):
                 goes.transport.abort()
-            if max(self._came, self._announced) > MAX_UNPROVEN_BYTES[self._call is not None]:
+            there = self._call or self._asgi  # else it has been answered
+            if there and max(self._came, self._announced) > MAX_UNPROVEN_BYTES[there is self._call]:
                 self._refuse(b"A request this long needs a good key in its header Authorization.")
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
