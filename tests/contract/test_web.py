@@ -357,7 +357,6 @@ async def test_both_names_of_workergroups_show_the_same(web: Web) -> None:
             "signature_scheme": "",
             "test_workers": 0,
             **{n: scaling[n] for n in ("min_load", "target_util", "cold_mult", "cold_workers", "max_workers")},
-            "api_key": web.endpoint_key(endpoint_id),
             "user_id": 1,
             "created_at": web.hub.workergroups[WorkergroupId(1)].created_at,
         }
