@@ -177,7 +177,7 @@ class Disk:
         return {w.label: w.endpoint_id for w in rows if w.label in labels}
 
     def take_worker_ids(self, count: int, above: int) -> WorkerId:
-        first = max(self._last_worker_id, above) + 1
+        first = max(self._last_worker_id, above, *(worker.id for worker in self.workers()), 0) + 1
         self._last_worker_id = first + count - 1
         return WorkerId(first)
 
