@@ -195,6 +195,8 @@ class Disk:
         version = self._versions[endpoint_id] = expected_version + 1
         rows = self._workers.setdefault(endpoint_id, {})
         for worker in workers:
+            for fleet in self._workers.values():
+                fleet.pop(worker.id, None)  # one that was destroyed elsewhere, and is adopted
             rows[worker.id] = worker
             if worker.state is State.DESTROYED:
                 self._spent[endpoint_id] = self._spent.get(endpoint_id, 0.0) + worker.spent_usd
