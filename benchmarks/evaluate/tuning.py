@@ -16,7 +16,7 @@ from benchmarks.evaluate.runs import AUTO, OURS, prepared, row_of
 from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
 from posthouse.policy.tuning import TUNING, Tuning
 
-CELLS = ("servegen_m-small_synth_0.25rps/0.5/30-300/0",)
+CELLS = ("servegen_m-small_synth_0.25rps/0.5/30-300/0", "steps/3/30-300/0", "steps@mixed/3/30-300/0")
 ONLY_AUTO = ("waiting_share", "max_burstiness")
 FACTORS = (0.5, 2.0)
 HERE = Path(__file__).parent

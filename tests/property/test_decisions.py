@@ -220,7 +220,8 @@ def test_none_is_released_that_was_just_taken_on(s: Snapshot, memory: Memory) ->
 
 @given(snapshots(), memories, st.sampled_from([EndpointState.SUSPENDED, EndpointState.STOPPED]))
 def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Memory, state: EndpointState) -> None:
-    decision = decide(replace(s, endpoint=replace(s.endpoint, state=state)), memory)
+    scaling = replace(s.endpoint.scaling, max_usd_h=None)
+    decision = decide(replace(s, endpoint=replace(s.endpoint, state=state, scaling=scaling)), memory)
     assert decision.rentals == ()
     assert decision.memory == memory
     assert Goal.UPDATED not in [w.goal for w in after(s, decision)]
@@ -240,6 +241,20 @@ def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory
     dearer = rented_usd_h + sum(committed_usd_h(replace(w, goal=Goal.HOT)) - committed_usd_h(w) for w in woken)
     if cap is not None and dearer > 1e-9:
         assert sum(map(committed_usd_h, after(s, decision))) + rented_usd_h <= cap * (1 + 1e-6) + 1e-6
+
+
+@given(snapshots(), memories)
+def test_what_is_wanted_never_costs_more_than_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
+    decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
+    if cap is None:
+        return
+    wanted = [w for w in after(s, decision) if w.goal is not Goal.GONE]
+    running = [w for w in wanted if w.goal in (Goal.HOT, Goal.UPDATED) or w.state in COMING - {State.STARTING}]
+    usd_h = sum(r.offer.offer.price.running_usd_h for r in decision.rentals)
+    usd_h += sum(w.price.running_usd_h for w in running)
+    # To store one costs no more than to run it: else to let it rest would pass the cap.
+    usd_h += sum(min(w.price.stopped_usd_h, w.price.running_usd_h) for w in wanted if w not in running)
+    assert usd_h <= cap * (1 + 1e-6) + 1e-6
 
 
 @given(snapshots(), memories)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.decision import Decision, Failures, Memory, Snapshot
+from posthouse.domain.decision import Decision, Failures, Memory, Obstacle, Snapshot
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.estimates import Estimates
@@ -341,6 +341,37 @@ def test_the_cap_on_money_refuses_rentals_and_starts() -> None:
     decision = decided(snapshot(worker(1), cold(2), cold(3), scaling=scaling, demand=load(500)))
     assert (len(decision.goals), rented(decision)) == (1, (0, 0))
     assert any("max_usd_h" in reason.rule for reason in decision.because)
+
+
+def test_under_a_lowered_cap_the_dearest_for_their_work_drain_and_the_explanation_says_so() -> None:
+    dear = worker(1, price=Price(2.0, 0.5, 0.1))
+    team = (dear, worker(2), worker(3), worker(4, State.MODEL_LOADING))
+    decision = decided(snapshot(*team, scaling=replace(BARE, max_usd_h=1.5), demand=load(300)))
+    drained = {WorkerId(1): Goal.COLD, WorkerId(3): Goal.COLD, WorkerId(4): Goal.GONE}
+    assert decision.goals == drained  # the one that loads has nothing on its disk yet
+    assert rented(decision) == (0, 0)
+    said = [r for r in decision.because if isinstance(r, Obstacle) and r.what == "cost per hour"]
+    assert [(r.value, r.rule) for r in said] == [(5.0, "max_usd_h 1.5 pays for no more; let go: 1, 3, 4")]
+    draining = [replace(w, goal=drained.get(w.id, w.goal)) for w in team]
+    again = decided(snapshot(*draining, scaling=replace(BARE, max_usd_h=1.5), demand=load(300)))
+    assert (again.goals, rented(again)) == ({}, (0, 0))
+    assert any("some still drain" in r.rule for r in again.because)
+
+
+@pytest.mark.parametrize(
+    ("cap", "goals"),
+    [
+        (1.2, {}),
+        (1.1, {3: Goal.GONE}),
+        (1.0, {2: Goal.GONE, 3: Goal.GONE}),
+        (0.2, {1: Goal.COLD, 3: Goal.GONE}),
+        (0.0, {1: Goal.GONE, 2: Goal.GONE, 3: Goal.GONE}),
+    ],
+)
+def test_a_cap_that_pays_for_no_storage_lets_cold_workers_go(cap: float, goals: dict[int, Goal]) -> None:
+    scaling = replace(BARE, max_usd_h=cap, min_cold_load=300)
+    decision = decided(snapshot(worker(1), cold(2), cold(3), scaling=scaling, demand=load(100)))
+    assert decision.goals == {WorkerId(i): goal for i, goal in goals.items()}
 
 
 def test_a_cold_worker_that_loads_is_counted_at_what_it_costs_when_it_is_ready() -> None:

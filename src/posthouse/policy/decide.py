@@ -18,6 +18,7 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
     draft, active = Draft.of(s, tuning), s.endpoint.state is EndpointState.ACTIVE
     rollout.call_off(draft, active)
     release.failed(draft)
+    release.within_cap(draft)
     if not active:
         _stand_by(draft)
         return _decision(draft, memory, hot_need=0.0)

@@ -4,17 +4,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from posthouse.domain.decision import Reason, Rental, Snapshot
-from posthouse.domain.lifecycle import COMING, Goal
+from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import capacity
 from posthouse.policy.tuning import Tuning
 
+RUNS_ON = COMING - {State.STARTING}
+"""States in which a worker that is to rest runs until it has been ready once."""
+
+
+def will_run(worker: Worker) -> bool:
+    """True if the worker runs where its goal takes it."""
+    return worker.goal in (Goal.HOT, Goal.UPDATED) or (worker.goal is Goal.COLD and worker.state in RUNS_ON)
+
 
 def committed_usd_h(worker: Worker) -> float:
     """What the worker may come to cost per hour: the dearer of what it is and of where its goal takes it."""
-    # A cold one, too, is ready once before it rests.
-    will_run = worker.goal in (Goal.HOT, Goal.UPDATED) or worker.state in COMING
-    return max(worker.usd_h(), worker.price.running_usd_h if will_run else 0.0)
+    return max(worker.usd_h(), worker.price.running_usd_h if will_run(worker) else 0.0)
 
 
 @dataclass(slots=True)

@@ -2,11 +2,11 @@
 
 import math
 
-from posthouse.domain.decision import Reason, Snapshot
+from posthouse.domain.decision import Obstacle, Reason, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.worker import Worker
-from posthouse.policy.capacity import hot, kept, ready
-from posthouse.policy.draft import Draft
+from posthouse.policy.capacity import USABLE, hot, kept, ready
+from posthouse.policy.draft import RUNS_ON, Draft, will_run
 from posthouse.policy.needs import Need, Needs
 from posthouse.policy.tuning import TUNING, Tuning
 
@@ -16,6 +16,36 @@ def failed(draft: Draft) -> None:
     for worker in list(draft.all()):
         if worker.state is State.ERROR and worker.goal is not Goal.GONE:
             draft.set(worker, Goal.GONE)
+
+
+def within_cap(draft: Draft) -> None:
+    """Lets go what `max_usd_h` no longer pays for, after it was lowered or a price rose: the dearest for their work.
+
+    Who serves is kept before who is on the way, and both before cold workers. What is let go drains, and is counted in
+    full until then, so that nothing is rented for its money yet.
+    """
+    cap, over_usd_h = draft.s.endpoint.scaling.max_usd_h, draft.committed_usd_h
+    if cap is None or draft.affords(0.0):
+        return
+    left_usd_h = cap * (1 + 1e-9)
+    let_go: list[Worker] = []
+    running = [w for w in draft.all() if will_run(w)]
+    for worker in sorted(running, key=lambda w: (w.state is State.IDLE, *_least_worth_first(draft, w)), reverse=True):
+        if worker.price.running_usd_h <= left_usd_h:
+            left_usd_h -= worker.price.running_usd_h
+        else:
+            rests = worker.capabilities.stop and worker.state in USABLE - RUNS_ON
+            draft.set(worker, Goal.COLD if rests else Goal.GONE)
+            let_go.append(worker)
+    cold = [w for w in draft.all() if w.goal is Goal.COLD and not will_run(w)]
+    for worker in sorted(cold, key=lambda w: _least_worth_first(draft, w), reverse=True):
+        if worker.price.stopped_usd_h <= left_usd_h:
+            left_usd_h -= worker.price.stopped_usd_h
+        else:
+            draft.set(worker, Goal.GONE)
+            let_go.append(worker)
+    whose = f"let go: {', '.join(str(i) for i in sorted({w.id for w in let_go}))}" if let_go else "some still drain"
+    draft.because.append(Obstacle("cost per hour", over_usd_h, f"max_usd_h {cap:g} pays for no more; {whose}"))
 
 
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:
@@ -74,17 +104,18 @@ def last_stays_s(s: Snapshot, tuning: Tuning = TUNING) -> float:
 def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker]:
     """Those that go: suspected ones first, then the dearest per unit of work; who does more than `surplus` stays."""
 
-    def rank(worker: Worker) -> tuple[bool, float, bool, int]:
-        usd_h = worker.price.running_usd_h / draft.perf(worker)
-        return worker.id not in draft.s.outliers, -usd_h, worker.id in draft.s.busy, -worker.id
-
     going = []
-    for worker in sorted(workers, key=rank):
+    for worker in sorted(workers, key=lambda w: _least_worth_first(draft, w)):
         left = surplus - draft.perf(worker)
         if left >= 0:
             going.append(worker)
             surplus = left
     return going
+
+
+def _least_worth_first(draft: Draft, worker: Worker) -> tuple[bool, float, bool, int]:
+    usd_h = worker.price.running_usd_h / draft.perf(worker)
+    return worker.id not in draft.s.outliers, -usd_h, worker.id in draft.s.busy, -worker.id
 
 
 def _least_use_first(worker: Worker) -> tuple[bool, bool, int]:
