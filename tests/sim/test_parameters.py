@@ -181,6 +181,15 @@ def test_max_usd_h_is_never_passed() -> None:
     assert 4.0 <= max(moment.usd_h for moment in world.history) <= 4.5
 
 
+def test_a_lowered_max_usd_h_holds_within_one_drain() -> None:
+    world = World(replace(BARE, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(300)
+    assert world.history[-1].usd_h == 4.0
+    world.configure(max_usd_h=1.7)
+    world.run(460)  # three finish what they have, and are stopped
+    assert max(moment.usd_h for moment in world.history if moment.t > 400) <= 1.7
+    assert world.history[-1].number(State.IDLE) == 1
+
+
 @cache  # for the largest is looked at by two tests
 def busy_world(slo_mode: str, load: float) -> World:
     """Random arrivals that an endpoint with the mode's own defaults serves, on machines of 4 slots."""

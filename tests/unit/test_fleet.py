@@ -10,6 +10,7 @@ import pytest
 from posthouse.domain.decision import Action, Failures
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
+from posthouse.domain.offer import Price
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -739,8 +740,41 @@ def test_performance_and_start_times_are_learned() -> None:
     assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU": 200.0}  # the mean of 100 and 300
     fleet.report(ONE, ready_report(perf=500), NOW + 8)
     estimates = fleet.snapshot(NOW + 8, ()).estimates
-    assert estimates.perf == {f"{GROUP}/1xGPU": 300.0}
+    assert estimates.perf == {f"{GROUP}/1xGPU": 400.0}  # of 500 and 300: a worker counts once
     assert estimates.start_s == 8.0
+
+
+def test_what_a_worker_says_that_it_does_counts_no_more_than_twice_what_its_kind_does() -> None:
+    three = (worker(ONE), worker(TWO), worker(WorkerId(3)))
+    fleet = fleet_of(*three)
+    fleet.advance(NOW, SILENT_S)
+    fleet.report(ONE, ready_report(ONE, perf=1e12), NOW + 1)
+    assert fleet.workers[ONE].perf == 200.0
+    fleet.advance(NOW + 60, SILENT_S)
+    assert fleet.snapshot(NOW + 60, ()).estimates.perf == {f"{GROUP}/1xGPU": 100.0}
+    for second in range(10):  # and what all of them do better is believed soon
+        for each in (ONE, TWO, WorkerId(3)):
+            fleet.report(each, ready_report(each, perf=1000), NOW + 61 + second)
+        fleet.advance(NOW + 61 + second, SILENT_S)
+    assert {w.perf for w in fleet.workers.values()} == {1000.0}
+
+
+def test_who_said_too_much_before_others_of_its_kind_came_is_bounded_once_they_are_there() -> None:
+    fleet = fleet_of(worker(ONE, perf=1e12), worker(TWO))
+    fleet.advance(NOW, SILENT_S)
+    assert fleet.workers[ONE].perf == 200.0
+    assert "counted as 200" in fleet.workers[ONE].message
+    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU": 150.0}
+
+
+def test_a_price_that_rises_is_paid_from_then_on() -> None:
+    fleet = fleet_of(worker(ONE))
+    before_usd_h, spent_usd = fleet.workers[ONE].usd_h(), fleet.spent_usd(NOW + 60)
+    risen = Price(2 * before_usd_h, before_usd_h, 0.0)
+    fleet.observe_instance(ONE, replace(instance(ONE), price=risen), NOW + 60)
+    assert fleet.workers[ONE].price == risen
+    assert fleet.spent_usd(NOW + 60) == pytest.approx(spent_usd)
+    assert fleet.spent_usd(NOW + 120) - spent_usd == pytest.approx(2 * before_usd_h / 60)
 
 
 def test_what_a_kind_does_for_its_money_is_learned() -> None:

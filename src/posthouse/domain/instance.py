@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from posthouse.domain.lifecycle import Observation
+from posthouse.domain.offer import Price
 
 LISTED = frozenset(
     {Observation.PROVISIONING, Observation.PULLING, Observation.RUNNING, Observation.HALTED, Observation.EXITED}
@@ -23,6 +24,8 @@ class Instance:
     """Any text that changes while the instance gets on (bytes pulled, last log line, disk used)."""
     message: str = ""
     """What went wrong, for people."""
+    price: Price | None = None
+    """What it costs now, where its provider says that."""
 
     def __post_init__(self) -> None:
         assert self.seen in LISTED, self.seen

@@ -6,7 +6,7 @@ from statistics import median
 from posthouse.domain.decision import Failures
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
-from posthouse.domain.worker import Worker
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.faults import same_fault
@@ -24,19 +24,18 @@ class Estimator:
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
-        self._kinds: dict[str, tuple[int, float, float]] = {}  # of how many, mean performance, the same for each $/h
+        self._kinds: dict[str, dict[WorkerId, tuple[float, float]]] = {}  # performance and $/h of the latest workers
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=TUNING.samples)
         self._create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
-        kind, usd_h = kind_of(worker), worker.price.running_usd_h
-        number, perf, per_usd = self._kinds.get(kind, (0, 0.0, 0.0))
-        number = min(number + 1, TUNING.samples)
-        perf += (worker.perf - perf) / number
-        per_usd += (worker.perf / usd_h - per_usd) / number if usd_h > 0 else 0.0
-        self._kinds[kind] = number, perf, per_usd
+        known = self._kinds.setdefault(kind_of(worker), {})
+        known.pop(worker.id, None)
+        known[worker.id] = worker.perf, worker.price.running_usd_h
+        if len(known) > TUNING.samples:
+            del known[next(iter(known))]
 
     def arrived(self, before: Worker, worker: Worker, now: float) -> float | None:
         """A worker came to be ready: how long that took; None if it was only away for a moment."""
@@ -82,9 +81,10 @@ class Estimator:
     def estimates(self, now: float) -> Estimates:
         """All of it, for a decision."""
         nothing = Estimates()
+        per_usd = {kind: [p / usd_h for p, usd_h in known.values() if usd_h > 0] for kind, known in self._kinds.items()}
         return Estimates(
-            perf={kind: perf for kind, (_, perf, _) in self._kinds.items()},
-            work_per_usd={kind: per_usd for kind, (_, _, per_usd) in self._kinds.items() if per_usd > 0},
+            perf={kind: median(perf for perf, _ in known.values()) for kind, known in self._kinds.items()},
+            work_per_usd={kind: median(values) for kind, values in per_usd.items() if values},
             success_rate=self._success_rate(now),
             start_s=median(self._start_s or [nothing.start_s]),
             create_s=median(self._create_s or [nothing.create_s]),

@@ -1,7 +1,9 @@
 """The lives of one endpoint's workers: what is seen of each, what is wanted, which commands follow, what was spent."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median_low
 from typing import Any
 
 from posthouse.domain.address import believed
@@ -29,12 +31,15 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Counters, Level, Moved, Outbox
+from posthouse.policy.capacity import kind_of
 from posthouse.policy.tuning import TUNING
 
 UNCLEAR_S = 30.0
 """How long after a creation with an unknown outcome an instance that is not listed may still appear."""
 FAILED_DRAIN_S = 60.0
 """How long a worker that reported an error may finish what it has: it often serves on."""
+MAX_PERF_FACTOR = 2.0
+"""How many times the performance of its kind a worker is believed to have."""
 MIN_GROWTH_GB = 0.001
 """Growth of a worker's disk that counts as progress."""
 
@@ -71,6 +76,7 @@ class Roster:
         """Others may take requests now than before."""
         self._endpoint_id, self._born_at, self._counters, self._outbox = endpoint_id, now, counters, outbox
         self._watched: dict[WorkerId, _Watched] = {}
+        self._most_perf: dict[str, float] = {}  # that a worker is believed to have, by kind
         self.unsaved: dict[WorkerId, Worker | None] = {}
         """Workers that changed, and the rows of those that are gone."""
 
@@ -100,6 +106,7 @@ class Roster:
         # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
         perf = report.max_perf if report.max_perf is not None else before.perf if before.state is State.IDLE else 0.0
         ready = perf > 0 and not report.error and bool(url)
+        perf = min(perf, self._most_perf.get(kind_of(before), math.inf))
         foreign = f"reported an address that is not its own: {report.url[:200]}" if report.url and not url else ""
         self._counters.refused_addresses += bool(foreign)
         waits_for = report.waits_for[:500] if before.state in COMING else ""
@@ -144,18 +151,23 @@ class Roster:
 
     def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
         """Takes in what a provider says of a worker's instance."""
-        worker = self.workers[worker_id]
-        self._change(
-            worker,
+        worker = self._change(
+            self.workers[worker_id],
             instance_id=instance.id,
-            addresses=instance.addresses or worker.addresses,
-            message=instance.message or worker.message,
+            addresses=instance.addresses or self.workers[worker_id].addresses,
+            message=instance.message or self.workers[worker_id].message,
         )
+        if instance.price not in (None, worker.price):  # what it cost until now stays as it was
+            spent_usd = worker.spent_usd + worker.spent_at(now) - replace(worker, price=instance.price).spent_at(now)
+            self._change(worker, price=instance.price, spent_usd=spent_usd)
+            text = f"costs ${worker.price.running_usd_h:g} -> ${instance.price.running_usd_h:g} an hour"
+            self._outbox.say(Level.INFO0, text, worker)
         self._note_progress(worker_id, "instance", instance.progress, now)
         self._see(worker_id, instance.seen, now)
 
     def advance(self, now: float, silent_s: float) -> None:
         """Lets time pass: deadlines and silence."""
+        self._bound_perf()
         for worker in list(self.workers.values()):
             watched = self._watched[worker.id]
             silent = now - watched.reported_at > silent_s
@@ -172,6 +184,21 @@ class Roster:
         worker = self._change(self.workers[worker_id], message=why)
         self._outbox.say(Level.INFO0, why, worker)
         self._see(worker_id, Observation.USELESS, now)
+
+    def _bound_perf(self) -> None:
+        """Bounds what each worker is believed to do: it is one of its kind, and lifts what they do but slowly."""
+        by_kind: dict[str, list[float]] = {}
+        for worker in self.workers.values():
+            if worker.perf > 0 and not worker.outdated_at:
+                by_kind.setdefault(kind_of(worker), []).append(worker.perf)
+        self._most_perf = {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
+        for worker in list(self.workers.values()):
+            most = self._most_perf.get(kind_of(worker), math.inf)
+            if worker.perf > most:
+                text = f"said that it does {worker.perf:g} work/s: counted as {most:g}, twice what its kind does"
+                self.estimator.measured(self._change(worker, perf=most, message=text))
+                self.changed = True
+                self._outbox.say(Level.INFO0, text, worker)
 
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from math import fsum
 
 from posthouse.domain.errors import PosthouseError
-from posthouse.domain.lifecycle import BILLED_AS, Command, Goal, State
+from posthouse.domain.lifecycle import BILLED_AS, COMING, Command, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.worker import Worker, WorkerId, price_in
 from posthouse.fleet.controller import Controller
@@ -228,6 +228,11 @@ class Auditor:
         if number > max(most, self._most):
             self._break("never above max_workers", f"{number} workers, {most} are allowed", now)
         self._most = number  # after max_workers was lowered, it may only shrink
+        decision, cap = self._fleet.decision, self._fleet.endpoint.scaling.max_usd_h
+        if cap is not None and self._ticked and decision is not None and decision.at == now:
+            usd_h = sum(map(_wanted_usd_h, self._fleet.workers.values()))
+            if usd_h > cap * (1 + ROUNDING) + ROUNDING:
+                self._break("never above max_usd_h", f"${usd_h:g} an hour are wanted, {cap:g} are allowed", now)
         if self._ticked and now - self._billed_at >= BILL_S:
             self._check_bill(now)
 
@@ -283,3 +288,11 @@ class Auditor:
         at = f" at {now - self._began_at:.3f} s" if now is not None else ""
         again = f"; repeat it with: {self._repeat}" if self._repeat else f"; seed {self._seed}"
         raise BrokenRule(f"broken rule{at}: {rule}: {said}{again}")
+
+
+def _wanted_usd_h(worker: Worker) -> float:
+    """What a worker costs an hour where its goal takes it."""
+    if worker.goal is Goal.GONE:
+        return 0.0
+    runs = worker.goal is not Goal.COLD or worker.state in COMING - {State.STARTING}
+    return worker.price.running_usd_h if runs else min(worker.price.stopped_usd_h, worker.price.running_usd_h)
