@@ -9,10 +9,10 @@ from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
-from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.recording.segment import Segment
+from posthouse.template import Template
 
 
 class Clock(Protocol):

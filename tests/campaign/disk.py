@@ -10,11 +10,11 @@ from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Acco
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
-from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
 from posthouse.store.fleets import LEARN_FROM
+from posthouse.template import Template
 
 DESTROYED_KEEP = 2 * LEARN_FROM
 """Destroyed workers kept of each endpoint; more than are handed back."""

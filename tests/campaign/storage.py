@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import State
-from posthouse.domain.template import Template
 from posthouse.domain.workergroup import Workergroup
 from posthouse.store import schema
 from posthouse.store.catalogue import endpoint_of, endpoint_row
@@ -20,6 +19,7 @@ from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_c
 from posthouse.store.fleets import worker_of, worker_row
 from posthouse.store.integrity import Damaged
 from posthouse.store.sql import open_schema
+from posthouse.template import Template
 from tests.campaign.disk import Disk
 from tests.kit.pages import WAYS, damaged
 

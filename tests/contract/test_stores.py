@@ -24,15 +24,15 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
-from posthouse.domain.template import Template, TemplateId
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, TRIM_EVERY
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata
+from posthouse.template import Template
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 E1 = EndpointId(1)

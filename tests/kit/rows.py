@@ -6,10 +6,10 @@ from typing import Any
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.offer import Price
-from posthouse.domain.template import Template
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import Workergroup, WorkergroupId
 from posthouse.ports import JournalEntry, Store
+from posthouse.template import Template
 
 NO_ID: Any = 0
 

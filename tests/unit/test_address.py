@@ -1,6 +1,7 @@
 import pytest
 
-from posthouse.domain.address import believed, host_of
+from posthouse.domain.address import believed
+from posthouse.engine.certificates import host_of
 
 PAIR = frozenset({"10.0.0.1:3000"})
 TWO = frozenset({"10.0.0.1:3000", "10.0.0.1:8000"})

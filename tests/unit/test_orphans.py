@@ -9,9 +9,8 @@ from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import NotFound, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.template import TemplateId
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import HEARD_S, NOBODY, Orphans

@@ -14,7 +14,6 @@ OTHERS = {
     # Exactness of arithmetic, and ties.
     "policy/headroom.py": {"WIDEST"},
     "policy/route.py": {"IN_SERVICE_SHARE"},
-    "policy/recruit.py": {"_LOADING"},
     # An estimate's quantile, and how many machines are remembered.
     "fleet/load.py": {"SERVICE_RANK"},
     "fleet/estimator.py": {"MAX_MACHINES"},

@@ -24,12 +24,6 @@ def believed(reported: str, known: str, addresses: frozenset[str]) -> str:
     return ""
 
 
-def host_of(address: str) -> str:
-    """The host of an address of either form, without the brackets of IPv6."""
-    place = address.rpartition("://")[2].partition("/")[0]
-    return place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
-
-
 def _host_port(url: str) -> str:
     """`host:port` of a URL without a path; empty if it is not one."""
     scheme, _, rest = url.partition("://")

@@ -81,12 +81,5 @@ class Worker:
 
 def price_in(price: Price, billing: Billing) -> float:
     """Dollars per hour at `price` in the billing state."""
-    match billing:
-        case Billing.READY:
-            return price.ready_usd_h
-        case Billing.LOADING:
-            return price.loading_usd_h
-        case Billing.STOPPED:
-            return price.stopped_usd_h
-        case Billing.NOTHING:
-            return 0.0
+    running = {Billing.READY: price.ready_usd_h, Billing.LOADING: price.loading_usd_h}
+    return running.get(billing, price.stopped_usd_h if billing is Billing.STOPPED else 0.0)

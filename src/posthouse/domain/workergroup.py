@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import NewType
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.template import TemplateId
 
+TemplateId = NewType("TemplateId", int)
 WorkergroupId = NewType("WorkergroupId", int)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from posthouse.domain.address import host_of
 from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
@@ -117,3 +116,9 @@ def _plain(host: str) -> str:
     except ValueError:
         return host
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def host_of(address: str) -> str:
+    """The host of an address of either form, without the brackets of IPv6."""
+    place = address.rpartition("://")[2].partition("/")[0]
+    return place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]

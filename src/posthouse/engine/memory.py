@@ -1,11 +1,11 @@
 """Takes into memory what the store has now: made or changed here, or by another server."""
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.template import Template, TemplateId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import UpdateAsked
+from posthouse.template import Template
 
 
 def take_endpoint(hub: Hub, endpoint: Endpoint) -> None:

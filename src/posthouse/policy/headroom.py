@@ -6,8 +6,7 @@ not necessarily whole.
 
 import math
 
-WIDEST = 12.0
-"""Standard deviations of the load beyond which more slots make no difference."""
+WIDEST = 12.0  # standard deviations of the load beyond which more slots make no difference
 
 
 def share_waiting(busy: float, slots: float, max_wait: float, burstiness: float) -> float:

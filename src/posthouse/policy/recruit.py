@@ -15,8 +15,6 @@ from posthouse.policy.faults import group_resume_at, machine_resume_at, same_fau
 from posthouse.policy.needs import Needs
 
 _STEPS = {State.IDLE: 0, State.STARTING: 1, State.STOPPED: 2, State.STOPPING: 3}
-_LOADING = 4
-"""On its first way to ready, which takes longest."""
 TAKEN = "every offer is taken"
 
 
@@ -46,7 +44,7 @@ def wake(draft: Draft, needs: Needs) -> None:
     def rank(worker: Worker) -> tuple[int, float, float, int]:
         cost = cover_usd_h(worker.price.running_usd_h, draft.perf(worker), needs.hot.low - have)
         wait_s = worker.load_s if needs.urgent else 1.0
-        return _STEPS.get(worker.state, _LOADING), cost * wait_s, worker.load_s, worker.id
+        return _STEPS.get(worker.state, len(_STEPS)), cost * wait_s, worker.load_s, worker.id
 
     while candidates and (have < needs.hot.low or many < needs.least):
         worker = min(candidates, key=rank)

@@ -9,11 +9,12 @@ import msgspec
 from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.domain.template import Template, TemplateId
+from posthouse.domain.workergroup import TemplateId
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, NewTemplate, TemplateChanges, TemplateRef
 from posthouse.engine.management.shared import check_room, filters
+from posthouse.template import Template
 from posthouse.wire.env import env_text, parse_env
 
 NO_CONTENT = ("id", "hash_id", "created_at", "account_id", "revision")

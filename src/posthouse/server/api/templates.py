@@ -6,12 +6,12 @@ import msgspec
 from fastapi import FastAPI
 
 from posthouse.domain.errors import BadRequest
-from posthouse.domain.template import Template
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewTemplate, TemplateChanges, TemplateRef
 from posthouse.server.api.replies import Message, OneTemplate, SeveralTemplates
 from posthouse.server.auth import Principal, Scope
 from posthouse.server.middleware import Caller
+from posthouse.template import Template
 from posthouse.wire import rows
 from posthouse.wire.env import without_values
 from posthouse.wire.matching import matches

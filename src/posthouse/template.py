@@ -1,11 +1,9 @@
 """A template: what a worker runs."""
 
 from dataclasses import dataclass, field
-from typing import NewType
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-
-TemplateId = NewType("TemplateId", int)
+from posthouse.domain.workergroup import TemplateId
 
 
 @dataclass(frozen=True, slots=True)
