@@ -186,7 +186,7 @@ COMMANDS: dict[Goal, dict[State, Command]] = {
         State.WANTED: Command.RENT,
         **dict.fromkeys((State.MODEL_LOADING, State.IDLE, State.STOPPED, State.STARTING), Command.UPDATE),
     },
-    Goal.GONE: dict.fromkeys((_EXISTS | {State.WANTED}) - {State.DESTROYING}, Command.DESTROY),
+    Goal.GONE: {s: Command.DESTROY for s in State if s not in (State.DESTROYING, State.DESTROYED)},
 }
 
 STATUS_ON_WIRE = {state: str(state) for state in _EXISTS}
