@@ -26,6 +26,7 @@ from posthouse.domain.lifecycle import (
     next_command,
     overdue,
 )
+from posthouse.domain.offer import Price
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -157,18 +158,20 @@ class Roster:
             addresses=instance.addresses or self.workers[worker_id].addresses,
             message=instance.message or self.workers[worker_id].message,
         )
-        if instance.price not in (None, worker.price):  # what it cost until now stays as it was
-            spent_usd = worker.spent_usd + worker.spent_at(now) - replace(worker, price=instance.price).spent_at(now)
-            self._change(worker, price=instance.price, spent_usd=spent_usd)
-            text = f"costs ${worker.price.running_usd_h:g} -> ${instance.price.running_usd_h:g} an hour"
-            self._outbox.say(Level.INFO0, text, worker)
+        if instance.price not in (None, worker.price):
+            self._change(worker, price=instance.price, spent_usd=_spent_before(worker, instance.price, now))
         self._note_progress(worker_id, "instance", instance.progress, now)
         self._see(worker_id, instance.seen, now)
 
     def advance(self, now: float, silent_s: float) -> None:
         """Lets time pass: deadlines and silence."""
-        self._bound_perf()
+        self._most_perf = _most_perf(self.workers.values())
         for worker in list(self.workers.values()):
+            if worker.perf > (most := self._most_perf.get(kind_of(worker), math.inf)):
+                text = f"said that it does {worker.perf:g} work/s: counted as {most:g}, twice what its kind does"
+                worker = self._change(worker, perf=most, message=text)
+                self.estimator.measured(worker)
+                self.changed = True
             watched = self._watched[worker.id]
             silent = now - watched.reported_at > silent_s
             loading_s = 0.0 if silent else watched.loading_s
@@ -184,21 +187,6 @@ class Roster:
         worker = self._change(self.workers[worker_id], message=why)
         self._outbox.say(Level.INFO0, why, worker)
         self._see(worker_id, Observation.USELESS, now)
-
-    def _bound_perf(self) -> None:
-        """Bounds what each worker is believed to do: it is one of its kind, and lifts what they do but slowly."""
-        by_kind: dict[str, list[float]] = {}
-        for worker in self.workers.values():
-            if worker.perf > 0 and not worker.outdated_at:
-                by_kind.setdefault(kind_of(worker), []).append(worker.perf)
-        self._most_perf = {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
-        for worker in list(self.workers.values()):
-            most = self._most_perf.get(kind_of(worker), math.inf)
-            if worker.perf > most:
-                text = f"said that it does {worker.perf:g} work/s: counted as {most:g}, twice what its kind does"
-                self.estimator.measured(self._change(worker, perf=most, message=text))
-                self.changed = True
-                self._outbox.say(Level.INFO0, text, worker)
 
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 
@@ -235,10 +223,7 @@ class Roster:
         self._outbox.say(Level.INFO1, text, worker)
 
     def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[Action]:
-        """The commands that move workers toward their goals, but for workers with a command on its way.
-
-        `busy`: whether requests are on a worker, so that it drains first. A failed one that still reports gets a while.
-        """
+        """The commands that move workers toward their goals, but for workers with a command on its way."""
         for worker in self.workers.values():
             watched = self._watched[worker.id]
             quiet_s = now - min(worker.since, watched.reported_at) if worker.state is State.ERROR else 0.0
@@ -276,10 +261,7 @@ class Roster:
         self._see(worker_id, Observation.FAILED, now)
 
     def update(self, group_id: WorkergroupId, wanted: bool, now: float) -> None:
-        """Asks for an update of every worker that a workergroup has, or calls off those that have not begun.
-
-        What nobody was asked to make yet will be made from the present template, and what failed will be replaced.
-        """
+        """Asks for an update of every worker that a workergroup has, or calls off those that have not begun."""
         workers = [w for w in self.workers.values() if w.group_id == group_id and (not wanted or can_be_updated(w))]
         for worker in workers:
             goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED and not wanted else worker.goal
@@ -383,3 +365,17 @@ class Roster:
 def can_be_updated(worker: Worker) -> bool:
     """True if an update of its workergroup is one of this worker."""
     return worker.goal is not Goal.GONE and worker.state not in (State.WANTED, State.ERROR, State.DESTROYING)
+
+
+def _most_perf(workers: Iterable[Worker]) -> dict[str, float]:
+    """What a worker is believed to do at most, by kind."""
+    by_kind: dict[str, list[float]] = {}
+    for worker in workers:
+        if worker.perf > 0 and not worker.outdated_at:
+            by_kind.setdefault(kind_of(worker), []).append(worker.perf)
+    return {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
+
+
+def _spent_before(worker: Worker, price: Price, now: float) -> float:
+    """What it spent before its state began if it has had this price since, so that what it cost until now stays."""
+    return worker.spent_usd + worker.spent_at(now) - replace(worker, price=price).spent_at(now)
