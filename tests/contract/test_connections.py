@@ -242,7 +242,7 @@ async def test_a_long_request_needs_its_key_in_the_head(server: Running) -> None
         head = "POST /api/v0/endptjobs/ HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
         nobody.send(f"{head}\r\n".encode() + b" " * 150_000)
         await until(nobody.closed, "it is refused before the rest has come")
-        assert b"needs a good key in its header" in nobody.said
+        assert b"needs a good key in the request's header" in nobody.said
         owner.send(f"{head}Authorization: {server.admin_key}\r\n\r\n".encode() + b" " * 150_000)
         await until(lambda: not owner.closed() and server.server.places.held_bytes == 0, "nothing is held of nobody")
         assert owner.said == b""

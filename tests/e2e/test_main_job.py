@@ -1,8 +1,8 @@
 """What Posthouse is for, with everything real: the server, the workers, the processes, the clients."""
 
 import json
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -137,22 +138,26 @@ def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -
     assert stranger.is_dir()
 
 
-def test_an_instance_without_a_row_is_destroyed(site: Site) -> None:
-    site.start()
-    add_endpoint(site, "--min-load", "1")
+def test_a_worker_that_a_restored_backup_does_not_know_serves_on_until_an_operator_decides(
+    site: Site, tmp_path: Path
+) -> None:
+    port = str(urlsplit(site.start()["url"]).port)  # where the worker reports after a restart, too
+    add_endpoint(site, "--min-load", "0")
+    site.stop(signal.SIGTERM)
+    database, backup = site.directory / "posthouse-data" / "posthouse.db", tmp_path / "backup.db"
+    shutil.copy(database, backup)
+    site.start("--port", port)
+    site.json("endpoint", "update", "llm", "--min-load", "1")
     until(lambda: states(site) == ["idle"])
-    (worker,) = site.json("worker", "list")
-    site.stop(signal.SIGKILL)
-    # Forget the worker, as if the row had never been written.
-    with sqlite3.connect(site.directory / "posthouse-data" / "posthouse.db") as database:
-        database.execute("DELETE FROM workers WHERE id = ?", (worker["id"],))
+    site.stop(signal.SIGTERM)
     orphans = {p.pid for p in site.processes()}
     assert orphans
-    site.start()
+    shutil.copy(backup, database)
+    site.start("--port", port)
+    until(lambda: [row["reports"] for row in site.json("orphans", "list")] == [True])
+    assert orphans <= {p.pid for p in site.processes()}
+    site.json("orphans", "destroy", "--all")
     until(lambda: not orphans & {p.pid for p in site.processes()})
-    until(lambda: states(site) == ["idle"])
-    (other,) = site.json("worker", "list")
-    assert other["id"] != worker["id"]
 
 
 def test_the_demo_answers_every_request_and_leaves_no_process(tmp_path: Path) -> None:

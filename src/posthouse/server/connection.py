@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import httptools
 
 from posthouse.server.asgi import CONTINUE, STATUS_LINES, AsgiCall, http_scope
-from posthouse.server.calls import Answer, Call, Headers
+from posthouse.server.calls import JSON, Answer, Call, Headers
+from posthouse.server.errors import Problem, web_body
 
 if TYPE_CHECKING:
     from posthouse.server.http import HttpServer
@@ -24,6 +25,9 @@ MAX_HEAD_BYTES: Final = 65_536
 MAX_UNPROVEN_BYTES: Final = (262_144, 524_288)
 """Most that is read of a request that shows no good key in its head; and of one of the fast path: a worker shows its
 token in the body, and may have many requests."""
+TOO_LONG: Final = web_body(
+    Problem(413, "too_large", "body: one this long needs a good key in the request's header Authorization")
+)
 PLAIN: Final = b"text/plain; charset=utf-8"
 
 
@@ -141,7 +145,7 @@ class Connection(asyncio.Protocol):
                 goes.transport.abort()
             there = self._call or self._asgi  # else it has been answered
             if there and max(self._came, self._announced) > MAX_UNPROVEN_BYTES[there is self._call]:
-                self._refuse(b"A request this long needs a good key in its header Authorization.")
+                self._refuse(TOO_LONG, 413, JSON)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
         elif between and self._last_call is not None:
@@ -318,7 +322,7 @@ class Connection(asyncio.Protocol):
             self._expects = False
             self.transport.write(CONTINUE)
 
-    def _refuse(self, why: bytes) -> None:
+    def _refuse(self, why: bytes, status: int = 400, content_type: bytes = PLAIN) -> None:
         """Says what is wrong after the answers that are due, and ends the connection."""
         self._broken = True
         self._in_head = self.reading = False
@@ -326,7 +330,7 @@ class Connection(asyncio.Protocol):
         if self._asgi is not None and self._asgi is self._current:  # its body does not come any more
             self._asgi.leave()
             self._current = self._asgi = None
-        self._accept(Answer(400, why, PLAIN))
+        self._accept(Answer(status, why, content_type))
 
 
 def _written(answer: Answer, date: bytes, last: bool, is_head: bool) -> bytes:
