@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def worker_processes(directory: Path) -> list[psutil.Process]:
 
 def end_workers(data_dir: Path) -> None:
     for process in worker_processes(data_dir / "workers"):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 async def add_endpoint(

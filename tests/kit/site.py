@@ -45,12 +45,12 @@ class Site:
         return facts
 
     def stop(self, number: signal.Signals) -> tuple[int, str]:
-        """Sends the signal; the server's exit code, and what it said."""
+        """Sends the signal; the server's exit code, and what it said, but for what it says of the machine's wall."""
         assert self.server is not None
         server, self.server = self.server, None
         server.send_signal(number)
-        said = server.communicate(timeout=START_S)[1]
-        return server.returncode, said
+        lines = server.communicate(timeout=START_S)[1].splitlines(keepends=True)
+        return server.returncode, "".join(line for line in lines if "[warning  ] workers " not in line)
 
     def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

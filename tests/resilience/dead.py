@@ -128,7 +128,7 @@ class Site:
                 self.owner, name, onstart, min_load=1900 * count, cold_workers=count, max_workers=count, target_util=1.0
             )
             await self.reached(name, ["idle"] * healthy + ["model_loading"] * dead)
-        for path in self.data_dir.glob("workers/*/environment.txt"):
+        for path in self.data_dir.glob("workers/*/home/environment.txt"):
             env = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
             url = f"http://{env['PUBLIC_IPADDR']}:{env['VAST_TCP_PORT_' + env['WORKER_PORT']]}"
             self.dead.append(Puppet(self.http, self.server.url, int(env["CONTAINER_ID"]), env["MASTER_TOKEN"], url))

@@ -95,6 +95,7 @@ class Clients(Timeline):
 
     def _answered_without_worker(self, client: Client, denied: str) -> None:
         if denied:
+            self.audit.forgotten(client.idx)
             self._give_up(client)
             return
         if self.behaviour.kind is ClientKind.POLLING:
