@@ -40,7 +40,7 @@ RATE_S = 0.25
 """How long after the one before a healthy request begins, whether or not that one has been answered."""
 
 DEAD = """\
-if mkdir ../dead-$NAME 2>/dev/null; then env > draft.txt; mv draft.txt environment.txt; exec sleep 1000; fi
+if mkdir "$MARKS/$NAME" 2>/dev/null; then env > draft.txt; mv draft.txt environment.txt; exec sleep 1000; fi
 """
 """The first worker of its endpoint to come here is dead: nobody listens at its address. The test reports for it."""
 ALIVE = """\
@@ -118,12 +118,13 @@ class Site:
         self.owner = owner
         self.http = http
         self.data_dir = data_dir
+        self.marks = data_dir.parent / "marks"
         self.dead: list[Puppet] = []
 
     async def build(self) -> None:
         for name, dead, healthy in (("alone", 1, 0), ("beside", 1, 2), ("elsewhere", 0, 1)):
             count = dead + healthy
-            onstart = (DEAD.replace("$NAME", name) if dead else "") + ALIVE
+            onstart = (DEAD.replace("$MARKS", str(self.marks)).replace("$NAME", name) if dead else "") + ALIVE
             await add_endpoint(
                 self.owner, name, onstart, min_load=1900 * count, cold_workers=count, max_workers=count, target_util=1.0
             )
@@ -233,6 +234,7 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
 async def run(clients: int, span_s: float) -> tuple[dict[str, Any], list[str]]:
     with tempfile.TemporaryDirectory(prefix="posthouse-drill-") as directory:
         data_dir = Path(directory, "data")
+        Path(directory, "marks").mkdir()  # beside: the data directory is hidden from workers
         async with (
             live_server(data_dir) as server,
             AsyncClient(server.url, server.admin_key) as owner,
