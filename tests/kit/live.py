@@ -75,6 +75,9 @@ async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
             yield server
     finally:
         end_workers(data_dir)
+        if AUTHORITY_DIR:  # the next test's worker must not find what `SIGNED` has made
+            for path in Path("/etc").glob("instance.*"):
+                path.unlink()
 
 
 def worker_processes(directory: Path) -> list[psutil.Process]:
