@@ -215,7 +215,7 @@ def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
         assert min(Counter(c.workers[-1] for c in sound if c.workers).values()) > len(sound) / 8
         return sorted(c.answered_at - c.asked_at for c in sound)
 
-    undisturbed, disturbed = waits(0.1), waits(20.0)
+    undisturbed, disturbed = waits(0.1), waits(8.0)
     assert disturbed[int(0.9 * len(disturbed))] <= undisturbed[int(0.9 * len(undisturbed))] + 0.5
     assert disturbed[-1] <= undisturbed[-1] + 1.0
 
