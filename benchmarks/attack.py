@@ -37,7 +37,7 @@ BAR = 2.0
 """Most that p99 may be under an attack, to that in calm."""
 SILENT = 12_000
 AGAIN_S = 4.0
-"""When an attacker connects anew after its connection was closed."""
+"""How long an attacker waits before it connects again, once its connection was closed."""
 NAME = "attacked"
 
 Place = tuple[str, int]
