@@ -17,7 +17,8 @@ from aiohttp import ClientTimeout
 from posthouse.agent import loading, run
 from posthouse.agent.loading import Seen
 from posthouse.signing.rsa import RsaKey
-from tests.kit.agent_world import MTOKEN, World, a_world, free_port, until
+from tests.kit.agent_process import environment
+from tests.kit.agent_world import World, a_world, free_port, until
 
 
 @pytest.fixture
@@ -55,16 +56,7 @@ def command_line(world: World, *arguments: str) -> subprocess.Popen[bytes]:
     """Start `posthouse agent` in a session of its own, as a worker does."""
     return subprocess.Popen(
         [sys.executable, "-m", "posthouse", "agent", "--upstream", world.model.url, "--perf", "9", *arguments],
-        env={
-            "PATH": os.environ["PATH"],
-            "CONTAINER_ID": "7",
-            "MASTER_TOKEN": MTOKEN,
-            "REPORT_ADDR": world.control.url,
-            "PUBLIC_IPADDR": "127.0.0.1",
-            "WORKER_PORT": str(world.port),
-            f"VAST_TCP_PORT_{world.port}": str(world.port),
-            "MODEL_LOG": str(world.directory / "model.log"),
-        },
+        env=environment(world) | {"MODEL_LOG": str(world.directory / "model.log")},
         cwd=world.directory,
         stderr=subprocess.PIPE,
         start_new_session=True,

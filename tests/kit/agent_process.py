@@ -17,9 +17,9 @@ asyncio.run(run(AgentSettings.from_environment(os.environ, upstream=upstream, pe
 """
 
 
-@contextlib.asynccontextmanager
-async def agent_process(world: World, drain_s: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {
+def environment(world: World) -> dict[str, str]:
+    """What a worker of this world finds in its environment."""
+    return {
         "PATH": os.environ["PATH"],
         "CONTAINER_ID": "7",
         "MASTER_TOKEN": MTOKEN,
@@ -28,10 +28,14 @@ async def agent_process(world: World, drain_s: float) -> AsyncIterator[asyncio.s
         "WORKER_PORT": str(world.port),
         f"VAST_TCP_PORT_{world.port}": str(world.port),
     }
+
+
+@contextlib.asynccontextmanager
+async def agent_process(world: World, drain_s: float) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", AGENT_PROGRAM, world.model.url, str(drain_s)),
-        env=environment,
+        env=environment(world),
         cwd=world.directory,
         stderr=asyncio.subprocess.PIPE,
     )

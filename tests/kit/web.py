@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,7 @@ from posthouse.domain.errors import NotFound, OfferTaken
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Offer, Price
-from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.worker import Worker
 from posthouse.engine import journal
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
@@ -31,6 +30,7 @@ from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app
 from posthouse.store import open_store
+from tests.kit import rows
 from tests.kit.fleets import Fleet
 
 
@@ -149,25 +149,20 @@ class Web:
 
 def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
     """A ready worker of the shelf."""
-    plain = Worker(
-        id=WorkerId(worker_id),
-        endpoint_id=EndpointId(endpoint_id),
-        group_id=WorkergroupId(1),
-        label=f"posthouse-x-{worker_id}",
-        provider="shelf",
-        offer_id="o",
-        machine="m",
-        gpu_name="RTX 4090",
-        num_gpus=1,
-        price=Price(0.5, 0.4, 0.01),
-        created_at=1.0,
-        state=State.IDLE,
-        instance_id=f"i-{worker_id}",
-        url="http://127.0.0.1:9",
-        perf=100.0,
-        loaded_at=2.0,
-    )
-    return replace(plain, **changes)
+    ready: dict[str, Any] = {
+        "provider": "shelf",
+        "offer_id": "o",
+        "machine": "m",
+        "gpu_name": "RTX 4090",
+        "num_gpus": 1,
+        "price": Price(0.5, 0.4, 0.01),
+        "state": State.IDLE,
+        "instance_id": f"i-{worker_id}",
+        "url": "http://127.0.0.1:9",
+        "perf": 100.0,
+        "loaded_at": 2.0,
+    }
+    return rows.worker(worker_id, endpoint_id, **ready | changes)
 
 
 @asynccontextmanager

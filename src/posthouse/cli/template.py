@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, given, te
 from posthouse.cli.output import print_json, print_record, print_rows
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.checks import unknown
+
+if TYPE_CHECKING:
+    from posthouse.wire.rows import Template
 
 app = typer.Typer(help="Templates: what a worker runs.", no_args_is_help=True)
 
@@ -56,6 +59,13 @@ def _file_or_text(said: str, force: bool) -> str:
     if said.strip() and len(said.split()) == 1 and not force:
         raise BadRequest(f"--onstart: there is no file {said[:200]}; --force takes it as the script itself")
     return said
+
+
+def _tell(row: "Template", how: str, as_json: bool) -> None:
+    if as_json:
+        print_json(row)
+    else:
+        typer.echo(f"template {row.id} {how}, with the hash {row.hash_id}")
 
 
 def _fields(file: str | None, options: dict[str, Any], force: bool) -> dict[str, Any]:
@@ -132,10 +142,7 @@ def create(
                 "it, another name makes another, and --force makes a second of this name"
             )
         row = client.create_template(**fields)
-    if as_json:
-        print_json(row)
-    else:
-        typer.echo(f"template {row.id} created, with the hash {row.hash_id}")
+    _tell(row, "created", as_json)
 
 
 @app.command()
@@ -160,10 +167,7 @@ def update(
     fields = given(**_fields(file, options | ({} if new_name is None else {"name": new_name}), force))
     with connect(url, api_key) as client:
         row = client.update_template(find(client.templates(), "template", name, KEYS).id, **fields)
-    if as_json:
-        print_json(row)
-    else:
-        typer.echo(f"template {row.id} updated, with the hash {row.hash_id}")
+    _tell(row, "updated", as_json)
 
 
 @app.command()

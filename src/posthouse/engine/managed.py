@@ -247,9 +247,10 @@ class ManagedEndpoint:
     def refused(self, worker_id: WorkerId, has_token: bool, now: float) -> None:
         """Takes in that a message in a worker's name was refused. Anybody can send one: it is noted once an hour."""
         before, why = self._refusals.get(worker_id), REFUSED[has_token]
-        is_new = before is None or now - before.noted_at >= REFUSAL_NOTED_S
-        self._refusals[worker_id] = Refusal(why, now if before is None or is_new else before.noted_at)
-        if is_new:
+        if before is not None and now - before.noted_at < REFUSAL_NOTED_S:
+            self._refusals[worker_id] = Refusal(why, before.noted_at)
+        else:
+            self._refusals[worker_id] = Refusal(why, now)
             self.history.note(now, Level.INFO0, why, worker_id, self.fleet.workers[worker_id].group_id)
 
     def accepted(self, worker_id: WorkerId) -> None:

@@ -14,7 +14,7 @@ MAX_WHY = 300
 def standing(managed: ManagedEndpoint, now: float) -> Standing:
     """The endpoint as a row."""
     fleet = managed.fleet
-    demand = fleet.snapshot(now, ()).demand
+    demand = fleet.requests.demand(now)
     return Standing(
         endpoint=fleet.endpoint.name,
         state=str(fleet.endpoint.state),

@@ -334,8 +334,7 @@ class Requests:
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
-        if request.unserved:
-            self._count_out(request)
+        self._count_out(request)
         self.ledger.remove(request, counted)
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)

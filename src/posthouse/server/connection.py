@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES: Final = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
-MAX_UNPROVEN_BYTES: Final = (262_144, 524_288)
+MAX_UNPROVEN_REQUEST_BYTES: Final = (262_144, 524_288)
 """Most that is read of a request that shows no good key in its head; and of one of the fast path: a worker shows its
 token in the body, and may have many requests."""
 TOO_LONG: Final = web_body(
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
             for goes in self.server.places.hold(self, len(data)):
                 goes.transport.abort()
             there = self._call or self._asgi  # else it has been answered
-            if there and max(self._came, self._announced) > MAX_UNPROVEN_BYTES[there is self._call]:
+            if there and max(self._came, self._announced) > MAX_UNPROVEN_REQUEST_BYTES[there is self._call]:
                 self._refuse(TOO_LONG, 413, JSON)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")

@@ -236,6 +236,12 @@ Caller = Annotated[Principal, Depends(_caller)]
 """Who calls."""
 
 
+def check_installation_admin(caller: Principal, what: str) -> None:
+    """Raises: Forbidden where the caller is no admin of the installation itself."""
+    if caller.sees is not None:
+        raise Forbidden(f"{what} are for the installation's own admins: this key is of another account")
+
+
 def check_endpoint(caller: Principal, endpoint_id: int) -> None:
     """Raises: Forbidden if the caller's key is for another endpoint than this one."""
     if caller.endpoint_id not in (None, endpoint_id):

@@ -12,7 +12,7 @@ from posthouse.engine.management.inputs import NewAccount, NewKey
 from posthouse.ports import KeyRecord
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import Caller, check_installation_admin
 from posthouse.wire import rows
 
 
@@ -38,19 +38,14 @@ def add_key_routes(app: FastAPI, management: Management) -> None:
     @app.get("/v1/accounts")
     async def list_accounts(caller: Caller) -> list[rows.Account]:
         """Every account: the installation's own, `default`, and those that were made. For its admins."""
-        _check_installation_admin(caller)
+        check_installation_admin(caller, "accounts")
         return [_account_row(account) for account in hub.accounts.values()]
 
     @app.post("/v1/accounts", status_code=201)
     async def create_account(new: NewAccount, caller: Caller) -> rows.Account:
         """Makes an account, whose keys see its own endpoints, templates and secrets alone. For the same."""
-        _check_installation_admin(caller)
+        check_installation_admin(caller, "accounts")
         return _account_row(await keys.create_account(new))
-
-
-def _check_installation_admin(caller: Principal) -> None:
-    if caller.sees is not None:
-        raise Forbidden("accounts are for the installation's own admins: this key is of another account")
 
 
 def _account_id(hub: Hub, name: str, caller: Principal) -> AccountId:

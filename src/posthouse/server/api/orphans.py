@@ -8,9 +8,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import AdoptedOrphan, NamedOrphan
 from posthouse.engine.orphans import Orphan, Orphans
 from posthouse.server.api.replies import Message
-from posthouse.server.auth import Principal
-from posthouse.server.errors import Forbidden
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import Caller, check_installation_admin
 from posthouse.wire import rows
 
 
@@ -18,13 +16,13 @@ def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
     @app.get("/v1/orphans")
     async def list_orphans(caller: Caller) -> list[rows.Orphan]:
         """Instances that carry this installation's label and that no worker owns, as last listed."""
-        _check_installation_admin(caller)
+        check_installation_admin(caller, "orphans")
         return [_row(orphans, orphan, hub.clock.now()) for orphan in orphans.all()]
 
     @app.post("/v1/orphans/destroy", status_code=202)
     async def destroy_orphan(named: NamedOrphan, caller: Caller) -> Message:
         """Destroys the instance; one that reports first finishes what it has."""
-        _check_installation_admin(caller)
+        check_installation_admin(caller, "orphans")
         orphan = orphans.find(named.instance_id, named.provider)
         drains = orphans.serves(orphan)
         await orphans.end([orphan])
@@ -34,17 +32,12 @@ def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
     @app.post("/v1/orphans/adopt", status_code=201)
     async def adopt_orphan(named: AdoptedOrphan, caller: Caller) -> Message:
         """Makes the instance a worker of a workergroup again: it serves once it has reported."""
-        _check_installation_admin(caller)
+        check_installation_admin(caller, "orphans")
         group = hub.workergroups.get(WorkergroupId(named.workergroup_id))
         if group is None:
             raise BadRequest(f"workergroup_id: there is no workergroup {named.workergroup_id}")
         worker = await orphans.adopt(orphans.find(named.instance_id, named.provider), group)
         return Message(msg=f"instance {worker.instance_id} is worker {worker.id} of endpoint {worker.endpoint_id}")
-
-
-def _check_installation_admin(caller: Principal) -> None:
-    if caller.sees is not None:
-        raise Forbidden("orphans are for the installation's own admins: this key is of another account")
 
 
 def _row(orphans: Orphans, orphan: Orphan, now: float) -> rows.Orphan:
