@@ -1,6 +1,7 @@
 """What belongs to nobody is destroyed, but only on proof."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import NotFound, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
+from posthouse.domain.offer import Price
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.engine.hub import Hub
@@ -181,6 +183,10 @@ async def test_an_operator_makes_it_a_worker_again_or_ends_it(served: Site) -> N
     served.destroyed.clear()
     await served.orphans.end([served.orphans.find("posthouse-here-10")])
     assert served.destroyed == ["posthouse-here-10"]
+    dear = replace(listed("posthouse-here-11"), price=Price(7.0))
+    await served.look(dear)
+    worker = await served.orphans.adopt(served.orphans.find("posthouse-here-11"), group)
+    assert worker.price == dear.price  # what its provider says, and not what others cost
     with pytest.raises(NotFound):
         served.orphans.find("posthouse-here-9")
 

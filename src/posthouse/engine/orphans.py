@@ -239,7 +239,7 @@ class Orphans:
         return WorkerId(int(text) if text.isascii() and text.isdecimal() and len(text) <= ID_DIGITS else 0)
 
     def _prices(self, orphan: Orphan) -> list[Offer]:
-        """Everything that its provider has: what it costs is not known, but it is no more than the dearest."""
+        """Everything that its provider has: an orphan of unknown price costs no more than the dearest."""
         catalog = self.hub.offers.catalogs.get(orphan.provider.name)
         return [] if catalog is None else list(catalog.offers.values())
 
@@ -266,7 +266,7 @@ class Orphans:
             machine=like.machine,
             gpu_name=like.gpu_name,
             num_gpus=like.num_gpus,
-            price=like.price,
+            price=instance.price or like.price,
             capabilities=orphan.provider.capabilities,
             created_at=now,
             state=state,
