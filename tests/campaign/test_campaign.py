@@ -21,7 +21,7 @@ from posthouse.engine.orphans import Orphans
 from posthouse.fleet import ledger as ledger_module
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
-from posthouse.fleet.requests import Requests
+from posthouse.fleet.requests import Requests, _Known
 from posthouse.policy import release
 from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
@@ -132,7 +132,7 @@ def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
     def from_one(requests: Requests, *args: Any) -> None:
         begin(requests, *args)
-        requests._first_reqnum = 1
+        requests._known.default_factory = lambda: _Known(0)
 
     patch.setattr(Requests, "__init__", from_one)
 

@@ -15,7 +15,8 @@ from posthouse import places
 from posthouse.app import listen
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.server import fastpath, http
+from posthouse.engine import router
+from posthouse.server import http
 from tests.kit.live import live_server, until
 
 MOST = 10
@@ -129,7 +130,7 @@ async def test_a_body_too_long_for_the_call_is_refused_before_it_has_come(server
 
 
 async def test_so_many_calls_of_a_key_are_held_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastpath, "MAX_HELD_PER_KEY", 2)
+    monkeypatch.setattr(router, "MAX_HELD_EACH", 2)
     async with live_server(tmp_path / "held", **{"server.route_hold_s": 2}) as server:
         async with AsyncClient(server.url, server.admin_key) as owner:
             await owner.create_endpoint("llm", min_load=0, cold_workers=0)

@@ -53,7 +53,7 @@ def test_a_worker_that_fails_at_once_gets_few_requests_and_all_are_answered(says
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
     world.failing = set()
     world.run(AT + 500)
-    assert not world.fleet.requests.outliers(world.now)
+    assert not world.fleet.requests.outliers.penalties_s(world.now)
 
 
 @pytest.mark.parametrize("says_success", [False, True])
@@ -69,4 +69,4 @@ def test_where_most_workers_fail_all_are_used_and_all_is_well_when_that_is_over(
     world.failing = set()
     world.run(AT + 600)
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
-    assert not world.fleet.requests.outliers(world.now)
+    assert not world.fleet.requests.outliers.penalties_s(world.now)

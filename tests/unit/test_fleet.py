@@ -210,18 +210,18 @@ def test_what_a_worker_says_of_an_end_counts_against_it_only_where_the_fault_is_
 ) -> None:
     fleet = fleet_of(worker())
     failing(fleet, 2, success=success, status=status)
-    assert fleet.requests.outliers(NOW).get(ONE, 0.0) == held_s
+    assert fleet.requests.outliers.penalties_s(NOW).get(ONE, 0.0) == held_s
     assert fleet.snapshot(NOW, ()).outliers == ({ONE} if held_s else set())
 
 
 def test_failures_are_held_against_a_worker_up_to_a_bound_and_each_success_takes_one_back() -> None:
     fleet = fleet_of(worker())
     failing(fleet, 20)
-    assert fleet.requests.outliers(NOW) == {ONE: 60.0}
+    assert fleet.requests.outliers.penalties_s(NOW) == {ONE: 60.0}
     held = []
     for _ in range(5):
         failing(fleet, 1, success=True)
-        held.append(fleet.requests.outliers(NOW).get(ONE, 0.0))
+        held.append(fleet.requests.outliers.penalties_s(NOW).get(ONE, 0.0))
     assert held == [40.0, 20.0, 10.0, 5.0, 0.0]
 
 
@@ -229,23 +229,23 @@ def test_an_end_that_was_told_and_the_request_asked_again_are_one_failure() -> N
     fleet = fleet_of(worker())
     (idx,) = failing(fleet, 1)
     fleet.assign(idx, 1, NOW)
-    assert fleet.requests.outliers(NOW) == {ONE: 5.0}
+    assert fleet.requests.outliers.penalties_s(NOW) == {ONE: 5.0}
 
 
 def test_a_success_that_turns_out_to_be_none_takes_nothing_back() -> None:
     fleet = fleet_of(worker())
     failing(fleet, 2)
     (idx,) = failing(fleet, 1, success=True)  # its model answered with an error, which its worker calls a success
-    assert fleet.requests.outliers(NOW) == {ONE: 5.0}
+    assert fleet.requests.outliers.penalties_s(NOW) == {ONE: 5.0}
     fleet.assign(idx, 1, NOW + 1)
-    assert fleet.requests.outliers(NOW + 1) == {ONE: 20.0}
+    assert fleet.requests.outliers.penalties_s(NOW + 1) == {ONE: 20.0}
 
 
 def test_the_failure_of_a_duplicate_after_the_success_counts_for_nothing() -> None:
     fleet = fleet_of(worker())
     (idx,) = failing(fleet, 1, success=True)
     assert not fleet.end(ONE, Ended(idx, success=False, status="Error"), NOW)
-    assert fleet.requests.outliers(NOW) == {}
+    assert fleet.requests.outliers.penalties_s(NOW) == {}
 
 
 @pytest.mark.parametrize(("seen", "scheme", "held_s"), [(False, "U", 5.0), (True, "U", 0.0), (False, "A4", 0.0)])
@@ -257,7 +257,7 @@ def test_a_request_that_never_came_to_its_worker_is_held_against_it(seen: bool, 
     if seen:
         fleet.report(ONE, ready_report(working=[idx]), NOW)
     fleet.advance(NOW + UNSEEN_KEPT_S, silent_s=1e9)
-    assert fleet.requests.outliers(NOW + UNSEEN_KEPT_S).get(ONE, 0.0) == held_s
+    assert fleet.requests.outliers.penalties_s(NOW + UNSEEN_KEPT_S).get(ONE, 0.0) == held_s
 
 
 def test_a_request_that_ended_and_is_asked_again_is_reopened_elsewhere() -> None:
@@ -274,7 +274,7 @@ def test_an_index_whose_request_ended_well_for_certain_is_used_once_more_at_once
     for second in range(20):
         assert fleet.end(ONE, Ended(idx, success=True, status="Success", certain=True), NOW + second)
         assert assigned(fleet.assign(idx, 1, NOW + second)).worker.id == ONE
-    assert fleet.requests.outliers(NOW + 20) == {}
+    assert fleet.requests.outliers.penalties_s(NOW + 20) == {}
 
 
 def test_a_request_that_is_ended_and_asked_again_for_ever_tries_its_worker_less_and_less_often() -> None:
@@ -1011,11 +1011,11 @@ def test_a_failure_that_a_caller_saw_counts_once_and_its_request_goes_elsewhere(
     assert not fleet.failed(TWO if first.worker.id == ONE else ONE, first.request_idx, "connection refused", NOW)
     assert fleet.failed(first.worker.id, first.request_idx, "connection refused", NOW + 1)
     assert fleet.ledger.outstanding() == 0
-    assert set(fleet.requests.outliers(NOW + 1)) == {first.worker.id}
-    before = fleet.requests.outliers(NOW + 1)
+    assert set(fleet.requests.outliers.penalties_s(NOW + 1)) == {first.worker.id}
+    before = fleet.requests.outliers.penalties_s(NOW + 1)
     again = assigned(fleet.assign(first.request_idx, 100, NOW + 1))
     assert again.worker.id != first.worker.id
-    assert fleet.requests.outliers(NOW + 1) == before
+    assert fleet.requests.outliers.penalties_s(NOW + 1) == before
 
 
 # -- requests that kill, workers that are of no use --------------------------------------------------------------------

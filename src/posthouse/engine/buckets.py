@@ -19,6 +19,7 @@ class Buckets:
     def __init__(self, per_s: float) -> None:
         self._each_s = 1.0 / per_s if per_s > 0 else 0.0
         self._slack_s = max(BURST_S - self._each_s, 0.0)
+        self._longest_s = self._slack_s + (MOST_TOKENS + 1) * self._each_s  # no bucket takes longer to fill
         # When a bucket would be full again: all that need be known of it.
         self._full_at: dict[Hashable, float] = {}
         self._full_at_before: dict[Hashable, float] = {}
@@ -30,19 +31,16 @@ class Buckets:
         """
         if not self._each_s:
             return 0.0
-        full_at = self._full(caller, now)
+        full_at = self._full_at.get(caller) or self._full_at_before.get(caller, -math.inf)
+        if not now < full_at <= now + self._longest_s:  # it is full, or the clock went back
+            full_at = now
         wait_s = full_at - now - self._slack_s
         if wait_s > GRAIN_S:
             return wait_s
-        self._full_at[caller] = full_at + self._each_s * min(tokens, MOST_TOKENS)
+        self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MOST_TOKENS else MOST_TOKENS)
         if len(self._full_at) >= REMEMBERED:
             self._full_at_before, self._full_at = self._full_at, {}
         return 0.0
 
     def __len__(self) -> int:
         return len(self._full_at) + len(self._full_at_before)
-
-    def _full(self, caller: Hashable, now: float) -> float:
-        full_at = self._full_at.get(caller) or self._full_at_before.get(caller, -math.inf)
-        # No bucket takes longer than that to fill, unless the clock went back.
-        return full_at if now < full_at <= now + self._slack_s + (MOST_TOKENS + 1) * self._each_s else now

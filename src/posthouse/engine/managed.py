@@ -203,9 +203,10 @@ class ManagedEndpoint:
         self._do_all(effects, now)
 
     def _do_all(self, effects: list[Effect], now: float) -> None:
-        if effects:
-            for watcher in self.watchers:
-                watcher(now, effects)
+        if not effects:
+            return
+        for watcher in self.watchers:
+            watcher(now, effects)
         self._effects += effects
         if self._at_work:
             return  # whoever is at it does these too, in their order

@@ -18,8 +18,13 @@ from posthouse.wire.status import FLAT
 
 MAX_HELD = 10_000
 """Most requests held open at once; the others are told at once that they wait."""
+MAX_HELD_EACH = 1_000
+"""The same, of one caller."""
 MAX_SIGNATURES = 100_000
 """Most addresses whose signature is remembered."""
+OLDEST = Scheme.A4
+"""The scheme of workers that hand unknown fields on to the model; the next need the index for clients that poll alone.
+"""
 ADDRESS_ALONE = ("", Scheme.U)
 """Schemes whose signature covers the address alone, so that it can be kept. A worker that has not said is of today."""
 
@@ -38,19 +43,21 @@ class Router:
     """How long a request that finds no worker is held open for one that frees up."""
     sign_beside: Callable[[bytes, Callable[[str | Exception], None]], None]
     """Makes the signer's signature while the event loop goes on, and calls with it, or with what the signer raised."""
+    _held: Counter[str] = field(default_factory=Counter)
+    """Requests held open, by caller."""
     _held_count: int = 0
     _released: bool = False
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     def route(
-        self, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None
+        self, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None, caller: str = ""
     ) -> Callable[[], None] | None:
         """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
 
         `hold_s`: None is the setting. Returns what is to be called if the client goes away first, and None where the
         reply was delivered at once. Called later it takes the worker back from a client that cannot have got it.
         """
-        if self._released or self._held_count >= MAX_HELD:
+        if self._released or self._held_count >= MAX_HELD or self._held[caller] >= MAX_HELD_EACH:
             hold_s = 0.0
         elif hold_s is None:
             hold_s = self.hold_s
@@ -59,7 +66,7 @@ class Router:
         if isinstance(outcome, Assignment):
             return self._assigned(ask, outcome, deliver)
         if outcome.held:
-            return self._hold(managed, ask, outcome.request_idx, deliver)
+            return self._hold(managed, ask, outcome.request_idx, deliver, caller)
         deliver(_waits(managed, ask, outcome, now))
         return None
 
@@ -68,9 +75,11 @@ class Router:
         self._released = True
         self.hub.release()
 
-    def _hold(self, managed: ManagedEndpoint, ask: RouteAsk, idx: int, deliver: Deliver) -> Callable[[], None]:
+    def _hold(
+        self, managed: ManagedEndpoint, ask: RouteAsk, idx: int, deliver: Deliver, caller: str
+    ) -> Callable[[], None]:
         def told(outcome: Assignment | Waiting) -> None:
-            self._held_count -= 1
+            self._count_held(caller, -1)
             if isinstance(outcome, Assignment):
                 self._assigned(ask, outcome, deliver)
             else:
@@ -79,7 +88,7 @@ class Router:
         def leave() -> None:
             if managed.held.get(idx) is told:
                 del managed.held[idx]
-                self._held_count -= 1
+                self._count_held(caller, -1)
             elif idx in managed.held:
                 return  # its client has asked again, and that call is held now
             managed.handle(Left(idx), self.hub.clock.now())  # should the client come back, it asks with this index
@@ -87,9 +96,15 @@ class Router:
         before = managed.held.pop(idx, None)
         if before is not None:  # nobody listens to that call any more: the same request was asked for again
             before(Waiting(idx))
-        self._held_count += 1
+        self._count_held(caller, +1)
         managed.held[idx] = told
         return leave
+
+    def _count_held(self, caller: str, change: int) -> None:
+        self._held_count += change
+        self._held[caller] += change
+        if not self._held[caller]:
+            del self._held[caller]
 
     def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
         """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""
@@ -126,8 +141,7 @@ class Router:
     def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
         """The reply to a request that has a worker, and the signature that this worker verifies."""
         worker = found.worker
-        # The oldest workers hand unknown fields on to the model; the next need the index for clients that poll alone.
-        classic = worker.scheme == Scheme.A4 and (not ask.polls or worker.version == FLAT)
+        classic = worker.scheme == OLDEST and (not ask.polls or worker.version == FLAT)
         idx = 0 if classic else found.request_idx
         return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
 

@@ -126,7 +126,7 @@ class Controller:
         finally:
             if self.roster.moved or self.roster.changed:
                 self._follow(now)
-            if self.ledger.line and type(event) is not events.Asked:
+            if self.requests.ledger.line and type(event) is not events.Asked:
                 self.requests.serve(now)
             self._plan()
         return self.take_effects()
@@ -229,7 +229,7 @@ class Controller:
         self.roster.advance(now, self._silent_s)
         self._follow(now)
         self.requests.expire(now)
-        if useless := self.requests.useless(now):
+        if useless := self.requests.outliers.useless(now):
             self.roster.give_up(*useless, now)
             self._follow(now)
         if self.closed:
@@ -334,7 +334,7 @@ class Controller:
             estimates=estimator.estimates(now),
             busy=frozenset(i for i in self.workers if self.requests.busy(i)),
             resting=self.roster.resting(now),
-            outliers=frozenset(self.requests.outliers(now)),
+            outliers=frozenset(self.requests.outliers.penalties_s(now)),
             group_failures=dict(estimator.group_failures),
             machine_failures=dict(estimator.failures),
             stabilized_at=self.stabilized_at,

@@ -99,13 +99,13 @@ class Outliers(dict[WorkerId, Failures]):
 
     def fade(self, now: float) -> None:
         """Forgets what counts no more."""
-        for worker_id, left_s in self.penalties_s(now).items():
-            if left_s == 0:
-                del self[worker_id]
+        held = self.penalties_s(now)
+        for worker_id in [i for i in self if i not in held]:
+            del self[worker_id]
 
     def penalties_s(self, now: float) -> dict[WorkerId, float]:
-        """The penalty of each worker in seconds; 0 where it has faded."""
-        return {i: penalty_s(f, self._lives.reported_at(i), now) for i, f in self.items()}
+        """The penalty of each worker at which requests failed lately, in seconds."""
+        return {i: s for i, f in self.items() if (s := penalty_s(f, self._lives.reported_at(i), now)) > 0}
 
     def _count(self, worker_id: WorkerId, count: int, now: float, why: str = "") -> int:
         worker = self._lives.workers.get(worker_id)

@@ -1,5 +1,7 @@
 """The open requests of one endpoint: where each is, who waits, who is held open, and what is held against workers."""
 
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TypeVar
 
 from posthouse.domain.demand import Demand
@@ -46,6 +48,20 @@ DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.
 SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of a worker beside its requests."""
+
+    reqnum: int
+    """Of the request that it was given last."""
+    slots: float = 1.0
+    """How many requests it serves at a time where each goes as fast as alone."""
+    working: int = 0
+    """On how many it last said that it works."""
+    mute: bool = False
+    """Its generation does not say on which."""
+
+
 class Requests:
     """Every open request of one endpoint, and what it takes to choose a worker for one."""
 
@@ -55,14 +71,10 @@ class Requests:
         """The wait above which a worker gets no request."""
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
-        self._outliers = Outliers(lives, outbox)
+        self.outliers = Outliers(lives, outbox)
         self._routing = RoutingTable()
         self._next_idx = int(now * 1e6)
-        self._first_reqnum = int(now * 1000) + 1
-        self._reqnum: dict[WorkerId, int] = {}
-        self._working: dict[WorkerId, int] = {}
-        self._mute: set[WorkerId] = set()  # those whose generation does not say what it works on
-        self._slots: dict[WorkerId, float] = {}
+        self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._died: dict[WorkerId, tuple[float, str]] = {}  # when workers died at work, and what was said of it
         self._denied: dict[int, str] = {}
 
@@ -80,7 +92,7 @@ class Requests:
         if request is None:
             request = self._open(idx, cost, now)
         elif request.worker_id is not None:
-            self._outliers.keep_away(request, request.worker_id, now)
+            self.outliers.keep_away(request, request.worker_id, now)
         if found := self._give(request, now):
             return found
         self._counters.waited += 1
@@ -133,7 +145,7 @@ class Requests:
         request = Request(idx, cost, now, now)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures, counted = ended
-            self._outliers.keep_away(request, ended_at, now, counted)
+            self.outliers.keep_away(request, ended_at, now, counted)
         return request
 
     def _give(self, request: Request, now: float) -> Assignment | Waiting | None:
@@ -151,7 +163,7 @@ class Requests:
             # It may have killed those that are dead, and those that have not been heard of since.
             if sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1:
                 return None
-        penalties_s = self._outliers.penalties_s(now) if self._outliers else None
+        penalties_s = self.outliers.penalties_s(now) if self.outliers else None
         worker_id = self._routing.pick(request.cost, self.max_queue_s, request.idx, avoid, penalties_s)
         if worker_id is None:
             return None
@@ -164,13 +176,13 @@ class Requests:
         self._note_work(worker_id)
         if left is not None and left != worker_id:
             self._note_work(left)
-        worker, kept_s = self._lives.workers[worker_id], UNSEEN_KEPT_S
-        if worker_id in self._mute:  # expect it done by then
+        worker, known, kept_s = self._lives.workers[worker_id], self._known[worker_id], UNSEEN_KEPT_S
+        if known.mute:  # expect it done by then
             kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf)
         request.expires_at = now + kept_s
-        reqnum = self._reqnum[worker_id] = self._reqnum.get(worker_id, self._first_reqnum - 1) + 1
+        known.reqnum += 1
         self._counters.routed += 1
-        return Assignment(worker, request.idx, reqnum)
+        return Assignment(worker, request.idx, known.reqnum)
 
     def _deny(self, request: Request, now: float) -> Waiting | None:
         """Word that a request is given no worker any more, if enough of them died while they had it."""
@@ -194,9 +206,9 @@ class Requests:
         took_s, counted = now - request.assigned_at, 0
         if ended.success:
             if ended.status == LEFT:
-                self._outliers.client_left(worker_id, now)
+                self.outliers.client_left(worker_id, now)
             else:
-                counted = self._outliers.ended_well(request, worker_id, now)
+                counted = self.outliers.ended_well(request, worker_id, now)
             if request.cost > 0 and not ended.session:
                 self.load.served(request.cost, took_s, request.alone)
                 if request.alone:
@@ -207,7 +219,7 @@ class Requests:
             text = f"request {request.idx} ended after {took_s:.1f} s: {status}"
             self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
             if ended.status in FAULTS:
-                counted = self._outliers.blame(request, worker_id, now, f"failed here: {status}", told=True)
+                counted = self.outliers.blame(request, worker_id, now, f"failed here: {status}", told=True)
         self._counters.ended += 1
         self._remove(request, now, counted)
         if ended.certain:  # nothing to keep away from, should a client use its index once more
@@ -220,7 +232,7 @@ class Requests:
         """
         if (request := self._found(idx, worker_id)) is not None:
             self._counters.failed += 1
-            self._remove(request, now, self._outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
+            self._remove(request, now, self.outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
 
     def _found(self, idx: int, worker_id: WorkerId) -> Request | None:
         request = self.ledger.find(idx)
@@ -234,11 +246,11 @@ class Requests:
 
         `began_again`: we did, while it worked.
         """
-        self._working[worker_id] = len(report.working) if report.working is not None else report.working_count
+        known = self._known[worker_id]
+        known.mute = report.working is None
+        known.working = report.working_count if report.working is None else len(report.working)
         if report.working is None:
-            self._mute.add(worker_id)
             return
-        self._mute.discard(worker_id)
         for request in list(self.ledger.at.get(worker_id, {}).values()):
             if request.idx in report.working:
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
@@ -255,26 +267,26 @@ class Requests:
         """Lets time pass: requests that nobody asks for or works on any more, failures, how long requests take."""
         if self.load.learn(self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)):
             self.membership_changed()
-        self._outliers.fade(now)
+        self.outliers.fade(now)
         for request in self.ledger.expired(now):
             counted, worker_id = 0, request.worker_id
             if worker_id is not None:
                 self._counters.expired += 1
                 text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
                 self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
-                if worker_id not in self._mute and not request.seen:  # its host may neither refuse nor answer
-                    counted = self._outliers.blame(request, worker_id, now, "never came here")
+                if not (request.seen or self._known[worker_id].mute):  # its host may neither refuse nor answer
+                    counted = self.outliers.blame(request, worker_id, now, "never came here")
             self._remove(request, now, counted)
 
     # -- what becomes of workers ---------------------------------------------------------------------------------------
 
     def busy(self, worker_id: WorkerId) -> bool:
         """True if requests are on the worker, as far as we or it know."""
-        return worker_id in self.ledger.at or self._working.get(worker_id, 0) > 0
+        return worker_id in self.ledger.at or self._known[worker_id].working > 0
 
     def may_be_busy(self, worker_id: WorkerId) -> None:
         """The worker worked before this server began: until it says what it works on, it may be anything."""
-        self._working[worker_id] = 1
+        self._known[worker_id].working = 1
 
     def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""
@@ -283,19 +295,18 @@ class Requests:
             _put(self._died, worker.id, (now, worker.message or "it ended"))
         if worker.state not in SERVES_NOTHING:
             return
-        self._working.pop(worker.id, None)
-        self._outliers.forget(worker.id)
+        self._known[worker.id].working = 0
+        self.outliers.forget(worker.id)
         for request in list(self.ledger.at.get(worker.id, {}).values()):
             self._remove(request, now)
         if worker.state is State.DESTROYED:
-            self._reqnum.pop(worker.id, None)
-            self._mute.discard(worker.id)
+            del self._known[worker.id]
 
     def membership_changed(self) -> None:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""
         workers = self._lives.workers
-        # How many requests are in service where each goes as fast as alone. Little's law, for one worker.
-        self._slots = {w.id: max(1.0, w.perf * self.load.slot_unit_s) for w in workers.values()}
+        for worker in workers.values():  # Little's law, for one worker
+            self._known[worker.id].slots = max(1.0, worker.perf * self.load.slot_unit_s)
         perf = {
             w.id: w.perf
             for w in workers.values()
@@ -309,17 +320,9 @@ class Requests:
         """Work and number of the requests at a worker."""
         return self.ledger.work.get(worker_id, 0.0), len(self.ledger.at.get(worker_id, ()))
 
-    def outliers(self, now: float) -> dict[WorkerId, float]:
-        """Workers at which requests failed lately, with the penalty of each in seconds."""
-        return {i: left_s for i, left_s in self._outliers.penalties_s(now).items() if left_s > 0}
-
-    def useless(self, now: float) -> tuple[WorkerId, str] | None:
-        """A worker that is to be replaced for what clients get of it, and why; None if there is none."""
-        return self._outliers.useless(now)
-
     def demand(self, now: float) -> Demand:
         """What is asked of the endpoint now."""
-        queued = sum(queued_work(*self.load_at(i), self._slots.get(i, 1.0)) for i in self.ledger.at)
+        queued = sum(queued_work(*self.load_at(i), self._known[i].slots) for i in self.ledger.at)
         return self.load.demand(self.ledger, queued, self.last_request_at, now)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -327,7 +330,7 @@ class Requests:
     def _ahead(self, worker_id: WorkerId) -> float:
         """Work at a worker before it can begin with another request."""
         there = self.ledger.at.get(worker_id)
-        return work_ahead(self.ledger.work[worker_id], len(there), self._slots.get(worker_id, 1.0)) if there else 0.0
+        return work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots) if there else 0.0
 
     def _note_work(self, worker_id: WorkerId) -> None:
         self._routing.set_work(worker_id, self._ahead(worker_id))

@@ -41,7 +41,7 @@ class RoutingTable:
         row = self._rows.get(worker_id)
         if row is not None:
             self._work[row] = work
-            self._ends_s[row] = (work + self._cost) * self._unit_s[row]
+            self._ends_s[row] = (work + self._cost) * self._unit_s.item(row)
 
     def pick(
         self,
@@ -63,8 +63,3 @@ class RoutingTable:
             extra_s[[self._rows[i] for i in avoid if i in self._rows]] = np.inf
         row = pick(self._work, self._unit_s, cost, max_queue_s, tie_break, extra_s, self._ends_s)
         return None if row is None else self._ids[row]
-
-    def has_room_after(self, worker_id: WorkerId, work: float, max_queue_s: float) -> bool:
-        """True if the worker, with that much work ahead, would still be free for another request."""
-        row = self._rows.get(worker_id)
-        return row is not None and bool(work * self._unit_s[row] <= max_queue_s)

@@ -21,7 +21,10 @@ def work_ahead(work: float, count: int, slots: float) -> float:
     work of those that queue and of the one whose end frees the slot: of `count` requests `count + 1 - slots`, each
     taken to be as large as their mean. One slot: all of it, as the protocol's workers reckon.
     """
-    return work * max(IN_SERVICE_SHARE, (count + 1 - slots) / count) if count else 0.0
+    if not count:
+        return 0.0
+    share = (count + 1 - slots) / count
+    return work * (share if share > IN_SERVICE_SHARE else IN_SERVICE_SHARE)
 
 
 def queued_work(work: float, count: int, slots: float) -> float:

@@ -40,8 +40,6 @@ MAX_ASK_BYTES: Final = 65_536
 """Longest body of `/route/`; usual ones have less than 1,000 bytes."""
 PUT_OFF_S = 1.0
 """For how long an answer is put off that says too many came."""
-MAX_HELD_PER_KEY: Final = 1_000
-"""Most `/route/` calls of one key that are held open; the others are told at once that they wait."""
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
 CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
@@ -70,8 +68,6 @@ class FastPath:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Calls that were answered, by path and status. Connections count them; failures of our own count as 500, too."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _held: Counter[str] = field(default_factory=Counter)
-    """Calls that are held open, by key."""
 
     def most_bytes(self, route: Route) -> int:
         """The longest body that is read for a row."""
@@ -152,7 +148,7 @@ class FastPath:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
         key = self._shown(call)
         in_body = "" if message is None else route.key_in(message)
-        if in_body or call.query:
+        if call.query or (in_body and in_body != key):
             key = one_key(key, in_body, key_in_query(call.query))
         principal = self.throttle.principal(self.keyring, key, call.address, self.hub.clock.now())
         if principal is None:
@@ -202,34 +198,12 @@ class FastPath:
             respond(_put_off(ask, "too many calls"))
             return None
 
-        key_id, held = principal.key_id, False
-
         def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:
-            end()
             respond(
                 self._failed(call, message, reply) if isinstance(reply, Exception) else Answer(200, route.encode(reply))
             )
 
-        def end() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._held[key_id] -= 1
-                if not self._held[key_id]:
-                    del self._held[key_id]
-
-        hold_s = 0.0 if self._held and self._held[key_id] >= MAX_HELD_PER_KEY else None
-        leave = self.router.route(managed, ask, deliver, hold_s)
-        if leave is None:
-            return None
-        held = True
-        self._held[key_id] += 1
-
-        def left() -> None:
-            end()
-            leave()
-
-        return left
+        return self.router.route(managed, ask, deliver, caller=principal.key_id)
 
     def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, report = message

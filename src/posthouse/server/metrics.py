@@ -70,7 +70,7 @@ class Metrics(Collector):
             fleet, name = managed.fleet, managed.fleet.endpoint.name
             for state, count in Counter(str(w.state) for w in fleet.workers.values()).items():
                 workers.add_metric([name, state], count)
-            outliers.add_metric([name], len(fleet.requests.outliers(now)))
+            outliers.add_metric([name], len(fleet.requests.outliers.penalties_s(now)))
             demand = fleet.snapshot(now, ()).demand
             for gauge, (_, quantity) in gauges.items():
                 families[gauge].add_metric([name], getattr(demand, quantity))

@@ -167,7 +167,7 @@ def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float, gone_at: f
         perf=worker.perf,
         outstanding=0.0 if gone_at else fleet.requests.load_at(worker.id)[0],
         busy=not gone_at and fleet.requests.busy(worker.id),
-        penalty_s=fleet.requests.outliers(now).get(worker.id, 0.0),
+        penalty_s=fleet.requests.outliers.penalties_s(now).get(worker.id, 0.0),
         price_usd_h=worker.usd_h(),
         spent_usd=worker.spent_at(now),
         age_s=now - worker.created_at,
