@@ -2,9 +2,11 @@
 
 import asyncio
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from posthouse.app.running import Running
 from posthouse.app.wiring import running
 from posthouse.client import AsyncClient
 from posthouse.config import load_settings
+from posthouse.providers.process.procfs import census, send
 from tests.kit.peers_at_home import AUTHORITY_DIR, NAMES
 
 TIMEOUT_S = 300.0
@@ -91,9 +94,11 @@ def worker_processes(directory: Path) -> list[psutil.Process]:
 
 
 def end_workers(data_dir: Path) -> None:
-    for process in worker_processes(data_dir / "workers"):
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    """Ends the processes of all instances. None is left when it returns: a keeper writes files until it ends."""
+    while left := census(str((data_dir / "workers").resolve())):
+        for process in chain.from_iterable(left.values()):
+            send(process, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 async def add_endpoint(

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from tests.kit.live import end_workers
+
 TIMEOUT_S = 120.0
 START_S = 120.0
 """How long a process may take to start or end; other tests may keep the machine busy."""
@@ -77,8 +79,7 @@ class Site:
         """Ends whatever a failed test left."""
         if self.server is not None:
             self.stop(signal.SIGKILL)
-        for process in self.processes():
-            process.kill()
+        end_workers(self.directory / "posthouse-data")
 
 
 def until(reached: Callable[[], bool]) -> None:

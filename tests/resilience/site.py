@@ -69,8 +69,6 @@ class Ground(Site):
         with suppress(OSError, ValueError):  # one that has taken over
             os.kill(self.owner(), signal.SIGKILL)
         super().clear()
-        for process in self.processes():
-            process.wait(5)
 
 
 @contextmanager
