@@ -39,7 +39,7 @@ def test_min_load_above_zero_keeps_one_worker(timeout_s: float | None) -> None:
 
 
 def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
-    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=10).run(12_000)
+    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=45).run(12_000)
     # By then the mean of an hour is near 180: 3 x 180 / 0.9 = 600, of which a tenth may be missing.
     assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.instances)) == (2, 4, 6)
 
@@ -194,7 +194,7 @@ def test_a_lowered_max_usd_h_holds_within_one_drain() -> None:
 def busy_world(slo_mode: str, load: float) -> World:
     """Random arrivals that an endpoint with the mode's own defaults serves, on machines of 4 slots."""
     scaling = replace(defaults(slo_mode), min_load=0.0, max_workers=80, target_queue_time=4.0)
-    return World(scaling, load=lambda t: load, poisson=True, seed=7).run(2400)
+    return World(scaling, load=lambda t: load, poisson=True, seed=7).run(1500)
 
 
 @pytest.mark.parametrize("load", [300.0, 3000.0])

@@ -52,6 +52,8 @@ class RoutingTable:
         penalties_s: Mapping[WorkerId, float] | None = None,
     ) -> WorkerId | None:
         """The worker that `policy.route.pick` picks, none of `avoid`; None if every one is too busy."""
+        if not self._ids:
+            return None
         if cost != self._cost:
             self._cost, self._ends_s = cost, end_s(self._work, self._unit_s, cost)
         extra_s: Floats | None = None
