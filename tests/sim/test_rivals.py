@@ -396,8 +396,8 @@ def brief(written: str) -> Summary:
     return run(load(None, tree)).summary
 
 
-@pytest.mark.parametrize("written", [point for name in POLICIES for point in dict.fromkeys((name, *sweep(name)))])
-def test_every_policy_at_every_point_serves_everything_and_breaks_no_rule(written: str) -> None:
+@pytest.mark.parametrize("written", [point for name in POLICIES for point in sorted({sweep(name)[0], sweep(name)[-1]})])
+def test_every_policy_at_both_ends_of_its_sweep_serves_everything_and_breaks_no_rule(written: str) -> None:
     summary = brief(written)
     assert summary.requests > 100
     assert summary.unserved == 0
