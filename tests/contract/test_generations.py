@@ -252,6 +252,19 @@ async def test_the_two_oldest_generations_are_believed_to_be_done_when_they_shou
     assert fleet(server).workers[WorkerId(puppet.id)].scheme == "A4"
 
 
+@pytest.mark.parametrize(("generation", "form"), [("W0", "data"), ("W1", "working")])
+async def test_the_two_oldest_generations_have_ended_what_their_counts_leave_no_room_for(
+    generation: str, form: str, server: Running, puppet: Puppet
+) -> None:
+    counts = own(sent(generation, form), puppet)
+    for received, working, left in ((0, 0, 0.0), (2, 2, 20.0), (2, 1, 10.0), (2, 0, 0.0)):
+        counts |= {"num_requests_recieved": received, "num_requests_working": working}
+        await puppet.post("/worker_status/", counts, puppet.token)
+        assert fleet(server).ledger.outstanding() == left
+        for _ in range(2 if received == 0 else 0):
+            await route(puppet, server, {"endpoint": "llm", "cost": 10})
+
+
 @pytest.mark.parametrize("client", ["C0", "C1"])
 def test_every_form_of_asking_for_a_worker_means_the_same(client: str) -> None:
     for form in requests(client, "/route/"):

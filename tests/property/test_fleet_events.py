@@ -71,7 +71,8 @@ class Story:
             url = "" if pick % 5 == 0 else f"http://10.0.0.1:{worker.id}"
             perf = None if pick % 11 == 0 else 0.0 if pick % 7 == 0 else amount
             error = "broken" if pick % 13 == 0 else ""
-            self.fleet.report(worker.id, Report(perf, error, url, "1.1.0", "U", working, pick % 2, amount), self.now)
+            report = Report(perf, error, url, "1.1.0", "U", working, pick % 4 // 2, pick % 17, cur_load=amount)
+            self.fleet.report(worker.id, report, self.now)
 
     def place(self, pick: int, amount: float) -> None:
         if worker := self.worker(pick):

@@ -487,6 +487,25 @@ def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> 
     assert fleet.due(NOW + 5) == (Action(ONE, Command.DESTROY),)
 
 
+def test_what_a_worker_counts_ends_as_many_requests_as_it_leaves_no_room_for() -> None:
+    fleet = fleet_of(worker())
+    counts = replace(ready_report(), working=None, received=0)
+    fleet.report(ONE, counts, NOW)
+    first, second, third = (fleet.assign(0, 10, NOW).request_idx for _ in range(3))
+
+    def open_after(now: float, received: int, working: int) -> list[int]:
+        fleet.report(ONE, replace(counts, received=received, working_count=working), NOW + now)
+        return list(fleet.ledger.at.get(ONE, ()))
+
+    assert open_after(0.5, received=0, working=0) == [first, second, third]  # they are on their way
+    assert open_after(1.0, received=1, working=0) == [second, third]
+    assert open_after(2.0, received=2, working=1) == [second, third]
+    assert open_after(3.0, received=2, working=0) == [third]
+    assert open_after(4.0, received=0, working=0) == [third]  # a report that came too late
+    assert open_after(9.0, received=0, working=0) == []  # its client left, or its worker counts otherwise
+    assert not fleet.requests.busy(ONE)
+
+
 def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> None:
     fleet = fleet_of(worker())
     fleet.assign(0, 100, NOW)

@@ -104,9 +104,6 @@ STATE_TIMEOUT_S: dict[State, float] = {
 MAX_PROGRESS_FACTOR = 6.0
 """How many times its timeout a passing state may last in all, whatever progress it shows: the machine is billed."""
 
-STABLE = frozenset(State) - frozenset(STATE_TIMEOUT_S)
-"""The states without a deadline. WANTED and ERROR call for a command at every tick, so they do not last either."""
-
 
 def _from(states: Iterable[State], after: State) -> dict[State, State]:
     return dict.fromkeys(states, after)

@@ -17,6 +17,8 @@ class Report:
     working: frozenset[int] | None = None
     """The request indexes it works on; None where its generation does not say."""
     working_count: int = 0
+    received: int | None = None
+    """Requests that came since it began; None where its generation names those it works on, or does not say."""
     cur_load: float = 0.0
     """Work of all requests on it."""
     taken: float = 0.0

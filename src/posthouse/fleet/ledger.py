@@ -12,6 +12,8 @@ from posthouse.domain.worker import WorkerId
 ENDED_KEPT = 10_000
 """How many ended requests are remembered at least, and at most twice as many, so that one asked again goes elsewhere
 than where it failed."""
+SENT_S = 5.0
+"""By then a client has sent its request to the worker that it was told of."""
 HOLDS_APART_S = 0.05
 """Holds that end within this time end together."""
 
@@ -145,6 +147,16 @@ class Ledger:
         self.remove(request)
         for ended in (self._ended, self._ended_before):
             ended.pop(request.idx, None)
+
+    def uncounted(self, worker_id: WorkerId, came: int, working: int, now: float) -> list[Request]:
+        """A worker's first requests, which must have ended: `came` did since it last said so, `working` are left."""
+        there = list(self.at.get(worker_id, {}).values())
+        came = max(came, working - sum(request.seen for request in there))
+        for request in there:
+            if not request.seen and (came > 0 or request.assigned_at <= now - SENT_S):
+                request.seen, came = True, came - 1
+        seen = [request for request in there if request.seen]
+        return seen[: max(0, len(seen) - working)]
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""

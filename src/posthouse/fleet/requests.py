@@ -58,6 +58,8 @@ class _Known:
     """How many requests it serves at a time where each goes as fast as alone."""
     working: int = 0
     """On how many it last said that it works."""
+    received: int = 0
+    """How many it last said had come to it, where it does not say on which it works."""
     mute: bool = False
     """Its generation does not say on which."""
 
@@ -77,8 +79,6 @@ class Requests:
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._died: dict[WorkerId, tuple[float, str]] = {}  # when workers died at work, and what was said of it
         self._denied: dict[int, str] = {}
-
-    # -- what clients ask ----------------------------------------------------------------------------------------------
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
@@ -196,8 +196,6 @@ class Requests:
         self._remove(request, now)
         return Waiting(0, denied=why)
 
-    # -- what workers and callers tell ---------------------------------------------------------------------------------
-
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> None:
         """Ends a request that this worker has; one that it does not have is counted and ignored."""
         request = self._found(ended.request_idx, worker_id)
@@ -242,14 +240,15 @@ class Requests:
         return None
 
     def reported(self, worker_id: WorkerId, report: Report, now: float, began_again: bool) -> None:
-        """Compares the ledger with what a worker says it works on, for ends that got lost.
-
-        `began_again`: we did, while it worked.
-        """
+        """Compares the ledger with what a worker works on, for ends that got lost. `began_again`: we, meanwhile."""
         known = self._known[worker_id]
         known.mute = report.working is None
         known.working = report.working_count if report.working is None else len(report.working)
         if report.working is None:
+            if report.received is not None:
+                came, known.received = report.received - known.received, report.received
+                for request in self.ledger.uncounted(worker_id, came, known.working, now):
+                    self._remove(request, now)
             return
         for request in list(self.ledger.at.get(worker_id, {}).values()):
             if request.idx in report.working:
@@ -278,8 +277,6 @@ class Requests:
                     counted = self.outliers.blame(request, worker_id, now, "never came here")
             self._remove(request, now, counted)
 
-    # -- what becomes of workers ---------------------------------------------------------------------------------------
-
     def busy(self, worker_id: WorkerId) -> bool:
         """True if requests are on the worker, as far as we or it know."""
         return worker_id in self.ledger.at or self._known[worker_id].working > 0
@@ -295,7 +292,7 @@ class Requests:
             _put(self._died, worker.id, (now, worker.message or "it ended"))
         if worker.state not in SERVES_NOTHING:
             return
-        self._known[worker.id].working = 0
+        self._known[worker.id].working = self._known[worker.id].received = 0
         self.outliers.forget(worker.id)
         for request in list(self.ledger.at.get(worker.id, {}).values()):
             self._remove(request, now)
@@ -314,8 +311,6 @@ class Requests:
         }
         self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
 
-    # -- questions -----------------------------------------------------------------------------------------------------
-
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
         """Work and number of the requests at a worker."""
         return self.ledger.work.get(worker_id, 0.0), len(self.ledger.at.get(worker_id, ()))
@@ -324,8 +319,6 @@ class Requests:
         """What is asked of the endpoint now."""
         queued = sum(queued_work(*self.load_at(i), self._known[i].slots) for i in self.ledger.at)
         return self.load.demand(self.ledger, queued, self.last_request_at, now)
-
-    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _ahead(self, worker_id: WorkerId) -> float:
         """Work at a worker before it can begin with another request."""

@@ -42,6 +42,7 @@ class StatusBody(msgspec.Struct):
     error_msg: str | None = None
     url: Annotated[str, Meta(max_length=MAX_URL)] | None = None
     num_requests_working: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
+    num_requests_recieved: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     working_request_idxs: Annotated[list[_Index], Meta(max_length=MAX_INDEXES)] | None = None
     rej_load: float | None = None
     disk_usage: float | None = None
@@ -65,6 +66,7 @@ class OddBody(msgspec.Struct):
     error_msg: Any = None
     url: Any = None
     num_requests_working: Any = None
+    num_requests_recieved: Any = None
     working_request_idxs: Any = None
     rej_load: Any = None
     disk_usage: Any = None
@@ -104,6 +106,7 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         str(scheme),
         working,
         body.num_requests_working or 0,
+        None if working is not None or body.num_requests_working is None else body.num_requests_recieved,
         level,
         taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
         taken_rate=0.0 if summed else came_in,
@@ -131,7 +134,8 @@ def _checked(body: OddBody) -> StatusBody:
         mtoken=text(body.mtoken, "mtoken", MAX_TOKEN),
         error_msg=text(body.error_msg, "error_msg", MAX_TEXT, cut=True),
         url=text(body.url, "url", MAX_URL),
-        num_requests_working=integer(body.num_requests_working or 0, "num_requests_working"),
+        num_requests_working=_count(body.num_requests_working, "num_requests_working"),
+        num_requests_recieved=_count(body.num_requests_recieved, "num_requests_recieved"),
         message=body.message if isinstance(body.message, str) else None,
         new_load=_figure(body.new_load),
         cur_perf=_figure(body.cur_perf),
@@ -139,6 +143,10 @@ def _checked(body: OddBody) -> StatusBody:
         disk_usage=_figure(body.disk_usage),
         additional_disk_usage=_figure(body.additional_disk_usage, low=-MAX_WORK),
     )
+
+
+def _count(value: object, field: str) -> int | None:
+    return None if value is None else integer(value, field)
 
 
 def _figure(value: object, low: float = 0.0) -> float:
