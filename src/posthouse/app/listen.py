@@ -22,6 +22,9 @@ log = structlog.get_logger()
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 """That our own certificate is for in any case."""
+RECEIVE_BYTES = 131_072
+"""How much of a request the system takes in before it is read; Linux doubles it. With its own megabytes, callers
+without a key would fill its memory and keep the server busy with bytes that it refuses."""
 OWN_FILES = 200
 """How many files the server may have open beside connections: the database, the logs of workers it starts."""
 
@@ -41,6 +44,7 @@ def listen(host: str, port: int, inheritance: Inheritance | None) -> socket.sock
         return inheritance.listener
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # connections inherit it
         listener.bind((host, port))
         listener.set_inheritable(False)
     except OSError as error:

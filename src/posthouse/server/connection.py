@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
             for goes in self.server.places.hold(self, len(data)):
                 goes.transport.abort()
             there = self._call or self._asgi  # else it has been answered
-            if there and max(self._came, self._announced) > MAX_UNPROVEN_REQUEST_BYTES[there is self._call]:
+            if there and self._came > MAX_UNPROVEN_REQUEST_BYTES[there is self._call]:
                 self._refuse(TOO_LONG, 413, JSON)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
@@ -209,21 +209,21 @@ class Connection(asyncio.Protocol):
         last = version == "1.0" or not parser.should_keep_alive()
         target = httptools.parse_url(self._url)
         raw_path, query = target.path, target.query or b""
-        path = raw_path.decode("ascii")
-        if "%" in path:
-            path = unquote(path)
+        path = unquote(raw_path.decode("ascii"))
         if not self._proven and self.server.fast.knows(self._headers, query):
             self._prove()
         found = self.server.fast.find(method, path)
-        if found is None:
+        if not self._proven and self._announced > MAX_UNPROVEN_REQUEST_BYTES[found is not None]:
+            self._refuse(TOO_LONG, 413, JSON)
+        elif found is None:
             scope = http_scope(self.transport, method, version, path, raw_path, query, self._headers)
             self._asgi = AsgiCall(self, scope, last, self._expects)
             self._accept(self._asgi)
-            return
-        route, token = found
-        self._call = Call(route, token, query, self._headers, self.address, last, method == "HEAD")
-        self._body = b""
-        self._ask_for_body()
+        else:
+            route, token = found
+            self._call = Call(route, token, query, self._headers, self.address, last, method == "HEAD")
+            self._body = b""
+            self._ask_for_body()
 
     def on_body(self, body: bytes) -> None:
         if self._asgi is not None:

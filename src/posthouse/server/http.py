@@ -13,8 +13,8 @@ from posthouse.server.asgi import App
 from posthouse.server.connection import Connection
 from posthouse.server.fastpath import FastPath
 
-BACKLOG: Final = 8192
-"""How many connections may wait to be accepted."""
+BACKLOG: Final = 4096
+"""How many connections may wait to be accepted: what Linux allows, unless net.core.somaxconn was set higher."""
 READ_WAIT_S = 40.0
 """How long a request may take to arrive, and a connection may stay silent before its first. The management API gives a
 body 30 s and answers; this ends what goes on regardless."""
