@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -170,12 +171,12 @@ class Day:
     async def _begin(self) -> None:
         while True:
             self.server = Server(self.world, self.disk, self.checks, self.tick_s)
-            try:
+            with suppress(PosthouseError):
                 await self.server.start()
+            if self.server.up:  # and was not killed the very moment that it was
                 return
-            except PosthouseError:
-                self.server.kill()
-                await asyncio.sleep(5.0)
+            self.server.kill()
+            await asyncio.sleep(5.0)
 
     async def _set_up(self) -> None:
         for number in range(len(TEMPLATES)):

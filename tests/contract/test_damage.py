@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from sqlalchemy import Double, Integer
 
 from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import EndpointId
@@ -13,6 +14,7 @@ from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
 from posthouse.ports import KeyRecord
 from posthouse.store import open_store
+from posthouse.store.schema import fleets, installation, keys, revisions
 from posthouse.store.sql import SqlStore
 from tests.kit.pages import WAYS, damaged
 from tests.kit.rows import add_group, entry, sqlite_url, worker
@@ -96,3 +98,22 @@ async def test_an_emptied_table_is_refused(table: str, tmp_path: Path) -> None:
     db.close()
     with pytest.raises(Refused, match=r"posthouse.db: .*restore a backup"):
         await open_store(sqlite_url(path))
+
+
+async def test_a_number_that_is_none_any_more_is_refused_whether_a_checksum_counts_it_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    _, whole, _ = await made(path)
+    numbers = [
+        (table.name, column.name)
+        for table in (installation, revisions, fleets, keys)
+        for column in table.columns
+        if isinstance(column.type, Integer | Double) and not column.primary_key and not column.foreign_keys
+    ]
+    assert ("installation", "epoch") in numbers
+    for table, column in numbers:
+        path.write_bytes(whole)
+        with sqlite3.connect(path) as db:
+            db.execute(f"update {table} set {column} = x'c3'")
+        db.close()
+        with pytest.raises(Refused, match=f"of {table} is not what was written.*restore a backup"):
+            await open_store(sqlite_url(path))
