@@ -8,22 +8,23 @@ from posthouse.domain.worker import WorkerId
 from posthouse.policy.faults import Floats, beyond_median
 from posthouse.policy.route import end_s, pick
 
-MAX_UNIT_S = 1e100
+MAX_UNIT_S = 1e20
 """Most seconds for a unit of work. With more an expected end could be infinite, so such a worker takes nothing."""
 
 
 class RoutingTable:
     """Workers that take requests, one array entry each. Membership changes rarely and rebuilds; work changes often.
 
-    Invariant: `_ends_s[row] == end_s(_work[row], _unit_s[row], _cost)`. Most clients announce the same cost again and
-    again, so what follows from the latest one is kept: it is the largest part of picking among 10,000 workers.
+    Invariant: `_ends_s[row]` is `end_s(_work[row], _unit_s[row], _cost)`, to seven digits. Most clients announce the
+    same cost again and again, so what follows from the latest one is kept: it is the largest part of picking among
+    10,000 workers, and in half the bytes it is sooner walked through.
     """
 
     def __init__(self) -> None:
         self._ids: list[WorkerId] = []
         self._rows: dict[WorkerId, int] = {}
-        self._work = self._unit_s = self._ends_s = np.zeros(0)
-        self._cost = 0.0
+        self._work = self._unit_s = np.zeros(0)
+        self._expect(0.0)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -34,7 +35,7 @@ class RoutingTable:
         self._rows = {worker_id: row for row, worker_id in enumerate(self._ids)}
         self._work = np.array([work.get(i, 0.0) for i in self._ids], dtype=np.float64)
         self._unit_s = 1.0 / np.array([perf[i] for i in self._ids], dtype=np.float64)
-        self._ends_s = end_s(self._work, self._unit_s, self._cost)
+        self._expect(self._cost)
 
     def set_work(self, worker_id: WorkerId, work: float) -> None:
         """Notes how much work a worker has; nothing if it takes no requests."""
@@ -42,6 +43,9 @@ class RoutingTable:
         if row is not None:
             self._work[row] = work
             self._ends_s[row] = (work + self._cost) * self._unit_s.item(row)
+
+    def _expect(self, cost: float) -> None:
+        self._cost, self._ends_s = cost, end_s(self._work, self._unit_s, cost).astype(np.float32)
 
     def pick(
         self,
@@ -55,7 +59,7 @@ class RoutingTable:
         if not self._ids:
             return None
         if cost != self._cost:
-            self._cost, self._ends_s = cost, end_s(self._work, self._unit_s, cost)
+            self._expect(cost)
         extra_s: Floats | None = None
         if avoid or penalties_s:
             extra_s = np.zeros_like(self._work)

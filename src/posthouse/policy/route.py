@@ -1,7 +1,7 @@
 """Which worker gets a request."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def pick(
     max_queue_s: float,
     tie_break: int,
     extra_s: Floats | None = None,
-    ends_s: Floats | None = None,
+    ends_s: NDArray[np.float32] | None = None,
 ) -> int | None:
     """The row of the worker with the smallest sum of seconds, or None where every wait is above `max_queue_s`.
 
@@ -56,7 +56,7 @@ def pick(
     `ends_s`: `end_s` of every row, if it is known already. An infinite `unit_s` takes nothing.
     Shape: one entry a worker. Units: work, seconds.
     """
-    sums_s = end_s(work, unit_s, cost) if ends_s is None else ends_s
+    sums_s: NDArray[np.floating[Any]] = end_s(work, unit_s, cost) if ends_s is None else ends_s
     if extra_s is not None:
         sums_s = sums_s + extra_s
     if cost > 0.0 and sums_s.size:
