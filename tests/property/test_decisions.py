@@ -395,7 +395,7 @@ def test_who_is_started_is_not_sent_back_where_nothing_else_happens(
 
 @given(snapshots(), memories)
 def test_the_last_hot_worker_does_not_rest_soon_after_a_request(s: Snapshot, memory: Memory) -> None:
-    scaling = replace(s.endpoint.scaling, inactivity_timeout=None, min_load=0.0)
+    scaling = replace(s.endpoint.scaling, inactivity_timeout=None, min_load=0.0, max_usd_h=None)
     endpoint = replace(s.endpoint, state=EndpointState.ACTIVE, scaling=scaling)
     estimates, silence = replace(s.estimates, start_s=30.0), Demand(last_request_at=NOW - 500)
     s = replace(s, endpoint=endpoint, estimates=estimates, demand=silence, stabilized_at=0.0)

@@ -4,6 +4,7 @@ A provider states an address as `host:port`, or as a whole URL where there is a 
 """
 
 _PORTS = {"http": 80, "https": 443}
+_NEVER_THERE = frozenset("/?#@\\ ")
 
 
 def believed(reported: str, known: str, addresses: frozenset[str]) -> str:
@@ -27,6 +28,6 @@ def believed(reported: str, known: str, addresses: frozenset[str]) -> str:
 def _host_port(url: str) -> str:
     """`host:port` of a URL without a path; empty if it is not one."""
     scheme, _, rest = url.partition("://")
-    if scheme not in _PORTS or not rest or any(c in rest for c in "/?#@\\ "):
+    if scheme not in _PORTS or not rest or not _NEVER_THERE.isdisjoint(rest):
         return ""
     return rest if ":" in rest else f"{rest}:{_PORTS[scheme]}"

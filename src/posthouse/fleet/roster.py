@@ -315,9 +315,11 @@ class Roster:
 
     def _change(self, worker: Worker, **values: Any) -> Worker:
         """Returns a worker with these values, to be written down if any of them is new."""
-        if any(getattr(worker, name) != value for name, value in values.items()):
-            worker = self.workers[worker.id] = replace(worker, **values)
-            self.unsaved[worker.id] = None
+        for name, value in values.items():
+            if getattr(worker, name) != value:
+                changed = self.workers[worker.id] = replace(worker, **values)
+                self.unsaved[worker.id] = None
+                return changed
         return worker
 
     def _see(self, worker_id: WorkerId, observation: Observation, now: float) -> None:
