@@ -147,7 +147,7 @@ class FleetRecord:
 
     version: int
     workers: tuple[Worker, ...]
-    """Every worker not DESTROYED, and the latest destroyed ones, from which performance is learned."""
+    """Every worker not DESTROYED, and the latest destroyed ones: performance is learned from them, people see them."""
     spent_usd: float = 0.0
     """Dollars spent by workers that are DESTROYED, all of them that ever were."""
     account_id: AccountId = DEFAULT_ACCOUNT

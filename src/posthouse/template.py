@@ -23,6 +23,8 @@ class Template:
     desc: str = ""
     readme: str = ""
     private: bool = True
+    loading_timeout_s: float = 0.0
+    """Longest time until a worker is ready, above every other limit on loading; 0: as the server says."""
     created_at: float = 0.0
     account_id: AccountId = DEFAULT_ACCOUNT
     """Its owner. A workergroup uses templates of its own owner alone."""

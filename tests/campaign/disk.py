@@ -13,10 +13,10 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
-from posthouse.store.fleets import LEARN_FROM
+from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Template
 
-DESTROYED_KEEP = 2 * LEARN_FROM
+DESTROYED_KEEP = 2 * SHOW
 """Destroyed workers kept of each endpoint; more than are handed back."""
 
 Row = TypeVar("Row", Endpoint, Workergroup, Template)
@@ -158,9 +158,9 @@ class Disk:
             raise StaleVersion(f"fleet {endpoint_id} was opened under a later epoch")
         self._epochs[endpoint_id] = epoch
         rows = self._workers.get(endpoint_id, {}).values()
-        gone = [w for w in rows if w.state is State.DESTROYED and w.perf > 0]
-        taught = {w.id for w in sorted(gone, key=lambda w: (-w.since, -w.id))[:LEARN_FROM]}
-        kept = tuple(sorted((w for w in rows if w.state is not State.DESTROYED or w.id in taught), key=lambda w: w.id))
+        gone = sorted((w for w in rows if w.state is State.DESTROYED), key=lambda w: (-w.since, -w.id))
+        told = {w.id for w in [*gone[:SHOW], *[w for w in gone if w.perf > 0][:LEARN_FROM]]}
+        kept = tuple(sorted((w for w in rows if w.state is not State.DESTROYED or w.id in told), key=lambda w: w.id))
         return FleetRecord(self._versions.get(endpoint_id, 0), kept, self._spent.get(endpoint_id, 0.0))
 
     def fleet_ids(self) -> list[EndpointId]:

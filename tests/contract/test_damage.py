@@ -1,6 +1,7 @@
 """A damaged database is refused in words, or nothing of it is lost: whatever is wrong with a page of it."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -86,6 +87,28 @@ async def test_a_database_of_before_checksums_gets_them(tmp_path: Path) -> None:
         db.execute("delete from workers where id = 1")
     db.close()
     with pytest.raises(Refused, match="fleets has lost rows of endpoint 1"):
+        await open_store(sqlite_url(path))
+
+
+async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_watched_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "posthouse.db"
+    _, _, expected = await made(path)
+    with sqlite3.connect(path) as db:
+        db.execute("alter table templates drop column loading_timeout_s")
+        db.execute("update alembic_version set version_num = '0002_checksums'")
+    db.close()
+    store = await open_store(sqlite_url(path))
+    assert await everything(store) == expected
+    [template, _] = await store.templates()
+    patient = await store.put_template(replace(template, loading_timeout_s=7200.0))
+    await store.close()
+    store = await open_store(sqlite_url(path))
+    assert (await store.templates())[0] == patient
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("update templates set loading_timeout_s = 0 where id = ?", (template.id,))
+    db.close()
+    with pytest.raises(Refused, match=f"row {template.id} of templates is not what was written"):
         await open_store(sqlite_url(path))
 
 

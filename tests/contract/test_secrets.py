@@ -143,7 +143,10 @@ async def test_workers_made_afterwards_have_the_secrets_and_the_template_wins(tm
         for name, value in (("HF_TOKEN", "hf_a b"), ("MODEL", "from the secret")):
             assert "was created" in await cli("create", "env-var", name, value)
         template = await owner.create_template(
-            name="t", env="-p 3000:3000 -e MODEL=llama", onstart="env -0 > seen.part; mv seen.part seen; sleep 300"
+            name="t",
+            env="-p 3000:3000 -e MODEL=llama",
+            onstart="env -0 > seen.part; mv seen.part seen; sleep 300",
+            loading_timeout_s=5400,
         )
         endpoint_id = await owner.create_endpoint("llama", min_load=1, cold_workers=0, max_workers=1)
         await owner.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
@@ -152,5 +155,6 @@ async def test_workers_made_afterwards_have_the_secrets_and_the_template_wins(tm
         [seen] = workers.glob("*/home/seen")
         found = dict(pair.split("=", 1) for pair in seen.read_text().split("\0") if pair)
         assert (found["HF_TOKEN"], found["MODEL"]) == ("hf_a b", "llama")
+        assert found["POSTHOUSE_LOADING_TIMEOUT_S"] == "5400"
         host, token = server.url.removeprefix("http://"), found["MASTER_TOKEN"]
         assert found["REPORT_ADDR"] == f"http://worker:{token}@{host}/w/{token}"

@@ -29,7 +29,7 @@ from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
-from posthouse.store.fleets import LEARN_FROM, TRIM_EVERY
+from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata
 from posthouse.template import Template
@@ -365,11 +365,16 @@ async def test_the_journal_and_the_destroyed_workers_are_bounded(url: str) -> No
     await store.close()
 
 
-async def test_a_fleet_comes_with_the_latest_destroyed_workers_that_had_measured_themselves(store: Store) -> None:
+async def test_a_fleet_comes_with_the_latest_destroyed_workers_and_the_latest_that_had_measured_themselves(
+    store: Store,
+) -> None:
     measured = [worker(i, state=State.DESTROYED, perf=2.0, since=float(i)) for i in range(1, LEARN_FROM + 11)]
-    unmeasured = worker(200, state=State.DESTROYED, since=200.0)
-    await store.commit(E1, 0, 1, [*measured, unmeasured, worker(300)], None)
-    assert (await store.open_fleet(E1, 1)).workers == (*measured[10:], worker(300))
+    failed = [worker(i, state=State.DESTROYED, since=float(i)) for i in range(200, 200 + SHOW)]
+    await store.commit(E1, 0, 1, [*measured, *failed, worker(900)], None)
+    assert (await store.open_fleet(E1, 1)).workers == (*measured[10:], *failed, worker(900))
+    later = [worker(i, state=State.DESTROYED, since=float(i)) for i in (400, 401)]
+    await store.commit(E1, 1, 1, later, None)
+    assert (await store.open_fleet(E1, 1)).workers == (*measured[10:], *failed[2:], *later, worker(900))
 
 
 async def test_ids_for_workers_are_given_once_whoever_takes_them_and_over_restarts(url: str) -> None:

@@ -7,8 +7,10 @@ import json
 import re
 import shlex
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,11 @@ from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import PARAMETERS, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Offer, Price
+from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
+from posthouse.engine.ingest import Ingest
 from posthouse.fleet.events import Ticked, Written
 from posthouse.ports import JournalEntry
 from posthouse.server.middleware import MAX_BODY_BYTES, MAX_DEPTH
@@ -472,6 +476,7 @@ async def test_a_template_changes_its_hash_with_every_edit(web: Web) -> None:
         "desc": "d",
         "readme": "r",
         "private": False,
+        "loading_timeout_s": 7200.0,
     }
     made = await web.make_template("tgi", **fields, href=None, ssh_direct=False, runtype="args")
     template = web.hub.templates[made["id"]]
@@ -548,6 +553,8 @@ async def test_a_wrong_template_is_refused_by_name(web: Web) -> None:
         {"extra_filters": {"gpu_ram": {"like": 1}}},
         {"extra_filters": 5},
         {"private": "yes"},
+        {"loading_timeout_s": -1},
+        {"loading_timeout_s": "soon"},
     ]
     for wrong in cases:
         answer = await web.call("POST", "/api/v0/template/", {"name": "tgi"} | wrong)
@@ -726,6 +733,33 @@ async def test_a_worker_that_is_gone_is_shown_for_a_day_with_what_it_said_and_it
     assert row["why"] == "the last 2 ended with: CUDA out of memory"
 
 
+async def test_a_worker_that_is_gone_is_shown_after_a_restart_too(web: Web) -> None:
+    endpoint_id, now = await web.make_endpoint("llama"), web.hub.clock.now()
+    gone = [worker(n, state=State.DESTROYED, since=now - age_s, message="m") for n, age_s in ((7, 90_000.0), (8, 60.0))]
+    version = (await web.hub.store.open_fleet(endpoint_id, 1)).version
+    await web.hub.store.commit(endpoint_id, version, 1, gone, None)
+    managed = (await reloaded(web)).managed(endpoint_id)
+    assert managed.gone_lately(now) == [(gone[1].since, gone[1])]
+    assert managed.last_failures(now) == [gone[1]]
+
+
+async def test_a_template_says_how_long_its_workers_may_load_also_those_that_tell_no_limit_themselves(web: Web) -> None:
+    endpoint_id = await web.make_endpoint()
+    template = await web.make_template(loading_timeout_s=5000.0)
+    await web.call("POST", "/api/v0/autojobs/", {"endpoint_id": endpoint_id, "template_id": template["id"]})
+    clock: Any = SimpleNamespace(now=lambda: 1000.0)
+    web.hub.clock, ingest = clock, Ingest(web.hub, lambda *_: True)
+    loading = worker(1, state=State.MODEL_LOADING, since=1000.0, progressed_at=1000.0)
+    fleet = web.staff(loading, replace(loading, id=WorkerId(2)))
+    for at in (1000.0, 5990.0, 6010.0):
+        clock.now = lambda at=at: at
+        ingest.report(fleet.managed, 1, Report())
+        ingest.report(fleet.managed, 2, Report(loading_timeout_s=9000.0))
+        fleet.roster.advance(at, 60.0)
+        assert fleet.workers[WorkerId(1)].state is (State.MODEL_LOADING if at < 6000.0 else State.ERROR)
+    assert fleet.workers[WorkerId(2)].state is State.MODEL_LOADING
+
+
 async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: Web) -> None:
     template = {"name": 5, "tag": "a\nb", "private": "yes", "recommended_disk_space": "big"}
     cases: list[tuple[str, str, object, list[str]]] = [
@@ -758,10 +792,24 @@ async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: 
         assert "Input should" not in answer.body["msg"]
 
 
-async def test_unknown_fields_are_ignored_where_the_protocol_has_the_call_and_refused_where_it_is_ours(
-    web: Web,
-) -> None:
-    assert (await web.call("POST", "/api/v0/endptjobs", {"endpoint_name": "a", "no_such": 1})).status == 200
+async def test_an_unknown_field_is_refused_where_it_can_only_be_a_mistake(web: Web) -> None:
+    cases: list[tuple[str, dict[str, object], str]] = [
+        ("/api/v0/endptjobs", {"endpoint_name": "a", "what_a_peer_sends": 1}, ""),
+        ("/api/v0/endptjobs", {"endpoint_name": "b", "max_wrokers": 1}, "max_wrokers: there is no such field. Did you"),
+        (
+            "/api/v0/endptjobs",
+            {"endpoint_name": "b", "min_laod": 1},
+            "min_laod: there is no such field. Did you mean min",
+        ),
+        ("/api/v0/autojobs", {"endpoint_name": "a", "template_hsah": "x"}, "template_hsah: there is no such field"),
+        ("/api/v0/template", {"name": "t", "runtype": "args", "docker_login_user": "u", "created_at": 1.0}, ""),
+        ("/api/v0/template", {"name": "t", "imagee": "x"}, "imagee: there is no such field. Did you mean image?"),
+        ("/api/v0/template", {"name": "t", "environment": "x"}, "environment: there is no such field."),
+    ]
+    for path, body, says in cases:
+        answer = await web.call("POST", path, body)
+        assert (answer.status, answer.body["msg"][: len(says)] if says else "") == (400 if says else 200, says), answer
+    assert [(m.fleet.endpoint.name, len(web.hub.workergroups)) for m in web.hub.endpoints.values()] == [("a", 0)]
     key = {"name": "x", "scope": "read", "api_key": web.keys["admin"]}
     assert (await web.call("POST", "/v1/keys", key, key=None)).status == 201  # who asks may stand in the body
     refused = await web.call("POST", "/v1/keys", key | {"scop": "read"})

@@ -265,7 +265,6 @@ def test_a_template_is_made_from_a_file_and_options_and_options_win(
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"imagee": "x"}, "imagee: there is no such field. Did you mean image?"),
         ({"onstart": " \n"}, "onstart: is empty"),
         ({"extra_filters": {"gpu_rm": {"gte": 24}}}, "gpu_rm: there is no such field. Did you mean gpu_ram?"),
         ({}, "name: template 7 is called 'a' already"),
@@ -526,6 +525,7 @@ FACTS: dict[str, Any] = {
         "because": [{"what": "need for load", "value": 100.0, "rule": "max(load, min_load 1) / target_util 0.9"}],
     },
     "messages": {"9": "out of memory"},
+    "failures": {"4": "the model server ended with status 1"},
 }
 
 
@@ -546,7 +546,10 @@ FACTS: dict[str, Any] = {
                 "out of memory",
             ],
         ),
-        ({**FACTS, "decision": None, "messages": {}}, ["llama (active)", "Nothing has been decided yet."]),
+        (
+            {**FACTS, "decision": None, "messages": {}, "failures": {}},
+            ["llama (active)", "Nothing has been decided yet."],
+        ),
     ],
 )
 def test_an_explanation_tells_need_supply_rules_workers_and_money(facts: dict[str, Any], says: list[str]) -> None:

@@ -160,9 +160,9 @@ def _wait_for_end(client: "Client", workers: set[int], timeout_s: float) -> None
     end = time.monotonic() + timeout_s
     with waiting("waiting for its workers") as tell:
         while left := workers & {w.id for w in client.workers()}:
-            tell(f"waiting for {len(left)} workers to go")
+            tell(f"waiting for {len(left)} worker{'s' * (len(left) > 1)} to finish and go")
             if time.monotonic() > end:
-                raise TimedOut(f"deleted, and {len(left)} workers are still there after {timeout_s:g} s")
+                raise TimedOut(f"deleted; workers that are still there after {timeout_s:g} s: {len(left)}")
             time.sleep(POLL_S)
 
 

@@ -84,8 +84,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         "seconds from nothing to ready": estimates["create_s"],
     }
     yield table(_rows("estimates", kinds | times), title="Estimates")
-    if facts["messages"]:
-        yield table(_rows("worker", facts["messages"], "message"), title="Messages")
+    if messages := facts["failures"] | facts["messages"]:
+        yield table(_rows("worker", messages, "message"), title="Messages of workers, also of the last that failed")
 
 
 def _rows(key: str, values: Mapping[str, Any], value: str = "value") -> list[dict[str, Any]]:

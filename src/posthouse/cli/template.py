@@ -11,7 +11,6 @@ from posthouse.cli.input import check_search, find, read_json, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, given, template_names
 from posthouse.cli.output import print_json, print_record, print_rows
 from posthouse.domain.errors import BadRequest
-from posthouse.wire.checks import unknown
 
 if TYPE_CHECKING:
     from posthouse.wire.rows import Template
@@ -32,11 +31,6 @@ File = Annotated[
     str | None,
     typer.Argument(metavar="[FILE]", help="JSON object with the template's fields; - reads it from stdin."),
 ]
-FIELDS = (
-    *("name", "image", "tag", "env", "onstart", "recommended_disk_space", "extra_filters", "desc", "readme", "private"),
-)
-"""What a template says; whatever else a server is sent it ignores."""
-
 OPTIONS: dict[str, Any] = {
     "image": Annotated[str | None, typer.Option(help="Container image, for providers that run containers.")],
     "env": Annotated[str | None, typer.Option(help="Environment and ports: '-e KEY=VALUE -p 3000:3000'.")],
@@ -45,6 +39,10 @@ OPTIONS: dict[str, Any] = {
     ],
     "disk_gb": Annotated[float | None, typer.Option(help="Disk, in GB.")],
     "search": Annotated[str | None, typer.Option(help="Offer filter, like 'gpu_ram>=24 num_gpus=1'.")],
+    "loading_timeout_s": Annotated[
+        float | None,
+        typer.Option(min=0, help="Longest time until a worker is ready, in seconds; 0: as the server says."),
+    ],
     "desc": Annotated[str | None, typer.Option(help="Description.")],
 }
 WIRE = {"disk_gb": "recommended_disk_space", "search": "extra_filters"}
@@ -73,9 +71,6 @@ def _fields(file: str | None, options: dict[str, Any], force: bool) -> dict[str,
     fields = {} if file is None else read_json(read_text(file), file)
     if not isinstance(fields, dict):
         raise BadRequest(f"{file} must be a JSON object, with the template's fields")
-    for name in () if force else fields:
-        if name not in FIELDS:
-            raise BadRequest(f"{unknown(name, FIELDS)}; --force sends it all the same")
     if (onstart := options.get("onstart")) is not None:
         options["onstart"] = _file_or_text(onstart, force)
     fields |= {WIRE.get(name, name): value for name, value in options.items()}

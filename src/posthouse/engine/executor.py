@@ -26,6 +26,11 @@ BUSY_TRIES = 5
 """How often a provider that asks for patience is asked again within one command."""
 REGISTRY_LOGIN = "REGISTRY_LOGIN"
 """Secrets whose names begin so are no variables: each is `HOST USER PASSWORD`, for the images of that registry."""
+FAILURE_SHOWN_S = 2.0
+"""How long a worker that failed is shown as going, with what it said, before it is destroyed: so whoever looks at the
+list each second sees it."""
+LOADING_TIMEOUT = "POSTHOUSE_LOADING_TIMEOUT_S"
+"""The variable that tells our agent how long its template lets it load."""
 DOCKER_HUB = "docker.io"
 """The registry of images that name none."""
 
@@ -83,6 +88,8 @@ class Executor:
         provider = self.hub.provider_of(worker)
         failure, blame, instance = "", True, None
         outcome = "done"
+        if command is Command.DESTROY and worker.message and not managed.leaving:
+            await asyncio.sleep(FAILURE_SHOWN_S)
         try:
             async with self._slots:
                 async with asyncio.timeout(self.timeout_s):
@@ -144,8 +151,7 @@ class Executor:
         return None
 
     def _spec(self, worker: Worker) -> InstanceSpec:
-        group = self.hub.workergroups.get(worker.group_id)
-        template = self.hub.templates.get(group.template_id) if group is not None else None
+        group, template = self.hub.workergroups.get(worker.group_id), self.hub.template_of(worker)
         if group is None or template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
         variables, ports = parse_env(template.env)
@@ -161,6 +167,7 @@ class Executor:
             onstart=onstart,
             disk_gb=template.disk_gb,
             env={
+                **({LOADING_TIMEOUT: f"{template.loading_timeout_s:g}"} if template.loading_timeout_s else {}),
                 **env,
                 **trust,
                 "REPORT_ADDR": bootstrap.with_token(self.report_url(worker), token),

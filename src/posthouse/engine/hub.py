@@ -319,6 +319,11 @@ class Hub:
         """The endpoint of each of the labels that a worker has, on whatever server. Raises: Unavailable."""
         return await self.store.workers_labelled(labels)
 
+    def template_of(self, worker: Worker) -> Template | None:
+        """What the worker runs; None if that was deleted."""
+        group = self.workergroups.get(worker.group_id)
+        return None if group is None else self.templates.get(group.template_id)
+
     def provider_of(self, worker: Worker) -> Provider | None:
         """The provider that has the worker; None if it is no longer configured."""
         return self.providers.get(worker.provider)

@@ -39,6 +39,9 @@ class Ingest:
         now = self.hub.clock.now()
         worker = managed.fleet.workers[WorkerId(worker_id)]
         managed.accepted(worker.id)
+        template = self.hub.template_of(worker)
+        if template is not None and template.loading_timeout_s and not report.loading_timeout_s:
+            report = replace(report, loading_timeout_s=template.loading_timeout_s)
         if (scheme := self._scheme(worker, report)) != report.scheme:
             report = replace(report, scheme=scheme)
         managed.handle(Reported(worker.id, report), now)

@@ -60,6 +60,7 @@ def explain(managed: ManagedEndpoint, now: float) -> rows.Explanation:
         spent_usd=fleet.spent_usd(now),
         decision=None if managed.decision is None else msgspec.convert(plain(managed.decision), rows.Decision),
         messages={str(w.id): w.message for w in fleet.workers.values() if w.message},
+        failures={str(w.id): w.message for w in managed.last_failures(now)},
     )
 
 

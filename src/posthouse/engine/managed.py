@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from posthouse import __version__
 from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.lifecycle import State
+from posthouse.domain.lifecycle import COMING, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -157,6 +157,8 @@ class ManagedEndpoint:
         managed.kept = keep(began)
         if managed.kept is not None:
             managed.listeners.append(managed.kept.heard)
+        gone = (w for w in rows if w.state is State.DESTROYED)
+        managed.gone.extend((w.since, w) for w in sorted(gone, key=lambda w: (w.since, w.id)))
         managed.perform(None, now)
         return managed
 
@@ -279,12 +281,13 @@ class ManagedEndpoint:
 
     def gone_lately(self, now: float) -> list[tuple[float, Worker]]:
         """The workers that were destroyed within a day, and when; the latest last."""
-        return [(at, worker) for at, worker in self.gone if at > now - GONE_S]
+        there = self.fleet.workers  # an orphan that was adopted is a worker again
+        return [(at, worker) for at, worker in self.gone if at > now - GONE_S and worker.id not in there]
 
-    def last_failures(self, now: float) -> list[str]:
-        """What the latest workers that failed said: those that are gone, then those that are there."""
-        gone = [worker.message for _, worker in self.gone_lately(now)]
-        return [text for text in (*gone, *(w.message for w in self.fleet.workers.values())) if text][-FAILURES_TOLD:]
+    def last_failures(self, now: float) -> list[Worker]:
+        """The latest workers that failed and said why: those that are gone, then those that are there."""
+        there = (worker for worker in self.fleet.workers.values() if worker.state not in COMING)
+        return [w for w in (*(gone for _, gone in self.gone_lately(now)), *there) if w.message][-FAILURES_TOLD:]
 
     def of_group(self, group_id: WorkergroupId) -> list[Worker]:
         return [w for w in self.fleet.workers.values() if w.group_id == group_id]

@@ -31,10 +31,15 @@ def why(managed: ManagedEndpoint, now: float) -> str:
     """What keeps the endpoint from having a ready worker; empty where it has one, or nothing failed."""
     if any(worker.state is State.IDLE for worker in managed.fleet.workers.values()):
         return ""
-    if failures := managed.last_failures(now):
-        last = failures[-1][-MAX_WHY:]
-        same = failures.count(failures[-1])
+    if failures := [worker.message for worker in managed.last_failures(now)]:
+        last, same = _shortened(failures[-1]), failures.count(failures[-1])
         return f"the last {same} ended with: {last}" if same > 1 else f"the last one said: {last}"
     decision = managed.decision
     obstacles = [] if decision is None else [r.rule for r in decision.because if isinstance(r, Obstacle)]
-    return obstacles[0][:MAX_WHY] if obstacles else ""
+    loading = [worker.message for worker in managed.fleet.workers.values() if worker.message]
+    return next((_shortened(text) for text in (*obstacles, *loading)), "")
+
+
+def _shortened(text: str) -> str:
+    """The text with its beginning and, which says more of an error, its end."""
+    return text if len(text) <= MAX_WHY else f"{text[: MAX_WHY // 4]} ... {text[-MAX_WHY * 3 // 4 :]}"

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Table, func, select
+from sqlalchemy import ColumnElement, DefaultClause, Double, Table, func, select
 
 from posthouse.domain.lifecycle import State
 from posthouse.store.schema import accounts, endpoints, keys, secrets, templates, workergroups, workers
@@ -22,11 +22,22 @@ ALIVE = workers.c.state != State.DESTROYED.value
 
 
 def checksum(table: Table, row: Mapping[str, Any]) -> int:
-    """The checksum of a row of a table."""
-    counted = [c for c in table.columns if c.name not in UNCOUNTED]
-    # A float that is whole is stored as one, and -0.0 as 0.0.
-    values = [float(row[c.name]) + 0.0 if isinstance(c.type, Double) else row[c.name] for c in counted]
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+    """The checksum of a row of a table.
+
+    A column that a migration has added has a `server_default`, a number or text. It counts, with its name, where it
+    says something else, so the checksums of rows that were there before stay right.
+    """
+    values, later = list[Any](), dict[str, Any]()
+    for column in table.columns:
+        if column.name in UNCOUNTED:
+            continue
+        # A float that is whole is stored as one, and -0.0 as 0.0.
+        value = float(row[column.name]) + 0.0 if isinstance(column.type, Double) else row[column.name]
+        if not isinstance(column.server_default, DefaultClause):
+            values.append(value)
+        elif value != type(value)(str(column.server_default.arg)):
+            later[column.name] = value
+    return zlib.crc32(json.dumps([*values, later] if later else values, sort_keys=True).encode())
 
 
 def with_checksum(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ JOURNAL_KEEP = 5000
 DESTROYED_KEEP = 200
 """Destroyed workers kept per endpoint, for people to look at."""
 LEARN_FROM = 50
-"""Destroyed workers handed back with a fleet: enough to know what each kind of machine can do."""
+"""Destroyed workers that were measured, handed back with a fleet: enough to know what each kind of machine can do."""
+SHOW = 100
+"""The latest destroyed workers, handed back whatever became of them: for a day people want to see what failed."""
 LATEST = 1e11
 """No time is later: one that is comes from a damaged row, and a clock that began there would stand still."""
 TRIM_EVERY = 100
@@ -115,14 +117,14 @@ class SqlFleets(Database):
 
 
 def _kept_workers(endpoint_id: EndpointId) -> Any:
-    """The query for every worker that is alive and the latest destroyed ones that were measured."""
+    """The query for all workers alive, the latest destroyed ones, and the latest of these that were measured."""
     destroyed = (
         select(workers.c.id)
-        .where(workers.c.endpoint_id == endpoint_id, ~ALIVE, workers.c.perf > 0)
+        .where(workers.c.endpoint_id == endpoint_id, ~ALIVE)
         .order_by(workers.c.since.desc(), workers.c.id.desc())
-        .limit(LEARN_FROM)
     )
-    kept = or_(ALIVE, workers.c.id.in_(destroyed))
+    measured = destroyed.where(workers.c.perf > 0).limit(LEARN_FROM)
+    kept = or_(ALIVE, workers.c.id.in_(destroyed.limit(SHOW)), workers.c.id.in_(measured))
     return select(workers).where(workers.c.endpoint_id == endpoint_id, kept).order_by(workers.c.id)
 
 

@@ -90,6 +90,7 @@ templates = Table(
     Column("created_at", Double, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("checksum", Integer),
+    Column("loading_timeout_s", Double, nullable=False, server_default="0"),
     UniqueConstraint("account_id", "hash_id"),
     sqlite_autoincrement=True,
 )

@@ -3,8 +3,9 @@
 The schemas in the OpenAPI document and the checks both come from here. null means the same as not there.
 """
 
+import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from posthouse.domain.endpoint import PARAMETERS, EndpointState, Parameter
-from posthouse.wire.checks import MAX_INTEGER
+from posthouse.wire.checks import MAX_INTEGER, unknown
+from posthouse.wire.status import MAX_LOADING_S
 
 MAX_NAME = 255
 """Longest name, in characters: the protocol's."""
@@ -31,6 +33,9 @@ MAX_TEXT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
 MAX_GB = 1e6
 """Largest disk, and largest model, in GB: our choice, far above real ones."""
+
+NEAR = 0.85
+"""How alike a misspelled name and the one that was meant are at least: `difflib` says 0.88 of min_laod."""
 
 CREDENTIALS = ("api_key", "api_token")
 """Where a body may carry the key of its sender, which the middleware reads."""
@@ -76,15 +81,30 @@ class WireInput(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class OwnInput(WireInput):
-    """Of our own calls: unknown fields are refused by name."""
-
-    model_config = ConfigDict(extra="forbid")
+class SpelledInput(WireInput):
+    """Unknown fields are ignored, but for one that is nearly the name of a known one: that was meant."""
 
     @model_validator(mode="before")
     @classmethod
-    def _without_credentials(cls, body: Any) -> Any:
-        return {k: v for k, v in body.items() if k not in CREDENTIALS} if isinstance(body, dict) else body
+    def _no_misspelling(cls, body: Any) -> Any:
+        for name in body if isinstance(body, dict) else ():
+            if name not in cls.model_fields and difflib.get_close_matches(name, cls.model_fields, 1, NEAR):
+                raise PydanticCustomError("words", "{text}", {"text": str(unknown(name, cls.model_fields))})
+        return body
+
+
+class OwnInput(WireInput):
+    """Unknown fields are refused by name, but for `passed_over`."""
+
+    model_config = ConfigDict(extra="forbid")
+    passed_over: ClassVar[frozenset[str]] = frozenset(CREDENTIALS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_passed_over(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if name in cls.model_fields or name not in cls.passed_over}
 
 
 def _checked(parameter: Parameter) -> Any:
@@ -106,10 +126,10 @@ def _checked(parameter: Parameter) -> Any:
 
 
 if TYPE_CHECKING:
-    _ScalingInput = WireInput
+    _ScalingInput = SpelledInput
 else:
     _fields = {name: (_checked(parameter), None) for name, parameter in PARAMETERS.items()}
-    _ScalingInput = create_model("ScalingInput", __base__=WireInput, **_fields)
+    _ScalingInput = create_model("ScalingInput", __base__=SpelledInput, **_fields)
 
 
 class EndpointChanges(_ScalingInput):
@@ -139,7 +159,7 @@ class NewEndpoint(EndpointChanges):
     """A new endpoint; what is absent or null has its default."""
 
 
-class WorkergroupChanges(WireInput):
+class WorkergroupChanges(SpelledInput):
     """What changes of a workergroup; what is absent or null stays. It never moves to another endpoint."""
 
     endpoint_id: Id | None = None
@@ -162,8 +182,16 @@ class NewWorkergroup(WorkergroupChanges):
     """A new workergroup, of an endpoint by its id or name, from a template by its hash or id."""
 
 
-class NewTemplate(WireInput):
-    """A new template. Fields about ssh and jupyter are ignored."""
+class NewTemplate(OwnInput):
+    """A new template. Fields of the protocol that mean nothing here are ignored, as those about ssh and jupyter."""
+
+    passed_over: ClassVar[frozenset[str]] = frozenset(CREDENTIALS) | {
+        *("args_str", "runtype", "use_ssh", "ssh_direct", "jup_direct", "use_jupyter_lab", "jupyter_dir"),
+        *("docker_login_repo", "docker_login_user", "docker_login_pass", "href", "repo", "volume_info", "client_id"),
+        # What the protocol shows of a template, which comes back from who changes a copy.
+        *("id", "hash_id", "template_id", "creator_id", "created_at", "count_created", "recent_create_date"),
+        *("default_tag", "recommended", "readme_visible"),
+    }
 
     name: Line | None = None
     image: Image | None = None
@@ -179,6 +207,10 @@ class NewTemplate(WireInput):
     desc: Text | None = None
     readme: Text | None = None
     private: YesOrNo | None = None
+    loading_timeout_s: Annotated[
+        float | None, BeforeValidator(_no_bool), Field(ge=0, le=MAX_LOADING_S, allow_inf_nan=False)
+    ] = None
+    """Longest time, in seconds, until a worker is ready, above every other limit on loading; 0: as the server says."""
 
 
 class TemplateChanges(NewTemplate):

@@ -100,7 +100,7 @@ def find_template(
 def _changed(before: Template, changes: NewTemplate) -> Template:
     """The template with the changes, and its hash. Raises: BadRequest."""
     given = changes.model_dump(
-        include={"name", "image", "tag", "onstart", "desc", "readme", "private"}, exclude_none=True
+        include={"name", "image", "tag", "onstart", "desc", "readme", "private", "loading_timeout_s"}, exclude_none=True
     )
     if changes.recommended_disk_space is not None:
         given["disk_gb"] = changes.recommended_disk_space
@@ -118,4 +118,6 @@ def _changed(before: Template, changes: NewTemplate) -> Template:
 def _hash(template: Template) -> str:
     """The first 32 hex digits of SHA-256 over everything that makes the template what it is."""
     content = {name: value for name, value in asdict(template).items() if name not in NO_CONTENT}
+    if not template.loading_timeout_s:  # which templates have not always had
+        del content["loading_timeout_s"]
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:32]

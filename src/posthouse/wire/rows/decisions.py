@@ -81,6 +81,8 @@ class Explanation(Row):
     """The latest; None before the first."""
     messages: dict[str, str]
     """What workers, by id, or their providers last said went wrong."""
+    failures: dict[str, str]
+    """The same of the latest that failed within a day, also of those that are gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,8 @@ class Template(Row):
     private: bool
     creator_id: int
     created_at: float
+    loading_timeout_s: float = 0.0
+    """Longest time until a worker is ready; 0: as the server says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
