@@ -123,8 +123,8 @@ def tuning() -> str:
 def _change(measured: tuple[float, float] | None) -> str:
     if measured is None:
         return "not measured"
-    cost, waits = measured
-    return f"cost {100 * cost:+.1f} %, waits {100 * waits:+.1f} points"
+    changes = zip(("cost {:+.1f} %", "waits {:+.1f} points"), measured, strict=True)
+    return ", ".join(text.format(100 * share) for text, share in changes if round(100 * share, 1)) or "nothing"
 
 
 def knobs() -> str:

@@ -12,7 +12,6 @@ from posthouse.domain.lifecycle import (
     NOTHING_NEW,
     SERVING,
     STATE_TIMEOUT_S,
-    STATUS_ON_WIRE,
     TRANSITIONS,
     Command,
     Event,
@@ -20,7 +19,6 @@ from posthouse.domain.lifecycle import (
     Observation,
     State,
     after_command,
-    after_observation,
     next_command,
     overdue,
 )
@@ -46,7 +44,7 @@ def test_every_patience_is_above_zero() -> None:
 
 def test_every_state_that_can_be_overdue_has_a_way_out_of_it() -> None:
     for state in STATE_TIMEOUT_S:
-        assert after_observation(state, Observation.OVERDUE) is State.ERROR, state
+        assert TRANSITIONS[state].get(Observation.OVERDUE) is State.ERROR, state
 
 
 @pytest.mark.parametrize(("goal", "state", "command"), MOVES)
@@ -87,7 +85,6 @@ def test_the_tables_cover_every_state_and_goal() -> None:
     assert set(TRANSITIONS) == set(State)
     assert set(BILLED_AS) == set(State)
     assert set(COMMANDS) == set(Goal)
-    assert set(STATUS_ON_WIRE) == set(State) - {State.WANTED, State.DESTROYED}
 
 
 @pytest.mark.parametrize("goal", Goal)
@@ -119,7 +116,7 @@ def test_requests_that_are_lost_anyway_delay_no_destruction(state: State) -> Non
 
 @pytest.mark.parametrize("state", sorted(COMING - {State.WANTED}))
 def test_what_is_coming_can_arrive(state: State) -> None:
-    assert after_observation(state, Observation.REPORTED_READY) is State.IDLE
+    assert TRANSITIONS[state].get(Observation.REPORTED_READY) is State.IDLE
 
 
 def test_a_command_that_the_tables_do_not_allow_is_our_bug() -> None:
@@ -129,12 +126,12 @@ def test_a_command_that_the_tables_do_not_allow_is_our_bug() -> None:
 
 @pytest.mark.parametrize("observation", sorted(NOTHING_NEW))
 def test_a_sighting_that_moves_a_worker_is_news(observation: Observation) -> None:
-    assert all(after_observation(state, observation) in (None, state) for state in NOTHING_NEW[observation])
+    assert all(TRANSITIONS[state].get(observation) in (None, state) for state in NOTHING_NEW[observation])
 
 
 def test_a_late_sighting_means_nothing() -> None:
-    assert after_observation(State.DESTROYING, Observation.RUNNING) is None
-    assert after_observation(State.STARTING, Observation.HALTED) is None
+    assert TRANSITIONS[State.DESTROYING].get(Observation.RUNNING) is None
+    assert TRANSITIONS[State.STARTING].get(Observation.HALTED) is None
 
 
 @pytest.mark.parametrize("state", sorted(STATE_TIMEOUT_S))

@@ -75,7 +75,7 @@ Event = Command | Observation
 
 UPDATING = frozenset({State.UPDATE_REBOOTING, State.UPDATE_STARTING})
 
-_EXISTS = frozenset(State) - {State.WANTED, State.DESTROYED}
+EXISTS = frozenset(State) - {State.WANTED, State.DESTROYED}
 """Its provider may have an instance of it."""
 
 _BORN = frozenset({State.CREATING, State.LOADING, State.MODEL_LOADING})
@@ -119,7 +119,7 @@ _MOVES: dict[Event, dict[State, State]] = {
         State.IDLE: State.UPDATE_REBOOTING,
     },
     Command.DESTROY: {
-        **_from(_EXISTS - {State.DESTROYING}, State.DESTROYING),
+        **_from(EXISTS - {State.DESTROYING}, State.DESTROYING),
         State.WANTED: State.DESTROYED,  # nobody was asked, so nothing can exist
     },
     Observation.PROVISIONING: {},
@@ -138,7 +138,7 @@ _MOVES: dict[Event, dict[State, State]] = {
         **_from(_BORN | UPDATING, State.ERROR),
         **_from((State.IDLE, State.STOPPING, State.STOPPED, State.STARTING), State.UNAVAIL),
     },
-    Observation.ABSENT: _from(_EXISTS, State.DESTROYED),
+    Observation.ABSENT: _from(EXISTS, State.DESTROYED),
     Observation.REPORTED_LOADING: {
         **_from((State.CREATING, State.LOADING), State.MODEL_LOADING),
         State.IDLE: State.STARTING,  # its server began anew inside the same instance
@@ -162,12 +162,13 @@ _MOVES: dict[Event, dict[State, State]] = {
 TRANSITIONS: dict[State, dict[Event, State]] = {
     state: {event: moves[state] for event, moves in _MOVES.items() if state in moves} for state in State
 }
+"""The same by state."""
 
 NOTHING_NEW: dict[Observation, frozenset[State]] = {
     # The states of which an observation tells nothing but what is known. In any other it is late or a contradiction.
     Observation.PROVISIONING: frozenset({State.CREATING}) | UPDATING,
     Observation.PULLING: frozenset({State.LOADING}) | UPDATING,
-    Observation.RUNNING: _EXISTS - {State.CREATING, State.LOADING, State.STOPPED},
+    Observation.RUNNING: EXISTS - {State.CREATING, State.LOADING, State.STOPPED},
     Observation.HALTED: frozenset({State.STOPPED, State.ERROR, State.DESTROYING}),
     Observation.EXITED: frozenset({State.UNAVAIL, State.ERROR, State.DESTROYING}),
     Observation.REPORTED_LOADING: UPDATING | {State.MODEL_LOADING, State.STARTING, State.UNAVAIL, State.ERROR},
@@ -185,8 +186,6 @@ COMMANDS: dict[Goal, dict[State, Command]] = {
     },
     Goal.GONE: {s: Command.DESTROY for s in State if s not in (State.DESTROYING, State.DESTROYED)},
 }
-
-STATUS_ON_WIRE = {state: str(state) for state in _EXISTS}
 
 
 class Billing(StrEnum):
@@ -214,11 +213,6 @@ def after_command(state: State, command: Command) -> State:
         return TRANSITIONS[state][command]
     except KeyError:
         raise IllegalMove(f"{command} is not a move in state {state}") from None
-
-
-def after_observation(state: State, observation: Observation) -> State | None:
-    """The state once `observation` has been made; None where it is late or repeated and means nothing."""
-    return TRANSITIONS[state].get(observation)
 
 
 def next_command(goal: Goal, state: State, busy: bool, capabilities: Capabilities = ALL_CAPABILITIES) -> Command | None:

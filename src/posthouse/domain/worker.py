@@ -5,7 +5,7 @@ from typing import NewType
 
 from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.lifecycle import BILLED_AS, STATUS_ON_WIRE, Billing, Goal, State
+from posthouse.domain.lifecycle import BILLED_AS, EXISTS, Billing, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -61,18 +61,15 @@ class Worker:
         """When what is to make it ready began: its start if it was ready before, else its creation."""
         return self.since if self.loaded_at > 0 else self.created_at
 
-    def billing(self) -> Billing:
-        return BILLED_AS[self.state]
-
     def status(self) -> str:
         """The protocol's word for how it stands; empty for what never goes on the wire."""
         if self.state is State.IDLE and self.goal is Goal.UPDATED:
             return "update_ready"
-        return STATUS_ON_WIRE.get(self.state, "")
+        return str(self.state) if self.state in EXISTS else ""
 
     def usd_h(self) -> float:
         """What it costs per hour in its present state."""
-        return price_in(self.price, self.billing())
+        return price_in(self.price, BILLED_AS[self.state])
 
     def spent_at(self, now: float) -> float:
         """Dollars that it has cost up to `now`: those of its former states, and of the present one so far."""

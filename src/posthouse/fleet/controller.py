@@ -18,19 +18,7 @@ from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet import events
-from posthouse.fleet.events import (
-    Assignment,
-    Commit,
-    Counters,
-    Effect,
-    Event,
-    Level,
-    Outbox,
-    Run,
-    Traffic,
-    Waiting,
-    WakeAt,
-)
+from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, Level, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
@@ -164,7 +152,7 @@ class Controller:
                 outcome = self.assign(idx, cost, now, polls, hold_s)
                 self._outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
             case events.Left(idx):
-                requests.forget(idx)
+                requests.forget(idx, now)
             case events.Failed(idx, worker_id, why):
                 requests.failed(idx, worker_id, why, now)
             case events.Ticked(ids):
@@ -281,7 +269,7 @@ class Controller:
             if known and listed and action.worker_id not in self.roster.unsaved:
                 self.roster.command_sent(action, now)
                 if (worker := self.workers.get(action.worker_id)) is not None:  # one that was only an intent is gone
-                    self._outbox.append(Run(worker, action.command))
+                    self._outbox.append(events.Run(worker, action.command))
 
     def _is_known(self) -> bool:
         """True once every provider that this endpoint uses was listed: before that, what exists is not known."""
@@ -304,7 +292,7 @@ class Controller:
             wake_at = end
         if wake_at != self._wake_at:
             self._wake_at = wake_at
-            self._outbox.append(WakeAt(wake_at))
+            self._outbox.append(events.WakeAt(wake_at))
 
     # -- questions -----------------------------------------------------------------------------------------------------
 

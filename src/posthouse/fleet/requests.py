@@ -124,15 +124,11 @@ class Requests:
         """Tells those that have been held long enough that they wait."""
         self._outbox += [Deliver(idx, Waiting(idx)) for idx in self.ledger.over(now)]
 
-    def forget(self, idx: int) -> None:
+    def forget(self, idx: int, now: float) -> None:
         """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
-        request = self.ledger.find(idx)
-        if request is not None:
-            left = request.worker_id
-            self._count_out(request)
+        if (request := self.ledger.find(idx)) is not None:
+            self._remove(request, now)
             self.ledger.withdraw(request)
-            if left is not None:
-                self._note_work(left)
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
@@ -330,17 +326,14 @@ class Requests:
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
-        self._count_out(request)
+        if request.unserved:
+            request.unserved = False
+            self._traffic.gave_up(request.cost)
         self.ledger.remove(request, counted)
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)
             self.last_request_at = now
             self._note_work(left)
-
-    def _count_out(self, request: Request) -> None:
-        if request.unserved:
-            request.unserved = False
-            self._traffic.gave_up(request.cost)
 
 
 def _put(memory: dict[_K, _V], key: _K, value: _V) -> None:

@@ -14,6 +14,7 @@ from posthouse.domain.lifecycle import (
     COMING,
     NOTHING_NEW,
     STATE_TIMEOUT_S,
+    TRANSITIONS,
     UPDATING,
     Command,
     Event,
@@ -21,7 +22,6 @@ from posthouse.domain.lifecycle import (
     Observation,
     State,
     after_command,
-    after_observation,
     goal_beyond_update,
     next_command,
     overdue,
@@ -324,7 +324,7 @@ class Roster:
 
     def _see(self, worker_id: WorkerId, observation: Observation, now: float) -> None:
         worker = self.workers[worker_id]
-        state = after_observation(worker.state, observation)
+        state = TRANSITIONS[worker.state].get(observation)
         if state is None:
             self._counters.late_observations += worker.state not in NOTHING_NEW.get(observation, ())
         elif state is not worker.state:
