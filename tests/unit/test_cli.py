@@ -114,6 +114,49 @@ def test_a_traceback_is_shown_to_who_asks_for_it(monkeypatch: pytest.MonkeyPatch
         main(["endpoint", "list"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["worker", "show", "x"], "Invalid value for 'WORKER': must be a valid integer, not 'x'"),
+        (["logs", "a", "--tail", "0"], "Invalid value for '--tail': must be greater than or equal to 1, not '0'"),
+        (["key", "create", "a", "--scope", "king"], "Invalid value for '--scope': 'king' is not one of 'route',"),
+        (["template", "create", "missing"], "missing cannot be read: No such file or directory"),
+        (["template", "create", "."], ". cannot be read: Is a directory"),
+        (["template", "create", "bytes"], "bytes is not text in UTF-8"),
+        (["template", "create", "deep"], "deep is not JSON that can be read: it is nested too deep"),
+        (["template", "create", "/dev/zero"], "/dev/zero has more than 33554432 characters"),
+        (["template", "create", "--name", "a", "--onstart", "bytes"], "bytes is not text in UTF-8"),
+        (["request", "a", "{", "--path", "/x"], "the payload is not JSON: "),
+        (["status", "--url", "nonsense"], "url is 'nonsense'; it must begin with http:// or https://"),
+        (["serve", "--config", "bytes"], "the configuration file bytes is not TOML: "),
+        (["replay", "bytes"], "bytes: not a file of kept events: "),
+        (["simulate", "--trace", "bytes"], "bytes: is not a CSV file in UTF-8, plain or .gz: "),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_name_its_value_and_what_is_allowed(
+    argv: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xaa\x00" * 100)
+    (tmp_path / "deep").write_text("[" * 100_000)
+    assert main(argv) == 2
+    assert capsys.readouterr().err.strip().startswith(f"error: {says}")
+
+
+def test_a_server_that_is_not_there_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--url", "http://127.0.0.1:1"]) == 5
+    said = "error: http://127.0.0.1:1 gives no answer: connection refused; does `posthouse serve` run there?\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    command = [sys.executable, "-m", "posthouse", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     answers(monkeypatch, "endpoints", KeyboardInterrupt())
     assert main(["endpoint", "list"]) == 130
@@ -301,6 +344,9 @@ def test_a_template_to_start_from_is_written_once(tmp_path: Path, capsys: pytest
     assert "posthouse agent" in template["onstart"]
     assert main(["init", "llama"]) == 2
     assert "is here already" in capsys.readouterr().err
+    assert main(["init", "receipts", "--example", "ocr"]) == 0
+    template = json.loads((tmp_path / "receipts" / "template.json").read_text())
+    assert template["env"].endswith(f"OCR_HOME={tmp_path}/receipts")
 
 
 def test_the_lines_that_are_new_are_told() -> None:

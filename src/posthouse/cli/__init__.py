@@ -35,6 +35,7 @@ from posthouse.cli import (
 )
 from posthouse.cli.options import AsJson
 from posthouse.cli.output import one_line, print_json
+from posthouse.wire.checks import shown
 
 EXIT_CODES = """
 Exit codes:
@@ -129,16 +130,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except typer.TyperException as error:
-        return _failed(error.format_message().replace("Value error, ", ""), error.exit_code)
+        return _failed(_usage(error), error.exit_code)
     except typer.Abort:
         return 130
-    except BrokenPipeError:  # whoever read has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as error:  # as Typer does where whoever read has what it wanted
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
         return 0
     except Exception as error:  # the last seam: no traceback may reach a user
         if os.environ.get("POSTHOUSE_TRACEBACK"):
             raise
         return _explained(error)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the command line, also with which value."""
+    text = error.format_message().replace("Value error, ", "")
+    if "Input should be" not in text or error.__cause__ is None:
+        return text
+    [wrong, *_] = error.__cause__.errors()  # type: ignore[attr-defined]  # Pydantic's, with the value
+    return f"{text.partition(', unable to')[0].replace('Input should be', 'must be')}, not {shown(wrong['input'])}"
 
 
 def _explained(error: BaseException) -> int:

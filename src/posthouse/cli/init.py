@@ -44,7 +44,9 @@ def init(
         raise BadRequest(f"NAME: {name} is here already; choose another name, or move it away")
     shutil.copytree(found[example], folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     file = folder / TEMPLATE
-    template = {**json.loads(file.read_text(encoding="utf-8")), "name": name}
+    # An example that needs its own files says where they are in the image: here they are in the new folder.
+    text = file.read_text(encoding="utf-8").replace(f"/opt/posthouse/examples/{example}", str(folder.resolve()))
+    template = {**json.loads(text), "name": name}
     file.write_text(json.dumps(template, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         print_json({"template": str(file)})
@@ -53,4 +55,4 @@ def init(
     typer.echo(f"  posthouse template create {file}")
     typer.echo(f"  posthouse endpoint create {name} --max-workers 1")
     typer.echo(f"  posthouse workergroup create --endpoint {name} --template {name}")
-    typer.echo("  posthouse status")
+    typer.echo("  posthouse status   # `posthouse logs` and `posthouse explain` say more")

@@ -3,11 +3,15 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from posthouse.domain.errors import BadRequest
 from posthouse.wire.checks import unknown
+
+MAX_FILE = 32 * 2**20
+"""Longest text that is read, in characters: what an agent takes as a body, unless it is told otherwise."""
 
 
 class Identified(Protocol):
@@ -21,13 +25,17 @@ T = TypeVar("T", bound=Identified)
 
 
 def read_text(path: str) -> str:
-    """What a file says; of `-`, what comes in. Raises: BadRequest if it cannot be read or is not text."""
+    """What a file says; of `-`, what comes in. Raises: BadRequest if it cannot be read, is too long or not text."""
     try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        with nullcontext(sys.stdin) if path == "-" else Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE + 1)
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadRequest(f"{path} is not text in UTF-8") from None
+    if len(text) > MAX_FILE:
+        raise BadRequest(f"{path} has more than {MAX_FILE} characters")
+    return text
 
 
 def read_json(text: str, name: str) -> Any:
@@ -36,6 +44,8 @@ def read_json(text: str, name: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise BadRequest(f"{name} is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest(f"{name} is not JSON that can be read: it is nested too deep") from None
 
 
 def check_search(search: object, field: str) -> None:

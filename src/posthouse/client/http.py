@@ -139,6 +139,9 @@ def reason(error: Exception) -> str:
     """What went wrong with a connection, in words."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted here, {error.certificate_error}; POSTHOUSE_CA can name its root"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = os.strerror(error.os_error.errno) if error.os_error.errno else error.os_error.strerror or str(error)
+        return why[:1].lower() + why[1:]
     return str(error) or type(error).__name__
 
 

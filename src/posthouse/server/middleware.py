@@ -185,7 +185,7 @@ class AuthMiddleware:
             return None
         key = keys_in(Headers(scope=scope), scope["query_string"], scope["state"]["body"])
         if not key:
-            raise Unauthorized("a key is missing: send it as the header Authorization: Bearer KEY")
+            raise Unauthorized("a key is missing, or two differ: send one as the header Authorization: Bearer KEY")
         now = self.clock.now()
         principal = self.throttle.principal(self.keyring, key, _address(scope), now)
         if principal is None:
