@@ -71,7 +71,7 @@ docs: .venv/.dev ## write the generated parts of the documentation again
 site: .venv/.dev ## build the documentation's site into site/; a broken link fails
 	$(BIN)/python docs/site.py
 
-peers: .venv/.dev ## run what shows how unmodified peers do here, and record it in docs/reference
+peers: .venv/.dev ## record how unmodified peers do here, in docs/reference; PEERS=FOLDER: those that no registry has, too
 	$(BIN)/python -m pytest -m peer --peers=docs/reference/peers.json tests
 	$(BIN)/python docs/generate.py
 

@@ -310,7 +310,8 @@ def peer_tests() -> str:
     for row in sorted(json.loads(PEERS.read_text(encoding="utf-8"))["rows"], key=lambda row: _by_path(row["call"])):
         path, _, test = row["test"].partition("::")
         sentence = test.partition("[")[0].removeprefix("test_").replace("_", " ")
-        shown = (row["does"], _verdict(row), f"[{sentence}](../../{path})")
+        verdict = ": ".join([_verdict(row), *([row["ran"]] if "ran" in row else [])])
+        shown = (row["does"], verdict, f"[{sentence}](../../{path})")
         rows.append((f"`{row['call']}`", ", ".join(row["generations"]), *shown))
     return _table(("call", "of", "what the peer does", "result", "test"), dict.fromkeys(rows))
 

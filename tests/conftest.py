@@ -13,12 +13,14 @@ it was seen to send. `works=False`: the test shows what the peer is told where t
 many of these marks, and `pytest.param(..., marks=...)` too.
 
 `pytest -m peer --peers=FILE` writes each as a row, with what became of its test. `make peers` does so with every test,
-and makes docs/reference/peers.md of it; a test fails where a marked test has no row there, or a row no test.
+and makes docs/reference/peers.md of it; a test fails where a marked test has no row there, or a row no test. A test of
+what no package installs notes what it ran, with `record_property("ran", ...)`: where it is skipped, its rows stay.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,13 +58,19 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._outcomes: dict[str, str] = {}
+        self._ran: dict[str, str] = {}
+        self._before: dict[str, dict[str, Any]] = {}
         self._items: list[pytest.Item] = []
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for item in self._items:
             for marker in item.iter_markers("peer"):
+                row = {**shown(*marker.args, **marker.kwargs), "test": item.nodeid}
                 outcome = self._outcomes.get(item.nodeid, "not run")
-                yield {**shown(*marker.args, **marker.kwargs), "test": item.nodeid, "outcome": outcome}
+                became = {"outcome": outcome}
+                if item.nodeid in self._ran:
+                    became["ran"] = self._ran[item.nodeid]
+                yield row | (self._before.get(str(row), became) if outcome == "skipped" else became)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._items = session.items
@@ -70,11 +78,23 @@ class Record:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             self._outcomes[report.nodeid] = report.outcome
+            if noted := [str(value) for name, value in report.user_properties if name == "ran"]:
+                self._ran[report.nodeid] = f"{', '.join(noted)}; run on {date.today()}"
 
     def pytest_sessionfinish(self) -> None:
+        if self.path.exists():
+            for row in json.loads(self.path.read_text(encoding="utf-8"))["rows"]:
+                if "ran" in row:
+                    became = {name: row.pop(name) for name in ("outcome", "ran")}
+                    self._before[str(row)] = became
         rows = sorted(self._rows(), key=lambda row: [str(value) for value in row.values()])
         record = {"vastai": version("vastai"), "generations": GENERATIONS, "rows": rows}
         self.path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for report in terminalreporter.stats.get("skipped", ()):
+            said = f"NOT RUN, its rows are of an earlier run or missing: {report.nodeid}: {report.longrepr[2]}"
+            terminalreporter.write_line(said, red=True)
 
 
 WAITING = (

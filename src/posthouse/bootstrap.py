@@ -27,9 +27,9 @@ TRUST_ROOT = """\
 # The server's root certificate, beside those that are trusted here already.
 { cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/pki/tls/certs/ca-bundle.crt 2>/dev/null
 echo "$POSTHOUSE_ROOT" | base64 -d; } >"${TMPDIR:-/tmp}/roots.pem"
-export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem"
+export SSL_CERT_FILE="${TMPDIR:-/tmp}/roots.pem" REQUESTS_CA_BUNDLE="${TMPDIR:-/tmp}/roots.pem"
 """
-"""In front of a template's onstart: OpenSSL, and so curl and Python, read that variable."""
+"""In front of a template's onstart: OpenSSL, and so curl and Python, read the first variable, `requests` the second."""
 
 FIND_KEY = """\
 # Workers of before November 2025 have a fixed address for the key that verifies requests: here curl asks this server.

@@ -401,9 +401,15 @@ async def test_the_peers_client_the_published_example_and_clients_that_pick_fiel
         assert all(answer["response"]["choices"][0]["text"].strip() for answer in answers)
         _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
         example = reply | {"inputs": "What is Deep Learning?", "parameters": {"max_new_tokens": 4}}
-        _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
-        six = {name: reply[name] for name in ("signature", "cost", "endpoint", "reqnum", "url", "request_idx")}
-        for body in (example, {"auth_data": six, "payload": {"inputs": "x", "parameters": {"max_new_tokens": 4}}}):
+        bodies, five = [example], ("signature", "cost", "endpoint", "reqnum", "url")
+        for known in (five, (*five, "request_idx")):
+            _, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
+            picked = {name: reply[name] for name in known}
+            bodies.append({"auth_data": picked, "payload": {"inputs": "x", "parameters": {"max_new_tokens": 4}}})
+        for body in bodies:
             for expected in (200, 401):
                 async with http.post(f"{reply['url']}/generate", json=body) as answer:
                     assert answer.status == expected
+        fleet = server.hub.fleet_named("llm")
+        assert fleet is not None
+        await until(lambda: fleet.counters.ended == 4 + len(bodies))

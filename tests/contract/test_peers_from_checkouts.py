@@ -1,77 +1,121 @@
-"""Workers that no registry has, from checkouts in the folder that PEERS names.
+"""Workers of July 2024 to November 2025 and their clients, unmodified, from checkouts in the folder that PEERS names.
 
-FOLDER/NAME is a checkout of a worker of before December 2025 that has `workers/hello_world`; FOLDER/python is a Python
-with what it needs, aiohttp 3.10.1 above all. Nothing of them is kept here, and they run as they are.
+FOLDER/W1, FOLDER/W1-OTHER: checkouts with a worker of that generation. Nothing of them is kept here.
 """
 
 import asyncio
-import os
 import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
+from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from tests.kit.live import add_endpoint, live_server, states, until
+from tests.kit.live import add_endpoint, live_server, ready, until
+from tests.kit.old_peers import FOLDER, onstart, requests, tunnel
+from tests.kit.peers_at_home import NAMES
 
-FOLDER = os.environ.get("PEERS", "")
-CHECKOUTS = sorted(path.parents[1] for path in Path(FOLDER).glob("*/workers/hello_world")) if FOLDER else []
-STUBS = {
-    "nltk": "class corpus:\n  class words:\n    words = staticmethod(lambda: ['a'])\ndef download(name): pass\n",
-    "transformers": "class AutoTokenizer:\n  tokenize = staticmethod(str.split)\n"
-    "  from_pretrained = classmethod(lambda cls, name: cls)\nOpenAIGPTTokenizer = AutoTokenizer\n",
-}
-"""In place of two large libraries that a worker counts words with."""
-MODEL = """\
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Model(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.end_headers()
-        self.wfile.write(b'{"response": "hello"}')
-server = ThreadingHTTPServer(("127.0.0.1", 5001), Model)
-print("infer server has started", flush=True)
-server.serve_forever()
-"""
+peer = pytest.mark.peer
+ASKED = 3
+"""So many requests a client makes each time."""
+CLIENT = "the client beside it, with all defaults"
 
 
-async def answers(server: Any, key: str, polls: bool) -> int:
-    """The status with which a worker answers one request."""
-    ask: dict[str, Any] = {"endpoint": "old", "api_key": key, "cost": 10} | ({"request_idx": 0} if polls else {})
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"{server.url}/route/", json=ask) as reply:
-            auth = await reply.json()
-        if "url" not in auth:
-            return 0
-        body = {"auth_data": auth, "payload": {"prompt": "hi", "max_response_tokens": 3}}
-        async with http.post(f"{auth['url']}/generate", json=body) as reply:
-            return reply.status
+def of(generation: str) -> Any:
+    """The parameter of a generation, with what is shown of it."""
+    marks = [
+        peer("POST /worker_status/", generation, does="boots, measures itself, reports"),
+        peer("GET /pubkey/", generation, does="at its start"),
+        peer("POST /route/", "C0", generation, does=CLIENT),
+        peer("worker: POST /ROUTE", "C0", generation, does=CLIENT),
+    ]
+    if generation in ("W2", "W3"):
+        marks.append(peer("POST /delete_requests/", generation, does="reports what has ended"))
+    return pytest.param(generation, marks=marks)
 
 
-@pytest.mark.skipif(not CHECKOUTS, reason="PEERS names no folder with checkouts of old workers")
-@pytest.mark.parametrize("checkout", CHECKOUTS, ids=lambda path: path.name)
-async def test_an_old_worker_is_ready_and_serves_without_a_patch(checkout: Path, tmp_path: Path) -> None:
-    files = {f"{name}.py": text for name, text in STUBS.items()} | {"model.py": MODEL}
-    written = "".join(f"cat >{name} <<'END'\n{text}END\n" for name, text in files.items())
-    python = f"{FOLDER}/python"
-    onstart = f"""{written}export PYTHONPATH="$PWD:{checkout}" HF_TOKEN=x PYTHONDONTWRITEBYTECODE=1
-touch "$MODEL_LOG"
-(sleep 6; exec {python} model.py >>"$MODEL_LOG" 2>&1) &
-exec {python} -m workers.hello_world.server
-"""
-    polls = subprocess.run(["grep", "-q", "request_idx", checkout / "lib/data_types.py"]).returncode == 0
-    async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as owner:
-        await add_endpoint(owner, "old", onstart=onstart)
-        await until(lambda: "idle" in states(server, "old"), f"{checkout.name} is ready")
-        found = []
-        for _ in range(4):  # the first may be refused, where two schemes have one version
-            found.append(await answers(server, server.admin_key, polls))
-            await asyncio.sleep(2.5)
-    assert found[-2:] == [200, 200], found
+def git(path: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(path), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def checkouts(generation: str, record: Callable[[str, object], None]) -> list[Path]:
+    """Those of the generation, noted in the record."""
+    if not (found := sorted(FOLDER.glob(f"{generation}*/"))):
+        pytest.skip(f"PEERS names no folder with a checkout {generation}")
+    for path in found:
+        record("ran", git(path, "log", "-1", "--format=%h of %cs"))
+        assert not git(path, "status", "--porcelain"), f"{path} is not as it was published"
+    return found
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Running]:
+    tls = {"server.tls": "self", "server.tls_names": ",".join((*NAMES, "127.0.0.1"))}
+    async with live_server(tmp_path / "data", **tls) as server:
+        yield server
+
+
+@pytest.fixture
+async def env(server: Running, tmp_path: Path) -> AsyncIterator[Mapping[str, str]]:
+    """What leads a client with all its defaults here, the service's names and certificate included."""
+    async with tunnel(server.listener.getsockname()[1]) as proxy:
+        trust = str(tmp_path / "data" / "authority.cer")
+        yield {"HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1", "REQUESTS_CA_BUNDLE": trust}
+
+
+async def serves(server: Running, checkout: Path, env: Mapping[str, str], directory: Path) -> None:
+    """Shows that a worker is ready, serves the client beside it, and goes."""
+    async with AsyncClient(server.url, server.admin_key, ca=env["REQUESTS_CA_BUNDLE"]) as owner:
+        endpoint_id = await add_endpoint(owner, checkout.name, onstart=onstart(checkout), max_workers=1)
+        await ready(server, checkout.name)
+        fleet = server.hub.fleet_named(checkout.name)
+        assert fleet is not None
+        [worker] = fleet.workers.values()
+        asked = directory / "data" / "workers" / worker.label / "home" / "asked.jsonl"
+
+        async def served() -> int:
+            before = len(asked.read_text().splitlines())
+            printed = await requests(checkout, ASKED, checkout.name, server.admin_key, directory, env)
+            lines = asked.read_text().splitlines()[before:]
+            assert not [line for line in lines if "request_id" in line], printed  # the model is sent what is its own
+            return len(lines)
+
+        if await served() < ASKED:  # where two signatures have one version, the first may be refused
+            await asyncio.sleep(3)
+            assert await served() == ASKED, checkout.name
+        await until(lambda: len(fleet.ledger) == 0, "its requests have ended")
+        await owner.delete_endpoint(endpoint_id)
+        await until(lambda: not fleet.workers, "its worker is gone")
+
+
+@pytest.mark.parametrize("generation", [of(generation) for generation in ("W0", "W1", "W2", "W3")])
+async def test_an_old_worker_serves_the_client_beside_it(
+    generation: str,
+    server: Running,
+    env: Mapping[str, str],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    for checkout in checkouts(generation, record_property):
+        await serves(server, checkout, env, tmp_path)
+
+
+@peer("POST /route/", "C0", does="the clients beside old workers, with all defaults")
+@peer("worker: POST /ROUTE", "C0", does="the clients beside old workers, with all defaults, at our agent")
+@peer("GET /api/v0/endptjobs/", "C0", does="the clients beside workers of 2025 look up an endpoint's key")
+@peer("GET /static/jvastai_root.cer", "C0", does="the clients beside workers of 2025, before they call a worker")
+async def test_the_clients_beside_old_workers_are_served_by_our_agent(
+    server: Running, env: Mapping[str, str], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    async with AsyncClient(server.url, server.admin_key, ca=env["REQUESTS_CA_BUNDLE"]) as owner:
+        await add_endpoint(owner, "llm")
+        await ready(server, "llm")
+    fleet = server.hub.fleet_named("llm")
+    assert fleet is not None
+    for number, checkout in enumerate(checkouts("W", record_property), start=1):
+        printed = await requests(checkout, ASKED, "llm", server.admin_key, tmp_path, env)
+        assert fleet.counters.routed == number * ASKED, printed
+        await until(lambda: len(fleet.ledger) == 0, "its requests have ended")
+        assert (fleet.counters.ended, fleet.counters.failed) == (number * ASKED, 0), printed

@@ -84,7 +84,9 @@ def test_every_field_around_a_grant_is_covered(field: str) -> None:
     assert not genuine(KEY, grant(), **AROUND | {field: other})
 
 
-@pytest.mark.parametrize(("field", "other"), [("worker_id", 8), ("max_cost", 2e4), ("exp", 1121), ("mac", bytes(32))])
+@pytest.mark.parametrize(
+    ("field", "other"), [("worker_id", 8), ("max_cost", 2e4), ("exp", 1121), ("request_idx", 8), ("mac", bytes(28))]
+)
 def test_every_field_of_a_grant_is_covered(field: str, other: Any) -> None:
     assert not genuine(KEY, grant()._replace(**{field: other}), **AROUND)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw
+from msgspec.structs import replace
 
 from posthouse.agent.server import Server
 from posthouse.agent.settings import AgentSettings
@@ -80,12 +81,12 @@ def split(body: bytes) -> tuple[AuthData, bytes, str | None]:
     try:
         fields = _fields.decode(body)
         if "auth_data" not in fields:
-            auth_data = _auth_data.decode(body)
+            auth_data = _read(body)
             for key in _AUTH_KEYS:
                 fields.pop(key, None)
             return auth_data, msgspec.json.encode(fields), None
         wrapped = _wrapped.decode(body)
-        auth_data = _auth_data.decode(wrapped.auth_data)
+        auth_data = _read(wrapped.auth_data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"body: must be a JSON object with the auth data that /route/ answered: {error}") from None
     return auth_data, bytes(wrapped.payload), wrapped.session_id
@@ -104,9 +105,17 @@ def from_header(value: str) -> AuthData:
     """Return the auth data in the auth header, or of the same name in the query. Raises: BadBody."""
     try:
         text = value.replace(" ", "+").replace("-", "+").replace("_", "/").rstrip("=")  # for addresses or not
-        return _auth_data.decode(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
+        return _read(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
     except (binascii.Error, ValueError, RecursionError) as error:  # a MsgspecError is a ValueError
         raise BadBody(f"{AUTH_HEADER}: must be base64 of the JSON that /route/ answered: {error}") from None
+
+
+def _read(raw: bytes | Raw) -> AuthData:
+    """Return the auth data; where its client left the index out, with that of its grant. Raises: MsgspecError."""
+    auth_data = _auth_data.decode(raw)
+    if auth_data.request_idx is None and (grant := read(auth_data.signature)):
+        return replace(auth_data, request_idx=grant.request_idx)
+    return auth_data
 
 
 def signature_check(url: str) -> Callable[[Verify, AuthData], bool]:

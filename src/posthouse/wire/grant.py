@@ -25,13 +25,13 @@ Only a server that gives grants sends it.
 
 _WORK_S: Final = 3600.0  # no request may take more work than its worker does in this many seconds, unless announced
 _FORM: Final = 2  # the first byte of a grant; form 1 was a field of its own, signed with Ed25519
-_MAC_BYTES: Final = 32
+_MAC_BYTES: Final = 28  # with the fields a multiple of 3
 _KEY_FOR: Final = b"posthouse grant key"  # nothing else is ever derived from a worker's token with it
 _USE: Final = b"posthouse-grant"
 _KEYS_KEPT: Final = 20_000
 
-_fields: Final = Struct(">BQdQ")  # form, worker id, most work, end; the MAC follows
-_around: Final = Struct(">qqdI")  # reqnum, request_idx, cost, length of the url; url and endpoint follow
+_fields: Final = Struct(">BQdIQ")  # form, worker id, most work, end, request_idx; the MAC follows
+_around: Final = Struct(">qdI")  # reqnum, cost, length of the url; url and endpoint follow
 _CHARACTERS: Final = (_fields.size + _MAC_BYTES) // 3 * 4  # of base64, without padding: one spelling for each grant
 
 
@@ -43,6 +43,8 @@ class Grant(NamedTuple):
     """The most work that the request may turn out to be."""
     exp: int
     """When it must have begun, in epoch seconds of the server's clock."""
+    request_idx: int
+    """As in the reply: clients of before October 2025 pass on what they know, and do not know it."""
     mac: bytes
     """Covers the fields above and those of the reply around it. No two grants have the same."""
 
@@ -68,8 +70,8 @@ def issued(
 ) -> str:
     """Return a new grant, in base64, for the reply with these fields and a worker that does `perf` work per second."""
     work = perf * _WORK_S
-    fields = _fields.pack(_FORM, worker_id, cost if cost > work else work, int(now) + BEGIN_S)
-    mac = _mac(key, fields, url, endpoint, reqnum, request_idx, cost)
+    fields = _fields.pack(_FORM, worker_id, cost if cost > work else work, int(now) + BEGIN_S, request_idx)
+    mac = _mac(key, fields, url, endpoint, reqnum, cost)
     return binascii.b2a_base64(fields + mac, newline=False).decode()
 
 
@@ -81,18 +83,18 @@ def read(text: str) -> Grant | None:
         raw = base64.b64decode(text, validate=True)
     except ValueError:  # also for text that is not ASCII
         return None
-    form, worker_id, max_cost, exp = _fields.unpack_from(raw)
-    return Grant(worker_id, max_cost, exp, raw[_fields.size :]) if form == _FORM else None
+    form, worker_id, max_cost, exp, request_idx = _fields.unpack_from(raw)
+    return Grant(worker_id, max_cost, exp, request_idx, raw[_fields.size :]) if form == _FORM else None
 
 
 def genuine(key: bytes, grant: Grant, *, url: str, endpoint: str, reqnum: int, request_idx: int, cost: float) -> bool:
     """Return whether the owner of the key issued the grant for a reply with these fields."""
     try:
-        fields = _fields.pack(_FORM, grant.worker_id, grant.max_cost, grant.exp)
-        mac = _mac(key, fields, url, endpoint, reqnum, request_idx, cost)
+        fields = _fields.pack(_FORM, *grant[:-1])
+        mac = _mac(key, fields, url, endpoint, reqnum, cost)
     except error:  # a number that no reply has
         return False
-    return hmac.compare_digest(mac, grant.mac)
+    return request_idx == grant.request_idx and hmac.compare_digest(mac, grant.mac)
 
 
 @lru_cache(_KEYS_KEPT)
@@ -101,10 +103,10 @@ def _keyed(key: bytes) -> "hashlib.blake2b":
     return hashlib.blake2b(key=key, person=_USE, digest_size=_MAC_BYTES)
 
 
-def _mac(key: bytes, fields: bytes, url: str, endpoint: str, reqnum: int, request_idx: int, cost: float) -> bytes:
+def _mac(key: bytes, fields: bytes, url: str, endpoint: str, reqnum: int, cost: float) -> bytes:
     """Keyed BLAKE2b: a third of the time of HMAC-SHA-256. The length of the url leaves one way to read the text."""
     address = url.encode()
-    text = fields + _around.pack(reqnum, request_idx, cost, len(address)) + address + endpoint.encode()
+    text = fields + _around.pack(reqnum, cost, len(address)) + address + endpoint.encode()
     mac = _keyed(key).copy()
     mac.update(text)
     return mac.digest()
