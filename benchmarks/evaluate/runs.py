@@ -42,9 +42,9 @@ SEES = "+foresight"
 BOUND = "bound"
 MISSED = 0.01
 """Share of the work that the bounds may leave out."""
-HOPELESS_S, HOPELESS = 600.0, 9000
-"""A run in which more requests wait than come in this time, or than this, is not gone on with: its queue only grows,
-and a world takes the longer the more are asking."""
+HOPELESS_S, HOPELESS_CREATIONS, HOPELESS = 600.0, 4.0, 9000
+"""A run in which more requests wait than come in this time, and for so many creations, is not gone on with: its queue
+only grows, and a world takes the longer the more are asking. Nor is one in which more wait than the last number."""
 PROBED = ("knative", "vast")
 """Rivals whose short run tells how the world behaves."""
 
@@ -259,7 +259,7 @@ def row_of(task: Task) -> Row:
     def around(policy: Policy) -> Policy:
         if task.policy.endswith(SEES):
             policy = _seeing(policy, given)
-        watch.append(_Watched(policy, min(HOPELESS_S * cell.rps, HOPELESS)))
+        watch.append(_Watched(policy, HOPELESS_S * cell.rps, HOPELESS_CREATIONS * cell.create_s))
         return watch[0]
 
     began_s = time.process_time()
@@ -308,14 +308,22 @@ class _Hopeless(PosthouseError):
 
 
 class _Watched:
-    """A policy, with the processor time that its decisions take. Raises: _Hopeless when more than `most` wait."""
+    """A policy, with the processor time that its decisions take.
 
-    def __init__(self, policy: Policy, most: float) -> None:
-        self._policy, self._most, self._ticks, self._spent_ns = policy, most, 0, 0
+    Raises: _Hopeless when more than `most` wait for `longest_s`, or more than `HOPELESS` at any time.
+    """
+
+    def __init__(self, policy: Policy, most: float, longest_s: float) -> None:
+        self._policy, self._most, self._longest_s = policy, most, longest_s
+        self._few_at = -math.inf
+        self._ticks, self._spent_ns = 0, 0
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
-        if s.demand.waiting_count > self._most:
-            raise _Hopeless(f"{s.demand.waiting_count} requests wait")
+        many = s.demand.waiting_count
+        if many <= self._most or self._few_at < 0:
+            self._few_at = s.now
+        if many > HOPELESS or s.now - self._few_at > self._longest_s:
+            raise _Hopeless(f"{many} requests wait")
         began_ns = time.thread_time_ns()
         decision = self._policy(s, memory)
         self._spent_ns += time.thread_time_ns() - began_ns

@@ -13,7 +13,12 @@ from benchmarks.evaluate.__main__ import main
 from benchmarks.evaluate.runs import BOUND, Progress, ResultCache, Row, prepared, results, settings
 from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid, Trace, traces_in
 
+from posthouse.domain.decision import Memory, Snapshot
+from posthouse.domain.demand import Demand
+from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest
+from posthouse.domain.estimates import Estimates
+from posthouse.policy.decide import decide
 from posthouse.sim.run import run
 from posthouse.sim.scenario import load
 from posthouse.sim.traffic import Arrival
@@ -284,11 +289,26 @@ def test_a_run_whose_queue_only_grows_is_not_gone_on_with(
     traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "HOPELESS_S", 60.0)  # or it is a long wait for the tests, too
+    monkeypatch.setattr(runs, "HOPELESS_CREATIONS", 1.0)
     grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[2], 0, 3600.0)
     mean = "static(share=0)"
     (found,) = results(grid, [(cell, mean)], ResultCache(tmp_path / "runs.jsonl"), 1, Progress())
     assert found["gave_up"].endswith("requests wait")
     assert score.scenarios([found, row("posthouse", 1.0, 1.0, 0.0)]).keys() == {"a/3/5-120"}
+
+
+def test_a_run_that_begins_with_a_long_queue_is_gone_on_with() -> None:
+    watched = runs._Watched(decide, most=100.0, longest_s=480.0)
+
+    def look(now: float, waiting: int) -> None:
+        demand = Demand(waiting_count=waiting)
+        watched(Snapshot(now, Endpoint(EndpointId(1), "e"), (), demand, (), Estimates()), Memory())
+
+    for now, waiting in ((0, 0), (1, 101), (480, 5000), (481, 100), (482, 101), (961, 101)):
+        look(now, waiting)
+    for now, waiting in ((962, 101), (0, runs.HOPELESS + 1)):
+        with pytest.raises(runs._Hopeless):
+            look(now, waiting)
 
 
 def test_the_quick_evaluation_of_one_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
