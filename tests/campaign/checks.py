@@ -237,9 +237,6 @@ class Checks:
             true_work = fsum(r.cost for r in ledger.at[worker_id].values())
             if work < 0 or abs(work - true_work) > ROUNDING * (1 + true_work):
                 self.broken("outstanding work", f"worker {worker_id} has {work:g}, its requests are {true_work:g}")
-        true_work = fsum(r.cost for r in ledger.waiting.values())
-        if ledger.waiting_work < 0 or abs(ledger.waiting_work - true_work) > ROUNDING * (1 + true_work):
-            self.broken("outstanding work", f"{ledger.waiting_work:g} waits, the requests are {true_work:g}")
         if ledger.work.keys() != ledger.at.keys():
             self.broken("outstanding work", f"work at {set(ledger.work)}, requests at {set(ledger.at)}")
 
@@ -265,7 +262,7 @@ class Checks:
             workers |= {w.label: w for w in fleet.workers.values()}
             if managed.leaving:
                 self.broken("convergence", f"endpoint {endpoint_id} was deleted and has {len(fleet.workers)} workers")
-            if len(fleet.ledger) or fleet.ledger.work or fleet.ledger.waiting_work:
+            if len(fleet.ledger) or fleet.ledger.work:
                 self.broken("outstanding work", f"at rest {len(fleet.ledger)} requests are open: {fleet.ledger.work}")
             self._check_size(fleet)
         for instance in self._world.all_instances.values():

@@ -97,8 +97,8 @@ async def test_its_client_waits_for_the_first_worker_and_is_answered_by_our_agen
         assert states(server, "llm") == []
         answer = asyncio.create_task(complete(endpoint))
         await until(lambda: fleet.counters.waited >= 3, "it has asked again")
-        [(idx, waiting)] = fleet.ledger.waiting.items()
-        assert waiting.cost == fleet.ledger.waiting_work == 5  # one request, however often it is asked for
+        [(idx, waiting)] = fleet.ledger.waiting.items()  # one request, however often it is asked for
+        assert waiting.announced == 5
         await answer
     assert (await answer)["response"]["choices"][0]["text"].strip()
     assert fleet.counters.routed == 1

@@ -158,13 +158,13 @@ async def test_a_request_that_is_asked_for_again_is_one_request(
     idx = waiting["request_idx"]
     for _ in range(3):
         await route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx})
-    assert fleet.ledger.waiting_work == 50
+    assert [r.announced for r in fleet.ledger.waiting.values()] == [50]
     held = asyncio.create_task(route(http, server, {"endpoint": "llm", "cost": 50, "request_idx": idx}))
     await until(lambda: fleet.counters.waited >= 5, "the request is held")
     await puppet.report()
     _, reply = await held
     assert (reply["request_idx"], reply["url"]) == (idx, puppet.url)
-    assert fleet.ledger.waiting_work == 0
+    assert not fleet.ledger.waiting
     assert fleet.ledger.outstanding() == 50
 
 

@@ -70,14 +70,14 @@ def test_work_that_is_not_given_back_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 def test_work_below_zero_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = world()
 
-    def negative(wait: Any) -> Any:
-        def waited(request: Any) -> None:
-            wait(request)
-            sick.fleet.ledger.waiting_work = -1.0
+    def negative(assign: Any) -> Any:
+        def assigned(request: Any, worker_id: Any, now: float) -> None:
+            assign(request, worker_id, now)
+            sick.fleet.ledger.work[worker_id] = -1.0
 
-        return waited
+        return assigned
 
-    mutated(monkeypatch, sick.fleet.ledger, "wait", negative)
+    mutated(monkeypatch, sick.fleet.ledger, "assign", negative)
     assert broken(sick) == "outstanding work is that of open requests"
 
 

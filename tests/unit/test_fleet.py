@@ -90,7 +90,7 @@ def test_a_worker_gets_no_more_requests_as_soon_as_it_is_not_wanted_hot() -> Non
 
 
 def test_asking_again_adds_no_load_and_keeps_the_place_in_line() -> None:
-    fleet = fleet_of()
+    fleet = fleet_of(worker(state=State.STOPPED))
     waits = fleet.assign(0, 100, NOW)
     for second in range(1, 6):
         assert fleet.assign(waits.request_idx, 100, NOW + second) == waits
@@ -103,13 +103,13 @@ def test_a_waiting_request_nobody_asks_for_any_more_is_forgotten() -> None:
     fleet = fleet_of()
     fleet.assign(0, 100, NOW)
     fleet.advance(NOW + WAITING_KEPT_S - 1, SILENT_S)
-    assert fleet.ledger.waiting_work == 100
+    assert len(fleet.ledger.waiting) == 1
     fleet.advance(NOW + WAITING_KEPT_S, SILENT_S)
-    assert (len(fleet.ledger), fleet.ledger.waiting_work) == (0, 0)
+    assert len(fleet.ledger) == 0
 
 
 def test_waiting_requests_beyond_the_bound_are_counted_as_load_but_not_remembered() -> None:
-    fleet = fleet_of()
+    fleet = fleet_of(worker(state=State.STOPPED))
     for _ in range(MAX_WAITING):
         fleet.assign(0, 1, NOW)
     assert fleet.assign(0, 1, NOW) == Waiting(0)
@@ -925,12 +925,12 @@ def test_a_ledger_at_rest_holds_exactly_nothing() -> None:
     given = [assigned(fleet.assign(0, cost, NOW)) for cost in costs[:3]]
     for one in given:
         fleet.end(ONE, Ended(one.request_idx, success=True), NOW)
-    assert (fleet.ledger.work, fleet.ledger.outstanding(), fleet.ledger.waiting_work) == ({}, 0.0, 0.0)
+    assert (fleet.ledger.work, fleet.ledger.outstanding()) == ({}, 0.0)
     for idx, cost in enumerate(costs, 1):
         fleet.ledger.wait(Request(idx, cost, NOW, NOW))
     for idx in range(1, 6):
         fleet.forget(idx)
-    assert fleet.ledger.waiting_work == 0.0
+    assert not fleet.ledger.waiting
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------
@@ -1126,7 +1126,7 @@ def ticking(fleet: Fleet, until_s: int, ends: dict[WorkerId, list[Ended]]) -> li
         now = NOW + second
         for worker_id in [i for i in ends if state_of(fleet, i) is State.IDLE]:
             fleet.report(worker_id, ready_report(worker_id), now)
-            idx = fleet.requests._next_idx = fleet.requests._next_idx + 1
+            idx = next(fleet.requests._indexes)
             fleet.ledger.assign(Request(idx, 1.0, now, now + 30), worker_id, now)
             end = ends[worker_id][second % len(ends[worker_id])]
             assert fleet.end(worker_id, replace(end, request_idx=idx), now)

@@ -16,9 +16,6 @@ from posthouse.cli.output import print_json, waiting
 if TYPE_CHECKING:
     from posthouse.client import Waiting
 
-COST = 100.0
-"""Work of a request of which nothing is known: the wire's own default."""
-
 
 def request(
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name of the endpoint.")],
@@ -29,7 +26,8 @@ def request(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 256,
     cost: Annotated[
-        float | None, typer.Option(min=0, help="Work of the request.", show_default="its tokens; 100 with --path")
+        float | None,
+        typer.Option(min=0, help="Work of the request.", show_default="its tokens; with --path the usual"),
     ] = None,
     path: Annotated[
         str | None,
@@ -60,8 +58,6 @@ def request(
 
         bounds: dict[str, Any] = {"timeout_s": timeout_s, "on_waiting": on_waiting}
         plain = path is None and cost is None
-        if cost is None:
-            cost = COST
         if stream:
             events = (
                 client.generate_stream(endpoint, text, max_new_tokens, **bounds)

@@ -17,7 +17,6 @@ from posthouse.client.sessions import AsyncSession
 
 TIMEOUT_S = 600.0  # for one answer; the wire's own clients give a worker as long
 RETRIES = 10  # further workers tried; with the back-off, about 40 s of failures
-COST = 100.0  # work of a request that states none; the wire's own default
 LIFETIME_S = 60.0  # that a session lasts without a request; the wire's own default
 
 
@@ -53,7 +52,7 @@ class AsyncClient(Management):
         """Closes every connection. The client may be used again."""
         await self._http.close()
 
-    async def route(self, endpoint: str, cost: float = COST, request_idx: int = 0) -> Routed | Waiting:
+    async def route(self, endpoint: str, cost: float | None = None, request_idx: int = 0) -> Routed | Waiting:
         """Asks once for a worker. `request_idx` above 0 asks again for a request that was answered with it."""
         return await self._requests.route(endpoint, cost, request_idx)
 
@@ -62,7 +61,7 @@ class AsyncClient(Management):
         endpoint: str,
         path: str,
         payload: object,
-        cost: float = COST,
+        cost: float | None = None,
         timeout_s: float | None = None,
         retries: int = RETRIES,
         on_waiting: OnWaiting | None = None,
@@ -80,7 +79,7 @@ class AsyncClient(Management):
         endpoint: str,
         path: str,
         payload: object,
-        cost: float = COST,
+        cost: float | None = None,
         timeout_s: float | None = None,
         retries: int = RETRIES,
         on_waiting: OnWaiting | None = None,
@@ -126,7 +125,7 @@ class AsyncClient(Management):
     async def session(
         self,
         endpoint: str,
-        cost: float = COST,
+        cost: float | None = None,
         lifetime_s: float = LIFETIME_S,
         on_close_route: str | None = None,
         on_close_payload: object = None,

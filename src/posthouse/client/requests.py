@@ -29,7 +29,7 @@ class Job(NamedTuple):
     endpoint: str
     path: str
     body: Body
-    cost: float
+    cost: float | None
     timeout_s: float | None
     retries: int
     on_waiting: OnWaiting | None
@@ -55,11 +55,11 @@ class Requests:
         self._max_event_bytes = max_event_bytes
         self.timeout_s = timeout_s
 
-    async def route(self, endpoint: str, cost: float, request_idx: int = 0) -> Routed | Waiting:
-        """A worker of the endpoint, or that none is free."""
-        if not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+    async def route(self, endpoint: str, cost: float | None, request_idx: int = 0) -> Routed | Waiting:
+        """A worker of the endpoint, or that none is free. Without a cost the server takes what is usual there."""
+        if not (cost is None or (isinstance(cost, int | float) and 0 <= cost < math.inf)):
             raise BadRequest(f"cost is {cost!r}; it must be a number of at least 0")
-        body = {"endpoint": endpoint, "cost": cost, "request_idx": request_idx}
+        body = {"endpoint": endpoint, "request_idx": request_idx} | ({} if cost is None else {"cost": cost})
         reply = await self._http.reply("POST", "/route/", body)
         try:
             if "url" in reply:

@@ -12,7 +12,7 @@ from posthouse.engine.standing import why
 from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
-from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
+from posthouse.wire.route import DEFAULT_COST, NOT_STATED, RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
 from posthouse.wire.status import FLAT
 
@@ -61,8 +61,11 @@ class Router:
             hold_s = 0.0
         elif hold_s is None:
             hold_s = self.hold_s
-        now = self.hub.clock.now()
-        outcome = managed.assign(ask.request_idx or 0, ask.cost, now, ask.request_idx is not None, hold_s)
+        now, announced = self.hub.clock.now(), ask.cost
+        if announced == NOT_STATED:
+            announced, usual = managed.fleet.requests.claims.unstated(DEFAULT_COST)
+            ask.cost = float(f"{usual:.3g}")
+        outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s)
         if isinstance(outcome, Assignment):
             return self._assigned(ask, outcome, deliver)
         if outcome.held:

@@ -74,7 +74,7 @@ class Controller:
         self._outbox = Outbox()
         self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self._outbox)
         self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self._outbox)
-        self.requests.max_queue_s = endpoint.scaling.max_queue_time
+        self.requests.claims.scaling = endpoint.scaling
         self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
         self._offers: tuple[GroupOffer, ...] = ()
         self._listed: set[str] = set()
@@ -195,7 +195,7 @@ class Controller:
                     self.roster.observe_instance(worker_id, instance, now)
             case events.Configured(endpoint, providers):
                 self.endpoint, self._awaited = endpoint, providers
-                self.requests.max_queue_s = endpoint.scaling.max_queue_time
+                self.requests.claims.scaling = endpoint.scaling
             case events.Dismissed(worker_ids):
                 for worker_id in worker_ids:
                     self.roster.set_goal(worker_id, Goal.GONE)

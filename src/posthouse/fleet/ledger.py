@@ -29,9 +29,12 @@ class Request:
 
     idx: int
     cost: float
+    """Work that it counts now: never more than it may be, and less while its worker has not shown it."""
     first_at: float
     expires_at: float
     """When it is forgotten unless it is asked for again (waiting) or seen at its worker (assigned)."""
+    announced: float = 0.0
+    """Work that its client announced, in units of its own."""
     worker_id: WorkerId | None = None
     assigned_at: float = 0.0
     held_until: float = 0.0
@@ -49,13 +52,12 @@ class Request:
 
 
 class Ledger:
-    """Open requests. Invariant: `work[w]` is the sum of costs in `at[w]`; `waiting_work` that of `waiting`."""
+    """Open requests. Invariant: `work[w]` is the sum of costs in `at[w]`."""
 
     def __init__(self) -> None:
         self.waiting: dict[int, Request] = {}
         self.at: dict[WorkerId, dict[int, Request]] = {}
         self.work: dict[WorkerId, float] = {}
-        self.waiting_work = 0.0
         self.line: list[Request] = []
         """Those of `waiting` that are held open; who was first asked for comes first."""
         self.next_end = math.inf
@@ -79,7 +81,6 @@ class Ledger:
         if request.idx not in self.waiting:
             self.remove(request)
             self._where[request.idx] = self.waiting[request.idx] = request
-            self.waiting_work += request.cost
 
     def hold(self, request: Request, until: float) -> None:
         """Holds a request that waits; one that is held already gets this end instead."""
@@ -128,19 +129,24 @@ class Ledger:
         if worker_id is None:
             self.let_go(request)
             del self.waiting[idx]
-            # Exactly zero at rest: rounding must not leave phantom work behind.
-            self.waiting_work = max(0.0, self.waiting_work - request.cost) if self.waiting else 0.0
             return
         request.worker_id = None
         there = self.at[worker_id]
         del there[idx]
-        if there:
+        if there:  # exactly zero at rest: rounding must not leave phantom work behind
             self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
         else:
             del self.at[worker_id], self.work[worker_id]
         self._ended[idx] = worker_id, request.failures, counted
         if len(self._ended) >= ENDED_KEPT:
             self._ended, self._ended_before = {}, self._ended
+
+    def weigh(self, request: Request, cost: float) -> None:
+        """Counts the request as so much work from now on."""
+        worker_id = request.worker_id
+        if worker_id is not None:
+            self.work[worker_id] = max(0.0, self.work[worker_id] + cost - request.cost)
+        request.cost = cost
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
@@ -168,8 +174,7 @@ class Ledger:
 
     def validate(self) -> None:
         """Raises: AssertionError where something does not hold that always must."""
-        sums = [(self.work.get(i, -1.0), there) for i, there in self.at.items()]
-        for said, there in [(self.waiting_work, self.waiting), *sums]:
+        for said, there in [(self.work.get(i, -1.0), there) for i, there in self.at.items()]:
             true = math.fsum(r.cost for r in there.values())
             assert said >= 0, f"{said:g} work"
             assert math.isclose(said, true, rel_tol=1e-6, abs_tol=1e-6), f"{said:g} work, the requests are {true:g}"

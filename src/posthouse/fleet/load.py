@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 
 from posthouse.domain.demand import Demand
+from posthouse.fleet.claims import Claims
 from posthouse.fleet.ledger import Ledger
 from posthouse.policy.tuning import TUNING
 
@@ -24,10 +25,12 @@ class Window:
         """For how many seconds it has taken in what came, the present one included."""
         return int(now) - self._began + 1
 
-    def add(self, amount: float, now: float) -> None:
-        if now >= self._second + 1:
-            self._advance(now)
-        self._sums[-1] += amount
+    def add(self, amount: float, at: float) -> None:
+        """Takes in an amount of now, or of a second before it; nothing where that is longer ago than the span."""
+        if at >= self._second + 1:
+            self._advance(at)
+        if (ago := self._second - int(at)) < len(self._sums):
+            self._sums[-1 - ago] += amount
 
     def rate(self, over_s: int, now: float) -> float:
         """Mean per second over the last `over_s` seconds, the present one included as far as it has come."""
@@ -86,7 +89,7 @@ class Load:
             self.slot_unit_s = unit_s
         return changed
 
-    def demand(self, ledger: Ledger, queued: float, last_request_at: float, now: float) -> Demand:
+    def demand(self, ledger: Ledger, claims: Claims, queued: float, last_request_at: float, now: float) -> Demand:
         """What is asked now. `queued`: outstanding work that is not in service yet; see `Demand` for the others."""
         recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self.service_s)))
         # After a restart the minutes before it are not known: they are no minutes without load.
@@ -99,7 +102,7 @@ class Load:
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
             variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
-            waiting=ledger.waiting_work,
+            waiting=sum([claims.load(r.cost) for r in ledger.waiting.values()]),
             waiting_count=len(ledger.waiting),
             outstanding=ledger.outstanding(),
             outstanding_count=len(ledger) - len(ledger.waiting),
@@ -107,4 +110,6 @@ class Load:
             service_s=self.service_s,
             oldest_wait_s=now - min([r.first_at for r in ledger.waiting.values()], default=now),
             last_request_at=last_request_at,
+            factor=claims.factor,
+            usual=claims.usual,
         )

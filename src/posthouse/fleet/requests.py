@@ -1,30 +1,37 @@
 """The open requests of one endpoint: where each is, who waits, who is held open, and what is held against workers."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import count
 
 from posthouse.domain.demand import Demand
-from posthouse.domain.lifecycle import UPDATING, Goal, Observation, State
+from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
+from posthouse.fleet.claims import Claims
+from posthouse.fleet.deaths import Deaths
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.load import Load
 from posthouse.fleet.outliers import Outliers
 from posthouse.fleet.roster import Roster
 from posthouse.fleet.routing_table import RoutingTable
+from posthouse.policy.capacity import ready
 from posthouse.policy.faults import resume_at
 from posthouse.policy.route import queued_work, work_ahead
 from posthouse.policy.tuning import TUNING
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 WAITING_KEPT_S = 20.0
 """How long a waiting request is remembered after it was last asked for. Polling clients ask every 5 s or sooner."""
 CLASSIC_KEPT_S = 5.0
 """The same for clients that do not poll: they ask again as another request."""
+UNSEEN_S = 5.0
+"""How long it counts in full without that: workers tell of a new request within a second."""
+UNSEEN_WORK_S = 1.0
+"""What it counts at most after that, in seconds of its worker."""
+ABSENT_WORK_S = 0.01
+"""The same where a report shows that its worker does not have it."""
 UNSEEN_KEPT_S = 30.0
 """How long an assigned request is believed in without its worker having seen it."""
 SEEN_KEPT_S = 86_400.0
@@ -37,14 +44,6 @@ FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
 LEFT = "Cancelled"
 """Their word for an end whose client left."""
-MAX_DEATHS = 2
-"""So many workers may die while they have a request, and no more."""
-DIED_KEPT_S = 90.0
-"""Within this time a request failed at a worker that died of it: longer than one is silent before it counts as dead."""
-MAX_DENIED = 1_000
-"""How many requests that are given no worker any more are remembered, and as many dead workers."""
-DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED)
-"""What shows that a worker died at work. One that falls silent, or is taken away, may have lost its network or host."""
 SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
@@ -68,23 +67,20 @@ class Requests:
     """Every open request of one endpoint, and what it takes to choose a worker for one."""
 
     def __init__(self, now: float, lives: Roster, traffic: Traffic, counters: Counters, outbox: Outbox) -> None:
-        self.ledger, self.load = Ledger(), Load(now)
-        self.max_queue_s = 0.0
-        """The wait above which a worker gets no request."""
+        self.ledger, self.load, self.claims = Ledger(), Load(now), Claims()
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
         self.outliers = Outliers(lives, outbox)
         self._routing = RoutingTable()
-        self._next_idx = int(now * 1e6)
+        self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
-        self._died: dict[WorkerId, tuple[float, str]] = {}  # when workers died at work, and what was said of it
-        self._denied: dict[int, str] = {}
+        self._deaths = Deaths(lives)
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
         ledger = self.ledger
-        if idx in self._denied:
-            return Waiting(0, denied=self._denied[idx])
+        if idx in self._deaths.denied:
+            return Waiting(0, denied=self._deaths.denied[idx])
         self.last_request_at = now
         request = ledger.find(idx) if idx else None
         if ledger.line and (request is None or not request.held_until):
@@ -93,6 +89,7 @@ class Requests:
             request = self._open(idx, cost, now)
         elif request.worker_id is not None:
             self.outliers.keep_away(request, request.worker_id, now)
+            self._weigh(request)
         if found := self._give(request, now):
             return found
         self._counters.waited += 1
@@ -102,8 +99,7 @@ class Requests:
         request.expires_at = now + hold_s + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
         left = request.worker_id
         ledger.wait(request)
-        if left is not None:
-            self._note_work(left)
+        self._note_work(left)
         if hold_s > 0:
             ledger.hold(request, now + hold_s)
         return Waiting(request.idx, hold_s > 0)
@@ -132,13 +128,13 @@ class Requests:
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
-            idx = self._next_idx = self._next_idx + 1
-            while self.ledger.find(idx) is not None:  # taken by one of before a restart
-                idx = self._next_idx = self._next_idx + 1
-            self.load.asked(cost, now)
-            self._traffic.asked(cost, now)
-            return Request(idx, cost, now, now, unserved=True)
-        request = Request(idx, cost, now, now)
+            idx = next(idx for idx in self._indexes if self.ledger.find(idx) is None)  # else: one of before a restart
+            request = Request(idx, self.claims.work(cost), now, now, cost, unserved=True)
+            if self.claims.best_perf:  # before that nobody can tell how much of it to count
+                self.load.asked(self.claims.load(request.cost), now)
+            self._traffic.asked(request.cost, now)
+            return request
+        request = Request(idx, self.claims.work(cost), now, now, cost)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures, counted = ended
             self.outliers.keep_away(request, ended_at, now, counted)
@@ -151,16 +147,17 @@ class Requests:
         """
         avoid: tuple[WorkerId, ...] = ()
         if failures := request.failures:
-            if denied := self._deny(request, now):
-                return denied
+            if why := self._deaths.deny(request):
+                self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
+                self._remove(request, now)
+                return Waiting(0, denied=why)
             avoid = tuple(i for i, f in failures.items() if resume_at(f, TUNING.retry_s, TUNING.max_penalty_s) > now)
-            if len(avoid) > 1 and sum(f.last_at > now - TUNING.retry_s for f in failures.values()) > 1:
+            lately = sum(f.last_at > now - TUNING.retry_s for f in failures.values())
+            if (len(avoid) > 1 and lately > 1) or self._deaths.may_kill(request):
                 return None
-            # It may have killed those that are dead, and those that have not been heard of since.
-            if sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1:
-                return None
+        max_queue_s = self.claims.scaling.max_queue_time
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
-        worker_id = self._routing.pick(request.cost, self.max_queue_s, request.idx, avoid, penalties_s)
+        worker_id = self._routing.pick(request.cost, max_queue_s, request.idx, avoid, penalties_s)
         if worker_id is None:
             return None
         if request.unserved:
@@ -170,9 +167,8 @@ class Requests:
         left = request.worker_id
         self.ledger.assign(request, worker_id, now)
         self._note_work(worker_id)
-        if left is not None and left != worker_id:
-            self._note_work(left)
-        worker, known, kept_s = self._lives.workers[worker_id], self._known[worker_id], UNSEEN_KEPT_S
+        self._note_work(left)
+        worker, known, kept_s = self._lives.workers[worker_id], self._known[worker_id], UNSEEN_S
         if known.mute:  # expect it done by then
             kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf)
         request.expires_at = now + kept_s
@@ -180,22 +176,9 @@ class Requests:
         self._counters.routed += 1
         return Assignment(worker, request.idx, known.reqnum)
 
-    def _deny(self, request: Request, now: float) -> Waiting | None:
-        """Word that a request is given no worker any more, if enough of them died while they had it."""
-        found = [(self._died[i], f) for i, f in request.failures.items() if i in self._died]
-        died = [text for (at, text), f in found if abs(f.last_at - at) < DIED_KEPT_S]
-        if len(died) < MAX_DEATHS:
-            return None
-        why = f"it is given no worker any more, for {len(died)} died while they had it; the last one: {died[-1]}"
-        _put(self._denied, request.idx, why)
-        self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
-        self._remove(request, now)
-        return Waiting(0, denied=why)
-
     def end(self, worker_id: WorkerId, ended: Ended, now: float) -> None:
         """Ends a request that this worker has; one that it does not have is counted and ignored."""
-        request = self._found(ended.request_idx, worker_id)
-        if request is None:
+        if (request := self._found(ended.request_idx, worker_id)) is None:
             return
         took_s, counted = now - request.assigned_at, 0
         if ended.success:
@@ -203,10 +186,12 @@ class Requests:
                 self.outliers.client_left(worker_id, now)
             else:
                 counted = self.outliers.ended_well(request, worker_id, now)
-            if request.cost > 0 and not ended.session:
-                self.load.served(request.cost, took_s, request.alone)
+                self.claims.shown(request)
+            if request.announced > 0 and not ended.session and took_s > 0:
+                work = self.claims.done(request.announced, took_s * self._lives.workers[worker_id].perf)
+                self.load.served(work, took_s, request.alone)
                 if request.alone:
-                    self._traffic.served(request.cost, took_s)
+                    self._traffic.served(work, took_s)
         else:
             self._counters.failed += 1
             status = ended.status or "failed"
@@ -248,12 +233,19 @@ class Requests:
             return
         for request in list(self.ledger.at.get(worker_id, {}).values()):
             if request.idx in report.working:
+                if not request.seen:
+                    self._weigh(request)
+                self.claims.shown(request)
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request, now)
+            elif now - request.assigned_at >= UNSEEN_S:
+                self._weigh(request, self._lives.workers[worker_id].perf * ABSENT_WORK_S)
+        self.claims.counted(worker_id, report.taken)
         for idx in sorted(report.working) if began_again else ():
             if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
-                request = Request(idx, report.cur_load / len(report.working), now, now + SEEN_KEPT_S)
+                cost = report.cur_load / len(report.working)
+                request = Request(idx, self.claims.work(cost), now, now + SEEN_KEPT_S, cost)
                 self.ledger.assign(request, worker_id, now)
                 self._note_work(worker_id)
                 request.seen = True
@@ -265,6 +257,10 @@ class Requests:
         self.outliers.fade(now)
         for request in self.ledger.expired(now):
             counted, worker_id = 0, request.worker_id
+            if worker_id is not None and not self._known[worker_id].mute and now < request.assigned_at + UNSEEN_KEPT_S:
+                self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
+                request.expires_at = request.assigned_at + UNSEEN_KEPT_S
+                continue
             if worker_id is not None:
                 self._counters.expired += 1
                 text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
@@ -283,10 +279,8 @@ class Requests:
 
     def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""
-        before, worker, why = moved
-        if before.state is State.IDLE and why in DEATHS:
-            _put(self._died, worker.id, (now, worker.message or "it ended"))
-        if worker.state not in SERVES_NOTHING:
+        self._deaths.moved(moved, now)
+        if (worker := moved.after).state not in SERVES_NOTHING:
             return
         self._known[worker.id].working = self._known[worker.id].received = 0
         self.outliers.forget(worker.id)
@@ -294,17 +288,19 @@ class Requests:
             self._remove(request, now)
         if worker.state is State.DESTROYED:
             del self._known[worker.id]
+            self.claims.forget(worker.id)
 
     def membership_changed(self) -> None:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""
-        workers = self._lives.workers
+        workers, claims = self._lives.workers, self.claims
+        known, claims.best_perf = claims.best_perf, self._lives.estimator.best_perf() or claims.best_perf
+        if claims.best_perf and not known:  # only now it can be told how large they may be
+            for request in self.ledger.waiting.values():
+                request.cost = claims.work(request.announced)
+                self.load.asked(claims.load(request.cost), request.first_at)
         for worker in workers.values():  # Little's law, for one worker
             self._known[worker.id].slots = max(1.0, worker.perf * self.load.slot_unit_s)
-        perf = {
-            w.id: w.perf
-            for w in workers.values()
-            if w.state is State.IDLE and w.goal is Goal.HOT and w.url and w.perf > 0
-        }
+        perf = {w.id: w.perf for w in ready(workers.values()) if w.url}
         self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
 
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
@@ -314,15 +310,21 @@ class Requests:
     def demand(self, now: float) -> Demand:
         """What is asked of the endpoint now."""
         queued = sum(queued_work(*self.load_at(i), self._known[i].slots) for i in self.ledger.at)
-        return self.load.demand(self.ledger, queued, self.last_request_at, now)
+        return self.load.demand(self.ledger, self.claims, queued, self.last_request_at, now)
+
+    def _weigh(self, request: Request, most: float = math.inf) -> None:
+        """Counts a request anew, as at most so much."""
+        self.ledger.weigh(request, min(self.claims.work(request.announced), most))
+        self._note_work(request.worker_id)
 
     def _ahead(self, worker_id: WorkerId) -> float:
         """Work at a worker before it can begin with another request."""
         there = self.ledger.at.get(worker_id)
         return work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots) if there else 0.0
 
-    def _note_work(self, worker_id: WorkerId) -> None:
-        self._routing.set_work(worker_id, self._ahead(worker_id))
+    def _note_work(self, worker_id: WorkerId | None) -> None:
+        if worker_id is not None:
+            self._routing.set_work(worker_id, self._ahead(worker_id))
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id
@@ -334,11 +336,3 @@ class Requests:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)
             self.last_request_at = now
             self._note_work(left)
-
-
-def _put(memory: dict[_K, _V], key: _K, value: _V) -> None:
-    """Puts a value last, and forgets the first of more than `MAX_DENIED`."""
-    memory.pop(key, None)
-    memory[key] = value
-    if len(memory) > MAX_DENIED:
-        del memory[next(iter(memory))]

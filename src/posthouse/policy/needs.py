@@ -181,6 +181,9 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
 
     hot_low, rent_low = low(hot, asked), low(rent, later.asked)
     total_low = low(total, max(scaling.min_cold_load, rent_low))
+    if demand.factor != 1.0:
+        rule = "work that workers count for each unit of cost that clients announce; 1 was expected"
+        draft.because.append(Reason("cost factor", demand.factor, rule))
     draft.because += (
         *because,
         Reason("hot need", hot, f"highest need of the last {hold_s:.0f} s; workers start below {hot_low:.4g}"),

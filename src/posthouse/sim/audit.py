@@ -43,7 +43,6 @@ class Auditor:
         self._seed, self._repeat = seed, repeat
         self._at: dict[WorkerId, dict[int, Request]] = {}
         self._waiting: dict[int, Request] = {}
-        self._waiting_work = 0.0
         self._where: dict[int, WorkerId | None] = {}
         self._life: dict[WorkerId, tuple[Worker, float]] = {}
         self._touched: set[WorkerId] = set()
@@ -84,7 +83,6 @@ class Auditor:
             if request is not None:
                 self._where[request.idx] = None
                 self._waiting[request.idx] = request
-                self._waiting_work += request.cost
             elif outcome.request_idx:
                 self._break("every request has one place", f"request {outcome.request_idx} waits and is in no ledger")
             return
@@ -97,10 +95,9 @@ class Auditor:
         if request is None or request.worker_id != worker_id:
             self._break("every request has one place", f"request {idx} went to {worker_id}, and no ledger has it there")
         assert request is not None
-        if request.cost != cost and idx not in self._where and cost >= 0:
-            self._break(
-                "outstanding work is that of open requests", f"request {idx} of {cost:g} counts {request.cost:g}"
-            )
+        if request.announced != cost and idx not in self._where and cost >= 0:
+            said = f"request {idx} of {cost:g} is taken for one of {request.announced:g}"
+            self._break("outstanding work is that of open requests", said)
         self._where[idx] = worker_id
         self._at.setdefault(worker_id, {})[idx] = request
         self._touched.add(worker_id)
@@ -147,7 +144,7 @@ class Auditor:
     def adopt(self, fleet: Controller, now: float) -> None:
         """The control plane has begun anew, or its workers were changed by hand: from here on its bill is another."""
         if fleet is not self._fleet:
-            self._at, self._waiting, self._where, self._waiting_work = {}, {}, {}, 0.0
+            self._at, self._waiting, self._where = {}, {}, {}
             self._most = len(fleet.workers)  # also those that went after they were last written down
         self._fleet = fleet
         self._life = {w.id: (w, now) for w in fleet.workers.values()}
@@ -168,10 +165,6 @@ class Auditor:
                 if self._waiting[idx].expires_at > now:
                     self._break("every request has one place", f"request {idx} waits and was forgotten", now)
                 self._take_away(idx)
-        off = abs(ledger.waiting_work - self._waiting_work)
-        if ledger.waiting_work < 0 or off > ROUNDING * (1 + self._waiting_work):
-            said = f"waiting work is {ledger.waiting_work:g}, that of waiting requests {self._waiting_work:g}"
-            self._break("outstanding work is that of open requests", said, now)
         if len(ledger) != len(self._where):
             said = f"{len(ledger)} requests are in the ledger, {len(self._where)} are open"
             self._break("outstanding work is that of open requests", said, now)
@@ -275,8 +268,7 @@ class Auditor:
             return
         worker_id = self._where.pop(idx)
         if worker_id is None:
-            request = self._waiting.pop(idx)
-            self._waiting_work = self._waiting_work - request.cost if self._waiting else 0.0
+            del self._waiting[idx]
             return
         there = self._at[worker_id]
         del there[idx]

@@ -10,7 +10,9 @@ from posthouse.wire.body import decoded
 from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 
 DEFAULT_COST = 100.0
-"""Work of a request that states none; the protocol's own default."""
+"""Work of a request that states none, until that is learned from what workers count; the protocol's own default."""
+NOT_STATED = -1.0
+"""The cost in a request that states none."""
 MAX_NAME = 255
 """Longest endpoint name, in characters."""
 
@@ -19,7 +21,7 @@ class RouteAsk(msgspec.Struct, gc=False):
     """A request for a worker, as the usual clients send it. Other fields are ignored."""
 
     endpoint: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-    cost: Annotated[float, Meta(ge=0.0, le=MAX_WORK)] = DEFAULT_COST
+    cost: Annotated[float, Meta(ge=0.0, le=MAX_WORK)] = NOT_STATED
     request_idx: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     """Absent: a client that does not poll. 0: a new request. Above 0: the same request again."""
     api_key: str = ""
@@ -90,5 +92,5 @@ def checked(ask: RouteAsk | OddAsk) -> RouteAsk:
     name = ask.endpoint
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BadRequest(f"endpoint: must be the name of an endpoint, 1 to {MAX_NAME} characters")
-    cost = DEFAULT_COST if ask.cost is None else number(ask.cost, "cost")
+    cost = NOT_STATED if ask.cost is None else number(ask.cost, "cost")
     return RouteAsk(name, cost, None if ask.request_idx is None else integer(ask.request_idx, "request_idx"))

@@ -1,0 +1,81 @@
+"""How much work one request counts: what its client announces, as far as one request can honestly be that much."""
+
+import math
+from statistics import median
+
+from posthouse.domain.endpoint import Scaling
+from posthouse.domain.worker import WorkerId
+from posthouse.fleet.ledger import Request
+from posthouse.policy.tuning import TUNING
+
+BEYOND = 1.01
+"""How many times `max_queue_time` one request may count: enough to keep its worker to itself, if it is so large."""
+FORGETS = 0.995
+"""What each request leaves of the weight of those before it, where announced and counted work are compared."""
+LEARNED = 10
+"""How many requests were compared at a worker before that counts."""
+
+
+class Claims:
+    """What is believed of announced work."""
+
+    def __init__(self) -> None:
+        self.scaling = Scaling()
+        self.best_perf = self.largest = 0.0
+        """What the best worker does per second, 0 until one has shown it; the largest request that one has done."""
+        self.factor = 1.0
+        """Work that the median worker counts for a unit of announced work: so one of several does not move it."""
+        self.usual = 0.0
+        """Work that it counts for a request, in the mean; 0 until that is known."""
+        self._shown: dict[WorkerId, tuple[float, int]] = {}  # announced and not counted yet: work, requests
+        self._compared: dict[WorkerId, tuple[float, float, float]] = {}  # announced, counted, requests; fading
+
+    def work(self, announced: float) -> float:
+        """What a request counts in the ledger; all that is announced while no worker has shown what it does."""
+        return min(announced * self.factor, self._most(self.scaling.max_queue_time * BEYOND))
+
+    def load(self, work: float) -> float:
+        """What one counts in what more workers are made for; a unit while nobody knows: one worker is enough then."""
+        return min(work, self._most(self.scaling.target_queue_time) if self.best_perf else 1.0)
+
+    def done(self, announced: float, most: float) -> float:
+        """What a request was that is done, where its worker can have done no more than `most` for it."""
+        work = min(announced * self.factor, most)
+        self.largest = max(work, self.largest * FORGETS)
+        return work
+
+    def unstated(self, default: float) -> tuple[float, float]:
+        """What a client that announces nothing would announce, and what workers count then; both `default` at first."""
+        return (self.usual / self.factor, self.usual) if self.usual else (default, default)
+
+    def shown(self, request: Request) -> None:
+        """A worker tells of a request: its next report counts that, if it has not told of it before."""
+        if not request.seen and request.worker_id is not None:
+            work, count = self._shown.get(request.worker_id, (0.0, 0))
+            self._shown[request.worker_id] = work + request.announced, count + 1
+
+    def counted(self, worker_id: WorkerId, taken: float) -> None:
+        """Learns from what a worker counts for the requests that it has shown since its report before."""
+        if (shown := self._shown.pop(worker_id, None)) is None:
+            return
+        work, count = shown
+        before, kept = self._compared.get(worker_id, (0.0, 0.0, 0.0)), FORGETS**count
+        counted = min(taken, count * self._most(self.scaling.max_queue_time))
+        self._compared[worker_id] = before[0] * kept + work, before[1] * kept + counted, before[2] * kept + count
+        if known := [c for c in self._compared.values() if c[2] >= LEARNED and c[0] > 0.0 < c[1]]:
+            self.factor = _step(self.factor, median([counted / announced for announced, counted, _ in known]))
+            self.usual = _step(self.usual, median([counted / count for _, counted, count in known]))
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """The worker is gone."""
+        self._shown.pop(worker_id, None)
+        self._compared.pop(worker_id, None)
+
+    def _most(self, wait_s: float) -> float:
+        """What the best worker does in that time, or twice the largest that was done; infinite while nobody knows."""
+        return max(self.best_perf * wait_s, 2.0 * self.largest) or math.inf
+
+
+def _step(before: float, value: float) -> float:
+    """The new value, if it differs much: so most requests count the same as the one before."""
+    return value if abs(value - before) > TUNING.tolerance * before else before

@@ -1,0 +1,59 @@
+"""Which workers died at work, and which requests get none any more because several died while they had it."""
+
+from typing import TypeVar
+
+from posthouse.domain.lifecycle import Observation, State
+from posthouse.domain.worker import WorkerId
+from posthouse.fleet.events import Moved
+from posthouse.fleet.ledger import Request
+from posthouse.fleet.roster import Roster
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+MAX_DEATHS = 2
+"""So many workers may die while they have a request, and no more."""
+DIED_KEPT_S = 90.0
+"""Within this time a request failed at a worker that died of it: longer than one is silent before it counts as dead."""
+MAX_DENIED = 1_000
+"""How many requests that are given no worker any more are remembered, and as many dead workers."""
+DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED)
+"""What shows that a worker died at work. One that falls silent, or is taken away, may have lost its network or host."""
+
+
+class Deaths:
+    """The latest of both."""
+
+    def __init__(self, lives: Roster) -> None:
+        self._lives = lives
+        self.denied: dict[int, str] = {}
+        """Why a request is given no worker any more."""
+        self._died: dict[WorkerId, tuple[float, str]] = {}  # when, and what was said of it
+
+    def moved(self, moved: Moved, now: float) -> None:
+        """A worker changed its state."""
+        if moved.before.state is State.IDLE and moved.why in DEATHS:
+            _put(self._died, moved.after.id, (now, moved.after.message or "it ended"))
+
+    def may_kill(self, request: Request) -> bool:
+        """True if it may have killed more than one: of those that are dead, and that were not heard of since."""
+        failures = request.failures.items()
+        return sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures) > 1
+
+    def deny(self, request: Request) -> str:
+        """Why the request is given no worker any more, if enough died while they had it; else empty."""
+        found = [(self._died[i], f) for i, f in request.failures.items() if i in self._died]
+        died = [text for (at, text), f in found if abs(f.last_at - at) < DIED_KEPT_S]
+        if len(died) < MAX_DEATHS:
+            return ""
+        why = f"it is given no worker any more, for {len(died)} died while they had it; the last one: {died[-1]}"
+        _put(self.denied, request.idx, why)
+        return why
+
+
+def _put(memory: dict[_K, _V], key: _K, value: _V) -> None:
+    """Puts a value last, and forgets the first of more than `MAX_DENIED`."""
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > MAX_DENIED:
+        del memory[next(iter(memory))]
