@@ -47,7 +47,7 @@ def test_a_request_for_a_worker_has_a_name_and_a_bounded_cost_or_is_refused(body
         ask = route.checked(asked)
     except BadRequest:
         return
-    assert 0 <= ask.cost <= MAX_WORK
+    assert 0 <= ask.cost <= MAX_WORK or ask.cost == route.NOT_STATED
     assert ask.request_idx is None or 0 <= ask.request_idx <= 2**53
     assert 0 < len(ask.endpoint) <= route.MAX_NAME
 

@@ -1,16 +1,22 @@
 """A number from outside moves nothing beyond what one request, or one worker, can honestly be."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.hub import Hub
+from posthouse.engine.router import Router
 from posthouse.fleet.claims import BEYOND, LEARNED, Claims
 from posthouse.fleet.events import Waiting
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.requests import UNSEEN_S
+from posthouse.ports import Store
+from posthouse.wire import route
 from posthouse.wire.checks import MAX_WORK
 from tests.kit.fleets import NOW, ONE, SILENT_S, TWO, Fleet, assigned, fleet_of, ready_report, worker
 
@@ -115,6 +121,23 @@ def test_the_factor_between_announced_and_counted_work_is_learned() -> None:
     assert one.ledger.work == {ONE: pytest.approx(1)}
     demand = one.snapshot(at, ()).demand
     assert (demand.factor, demand.usual) == (claims.factor, claims.usual)
+
+
+@pytest.mark.parametrize("body", [b'{"endpoint": "e", "request_idx": 0}', b'{"endpoint": "e", "cost": null}'])
+def test_a_request_without_a_cost_is_taken_for_what_is_usual(body: bytes) -> None:
+    one, at = fleet(), NOW
+    replies: list[Any] = []
+    hub = Hub(cast(Store, None), cast(Any, SimpleNamespace(now=lambda: at)), {}, "", "test", stabilization_s=0.0)
+    router = Router(hub, cast(Any, SimpleNamespace(sign=str)), lambda worker_id: b"", 0.0, lambda text, then: then(""))
+    router.route(one.managed, route.checked(route.decode(body)), replies.append)
+    assert one.ledger.work == {ONE: route.DEFAULT_COST}
+    (request,) = one.ledger.at[ONE].values()
+    one.end(ONE, Ended(request.idx, True, "Success"), at)
+    for _ in range(LEARNED + 1):
+        at = serve(one, 100, 1.5, counted=2.5, at=at)
+    router.route(one.managed, route.checked(route.decode(body)), replies.append)
+    assert [reply.cost for reply in replies] == [100, pytest.approx(2.5, rel=0.15)]
+    assert one.ledger.work == {ONE: pytest.approx(2.5, rel=0.15)}
 
 
 def test_what_one_worker_of_several_counts_does_not_move_it() -> None:

@@ -51,6 +51,7 @@ class Metrics(Collector):
             "waiting_work": ("Work of requests without a worker.", "waiting"),
             "waiting_requests": ("Requests without a worker.", "waiting_count"),
             "outstanding_work": ("Work at workers and not finished.", "outstanding"),
+            "cost_factor": ("Work that workers count for a unit of announced cost.", "factor"),
             "oldest_wait_seconds": ("Age of the request that waits longest.", "oldest_wait_s"),
         }
         families = {
