@@ -17,7 +17,7 @@ from posthouse.engine.router import Router
 from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
-from tests.kit.fleets import NOW, Fleet, worker
+from tests.kit.fleets import NOW, Fleet, ready_report, worker
 
 
 def full_fleet(workers: int) -> Fleet:
@@ -123,6 +123,7 @@ async def test_of_two_calls_for_one_request_the_later_one_is_held_and_the_earlie
 async def test_a_call_is_held_as_long_as_it_asks() -> None:
     fleet = full_fleet(1)
     router, managed = router_of(fleet, hold_s=0.0)
+    managed.handle(Reported(WorkerId(1), ready_report(working=fleet.ledger.at[WorkerId(1)])), NOW)
     replies: list[Reply] = []
     assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append) is None
     assert len(replies) == 1
