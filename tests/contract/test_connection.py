@@ -215,6 +215,7 @@ REQUESTS = {
     "good, key in the body": request({**ASK, "api_key": KEY}, key=""),
     "good, in chunks": chunked(ASK, 7),
     "good, cost in quotes": request({**ASK, "cost": "3"}),
+    "good, after a byte order mark": request(b"\xef\xbb\xbf" + json.dumps(ASK).encode()),
     "good, each signed": request({**ASK, "endpoint": "every-field"}),
     "good, long": request({**ASK, "note": "x" * 70_000}),
     "waits": request({**ASK, "endpoint": NOBODY}),
@@ -278,6 +279,10 @@ def test_requests_are_answered_in_turn_and_alike_in_whatever_pieces_they_come(
 def test_an_upgrade_that_is_not_offered_is_ignored(alone: dict[str, Any], upgrade: str, plain: str) -> None:
     """RFC 9110 7.8. Java's HttpClient and `curl --http2` ask for HTTP/2 beside a body."""
     assert alone[upgrade] == alone[plain]
+
+
+def test_a_byte_order_mark_before_the_json_is_ignored(alone: dict[str, Any]) -> None:
+    assert alone["good, after a byte order mark"] == alone["good"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/pubkey/", "/elsewhere", "/pieces/"])

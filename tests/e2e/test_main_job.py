@@ -91,7 +91,7 @@ def test_a_worker_is_not_stopped_while_a_stream_runs_on_it(site: Site) -> None:
     add_endpoint(site, "--min-load", "1")
     until(lambda: states(site) == ["idle"])
     tokens: list[str] = []
-    with Client(facts["url"], facts["admin_key"]) as client:
+    with Client(facts["url"], Path(facts["admin_key_file"]).read_text().strip()) as client:
         reading = threading.Thread(
             target=lambda: tokens.extend(
                 event["token"]["text"] for event in client.generate_stream("llm", "Hi", max_new_tokens=100)

@@ -81,7 +81,17 @@ def test_no_client_sees_a_restart_in_place(site: Site, tls: str) -> None:
     workers = {p.pid for p in site.processes()}
     trust = {"SSL_CERT_FILE": str(root)} if tls == "self" else {}
     clients = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLIENTS, facts["url"], facts["admin_key"], "20", "llm"],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            CLIENTS,
+            facts["url"],
+            Path(facts["admin_key_file"]).read_text().strip(),
+            "20",
+            "llm",
+        ],
         cwd=site.directory,
         env=site.environ | trust,
         stdin=subprocess.PIPE,

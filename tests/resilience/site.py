@@ -42,7 +42,7 @@ class Ground(Site):
     def begin(self, onstart: str = ONSTART, env: str = "-p 3000:3000", **scaling: Any) -> None:
         """Starts the server and makes the endpoint."""
         facts = self.start()
-        self.url, self.key = facts["url"], facts["admin_key"]
+        self.url, self.key = facts["url"], Path(facts["admin_key_file"]).read_text().strip()
         (self.directory / "onstart.sh").write_text(onstart)
         self.json("template", "create", "--name", "drill", "--env", env, "--onstart", "onstart.sh")
         flags = [word for name, value in scaling.items() for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typer.main import get_command
 
 from posthouse import __version__
 from posthouse.agent import AgentSettings, Benchmark
-from posthouse.cli import app, main, output
+from posthouse.cli import app, main, output, serve
 from posthouse.cli.explain import page
 from posthouse.cli.input import find
 from posthouse.cli.logs import new_lines
@@ -146,6 +147,28 @@ def test_a_server_that_is_not_there_is_told_in_words(capsys: pytest.CaptureFixtu
     assert main(["status", "--url", "http://127.0.0.1:1"]) == 5
     said = "error: http://127.0.0.1:1 gives no answer: connection refused; does `posthouse serve` run there?\n"
     assert capsys.readouterr().err == said
+
+
+def test_the_admin_key_is_told_where_it_is_and_not_itself_where_a_file_may_keep_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for as_json in (False, True):
+        serve._greet(SimpleNamespace(url="http://x", admin_key="ph_secret"), tmp_path, as_json)  # type: ignore[arg-type]
+        said = capsys.readouterr().out
+        assert ("ph_secret" in said, "admin-key" in said) == (False, True)
+
+
+def test_words_beyond_ascii_go_in_and_out_where_the_locale_has_none(tmp_path: Path) -> None:
+    environ = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    said = []
+    for name in ("größe/🚀", "größe"):  # in words, and as the name of a file
+        command = [sys.executable, "-m", "posthouse", "init", name]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True)
+        said.append((done.returncode, done.stderr.decode()))
+    assert said == [
+        (2, "error: NAME: must be the name of a folder to make here, not 'größe/🚀'\n"),
+        (1, "error: größe: this locale has no such characters in names of files; set LC_ALL=C.UTF-8\n"),
+    ]
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:

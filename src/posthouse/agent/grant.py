@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import codecs
 import hmac
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -78,6 +79,7 @@ def split(body: bytes) -> tuple[AuthData, bytes, str | None]:
 
     Raises: BadBody.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         fields = _fields.decode(body)
         if "auth_data" not in fields:
@@ -95,7 +97,7 @@ def split(body: bytes) -> tuple[AuthData, bytes, str | None]:
 def session_call(body: bytes) -> tuple[str, AuthData | None]:
     """Return the id of the session that a call is about, and what shows that it is its client's. Raises: BadBody."""
     try:
-        call = _session_call.decode(body)
+        call = _session_call.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"body: must be a JSON object with session_id and session_auth: {error}") from None
     return call.session_id, call.session_auth

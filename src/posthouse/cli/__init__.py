@@ -174,6 +174,9 @@ def _explained(error: BaseException) -> int:
             return _failed(str(error), 2)
         case domain.PosthouseError() | OSError():
             return _failed(str(error), 1)
+        case UnicodeEncodeError():
+            why = "this locale has no such characters in names of files; set LC_ALL=C.UTF-8"
+            return _failed(f"{error.object}: {why}", 1)
     text = f"{type(error).__name__}: {error}; this is a bug, and POSTHOUSE_TRACEBACK=1 shows where"
     return _failed(text, 1)
 

@@ -131,8 +131,8 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
 
 def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
     facts = {"version": __version__, "url": server.url, "docs": f"{server.url}/docs", "data_dir": str(data_dir)}
-    if server.admin_key:
-        facts["admin_key"] = server.admin_key
+    if server.admin_key:  # the key itself would stay in whatever keeps this line
+        facts["admin_key_file"] = str(data_dir / ADMIN_KEY_FILE)
     if as_json:
         typer.echo(json.dumps(facts))
         return
