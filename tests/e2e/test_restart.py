@@ -80,18 +80,9 @@ def test_no_client_sees_a_restart_in_place(site: Site, tls: str) -> None:
     add_endpoint(site, "--min-load", "1", "--max-workers", "2")
     workers = {p.pid for p in site.processes()}
     trust = {"SSL_CERT_FILE": str(root)} if tls == "self" else {}
+    key = Path(facts["admin_key_file"]).read_text().strip()
     clients = subprocess.Popen(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            CLIENTS,
-            facts["url"],
-            Path(facts["admin_key_file"]).read_text().strip(),
-            "20",
-            "llm",
-        ],
+        [sys.executable, "-W", "ignore", "-c", CLIENTS, facts["url"], key, "20", "llm"],
         cwd=site.directory,
         env=site.environ | trust,
         stdin=subprocess.PIPE,
