@@ -727,10 +727,18 @@ async def test_a_worker_that_is_gone_is_shown_for_a_day_with_what_it_said_and_it
     assert (await web.call("GET", "/v1/workers/7/logs")).status == 404
     [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
     assert (row["endpoint"], row["workers"], row["why"]) == ("llama", {"idle": 2}, "")
-    web.staff(worker(1, state=State.CREATING))
+    web.staff(worker(1, state=State.CREATING, message="GET /health: connection refused"))
     web.hub.managed(endpoint_id).gone.extend(managed.gone)
     [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
     assert row["why"] == "the last 2 ended with: CUDA out of memory"
+    long = f"the model server ended with status 1: {'line | ' * 60}CUDA out of memory"
+    web.hub.managed(endpoint_id).gone.append((now, worker(9, state=State.DESTROYED, message=long)))
+    [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
+    assert row["why"].startswith("the last one said: the model server ended with status 1: line")
+    assert row["why"].endswith("line | CUDA out of memory")
+    assert len(row["why"]) < 350
+    explained = (await web.call("GET", "/v1/endpoints/llama/explain", key="read")).body
+    assert list(explained["failures"]) == ["8", "9"]
 
 
 async def test_a_worker_that_is_gone_is_shown_after_a_restart_too(web: Web) -> None:

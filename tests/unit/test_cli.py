@@ -501,14 +501,19 @@ def test_the_logs_of_an_endpoint_are_printed_at_their_level(
 def test_logs_of_a_number_are_a_workers_and_of_a_name_an_endpoints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = answers(monkeypatch, "workers", [SimpleNamespace(id=4), SimpleNamespace(id=5)])
+    ready, fresh = SimpleNamespace(id=4, perf=10.0, gone_at=0.0), SimpleNamespace(id=5, perf=0.0, gone_at=0.0)
+    gone = [SimpleNamespace(id=number, perf=0.0, gone_at=1.0) for number in range(1, 5)]
+    listed = answers(monkeypatch, "workers", [ready, fresh, *gone])
     asked = answers(monkeypatch, "worker_logs", "line\n")
     assert main(["logs", "12", "--tail", "3"]) == 0
     assert capsys.readouterr().out == "line\n"
     assert main(["logs", "llama", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"worker": 4, "text": "line\n"}, {"worker": 5, "text": "line\n"}]
-    assert listed == [("llama",)]
+    assert listed == [("llama", True)]
     assert asked == [(12, 3), (4, 200), (5, 200)]
+    answers(monkeypatch, "workers", [fresh, *gone])  # where none was ever ready, what failed says more
+    assert main(["logs", "llama", "--json"]) == 0
+    assert [row["worker"] for row in json.loads(capsys.readouterr().out)] == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def logs(
 
     A number is a worker, anything else the name of an endpoint.
 
-    Of an endpoint without a worker it is those that were destroyed within a day.
+    Of an endpoint without a worker that was ready, it is also the last ones that
+    were destroyed within a day.
 
     Examples:
       posthouse logs llama --tail 20
@@ -60,8 +61,10 @@ def logs(
 
 
 def _workers(client: "Client", endpoint: str) -> "list[Worker]":
-    """The workers of an endpoint; the latest that are gone where there is none."""
-    return client.workers(endpoint) or client.workers(endpoint, True)[-GONE_SHOWN:]
+    """The workers of an endpoint; before them the latest that are gone, where none was ever ready."""
+    rows = client.workers(endpoint, True)
+    there, gone = [row for row in rows if not row.gone_at], [row for row in rows if row.gone_at]
+    return there if any(row.perf for row in there) else [*gone[-GONE_SHOWN:], *there]
 
 
 def _follow(client: "Client", name: str, tail: int, as_json: bool) -> NoReturn:

@@ -29,7 +29,7 @@ Name = Annotated[
 
 File = Annotated[
     str | None,
-    typer.Argument(metavar="[FILE]", help="JSON object with the template's fields; - reads it from stdin."),
+    typer.Argument(metavar="FILE", help="JSON object with the template's fields; - reads it from stdin."),
 ]
 OPTIONS: dict[str, Any] = {
     "image": Annotated[str | None, typer.Option(help="Container image, for providers that run containers.")],

@@ -26,7 +26,7 @@ Tail = Annotated[int, typer.Option(min=1, max=10_000, help="Lines from the end."
 def list_workers(
     endpoint: Annotated[
         str | None,
-        typer.Argument(metavar="[ENDPOINT]", help="Only those of this endpoint.", autocompletion=endpoint_names),
+        typer.Argument(metavar="ENDPOINT", help="Only those of this endpoint.", autocompletion=endpoint_names),
     ] = None,
     everyone: Annotated[
         bool, typer.Option("--all", help="Also those that were destroyed within a day, with what they said last.")

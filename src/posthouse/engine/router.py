@@ -176,7 +176,7 @@ def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float
     if outcome.denied:
         return BadRequest(f"request {ask.request_idx}: {outcome.denied}")
     status = statuses(managed.fleet.workers.values())
-    if managed.gone and (failure := why(managed, now)):
+    if managed.last_failures(now) and (failure := why(managed, now)):
         status = f"{status}; {failure}"
     return WaitReply(ask.endpoint, status, outcome.request_idx if ask.polls else 0)
 

@@ -42,4 +42,7 @@ def why(managed: ManagedEndpoint, now: float) -> str:
 
 def _shortened(text: str) -> str:
     """The text with its beginning and, which says more of an error, its end."""
-    return text if len(text) <= MAX_WHY else f"{text[: MAX_WHY // 4]} ... {text[-MAX_WHY * 3 // 4 :]}"
+    if len(text) <= MAX_WHY:
+        return text
+    beginning, end = text[: MAX_WHY // 4].rpartition(" ")[0], text[-MAX_WHY * 3 // 4 :].partition(" ")[2]
+    return f"{beginning} ... {end}"
