@@ -135,6 +135,11 @@ GROUPS_ROWS = {
     ("PUT", "/{group_id}"): [*ids("group_id"), *of(GROUP)],
     ("DELETE", "/{group_id}"): ids("group_id"),
 }
+INSTANCES = [
+    *(Row(query=f"select_filters={quote(s, errors='replace')}") for s in SELECT),
+    *(Row(query=f"order_by={quote(s, errors='replace')}") for s in (*SELECT[:1], *SELECT[2:], '[{"col":"x"}]', "[1]")),
+    *(Row(query=wrong) for wrong in (*QUERIES, "after_token=-1", "after_token=x")),
+]
 ROWS: dict[tuple[str, str], list[Row]] = {
     ("POST", "/route"): of(
         {"endpoint": (*TEXTS[:6], "", "x" * 256, "nobody"), "cost": (-1, "x", "nan", [], {}, True, 1e13)}
@@ -176,6 +181,8 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("PUT", "/api/v0/search/asks"): [*of({"q": (7, "x", [], None, True)}), *(Row({"q": r.body}) for r in of(FILTERS))],
     ("GET", "/api/v0/benchmarks"): [],
     ("GET", "/api/v0/instances/{worker_id}"): ids("worker_id"),
+    ("GET", "/api/v0/instances"): INSTANCES,
+    ("GET", "/api/v1/instances"): INSTANCES,
     ("GET", "/api/v0/secrets"): [],
     ("POST", "/api/v0/secrets"): of(SECRET | {"value": (7, "a\0b", [], None, "x" * 40_000)}, key="A", value="b"),
     ("PUT", "/api/v0/secrets"): of(SECRET, key="NOBODY", value="b"),

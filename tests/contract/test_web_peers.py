@@ -19,6 +19,7 @@ from vastai.data.endpoint import EndpointConfig
 from vastai.data.workergroup import WorkergroupConfig
 
 from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling
+from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.workergroup import WorkergroupId
 from tests.kit.commandline import Commandline
@@ -121,6 +122,7 @@ async def test_the_command_line_does_its_whole_round(web: Web, cli: Commandline)
 @peer("PUT /api/v0/search/asks", "K2", does="`search offers --new`")
 @peer("GET /api/v0/benchmarks", "K2", does="`search benchmarks`: none are kept")
 @peer("GET /api/v0/instances/{id}", "K2", does="`show instance`, of a worker")
+@peer("GET /api/v1/instances", "K2", does="`show instances`: the workers, filtered, in any order, in pages")
 async def test_the_command_line_looks_around(web: Web, cli: Commandline) -> None:
     assert json.loads(await cli("show", "user", "--raw"))["username"] == web.hub.installation
     for name in ("one", "two"):
@@ -144,6 +146,18 @@ async def test_the_command_line_looks_around(web: Web, cli: Commandline) -> None
     shown = json.loads(await cli("show", "instance", "1", "--raw"))
     assert (shown["id"], shown["gpu_name"], shown["dph_total"]) == (1, "RTX 4090", 0.5)
     assert "Failed with error 404: worker 2 does not exist" in await cli("show", "instance", "2")
+    web.staff(*(worker(n, state=State.STOPPED if n % 2 else State.IDLE) for n in range(1, 31)))
+    listed = json.loads(await cli("show", "instances", "--raw"))
+    assert [row["id"] for row in listed] == [*range(1, 31)]  # two pages
+    assert [row["actual_status"] for row in listed[:2]] == ["stopped", "running"]
+    told = json.loads(
+        await cli(*["show", "instances", "--raw", "--limit", "2", "--status", "running", "--order-by"], "id desc")
+    )
+    assert ([row["id"] for row in told["instances"]], told["total_instances"]) == ([30, 28], 15)
+    assert "order_by: unknown field 'x'" in await cli("show", "instances", "--raw", "--order-by", "x")
+    assert "30" in await cli("show", "instances")
+    every = (await web.call("GET", "/api/v0/instances/?owner=me")).body  # as programs of before 2026 ask
+    assert (len(every["instances"]), every["next_token"]) == (30, None)
 
 
 @peer("POST /api/v0/endptjobs", "K2", does="`create endpoint`: a taken name, a number out of bounds")
@@ -172,7 +186,6 @@ NOT_BUILT = {
     "delete deployment 1": "DELETE /api/v0/deployment/1",
     "show scheduled-jobs": "GET /api/v0/commands/schedule_job",
     "show gpu-metrics": "GET /api/v0/metrics/gpu/current",
-    "show instances": "GET /api/v1/instances",
     "create instance 1 --image x": "PUT /api/v0/asks/1",
     "stop instance 1": "PUT /api/v0/instances/1",
     "logs 1": "PUT /api/v0/instances/request_logs/1",

@@ -37,6 +37,8 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("POST", "/api/v0/bundles"): Scope.READ,
     ("PUT", "/api/v0/search/asks"): Scope.READ,
     ("GET", "/api/v0/benchmarks"): Scope.READ,
+    ("GET", "/api/v0/instances"): Scope.READ,
+    ("GET", "/api/v1/instances"): Scope.READ,
     ("GET", "/api/v0/instances/{worker_id}"): Scope.READ,
     # Secrets are given to workers, and whoever may make a template says what those do with them.
     ("GET", "/api/v0/secrets"): Scope.OPERATE,

@@ -1,15 +1,32 @@
-"""The protocol's marketplace calls, as far as `vastai run benchmarks` makes them: offers, and what a worker costs."""
+"""The protocol's marketplace calls that change nothing: offers, and workers as instances."""
 
-from fastapi import FastAPI
+from dataclasses import asdict, fields
+from operator import attrgetter
+from typing import Annotated, Literal
 
+import msgspec
+from fastapi import FastAPI, Query
+
+from posthouse.domain.errors import BadRequest
+from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal
 from posthouse.domain.offer import Offer, Price
+from posthouse.domain.worker import Worker
 from posthouse.engine.management import Management
 from posthouse.server.api.bodies import OfferSearch, OfferSearchQuery
-from posthouse.server.api.replies import Benchmarks, Offers, OneInstance
+from posthouse.server.api.replies import Benchmarks, Offers, OneInstance, SeveralInstances
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
+from posthouse.wire.matching import matches
 from posthouse.wire.search import parse_search
 
+FIELDS = tuple(field.name for field in fields(rows.Instance))
+"""What an instance shows."""
+ACTUAL_STATUS = {
+    Billing.READY: "running",
+    Billing.LOADING: "loading",
+    Billing.STOPPED: "stopped",
+    Billing.NOTHING: "exited",
+}
 MAX_OFFERS = 1000
 """Most rows of an answer: our choice, far above what a search is read for."""
 
@@ -42,18 +59,65 @@ def add_market_routes(app: FastAPI, management: Management) -> None:
     async def show_instance(worker_id: int, caller: Caller) -> OneInstance:
         """One worker as the marketplace shows an instance: what it is and what it costs."""
         _, worker = management.workers.get(worker_id, caller.sees)
-        row = rows.Instance(
-            id=worker.id,
-            label=worker.label,
-            status_msg=worker.message,
-            machine_id=worker.machine,
-            gpu_name=worker.gpu_name,
-            num_gpus=worker.num_gpus,
-            start_date=worker.created_at,
-            extra_env=[],
-            **_prices(worker.price),
-        )
-        return OneInstance(instances=row)
+        return OneInstance(instances=_instance(worker))
+
+    @app.get("/api/v0/instances")
+    @app.get("/api/v1/instances")
+    async def list_instances(
+        caller: Caller,
+        select_filters: str = "{}",
+        order_by: str = "[]",
+        limit: Annotated[int, Query(ge=1, le=MAX_OFFERS)] = MAX_OFFERS,
+        after_token: Annotated[int, Query(ge=0)] = 0,
+    ) -> SeveralInstances:
+        """Workers in the same form: those that satisfy `select_filters`, a JSON object `{field: {op: value}}`, in the
+        order of `order_by`, a JSON list of `{"col": field, "dir": "asc" or "desc"}`, `limit` at a time."""
+        filters, order = parse_search(select_filters), _order(order_by)
+        for name, named in (("select_filters", filters), ("order_by", [one.col for one in order])):
+            if unknown := next((field for field in named if field not in FIELDS), None):
+                raise BadRequest(f"{name}: unknown field {unknown[:64]!r}; allowed are {', '.join(FIELDS)}")
+        homes = [home for home in hub.endpoints.values() if caller.may_see(home.fleet.endpoint.account_id)]
+        seen = [_instance(worker) for home in homes for worker in home.fleet.workers.values()]
+        found = sorted((row for row in seen if matches(filters, asdict(row))), key=lambda row: row.id)
+        for one in reversed(order):
+            found.sort(key=attrgetter(one.col), reverse=one.dir == "desc")
+        end = after_token + limit
+        rest = str(end) if end < len(found) else None
+        return SeveralInstances(instances=found[after_token:end], total_instances=len(found), next_token=rest)
+
+
+class _By(msgspec.Struct):
+    """A column to order by."""
+
+    col: str
+    dir: Literal["asc", "desc"] = "asc"
+
+
+def _order(text: str) -> list[_By]:
+    try:
+        return msgspec.json.decode(text, type=list[_By])
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"order_by: {error}") from None
+
+
+def _instance(worker: Worker) -> rows.Instance:
+    is_now = ACTUAL_STATUS[BILLED_AS[worker.state]]
+    address = min(worker.addresses, default="")
+    return rows.Instance(
+        id=worker.id,
+        label=worker.label,
+        status_msg=worker.message,
+        machine_id=worker.machine,
+        gpu_name=worker.gpu_name,
+        num_gpus=worker.num_gpus,
+        start_date=worker.created_at,
+        extra_env=[],
+        actual_status=is_now,
+        intended_status="running" if worker.goal in (Goal.HOT, Goal.UPDATED) else "stopped",
+        cur_state={"loading": "running", "exited": "unloaded"}.get(is_now, is_now),
+        public_ipaddr=address.partition("://")[2].partition("/")[0] if "://" in address else address.rpartition(":")[0],
+        **_prices(worker.price),
+    )
 
 
 def _offer(offer: Offer) -> rows.Offer:

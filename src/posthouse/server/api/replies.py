@@ -98,6 +98,12 @@ class OneInstance(Done):
     instances: rows.Instance
 
 
+class SeveralInstances(Done):
+    instances: list[rows.Instance]
+    total_instances: int
+    next_token: str | None = Field(description="To be sent as `after_token` for the rest; null at the end.")
+
+
 class Benchmarks(Done):
     """No row: what a worker measured is shown with the worker, and not kept for others to reuse."""
 

@@ -164,6 +164,14 @@ class Instance(Row):
     """US dollars per hour while it serves."""
     dph_base: float
     """The same without its disk, which is what it costs when stopped."""
+    actual_status: str
+    """running, loading, stopped, or exited: nothing that is billed."""
+    intended_status: str
+    """running or stopped."""
+    cur_state: str
+    """The same as it is now, or unloaded."""
+    public_ipaddr: str
+    """Empty where its provider states none."""
 
 
 # -- our own calls -----------------------------------------------------------------------------------------------------
