@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from posthouse.domain.decision import Action, Decision, Memory, Rental
+from posthouse.domain.decision import Decision, Memory, Rental
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Goal, Observation, State
+from posthouse.domain.lifecycle import Command, Goal, Observation, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
@@ -123,23 +123,25 @@ class Fleet(Controller):
         self.roster.observe_instance(worker_id, instance, now)
         self.done(now)
 
-    def tick(self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str) -> tuple[Action, ...]:
+    def tick(
+        self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str
+    ) -> tuple[tuple[WorkerId, Command], ...]:
         self._label = label
         self._take_on(decision, ids, now)
         self.requests.serve(now)
         self.done(now)
         return self.due(now)
 
-    def due(self, now: float) -> tuple[Action, ...]:
+    def due(self, now: float) -> tuple[tuple[WorkerId, Command], ...]:
         return tuple(self.roster.due(now, self.requests.busy))
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         self.roster.set_goal(worker_id, goal)
         self.done(self.now)
 
-    def command_sent(self, action: Action, now: float) -> None:
+    def command_sent(self, worker_id: WorkerId, command: Command, now: float) -> None:
         try:
-            self.roster.command_sent(action, now)
+            self.roster.command_sent(worker_id, command, now)
         finally:
             self.done(now)
 
@@ -233,7 +235,7 @@ def new_fleet() -> Fleet:
 
 def decision_to_rent(number: int) -> Decision:
     offer = GroupOffer(GROUP, Offer("o", "sim", "m", PRICE, "GPU", 1, available=9))
-    return Decision(NOW, 0, 0, 0, {}, (Rental(GROUP, offer, Goal.HOT),) * number, Memory(), ())
+    return Decision(NOW, 0, 0, 0, {}, (Rental(offer, Goal.HOT),) * number, Memory(), ())
 
 
 def ready_report(worker_id: WorkerId = ONE, perf: float = 100.0, working: Iterable[int] = ()) -> Report:

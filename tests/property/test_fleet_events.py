@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posthouse.domain.decision import Action, Memory
+from posthouse.domain.decision import Memory
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import LISTED, Instance
 from posthouse.domain.lifecycle import UPDATING, Command, Goal, State
@@ -107,17 +107,17 @@ class Story:
     def tick(self, pick: int, amount: float) -> None:
         decision = decide(self.fleet.snapshot(self.now, (OFFER,)), self.memory)
         self.memory = decision.memory
-        for action in self.fleet.tick(decision, self.now, self.ids, "test-"):
-            if (pick + action.worker_id) % 4:  # the others are due again at the next tick
-                self.command_sent(action)
+        for worker_id, command in self.fleet.tick(decision, self.now, self.ids, "test-"):
+            if (pick + worker_id) % 4:  # the others are due again at the next tick
+                self.command_sent(worker_id, command)
 
-    def command_sent(self, action: Action) -> None:
-        worker = self.fleet.workers[action.worker_id]
+    def command_sent(self, worker_id: WorkerId, command: Command) -> None:
+        worker = self.fleet.workers[worker_id]
         if worker.state is State.IDLE:
             assert not self.fleet.requests.busy(worker.id)
-        if action.command is Command.UPDATE:
+        if command is Command.UPDATE:
             assert worker.outdated_at
-        self.fleet.command_sent(action, self.now)
+        self.fleet.command_sent(worker_id, command, self.now)
 
     def restart(self, pick: int, amount: float) -> None:
         self.store()

@@ -101,7 +101,7 @@ def test_a_request_to_a_worker_that_is_not_wanted_is_seen(monkeypatch: pytest.Mo
 def test_a_worker_beyond_max_workers_is_seen() -> None:
     def greedy(s: Snapshot, memory: Memory) -> Decision:
         decision = decide(s, memory)
-        return replace(decision, rentals=(*decision.rentals, Rental(s.offers[0].group_id, s.offers[0], Goal.HOT)))
+        return replace(decision, rentals=(*decision.rentals, Rental(s.offers[0], Goal.HOT)))
 
     assert broken(world(greedy)) == "never above max_workers"
 

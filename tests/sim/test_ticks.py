@@ -25,7 +25,7 @@ def test_one_worker_too_many_is_found() -> None:
     def generous(s: Snapshot, memory: Memory) -> Decision:
         decision = decide(s, memory)
         if s.offers and len(s.workers) + len(decision.rentals) == s.endpoint.scaling.max_workers:
-            extra = Rental(s.offers[0].group_id, s.offers[0], Goal.HOT)
+            extra = Rental(s.offers[0], Goal.HOT)
             return replace(decision, rentals=(*decision.rentals, extra))
         return decision
 

@@ -58,7 +58,7 @@ def test_workers_that_rest_are_updated_first_and_rest_again() -> None:
     assert len(resting) == 3
     world.update()
     world.run(AT + 600)
-    updated = [action.worker_id for t, action in world.commands if action.command is Command.UPDATE]
+    updated = [worker_id for _, worker_id, command in world.commands if command is Command.UPDATE]
     assert set(updated[:3]) == resting
     assert world.count(State.IDLE) == 4
     assert world.count(State.STOPPED) >= 2  # those that are kept

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from posthouse.domain.decision import Action
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import Command, State
 from posthouse.domain.offer import Price
+from posthouse.domain.worker import WorkerId
 from posthouse.policy.capacity import ready
 from posthouse.sim import world as sim
 from posthouse.sim.client import Client
@@ -93,7 +93,7 @@ class World(sim.World):
     ) -> None:
         self.machines, self.cost = machines or Machines(), cost
         self.clients: list[Client] = []
-        self.commands: list[tuple[float, Action]] = []
+        self.commands: list[tuple[float, WorkerId, Command]] = []
         self.history: list[Moment] = []
         self.load, self._arrivals = load, Random(seed) if poisson else None
         super().__init__(scaling, (), (self.machines.hardware(),), seed, pace=PACE)
@@ -116,8 +116,8 @@ class World(sim.World):
     def on_request(self, client: Client) -> None:
         self.clients.append(client)
 
-    def on_command(self, action: Action) -> None:
-        self.commands.append((self.t, action))
+    def on_command(self, worker_id: WorkerId, command: Command) -> None:
+        self.commands.append((self.t, worker_id, command))
 
     def on_tick(self) -> None:
         workers = self.fleet.workers.values()
@@ -134,7 +134,7 @@ class World(sim.World):
 
     def times(self, command: Command) -> list[float]:
         """When `command` was given, to whichever worker."""
-        return [t for t, action in self.commands if action.command is command]
+        return [t for t, _, given in self.commands if given is command]
 
     def unanswered(self) -> int:
         return sum(not c.answered_at for c in self.clients)

@@ -7,7 +7,7 @@ from itertools import count, pairwise
 import numpy as np
 import pytest
 
-from posthouse.domain.decision import Action, Failures
+from posthouse.domain.decision import Failures
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.offer import Price
@@ -446,7 +446,7 @@ def test_a_worker_that_reports_an_error_is_not_used_and_its_words_are_kept() -> 
 def test_a_worker_is_an_intent_before_it_is_a_command() -> None:
     fleet = fleet_of()
     actions = fleet.tick(decision_to_rent(2), NOW, (WorkerId(i) for i in count(5)), "house-")
-    assert actions == (Action(WorkerId(5), Command.RENT), Action(WorkerId(6), Command.RENT))
+    assert actions == ((WorkerId(5), Command.RENT), (WorkerId(6), Command.RENT))
     assert [(w.label, w.state, w.price) for w in fleet.take_changes()] == [
         ("house-5", State.WANTED, PRICE),
         ("house-6", State.WANTED, PRICE),
@@ -455,17 +455,17 @@ def test_a_worker_is_an_intent_before_it_is_a_command() -> None:
 
 def test_no_command_is_due_while_one_is_on_its_way() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW + 1) == ()
     fleet.command_answered(ONE, NOW + 1)
-    assert fleet.due(NOW + 1) == (Action(ONE, Command.DESTROY),)
+    assert fleet.due(NOW + 1) == ((ONE, Command.DESTROY),)
 
 
 def test_a_command_out_of_order_is_refused() -> None:
     fleet = fleet_of(worker())
     with pytest.raises(IllegalMove):
-        fleet.command_sent(Action(ONE, Command.START), NOW)
+        fleet.command_sent(ONE, Command.START, NOW)
 
 
 def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None:
@@ -475,7 +475,7 @@ def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None
     fleet.set_goal(ONE, Goal.COLD)
     assert fleet.due(NOW) == ()
     fleet.end(ONE, Ended(idx, success=True), NOW)
-    assert fleet.due(NOW + 1) == (Action(ONE, Command.STOP),)
+    assert fleet.due(NOW + 1) == ((ONE, Command.STOP),)
 
 
 def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> None:
@@ -484,7 +484,7 @@ def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> 
     fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW) == ()
     fleet.report(ONE, replace(ready_report(), working=None, working_count=0), NOW + 5)
-    assert fleet.due(NOW + 5) == (Action(ONE, Command.DESTROY),)
+    assert fleet.due(NOW + 5) == ((ONE, Command.DESTROY),)
 
 
 def test_what_a_worker_counts_ends_as_many_requests_as_it_leaves_no_room_for() -> None:
@@ -514,12 +514,12 @@ def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> N
     assert fleet.due(NOW + 1) == ()
     for second in range(10, 70, 10):
         fleet.report(ONE, replace(ready_report(), error="broken"), NOW + second)
-    assert fleet.due(NOW + 61) == (Action(ONE, Command.DESTROY),)
+    assert fleet.due(NOW + 61) == ((ONE, Command.DESTROY),)
 
 
 def test_a_refused_creation_leaves_nothing_behind() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1, "no credit")
     assert fleet.workers == {}
     assert [(w.state, w.message) for w in fleet.take_changes()] == [(State.DESTROYED, "no credit")]
@@ -528,12 +528,12 @@ def test_a_refused_creation_leaves_nothing_behind() -> None:
 
 def test_a_worker_that_is_gone_is_in_no_memory_even_if_its_command_is_answered_late() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1)
     fleet.observe_instance(ONE, instance(), NOW + 1)
     fleet.report(ONE, ready_report(), NOW + 2)
     assert isinstance(fleet.assign(0, 100, NOW + 2), Assignment)
-    fleet.command_sent(Action(ONE, Command.DESTROY), NOW + 3)
+    fleet.command_sent(ONE, Command.DESTROY, NOW + 3)
     fleet.command_answered(ONE, NOW + 4)
     fleet.observe("sim", [], NOW + 5, NOW + 5)
     fleet.command_answered(ONE, NOW + 6)
@@ -544,7 +544,7 @@ def test_a_worker_that_is_gone_is_in_no_memory_even_if_its_command_is_answered_l
 
 def test_an_offer_that_was_taken_is_nobodys_fault() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1, "taken", blame=False)
     assert failures(fleet) == 0
 
@@ -552,7 +552,7 @@ def test_an_offer_that_was_taken_is_nobodys_fault() -> None:
 @pytest.mark.parametrize(("blame", "blamed"), [(True, 1), (False, 0)])
 def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -> None:
     fleet = fleet_of(worker(state=State.STOPPED))
-    fleet.command_sent(Action(ONE, Command.START), NOW)
+    fleet.command_sent(ONE, Command.START, NOW)
     fleet.command_answered(ONE, NOW + 1, "host away", blame)
     assert (state_of(fleet), fleet.workers[ONE].goal) == (State.STOPPED, Goal.COLD)
     assert failures(fleet) == blamed
@@ -561,17 +561,17 @@ def test_a_failed_start_is_blamed_once_or_not_at_all(blame: bool, blamed: int) -
 def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     fleet = fleet_of(worker(goal=Goal.COLD))
     fleet.report(ONE, ready_report(), NOW)
-    fleet.command_sent(Action(ONE, Command.STOP), NOW)
+    fleet.command_sent(ONE, Command.STOP, NOW)
     fleet.command_answered(ONE, NOW, "busy")
     assert state_of(fleet) is State.IDLE
     assert fleet.snapshot(NOW, ()).resting == {ONE}
     assert fleet.due(NOW + TUNING.backoff_s - 1) == ()
-    assert fleet.due(NOW + TUNING.backoff_s) == (Action(ONE, Command.STOP),)
+    assert fleet.due(NOW + TUNING.backoff_s) == ((ONE, Command.STOP),)
 
 
 def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1)
     fleet.observe_instance(ONE, instance(seen=Observation.PULLING), NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)
@@ -628,7 +628,7 @@ def test_a_list_and_a_report_that_each_say_the_same_as_before_are_no_progress() 
 
 def test_a_list_from_before_the_last_command_settled_means_nothing() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.observe("sim", [], asked_at=NOW + 1, now=NOW + 1)  # the command is on its way
     fleet.command_answered(ONE, NOW + 2)
     fleet.observe_instance(ONE, instance(seen=Observation.PROVISIONING), NOW + 2)
@@ -640,7 +640,7 @@ def test_a_list_from_before_the_last_command_settled_means_nothing() -> None:
 
 def test_a_creation_with_an_unknown_outcome_is_found_by_its_label() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 2, now=NOW + 2)  # it may still appear
     fleet.observe("sim", [instance(seen=Observation.PULLING)], asked_at=NOW + 4, now=NOW + 4)
@@ -649,7 +649,7 @@ def test_a_creation_with_an_unknown_outcome_is_found_by_its_label() -> None:
 
 def test_a_creation_with_an_unknown_outcome_that_never_appears_is_given_up() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1)
     fleet.observe("sim", [], asked_at=NOW + 1 + UNCLEAR_S, now=NOW + 1 + UNCLEAR_S)
     assert fleet.workers == {}
@@ -677,7 +677,7 @@ def test_only_sightings_that_contradict_what_is_known_count_as_late() -> None:
 def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     fleet = new_fleet()
     at = NOW + 1000  # an intent costs nothing
-    fleet.command_sent(Action(ONE, Command.RENT), at)
+    fleet.command_sent(ONE, Command.RENT, at)
     fleet.command_answered(ONE, at)
     fleet.observe_instance(ONE, instance(), at)
     at += 600  # loading: 600 s at 0.6 $/h
@@ -686,7 +686,7 @@ def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     at += 1800  # ready: 1800 s at 1.2 $/h
     fleet.report(ONE, ready_report(), at)
     fleet.set_goal(ONE, Goal.COLD)
-    fleet.command_sent(Action(ONE, Command.STOP), at)
+    fleet.command_sent(ONE, Command.STOP, at)
     fleet.command_answered(ONE, at)
     assert fleet.spent_usd(at) == pytest.approx(0.70)
     fleet.observe("sim", [instance(seen=Observation.HALTED)], at, at)
@@ -694,7 +694,7 @@ def test_the_spend_of_a_life_is_the_bill_added_up_by_hand() -> None:
     fleet.advance(at, SILENT_S)
     assert fleet.workers[ONE].spent_at(at) == pytest.approx(0.90)
     fleet.set_goal(ONE, Goal.GONE)
-    fleet.command_sent(Action(ONE, Command.DESTROY), at)
+    fleet.command_sent(ONE, Command.DESTROY, at)
     fleet.command_answered(ONE, at)
     fleet.observe("sim", [], at, at)
     fleet.advance(at + 1000, SILENT_S)
@@ -726,7 +726,7 @@ def test_a_worker_destroyed_while_its_row_was_being_stored_is_still_stored() -> 
     fleet = new_fleet()
     rows = fleet.take_changes()
     fleet.set_goal(ONE, Goal.GONE)
-    fleet.command_sent(Action(ONE, Command.DESTROY), NOW)
+    fleet.command_sent(ONE, Command.DESTROY, NOW)
     fleet.give_back(rows)
     assert [w.state for w in fleet.take_changes()] == [State.DESTROYED]
 
@@ -819,13 +819,13 @@ def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
     kind = f"{GROUP}/1xGPU"
     fleet = new_fleet()
     (action,) = fleet.due(NOW)
-    fleet.command_sent(action, NOW)
+    fleet.command_sent(*action, NOW)
     fleet.command_answered(ONE, NOW, "no such image")
     assert fleet.snapshot(NOW, ()).estimates.success_rate == {kind: 0.5}
     assert fleet.snapshot(NOW + TUNING.long_backoff_s, ()).estimates.success_rate == {}
     fleet.tick(decision_to_rent(1), NOW, iter([TWO]), "test-")
     (action,) = fleet.due(NOW)
-    fleet.command_sent(action, NOW)
+    fleet.command_sent(*action, NOW)
     fleet.observe_instance(TWO, instance(TWO), NOW)
     fleet.report(TWO, ready_report(TWO), NOW + 5)
     assert fleet.snapshot(NOW + 5, ()).estimates.success_rate == {kind: pytest.approx(2 / 3)}
@@ -942,7 +942,7 @@ def updating() -> Fleet:
     fleet.report(ONE, ready_report(), NOW)
     fleet.ask_update(GROUP, NOW)
     fleet.set_goal(ONE, Goal.UPDATED)
-    fleet.command_sent(Action(ONE, Command.UPDATE), NOW + 1)
+    fleet.command_sent(ONE, Command.UPDATE, NOW + 1)
     return fleet
 
 
@@ -990,13 +990,13 @@ def test_a_cold_worker_is_updated_at_once_and_rests_again_when_it_has_loaded() -
     fleet = fleet_of(worker(state=State.STOPPED, goal=Goal.COLD))
     assert fleet.ask_update(GROUP, NOW) == 1
     fleet.set_goal(ONE, Goal.UPDATED)
-    assert fleet.due(NOW) == (Action(ONE, Command.UPDATE),)
-    fleet.command_sent(Action(ONE, Command.UPDATE), NOW)
+    assert fleet.due(NOW) == ((ONE, Command.UPDATE),)
+    fleet.command_sent(ONE, Command.UPDATE, NOW)
     fleet.command_answered(ONE, NOW + 1)
     fleet.updated(ONE)
     assert fleet.due(NOW + 2) == ()
     fleet.report(ONE, ready_report(), NOW + 3)
-    assert fleet.due(NOW + 4) == (Action(ONE, Command.STOP),)
+    assert fleet.due(NOW + 4) == ((ONE, Command.STOP),)
 
 
 def test_only_what_will_exist_and_belongs_to_the_workergroup_is_updated() -> None:
@@ -1017,7 +1017,7 @@ def test_a_worker_of_an_older_template_says_nothing_good_of_the_present_one() ->
     fleet.ask_update(GROUP, NOW)
     fleet.set_goal(ONE, Goal.UPDATED)
     fleet.report(ONE, ready_report(), NOW)
-    fleet.command_sent(Action(ONE, Command.UPDATE), NOW)
+    fleet.command_sent(ONE, Command.UPDATE, NOW)
     fleet.command_answered(ONE, NOW + 1, "no such image")
     fleet.report(TWO, ready_report(TWO), NOW + 2)
     assert state_of(fleet, TWO) is State.IDLE

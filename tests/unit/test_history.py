@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from posthouse.domain.decision import Action, Decision, Memory, Obstacle, Reason
+from posthouse.domain.decision import Decision, Memory, Obstacle, Reason
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation, State
 from posthouse.domain.reports import Ended, Report
@@ -48,7 +48,7 @@ def test_every_event_has_its_words() -> None:
 
 def test_the_way_of_a_worker_is_told_step_by_step() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW + 1)
+    fleet.command_sent(ONE, Command.RENT, NOW + 1)
     fleet.command_answered(ONE, NOW + 2)
     fleet.observe_instance(ONE, instance(), NOW + 2)
     fleet.report(ONE, ready_report(), NOW + 9)
@@ -87,7 +87,7 @@ def test_what_happens_behind_our_back_is_a_failure(seen: tuple[Instance, ...], t
 
 def test_what_was_asked_for_is_no_failure() -> None:
     fleet = fleet_of(worker())
-    fleet.command_sent(Action(ONE, Command.STOP), NOW + 1)
+    fleet.command_sent(ONE, Command.STOP, NOW + 1)
     fleet.command_answered(ONE, NOW + 1)
     fleet.observe("sim", (instance(seen=Observation.HALTED),), NOW + 2, NOW + 2)
     assert [level for level, _ in told(fleet)[1:]] == [Level.INFO1, Level.INFO1]
@@ -95,7 +95,7 @@ def test_what_was_asked_for_is_no_failure() -> None:
 
 def test_a_refused_command_is_told_once_as_a_failure() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW)
+    fleet.command_sent(ONE, Command.RENT, NOW)
     fleet.command_answered(ONE, NOW + 1, "rent: no credit")
     assert told(fleet)[-2:] == [
         (Level.INFO0, "its command was refused: rent: no credit"),

@@ -471,7 +471,7 @@ def test_two_workergroups_that_may_have_the_same_offer_are_tried_in_their_order(
     estimates = Estimates({KIND: 100.0, "2/1xGPU": 100.0})
     for offers in [(one, other), (other, one)]:
         decision = decided(snapshot(demand=load(200), offers=offers, estimates=estimates))
-        assert [r.group_id for r in decision.rentals] == [GROUP]
+        assert [r.offer.group_id for r in decision.rentals] == [GROUP]
 
 
 def test_a_machine_that_failed_is_taken_last_but_taken() -> None:

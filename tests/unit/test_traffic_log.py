@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.decision import Action
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.reports import Ended
 from posthouse.fleet.requests import MAX_WAITING, WAITING_KEPT_S
@@ -74,7 +73,7 @@ def test_worker_seconds_dollars_and_commands_are_those_of_the_time_since_it_was_
     fleet = fleet_of(worker())
     assert fleet.drain_traffic(NOW + 3600).figures["state_s"] == {"idle": 3600.0}
     fleet.set_goal(ONE, Goal.COLD)
-    fleet.command_sent(Action(ONE, Command.STOP), NOW + 3700)
+    fleet.command_sent(ONE, Command.STOP, NOW + 3700)
     figures = fleet.drain_traffic(NOW + 3710).figures
     assert figures["state_s"] == {"idle": 100.0, "stopping": 10.0}
     assert figures["usd"] == pytest.approx(1.2 * 110 / 3600)
@@ -86,7 +85,7 @@ def test_worker_seconds_dollars_and_commands_are_those_of_the_time_since_it_was_
 
 def test_it_tells_how_long_creations_and_unhurried_requests_took() -> None:
     fleet = new_fleet()
-    fleet.command_sent(Action(ONE, Command.RENT), NOW + 1)
+    fleet.command_sent(ONE, Command.RENT, NOW + 1)
     fleet.observe_instance(ONE, instance(), NOW + 60)
     fleet.command_answered(ONE, NOW + 60)
     fleet.report(ONE, ready_report(), NOW + 90)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.estimates import Estimates
-from posthouse.domain.lifecycle import Command, Goal
+from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
@@ -66,7 +66,6 @@ class Memory:
 class Rental:
     """A worker to be rented."""
 
-    group_id: WorkergroupId
     offer: GroupOffer
     goal: Goal
 
@@ -101,11 +100,3 @@ class Decision:
     rentals: tuple[Rental, ...]
     memory: Memory
     because: tuple[Reason, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A command for one worker."""
-
-    worker_id: WorkerId
-    command: Command

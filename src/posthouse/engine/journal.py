@@ -29,7 +29,7 @@ def plain(decision: Decision) -> dict[str, Any]:
         "ready_supply": _finite(decision.ready_supply),
         "goals": {str(worker_id): str(goal) for worker_id, goal in decision.goals.items()},
         "rentals": [
-            {"workergroup": r.group_id, "offer": r.offer.offer.id, "goal": str(r.goal)} for r in decision.rentals
+            {"workergroup": r.offer.group_id, "offer": r.offer.offer.id, "goal": str(r.goal)} for r in decision.rentals
         ],
         "because": [{**asdict(reason), "obstacle": isinstance(reason, Obstacle)} for reason in decision.because],
     }

@@ -10,9 +10,12 @@ import structlog
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Unavailable
+from posthouse.domain.offer import Offer
+from posthouse.domain.worker import Worker
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.policy.capacity import kind, kind_of
+from posthouse.policy.capacity import kind_of
 from posthouse.wire.grant import AGENT
 
 log = structlog.get_logger()
@@ -95,17 +98,17 @@ async def traffic(hub: Hub, endpoint_id: EndpointId, last_s: float) -> dict[str,
 def _kinds(hub: Hub, managed: ManagedEndpoint, perf: dict[str, float]) -> list[dict[str, Any]]:
     """Every kind of machine that the endpoint has or could have, those it has most of first."""
     found: dict[str, dict[str, Any]] = {}
-    machines = [(w.group_id, w.gpu_name, w.num_gpus, w.price) for w in managed.fleet.workers.values()]
+    machines: list[tuple[WorkergroupId, Worker | Offer]] = [(w.group_id, w) for w in managed.fleet.workers.values()]
     offers = hub.offers_for(managed.fleet.endpoint.id)
-    machines += [(o.group_id, o.offer.gpu_name, o.offer.num_gpus, o.offer.price) for o in offers]
-    for group_id, gpu_name, num_gpus, price in machines:
-        name = kind(group_id, gpu_name, num_gpus)
-        row = {"kind": name, "gpu_name": gpu_name, "num_gpus": num_gpus, "perf": perf.get(name, 0.0), **asdict(price)}
+    for group_id, machine in machines + [(o.group_id, o.offer) for o in offers]:
+        name = kind_of(group_id, machine)
+        row: dict[str, Any] = {"kind": name, "gpu_name": machine.gpu_name, "num_gpus": machine.num_gpus}
+        row |= {"perf": perf.get(name, 0.0), **asdict(machine.price)}
         found.setdefault(name, row | {"workers": 0, "available": 0, "agent": False})
     for worker in managed.fleet.workers.values():
-        row = found[kind_of(worker)]
+        row = found[kind_of(worker.group_id, worker)]
         row["workers"] += 1
         row["agent"] |= worker.version.endswith(AGENT)
     for offer in offers:
-        found[kind(offer.group_id, offer.offer.gpu_name, offer.offer.num_gpus)]["available"] += offer.offer.available
+        found[kind_of(offer.group_id, offer.offer)]["available"] += offer.offer.available
     return sorted(found.values(), key=lambda row: -row["workers"])

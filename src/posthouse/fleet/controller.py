@@ -264,12 +264,12 @@ class Controller:
     def _begin(self, now: float) -> None:
         """Gives the commands that are due, but for workers that changed while the rest was written down."""
         known = self.closed or self._is_known()
-        for action in list(self.roster.due(now, self.requests.busy)):
-            listed = self._is_listed(self.workers[action.worker_id].provider)
-            if known and listed and action.worker_id not in self.roster.unsaved:
-                self.roster.command_sent(action, now)
-                if (worker := self.workers.get(action.worker_id)) is not None:  # one that was only an intent is gone
-                    self._outbox.append(events.Run(worker, action.command))
+        for worker_id, command in list(self.roster.due(now, self.requests.busy)):
+            listed = self._is_listed(self.workers[worker_id].provider)
+            if known and listed and worker_id not in self.roster.unsaved:
+                self.roster.command_sent(worker_id, command, now)
+                if (worker := self.workers.get(worker_id)) is not None:  # one that was only an intent is gone
+                    self._outbox.append(events.Run(worker, command))
 
     def _is_known(self) -> bool:
         """True once every provider that this endpoint uses was listed: before that, what exists is not known."""

@@ -1,15 +1,11 @@
 """Which workers died at work, and which requests get none any more because several died while they had it."""
 
-from typing import TypeVar
-
 from posthouse.domain.lifecycle import Observation, State
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Moved
+from posthouse.fleet.latest import Latest
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.roster import Roster
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 MAX_DEATHS = 2
 """So many workers may die while they have a request, and no more."""
@@ -26,14 +22,14 @@ class Deaths:
 
     def __init__(self, lives: Roster) -> None:
         self._lives = lives
-        self.denied: dict[int, str] = {}
+        self.denied: Latest[int, str] = Latest(MAX_DENIED)
         """Why a request is given no worker any more."""
-        self._died: dict[WorkerId, tuple[float, str]] = {}  # when, and what was said of it
+        self._died: Latest[WorkerId, tuple[float, str]] = Latest(MAX_DENIED)  # when, and what was said of it
 
     def moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state."""
         if moved.before.state is State.IDLE and moved.why in DEATHS:
-            _put(self._died, moved.after.id, (now, moved.after.message or "it ended"))
+            self._died[moved.after.id] = now, moved.after.message or "it ended"
 
     def may_kill(self, request: Request) -> bool:
         """True if it may have killed more than one: of those that are dead, and that were not heard of since."""
@@ -47,13 +43,5 @@ class Deaths:
         if len(died) < MAX_DEATHS:
             return ""
         why = f"it is given no worker any more, for {len(died)} died while they had it; the last one: {died[-1]}"
-        _put(self.denied, request.idx, why)
+        self.denied[request.idx] = why
         return why
-
-
-def _put(memory: dict[_K, _V], key: _K, value: _V) -> None:
-    """Puts a value last, and forgets the first of more than `MAX_DENIED`."""
-    memory.pop(key, None)
-    memory[key] = value
-    if len(memory) > MAX_DENIED:
-        del memory[next(iter(memory))]

@@ -8,6 +8,7 @@ from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.latest import Latest
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.faults import same_fault
 from posthouse.policy.tuning import TUNING
@@ -20,22 +21,19 @@ class Estimator:
     """What is learned of kinds of machine, and of single ones."""
 
     def __init__(self) -> None:
-        self.failures: dict[str, Failures] = {}
+        self.failures: Latest[str, Failures] = Latest(MAX_MACHINES)
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
-        self._kinds: dict[str, dict[WorkerId, tuple[float, float]]] = {}  # performance and $/h of the latest workers
+        self._kinds: dict[str, Latest[WorkerId, tuple[float, float]]] = {}  # performance and $/h
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self._start_s: deque[float] = deque(maxlen=TUNING.samples)
         self._create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
-        known = self._kinds.setdefault(kind_of(worker), {})
-        known.pop(worker.id, None)
+        known = self._kinds.setdefault(kind_of(worker.group_id, worker), Latest(TUNING.samples))
         known[worker.id] = worker.perf, worker.price.running_usd_h
-        if len(known) > TUNING.samples:
-            del known[next(iter(known))]
 
     def best_perf(self) -> float:
         """What a worker of the best kind does; 0 while nobody knows."""
@@ -59,10 +57,8 @@ class Estimator:
 
     def failed(self, worker: Worker, now: float) -> None:
         """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
-        count = self.failures.pop(worker.machine, Failures()).count
+        count = self.failures.get(worker.machine, Failures()).count
         self.failures[worker.machine] = Failures(count + 1, now)
-        if len(self.failures) > MAX_MACHINES:
-            del self.failures[next(iter(self.failures))]
         if worker.loaded_at == 0:
             self._loaded(worker, now, success=False)
 
@@ -95,7 +91,7 @@ class Estimator:
         )
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
-        self._loads.setdefault(kind_of(worker), deque(maxlen=TUNING.samples)).append((now, success))
+        self._loads.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append((now, success))
 
     def _success_rate(self, now: float) -> dict[str, float]:
         """Share of new workers that come to be ready, by kind, where one did not of late.

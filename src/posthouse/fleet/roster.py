@@ -7,7 +7,7 @@ from statistics import median_low
 from typing import Any
 
 from posthouse.domain.address import believed
-from posthouse.domain.decision import Action, Rental
+from posthouse.domain.decision import Rental
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
@@ -107,7 +107,7 @@ class Roster:
         # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
         perf = report.max_perf if report.max_perf is not None else before.perf if before.state is State.IDLE else 0.0
         ready = perf > 0 and not report.error and bool(url)
-        perf = min(perf, self._most_perf.get(kind_of(before), math.inf))
+        perf = min(perf, self._most_perf.get(kind_of(before.group_id, before), math.inf))
         foreign = f"reported an address that is not its own: {report.url[:200]}" if report.url and not url else ""
         self._counters.refused_addresses += bool(foreign)
         waits_for = report.waits_for[:500] if before.state in COMING else ""
@@ -167,7 +167,7 @@ class Roster:
         """Lets time pass: deadlines and silence."""
         self._most_perf = _most_perf(self.workers.values())
         for worker in list(self.workers.values()):
-            if worker.perf > (most := self._most_perf.get(kind_of(worker), math.inf)):
+            if worker.perf > (most := self._most_perf.get(kind_of(worker.group_id, worker), math.inf)):
                 text = f"said that it does {worker.perf:g} work/s: counted as {most:g}, twice what its kind does"
                 worker = self._change(worker, perf=most, message=text)
                 self.estimator.measured(worker)
@@ -203,7 +203,7 @@ class Roster:
         worker = self.workers[worker_id] = Worker(
             id=worker_id,
             endpoint_id=self._endpoint_id,
-            group_id=rental.group_id,
+            group_id=rental.offer.group_id,
             label=f"{label}{worker_id}",
             provider=offer.provider,
             offer_id=offer.id,
@@ -219,10 +219,10 @@ class Roster:
         )
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
-        text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.group_id}"
+        text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.offer.group_id}"
         self._outbox.say(Level.INFO1, text, worker)
 
-    def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[Action]:
+    def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[tuple[WorkerId, Command]]:
         """The commands that move workers toward their goals, but for workers with a command on its way."""
         for worker in self.workers.values():
             watched = self._watched[worker.id]
@@ -230,16 +230,16 @@ class Roster:
             drains = quiet_s < FAILED_DRAIN_S and busy(worker.id)
             command = next_command(worker.goal, worker.state, drains, worker.capabilities)
             if command is not None and not watched.in_flight and watched.rests_until <= now:
-                yield Action(worker.id, command)
+                yield worker.id, command
 
-    def command_sent(self, action: Action, now: float) -> None:
+    def command_sent(self, worker_id: WorkerId, command: Command, now: float) -> None:
         """Notes that a command goes out. Raises: IllegalMove if the tables do not allow it."""
-        worker = self.workers[action.worker_id]
-        state = after_command(worker.state, action.command)
-        if action.command is Command.UPDATE:
-            self.set_goal(worker.id, goal_beyond_update(worker.state))
-        self._watched[worker.id].in_flight = True
-        self._enter(action.worker_id, state, now, action.command)
+        worker = self.workers[worker_id]
+        state = after_command(worker.state, command)
+        if command is Command.UPDATE:
+            self.set_goal(worker_id, goal_beyond_update(worker.state))
+        self._watched[worker_id].in_flight = True
+        self._enter(worker_id, state, now, command)
 
     def command_answered(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
         """Notes that a command has been answered. `failure`, `blame`: see `events.Answered`."""
@@ -374,7 +374,7 @@ def _most_perf(workers: Iterable[Worker]) -> dict[str, float]:
     by_kind: dict[str, list[float]] = {}
     for worker in workers:
         if worker.perf > 0 and not worker.outdated_at:
-            by_kind.setdefault(kind_of(worker), []).append(worker.perf)
+            by_kind.setdefault(kind_of(worker.group_id, worker), []).append(worker.perf)
     return {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
 
 

@@ -6,6 +6,7 @@ from statistics import median
 
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -13,14 +14,9 @@ USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 """States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""
 
 
-def kind(group_id: WorkergroupId, gpu_name: str, num_gpus: int) -> str:
+def kind_of(group_id: WorkergroupId, machine: Worker | Offer) -> str:
     """What performance is learned by: workers of one group on equal machines do about the same work."""
-    return f"{group_id}/{num_gpus}x{gpu_name}"
-
-
-def kind_of(worker: Worker) -> str:
-    """The kind of a worker."""
-    return kind(worker.group_id, worker.gpu_name, worker.num_gpus)
+    return f"{group_id}/{machine.num_gpus}x{machine.gpu_name}"
 
 
 def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float:
@@ -43,7 +39,8 @@ def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float
 
 def perf_of(worker: Worker, estimates: Estimates) -> float:
     """What the worker can do: its own measurement, else what its kind lets expect."""
-    return worker.perf if worker.perf > 0 else expected_perf(kind_of(worker), worker.price.running_usd_h, estimates)
+    kind = kind_of(worker.group_id, worker)
+    return worker.perf if worker.perf > 0 else expected_perf(kind, worker.price.running_usd_h, estimates)
 
 
 def supply(workers: Iterable[Worker], estimates: Estimates) -> float:

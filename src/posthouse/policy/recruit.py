@@ -9,7 +9,7 @@ from posthouse.domain.decision import Failures, Obstacle, Reason, Rental
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
-from posthouse.policy.capacity import expected_perf, hot, kept, kind, kind_of
+from posthouse.policy.capacity import expected_perf, hot, kept, kind_of
 from posthouse.policy.draft import Draft
 from posthouse.policy.faults import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.needs import Needs
@@ -100,13 +100,9 @@ class Candidate(NamedTuple):
         return f"{self.entry.offer.price.running_usd_h:g} $/h for {does}{rate}{failed}"
 
 
-def _kind(entry: GroupOffer) -> str:
-    return kind(entry.group_id, entry.offer.gpu_name, entry.offer.num_gpus)
-
-
 def _candidate(draft: Draft, entry: GroupOffer, goal: Goal) -> Candidate:
     s, offer = draft.s, entry.offer
-    name = _kind(entry)
+    name = kind_of(entry.group_id, offer)
     success_rate = s.estimates.success_rate.get(name, 1.0)
     usd_h = offer.price.running_usd_h / success_rate + (offer.price.stopped_usd_h if goal is Goal.COLD else 0.0)
     failures = s.machine_failures.get(offer.machine, Failures())
@@ -138,9 +134,8 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     if have >= need and many >= count:
         return
     in_the_way, groups = _in_the_way(draft), _candidates(draft, goal)
-    coming = Counter(kind_of(w) for w in draft.all() if w.state in COMING) + Counter(
-        _kind(r.offer) for r in draft.rentals
-    )
+    coming = Counter(kind_of(w.group_id, w) for w in draft.all() if w.state in COMING)
+    coming.update(kind_of(r.offer.group_id, r.offer.offer) for r in draft.rentals)
     obstacles: set[str] = set()
     rented = 0
     while have < need or many < count:
@@ -156,7 +151,7 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
         best = min(tops, key=lambda c: c.rank(missing, coming[c.kind]), default=None)
         if best is None:
             break
-        draft.add(Rental(best.entry.group_id, best.entry, goal), best.perf)
+        draft.add(Rental(best.entry, goal), best.perf)
         coming[best.kind] += 1
         offer = best.entry.offer
         draft.because.append(Reason(f"{goal} worker", f"{offer.num_gpus}x {offer.gpu_name}", best.why()))
@@ -188,7 +183,7 @@ def _in_the_way(draft: Draft) -> Callable[[Candidate], str]:
             where = f", on {len(failures.machines)} machines: see what its template runs" if fault else ""
             return f"workergroup {group} failed {failures.count} times and waits before the next try{where}"
         at_once = 1 if fault else max(1, proven[group])
-        if failures.count and trying[group] + sum(r.group_id == group for r in draft.rentals) >= at_once:
+        if failures.count and trying[group] + sum(r.offer.group_id == group for r in draft.rentals) >= at_once:
             return f"workergroup {group} failed before and tries {at_once} at a time"
         if not draft.affords(offer.price.running_usd_h):
             return f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from posthouse.domain.decision import Action, Decision
+from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.offer import GroupOffer
@@ -134,7 +134,7 @@ class World(SimProvider):
     def on_tick(self) -> None:
         """Called after each decision."""
 
-    def on_command(self, action: Action) -> None:
+    def on_command(self, worker_id: WorkerId, command: Command) -> None:
         """Called for each command that is given."""
 
     # -- the driver of the controller ----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class World(SimProvider):
         self.audit.ordered(worker, command, self.now)
         self.given[command] += 1
         self.happened(command, "worker", worker.id)
-        self.on_command(Action(worker.id, command))
+        self.on_command(worker.id, command)
 
     def _wake(self, planned_at: float) -> None:
         if planned_at != self._wake_at or self.down:
