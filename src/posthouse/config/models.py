@@ -274,7 +274,7 @@ def make_data_dir(settings: Settings) -> Path:
     except OSError as error:
         raise Refused(f"data_dir {path} cannot be made: {error.strerror}") from error
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
+    if mode & 0o077 not in (0, 0o010):  # a group of workers may pass through
         try:
             path.chmod(mode & 0o700)
         except OSError as error:

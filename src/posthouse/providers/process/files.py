@@ -44,6 +44,8 @@ class Record(msgspec.Struct, frozen=True):
     wanted: Literal["running", "halted", "updated"] = "running"
     """`updated`: what runs is ended, so that what is ordered here runs; meanwhile the slot is kept."""
     onstart: str = ""
+    uid: int = 0
+    """The user that it runs as; 0: the server's."""
 
 
 def write_record(directory: Path, record: Record) -> None:
@@ -62,8 +64,8 @@ def read_record(directory: Path) -> Record:
     return Record()
 
 
-def begin_home(directory: Path) -> None:
-    """Makes the instance's own directory if need be, and begins its model.log anew.
+def begin_home(directory: Path, uid: int = 0) -> None:
+    """Makes the instance's own directory if need be, and begins its model.log anew. `uid`: whose both are, if not 0.
 
     A line of the last run that says "ready" must not be read again.
     """
@@ -71,6 +73,7 @@ def begin_home(directory: Path) -> None:
     with opened(directory / "home") as home:
         with suppress(FileExistsError):
             os.mkdir("tmp", dir_fd=home)
+            _give("tmp", uid, home)
         for name in ("onstart.sh", "model.log"):
             with suppress(FileNotFoundError):
                 try:
@@ -78,8 +81,15 @@ def begin_home(directory: Path) -> None:
                 except OSError:  # of a worker that put something else there
                     os.replace(name, f"{name}.{secrets.token_hex(4)}", src_dir_fd=home, dst_dir_fd=home)
         os.close(open_plain("model.log", os.O_WRONLY | os.O_CREAT | os.O_EXCL, home))
+        _give("model.log", uid, home)
+        _give(".", uid, home)
     for name in ("exit_code", "model.log.1"):
         (directory / name).unlink(missing_ok=True)
+
+
+def _give(name: str, uid: int, folder: int) -> None:
+    if uid:
+        os.chown(name, uid, uid, dir_fd=folder, follow_symlinks=False)
 
 
 def remove(directory: Path) -> None:

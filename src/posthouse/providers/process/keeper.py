@@ -162,16 +162,26 @@ def _run(order: dict[str, Any], home: int, output: int) -> NoReturn:
             file.write("500")
         for limit, value in {"CORE": 0, "NOFILE": 65_536, **order["limits"]}.items():
             _limit(getattr(resource, f"RLIMIT_{limit}"), value)
-        with open(open_plain("onstart.sh", os.O_WRONLY | os.O_CREAT | os.O_EXCL, home), "wb") as script:
-            script.write(order["onstart"].encode())
-        _checked(_libc.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
         if order["hidden"]:
             hide(order["hidden"], but=order["home"])
+        if order["uid"]:
+            _become(order["uid"], order["groups"])
+        _checked(_libc.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))  # another user's would be forgotten
+        with open(open_plain("onstart.sh", os.O_WRONLY | os.O_CREAT | os.O_EXCL, home), "wb") as script:
+            script.write(order["onstart"].encode())
         # -p: bash takes no code from variables.
         os.execve("/bin/bash", ["/bin/bash", "-p", "onstart.sh"], order["env"])  # noqa: S606 - what it is for
     except OSError as error:
         os.write(2, f"posthouse: onstart cannot be run: {error}\n".encode())
     os._exit(126)
+
+
+def _become(uid: int, groups: list[int]) -> None:
+    """Makes this process another user's, for ever."""
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _checked(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def _limit(number: int, value: int) -> None:

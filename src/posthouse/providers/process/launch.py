@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,9 +38,12 @@ class Bounds:
     """What it must not read, where the system has a wall: all there but its own directory."""
 
 
-def launch(directory: Path, record: Record, bounds: Bounds) -> subprocess.Popen[bytes]:
-    """Starts onstart in the care of a keeper, from which on it does not need us. Raises: OSError."""
-    begin_home(directory)
+def launch(directory: Path, record: Record, bounds: Bounds, groups: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Starts onstart in the care of a keeper, from which on it does not need us. Raises: OSError.
+
+    `groups`: of the record's user, beside its own.
+    """
+    begin_home(directory, record.uid)
     limits = {"FSIZE": int(bounds.file_gb * 1e9), "NPROC": bounds.processes}
     order = {
         "directory": str(directory),
@@ -47,6 +51,8 @@ def launch(directory: Path, record: Record, bounds: Bounds) -> subprocess.Popen[
         "hidden": str(bounds.hidden or ""),
         "onstart": record.onstart,
         "env": _environment(directory, record),
+        "uid": record.uid,
+        "groups": list(groups),
         "limits": limits if bounds.memory_gb is None else {**limits, "DATA": int(bounds.memory_gb * 1e9)},
     }
     with opened(directory) as folder, open(open_plain("output.log", APPEND, folder), "ab") as log:

@@ -23,7 +23,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
-from posthouse.providers.process import files, keeper, machine
+from posthouse.providers.process import files, keeper, machine, users
 from posthouse.providers.process.files import Record, read_record, write_record
 from posthouse.providers.process.inventory import RETRY_S, Inventory, Running
 from posthouse.providers.process.keeper import landlock_abi
@@ -69,7 +69,8 @@ class ProcessProvider:
             price=Price(settings.ready_usd_h, settings.loading_usd_h, settings.stopped_usd_h),
             name=context.name,
         )
-        _warn(provider)
+        provider.users, why = users.chosen(settings.users, provider.wall or settings.wall == "off", provider.root)
+        _warn(provider, why)
         return provider
 
     def __init__(
@@ -95,10 +96,12 @@ class ProcessProvider:
         self.name = name
         self._label = bootstrap.labels(installation)
         self._inventory = Inventory(root, self._label, slots, ports)
-        self._root = self._inventory.root
+        self.root = self._inventory.root
+        self.users = range(0)
+        """User ids for workers that are made from now on; none: they run as the server does."""
         self._host = host
-        self._wall = bounds.hidden is not None and landlock_abi() >= keeper.ABI
-        self._bounds = replace(bounds, hidden=bounds.hidden and bounds.hidden.resolve() if self._wall else None)
+        self.wall = bounds.hidden is not None and landlock_abi() >= keeper.ABI
+        self._bounds = replace(bounds, hidden=bounds.hidden and bounds.hidden.resolve() if self.wall else None)
         self._min_free_gb = min_free_gb
         self._price = price
         self._grace_s = grace_s
@@ -126,8 +129,8 @@ class ProcessProvider:
 
         Raises: NotFound; Busy while it still stops, while no slot is free, and while the disk is nearly full.
         """
-        if self._label.fullmatch(instance_id) and self._inventory.failed(self._root / instance_id):
-            await self._end(self._root / instance_id)  # what a run that failed left behind
+        if self._label.fullmatch(instance_id) and self._inventory.failed(self.root / instance_id):
+            await self._end(self.root / instance_id)  # what a run that failed left behind
         await self._threads.run(self._start, instance_id)
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
@@ -138,7 +141,7 @@ class ProcessProvider:
         SIGKILL.
         """
         await self._threads.run(self._revise, instance_id, spec)
-        await self._end(self._root / instance_id)
+        await self._end(self.root / instance_id)
         await self._threads.run(self._start, instance_id)
         return await self._threads.run(self._seen, instance_id)
 
@@ -147,14 +150,14 @@ class ProcessProvider:
         if not self._label.fullmatch(instance_id):
             return
         await self._threads.run(self._halt, instance_id)
-        await self._end(self._root / instance_id)
+        await self._end(self.root / instance_id)
 
     async def destroy(self, instance_id: str) -> None:
         """Ends its processes and removes its directory. Raises: Busy if they outlive SIGKILL."""
         if not self._label.fullmatch(instance_id):
             return
-        await self._end(self._root / instance_id)
-        tombstone = self._root / f".gone-{instance_id}-{secrets.token_hex(4)}"
+        await self._end(self.root / instance_id)
+        tombstone = self.root / f".gone-{instance_id}-{secrets.token_hex(4)}"
         await self._threads.run(self._discard, instance_id, tombstone)
         with suppress(TimeoutError):  # it goes on; should the server end, the next one does it
             await self._threads.run(files.remove, tombstone)
@@ -170,12 +173,12 @@ class ProcessProvider:
         """
         if not self._label.fullmatch(instance_id) or tail < 1:
             return ""
-        return await self._log_threads.run(files.last_lines, self._root / instance_id, tail)
+        return await self._log_threads.run(files.last_lines, self.root / instance_id, tail)
 
     def troubles(self) -> list[str]:
         """Why it makes no worker, and whom workers could harm."""
         wall = f"workers of provider {self.name} can read this server's keys: Landlock is off or not in this system"
-        return [text for text in ("" if self._wall else wall, self._obstacle) if text]
+        return [text for text in ("" if self.wall or self.users else wall, self._obstacle) if text]
 
     async def close(self) -> None:
         with self._inventory.alone():
@@ -208,7 +211,7 @@ class ProcessProvider:
 
     def _create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         bootstrap.check(spec, self._label)
-        directory = self._root / spec.label
+        directory = self.root / spec.label
         with self._inventory.alone():
             running = self._census()
             if (directory / "instance.json").exists():
@@ -231,10 +234,13 @@ class ProcessProvider:
                 http_port=chosen[-2],
                 model_port=chosen[-1],
                 onstart=spec.onstart,
+                uid=users.free(self.users, self.root) if self.users else 0,
             )
             # Made aside and renamed, so that a directory with our label is always whole.
-            draft = self._root / f".new-{spec.label}-{secrets.token_hex(4)}"
+            draft = self.root / f".new-{spec.label}-{secrets.token_hex(4)}"
             draft.mkdir(mode=0o700)
+            if record.uid:
+                users.let_pass(draft, record.uid)
             write_record(draft, record)
             draft.rename(directory)
             child = self._launch(directory, record)
@@ -276,14 +282,14 @@ class ProcessProvider:
 
     def _halt(self, instance_id: str) -> None:
         """Writes that the instance is to be stopped. Should the server die then, it was stopped and did not fail."""
-        directory = self._root / instance_id
+        directory = self.root / instance_id
         with self._inventory.alone():
             if (directory / "instance.json").exists():
                 write_record(directory, msgspec.structs.replace(read_record(directory), wanted="halted"))
 
     def _discard(self, instance_id: str, tombstone: Path) -> None:
         """Takes a directory out of the list, from which on it need only be removed."""
-        directory = self._root / instance_id
+        directory = self.root / instance_id
         with self._inventory.alone(), suppress(FileNotFoundError):
             files.keep_ended(directory)
             directory.rename(tombstone)
@@ -301,10 +307,10 @@ class ProcessProvider:
 
     def _seen(self, instance_id: str) -> Instance:
         with self._inventory.alone():
-            return self._inventory.seen(self._root / instance_id, self._census())
+            return self._inventory.seen(self.root / instance_id, self._census())
 
     def _launch(self, directory: Path, record: Record) -> subprocess.Popen[bytes]:
-        child = launch(directory, record, self._bounds)
+        child = launch(directory, record, self._bounds, users.groups(self.root))
         self._children.append(child)
         return child
 
@@ -329,11 +335,11 @@ class ProcessProvider:
             return members
 
     def _census(self) -> Running:
-        return census(f"{self._root}/")
+        return census(f"{self.root}/")
 
     def _disk_is_full(self) -> bool:
         """Whether there is too little room for another worker; `_obstacle` says why."""
-        full = machine.full_disk(self._root, self._min_free_gb)
+        full = machine.full_disk(self.root, self._min_free_gb)
         self._obstacle = f"provider {self.name} makes no worker: {full}" if full else ""
         return bool(full)
 
@@ -342,8 +348,13 @@ class ProcessProvider:
         self._children = [child for child in self._children if child.poll() is None]
 
 
-def _warn(provider: ProcessProvider) -> None:
+def _warn(provider: ProcessProvider, why: str) -> None:
+    """`why`: what keeps workers from having users of their own."""
     for trouble in provider.troubles():
-        log.warning(trouble)
-    if os.geteuid() == 0:
-        log.warning("workers run as root, as this server does: they can change this system", provider=provider.name)
+        log.warning(trouble, why=why)
+    if os.geteuid() == 0 and not provider.users:
+        log.warning(
+            "workers run as root, as this server does, and can change this system: the setting `users` of the provider "
+            "gives each a user of its own",
+            provider=provider.name,
+        )

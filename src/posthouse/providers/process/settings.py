@@ -35,6 +35,13 @@ class ProcessSettings(ProviderSettings):
         "where this system has Landlock (Linux 5.19), and cannot become another user. `off`: they run as the server "
         "does.",
     )
+    users: str = Field(
+        "auto",
+        pattern=r"^(auto|server|[0-9]{1,10}-[0-9]{1,10})$",
+        description="Whom workers run as. `60706-61183`: each has a user id of its own from there, where the server is "
+        "root. `server`: the server's user. `auto`: the server's user where the wall hides the data directory from it "
+        "or the server is not root, else as `60706-61183`.",
+    )
     grace_s: float = Field(
         10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
     )
