@@ -6,6 +6,7 @@ import signal
 import textwrap
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from posthouse.providers.process import ProcessProvider, files, keeper, machine
 from posthouse.providers.process.launch import Bounds
 from posthouse.providers.process.procfs import census, send
 from posthouse.providers.process.threads import Threads
+from tests.kit.disks import small_disk
 from tests.kit.provider_contract import DEADLINE_S, eventually, listed, printed, rent, seen_as, spec
 
 needs_landlock = pytest.mark.skipif(keeper.landlock_abi() < keeper.ABI, reason="no Landlock of Linux 5.19 here")
@@ -259,7 +261,7 @@ async def test_before_the_disk_is_full_no_worker_is_made(
 def test_how_much_of_a_disk_must_be_free(tmp_path: Path) -> None:
     assert machine.full_disk(tmp_path, 0.0) == ""
     disk = os.statvfs(tmp_path)
-    if disk.f_bavail > disk.f_blocks * machine.SMALL_DISK:
+    if disk.f_bavail > disk.f_blocks * keeper.SMALL_DISK:
         assert machine.full_disk(tmp_path, 1e6) == ""
 
 
@@ -275,3 +277,34 @@ async def test_a_thread_that_never_returns_holds_nobody_up() -> None:
     assert await threads.run(lambda: 7) == 7
     with pytest.raises(ValueError, match="bad"):
         await threads.run(int, "bad")
+
+
+async def test_who_takes_more_of_the_disk_than_any_worker_may_is_ended(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = ProcessProvider(data_dir / "workers", "test", slots=2, bounds=Bounds(disk_gb=0.03))
+    deep = "import os; [(os.mkdir('d'), os.chdir('d')) for _ in range(1100)]; open('x', 'wb').write(bytes(40_000_000))"
+    fat = await rent(local, spec(1, f'"$PYTHON" -c "{deep}"; setsid env -i sleep 600 & echo full; sleep 600'))
+    fine = await rent(local, spec(2, "head -c 20000000 /dev/zero >x; ln x y; ln -s / z; truncate -s 1G w; sleep 600"))
+    gone = await seen_as(local, fat.id, Observation.EXITED)
+    assert gone.message.startswith("ended with exit code 137; last line: posthouse: ended: it has 0.04")
+    assert gone.message.endswith(" GB on the disk, and no worker may have more than 0.03 GB (max_disk_gb)")
+    assert str(data_dir / "workers" / fat.id) not in census(f"{data_dir}/")
+    assert (await seen_as(local, fine.id, Observation.RUNNING)).message == ""
+    for one in (fat, fine):
+        await local.destroy(one.id)
+    await local.close()
+
+
+async def test_on_a_disk_that_is_nearly_full_who_has_more_than_its_template_asks_for_is_ended(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 60) as data_dir:
+        bounds = Bounds(min_free_gb=1.0)  # 5 % of that disk
+        local = ProcessProvider(data_dir / "workers", "test", slots=2, grace_s=0.5, bounds=bounds)
+        fine = await rent(local, replace(spec(2, "head -c 900000 /dev/zero >x; exec sleep 600"), disk_gb=0.001))
+        fat = await rent(local, replace(spec(1, "head -c 61000000 /dev/zero >x; exec sleep 600"), disk_gb=0.001))
+        gone = await seen_as(local, fat.id, Observation.EXITED)
+        assert "its template asks for 0.001 GB (disk_gb), and the disk is nearly full" in gone.message
+        assert (await seen_as(local, fine.id, Observation.RUNNING)).message == ""
+        for one in (fat, fine):
+            await local.destroy(one.id)
+        await local.close()

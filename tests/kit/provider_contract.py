@@ -19,7 +19,7 @@ from posthouse.domain.lifecycle import Observation
 from posthouse.ports import InstanceSpec, Provider
 
 SLEEP = "echo up; exec sleep 600"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def spec(worker_id: int, onstart: str = SLEEP, installation: str = "test", **env: str) -> InstanceSpec:

@@ -44,6 +44,8 @@ class Record(msgspec.Struct, frozen=True):
     wanted: Literal["running", "halted", "updated"] = "running"
     """`updated`: what runs is ended, so that what is ordered here runs; meanwhile the slot is kept."""
     onstart: str = ""
+    disk_gb: float = 1e6
+    """What its template asks for."""
     uid: int = 0
     """The user that it runs as; 0: the server's."""
 

@@ -15,6 +15,7 @@ import select
 import signal
 import stat
 import sys
+import time
 from contextlib import suppress
 
 TYPE_CHECKING = False  # importing typing would take longer than all the rest
@@ -30,6 +31,12 @@ MODEL_LOG_KEPT_BYTES = 2**19
 """How much of the end of model.log is kept as model.log.1 when it is cut."""
 LOOK_S = 1.0
 """Time between two looks at the size of model.log, in seconds."""
+MEASURE_S, HURRY_S = 5.0, 1.0
+"""Least time between two measurements of what it has on the disk, and the same while the disk is nearly full."""
+MEASURE_SHARE, HURRY_SHARE = 0.02, 0.25
+"""Most of the time that measuring may take, in both cases."""
+SMALL_DISK = 0.05
+"""No more than this share of a disk must be free, however much else is asked for."""
 CHUNK_BYTES = 2**16
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 ABI = 2
@@ -146,6 +153,66 @@ def _cut_model_log(folder: int, home: int) -> None:
             file.truncate(0)
 
 
+class _Disk:
+    """What an instance has on the disk: measured by du, which follows no link and climbs any depth."""
+
+    def __init__(self, home: int, most: int, asked: int, min_free: int) -> None:
+        """In bytes: the most it may have in any case, 0 for any; and what it may have where less than `min_free` is
+        free, or 5 % of a small disk."""
+        self._most, self._asked, self._min_free, self._home = most, asked, min_free, home
+        self.pid = 0
+        """Of du, while that runs."""
+        self._answer = -1
+        self._began, self._took = time.monotonic(), 0.0
+
+    def look(self) -> None:
+        """Begins to measure, when it is time."""
+        least, share = (HURRY_S, HURRY_SHARE) if self._is_short() else (MEASURE_S, MEASURE_SHARE)
+        if self.pid or time.monotonic() < self._began + max(least, self._took / share):
+            return
+        self._began = time.monotonic()
+        self._answer, writer = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            with suppress(OSError):
+                os.fchdir(self._home)
+                os.dup2(writer, 1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                os.nice(19)
+                os.execvp("du", ["du", "-sx", "--block-size=1", "."])  # noqa: S606, S607 - of the server's PATH
+            os._exit(126)
+        os.close(writer)
+
+    def give_up(self) -> None:
+        """Ends du: nobody is to wait for it."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def verdict(self) -> str:
+        """Why the instance is to be ended, now that du has; empty if it is not."""
+        self.pid, self._took = 0, time.monotonic() - self._began
+        with open(self._answer, "rb") as answer:
+            used = int((answer.read(100).split() or [b"0"])[0])
+        has = f"it has {used / 1e9:.3g} GB on the disk"
+        if self._most and used > self._most:
+            return f"{has}, and no worker may have more than {self._most / 1e9:.3g} GB (max_disk_gb)"
+        if used > self._asked and self._is_short():
+            return f"{has}, its template asks for {self._asked / 1e9:.3g} GB (disk_gb), and the disk is nearly full"
+        return ""
+
+    def _is_short(self) -> bool:
+        disk = os.statvfs(self._home)
+        return disk.f_bavail * disk.f_frsize < min(self._min_free, SMALL_DISK * disk.f_blocks * disk.f_frsize)
+
+
+def _kill_children() -> None:
+    """Kills the children of this process; theirs are then its own."""
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+
+
 def _run(order: dict[str, Any], home: int, output: int) -> NoReturn:
     """Becomes the instance's onstart."""
     try:
@@ -191,8 +258,9 @@ def _limit(number: int, value: int) -> None:
     resource.setrlimit(number, (value, value))
 
 
-def _keep(child: int, output: int, folder: int, home: int) -> None:
+def _keep(child: int, output: int, folder: int, home: int, disk: _Disk) -> None:
     """Returns when no process of the instance is left."""
+    over = ""
     log = _Output(folder)
     os.set_blocking(output, False)
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -207,6 +275,13 @@ def _keep(child: int, output: int, folder: int, home: int) -> None:
                 if ended[0] == child:
                     _take(output, log)
                     _note_end(os.waitstatus_to_exitcode(ended[1]), folder)
+                    disk.give_up()
+                elif ended[0] == disk.pid and (over := disk.verdict()):
+                    _take(output, log)
+                    log.write(f"\nposthouse: ended: {over}\n".encode())
+                if over:
+                    _note_end(-signal.SIGKILL, folder)
+                    _kill_children()
         except ChildProcessError:
             _take(output, log)
             return
@@ -216,6 +291,7 @@ def _keep(child: int, output: int, folder: int, home: int) -> None:
         if woken in events:
             os.read(woken, CHUNK_BYTES)
         _cut_model_log(folder, home)
+        disk.look()
 
 
 def _take(output: int, log: _Output) -> bool:
@@ -255,7 +331,7 @@ def main() -> None:
         _run(order, home, writer)
     os.close(begun)
     os.close(writer)
-    _keep(child, output, folder, home)
+    _keep(child, output, folder, home, _Disk(home, *order["disk"]))
 
 
 if __name__ == "__main__":

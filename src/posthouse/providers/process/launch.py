@@ -32,6 +32,10 @@ class Bounds:
     """On the data of each of its processes, not on GPU memory."""
     file_gb: float = 500.0
     """Of one file."""
+    disk_gb: float = 0.0
+    """Of all its files; 0: any."""
+    min_free_gb: float = 0.0
+    """With less of the disk free, whoever has more than its template asks for is ended, and no worker is made."""
     processes: int = 32_768
     """Of one user, threads included."""
     hidden: Path | None = None
@@ -51,6 +55,7 @@ def launch(directory: Path, record: Record, bounds: Bounds, groups: Sequence[int
         "hidden": str(bounds.hidden or ""),
         "onstart": record.onstart,
         "env": _environment(directory, record),
+        "disk": [int(gb * 1e9) for gb in (bounds.disk_gb, record.disk_gb, bounds.min_free_gb)],
         "uid": record.uid,
         "groups": list(groups),
         "limits": limits if bounds.memory_gb is None else {**limits, "DATA": int(bounds.memory_gb * 1e9)},

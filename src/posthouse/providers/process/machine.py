@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from posthouse.domain.errors import Refused
+from posthouse.providers.process import keeper
 
 PORTS: Final = range(20_000, 32_000)
 """Below Linux's ephemeral ports (32768 and up), so that no outgoing connection of the machine holds one."""
@@ -19,10 +20,6 @@ SLOTS_PER_CORE: Final = 4
 
 NVIDIA_SMI_S: Final = 20.0
 """How long nvidia-smi may take, in seconds. Without persistence mode it wakes the driver first, for some seconds."""
-
-
-SMALL_DISK: Final = 0.05
-"""No more than this share of a disk must be free, however much else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def full_disk(directory: Path, min_free_gb: float) -> str:
     """What is wrong if less than so much of the disk with the directory is free, or 5 % of a small one; else empty."""
     disk = os.statvfs(directory)
     free_gb, total_gb = (blocks * disk.f_frsize / 1e9 for blocks in (disk.f_bavail, disk.f_blocks))
-    enough_gb = min(min_free_gb, SMALL_DISK * total_gb)
+    enough_gb = min(min_free_gb, keeper.SMALL_DISK * total_gb)
     return f"the disk has {free_gb:.3g} GB free, of {enough_gb:.3g} GB needed" if free_gb < enough_gb else ""
 
 

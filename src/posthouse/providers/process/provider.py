@@ -61,10 +61,11 @@ class ProcessProvider:
             bounds=Bounds(
                 settings.memory_gb or None,
                 settings.max_file_gb,
+                settings.max_disk_gb,
+                settings.min_free_gb,
                 settings.max_processes,
                 hidden=context.data_dir if settings.wall == "auto" else None,
             ),
-            min_free_gb=settings.min_free_gb,
             grace_s=settings.grace_s,
             price=Price(settings.ready_usd_h, settings.loading_usd_h, settings.stopped_usd_h),
             name=context.name,
@@ -80,7 +81,6 @@ class ProcessProvider:
         host: str = "127.0.0.1",
         slots: int | None = None,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
-        min_free_gb: float = 0.0,
         price: Price = Price(),  # noqa: B008 - frozen
         ports: range = machine.PORTS,
         grace_s: float = 10.0,
@@ -88,8 +88,7 @@ class ProcessProvider:
     ) -> None:
         """`host`: the address at which others reach this machine. `slots`: how many workers may run at once, sharing
         what there is; None gives each GPU one worker, or each core a few where there is no GPU.
-        `min_free_gb`: with less of the disk free no worker is made. `grace_s`: how long a worker has to end after
-        SIGTERM.
+        `grace_s`: how long a worker has to end after SIGTERM.
 
         Raises: Refused for an installation that no label could carry.
         """
@@ -102,7 +101,6 @@ class ProcessProvider:
         self._host = host
         self.wall = bounds.hidden is not None and landlock_abi() >= keeper.ABI
         self._bounds = replace(bounds, hidden=bounds.hidden and bounds.hidden.resolve() if self.wall else None)
-        self._min_free_gb = min_free_gb
         self._price = price
         self._grace_s = grace_s
         self._children: list[subprocess.Popen[bytes]] = []
@@ -234,6 +232,7 @@ class ProcessProvider:
                 http_port=chosen[-2],
                 model_port=chosen[-1],
                 onstart=spec.onstart,
+                disk_gb=spec.disk_gb,
                 uid=users.free(self.users, self.root) if self.users else 0,
             )
             # Made aside and renamed, so that a directory with our label is always whole.
@@ -339,7 +338,7 @@ class ProcessProvider:
 
     def _disk_is_full(self) -> bool:
         """Whether there is too little room for another worker; `_obstacle` says why."""
-        full = machine.full_disk(self.root, self._min_free_gb)
+        full = machine.full_disk(self.root, self._bounds.min_free_gb)
         self._obstacle = f"provider {self.name} makes no worker: {full}" if full else ""
         return bool(full)
 

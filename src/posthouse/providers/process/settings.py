@@ -17,6 +17,13 @@ class ProcessSettings(ProviderSettings):
     )
     memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
     max_file_gb: float = Field(500.0, gt=0, le=1e6, description="Longest file that a worker may write, in GB.")
+    max_disk_gb: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Most that one worker's files may take, in GB, or it is ended; 0: any, but for those who take more "
+        "than their template's `disk_gb` when less than `min_free_gb` is free.",
+    )
     max_processes: int = Field(
         32_768,
         ge=64,
