@@ -14,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion, Unavailable
 from posthouse.store.checksums import sum_of, with_checksum
+from posthouse.store.reserve import Reserve
 from posthouse.store.schema import revisions
 
 FAILURE_TOLD_S = 60.0
 """For how long a failure is told as a trouble."""
 RETRY_S = 5.0
 """When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
+FULL = "decisions are still written, into room that is kept for them, and traffic is not recorded"
 
 T = TypeVar("T")
 
@@ -34,14 +36,20 @@ class Database:
         self._engine = engine
         self._path = path
         self._file = _identity(path)
+        self._reserve = Reserve(path)
+        self._reserve.renew(time.monotonic())
         self._failure, self._failed_at = "", -math.inf
 
     def troubles(self) -> list[str]:
-        """Why the database could not be used lately."""
-        return [self._failure] if self._failure and time.monotonic() < self._failed_at + FAILURE_TOLD_S else []
+        """Why the database could not be used lately, or soon cannot."""
+        failed = self._failure if time.monotonic() < self._failed_at + FAILURE_TOLD_S else ""
+        low_mb = self._reserve.low_mb()
+        low = "" if low_mb is None else f"database: its disk has {low_mb:.3g} MB free; {FULL}: make room"
+        return [text for text in (failed, low) if text]
 
     async def close(self) -> None:
         await self._engine.dispose()
+        self._reserve.close()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -53,6 +61,7 @@ class Database:
                     raise Unavailable(f"{self._path} is not the file that was opened: put it back", RETRY_S)
                 yield db
             self._failure = ""  # every transaction begins by taking the right to write
+            self._reserve.renew(time.monotonic())
         except (IntegrityError, ProgrammingError, DataError):
             raise
         except (DBAPIError, PoolTimeout, OSError) as error:

@@ -7,8 +7,9 @@ from dataclasses import fields
 from sqlalchemy import delete, func, insert, select
 
 from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.errors import Unavailable
 from posthouse.recording.segment import Segment
-from posthouse.store.database import Database
+from posthouse.store.database import FULL, RETRY_S, Database
 from posthouse.store.schema import segments
 
 ROW_BYTES = 100
@@ -19,6 +20,8 @@ class SqlRecordings(Database):
     """The `Recordings` port."""
 
     async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
+        if self._reserve.low_mb() is not None:
+            raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
         row = {field.name: getattr(segment, field.name) for field in fields(Segment)}
         size = ROW_BYTES + len(segment.asked) + len(segment.waited) + len(json.dumps(segment.figures))
         newest = segments.c.id.desc()

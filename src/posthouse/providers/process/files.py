@@ -4,11 +4,11 @@ They lie in the instance's directory, which its processes cannot reach where the
 same: what is opened is a plain file and no link, reads are bounded and never wait. The instance itself has `home`.
 """
 
+import errno
 import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,12 +51,28 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Replaces instance.json in one step. It holds the worker's token, so nobody else may read it."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".instance-", delete=False) as draft:
-        draft.write(msgspec.json.encode(record))
-        draft.flush()
-        os.fsync(draft.fileno())
-    os.replace(draft.name, directory / "instance.json")
+    """Replaces instance.json, in one step unless the disk is full. It is for its owner's eyes: the token is in it."""
+    text = msgspec.json.encode(record)
+    draft = directory / f".instance-{secrets.token_hex(4)}"
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, directory / "instance.json")
+    except OSError:
+        draft.unlink(missing_ok=True)
+        _write_over(directory, text)
+
+
+def _write_over(directory: Path, text: bytes) -> None:
+    """Writes into the room that instance.json has: on a full disk there is none for another. Raises: OSError."""
+    with opened(directory) as folder, open(open_plain("instance.json", os.O_RDWR, folder), "r+b", buffering=0) as file:
+        if os.fstat(file.fileno()).st_blocks * 512 < len(text):
+            raise OSError(errno.ENOSPC, f"{directory}: no room for what is ordered")
+        file.write(text)
+        file.truncate()
+        os.fsync(file.fileno())
 
 
 def read_record(directory: Path) -> Record:

@@ -16,7 +16,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record
-from posthouse.providers.process.procfs import Process, send, to_end
+from posthouse.providers.process.procfs import Process, census, send, to_end
 
 RETRY_S = 2.0
 """After how long what cannot be done now is worth another try, in seconds."""
@@ -54,6 +54,10 @@ class Inventory:
     def slots(self) -> dict[int, machine.Slot]:
         """Every slot by number. Raises: Refused if nvidia-smi fails."""
         return machine.slots(self._slots_wanted)
+
+    def census(self) -> Running:
+        """What runs of all instances."""
+        return census(f"{self.root}/")
 
     def labels(self) -> list[str]:
         """The labels of our instances that have a directory."""

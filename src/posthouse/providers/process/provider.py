@@ -25,10 +25,10 @@ from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import files, keeper, machine, users
 from posthouse.providers.process.files import Record, read_record, write_record
-from posthouse.providers.process.inventory import RETRY_S, Inventory, Running
+from posthouse.providers.process.inventory import RETRY_S, Inventory
 from posthouse.providers.process.keeper import landlock_abi
 from posthouse.providers.process.launch import Bounds, launch, wait_until_begun
-from posthouse.providers.process.procfs import Process, alive, census, send, to_end
+from posthouse.providers.process.procfs import Process, alive, send, to_end
 from posthouse.providers.process.settings import ProcessSettings
 from posthouse.providers.process.threads import Threads
 
@@ -189,7 +189,7 @@ class ProcessProvider:
 
     def _catalog(self) -> list[Offer]:
         with self._inventory.alone():
-            free = {} if self._disk_is_full() else self._inventory.free_slots(self._census())
+            free = {} if self._disk_is_full() else self._inventory.free_slots(self._inventory.census())
         attributes = machine.attributes()
         return [
             Offer(
@@ -211,7 +211,7 @@ class ProcessProvider:
         bootstrap.check(spec, self._label)
         directory = self.root / spec.label
         with self._inventory.alone():
-            running = self._census()
+            running = self._inventory.census()
             if (directory / "instance.json").exists():
                 return self._inventory.seen(directory, running)
             if self._price.ready_usd_h > max_usd_h:
@@ -237,9 +237,7 @@ class ProcessProvider:
             )
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self.root / f".new-{spec.label}-{secrets.token_hex(4)}"
-            draft.mkdir(mode=0o700)
-            if record.uid:
-                users.let_pass(draft, record.uid)
+            users.make_directory(draft, record.uid)
             write_record(draft, record)
             draft.rename(directory)
             child = self._launch(directory, record)
@@ -249,7 +247,7 @@ class ProcessProvider:
     def _start(self, instance_id: str) -> None:
         with self._inventory.alone():
             directory, record = self._inventory.ordered(instance_id)
-            running = self._census()
+            running = self._inventory.census()
             if str(directory) in running:
                 if record.wanted != "running":
                     raise Busy(f"{instance_id} is still being stopped", RETRY_S)
@@ -274,7 +272,7 @@ class ProcessProvider:
                 env=spec.env,
                 onstart=spec.onstart,
                 ports={port: (record.ports | new)[port] for port in spec.ports},
-                slot=self._inventory.slot_for(instance_id, record, self._census()),
+                slot=self._inventory.slot_for(instance_id, record, self._inventory.census()),
                 wanted="updated",
             )
             write_record(directory, record)
@@ -295,7 +293,7 @@ class ProcessProvider:
 
     def _instances(self) -> list[Instance]:
         with self._inventory.alone():
-            running = self._census()
+            running = self._inventory.census()
             if not self._recovered:
                 self._inventory.recover(running)
                 self._recovered = True
@@ -306,7 +304,7 @@ class ProcessProvider:
 
     def _seen(self, instance_id: str) -> Instance:
         with self._inventory.alone():
-            return self._inventory.seen(self.root / instance_id, self._census())
+            return self._inventory.seen(self.root / instance_id, self._inventory.census())
 
     def _launch(self, directory: Path, record: Record) -> subprocess.Popen[bytes]:
         child = launch(directory, record, self._bounds, users.groups(self.root))
@@ -329,12 +327,9 @@ class ProcessProvider:
 
     def _members(self, directory: Path) -> list[Process]:
         with self._inventory.alone():
-            members = self._census().get(str(directory), [])
+            members = self._inventory.census().get(str(directory), [])
             self._reap()
             return members
-
-    def _census(self) -> Running:
-        return census(f"{self.root}/")
 
     def _disk_is_full(self) -> bool:
         """Whether there is too little room for another worker; `_obstacle` says why."""

@@ -62,6 +62,13 @@ def groups(root: Path) -> list[int]:
     return sorted({os.stat(path).st_gid for path in paths} - {0})
 
 
+def make_directory(path: Path, uid: int) -> None:
+    """Makes the directory of an instance. `uid`: who may pass through it beside its owner, if not 0."""
+    path.mkdir(mode=0o700)
+    if uid:
+        let_pass(path, uid)
+
+
 def let_pass(directory: Path, group: int) -> None:
     """Lets a group pass through a directory of ours, and neither list nor change it."""
     os.chown(directory, -1, group)
