@@ -765,6 +765,7 @@ async def test_a_template_says_how_long_its_workers_may_load_also_those_that_tel
         ingest.report(fleet.managed, 2, Report(loading_timeout_s=9000.0))
         fleet.roster.advance(at, 60.0)
         assert fleet.workers[WorkerId(1)].state is (State.MODEL_LOADING if at < 6000.0 else State.ERROR)
+    assert fleet.workers[WorkerId(1)].message == "model_loading for 5010 s, longer than loading_timeout_s 5000"
     assert fleet.workers[WorkerId(2)].state is State.MODEL_LOADING
 
 

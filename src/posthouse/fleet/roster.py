@@ -176,8 +176,7 @@ class Roster:
             silent = now - watched.reported_at > silent_s
             loading_s = 0.0 if silent else watched.loading_s
             if overdue(worker.state, now, worker.since, worker.progressed_at, loading_s):
-                reason = f"{worker.state} for {now - worker.since:.0f} s without progress"
-                self._change(worker, message=f"{reason}: {worker.message}" if worker.message else reason)
+                self._change(worker, message=_overdue_text(worker, loading_s, now))
                 self._see(worker.id, Observation.OVERDUE, now)
             elif worker.state is State.IDLE and silent:
                 self._see(worker.id, Observation.SILENT, now)
@@ -381,3 +380,9 @@ def _most_perf(workers: Iterable[Worker]) -> dict[str, float]:
 def _spent_before(worker: Worker, price: Price, now: float) -> float:
     """What it spent before its state began if it has had this price since, so that what it cost until now stays."""
     return worker.spent_usd + worker.spent_at(now) - replace(worker, price=price).spent_at(now)
+
+
+def _overdue_text(worker: Worker, loading_s: float, now: float) -> str:
+    how = f", longer than loading_timeout_s {loading_s:g}" if loading_s and worker.state in COMING else ""
+    reason = f"{worker.state} for {now - worker.since:.0f} s{how or ' without progress'}"
+    return f"{reason}: {worker.message}" if worker.message else reason
