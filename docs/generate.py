@@ -36,6 +36,7 @@ from posthouse.domain.lifecycle import (
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
 from posthouse.policy.tuning import TUNING, Tuning
+from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.process import ProcessProvider
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.fastpath import ROUTES
@@ -81,7 +82,7 @@ def settings() -> str:
     """Every setting of the server, with those of the provider that comes with it."""
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
-        for name, field in known_settings({"process": ProcessProvider.Settings}).items()
+        for name, field in known_settings({"docker": DockerSettings, "process": ProcessProvider.Settings}).items()
     ]
     return _table(("setting", "environment", "default", "allowed", "meaning"), rows)
 

@@ -1,6 +1,7 @@
 """The providers that the settings name, and how each is looked at."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,17 @@ from posthouse.providers.wrappers import Metered
 
 
 async def open_providers(
-    settings: Settings, data_dir: Path, installation: str, stack: AsyncExitStack
+    settings: Settings, data_dir: Path, installation: str, stack: AsyncExitStack, bells: Mapping[str, asyncio.Event]
 ) -> tuple[dict[str, Provider], dict[str, Metered]]:
-    """Every provider that the settings name, open as long as the stack is, and what counts its calls."""
+    """Every provider that the settings name, open as long as the stack is, and what counts its calls.
+
+    `bells`: by name, set when a provider has something to show.
+    """
     found: dict[str, Provider] = {}
     meters: dict[str, Metered] = {}
     for name, table in settings.providers.items():
         if table.enabled:
-            found[name], meters[name] = await opened(table, Context(name, installation, data_dir))
+            found[name], meters[name] = await opened(table, Context(name, installation, data_dir, bells[name].set))
             stack.push_async_callback(found[name].close)
     require(settings.default_provider, found)
     return found, meters

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -102,13 +103,14 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         if tls is None:
             listen.warn_if_plain(url, listener)
         installation = await store.installation()
-        providers, meters = await open_providers(settings, data_dir, installation, stack)
+        bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        providers, meters = await open_providers(settings, data_dir, installation, stack, bells)
         hub = await _hub(settings, store, clock, providers, installation)
         keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
         admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())
         signing = SigningThreads(keys.signer, os.cpu_count() or 1)
         stack.callback(signing.close)
-        parts = _parts(settings, hub, keyring, keys, signing, url, meters)
+        parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells)
         parts.loop.may_act = lock.is_held
         server = _http_server(settings, parts, keys)
         await server.start(listener, tls)
@@ -178,8 +180,9 @@ def _parts(
     signing: SigningThreads,
     url: str,
     meters: Mapping[str, Metered],
+    bells: defaultdict[str, asyncio.Event],
 ) -> Parts:
-    observer = Observer(hub)
+    observer = Observer(hub, bells)
     urls = {name: provider.public_url for name, provider in settings.providers.items()}
     router = Router(hub, keys.signer, keyring.grant_key, settings.server.route_hold_s, signing.sign)
     executor = Executor(

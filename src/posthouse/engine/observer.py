@@ -1,7 +1,7 @@
 """Looks at what providers have."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,10 +28,11 @@ LIST_TIMEOUT_S = 30.0
 @dataclass(slots=True)
 class Observer:
     hub: Hub
+    bells: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    """By provider: set when it is worth a look."""
     counts: Counter[str] = field(default_factory=Counter)
     failing: set[str] = field(default_factory=set)
     """Providers whose latest look failed."""
-    _look: dict[str, asyncio.Event] = field(default_factory=dict)
     _listed: dict[str, dict[str, Instance]] = field(default_factory=dict)
     """The latest list by label, by provider."""
     _doubted_at: dict[str, float] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Observer:
 
     def poke(self, provider: str) -> None:
         """Asks for a look at a provider soon."""
-        self._look.setdefault(provider, asyncio.Event()).set()
+        self.bells[provider].set()
 
     async def run(
         self,
@@ -48,7 +49,7 @@ class Observer:
         then: Callable[[Provider, Sequence[Instance]], Awaitable[None]],
     ) -> None:
         """Looks at one provider for ever: every `poll_s`, and when poked. `then` is given each complete list."""
-        look = self._look.setdefault(provider.name, asyncio.Event())
+        look = self.bells[provider.name]
         while True:
             look.clear()
             try:

@@ -1,5 +1,6 @@
 """What a provider's package brings: a class behind an entry point of the group `posthouse.providers`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -21,6 +22,8 @@ class Context:
     """Part of every label: `posthouse-<installation>-<worker id>`. What carries another is not ours."""
     data_dir: Path
     """The server's data directory. What a provider keeps there has its name in its path."""
+    bell: Callable[[], None] = lambda: None
+    """Asks for a look at its list soon: for a provider that is told of changes. Only the list is believed."""
 
 
 class Plugin(Protocol):

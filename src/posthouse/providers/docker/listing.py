@@ -1,0 +1,76 @@
+"""A worker as it is listed: what an engine says of it, in Posthouse's words."""
+
+import asyncio
+from dataclasses import dataclass
+
+from posthouse.domain.errors import NotFound
+from posthouse.domain.instance import Instance
+from posthouse.domain.lifecycle import Observation
+from posthouse.providers.docker import layout
+from posthouse.providers.docker.engine import Engine
+from posthouse.providers.docker.layout import UNBEGUN, Found, Place
+from posthouse.providers.docker.stock import Pull
+
+LAST_LINES = 5
+
+
+@dataclass(slots=True)
+class Making:
+    """A worker that has no container yet."""
+
+    image: str
+    place: Place
+    pull: Pull | None = None
+    task: asyncio.Task[None] | None = None
+    """Launches it once its image is there."""
+    error: str = ""
+
+    @property
+    def message(self) -> str:
+        return f"pulling {self.image}: {layout.progress(self.pull.layers if self.pull else {})}"
+
+
+async def seen(
+    engine: Engine, worker: Found, making: Making | None, addresses: frozenset[str], moving: bool
+) -> Instance:
+    """The instance as it is listed. `moving`: a call of ours is about to start it."""
+    label, message, progress = worker.place.label, "", ""
+    if worker.container:
+        if worker.state in layout.RUNNING:
+            state = Observation.RUNNING
+        elif moving or (worker.state in UNBEGUN and not worker.halted):
+            state = Observation.PULLING if making else Observation.PROVISIONING
+        elif worker.halted:
+            state = Observation.HALTED
+        else:
+            state, message = Observation.EXITED, await last_words(engine, worker.container)
+    elif making is None or making.error:
+        state = Observation.EXITED
+        message = making.error if making else "the server ended while the worker was made"
+    else:
+        state, message = Observation.PULLING, making.message
+        progress = message
+    return Instance(
+        id=label,
+        label=label,
+        seen=state,
+        addresses=addresses,
+        progress=progress,
+        message=message,
+    )
+
+
+async def last_words(engine: Engine, container: str) -> str:
+    """How a container ended, and what it printed last."""
+    try:
+        state = (await engine.inspect(container))["State"]
+        lines = lines_of(await engine.logs(container, LAST_LINES))
+    except NotFound:
+        return "it is gone"
+    how = "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state['ExitCode']}"
+    printed = " | ".join(line.strip() for line in lines if line.strip())
+    return f"{how}; the last output: {printed[-400:]}" if printed else f"{how}, without any output"
+
+
+def lines_of(text: bytes) -> list[str]:
+    return text.decode(errors="replace").splitlines(keepends=True)

@@ -1,0 +1,333 @@
+"""What the docker provider does on real engines, Docker and podman: the contract of every provider, and more."""
+
+import asyncio
+import json
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiodocker
+import pytest
+
+from posthouse.config import load_settings
+from posthouse.domain.errors import BadRequest, Busy, Refused
+from posthouse.domain.lifecycle import Observation
+from posthouse.ports import Provider, RegistryLogin
+from posthouse.providers.docker import engine as engine_module
+from posthouse.providers.plugin import Context
+from posthouse.providers.registry import opened
+from tests.kit.container_engines import (
+    IMAGE,
+    PASSWORD,
+    REGISTRY,
+    USER,
+    ContainerEngine,
+    container_engine,
+    missing,
+    registry,
+)
+from tests.kit.provider_contract import ProviderContract, printed, rent, seen_as, spec
+
+
+@pytest.fixture(scope="module", params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
+    if why := missing(request.param):
+        pytest.skip(why)
+    with container_engine(request.param, tmp_path_factory.mktemp(request.param)) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def provider_of(
+    engine: ContainerEngine, name: str = "box", bell: asyncio.Event | None = None, **table: object
+) -> AsyncIterator[Provider]:
+    """As a server opens it, behind its wrappers. At the end its workers stay."""
+    given = {"type": "docker", "url": engine.url, "network": engine.network, "image": IMAGE, "slots": 4, "grace_s": 1}
+    flags = {f"providers.{name}.{key}": value for key, value in (given | {"ready_usd_h": 0.1} | table).items()}
+    settings, _ = load_settings(flags, None, {})
+    context = Context(name, "test", Path(), (bell or asyncio.Event()).set)
+    provider, _ = await opened(settings.providers[name], context)
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+@pytest.fixture
+async def box(engine: ContainerEngine) -> AsyncIterator[Provider]:
+    async with provider_of(engine) as provider:
+        yield provider
+        for instance in await provider.instances():
+            await provider.destroy(instance.id)
+
+
+@pytest.fixture
+async def client(engine: ContainerEngine) -> AsyncIterator[aiodocker.Docker]:
+    """The engine itself, for what an operator might do there."""
+    async with aiodocker.Docker(engine.url) as client:
+        yield client
+
+
+class TestDockerProvider(ProviderContract):
+    @pytest.fixture
+    def provider(self, box: Provider) -> Provider:
+        return box
+
+
+async def volumes(client: aiodocker.Docker) -> set[str]:
+    """Every volume of the engine but the agent's."""
+    found = await client.volumes.list()
+    return {v["Name"] for v in found.get("Volumes") or [] if "-agent-" not in v["Name"]}
+
+
+async def described(client: aiodocker.Docker) -> list[dict[str, Any]]:
+    """Every container of the engine."""
+    return [await container.show() for container in await client.containers.list(all=True)]
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if shutil.which("docker-registry") is None:
+        pytest.skip("a registry of our own needs docker-registry")
+    with registry(tmp_path_factory.mktemp("registry")):
+        yield
+
+
+async def test_an_image_is_pulled_with_a_login_and_each_way_to_fail_is_told(
+    private_registry: None, box: Provider, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = f"{REGISTRY}/team/model:1"
+    await client.images.tag(IMAGE, f"{REGISTRY}/team/model", tag="1")
+    await client.images.push(f"{REGISTRY}/team/model", tag="1", auth={"username": USER, "password": PASSWORD})
+    await client.images.delete(image)
+    login = RegistryLogin(REGISTRY, USER, PASSWORD)
+    wanted = {
+        1: replace(spec(1), image=image),
+        2: replace(spec(2), image=image, registry=replace(login, password="guessed")),
+        3: replace(spec(3), image=f"{REGISTRY}/team/model:9", registry=login),
+        4: replace(spec(4), image=image, registry=login),
+    }
+    go, pull = asyncio.Event(), engine_module.Engine.pull
+
+    async def slow(*given: Any) -> None:
+        await go.wait()
+        await pull(*given)
+
+    monkeypatch.setattr(engine_module.Engine, "pull", slow)
+    made = [await rent(box, one) for one in wanted.values()]
+    assert {one.seen for one in made} == {Observation.PULLING}
+    assert f"pulling {image}" in made[3].message
+    with pytest.raises(Busy, match="pulled"):
+        await box.stop(made[3].id)
+    go.set()
+    for worker_id in (1, 2):
+        refused = await seen_as(box, f"posthouse-test-{worker_id}", Observation.EXITED)
+        assert "REGISTRY_LOGIN" in refused.message
+    absent = await seen_as(box, "posthouse-test-3", Observation.EXITED)
+    assert "no such image" in absent.message
+    runs = await seen_as(box, "posthouse-test-4", Observation.RUNNING)
+    assert runs.addresses == made[3].addresses
+    assert PASSWORD not in json.dumps(await described(client))
+
+
+# -- what a worker has ---------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_has_what_the_settings_give_and_no_more(
+    engine: ContainerEngine, client: aiodocker.Docker
+) -> None:
+    async with provider_of(engine, memory_gb=0.064, cpus=0.5, max_processes=64, shm_gb=0.032) as box:
+        memory = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"
+        made = await rent(box, spec(1, f"{memory}; df -k /dev/shm; id -u; exec sleep 600", TOKEN="hush"))
+        log = await printed(box, made.id, "\n0\n")
+        [container] = await described(client)
+        host = container["HostConfig"]
+        assert (host["NanoCpus"], host["PidsLimit"]) == (500_000_000, 64)
+        assert 63_900_000 < int(log.split()[0]) <= 64_000_000
+        assert " 31" in log
+        labels = json.dumps([container["Config"]["Labels"], container["Name"]])
+        assert '"posthouse.installation": "test"' in labels
+        assert "hush" not in labels
+        await box.destroy(made.id)
+
+
+async def test_the_agent_is_beside_every_image(box: Provider) -> None:
+    onstart = (
+        '"$PYTHON" -m posthouse version; "$PYTHON" -c "import posthouse.demo.model, ssl; print(ssl.OPENSSL_VERSION)"'
+    )
+    made = await rent(box, spec(1, f"{onstart}; touch /opt/posthouse/x; exec sleep 600"))
+    log = await printed(box, made.id, "Read-only file system")
+    assert "OpenSSL" in log
+
+
+async def test_workers_share_caches_and_take_all_else_with_them(
+    engine: ContainerEngine, client: aiodocker.Docker
+) -> None:
+    async with provider_of(engine, caches=["test-models:/models"]) as box:
+        both = "ls /volume /models; echo 1 >/volume/own; echo 1 >/models/weights; echo said; exec sleep 600"
+        first = await rent(box, spec(1, both))
+        await printed(box, first.id, "said")
+        await box.update(first.id, spec(1, "ls /volume; echo again; exec sleep 600"))
+        assert "own" in await printed(box, first.id, "again")  # also what the image alone calls a volume
+        second = await rent(box, spec(2, both))
+        log = await printed(box, second.id, "said")
+        assert "weights" in log
+        assert "own" not in log
+        for instance in (first, second):
+            await box.destroy(instance.id)
+        assert await volumes(client) == {"test-models"}
+        await client.volumes.create({"Name": "test-models"})
+
+
+# -- failures ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_stopped_and_what_has_ended_are_told_apart_by_the_next_server(
+    engine: ContainerEngine, box: Provider, client: aiodocker.Docker
+) -> None:
+    stopped, killed = [await rent(box, spec(worker_id)) for worker_id in (1, 2)]
+    await box.stop(stopped.id)
+    await client.containers.container(killed.id).kill(signal="SIGKILL")
+    async with provider_of(engine) as next_one:
+        assert await seen_as(next_one, stopped.id, Observation.HALTED)
+        assert "137" in (await seen_as(next_one, killed.id, Observation.EXITED)).message
+
+
+async def test_the_bell_rings_when_a_worker_ends(engine: ContainerEngine, client: aiodocker.Docker) -> None:
+    bell = asyncio.Event()
+    async with provider_of(engine, bell=bell) as box:
+        made = await rent(box, spec(1))
+        while not bell.is_set():  # its start, or, as the ear may open later than that, another
+            await client.containers.container(made.id).restart(t=0)
+            await asyncio.sleep(0.2)
+        bell.clear()
+        await client.containers.container(made.id).kill(signal="SIGKILL")
+        async with asyncio.timeout(60):
+            await bell.wait()
+        await box.destroy(made.id)
+
+
+async def test_a_port_that_something_else_has_is_not_insisted_on_and_fails_an_update(
+    engine: ContainerEngine, client: aiodocker.Docker
+) -> None:
+    if engine.network == "host":
+        pytest.skip("there the engine does not know which ports workers take")
+    with socket.socket() as busy:
+        busy.bind(("0.0.0.0", 19_990))
+        busy.listen()
+        async with provider_of(engine, ports="19990-19991") as box:
+            made = await rent(box, spec(1, "echo up; exec sleep 600"))
+            assert made.seen is Observation.RUNNING
+            assert made.addresses == {"127.0.0.1:19991"}
+            with pytest.raises(Busy, match="port"):
+                await box.update(made.id, replace(spec(1, "echo new"), ports=(3000, 8000)))
+            assert await seen_as(box, made.id, Observation.RUNNING)
+            assert len(await described(client)) == 1
+            assert (await box.logs(made.id, 9)).count("up") == 2
+            await box.destroy(made.id)
+
+
+async def test_a_gpu_where_there_is_none_is_refused_in_words_and_nothing_is_left(
+    engine: ContainerEngine, client: aiodocker.Docker
+) -> None:
+    async with provider_of(engine, gpus=2, gpu_name="RTX 4090", gpu_ram_gb=24.0) as box:
+        [offer] = await box.catalog()
+        assert (offer.gpu_name, offer.num_gpus, offer.available, offer.gpu_ram_mb) == ("RTX 4090", 1, 2, 24_000)
+        if engine.network == "host":
+            pytest.skip("this podman takes no device requests")
+        with pytest.raises(Refused, match="GPU runtime"):
+            await rent(box, spec(1))
+        assert not await described(client)
+        assert not await volumes(client) - {"test-models"}
+
+
+async def test_an_engine_that_is_away_is_no_empty_list(tmp_path: Path) -> None:
+    async with provider_of(ContainerEngine(f"unix://{tmp_path}/none.sock", "bridge", "")) as box:
+        with pytest.raises(ConnectionError, match="Cannot connect"):
+            await box.instances()
+        assert "does not answer" in box.troubles()[0]
+
+
+async def test_without_its_extra_the_provider_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("posthouse.providers.docker.")]:
+        if not name.endswith("settings"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aiodocker", None)
+    with pytest.raises(Refused, match=r"pip install 'posthouse\[docker\]'"):
+        async with provider_of(ContainerEngine("unix:///none", "bridge", "")):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("url", "ssh://box"),
+        ("ports", "9-3"),
+        ("caches", "models"),
+        ("caches", "models:/workspace"),
+        ("url", "unix://a"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(BadRequest, match=f"providers.docker.{name}"):
+        load_settings({f"providers.docker.{name}": value}, None, {})
+
+
+# -- cut short at every call of the engine -------------------------------------------------------------------------
+
+
+class Cut(BaseException):
+    """The server dies here."""
+
+
+@pytest.mark.parametrize("call", ["create", "update"])
+async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
+    engine: ContainerEngine, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    if engine.network == "host":
+        pytest.skip("the same calls, as Docker's engine shows")
+    left, trying = [1_000], engine_module.trying
+
+    @asynccontextmanager
+    async def cut(what: str, limit_s: float = 60.0) -> AsyncIterator[None]:
+        async with trying(what, limit_s):
+            yield
+        left[0] -= 1
+        if left[0] == 0:
+            raise Cut
+
+    monkeypatch.setattr(engine_module, "trying", cut)
+    old, new = spec(1, "echo old; exec sleep 600"), spec(1, "echo new; exec sleep 600")
+    last = 0
+    while left[0] > 0 or last == 0:
+        last, left[0] = last + 1, 1_000
+        async with provider_of(engine) as box:
+            offer = (await box.catalog())[0]
+            if call == "update":
+                await box.create(offer.id, old, 1.0)
+            left[0] = last
+            with suppress(Cut):
+                await (box.create(offer.id, new, 1.0) if call == "create" else box.update("posthouse-test-1", new))
+            reached, left[0] = left[0], 1_000
+        async with provider_of(engine) as box:
+            assert len(await box.instances()) <= 1
+            made = await box.create(offer.id, new, 1.0)
+            if call == "update":
+                made = await box.update(made.id, new)
+            assert made.seen is Observation.RUNNING
+            assert len(await described(client)) == 1
+            if call == "create" or reached > 0:
+                await box.destroy(made.id)
+                assert not await described(client)
+                assert not await volumes(client) - {"test-models"}
+        if reached > 0:
+            break
+    assert last > 5
