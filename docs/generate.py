@@ -79,7 +79,7 @@ EVERYWHERE = (Command.DESTROY, Observation.ABSENT)
 
 
 def settings() -> str:
-    """Every setting of the server, with those of the provider that comes with it."""
+    """Every setting of the server, with those of the providers that come with it."""
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
         for name, field in known_settings({"docker": DockerSettings, "process": ProcessProvider.Settings}).items()
