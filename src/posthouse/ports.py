@@ -155,6 +155,18 @@ class FleetRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PeriodRecord:
+    """What had been spent in all when a calendar day or month began."""
+
+    endpoint_id: EndpointId
+    """Whose money it is; -1: of the installation, with its endpoints that were deleted."""
+    kind: str
+    """`day` or `month`."""
+    began_at: float
+    before_usd: float
+
+
+@dataclass(frozen=True, slots=True)
 class JournalEntry:
     """A decision as it is kept: plain data, ready for JSON."""
 
@@ -285,6 +297,18 @@ class Fleets(Protocol):
 
     async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
         """The latest entries, newest first."""
+        ...
+
+    async def spent_usd(self) -> Mapping[EndpointId, float]:
+        """Dollars spent by DESTROYED workers, of every endpoint that ever was."""
+        ...
+
+    async def periods(self) -> Sequence[PeriodRecord]:
+        """The latest day and month of each endpoint and of the installation."""
+        ...
+
+    async def put_periods(self, records: Sequence[PeriodRecord]) -> None:
+        """Notes that periods have begun, in place of those before."""
         ...
 
     async def latest_at(self) -> float:

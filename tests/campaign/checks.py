@@ -17,8 +17,9 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import NOBODY
 from posthouse.fleet.controller import Controller
-from posthouse.fleet.events import Asked, Assignment, Deliver, Effect, Moved
+from posthouse.fleet.events import Asked, Assignment, Deliver, Effect, Moved, Ticked
 from posthouse.fleet.requests import UNSEEN_KEPT_S
+from posthouse.policy.draft import committed_usd_h
 from posthouse.policy.release import last_stays_s
 from posthouse.wire.route import RouteReply
 from tests.campaign.world import SimInstance, World
@@ -61,6 +62,8 @@ class Checks:
         self._reqnums: dict[str, int] = {}
         self._bills: dict[EndpointId, _Bill] = {}
         self._bills_before: dict[EndpointId, _Bill] = {}
+        self._usd_h: dict[EndpointId, float] = {}
+        """What each endpoint may come to cost per hour, when it last decided."""
         self._store_failed_s = -1e9
         self._ended_s = 0.0
         self._watched: dict[EndpointId, ManagedEndpoint] = {}
@@ -80,7 +83,7 @@ class Checks:
         """The server has begun a life."""
         self._hub, self._world = hub, world
         world.broken = self.broken
-        self._bills, self._watched, self._told = {}, {}, {}
+        self._bills, self._watched, self._told, self._usd_h = {}, {}, {}, {}
         for instance in world.all_instances.values():
             instance.known, instance.heard = {}, False
         for endpoint_id, managed in hub.endpoints.items():
@@ -146,10 +149,13 @@ class Checks:
         self._watched[fleet.endpoint.id] = managed
         if fleet.endpoint.id == NOBODY:
             self._world.counts["orphans drained"] += len(fleet.workers)
+        self._usd_h[fleet.endpoint.id] = sum(map(committed_usd_h, fleet.workers.values()))
         bill = self._bills[fleet.endpoint.id] = _Bill(fleet.spent_usd(now))
         bill.since = {w.id: (w.usd_h(), now) for w in fleet.workers.values()}
 
         def watched(at: float, event: object, effects: Sequence[Effect]) -> None:
+            if isinstance(event, Ticked):
+                self._check_money(fleet, event, at)
             given = [e.outcome for e in effects if isinstance(e, Deliver) and isinstance(e.outcome, Assignment)]
             for one in sorted(given, key=lambda one: one.reqnum):  # who was in line was served before who asks
                 self._check_given(fleet, one, event)
@@ -170,6 +176,18 @@ class Checks:
                 self.broken("the controller's invariants", str(error))
 
         managed.listeners.append(watched)
+
+    def _check_money(self, fleet: Controller, ticked: Ticked, now: float) -> None:
+        """Nothing is begun that the installation's cap does not pay for, by what each endpoint was when it decided."""
+        cap, decision, endpoint_id = self._hub.treasury.caps.max_usd_h, fleet.decision, fleet.endpoint.id
+        self._usd_h[endpoint_id] = sum(map(committed_usd_h, fleet.workers.values()))
+        if cap is None or decision is None or decision.at != now:
+            return
+        begins = decision.rentals or Goal.HOT in decision.goals.values()
+        others = sum(usd_h for other, usd_h in self._usd_h.items() if other != endpoint_id)
+        if begins and others + self._usd_h[endpoint_id] > cap * (1 + ROUNDING):
+            said = f"endpoint {endpoint_id} begins {self._usd_h[endpoint_id]:g} beside {others:g}, {cap:g} are allowed"
+            self.broken("never above the installation's cap", said)
 
     def _check_given(self, fleet: Controller, given: Assignment, event: object) -> None:
         """A request has been given a worker."""

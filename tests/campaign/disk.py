@@ -12,7 +12,7 @@ from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
-from posthouse.ports import FleetRecord, JournalEntry, KeyRecord
+from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Template
 
@@ -36,6 +36,7 @@ class Disk:
         self._epoch = 0
         self._revisions: Counter[str] = Counter()
         self._epochs: dict[EndpointId, int] = {}
+        self._periods: dict[tuple[EndpointId, str], PeriodRecord] = {}
 
     # -- all of it, to be written elsewhere and read again -------------------------------------------------------------
 
@@ -208,6 +209,15 @@ class Disk:
             self._journal.setdefault(endpoint_id, []).append(entry)
             del self._journal[endpoint_id][:-DESTROYED_KEEP]
         return version
+
+    def spent_usd(self) -> dict[EndpointId, float]:
+        return {**self._spent}
+
+    def periods(self) -> list[PeriodRecord]:
+        return list(self._periods.values())
+
+    def put_periods(self, records: list[PeriodRecord]) -> None:
+        self._periods |= {(r.endpoint_id, r.kind): r for r in records}
 
     def latest_at(self) -> float:
         rows = [w for fleet in self._workers.values() for w in fleet.values()]

@@ -6,7 +6,7 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
 from posthouse.app.supervise import keep_running
-from posthouse.config import Limits
+from posthouse.config import Limits, Money
 from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.reports import Ended, Report
@@ -35,6 +35,8 @@ STABILIZATION_S = 60.0
 SILENT_S = 60.0
 ACTION_TIMEOUT_S = 120.0
 """The settings' defaults."""
+MAX_USD_H = 6.0
+"""Less than what all endpoints ask for in a storm, and enough for a worker of each in the calm."""
 HOLD_S = 4.0
 """As in the settings."""
 
@@ -81,6 +83,7 @@ class Server:
         lease = self._lease or SoleLease(epoch)
         self.hub = Hub(self._store, clock, providers, self.world.name, installation, STABILIZATION_S, lease)
         self.hub.tick_s, self.hub.silent_s = self._tick_s, SILENT_S
+        self.hub.treasury.caps = Money(max_usd_h=MAX_USD_H)
         await self.hub.load()
         signer = _Signer()
         self.router = Router(self.hub, signer, lambda worker_id: bytes(32), HOLD_S, signer.sign_beside)

@@ -26,7 +26,7 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
-from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, Store
+from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY
@@ -74,7 +74,7 @@ some_endpoints = st.builds(
     scaling=st.builds(
         Scaling,
         inactivity_timeout=st.none() | st.floats(allow_nan=False),
-        max_usd_h=st.none() | amounts,
+        **dict.fromkeys(("max_usd_h", "max_usd_day", "max_usd_month"), st.none() | amounts),
         **dict.fromkeys(("min_load", "target_util", "cold_mult", "min_cold_load"), amounts),
         **dict.fromkeys(("cold_workers", "max_workers"), ids),
         **dict.fromkeys(("max_queue_time", "target_queue_time"), amounts),
@@ -675,3 +675,17 @@ async def test_what_destroyed_workers_spent_is_kept_though_their_rows_are_not(ur
         assert (await store.open_fleet(EndpointId(1), 1)).spent_usd == 0.5 * TRIM_EVERY
     finally:
         await store.close()
+
+
+async def test_what_was_spent_when_a_day_began_is_kept(store: Store) -> None:
+    day, other = PeriodRecord(E1, "day", 86_400.0, 1.5), PeriodRecord(EndpointId(-1), "month", 0.0, 7.0)
+    await store.put_periods([day, other])
+    following = replace(day, began_at=172_800.0, before_usd=2.5)
+    await store.put_periods([following])
+    assert sorted(await store.periods(), key=lambda p: p.kind) == [following, other]
+
+
+async def test_what_destroyed_workers_spent_is_known_for_every_endpoint(store: Store) -> None:
+    gone = replace(worker(1, E1), state=State.DESTROYED, spent_usd=1.25)
+    await store.commit(E1, 0, 1, [gone], None)
+    assert await store.spent_usd() == {E1: 1.25}

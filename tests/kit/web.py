@@ -181,7 +181,7 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
         hub,
         keyring,
         limits or Limits(),
-        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
+        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.treasury, hub.clock.now()),
         throttle=throttle,
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:

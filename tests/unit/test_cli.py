@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from posthouse import __version__
 from posthouse.agent import AgentSettings, Benchmark
+from posthouse.budget import Left
 from posthouse.cli import app, main, output, serve
 from posthouse.cli.explain import page
 from posthouse.cli.input import find
@@ -34,6 +35,7 @@ from posthouse.client import (
 )
 from posthouse.domain import errors as domain
 from posthouse.domain.endpoint import PARAMETERS
+from posthouse.engine.standing import money_left
 from posthouse.wire import rows
 
 AGENT = ["agent", "--upstream", "http://127.0.0.1:8000"]
@@ -409,6 +411,7 @@ def test_status_tells_what_fails_and_what_waits(
         usd_h=1.5,
         spent_usd=3,
     )
+    left = Left("max_usd_day", 10, 2, 32, 1769904000, 1)
     answers(
         monkeypatch,
         "status",
@@ -423,10 +426,13 @@ def test_status_tells_what_fails_and_what_waits(
             usd_h=1.5,
             spent_usd=3,
             standing=[row],
+            caps=money_left([left, replace(left, used=7, usd_h=12, committed_usd_h=13)], "llama"),
         ),
     )
     assert main(["status"]) == 0
     out = capsys.readouterr().out
+    assert "of llama, max_usd_day 10: $2.00 used, $8.00 left until 2026-02-01 00:00 UTC\n" in out
+    assert "$3.00 left until 2026-02-01 00:00 UTC (drain)" in out
     assert all(word in out for word in ("disk is full", "llama", "1 destroying", why, "$1.5000 an hour"))
     assert main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["standing"][0]["why"] == why

@@ -46,6 +46,8 @@ from posthouse.store import open_store
 
 log = structlog.get_logger()
 
+MONEY_S = 5.0
+"""How often it is looked whether a cap is nearly used, and written down that a day has begun."""
 HOUSEKEEPING_S = 30.0
 """How often the last use of keys is written down, and the age of keys and certificates looked at."""
 
@@ -167,6 +169,7 @@ async def _hub(
         events_dir=settings.engine.events_dir or settings.data_dir / "events",
         keep_events_bytes=int(settings.engine.keep_events_mb * 1_000_000),
     )
+    hub.treasury.caps = settings.money
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     await hub.load()
     return hub
@@ -231,7 +234,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         hub,
         parts.keyring,
         settings.limits,
-        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.clock.now()),
+        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.treasury, hub.clock.now()),
         throttle=parts.throttle,
         stream=parts.stream,
         orphans=parts.orphans,
@@ -251,6 +254,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
             + hub.offers.troubles()
             + parts.orphans.troubles()
             + hub.store.troubles()
+            + hub.treasury.troubles(hub.clock.now())
             + [text for provider in hub.providers.values() for text in provider.troubles()]
         ),
         metrics=lambda: metrics.page(),
@@ -274,6 +278,10 @@ def _tasks(
         for record in parts.keyring.dirty():  # last, so that nothing expires while the database cannot be used
             await parts.hub.store.note_key_use(record.id, record.last_used_at)
 
+    async def money() -> None:
+        await asyncio.sleep(MONEY_S)
+        await parts.hub.treasury.look(parts.hub.endpoints.values(), parts.hub.store, parts.hub.clock.now())
+
     async def late_connections() -> None:
         server.every_second()
 
@@ -281,6 +289,7 @@ def _tasks(
         "control loop": parts.loop.run,
         "housekeeping": housekeeping,
         "recorder": parts.recorder.run,
+        "money": money,
         "late connections": late_connections,
     }
     for name, provider in parts.hub.providers.items():

@@ -68,6 +68,10 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         f"{demand['outstanding']:,.4g} work is at workers",
         "money": f"${facts['usd_h']:.4f}/h now, ${facts['spent_usd']:.4f} spent so far",
     }
+    for cap in facts.get("caps", ()):
+        whose = "" if cap["endpoint"] else "the installation's "
+        level = "" if cap["level"] == "ok" else f" ({cap['level']})"
+        lines["caps"] = "; ".join(filter(None, (lines.get("caps"), f"{whose}{cap['text']}{level}")))
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
         lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"

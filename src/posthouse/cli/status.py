@@ -27,6 +27,9 @@ def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> 
     up = f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{found.uptime_s:.0f} s"
     typer.echo(f"server    {found.version}, up {up}; providers: {', '.join(found.providers)}")
     typer.echo(f"spend     ${found.usd_h:.4f} an hour now, ${found.spent_usd:.4f} so far")
+    for cap in found.caps:
+        whose = f"of {cap.endpoint}, " if cap.endpoint else ""
+        typer.echo(f"cap       {whose}{cap.text}{'' if cap.level == 'ok' else f' ({cap.level})'}")
     typer.echo(f"troubles  {'; '.join(map(printable, found.troubles)) or 'none'}")
     rows: list[dict[str, Any]] = []
     for row in found.standing:

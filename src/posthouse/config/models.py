@@ -124,6 +124,23 @@ class Limits(Section):
     )
 
 
+class Money(Section):
+    """Caps on what all endpoints spend together, beside those of each."""
+
+    max_usd_h: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="Most that all workers may come to cost, in US dollars an hour. Default: no cap.",
+    )
+    max_usd_day: float | None = Field(
+        None, ge=0, le=1e9, description="Most that is spent in a day, in US dollars; days are UTC. Default: no cap."
+    )
+    max_usd_month: float | None = Field(
+        None, ge=0, le=1e9, description="Most that is spent in a calendar month, in US dollars. Default: no cap."
+    )
+
+
 class Rates(Section):
     """Calls per second, as a mean: after a pause ten times as many may come at once. 0: no limit."""
 
@@ -204,6 +221,7 @@ class Settings(Section):
         description="URL at which workers reach the server; default: the server's host and its port.",
     )
     limits: Limits = Limits()
+    money: Money = Money()
     rates: Rates = Rates()
     providers: Mapping[str, SerializeAsAny[ProviderSettings]] = Field(
         default_factory=dict, description="By name; each is an instance of its own type's model."

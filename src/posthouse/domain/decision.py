@@ -24,6 +24,17 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """The most that an endpoint may come to cost now, beside its own `max_usd_h`."""
+
+    usd_h: float
+    name: str
+    """Which cap it is that allows no more."""
+    text: str = ""
+    """The same with what is left, which changes all the time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that a decision may look at."""
 
@@ -44,6 +55,7 @@ class Snapshot:
     """Workers at which requests failed lately."""
     stabilized_at: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
+    cap: Cap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,10 @@ class Scaling:
     ] = 10.0
     inactivity_timeout: Annotated[float | None, Parameter(_INACTIVITY, -1e9, 1e9, "s")] = None
     max_usd_h: Annotated[float | None, Parameter("Most that it may come to cost.", 0, 1e6, "$/h")] = None
+    max_usd_day: Annotated[float | None, Parameter("Most that it may spend in a day, in UTC.", 0, 1e9, "$")] = None
+    max_usd_month: Annotated[
+        float | None, Parameter("Most that it may spend in a calendar month, in UTC.", 0, 1e9, "$")
+    ] = None
     slo_mode: Annotated[SloMode, Parameter(_SLO_MODE, choices=SLO_MODES)] = "fixed"
 
     def changed(self, values: Mapping[str, object]) -> "Scaling":

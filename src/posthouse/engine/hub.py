@@ -17,6 +17,7 @@ from posthouse.engine.directory import Directory
 from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
+from posthouse.engine.treasury import Treasury
 from posthouse.engine.worker_ids import WorkerIds
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
@@ -80,6 +81,7 @@ class Hub:
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     worker_ids: WorkerIds = field(init=False)
+    treasury: Treasury = field(default_factory=Treasury)
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
@@ -106,6 +108,7 @@ class Hub:
         """Reads everything from the store, once, at the start."""
         self.accounts = {a.id: a for a in await self.store.accounts()}
         self.templates = {t.id: t for t in await self.store.templates()}
+        await self.treasury.load(self.store)
         for group in await self.store.workergroups():
             self.put_group(group)
         self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
@@ -206,6 +209,7 @@ class Hub:
         """Takes in an endpoint that this server has."""
         endpoint = managed.fleet.endpoint
         self.endpoints[endpoint.id] = managed
+        self.treasury.settle(managed, self.clock.now())
         if endpoint.name:  # not one that is deleted already
             self.directory.put(endpoint)
         self._point(endpoint.id, managed, self.lease.server)
@@ -260,8 +264,7 @@ class Hub:
 
     def account_name(self, account_id: AccountId) -> str:
         """The account's name, for people."""
-        account = self.accounts.get(account_id)
-        return account.name if account is not None else DEFAULT_ACCOUNT_NAME
+        return self.accounts[account_id].name if account_id in self.accounts else DEFAULT_ACCOUNT_NAME
 
     def endpoint(self, endpoint_id: int) -> Endpoint | None:
         """The endpoint as it is now; None if it does not exist or is being deleted."""

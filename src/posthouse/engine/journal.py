@@ -8,9 +8,12 @@ from typing import Any
 
 import msgspec
 
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.decision import Decision, Obstacle
 from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.engine.standing import money_left
+from posthouse.engine.treasury import Treasury
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows
 
@@ -42,9 +45,10 @@ def orders(decision: Mapping[str, Any]) -> str:
     return ", ".join(goals + rentals) or "no change"
 
 
-def explain(managed: ManagedEndpoint, now: float) -> rows.Explanation:
+def explain(managed: ManagedEndpoint, treasury: Treasury, now: float) -> rows.Explanation:
     """Why the fleet is the size it is: the latest decision, its reasons, and what there is."""
     fleet = managed.fleet
+    shared = treasury.left(now) if fleet.endpoint.account_id == DEFAULT_ACCOUNT else []
     snapshot = fleet.snapshot(now, ())
     return rows.Explanation(
         endpoint=fleet.endpoint.name,
@@ -61,6 +65,7 @@ def explain(managed: ManagedEndpoint, now: float) -> rows.Explanation:
         decision=None if managed.decision is None else msgspec.convert(plain(managed.decision), rows.Decision),
         messages={str(w.id): w.message for w in fleet.workers.values() if w.message},
         failures={str(w.id): w.message for w in managed.last_failures(now)},
+        caps=money_left(treasury.left_of(managed, now), fleet.endpoint.name) + money_left(shared),
     )
 
 

@@ -137,7 +137,9 @@ class Loop:
         if offers is not managed.offers:
             managed.offers = offers
             managed.handle(Offered(offers), now)
-        managed.handle(Ticked(ids), now)
+        treasury = self.hub.treasury
+        managed.handle(Ticked(ids, treasury.cap(managed, now)), now)
+        treasury.settle(managed, now)
 
     async def _reserve(self, managed: ManagedEndpoint, need: int) -> None:
         try:

@@ -1,11 +1,13 @@
 """How an endpoint stands, in a row and in a sentence: what waits, why, and what it costs."""
 
 from collections import Counter
+from collections.abc import Iterable
 
+from posthouse.budget import Left
 from posthouse.domain.decision import Obstacle
 from posthouse.domain.lifecycle import State
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.wire.rows import Standing
+from posthouse.wire.rows import MoneyLeft, Standing
 
 MAX_WHY = 300
 """Longest sentence about failures, in characters."""
@@ -25,6 +27,23 @@ def standing(managed: ManagedEndpoint, now: float) -> Standing:
         usd_h=sum(worker.usd_h() for worker in fleet.workers.values()),
         spent_usd=fleet.spent_usd(now),
     )
+
+
+def money_left(left: Iterable[Left], endpoint: str = "") -> list[MoneyLeft]:
+    """What caps leave, as rows. `endpoint`: whose they are; empty: the installation's."""
+    return [
+        MoneyLeft(
+            cap=one.name,
+            endpoint=endpoint,
+            limit=one.limit,
+            used=one.used,
+            usd_h=one.usd_h,
+            ends_at=one.ends_at,
+            level=one.level,
+            text=one.text(),
+        )
+        for one in left
+    ]
 
 
 def why(managed: ManagedEndpoint, now: float) -> str:

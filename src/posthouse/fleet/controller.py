@@ -7,10 +7,11 @@ server, the simulator and the campaign are drivers of it: they turn what happens
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from posthouse.domain.decision import Decision, Memory, Obstacle, Snapshot
+from posthouse.domain.decision import Cap, Decision, Memory, Obstacle, Snapshot
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import Command, Goal, State
@@ -155,8 +156,8 @@ class Controller:
                 requests.forget(idx, now)
             case events.Failed(idx, worker_id, why):
                 requests.failed(idx, worker_id, why, now)
-            case events.Ticked(ids):
-                self._ticked(ids, now)
+            case events.Ticked(ids, cap):
+                self._ticked(ids, cap, now)
             case events.Written(ok):
                 self._written(ok, now)
             case events.Offered(offers):
@@ -208,7 +209,7 @@ class Controller:
 
     # -- a tick --------------------------------------------------------------------------------------------------------
 
-    def _ticked(self, ids: Iterable[WorkerId] | None, now: float) -> None:
+    def _ticked(self, ids: Iterable[WorkerId] | None, cap: Cap | None, now: float) -> None:
         self._wake_at = None
         self.requests.let_go(now)
         if now < self._tick_at or self._writing is not None or (ids is None and not self.closed):
@@ -224,7 +225,7 @@ class Controller:
             for worker_id in list(self.workers):
                 self.roster.set_goal(worker_id, Goal.GONE)
         elif self._is_known():
-            decision = self.policy(self.snapshot(now), self.memory)
+            decision = self.policy(replace(self.snapshot(now), cap=cap), self.memory)
             self.decision, self.memory = decision, decision.memory
             self._take_on(decision, ids or (), now)
         # Everything that is wanted is written down before it is begun: intent before effect.

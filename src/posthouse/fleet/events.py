@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-from posthouse.domain.decision import Decision
+from posthouse.domain.decision import Cap, Decision
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
@@ -118,6 +118,8 @@ class Ticked(NamedTuple):
 
     ids: Iterable[WorkerId] | None = ()
     """Ids that no worker ever had, for those that are to be rented. None: none are at hand, so decide later."""
+    cap: Cap | None = None
+    """The most that the endpoint may come to cost now, where more than its `max_usd_h` bounds that."""
 
 
 class Written(NamedTuple):

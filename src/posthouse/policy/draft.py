@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from posthouse.domain.decision import Reason, Rental, Snapshot
+from posthouse.domain.decision import Cap, Reason, Rental, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy import capacity
@@ -34,13 +34,19 @@ class Draft:
     because: list[Reason]
     committed_usd_h: float
     """What workers and rentals may come to cost per hour."""
+    cap: Cap | None = None
+    """The most that they may."""
     rented_perf: float = 0.0
     """What the rentals are expected to do together, in work per second."""
 
     @classmethod
     def of(cls, s: Snapshot, tuning: Tuning) -> "Draft":
         """The present, unchanged."""
-        return cls(s, tuning, {w.id: w for w in s.workers}, [], [], sum(map(committed_usd_h, s.workers)))
+        own, because = s.endpoint.scaling.max_usd_h, [] if s.cap is None else [Reason("cap", s.cap.usd_h, s.cap.text)]
+        caps = [cap for cap in (None if own is None else Cap(own, f"max_usd_h {own:g}"), s.cap) if cap is not None]
+        cap = min(caps, key=lambda cap: cap.usd_h, default=None)
+        committed = sum(map(committed_usd_h, s.workers))
+        return cls(s, tuning, {w.id: w for w in s.workers}, [], because, committed, cap)
 
     @property
     def budget(self) -> int:
@@ -59,9 +65,8 @@ class Draft:
         self.rented_perf += perf
 
     def affords(self, extra_usd_h: float) -> bool:
-        """True if so much more per hour keeps the endpoint under its `max_usd_h`."""
-        cap = self.s.endpoint.scaling.max_usd_h
-        return cap is None or self.committed_usd_h + extra_usd_h <= cap * (1 + 1e-9)
+        """True if so much more per hour keeps the endpoint under its cap."""
+        return self.cap is None or self.committed_usd_h + extra_usd_h <= self.cap.usd_h * (1 + 1e-9)
 
     def affords_running(self, worker: Worker) -> bool:
         """True if the worker may run."""

@@ -53,7 +53,12 @@ def wake(draft: Draft, needs: Needs) -> None:
             draft.set(worker, Goal.HOT)
             have, many = have + draft.perf(worker), many + 1
         else:
-            draft.because.append(Obstacle("not started", int(worker.id), "max_usd_h would be passed"))
+            draft.because.append(Obstacle("not started", int(worker.id), over_cap(draft)))
+
+
+def over_cap(draft: Draft) -> str:
+    """Why something cannot be afforded."""
+    return f"{'' if draft.cap is None else draft.cap.name} would be passed"
 
 
 class Candidate(NamedTuple):
@@ -186,7 +191,7 @@ def _in_the_way(draft: Draft) -> Callable[[Candidate], str]:
         if failures.count and trying[group] + sum(r.offer.group_id == group for r in draft.rentals) >= at_once:
             return f"workergroup {group} failed before and tries {at_once} at a time"
         if not draft.affords(offer.price.running_usd_h):
-            return f"max_usd_h {s.endpoint.scaling.max_usd_h:g} would be passed"
+            return over_cap(draft)
         return ""
 
     return why_not

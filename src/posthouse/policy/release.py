@@ -19,15 +19,15 @@ def failed(draft: Draft) -> None:
 
 
 def within_cap(draft: Draft) -> None:
-    """Lets go what `max_usd_h` no longer pays for, after it was lowered or a price rose: the dearest for their work.
+    """Lets go what the cap no longer pays for, as it was lowered or a price rose: the dearest for their work.
 
     Who serves is kept before who is on the way, and both before cold workers. What is let go drains, and is counted in
     full until then, so that nothing is rented for its money yet.
     """
-    cap, over_usd_h = draft.s.endpoint.scaling.max_usd_h, draft.committed_usd_h
+    cap, over_usd_h = draft.cap, draft.committed_usd_h
     if cap is None or draft.affords(0.0):
         return
-    left_usd_h = cap * (1 + 1e-9)
+    left_usd_h = cap.usd_h * (1 + 1e-9)
     let_go: list[Worker] = []
     running = [w for w in draft.all() if will_run(w)]
     for worker in sorted(running, key=lambda w: (w.state is State.IDLE, *_least_worth_first(draft, w)), reverse=True):
@@ -45,7 +45,7 @@ def within_cap(draft: Draft) -> None:
             draft.set(worker, Goal.GONE)
             let_go.append(worker)
     whose = f"let go: {', '.join(str(i) for i in sorted({w.id for w in let_go}))}" if let_go else "some still drain"
-    draft.because.append(Obstacle("cost per hour", over_usd_h, f"max_usd_h {cap:g} pays for no more; {whose}"))
+    draft.because.append(Obstacle("cost per hour", over_usd_h, f"{cap.name} pays for no more; {whose}"))
 
 
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:

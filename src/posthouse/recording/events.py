@@ -12,6 +12,7 @@ from typing import IO, Any, get_args
 
 import msgspec
 
+from posthouse.domain.decision import Cap
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
@@ -20,7 +21,7 @@ from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Ticked, Traffic
 from posthouse.policy.decide import decide
 
-FORMAT = 2
+FORMAT = 3
 """Raised when older files cannot be read any more."""
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Event)}
@@ -75,7 +76,7 @@ class EventLog:
             return
         told: Any = event
         if isinstance(event, Ticked) and event.ids is not None:
-            told = [_given(now, effects)]
+            told = [_given(now, effects), event.cap]
         elif isinstance(event, Offered):
             told = _finite(msgspec.to_builtins(event))
         self._write(_line(now, event, told, effects))
@@ -173,8 +174,8 @@ def _event(kind: str, told: msgspec.Raw) -> Event | None:
     if not kind:
         return None
     if kind == Ticked.__name__:
-        (ids,) = msgspec.json.decode(told, type=tuple[list[WorkerId] | None])
-        return Ticked(ids)
+        ids, cap = msgspec.json.decode(told, type=tuple[list[WorkerId] | None, Cap | None])
+        return Ticked(ids, cap)
     event: Event = msgspec.json.decode(told, type=_KINDS[kind])
     return event
 

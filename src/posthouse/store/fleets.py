@@ -17,10 +17,10 @@ from posthouse.domain.errors import StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.ports import FleetRecord, JournalEntry
+from posthouse.ports import FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
 from posthouse.store.database import Database
-from posthouse.store.schema import endpoints, fleets, installation, journal, workers
+from posthouse.store.schema import endpoints, fleets, installation, journal, periods, workers
 
 JOURNAL_KEEP = 5000
 """Entries kept per endpoint: over an hour of decisions at one a second."""
@@ -98,6 +98,20 @@ class SqlFleets(Database):
             .limit(max(0, limit))
         )
         return await self._all(newest, lambda row: JournalEntry(**row._mapping))
+
+    async def spent_usd(self) -> Mapping[EndpointId, float]:
+        query = select(fleets.c.endpoint_id, fleets.c.spent_usd)
+        return dict(await self._all(query, lambda row: (EndpointId(row.endpoint_id), float(row.spent_usd))))
+
+    async def periods(self) -> Sequence[PeriodRecord]:
+        return await self._all(select(periods), lambda row: PeriodRecord(**fields_of(row)))
+
+    async def put_periods(self, records: Sequence[PeriodRecord]) -> None:
+        async with self._transaction() as db:
+            for record in records:
+                of_it = (periods.c.endpoint_id == record.endpoint_id, periods.c.kind == record.kind)
+                await db.execute(delete(periods).where(*of_it))
+                await db.execute(insert(periods).values(with_checksum(periods, asdict(record))))
 
     async def latest_at(self) -> float:
         times = (workers.c.since, workers.c.progressed_at, workers.c.outdated_at, journal.c.at)

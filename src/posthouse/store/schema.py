@@ -147,6 +147,17 @@ fleets = Table(
     Column("checksum", Integer),  # the sum of those of its living workers
 )
 
+# When the present day and month of each endpoint began; -1 is the installation.
+periods = Table(
+    "periods",
+    metadata,
+    Column("endpoint_id", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String, primary_key=True),
+    Column("began_at", Double, nullable=False),
+    Column("before_usd", Double, nullable=False),
+    Column("checksum", Integer),
+)
+
 workers = Table(
     "workers",
     metadata,

@@ -14,6 +14,7 @@ from pathlib import Path
 from posthouse.domain.errors import Busy, NotFound, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
+from posthouse.domain.offer import Price
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record
 from posthouse.providers.process.procfs import Process, census, send, to_end
@@ -31,12 +32,13 @@ Running = dict[str, list[Process]]
 class Inventory:
     """The directories of one installation below one root. For one thread at a time, which is `alone`."""
 
-    def __init__(self, root: Path, label: re.Pattern[str], slots: int | None, ports: range) -> None:
+    def __init__(self, root: Path, label: re.Pattern[str], slots: int | None, ports: range, price: Price) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root.resolve()
         self.label = label
         self._slots_wanted = slots
         self._ports = ports
+        self._price = price
         self._directories: list[Path] = []
         self._lock = threading.Lock()
 
@@ -91,6 +93,7 @@ class Inventory:
             addresses=frozenset(f"{record.host}:{port}" for port in record.ports.values()),
             progress=f"{files.log_bytes(directory)} bytes of log",
             message="" if lives or halted else files.last_words(directory),
+            price=self._price,
         )
 
     def failed(self, directory: Path) -> bool:

@@ -94,7 +94,7 @@ class ProcessProvider:
         """
         self.name = name
         self._label = bootstrap.labels(installation)
-        self._inventory = Inventory(root, self._label, slots, ports)
+        self._inventory = Inventory(root, self._label, slots, ports, price)
         self.root = self._inventory.root
         self.users = range(0)
         """User ids for workers that are made from now on; none: they run as the server does."""

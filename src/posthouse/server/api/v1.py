@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI, Query, Response
 
 from posthouse import __version__
+from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Busy, NotFound
 from posthouse.domain.worker import Worker
@@ -15,7 +16,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
-from posthouse.engine.standing import standing
+from posthouse.engine.standing import money_left, standing
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
@@ -45,6 +46,9 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]])
         now = hub.clock.now()
         seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
         rows_of = [standing(managed, now) for managed in seen if not managed.leaving]
+        caps = money_left(hub.treasury.left(now)) if caller.may_see(DEFAULT_ACCOUNT) else []
+        for managed in seen:
+            caps += money_left(hub.treasury.left_of(managed, now), managed.fleet.endpoint.name)
         return rows.Status(
             version=__version__,
             installation=hub.installation,
@@ -56,6 +60,7 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]])
             usd_h=sum(row.usd_h for row in rows_of),
             spent_usd=sum(row.spent_usd for row in rows_of),
             standing=rows_of,
+            caps=caps,
         )
 
 

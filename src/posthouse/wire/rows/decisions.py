@@ -7,6 +7,7 @@ from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.estimates import Estimates
 from posthouse.wire.rows.base import Row
+from posthouse.wire.rows.own import MoneyLeft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ class Explanation(Row):
     """What workers, by id, or their providers last said went wrong."""
     failures: dict[str, str]
     """The same of the latest that failed within a day, also of those that are gone."""
+    caps: list[MoneyLeft] = field(default_factory=list)
+    """What each cap on money leaves: the endpoint's, and the installation's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

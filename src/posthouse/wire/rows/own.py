@@ -23,6 +23,28 @@ class Standing(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyLeft(Row):
+    """What a cap on money leaves."""
+
+    cap: str
+    """The parameter or setting."""
+    endpoint: str
+    """Whose parameter it is; empty: a setting, for all endpoints together."""
+    limit: float
+    """US dollars, or US dollars per hour."""
+    used: float
+    """Spent in the period, or what runs may come to cost per hour."""
+    usd_h: float
+    """What all that runs may cost per hour at most, so that the cap holds."""
+    ends_at: float
+    """When the day or month ends; 0 for a cap by the hour."""
+    level: str
+    """`ok`, `warn` from 80 % on, `full` where nothing more may be started, `drain` where something has to go."""
+    text: str
+    """The same for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Row):
     """What a server is, and how all stands."""
 
@@ -39,6 +61,8 @@ class Status(Row):
     spent_usd: float
     standing: list[Standing]
     """Of each endpoint."""
+    caps: list[MoneyLeft]
+    """What each cap on money leaves, of those that the caller may see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

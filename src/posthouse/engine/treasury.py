@@ -1,0 +1,176 @@
+"""The caps on money: of each endpoint by day and month, and of the whole installation.
+
+Money is reserved as it is decided: within a tick, which nothing interrupts, each endpoint is told what the others
+leave, and what it has decided counts for the others from then on. So whatever is rented or started has its money.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from posthouse.budget import Budget, Caps, Left, Period, spent_before, tightest
+from posthouse.domain.decision import Cap
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.fleet.events import Level
+from posthouse.policy.draft import committed_usd_h
+from posthouse.ports import PeriodRecord
+
+ALL: Final = EndpointId(-1)
+"""Stands for the whole installation among those who have a budget."""
+HOUSE: Final = "the installation's "
+
+
+class Book(Protocol):
+    """Where budgets are kept."""
+
+    async def periods(self) -> Sequence[PeriodRecord]: ...
+    async def put_periods(self, records: Sequence[PeriodRecord]) -> None: ...
+    async def spent_usd(self) -> Mapping[EndpointId, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoCaps:
+    """No cap at all."""
+
+    max_usd_h: float | None = None
+    max_usd_day: float | None = None
+    max_usd_month: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """What an endpoint had spent in all at its latest tick, and what it may come to cost per hour."""
+
+    at: float
+    spent_usd: float
+    usd_h: float = 0.0
+    committed_usd_h: float = 0.0
+
+
+@dataclass(slots=True)
+class Treasury:
+    """Every budget. One server acts on it: with several, each needs a share of the installation's caps."""
+
+    caps: Caps = NoCaps()
+    """Of the installation."""
+    _budgets: dict[EndpointId, Budget] = field(default_factory=dict)
+    _accounts: dict[EndpointId, _Account] = field(default_factory=dict)
+    """Of every endpoint that ever was; who has had workers longest comes first."""
+    _unsaved: set[tuple[EndpointId, str]] = field(default_factory=set)
+    _warned: dict[tuple[EndpointId, str], float] = field(default_factory=dict)
+    """Caps of which it was said that most is used, with the end of that period."""
+
+    async def load(self, book: Book) -> None:
+        """Reads what was kept, before any endpoint is settled."""
+        for endpoint_id, usd in (await book.spent_usd()).items():
+            self._accounts[endpoint_id] = _Account(0.0, usd)
+        for record in await book.periods():
+            self._budget(record.endpoint_id).periods[record.kind] = Period(record.began_at, record.before_usd)
+
+    async def keep(self, book: Book) -> None:
+        """Writes down what is new. Raises: Unavailable."""
+        if unsaved := sorted(self._unsaved):
+            periods = [(payer, kind, self._budget(payer).periods[kind]) for payer, kind in unsaved]
+            await book.put_periods([PeriodRecord(payer, kind, p.began_at, p.before_usd) for payer, kind, p in periods])
+            self._unsaved.difference_update(unsaved)
+
+    # -- what a tick asks ----------------------------------------------------------------------------------------------
+
+    def cap(self, managed: ManagedEndpoint, now: float) -> Cap | None:
+        """The most that the endpoint may come to cost now, beside its own `max_usd_h`; None where nothing says."""
+        self.settle(managed, now)
+        own = tightest(left for left in self.left_of(managed, now) if left.ends_at)
+        shared = self._shared(managed.fleet.endpoint.id, now)
+        if own is None or (shared is not None and shared.usd_h <= own.usd_h):
+            return shared
+        return Cap(own.usd_h, f"{own.name} {own.limit:g}", own.text())
+
+    def settle(self, managed: ManagedEndpoint, now: float) -> None:
+        """Takes in what the endpoint has spent, costs and may come to cost: when it is opened, and at each tick before
+        and after it has decided."""
+        fleet = managed.fleet
+        endpoint_id, workers = fleet.endpoint.id, fleet.workers.values()
+        account = _Account(
+            now, fleet.spent_usd(now), sum(w.usd_h() for w in workers), sum(map(committed_usd_h, workers))
+        )
+        before = self._accounts.get(endpoint_id)
+        if before is None or not before.committed_usd_h:  # it has had workers for less long than the others
+            self._accounts.pop(endpoint_id, None)
+        self._accounts[endpoint_id] = account
+        for payer in (endpoint_id, ALL):
+            for kind, at in self._budget(payer).due(now):
+                self._begin(payer, kind, at, managed)
+
+    def _begin(self, payer: EndpointId, kind: str, at: float, managed: ManagedEndpoint) -> None:
+        if payer == ALL:
+            before_usd = sum(
+                a.spent_usd - a.usd_h * max(0.0, a.at - at) / SECONDS_PER_HOUR for a in self._accounts.values()
+            )
+        else:
+            fleet = managed.fleet
+            before_usd = spent_before(fleet.workers.values(), fleet.roster.spent_gone_usd, at)
+        self._budget(payer).begin(kind, at, before_usd)
+        self._unsaved.add((payer, kind))
+
+    def _shared(self, endpoint_id: EndpointId, now: float) -> Cap | None:
+        """What the installation's caps leave to an endpoint. What all have is shared in the order in which they have
+        had it: where it is too much, who came last drains."""
+        found = tightest(self.left(now))
+        if found is None:
+            return None
+        name = f"{HOUSE}{found.name} {found.limit:g}"  # other accounts see this: not what is left of it
+        own = self._accounts[endpoint_id].committed_usd_h
+        total = sum(a.committed_usd_h for a in self._accounts.values())
+        if total <= found.usd_h * (1 + 1e-9):
+            return Cap(found.usd_h - (total - own), name, name)
+        earlier = 0.0
+        for other, account in self._accounts.items():
+            if other == endpoint_id:
+                break
+            earlier += account.committed_usd_h
+        return Cap(min(own, max(0.0, found.usd_h - earlier)), name, name)
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def left(self, now: float) -> list[Left]:
+        """What each cap of the installation leaves."""
+        accounts = self._accounts.values()
+        spent_usd = sum(a.spent_usd + a.usd_h * max(0.0, now - a.at) / SECONDS_PER_HOUR for a in accounts)
+        committed = sum(a.committed_usd_h for a in accounts)
+        return list(self._budget(ALL).left(self.caps, now, spent_usd, committed))
+
+    def left_of(self, managed: ManagedEndpoint, now: float) -> list[Left]:
+        """What each cap of the endpoint leaves."""
+        fleet = managed.fleet
+        committed = sum(map(committed_usd_h, fleet.workers.values()))
+        budget = self._budget(fleet.endpoint.id)
+        return list(budget.left(fleet.endpoint.scaling, now, fleet.spent_usd(now), committed))
+
+    def troubles(self, now: float) -> list[str]:
+        """The installation's caps of which most is used, in words that anybody may read."""
+        return [
+            f"{HOUSE}{left.name}: {left.used / left.limit:.0%} of it is used"
+            if left.limit
+            else f"{HOUSE}{left.name}: 0"
+            for left in self.left(now)
+            if left.warns
+        ]
+
+    async def look(self, endpoints: Iterable[ManagedEndpoint], book: Book, now: float) -> None:
+        """Warns where most of a cap is used, and writes down what is new. Raises: Unavailable."""
+        for managed in endpoints:
+            self.warn(managed, now)
+        await self.keep(book)
+
+    def warn(self, managed: ManagedEndpoint, now: float) -> None:
+        """Says once in each period, in the endpoint's log, that most of a cap is used."""
+        for left in self.left_of(managed, now):
+            key = managed.fleet.endpoint.id, left.name
+            if left.ends_at and left.warns and self._warned.get(key) != left.ends_at:
+                self._warned[key] = left.ends_at
+                managed.history.note(now, Level.INFO0, left.text(), None, None)
+
+    def _budget(self, payer: EndpointId) -> Budget:
+        return self._budgets.setdefault(payer, Budget())
