@@ -109,6 +109,7 @@ class ProviderContract:
             assert await available(provider, offer.id) == offer.available - worker_id
             await provider.create(offer.id, spec(worker_id), 1e3)
         assert await available(provider, offer.id) == 0
+        assert {i.price for i in await provider.instances()} <= {None, offer.price}, "what it costs is what it was"
         with pytest.raises(OfferTaken):
             await provider.create(offer.id, spec(99), 1e3)
         assert await listed(provider, "posthouse-test-99") is None
