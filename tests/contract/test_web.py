@@ -814,10 +814,16 @@ async def test_an_unknown_field_is_refused_where_it_can_only_be_a_mistake(web: W
         ("/api/v0/template", {"name": "t", "runtype": "args", "docker_login_user": "u", "created_at": 1.0}, ""),
         ("/api/v0/template", {"name": "t", "imagee": "x"}, "imagee: there is no such field. Did you mean image?"),
         ("/api/v0/template", {"name": "t", "environment": "x"}, "environment: there is no such field."),
+        (
+            "/api/v0/template",
+            {"name": "t", "imagee": 1, "b": 2, "c": 3},
+            "imagee: there is no such field. Did you mean ",
+        ),
     ]
     for path, body, says in cases:
         answer = await web.call("POST", path, body)
         assert (answer.status, answer.body["msg"][: len(says)] if says else "") == (400 if says else 200, says), answer
+    assert answer.body["msg"].endswith("loading_timeout_s; nor are there b, c")
     assert [(m.fleet.endpoint.name, len(web.hub.workergroups)) for m in web.hub.endpoints.values()] == [("a", 0)]
     key = {"name": "x", "scope": "read", "api_key": web.keys["admin"]}
     assert (await web.call("POST", "/v1/keys", key, key=None)).status == 201  # who asks may stand in the body

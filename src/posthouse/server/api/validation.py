@@ -20,9 +20,15 @@ MAX_TOLD = 10
 def worded(error: RequestValidationError, route: APIRoute | None) -> str:
     """What is wrong with a call, field by field."""
     found: dict[str, str] = {}
+    extra: list[str] = []
     for wrong in error.errors():
         field, info, known = _place(route, wrong["loc"])
+        if wrong["type"] == "extra_forbidden":  # the names that are allowed are told once
+            extra.append(field)
+            field = extra[0]
         found.setdefault(field, _words(field, info, known, wrong))
+    if len(extra) > 1:
+        found[extra[0]] += f"; nor are there {', '.join(name[:64] for name in extra[1:MAX_TOLD])}"
     return "; ".join(list(found.values())[:MAX_TOLD])
 
 
