@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.decision import Decision, Failures, Memory, Snapshot
+from posthouse.domain.decision import Cap, Decision, Failures, Memory, Snapshot
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.estimates import Estimates
@@ -240,9 +240,16 @@ def test_an_endpoint_that_is_not_active_recruits_nobody(s: Snapshot, memory: Mem
         assert Goal.HOT not in [w.goal for w in after(s, decision)]
 
 
-@given(snapshots(), memories)
-def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
-    decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
+def capped(s: Snapshot, usd_h: float | None) -> tuple[Snapshot, float | None]:
+    """The same where others leave so much, and the cap that this makes."""
+    caps = [cap for cap in (s.endpoint.scaling.max_usd_h, usd_h) if cap is not None]
+    return replace(s, cap=None if usd_h is None else Cap(usd_h, "shared")), min(caps, default=None)
+
+
+@given(snapshots(), memories, st.none() | st.floats(0, 30))
+def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory, left_usd_h: float | None) -> None:
+    s, cap = capped(s, left_usd_h)
+    decision = decide(s, memory)
     woken = [w for w in s.workers if w.goal is Goal.COLD and decision.goals.get(w.id) is Goal.HOT]
     rented_usd_h = sum(r.offer.offer.price.running_usd_h for r in decision.rentals)
     dearer = rented_usd_h + sum(committed_usd_h(replace(w, goal=Goal.HOT)) - committed_usd_h(w) for w in woken)
@@ -250,9 +257,12 @@ def test_nothing_is_taken_on_beyond_the_cap_on_money(s: Snapshot, memory: Memory
         assert sum(map(committed_usd_h, after(s, decision))) + rented_usd_h <= cap * (1 + 1e-6) + 1e-6
 
 
-@given(snapshots(), memories)
-def test_what_is_wanted_never_costs_more_than_the_cap_on_money(s: Snapshot, memory: Memory) -> None:
-    decision, cap = decide(s, memory), s.endpoint.scaling.max_usd_h
+@given(snapshots(), memories, st.none() | st.floats(0, 30))
+def test_what_is_wanted_never_costs_more_than_the_cap_on_money(
+    s: Snapshot, memory: Memory, left_usd_h: float | None
+) -> None:
+    s, cap = capped(s, left_usd_h)
+    decision = decide(s, memory)
     if cap is None:
         return
     wanted = [w for w in after(s, decision) if w.goal is not Goal.GONE]

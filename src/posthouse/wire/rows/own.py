@@ -1,6 +1,6 @@
 """The other answers of our own calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from posthouse.wire.rows.base import Row
 
@@ -61,7 +61,7 @@ class Status(Row):
     spent_usd: float
     standing: list[Standing]
     """Of each endpoint."""
-    caps: list[MoneyLeft]
+    caps: list[MoneyLeft] = field(default_factory=list)
     """What each cap on money leaves, of those that the caller may see."""
 
 
