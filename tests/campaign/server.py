@@ -35,7 +35,7 @@ STABILIZATION_S = 60.0
 SILENT_S = 60.0
 ACTION_TIMEOUT_S = 120.0
 """The settings' defaults."""
-MAX_USD_H = 6.0
+MAX_USD_H = 3.0
 """Less than what all endpoints ask for in a storm, and enough for a worker of each in the calm."""
 HOLD_S = 4.0
 """As in the settings."""
