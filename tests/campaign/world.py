@@ -422,4 +422,5 @@ class World:
 
 def _listed(instance: SimInstance) -> Instance:
     seen = instance.state if not instance.gone else Observation.EXITED
-    return Instance(instance.id, instance.label, seen, frozenset({instance.url.removeprefix("http://")}))
+    address = frozenset({instance.url.removeprefix("http://")})
+    return Instance(instance.id, instance.label, seen, address, price=instance.offer.price)

@@ -95,6 +95,7 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
     _, _, expected = await made(path)
     with sqlite3.connect(path) as db:
         db.execute("alter table templates drop column loading_timeout_s")
+        db.execute("drop table periods")
         db.execute("update alembic_version set version_num = '0002_checksums'")
     db.close()
     store = await open_store(sqlite_url(path))

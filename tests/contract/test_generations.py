@@ -269,7 +269,8 @@ async def test_the_two_oldest_generations_have_ended_what_their_counts_leave_no_
 def test_every_form_of_asking_for_a_worker_means_the_same(client: str) -> None:
     for form in requests(client, "/route/"):
         ask = wire.checked(wire.decode(json.dumps(form["body"]).encode()))
-        means = {"cost": ask.cost, "request_idx": ask.request_idx or 0, "polls": ask.polls}
+        cost = wire.DEFAULT_COST if ask.cost == wire.NOT_STATED else ask.cost
+        means = {"cost": cost, "request_idx": ask.request_idx or 0, "polls": ask.polls}
         assert (ask.endpoint, means) == ("llm", form["means"]), form["form"]
 
 

@@ -249,6 +249,7 @@ async def test_a_session_needs_an_index_that_the_server_knows_it_by(world: World
     async with world.agent(unsecured=True):
         body = world.wrapped({})
         del body["auth_data"]["request_idx"]
+        body["auth_data"]["signature"] = "no grant, which would have it"
         status, reply = await post(world, SESSION, body)
         assert (status, "request_idx: is missing" in reply["error"]) == (422, True)
 

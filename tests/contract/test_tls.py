@@ -75,7 +75,7 @@ async def asked(
 
 def token_of(server: Running, worker_id: int) -> str:
     """The token, as the worker itself finds it."""
-    files = server.hub.providers["process"].inner.inner.inner._root.glob(f"*-{worker_id}/instance.json")  # type: ignore[attr-defined]
+    files = server.hub.providers["process"].inner.inner.inner.root.glob(f"*-{worker_id}/instance.json")  # type: ignore[attr-defined]
     return str(json.loads(next(files).read_bytes())["env"]["MASTER_TOKEN"])
 
 

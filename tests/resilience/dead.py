@@ -164,13 +164,13 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
     sent_to: list[WorkerId] = []
     really_route, really_assign = Router.route, Controller.assign
 
-    def route(self: Router, managed: ManagedEndpoint, ask: RouteAsk, deliver: Any, hold_s: float | None = None) -> Any:
+    def route(self: Router, managed: ManagedEndpoint, ask: RouteAsk, deliver: Any, *others: Any, **named: Any) -> Any:
         def delivered(reply: Any) -> None:
             if managed.fleet.endpoint.name == "alone":
                 routes[reply.request_idx].append(clock())
             deliver(reply)
 
-        return really_route(self, managed, ask, delivered, hold_s)
+        return really_route(self, managed, ask, delivered, *others, **named)
 
     def assign(self: Controller, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
         outcome = really_assign(self, idx, cost, now, polls, hold_s)

@@ -19,7 +19,7 @@ OTHERS = {
     "fleet/estimator.py": {"MAX_MACHINES"},
     # What is believed of a client's word on one request; what workers do of late moves it by itself.
     "fleet/claims.py": {"BEYOND", "FORGETS", "LEARNED"},
-    "fleet/requests.py": {"UNSEEN_S", "UNSEEN_WORK_S", "ABSENT_WORK_S"},
+    "fleet/requests.py": {"UNSEEN_S", "UNSEEN_WORK_S"},
     # How often there is a round, and what is written down.
     "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "STORY"},
     # How long a state may last.

@@ -29,9 +29,7 @@ CLASSIC_KEPT_S = 5.0
 UNSEEN_S = 5.0
 """How long it counts in full without that: workers tell of a new request within a second."""
 UNSEEN_WORK_S = 1.0
-"""What it counts at most after that, in seconds of its worker."""
-ABSENT_WORK_S = 0.01
-"""The same where a report shows that its worker does not have it."""
+"""What it counts at most after that, in seconds of its worker; also once a report does not show it there."""
 UNSEEN_KEPT_S = 30.0
 """How long an assigned request is believed in without its worker having seen it."""
 SEEN_KEPT_S = 86_400.0
@@ -240,7 +238,7 @@ class Requests:
             elif request.seen:
                 self._remove(request, now)
             elif now - request.assigned_at >= UNSEEN_S:
-                self._weigh(request, self._lives.workers[worker_id].perf * ABSENT_WORK_S)
+                self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
         self.claims.counted(worker_id, report.taken)
         for idx in sorted(report.working) if began_again else ():
             if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
