@@ -88,7 +88,9 @@ def settings() -> str:
 
 
 def _default(field: Any) -> str:
-    return "see there" if field.default_factory else f"`{_toml(field.default)}`"
+    if field.default_factory:
+        return "see there"
+    return "none" if field.default is None else f"`{_toml(field.default)}`"
 
 
 def _toml(value: object) -> str:

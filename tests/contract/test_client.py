@@ -72,7 +72,12 @@ class Peer:
         if step == "wait":
             return web.json_response({"endpoint": body["endpoint"], "status": "loading: 1", "request_idx": idx})
         url = f"{self.url}/worker" if step == "worker" else step
-        reply = {"endpoint": body["endpoint"], "cost": body.get("cost", 100), "reqnum": len(self.asked), "signature": "sig"}
+        reply = {
+            "endpoint": body["endpoint"],
+            "cost": body.get("cost", 100),
+            "reqnum": len(self.asked),
+            "signature": "sig",
+        }
         return web.json_response({**reply, "url": url, "request_idx": idx, "extra": 1})
 
     async def work(self, request: web.Request) -> web.StreamResponse:

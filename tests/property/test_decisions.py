@@ -341,6 +341,7 @@ def test_more_load_never_means_fewer_hot_workers(s: Snapshot, memory: Memory, ra
 def _hot_after(s: Snapshot, memory: Memory) -> int:
     decision = decide(s, memory)
     kept = sum(w.goal is Goal.HOT and w.state in USABLE for w in after(s, decision))
+    kept += len(begun(s, decision))  # who is updated takes requests then
     return kept + sum(r.goal is Goal.HOT for r in decision.rentals)
 
 

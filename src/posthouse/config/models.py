@@ -4,6 +4,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
@@ -265,11 +266,10 @@ def is_list(field: FieldInfo) -> bool:
 
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: `a whole number >= 0 and <= 65535`."""
-    kinds = get_args(field.annotation)
-    if is_list(field):
-        kind = f"a list of {_KINDS.get(kinds[0], str(kinds[0]))}"
-    else:
-        kind = _KINDS.get(field.annotation) or " or ".join(map(str, kinds))
+    kinds = [
+        _KINDS.get(kind, str(kind)) for kind in get_args(field.annotation) or [field.annotation] if kind is not NoneType
+    ]
+    kind = f"a list of {kinds[0]}" if is_list(field) else " or ".join(kinds)
     bounds = [
         f"{sign} {getattr(rule, name)}"
         for rule in field.metadata
