@@ -12,7 +12,7 @@ LOG_BYTES: Final = 6 * 2**20
 """For the write-ahead log: SQLite begins it anew after 1,000 pages of 4 KiB and the transaction that reaches them."""
 RENEW_S: Final = 30.0
 LOW_BYTES: Final = 64 * 2**20
-"""With less of the disk free it counts as full: only what decisions rest on is still written."""
+"""With less free, or a tenth of a small disk, it counts as full: only what decisions rest on is still written."""
 
 _KEEP_SIZE: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +42,7 @@ class Reserve:
         """How much of the disk is free, in MB, where that is too little."""
         disk = os.fstatvfs(self._file)
         free = disk.f_bavail * disk.f_frsize
-        return free / 1e6 if free < min(LOW_BYTES, 0.5 * disk.f_blocks * disk.f_frsize) else None
+        return free / 1e6 if free < min(LOW_BYTES, 0.1 * disk.f_blocks * disk.f_frsize) else None
 
     def close(self) -> None:
         """To be called once SQLite has closed the database."""
