@@ -1,6 +1,7 @@
 """What Posthouse is for, with everything real: the server, the workers, the processes, the clients."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,7 @@ def test_the_demo_answers_every_request_and_leaves_no_process(tmp_path: Path) ->
         capture_output=True,
         text=True,
         timeout=170,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -176,7 +178,7 @@ def test_the_demo_answers_every_request_and_leaves_no_process(tmp_path: Path) ->
         s for sample in json.loads((tmp_path / "out" / "demo.json").read_text())["samples"] for s in sample["states"]
     }
     assert {"stopped", "starting", "idle"} <= states_seen
-    assert not [p for p in psutil.process_iter(["cwd"]) if "posthouse-demo-" in (p.info["cwd"] or "")]
+    assert not [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(f"{tmp_path}/")]
 
 
 def admin(site: Site) -> str:
