@@ -27,6 +27,8 @@ def show(
       POSTHOUSE_SERVER__PORT=9000 posthouse config show --long
     """
     with server_extra():
+        from pydantic_core import to_jsonable_python
+
         from posthouse.config import allowed, env_name, known_settings, load_settings, value_of
     settings, origins = load_settings({}, config, os.environ)
     rows = []
@@ -34,7 +36,7 @@ def show(
         value = value_of(settings, name)
         row: dict[str, Any] = {
             "setting": name,
-            "value": str(value) if isinstance(value, Path) else value,
+            "value": to_jsonable_python(value),
             "from": origins[name],
         }
         if long or as_json:

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -230,10 +230,14 @@ class Settings(Section):
     default_provider: str = Field("process", min_length=1, description="Provider of the workergroups that name none.")
 
 
+def _is_section(kind: Any) -> TypeGuard[type[Section]]:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting with its dotted name, in the order of the tree; without those of providers."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if _is_section(field.annotation):
             yield from leaves(field.annotation, f"{prefix}{name}.")
         elif prefix + name != "providers":
             yield prefix + name, field
@@ -267,7 +271,9 @@ def is_list(field: FieldInfo) -> bool:
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: `a whole number >= 0 and <= 65535`."""
     kinds = [
-        _KINDS.get(kind, str(kind)) for kind in get_args(field.annotation) or [field.annotation] if kind is not NoneType
+        "tables" if _is_section(kind) else _KINDS.get(kind, str(kind))
+        for kind in get_args(field.annotation) or [field.annotation]
+        if kind is not NoneType
     ]
     kind = f"a list of {kinds[0]}" if is_list(field) else " or ".join(kinds)
     bounds = [

@@ -10,7 +10,8 @@ import structlog
 
 from posthouse.domain.errors import Busy
 from posthouse.ports import RegistryLogin
-from posthouse.providers.docker import bundle, layout
+from posthouse.providers import bundle
+from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import RETRY_S, Engine
 from posthouse.providers.docker.layout import AGENT_DIR
 
@@ -97,7 +98,7 @@ class Stock:
             if not await self._engine.read(container, f"{AGENT_DIR}/{bundle.COMPLETE}"):
                 log.info("putting the agent on an engine", volume=volume)
                 with tempfile.TemporaryFile() as archive:
-                    await asyncio.to_thread(bundle.archive, AGENT_DIR, archive)
+                    await asyncio.to_thread(bundle.archive, AGENT_DIR, archive, "agent = 'image'")
                     archive.seek(0)
                     await self._engine.write(container, AGENT_DIR, archive)
         finally:

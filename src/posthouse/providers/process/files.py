@@ -48,6 +48,8 @@ class Record(msgspec.Struct, frozen=True):
     """What its template asks for."""
     uid: int = 0
     """The user that it runs as; 0: the server's."""
+    boot_id: str = ""
+    """The boot of this machine in which it was last started."""
 
 
 def write_record(directory: Path, record: Record) -> None:

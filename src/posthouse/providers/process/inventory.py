@@ -1,11 +1,13 @@
 """Which instances there are on this machine, which slots and ports they hold, and how each is listed."""
 
+import fcntl
 import os
 import re
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -22,17 +24,26 @@ from posthouse.providers.process.procfs import Process, census, send, to_end
 RETRY_S = 2.0
 """After how long what cannot be done now is worth another try, in seconds."""
 
-LOCK_S = 20.0
-"""How long a call waits for another one, in seconds."""
+LOCK_S, LOCK_LOOK_S = 20.0, 0.01
+"""How long a call waits for another one, and between two looks for one of another process, in seconds."""
+
+REBOOTED = "the machine was rebooted; "
 
 Running = dict[str, list[Process]]
 """Live processes by their instance's directory, as `census` finds them."""
 
 
 class Inventory:
-    """The directories of one installation below one root. For one thread at a time, which is `alone`."""
+    """The directories of one installation below one root. For one thread of one process at a time, which is `alone`."""
 
-    def __init__(self, root: Path, label: re.Pattern[str], slots: int | None, ports: range, price: Price) -> None:
+    def __init__(
+        self,
+        root: Path,
+        label: re.Pattern[str],
+        slots: int | Mapping[int, machine.Slot] | None,
+        ports: range,
+        price: Price,
+    ) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root.resolve()
         self.label = label
@@ -44,11 +55,21 @@ class Inventory:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps other threads waiting, so that none sees another's instance half made. Raises: Busy."""
+        """Keeps others waiting, so that nobody sees another's instance half made. Raises: Busy.
+
+        Other threads, and other processes: two servers may share a machine, and whoever lost its server may still be
+        at work there.
+        """
+        until = time.monotonic() + LOCK_S
         if not self._lock.acquire(timeout=LOCK_S):
             raise Busy(f"{self.root}: the file system keeps everything waiting", RETRY_S)
         try:
-            yield
+            with files.opened(self.root) as folder:
+                while not _locked(folder):
+                    if time.monotonic() > until:
+                        raise Busy(f"{self.root}: another server is at work there", RETRY_S)
+                    time.sleep(LOCK_LOOK_S)
+                yield
         finally:
             self._lock.release()
 
@@ -86,13 +107,14 @@ class Inventory:
         record = read_record(directory)
         halted = record.wanted != "running"
         lives = str(directory) in running and (halted or not self.failed(directory))
+        rebooted = record.boot_id not in ("", machine.boot_id())
         return Instance(
             id=directory.name,
             label=directory.name,
             seen=Observation.RUNNING if lives else Observation.HALTED if halted else Observation.EXITED,
             addresses=frozenset(f"{record.host}:{port}" for port in record.ports.values()),
             progress=f"{files.log_bytes(directory)} bytes of log",
-            message="" if lives or halted else files.last_words(directory),
+            message="" if lives or halted else REBOOTED * rebooted + files.last_words(directory),
             price=self._price,
         )
 
@@ -143,3 +165,12 @@ class Inventory:
             aside = re.fullmatch(r"\.(?:new|gone)-(.+)-[0-9a-f]{8}", path.name)
             if aside and self.label.fullmatch(aside[1]):
                 files.remove(path)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the directory is locked for us now, until it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,12 +33,14 @@ class Slot:
     num_gpus: int = 0
 
 
-def slots(wanted: int | None) -> dict[int, Slot]:
+def slots(wanted: int | Mapping[int, Slot] | None) -> dict[int, Slot]:
     """Every slot by number; a GPU's number is nvidia-smi's.
 
-    `wanted`: how many, sharing what there is; None gives each GPU one worker, or each core `SLOTS_PER_CORE` where there
-    is no GPU. Raises: Refused if nvidia-smi fails.
+    `wanted`: the slots themselves, or how many, sharing what there is; None gives each GPU one worker, or each core
+    `SLOTS_PER_CORE` where there is no GPU. Raises: Refused if nvidia-smi fails.
     """
+    if isinstance(wanted, Mapping):
+        return dict(wanted)
     if wanted is not None:
         return dict.fromkeys(range(wanted), Slot())
     return _gpus() or dict.fromkeys(range(cores() * SLOTS_PER_CORE), Slot())
@@ -59,6 +62,11 @@ def full_disk(directory: Path, min_free_gb: float) -> str:
     free_gb, total_gb = (blocks * disk.f_frsize / 1e9 for blocks in (disk.f_bavail, disk.f_blocks))
     enough_gb = min(min_free_gb, keeper.SMALL_DISK * total_gb)
     return f"the disk has {free_gb:.3g} GB free, of {enough_gb:.3g} GB needed" if free_gb < enough_gb else ""
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def is_free(port: int) -> bool:

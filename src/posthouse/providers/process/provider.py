@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class ProcessProvider:
         root: Path,
         installation: str,
         host: str = "127.0.0.1",
-        slots: int | None = None,
+        slots: int | Mapping[int, machine.Slot] | None = None,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         price: Price = Price(),  # noqa: B008 - frozen
         ports: range = machine.PORTS,
@@ -87,7 +87,7 @@ class ProcessProvider:
         name: str = "process",
     ) -> None:
         """`host`: the address at which others reach this machine. `slots`: how many workers may run at once, sharing
-        what there is; None gives each GPU one worker, or each core a few where there is no GPU.
+        what there is, or the slots themselves; None gives each GPU one worker, or each core a few where there is none.
         `grace_s`: how long a worker has to end after SIGTERM.
 
         Raises: Refused for an installation that no label could carry.
@@ -105,7 +105,7 @@ class ProcessProvider:
         self._grace_s = grace_s
         self._children: list[subprocess.Popen[bytes]] = []
         self._recovered = False
-        self._obstacle = ""
+        self.obstacle = ""
         """Why no worker is made now."""
         self._threads = Threads(8, CALL_S)
         self._log_threads = Threads(4, CALL_S)
@@ -176,7 +176,7 @@ class ProcessProvider:
     def troubles(self) -> list[str]:
         """Why it makes no worker, and whom workers could harm."""
         wall = f"workers of provider {self.name} can read this server's keys: Landlock is off or not in this system"
-        return [text for text in ("" if self.wall or self.users else wall, self._obstacle) if text]
+        return [text for text in ("" if self.wall or self.users else wall, self.obstacle) if text]
 
     async def close(self) -> None:
         with self._inventory.alone():
@@ -220,7 +220,7 @@ class ProcessProvider:
             if not free:
                 raise OfferTaken(f"{offer_id}: no free slot on this machine")
             if self._disk_is_full():
-                raise OfferTaken(f"{offer_id}: {self._obstacle}")
+                raise OfferTaken(f"{offer_id}: {self.obstacle}")
             chosen = self._inventory.free_ports(len(spec.ports) + 2, avoid=spec.ports)
             record = Record(
                 worker_id=spec.worker_id,
@@ -234,6 +234,7 @@ class ProcessProvider:
                 onstart=spec.onstart,
                 disk_gb=spec.disk_gb,
                 uid=users.free(self.users, self.root) if self.users else 0,
+                boot_id=machine.boot_id(),
             )
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self.root / f".new-{spec.label}-{secrets.token_hex(4)}"
@@ -254,8 +255,10 @@ class ProcessProvider:
                 return
             slot = self._inventory.slot_for(instance_id, record, running)
             if self._disk_is_full():
-                raise Busy(f"{instance_id}: {self._obstacle}", RETRY_S)
-            record = msgspec.structs.replace(record, slot=slot, host=self._host, wanted="running")
+                raise Busy(f"{instance_id}: {self.obstacle}", RETRY_S)
+            record = msgspec.structs.replace(
+                record, slot=slot, host=self._host, wanted="running", boot_id=machine.boot_id()
+            )
             write_record(directory, record)
             child = self._launch(directory, record)
         wait_until_begun(child)
@@ -332,9 +335,9 @@ class ProcessProvider:
             return members
 
     def _disk_is_full(self) -> bool:
-        """Whether there is too little room for another worker; `_obstacle` says why."""
+        """Whether there is too little room for another worker; `obstacle` says why."""
         full = machine.full_disk(self.root, self._bounds.min_free_gb)
-        self._obstacle = f"provider {self.name} makes no worker: {full}" if full else ""
+        self.obstacle = f"provider {self.name} makes no worker: {full}" if full else ""
         return bool(full)
 
     def _reap(self) -> None:

@@ -7,14 +7,9 @@ from pydantic import Field
 from posthouse.config import ProviderSettings
 
 
-class ProcessSettings(ProviderSettings):
-    """Workers as processes on this machine."""
+class WorkerSettings(ProviderSettings):
+    """What a worker may have that is a process."""
 
-    poll_s: float = Field(2.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
-    catalog_s: float = Field(2.0, ge=0.05, le=86_400, description="Time between two looks for free slots, in seconds.")
-    slots: int = Field(
-        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
-    )
     memory_gb: float = Field(0.0, ge=0, le=1e6, description="Most memory per worker, in GB; 0: no limit.")
     max_file_gb: float = Field(500.0, gt=0, le=1e6, description="Longest file that a worker may write, in GB.")
     max_disk_gb: float = Field(
@@ -36,6 +31,19 @@ class ProcessSettings(ProviderSettings):
         le=1e6,
         description="With less of the disk free no worker is made or started, in GB; 5 % of a disk that is small.",
     )
+    grace_s: float = Field(
+        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
+    )
+
+
+class ProcessSettings(WorkerSettings):
+    """Workers as processes on this machine."""
+
+    poll_s: float = Field(2.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
+    catalog_s: float = Field(2.0, ge=0.05, le=86_400, description="Time between two looks for free slots, in seconds.")
+    slots: int = Field(
+        0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
+    )
     wall: Literal["auto", "off"] = Field(
         "auto",
         description="`auto`: workers cannot read the data directory, look into other processes or send them signals, "
@@ -48,9 +56,6 @@ class ProcessSettings(ProviderSettings):
         description="Whom workers run as. `60706-61183`: each has a user id of its own from there, where the server is "
         "root. `server`: the server's user. `auto`: the server's user where the wall hides the data directory from it "
         "or the server is not root, else as `60706-61183`.",
-    )
-    grace_s: float = Field(
-        10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
     )
     ready_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a ready worker, in US dollars per hour.")
     loading_usd_h: float = Field(0.0, ge=0, le=1e4, description="Cost of a loading worker, in US dollars per hour.")

@@ -1,7 +1,6 @@
-"""The agent for any image: this Python, this version of Posthouse and what they need, as an archive.
+"""The agent for any image and any machine: this Python, this version of Posthouse and what they need, as an archive.
 
-Nothing in it depends on the image but `/bin/sh`: it brings its own loader and C library, too. An engine unpacks it into
-a volume, which its workers mount read-only.
+Nothing in it depends on where it is unpacked but `/bin/sh`: it brings its own loader and C library, too.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -33,31 +32,33 @@ exec {root}/lib/{loader} --argv0 "$0" --library-path {root}/lib {root}/bin/{pyth
 """
 
 
-def version() -> str:
-    """A name for what the archive would hold."""
-    digest = hashlib.sha256(f"{sys.version} {platform.machine()}".encode())
+def version(also: Sequence[str] = ()) -> str:
+    """A name for what the archive would hold. `also`: packages beside those that Posthouse needs without extras."""
+    digest = hashlib.sha256(f"{sys.version} {platform.machine()} {' '.join(also)}".encode())
     for name, file in _own():
         if file.suffix != ".pyc":
             digest.update(name.encode() + file.read_bytes())
     return f"{posthouse.__version__}-{digest.hexdigest()[:12]}"
 
 
-def archive(root: str, out: BinaryIO) -> None:
-    """Writes the files to unpack at `root`. Raises: Refused on a system whose Python cannot be taken along."""
+def archive(root: str, out: BinaryIO, instead: str, also: Sequence[str] = ()) -> None:
+    """Writes the files to unpack at `root`. `instead`: the setting that does without. Raises: Refused on a system whose
+    Python cannot be taken along."""
     if not sys.platform.startswith("linux") or (loader := _loader()) is None:
-        raise Refused("agent: this server's Python cannot be taken along; set agent = 'image'")
+        raise Refused(f"agent: this server's Python cannot be taken along; set {instead}")
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = f"lib/{python}"
     with tarfile.open(fileobj=out, mode="w") as tar:
-        plain = list(_stdlib()) + list(_packages()) + list(_own())
+        plain = list(_stdlib()) + list(_packages(also)) + list(_own())
         for name, file in plain:
             tar.add(file, f"{library}/{name}", recursive=False, filter=_owned_by_root)
         tar.add(os.path.realpath(sys.executable), f"bin/{python}", filter=_owned_by_root)
-        for library_file in {loader, *_shared([Path(sys.executable), *(f for _, f in plain if ".so" in f.name)])}:
+        programs = [Path(sys.executable), *(file for _, file in plain if ".so" in file.name)]
+        for library_file in {loader, *_shared(programs, instead)}:
             tar.add(os.path.realpath(library_file), f"lib/{library_file.name}", filter=_owned_by_root)
         wrapper = WRAPPER.format(root=root, loader=loader.name, python=python)
         _write(tar, "bin/python3", wrapper.encode(), 0o755)
-        _write(tar, COMPLETE, version().encode(), 0o644)
+        _write(tar, COMPLETE, version(also).encode(), 0o644)
 
 
 def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -97,9 +98,10 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
                 yield os.path.normpath(f"{below}/{name}"), file
 
 
-def _packages() -> Iterator[tuple[str, Path]]:
-    """Every file of the packages that Posthouse needs without extras, and of those that they need."""
-    todo, seen = ["posthouse"], {"posthouse"}
+def _packages(also: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Every file of these packages and of those that Posthouse needs without extras, and of all that they need."""
+    todo = ["posthouse", *also]
+    seen = set(todo)
     while todo:
         try:
             package = distribution(todo.pop())
@@ -123,7 +125,7 @@ def _loader() -> Path | None:
     return Path(found[0].decode()) if found else None
 
 
-def _shared(programs: list[Path]) -> set[Path]:
+def _shared(programs: list[Path], instead: str) -> set[Path]:
     """The libraries that programs load from elsewhere than beside them. Raises: Refused."""
     try:
         told = subprocess.run(  # noqa: S603 - our own files
@@ -134,6 +136,6 @@ def _shared(programs: list[Path]) -> set[Path]:
             check=False,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise Refused(f"agent: ldd does not work here ({error}); set agent = 'image'") from error
+        raise Refused(f"agent: ldd does not work here ({error}); set {instead}") from error
     found = {Path(path) for path in re.findall(r"=> (/\S+)", told)}
     return {path for path in found if "-packages" not in str(path)}

@@ -1,0 +1,33 @@
+"""Workers on machines of one's own that are reached by ssh.
+
+On each box a program of ours, `remote`, is the process provider: it does there what the provider `process` does on the
+server's own machine, with all that this promises. Here is what lies between: one connection per box (`link`), what a
+box must have first (`stock`), the box itself (`box`), and what is known of boxes that cannot be reached (`known`).
+
+    <dir>/agents/<version>/     this Python, this Posthouse and what they need, put there once
+    <dir>/workers/              as `providers/process` describes
+"""
+
+from typing import ClassVar
+
+from posthouse.domain.errors import Refused
+from posthouse.ports import Provider
+from posthouse.providers.plugin import Context
+from posthouse.providers.ssh.settings import SshSettings
+
+
+class SshPlugin:
+    """What the entry point names. The client is loaded only by who uses it: it is an extra."""
+
+    Settings: ClassVar[type[SshSettings]] = SshSettings
+
+    @classmethod
+    async def open(cls, settings: SshSettings, context: Context) -> Provider:
+        """The provider with these settings. Raises: Refused without the extra, and for keys that cannot be used."""
+        try:
+            from posthouse.providers.ssh.provider import SshProvider
+        except ModuleNotFoundError as error:
+            raise Refused(
+                f"provider {context.name}: {error.name} is not installed; run: pip install 'posthouse[ssh]'"
+            ) from error
+        return SshProvider(settings, context)

@@ -1,0 +1,244 @@
+"""A box: connected to when it is needed, again after ever longer pauses, and asked over its one connection."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import asyncssh
+import structlog
+
+import posthouse
+from posthouse.domain.errors import Busy, Refused, Unavailable
+from posthouse.domain.instance import Instance
+from posthouse.domain.offer import Offer, Price
+from posthouse.ports import InstanceSpec
+from posthouse.providers.plugin import Context
+from posthouse.providers.ssh import stock
+from posthouse.providers.ssh.frames import Listing, Start
+from posthouse.providers.ssh.link import Link, connect
+from posthouse.providers.ssh.settings import Host, SshSettings
+
+log = structlog.get_logger()
+
+WAIT_S: Final = 8.0
+"""How long a call waits for a connection that is being made, in seconds."""
+LIST_S: Final = 12.0
+"""How long a box may take to list what it has, in seconds: less than the engine gives to all boxes together."""
+CALL_S: Final = 60.0
+"""How long another call may take, in seconds, beyond the time that a worker has to end."""
+RETRY_S: Final = 3.0
+MAX_PAUSE_S: Final = 60.0
+"""The longest pause between two attempts to connect, in seconds. The first is a second, and each twice the last."""
+TEXT_CHARS: Final = 600
+"""Most that is taken of a text that a box sends with an instance."""
+
+
+class Box:
+    """One host of the settings."""
+
+    def __init__(self, host: Host, key: asyncssh.SSHKey, settings: SshSettings, context: Context) -> None:
+        self.name = host.name
+        self._host = host
+        self._key = key
+        self._settings = settings
+        self._context = context
+        self._link: Link | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._price = Price(host.ready_usd_h, host.loading_usd_h, host.stopped_usd_h)
+        self._failures = 0
+        self._again_at = 0.0
+        self._lost_at = ""
+        """Since when it cannot be reached; empty while it can."""
+        self._why = ""
+        """What keeps it from being worked with, if something does."""
+        self._obstacle = ""
+        self._unforwarded = ""
+        self._listeners: dict[int, asyncssh.SSHListener] = {}
+        self._forwarding = asyncio.Lock()
+
+    def troubles(self) -> list[str]:
+        """What an operator should mend there."""
+        return [f"box {self.name}: {text}" for text in (self._away, self._obstacle, self._unforwarded) if text]
+
+    @property
+    def _away(self) -> str:
+        return f"cannot be reached since {self._lost_at} UTC: {self._why}" if self._lost_at else self._why
+
+    async def catalog(self) -> list[Offer]:
+        """What it has free, each offer with its name before its own."""
+        offers: list[Offer] = await self._call("catalog")
+        own = self._context.name
+        return [
+            replace(offer, id=f"{self.name}/{offer.id}", provider=own, machine=self.name, price=self._price)
+            for offer in offers
+        ]
+
+    async def instances(self) -> list[Instance]:
+        """All that it has of this installation, reached from here by now if need be."""
+        listing: Listing = await self._call("instances", limit_s=LIST_S)
+        self._obstacle = listing.obstacle[:TEXT_CHARS]
+        found = [self._believed(instance, instance.label) for instance in listing.instances]
+        if self._host.forward:
+            await self._forward(found)
+        return found
+
+    async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
+        """Raises: Busy if a port of this server that it needs is taken: then it is gone again."""
+        made = self._believed(await self._call("create", offer_id, spec, max_usd_h), spec.label)
+        if self._host.forward and not await self._forward([made], others=True):
+            try:
+                await self._call("destroy", made.id)
+            except Busy as error:
+                raise ConnectionError(str(error)) from error
+            raise Busy(f"box {self.name}: {self._unforwarded}", RETRY_S)
+        return made
+
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        updated = self._believed(await self._call("update", instance_id, spec), instance_id)
+        if self._host.forward:
+            await self._forward([updated], others=True)
+        return updated
+
+    async def ask(self, name: str, *given: Any) -> Any:
+        """Another call of `CALLS`, as it is."""
+        return await self._call(name, *given)
+
+    async def close(self) -> None:
+        """Lets go of it; its workers go on."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._link is not None:
+            await self._link.close()
+        for listener in self._listeners.values():
+            listener.close()
+
+    # -- its connection ----------------------------------------------------------------------------------------------
+
+    async def _call(self, name: str, *given: Any, limit_s: float = 0.0) -> Any:
+        """Raises: Unavailable where nothing was asked; what the call raises; ConnectionError, TimeoutError."""
+        link = await self._linked()
+        try:
+            return await link.call(name, *given, limit_s=limit_s or CALL_S + self._settings.grace_s)
+        except (ConnectionError, TimeoutError) as error:
+            if not link.alive:
+                self._leave(str(error))
+            raise type(error)(f"box {self.name}: {name}: {error}") from error
+
+    async def _linked(self) -> Link:
+        """The connection, made if need be. Raises: Unavailable while there is none."""
+        now = asyncio.get_running_loop().time
+        if self._link is not None and self._link.alive:
+            return self._link
+        if self._connecting is None and now() >= self._again_at:
+            self._connecting = asyncio.create_task(self._connect())
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting], timeout=WAIT_S)
+        if self._link is not None and self._link.alive:
+            return self._link
+        raise Unavailable(f"box {self.name}: {self._away or 'it is being connected to'}", RETRY_S)
+
+    async def _connect(self) -> None:
+        """Makes the connection, or says why there is none, and when it is worth another attempt."""
+        host, connection = self._host, None
+        try:
+            connection = await connect(host, self._key)
+            root, python = await stock.python_of(host, connection, self._copying)
+            command = [python, "-m", "posthouse.providers.ssh.remote"]
+            link = await Link.opened(connection, command, self._start(root))
+        except (Refused, OSError, TimeoutError, asyncssh.Error) as error:
+            if connection is not None:
+                connection.abort()
+            why = str(error) or type(error).__name__
+            self._leave(why if isinstance(error, Refused) else f"{host.address} port {host.port}: {why}")
+            self._again_at = asyncio.get_running_loop().time() + min(MAX_PAUSE_S, 2.0 ** min(self._failures, 10))
+            self._failures += 1
+        else:
+            if self._lost_at:
+                log.info("a box is reached again", box=self.name)
+            self._link, self._listeners = link, {}
+            self._lost_at, self._why, self._failures = "", "", 0
+        finally:
+            self._connecting = None
+
+    def _leave(self, why: str) -> None:
+        """Notes that it cannot be reached, and since when."""
+        self._why = why[:TEXT_CHARS]
+        if not self._lost_at:
+            self._lost_at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            log.warning("a box cannot be reached", box=self.name, why=self._why)
+
+    def _copying(self, progress: str) -> None:
+        self._why = progress
+
+    def _start(self, root: str) -> Start:
+        host, own = self._host, self._settings
+        first, last = map(int, host.ports.split("-"))
+        return Start(
+            installation=self._context.installation,
+            name=self._context.name,
+            host=host.reached_at,
+            version=posthouse.__version__,
+            root=root,
+            slots=host.slots,
+            gpus=host.gpus,
+            gpu_name=host.gpu_name,
+            gpu_ram_gb=host.gpu_ram_gb,
+            ports=(first, last),
+            price=self._price,
+            grace_s=own.grace_s,
+            memory_gb=own.memory_gb,
+            max_file_gb=own.max_file_gb,
+            max_disk_gb=own.max_disk_gb,
+            min_free_gb=own.min_free_gb,
+            max_processes=own.max_processes,
+            wall=own.wall,
+            users=own.users,
+        )
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+
+    def _believed(self, instance: Instance, label: str) -> Instance:
+        """The instance without what a box cannot know: what it costs, and addresses of other machines. Its texts are
+        bounded. Raises: RuntimeError if it is not the one with that label."""
+        if instance.label != label:
+            raise RuntimeError(f"box {self.name}: answered with another instance than was asked for")
+        places = [address.rpartition(":") for address in instance.addresses]
+        own = {f"{host}:{port}" for host, _, port in places if host == self._host.reached_at and port.isdecimal()}
+        return replace(
+            instance,
+            id=label,
+            addresses=frozenset(own),
+            price=self._price,
+            message=instance.message[:TEXT_CHARS],
+            progress=instance.progress[:TEXT_CHARS],
+        )
+
+    async def _forward(self, instances: Sequence[Instance], others: bool = False) -> bool:
+        """Listens on the ports of these instances, and on no more unless there are `others`. Whether that works."""
+        wanted = {int(a.rpartition(":")[2]) for instance in instances for a in instance.addresses}
+        async with self._forwarding:
+            link = self._link
+            if link is None or not link.alive:
+                raise ConnectionError(f"box {self.name}: the connection was lost")
+            if not others:
+                self._unforwarded = ""
+                await self._drop(self._listeners.keys() - wanted)
+            for port in wanted - self._listeners.keys():
+                try:
+                    self._listeners[port] = await link.connection.forward_local_port(
+                        "" if self._host.public_address else "127.0.0.1", port, "127.0.0.1", port
+                    )
+                except (OSError, asyncssh.Error) as error:
+                    self._unforwarded = f"port {port} of this server cannot be listened on: {error}"[:TEXT_CHARS]
+        return wanted <= self._listeners.keys()
+
+    async def _drop(self, ports: Iterable[int]) -> None:
+        for port in list(ports):
+            listener = self._listeners.pop(port)
+            listener.close()
+            with suppress(OSError):
+                await listener.wait_closed()

@@ -1,0 +1,114 @@
+"""A real sshd for tests, with keys, a port and a configuration of its own, as a child of the test.
+
+It needs its program: on Debian the package `openssh-server`. Whoever runs the tests is the user that it lets in.
+"""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.kit.container_engines import listens, wait_for
+
+CONFIG = """
+ListenAddress {address}
+Port {port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+MaxStartups 100:30:200
+"""
+
+
+def sshd() -> str:
+    """The program; skips the test where it is not installed."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("a real sshd is needed; on Debian: apt-get install openssh-server")
+    return found
+
+
+@dataclass
+class SshServer:
+    """An sshd that can be ended and started again. `inside`: what its command is run by, such as a network's own."""
+
+    folder: Path
+    address: str = "127.0.0.1"
+    inside: tuple[str, ...] = ()
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.program = sshd()
+        self.folder.mkdir(parents=True)
+        self.new_key("host_key")
+        self.new_key("user_key")
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind((self.address, 0))
+                self.port = probe.getsockname()[1]
+        config = CONFIG.format(address=self.address, port=self.port, folder=self.folder)
+        (self.folder / "config").write_text(config)
+
+    def new_key(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        command = [*self.inside, self.program, "-D", "-e", "-f", str(self.folder / "config")]
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        process = self.process
+        wait_for(lambda: listens(f"{self.address}:{self.port}") or process.poll() is not None, log)
+        assert process.poll() is None, log.read_text()[-600:]
+
+    def kill(self) -> None:
+        """Ends it with every connection at once, and nothing that was started over them."""
+        if self.process is None:
+            return
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        own = [child for child in children if child.name().startswith("sshd")]
+        self.process.kill()
+        for child in own:
+            child.kill()
+        self.process.wait()
+        psutil.wait_procs(own)
+        self.process = None
+
+    @property
+    def fingerprint(self) -> str:
+        command = ["ssh-keygen", "-lf", str(self.folder / "host_key.pub")]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[1]
+
+    def host(self, **table: Any) -> dict[str, Any]:
+        """A table of `hosts` for it."""
+        own = {"name": "a", "address": self.address, "port": self.port, "user": getpass.getuser()}
+        keys = {"key_file": str(self.folder / "user_key"), "host_key": self.fingerprint}
+        return own | keys | {"slots": 4, "ready_usd_h": 0.1} | table
+
+
+@contextmanager
+def ssh_server(folder: Path, **how: Any) -> Iterator[SshServer]:
+    """A server that runs, and is gone at the end."""
+    server = SshServer(folder, **how)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
