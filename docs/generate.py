@@ -38,6 +38,7 @@ from posthouse.engine.hub import Hub
 from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.process import ProcessProvider
+from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
@@ -80,14 +81,21 @@ EVERYWHERE = (Command.DESTROY, Observation.ABSENT)
 
 def settings() -> str:
     """Every setting of the server, with those of the providers that come with it."""
+    models = {"docker": DockerSettings, "process": ProcessProvider.Settings, "ssh": SshSettings}
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
-        for name, field in known_settings({"docker": DockerSettings, "process": ProcessProvider.Settings}).items()
+        for name, field in known_settings(models).items()
+    ]
+    rows += [
+        (f"`providers.ssh.hosts[].{name}`", "", _default(field), allowed(field), field.description)
+        for name, field in Host.model_fields.items()
     ]
     return _table(("setting", "environment", "default", "allowed", "meaning"), rows)
 
 
 def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
     if field.default_factory:
         return "see there"
     return "none" if field.default is None else f"`{_toml(field.default)}`"

@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.kit.container_engines import listens, wait_for
+from tests.kit.container_engines import ip, listens, wait_for
+
+NETWORK, OUTSIDE, INSIDE = "posthouse-ssh", "10.213.78.1", "10.213.78.2"
 
 CONFIG = """
 ListenAddress {address}
@@ -43,10 +45,14 @@ def sshd() -> str:
 
 @dataclass
 class SshServer:
-    """An sshd that can be ended and started again. `inside`: what its command is run by, such as a network's own."""
+    """An sshd that can be ended and started again.
+
+    `inside`: what its command is run by, such as a network's own. `config`: further lines of its configuration.
+    """
 
     folder: Path
     address: str = "127.0.0.1"
+    config: str = ""
     inside: tuple[str, ...] = ()
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
@@ -63,7 +69,7 @@ class SshServer:
                 probe.bind((self.address, 0))
                 self.port = probe.getsockname()[1]
         config = CONFIG.format(address=self.address, port=self.port, folder=self.folder)
-        (self.folder / "config").write_text(config)
+        (self.folder / "config").write_text(f"{config}{self.config}\n")
 
     def new_key(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
@@ -101,6 +107,30 @@ class SshServer:
         own = {"name": "a", "address": self.address, "port": self.port, "user": getpass.getuser()}
         keys = {"key_file": str(self.folder / "user_key"), "host_key": self.fingerprint}
         return own | keys | {"slots": 4, "ready_usd_h": 0.1} | table
+
+
+@contextmanager
+def network_of_its_own() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A network beside this machine's, as a box has one: its address, and what runs a command in it.
+
+    Skips the test where none can be made.
+    """
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("a network of its own needs root and `ip`")
+    try:
+        ip("netns", "add", NETWORK)
+        ip("link", "add", NETWORK, "type", "veth", "peer", "name", "box", "netns", NETWORK)
+        ip("address", "add", f"{OUTSIDE}/30", "dev", NETWORK)
+        ip("link", "set", NETWORK, "up")
+        inside = ("ip", "netns", "exec", NETWORK)
+        for words in (f"address add {INSIDE}/30 dev box", "link set box up", "link set lo up"):
+            subprocess.run([*inside, "ip", *words.split()], check=True, capture_output=True)
+        yield INSIDE, inside
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network can be made here: {error.stderr.decode().strip()}")
+    finally:
+        for words in (f"link delete {NETWORK}", f"netns delete {NETWORK}"):
+            subprocess.run(["ip", *words.split()], check=False, capture_output=True)
 
 
 @contextmanager

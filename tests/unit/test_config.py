@@ -104,8 +104,8 @@ def test_what_a_provider_does_not_know_is_refused_by_name() -> None:
         "[providers.Box]\n[providers.b]\ntype = 'x'"
     )[1:] == [
         "providers.Box: a name has small letters, digits and single _ between them, at most 32",
-        "providers.b.type = 'x' (file posthouse.toml) is no installed provider; allowed: docker or process",
-        "providers.box.type is not given, and 'box' is no installed provider; allowed: docker or process",
+        "providers.b.type = 'x' (file posthouse.toml) is no installed provider; allowed: docker or process or ssh",
+        "providers.box.type is not given, and 'box' is no installed provider; allowed: docker or process or ssh",
         "providers.process.slot (file posthouse.toml) is unknown; the nearest known is providers.process.slots",
         "providers.process.slots = -1 (file posthouse.toml) should be greater than or equal to 0; "
         "allowed: a whole number >= 0 and <= 1000",

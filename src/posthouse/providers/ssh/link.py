@@ -54,7 +54,7 @@ async def connect(host: Host, key: asyncssh.SSHKey) -> asyncssh.SSHClientConnect
             host.port,
             config=None,
             client_factory=lambda: client,
-            known_hosts=([], [], []) if host.host_key else str(host.known_hosts),
+            known_hosts=([], [], []) if host.host_key else str(host.known_hosts.expanduser()),
             username=host.user,
             client_keys=[key],
             agent_path=None,

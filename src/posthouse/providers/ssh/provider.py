@@ -153,6 +153,6 @@ class SshProvider:
 def _key(path: Path, where: str) -> asyncssh.SSHKey:
     """A private key. Raises: Refused."""
     try:
-        return asyncssh.read_private_key(path)
+        return asyncssh.read_private_key(path.expanduser())
     except (OSError, asyncssh.KeyImportError) as error:
         raise Refused(f"{where}: key_file {path} cannot be used: {error}") from error

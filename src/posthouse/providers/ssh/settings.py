@@ -24,17 +24,15 @@ class Host(Section):
     address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$", description="Host name or IP address of its sshd.")
     port: int = Field(22, ge=1, le=65_535, description="Port of its sshd.")
     user: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="User to log in as. Workers run as this user.")
-    key_file: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        description="Private key to log in with, without a passphrase."
-    )
+    key_file: Path = Field(description="Private key to log in with, without a passphrase.")
     host_key: str = Field(
         "",
         pattern=r"^(SHA256:[A-Za-z0-9+/]{43})?$",
         description="Fingerprint of the box's own key, such as `SHA256:...`, as `ssh-keygen -lf` shows it there; "
         "empty: `known_hosts` has the key.",
     )
-    known_hosts: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        Path("~/.ssh/known_hosts").expanduser(), description="File of known host keys, used without `host_key`."
+    known_hosts: Path = Field(
+        Path("~/.ssh/known_hosts"), description="File of known host keys, used without `host_key`."
     )
     dir: str = Field(
         "",
