@@ -20,7 +20,7 @@ import typer
 from starlette.routing import Route
 
 from posthouse.cli import EXIT_CODES, app
-from posthouse.config import Limits, allowed, env_name, known_settings
+from posthouse.config import Limits, ProviderSettings, allowed, env_name, known_settings
 from posthouse.domain.endpoint import PARAMETERS
 from posthouse.domain.lifecycle import (
     BILLED_AS,
@@ -81,7 +81,11 @@ EVERYWHERE = (Command.DESTROY, Observation.ABSENT)
 
 def settings() -> str:
     """Every setting of the server, with those of the providers that come with it."""
-    models = {"docker": DockerSettings, "process": ProcessProvider.Settings, "ssh": SshSettings}
+    models: dict[str, type[ProviderSettings]] = {
+        "docker": DockerSettings,
+        "process": ProcessProvider.Settings,
+        "ssh": SshSettings,
+    }
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)
         for name, field in known_settings(models).items()

@@ -242,7 +242,6 @@ async def test_a_worker_outlives_its_connection_and_is_the_same_afterwards(
         await away(box, "box a: cannot be reached since .* UTC")
         [seen] = await box.instances()
         assert (seen.seen, seen.addresses) == (Observation.RUNNING, made.addresses)
-        assert "cannot be reached" in seen.message
         with pytest.raises(Unavailable):
             await box.destroy(made.id)
         async with provider_of(tmp_path, server.host(dir=str(home))) as next_server:
@@ -289,6 +288,29 @@ async def test_the_list_of_a_box_that_was_never_seen_is_no_empty_list(
             await boxes.instances()
         with pytest.raises(Unavailable):
             await boxes.destroy("posthouse-test-9")
+
+
+async def test_a_box_that_is_drained_keeps_its_workers_and_one_that_is_taken_away_is_forgotten(
+    server: SshServer, home: Path, tmp_path: Path
+) -> None:
+    host = server.host(dir=str(home))
+    async with provider_of(tmp_path, host) as box:
+        await ready(box)
+        made = await rent(box, spec(1))
+    async with provider_of(tmp_path, host | {"drain": True}) as box:
+        await ready(box)
+        assert await seen_as(box, made.id, Observation.RUNNING)
+        assert list(await box.catalog()) == []
+        await box.destroy(made.id)
+        again = await box.create("a/cpu", spec(2), 1.0)
+    async with provider_of(
+        tmp_path, host | {"name": "b", "dir": str(tmp_path / "b"), "python": sys.executable}
+    ) as other:
+        await ready(other)
+        assert list(await other.instances()) == []
+    async with provider_of(tmp_path, host) as box:
+        await ready(box)
+        await box.destroy(again.id)
 
 
 async def test_a_box_that_was_rebooted_says_so(box: Provider, home: Path) -> None:

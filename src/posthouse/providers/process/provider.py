@@ -28,6 +28,7 @@ from posthouse.providers.process.files import Record, read_record, write_record
 from posthouse.providers.process.inventory import RETRY_S, Inventory
 from posthouse.providers.process.keeper import landlock_abi
 from posthouse.providers.process.launch import Bounds, launch, wait_until_begun
+from posthouse.providers.process.machine import boot_id
 from posthouse.providers.process.procfs import Process, alive, send, to_end
 from posthouse.providers.process.settings import ProcessSettings
 from posthouse.providers.process.threads import Threads
@@ -86,11 +87,8 @@ class ProcessProvider:
         grace_s: float = 10.0,
         name: str = "process",
     ) -> None:
-        """`host`: the address at which others reach this machine. `slots`: how many workers may run at once, sharing
-        what there is, or the slots themselves; None gives each GPU one worker, or each core a few where there is none.
-        `grace_s`: how long a worker has to end after SIGTERM.
-
-        Raises: Refused for an installation that no label could carry.
+        """`host`: where others reach this machine. `slots`: as `machine.slots` has them. `grace_s`: how long a worker has
+        to end after SIGTERM. Raises: Refused for an installation that no label could carry.
         """
         self.name = name
         self._label = bootstrap.labels(installation)
@@ -234,7 +232,7 @@ class ProcessProvider:
                 onstart=spec.onstart,
                 disk_gb=spec.disk_gb,
                 uid=users.free(self.users, self.root) if self.users else 0,
-                boot_id=machine.boot_id(),
+                boot_id=boot_id(),
             )
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self.root / f".new-{spec.label}-{secrets.token_hex(4)}"
@@ -256,9 +254,7 @@ class ProcessProvider:
             slot = self._inventory.slot_for(instance_id, record, running)
             if self._disk_is_full():
                 raise Busy(f"{instance_id}: {self.obstacle}", RETRY_S)
-            record = msgspec.structs.replace(
-                record, slot=slot, host=self._host, wanted="running", boot_id=machine.boot_id()
-            )
+            record = msgspec.structs.replace(record, slot=slot, host=self._host, wanted="running", boot_id=boot_id())
             write_record(directory, record)
             child = self._launch(directory, record)
         wait_until_begun(child)

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 WAIT_S: Final = 8.0
 """How long a call waits for a connection that is being made, in seconds."""
 LIST_S: Final = 12.0
-"""How long a box may take to list what it has, in seconds: less than the engine gives to all boxes together."""
+"""How long a box may take to list what it has, or has free, in seconds: less than the engine gives to all boxes."""
 CALL_S: Final = 60.0
 """How long another call may take, in seconds, beyond the time that a worker has to end."""
 RETRY_S: Final = 3.0
@@ -55,21 +55,32 @@ class Box:
         self._why = ""
         """What keeps it from being worked with, if something does."""
         self._obstacle = ""
+        self._unoffered = ""
         self._unforwarded = ""
         self._listeners: dict[int, asyncssh.SSHListener] = {}
         self._forwarding = asyncio.Lock()
 
     def troubles(self) -> list[str]:
         """What an operator should mend there."""
-        return [f"box {self.name}: {text}" for text in (self._away, self._obstacle, self._unforwarded) if text]
+        found = (self._away, self._obstacle, self._unoffered, self._unforwarded)
+        return [f"box {self.name}: {text}" for text in found if text]
 
     @property
     def _away(self) -> str:
         return f"cannot be reached since {self._lost_at} UTC: {self._why}" if self._lost_at else self._why
 
     async def catalog(self) -> list[Offer]:
-        """What it has free, each offer with its name before its own."""
-        offers: list[Offer] = await self._call("catalog")
+        """What it has free, each offer with its name before its own; nothing while that cannot be asked."""
+        if self._host.drain:
+            return []
+        try:
+            offers: list[Offer] = await self._call("catalog", limit_s=LIST_S)
+            self._unoffered = ""
+        except Unavailable:  # which is said already
+            return []
+        except (Busy, Refused, OSError, RuntimeError) as error:
+            self._unoffered = str(error)[:TEXT_CHARS]
+            return []
         own = self._context.name
         return [
             replace(offer, id=f"{self.name}/{offer.id}", provider=own, machine=self.name, price=self._price)

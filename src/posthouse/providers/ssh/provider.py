@@ -37,11 +37,8 @@ class SshProvider:
         self._known = Known(context.data_dir / f"ssh-{context.name}.json", self._boxes)
 
     async def catalog(self) -> Sequence[Offer]:
-        """Free slots of the boxes that can be reached. Raises: what it was if none can."""
-        answers = await asyncio.gather(*(box.catalog() for box in self._boxes.values()), return_exceptions=True)
-        found = [answer for answer in answers if not isinstance(answer, BaseException)]
-        if not found:
-            raise next(answer for answer in answers if isinstance(answer, BaseException))
+        """Free slots of the boxes that can be reached."""
+        found = await asyncio.gather(*(box.catalog() for box in self._boxes.values()))
         return [offer for offers in found for offer in offers]
 
     async def instances(self) -> Sequence[Instance]:
@@ -125,7 +122,7 @@ class SshProvider:
             before = self._known.listed(box.name)
             if before is None:
                 raise Unavailable(f"{error}; it was never seen, so what is there is unknown", RETRY_S) from error
-            return [replace(instance, message=str(error)[:400]) for instance in before]
+            return before
 
     async def _seen(self, box: Box) -> Sequence[Instance]:
         found = await box.instances()

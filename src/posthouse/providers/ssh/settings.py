@@ -59,6 +59,7 @@ class Host(Section):
         "what comes by ssh: for a box whose ports cannot be reached. With `public_address` it listens on every "
         "address, else on 127.0.0.1.",
     )
+    drain: bool = Field(False, description="Whether it is given no new workers, as before it is taken away.")
     slots: int = Field(0, ge=0, le=1000, description="Most workers at once; 0: one per GPU, or four per CPU core.")
     gpus: int = Field(0, ge=0, le=64, description="Number of its GPUs; 0: what `nvidia-smi` finds there.")
     gpu_name: str = Field("GPU", min_length=1, description="Their name, with `gpus`, such as `RTX 4090`.")
