@@ -87,8 +87,8 @@ class ProcessProvider:
         grace_s: float = 10.0,
         name: str = "process",
     ) -> None:
-        """`host`: where others reach this machine. `slots`: as `machine.slots` has them. `grace_s`: how long a worker has
-        to end after SIGTERM. Raises: Refused for an installation that no label could carry.
+        """`host`: where others reach this machine. `slots`: as `machine.slots` has them. `grace_s`: how long a worker
+        has to end after SIGTERM. Raises: Refused for an installation that no label could carry.
         """
         self.name = name
         self._label = bootstrap.labels(installation)
