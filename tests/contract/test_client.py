@@ -394,6 +394,7 @@ KEY_ROW = whole(rows.Key)
 STATUS = whole(rows.Status)
 MINTED = whole(rows.MintedKey)
 PROVIDER = whole(rows.Provider)
+OFFER = whole(rows.RankedOffer)
 ACCOUNT = whole(rows.Account)
 GROUP, LOGS = whole(rows.Workergroup), whole(rows.EventLogs)
 REASON = rows.Reason(what="load", value=9.0, rule="mean", obstacle=True)
@@ -453,6 +454,11 @@ TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)]
             None,
             (200, asdict(TRAFFIC)),
             TRAFFIC,
+        ),
+        ("offers", (), {"endpoint": 7}, "GET /v1/offers?endpoint=7&limit=100", None, (200, [asdict(OFFER)]), [OFFER]),
+        (
+            *("offers", ("gpu_ram>=24",), {"disk_gb": 9}),
+            *("GET /v1/offers?search=gpu_ram%3E%3D24&disk_gb=9&limit=100", None, (200, []), []),
         ),
         ("providers", (), {}, "GET /v1/providers", None, (200, [asdict(PROVIDER)]), [PROVIDER]),
         ("accounts", (), {}, "GET /v1/accounts", None, (200, [asdict(ACCOUNT)]), [ACCOUNT]),

@@ -221,6 +221,13 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         {"instance_id": (*TEXTS, "", "nobody"), "workergroup_id": NUMBERS}, instance_id="x", workergroup_id=1
     ),
     ("GET", "/v1/providers"): [],
+    ("GET", "/v1/offers"): [
+        *(Row(query=f"endpoint={wrong}") for wrong in ("nobody", "llm&search=x", "llm&disk_gb=1", "%00")),
+        *(Row(query=f"search={wrong}") for wrong in ("gpu_ram", "x%20about%203", "%3E")),
+        *(Row(query=f"disk_gb={wrong}") for wrong in ("-1", "nan", "inf", "1e9", "much")),
+        *(Row(query=f"limit={wrong}") for wrong in ("0", "-1", "1001", "1.5", "all")),
+        Row(query="provider=nobody"),
+    ],
     ("GET", "/v1/accounts"): [],
     ("POST", "/v1/accounts"): of({"name": (*TEXTS, "")}, name="x"),
     ("GET", "/v1/keys"): [],

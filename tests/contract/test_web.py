@@ -18,13 +18,13 @@ from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.endpoint import PARAMETERS, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
-from posthouse.fleet.events import Ticked, Written
+from posthouse.fleet.events import Offered, Ticked, Written
 from posthouse.ports import JournalEntry
 from posthouse.server.middleware import MAX_BODY_BYTES, MAX_DEPTH
 from posthouse.server.policies import POLICIES, PUBLIC
@@ -890,3 +890,35 @@ async def test_providers_are_listed_with_what_they_can_do_and_whether_they_answe
     [found] = (await web.call("GET", "/v1/providers", key="read")).body
     assert found.pop("catalog_age_s") >= 0
     assert found == {**row, "answers": True, "offers": 2}
+
+
+async def test_offers_are_found_by_a_search_over_all_providers_the_cheapest_first(web: Web) -> None:
+    assert (await web.call("GET", "/v1/offers")).status == 503, "no provider has said what it offers"
+    web.shelf.stock = [
+        Offer(f"o{usd}", "shelf", "host", Price(usd, usd, 0.01), "RTX 4090", 1, gpu_ram_mb=24_000 * usd)
+        for usd in (2, 1, 3)
+    ]
+    await web.hub.offers.refresh(web.shelf)
+    found = (await web.call("GET", "/v1/offers?search=gpu_ram>=40&provider=shelf", key="read")).body
+    assert [(row["id"], row["ready_usd_h"], row["why"]) for row in found] == [("o2", 2, ""), ("o3", 3, "")]
+    assert [row["id"] for row in (await web.call("GET", "/v1/offers?limit=1")).body] == ["o1"]
+    assert (await web.call("GET", "/v1/offers?provider=mars")).body["msg"].endswith("allowed: shelf")
+
+
+async def test_offers_of_an_endpoint_are_ranked_as_it_would_rent_them(web: Web) -> None:
+    endpoint_id = await web.make_endpoint("llama", max_usd_h=2)
+    fleet = web.hub.managed(endpoint_id).fleet
+    kinds = {"small": Price(1, 1), "large": Price(3, 3, 0.5), "new": Price(1.5, 1.5)}
+    offers = [GroupOffer(WorkergroupId(1), Offer(n, "shelf", n, price, n, 1)) for n, price in kinds.items()]
+    fleet.handle(Offered(tuple(offers)), web.hub.clock.now())
+    for worker_id, (name, perf) in enumerate({"small": 10.0, "large": 90.0}.items(), 1):
+        fleet.roster.estimator.measured(
+            replace(worker(worker_id), group_id=WorkergroupId(1), gpu_name=name, perf=perf, price=kinds[name])
+        )
+    found = (await web.call("GET", "/v1/offers?endpoint=llama")).body
+    assert [(row["id"], row["perf"], row["obstacle"]) for row in found] == [
+        ("large", 90.0, "max_usd_h 2 would be passed"),
+        ("new", 30.0, ""),
+        ("small", 10.0, ""),
+    ]
+    assert found[2]["why"] == "1 $/h for 10 work/s"

@@ -21,6 +21,7 @@ from posthouse.cli import (
     init,
     key,
     logs,
+    offers,
     orphans,
     provider,
     repeat,
@@ -75,6 +76,7 @@ app.add_typer(workergroup.app, name="workergroup")
 app.add_typer(template.app, name="template")
 app.add_typer(worker.app, name="worker")
 app.add_typer(provider.app, name="provider")
+app.command("offers")(offers.offers)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(key.app, name="key")
 app.add_typer(account.app, name="account")

@@ -1,7 +1,7 @@
 """The client's management calls: endpoints, workergroups, templates, workers, keys. Answers are rows of `wire.rows`."""
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from posthouse.client.errors import BadRequest, NotFound
 from posthouse.client.http import Http
@@ -141,6 +141,15 @@ class Management:
 
     async def providers(self) -> list[rows.Provider]:
         return await self._http.call("GET", "/v1/providers", list[rows.Provider])
+
+    async def offers(
+        self, search: str = "", *, endpoint: Id = "", provider: str = "", disk_gb: float = 0.0, limit: int = 100
+    ) -> list[rows.RankedOffer]:
+        """Returns what could be rented: of what satisfies `search` with such a disk, the cheapest first; or of what an
+        endpoint's workergroups may rent, the cheapest per unit of work."""
+        asked = {"search": search, "endpoint": endpoint, "provider": provider, "disk_gb": disk_gb, "limit": limit}
+        query = urlencode({name: value for name, value in asked.items() if value})
+        return await self._http.call("GET", f"/v1/offers?{query}", list[rows.RankedOffer])
 
     async def orphans(self) -> list[rows.Orphan]:
         """Returns the instances that no worker owns. For the installation's admins, as are the next two."""

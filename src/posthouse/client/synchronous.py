@@ -200,4 +200,5 @@ class Client(_Shell[AsyncClient]):
     destroy_orphan = _blocking(AsyncClient.destroy_orphan)
     adopt_orphan = _blocking(AsyncClient.adopt_orphan)
     providers = _blocking(AsyncClient.providers)
+    offers = _blocking(AsyncClient.offers)
     status = _blocking(AsyncClient.status)

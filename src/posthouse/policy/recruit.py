@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from posthouse.domain.decision import Failures, Obstacle, Reason, Rental
+from posthouse.domain.decision import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
@@ -13,6 +13,7 @@ from posthouse.policy.capacity import expected_perf, hot, kept, kind_of
 from posthouse.policy.draft import Draft
 from posthouse.policy.faults import group_resume_at, machine_resume_at, same_fault
 from posthouse.policy.needs import Needs
+from posthouse.policy.tuning import TUNING, Tuning
 
 _STEPS = {State.IDLE: 0, State.STARTING: 1, State.STOPPED: 2, State.STOPPING: 3}
 TAKEN = "every offer is taken"
@@ -126,6 +127,14 @@ def _candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
     for group in groups.values():
         group.sort(key=lambda c: (c.usd_h, c.failures, c.key, c.entry.group_id), reverse=True)
     return list(groups.values())
+
+
+def ranked(s: Snapshot, tuning: Tuning = TUNING) -> list[tuple[Candidate, str]]:
+    """What a hot worker could be rented from, the cheapest per unit of work first, and what is in the way of each."""
+    draft = Draft.of(s, tuning)
+    in_the_way = _in_the_way(draft)
+    found = [candidate for group in _candidates(draft, Goal.HOT) for candidate in group]
+    return [(candidate, in_the_way(candidate)) for candidate in sorted(found, key=lambda c: c.rank(math.inf, 0))]
 
 
 def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:

@@ -168,6 +168,36 @@ class Provider(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankedOffer(Row):
+    """What could be rented."""
+
+    provider: str
+    id: str
+    machine: str
+    zone: str
+    gpu_name: str
+    num_gpus: int
+    gpu_ram_mb: float
+    """Of each GPU."""
+    available: int
+    """How many workers it can still take."""
+    reliability: float
+    interruptible: bool
+    ready_usd_h: float
+    """US dollars per hour with its disk, while it serves; and while it is stopped."""
+    stopped_usd_h: float | None
+    """Null: it cannot be stopped and keep its disk."""
+    workergroup_id: int | None = None
+    """For an endpoint: whose workergroup may rent it."""
+    perf: float | None = None
+    """For an endpoint: work per second that is counted on; null where nothing is measured yet."""
+    why: str = ""
+    """For an endpoint: what its place in the list follows from."""
+    obstacle: str = ""
+    """For an endpoint: why it cannot be rented now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan(Row):
     """An instance that carries this installation's label and that no worker owns."""
 
