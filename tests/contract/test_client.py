@@ -395,6 +395,7 @@ STATUS = whole(rows.Status)
 MINTED = whole(rows.MintedKey)
 PROVIDER = whole(rows.Provider)
 OFFER = whole(rows.RankedOffer)
+CHECK = whole(rows.ProviderCheck)
 ACCOUNT = whole(rows.Account)
 GROUP, LOGS = whole(rows.Workergroup), whole(rows.EventLogs)
 REASON = rows.Reason(what="load", value=9.0, rule="mean", obstacle=True)
@@ -455,6 +456,7 @@ TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)]
             (200, asdict(TRAFFIC)),
             TRAFFIC,
         ),
+        ("check_provider", ("a/b",), {}, "POST /v1/providers/a%2Fb/check", None, (200, [asdict(CHECK)]), [CHECK]),
         ("offers", (), {"endpoint": 7}, "GET /v1/offers?endpoint=7&limit=100", None, (200, [asdict(OFFER)]), [OFFER]),
         (
             *("offers", ("gpu_ram>=24",), {"disk_gb": 9}),

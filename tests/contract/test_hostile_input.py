@@ -221,6 +221,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         {"instance_id": (*TEXTS, "", "nobody"), "workergroup_id": NUMBERS}, instance_id="x", workergroup_id=1
     ),
     ("GET", "/v1/providers"): [],
+    ("POST", "/v1/providers/{name}/check"): ids("name"),
     ("GET", "/v1/offers"): [
         *(Row(query=f"endpoint={wrong}") for wrong in ("nobody", "llm&search=x", "llm&disk_gb=1", "%00")),
         *(Row(query=f"search={wrong}") for wrong in ("gpu_ram", "x%20about%203", "%3E")),

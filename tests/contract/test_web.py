@@ -922,3 +922,24 @@ async def test_offers_of_an_endpoint_are_ranked_as_it_would_rent_them(web: Web) 
         ("small", 10.0, ""),
     ]
     assert found[2]["why"] == "1 $/h for 10 work/s"
+
+
+async def test_a_provider_is_asked_now_and_each_thing_that_fails_is_said(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.shelf.stock = [Offer("o", "shelf", "host", Price(0.3, 0.3))]
+    rows = (await web.call("POST", "/v1/providers/shelf/check")).body
+    assert [(row["what"], row["ok"], row["text"]) for row in rows[:2]] == [
+        ("instances", True, "of this installation: 0"),
+        ("offers", True, "1, the cheapest at 0.3 $/h"),
+    ]
+    assert rows[2] == {"what": "can", "ok": True, "text": "stop a worker and keep its disk, for cold workers"}
+
+    async def fails() -> list[Offer]:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(web.shelf, "catalog", fails)
+    monkeypatch.setattr(web.shelf, "troubles", lambda: ["the disk is full"])
+    rows = (await web.call("POST", "/v1/providers/shelf/check")).body
+    assert [row["text"] for row in rows if not row["ok"]] == ["no route to host", "the disk is full"]
+    assert (await web.call("POST", "/v1/providers/mars/check")).status == 404

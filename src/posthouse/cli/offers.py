@@ -16,7 +16,7 @@ LESS = ("zone", "stopped_usd_h", "workergroup_id", "free")
 
 def offers(
     search: Annotated[
-        str, typer.Argument(metavar="[SEARCH]", help="Filters: 'gpu_ram>=24 dph_total<0.5'.", show_default="everything")
+        str, typer.Argument(metavar="SEARCH", help="Filters: 'gpu_ram>=24 dph_total<0.5'.", show_default="everything")
     ] = "",
     endpoint: Annotated[
         str,
@@ -59,4 +59,5 @@ def offers(
         }
         for row in found
     ]
-    print_rows(shown, RANKED if endpoint else COLUMNS, "nothing can be rented that satisfies this", LESS)
+    nothing = "no workergroup of this endpoint finds an offer" if endpoint else "no offer satisfies this"
+    print_rows(shown, RANKED if endpoint else COLUMNS, nothing, LESS)

@@ -1,5 +1,7 @@
 """`posthouse provider ...`"""
 
+from typing import Annotated
+
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
@@ -25,3 +27,27 @@ def list_providers(url: Url = None, api_key: ApiKey = None, as_json: AsJson = Fa
         print_rows(
             [{**plain(row), "capabilities": " ".join(row.capabilities)} for row in rows], COLUMNS, "no providers"
         )
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the provider, as `provider list` shows it.")],
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a provider now: say what works there, and what does not. Nothing is made or changed.
+
+    Exits with 1 if something does not work.
+
+    Example:
+      posthouse provider check process
+    """
+    with connect(url, api_key) as client:
+        rows = client.check_provider(name)
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, ("what", "ok", "text"), "nothing was asked")
+    if not all(row.ok for row in rows):
+        raise typer.Exit(1)

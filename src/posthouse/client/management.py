@@ -142,6 +142,10 @@ class Management:
     async def providers(self) -> list[rows.Provider]:
         return await self._http.call("GET", "/v1/providers", list[rows.Provider])
 
+    async def check_provider(self, name: str) -> list[rows.ProviderCheck]:
+        """Has the server ask a provider now; returns what works there, and what does not."""
+        return await self._http.call("POST", f"/v1/providers/{_quoted(name)}/check", list[rows.ProviderCheck])
+
     async def offers(
         self, search: str = "", *, endpoint: Id = "", provider: str = "", disk_gb: float = 0.0, limit: int = 100
     ) -> list[rows.RankedOffer]:

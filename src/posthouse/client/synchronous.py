@@ -200,5 +200,6 @@ class Client(_Shell[AsyncClient]):
     destroy_orphan = _blocking(AsyncClient.destroy_orphan)
     adopt_orphan = _blocking(AsyncClient.adopt_orphan)
     providers = _blocking(AsyncClient.providers)
+    check_provider = _blocking(AsyncClient.check_provider)
     offers = _blocking(AsyncClient.offers)
     status = _blocking(AsyncClient.status)

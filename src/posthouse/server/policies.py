@@ -59,6 +59,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/endpoints/{endpoint}/traffic"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): Scope.OPERATE,
     ("GET", "/v1/providers"): Scope.READ,
+    ("POST", "/v1/providers/{name}/check"): Scope.OPERATE,
     ("GET", "/v1/offers"): Scope.READ,
     ("GET", "/v1/events"): Scope.READ,
     ("GET", "/v1/workers"): Scope.READ,

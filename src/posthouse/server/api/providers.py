@@ -1,19 +1,31 @@
 """Our own calls for the providers that workers are rented from, and for what they offer."""
 
+import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from posthouse.domain.errors import BadRequest, Busy
+from posthouse.domain.errors import BadRequest, Busy, NotFound
 from posthouse.domain.offer import Offer
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.policy.recruit import Candidate, ranked
+from posthouse.ports import Provider
 from posthouse.server.api.v1 import find_endpoint
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
 from posthouse.wire.search import parse_search
+
+CHECK_S = 20.0
+"""How long a provider may take for each thing that it is asked."""
+CAN = {
+    "stop": "stop a worker and keep its disk, for cold workers",
+    "update": "update a worker in place",
+    "logs": "show what a worker printed",
+}
+"""Capabilities in words."""
 
 
 def add_provider_routes(app: FastAPI, management: Management) -> None:
@@ -23,6 +35,13 @@ def add_provider_routes(app: FastAPI, management: Management) -> None:
     async def list_providers() -> list[rows.Provider]:
         """The providers that are in use, and whether they answer."""
         return [_row(hub, name) for name in sorted(hub.providers)]
+
+    @app.post("/v1/providers/{name}/check")
+    async def check_provider(name: str) -> list[rows.ProviderCheck]:
+        """Asks the provider now, and says what works and what does not. Nothing is made or changed there."""
+        if name not in hub.providers:
+            raise NotFound(f"there is no provider {name[:64]!r}; there are: {', '.join(sorted(hub.providers))}")
+        return await _checked(hub.providers[name])
 
     @app.get("/v1/offers")
     async def list_offers(
@@ -60,6 +79,31 @@ def _row(hub: Hub, name: str) -> rows.Provider:
         offers=None if catalog is None else sum(offer.available > 0 for offer in catalog.offers.values()),
         catalog_age_s=None if catalog is None else hub.clock.now() - catalog.at,
     )
+
+
+async def _checked(provider: Provider) -> list[rows.ProviderCheck]:
+    async def instances() -> str:
+        return f"of this installation: {len(await provider.instances())}"
+
+    async def catalog() -> str:
+        offers = [offer for offer in await provider.catalog() if offer.available > 0]
+        cheapest = min((offer.price.ready_usd_h for offer in offers), default=0.0)
+        return f"{len(offers)}, the cheapest at {cheapest:g} $/h" if offers else "no offer has room for a worker"
+
+    async def row(what: str, ask: Callable[[], Awaitable[str]]) -> rows.ProviderCheck:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return rows.ProviderCheck(what=what, ok=True, text=await ask())
+        except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything
+            slow = f"no answer within {CHECK_S:g} s"
+            return rows.ProviderCheck(what=what, ok=False, text=(str(error) or slow)[:500])
+
+    found = [await row("instances", instances), await row("offers", catalog)]
+    found += [rows.ProviderCheck(what="trouble", ok=False, text=text) for text in provider.troubles()]
+    can = [(what, getattr(provider.capabilities, field)) for field, what in CAN.items()]
+    return found + [
+        rows.ProviderCheck(what="can", ok=True, text=what if able else f"not: {what}") for what, able in can
+    ]
 
 
 def _search(hub: Hub, provider: str, search: str, disk_gb: float) -> list[Offer]:

@@ -168,6 +168,16 @@ class Provider(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderCheck(Row):
+    """What one thing that a provider was asked showed."""
+
+    what: str
+    ok: bool
+    text: str
+    """What came, or what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankedOffer(Row):
     """What could be rented."""
 
