@@ -25,8 +25,10 @@ help: ## list the targets
 
 setup: .venv/.dev ## make .venv with everything a contributor needs, at its locked version
 
+# PROVIDER=docker runs its workers in containers, of the engine ENGINE and the image IMAGE if they are given.
+DEMO := $(if $(filter-out process,$(PROVIDER)),--provider $(PROVIDER) $(ENGINE:%=--engine %) $(IMAGE:%=--image %))
 demo: .venv/.server ## a server, an endpoint, real requests: watch them routed, signed, served, autoscaled
-	$(BIN)/posthouse demo
+	$(BIN)/posthouse demo $(DEMO)
 
 serve: .venv/.server ## run the server on 127.0.0.1:8080
 	$(BIN)/posthouse serve
@@ -81,10 +83,10 @@ wheel: .venv/.dev ## build the wheel and the source archive into dist/
 image: ## build the container image `posthouse` (needs Docker)
 	docker build --tag posthouse .
 
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra server
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra server --extra docker
 lock: ## resolve the dependencies again (needs uv): requirements.lock for users, requirements-dev.lock for contributors
 	$(LOCK) --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra docker --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(LOCK) --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist site coverage.md .coverage .coverage.*

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from posthouse.client.requests import POLL_S
-from posthouse.demo.run import SCALING, SLOTS, demo
+from posthouse.demo.run import SCALING, SLOTS, Options, demo
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
@@ -154,7 +154,7 @@ def main() -> None:
     rows = []
     for number in range(len(options.demos or ()) or options.repeat):
         directory = options.demos[number] if options.demos else Path(tempfile.mkdtemp(prefix="posthouse-truth-"))
-        if not options.demos and demo(options.duration, directory, quiet=True) != 0:
+        if not options.demos and demo(Options(options.duration, directory, quiet=True)) != 0:
             raise SystemExit("the demo failed")
         rows.append(compared(directory))
         _show(f"demo {number + 1}", rows[-1])

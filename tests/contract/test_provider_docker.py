@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -279,6 +280,43 @@ async def test_without_its_extra_the_provider_says_what_to_install(monkeypatch: 
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(BadRequest, match=f"providers.docker.{name}"):
         load_settings({f"providers.docker.{name}": value}, None, {})
+
+
+# -- the demo ------------------------------------------------------------------------------------------------------
+
+
+def demo(*options: str, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "posthouse", "demo", "--json", "--out", str(out), "--provider", "docker", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+async def kept(client: aiodocker.Docker) -> set[str]:
+    """The images and the volumes of the engine."""
+    found = await client.volumes.list()
+    return {image["Id"] for image in await client.images.list()} | {v["Name"] for v in found.get("Volumes") or []}
+
+
+async def test_the_demo_answers_every_request_in_containers_and_leaves_nothing(
+    engine: ContainerEngine, client: aiodocker.Docker, tmp_path: Path
+) -> None:
+    before = await kept(client)
+    done = await asyncio.to_thread(demo, "--engine", engine.url, "--duration", "15", out=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["answered"] == summary["requests"] > 300
+    assert summary["most_hot_workers"] > 1
+    assert not await described(client)
+    assert await kept(client) == before
+
+
+async def test_the_demo_names_the_option_that_is_wrong(
+    engine: ContainerEngine, client: aiodocker.Docker, tmp_path: Path
+) -> None:
+    away = await asyncio.to_thread(demo, "--engine", f"unix://{tmp_path}/none.sock", out=tmp_path)
+    assert f"error: --engine unix://{tmp_path}/none.sock: no engine answers there" in away.stderr
+    absent = await asyncio.to_thread(demo, "--engine", engine.url, "--image", f"{REGISTRY}/none:1", out=tmp_path)
+    assert f"error: --image: image {REGISTRY}/none:1: " in absent.stderr
+    assert not await described(client)
 
 
 # -- cut short at every call of the engine -------------------------------------------------------------------------

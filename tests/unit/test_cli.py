@@ -214,6 +214,11 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("serve --port 99999", "server.port = 99999"),
         ("config show --config missing.toml", "missing.toml cannot be read"),
         ("agent --upstream http://127.0.0.1:1", "CONTAINER_ID"),
+        ("demo --provider kube", "'--provider': 'kube' is not one of 'process', 'docker'"),
+        ("demo --engine unix:///x", "--engine is for --provider docker"),
+        ("demo --image x", "--image is for --provider docker"),
+        ("demo --provider docker --engine ssh://box", "--engine ssh://box: must be an engine of this machine"),
+        ("demo --provider docker --engine tcp://box:2375", "must be an engine of this machine"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(
@@ -272,7 +277,8 @@ def test_the_light_commands_import_nothing_heavy() -> None:
 def test_a_missing_extra_is_named(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "posthouse.demo.run", raising=False)
+    for name in [name for name in sys.modules if name.startswith("posthouse.demo.")]:
+        monkeypatch.delitem(sys.modules, name)
     for name in ("uvloop", "psutil"):
         monkeypatch.setitem(sys.modules, name, None)
     assert main(line.split()) == 1

@@ -163,6 +163,17 @@ class Engine:
         if not await self.has_image(image):
             raise RuntimeError(f"{what}: the engine ended the pull before it was whole")
 
+    async def import_image(self, image: str, files: bytes) -> None:
+        """Makes an image of an archive of its files."""
+        params = {"fromSrc": "-", "repo": image}  # with its tag: podman knows no other way to give it
+        query = self.docker._query("images/create", "POST", params=params, data=files)
+        async with trying(f"image {image}", 10 * CALL_S), query as response:
+            await response.read()
+
+    async def remove_image(self, image: str) -> None:
+        async with trying(f"removal of image {image}"):
+            await self.docker.images.delete(image)
+
     async def create(self, name: str, body: dict[str, Any]) -> str:
         """The id of a new container. Raises: NameTaken."""
         async with trying(f"container {name}"):
