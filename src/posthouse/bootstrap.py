@@ -76,13 +76,15 @@ def variables(
     inner_ports: tuple[int, int] = (18_288, 18_289),
     model_log: str = "model.log",
     url: str = "",
+    listen_host: str = "",
 ) -> dict[str, str]:
     """The variables that tell a worker where it is, and its template what to use.
 
     `ports`: port inside the instance, and where on `host` it is reached; the first one is the worker's own.
     `listen_port`: where the worker listens, if that is not the first of `ports`. `inner_ports`: free ones for what
     stays inside, plain HTTP and the model server. `model_log`: where the template writes what its model prints.
-    `url`: where clients reach it, if that is behind a tunnel or an ingress.
+    `url`: where clients reach it, if that is behind a tunnel or an ingress. `listen_host`: what it listens on, if that
+    does not follow from where it is reached, as where ports are published.
     """
     inner, outer = next(iter(ports.items()))
     listen_port = listen_port or inner
@@ -95,6 +97,7 @@ def variables(
         "MODEL_PORT": str(inner_ports[1]),
         "MODEL_LOG": model_log,
         **({"POSTHOUSE_WORKER_URL": url} if url else {}),
+        **({"POSTHOUSE_LISTEN_HOST": listen_host} if listen_host else {}),
     }
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from posthouse.config import load_settings
 from posthouse.domain.errors import BadRequest, Busy, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.ports import Provider, RegistryLogin
+from posthouse.providers.docker import DockerPlugin
 from posthouse.providers.docker import engine as engine_module
+from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
 from tests.kit.container_engines import (
@@ -265,6 +267,25 @@ async def test_without_its_extra_the_provider_says_what_to_install(monkeypatch: 
     with pytest.raises(Refused, match=r"pip install 'posthouse\[docker\]'"):
         async with provider_of(ContainerEngine("unix:///none", "bridge", "")):
             pass
+
+
+@pytest.mark.parametrize(
+    ("network", "url", "report_url", "reached"),
+    [
+        ("bridge", "unix:///x", "http://127.0.0.1:8080", False),
+        ("bridge", "unix:///x", "http://host.docker.internal:8080", True),
+        ("host", "unix:///x", "http://127.0.0.1:8080", True),
+        ("host", "tcp://127.0.0.1:2375", "http://localhost:8080", True),
+        ("host", "tcp://10.0.0.5:2376", "http://[::1]:8080", False),
+    ],
+)
+async def test_a_server_that_no_worker_could_report_to_is_refused_at_its_start(
+    network: str, url: str, report_url: str, reached: bool
+) -> None:
+    context = Context("box1", "test", Path(), report_url=report_url)
+    with nullcontext() if reached else pytest.raises(Refused, match=r"providers\.box1\.public_url"):
+        provider = await DockerPlugin.open(DockerSettings(network=network, url=url), context)
+        await provider.close()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ def test_an_agent_listens_where_its_address_can_be_reached(address: str, url: st
     assert (settings.url, settings.listen_host) == (url, listen_host)
 
 
+def test_an_agent_whose_port_is_published_listens_where_its_provider_says() -> None:
+    settings = read({"PUBLIC_IPADDR": "127.0.0.1", "POSTHOUSE_LISTEN_HOST": "0.0.0.0"})
+    assert (settings.url, settings.listen_host) == ("http://127.0.0.1:40123", "0.0.0.0")
+
+
 def test_an_agent_behind_a_tunnel_is_where_its_provider_says() -> None:
     settings = read({"POSTHOUSE_WORKER_URL": "https://tunnel.example/w/7/"})
     assert (settings.url, settings.listen_host, settings.tls) == ("https://tunnel.example/w/7", "0.0.0.0", False)

@@ -32,6 +32,11 @@ def test_without_ports_of_its_own_a_worker_listens_where_it_is_reached() -> None
     assert found["POSTHOUSE_WORKER_URL"] == "https://tunnel.example/w/7"
 
 
+def test_a_worker_whose_ports_are_published_is_told_what_to_listen_on() -> None:
+    found = bootstrap.variables(7, "127.0.0.1", {3000: 12001}, listen_host="0.0.0.0")
+    assert (found["WORKER_PORT"], found["POSTHOUSE_LISTEN_HOST"]) == ("3000", "0.0.0.0")
+
+
 def test_an_onstart_of_another_systems_editor_is_run() -> None:
     onstart, _ = bootstrap.script("if true; then\r\n  echo $'\\r'\r\nfi\r\n", "")
     assert onstart == bootstrap.FIND_KEY + "if true; then\n  echo $'\\r'\nfi\n"

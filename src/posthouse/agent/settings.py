@@ -86,7 +86,9 @@ class AgentSettings:
             "$POSTHOUSE_WORKER_URL, else http://$PUBLIC_IPADDR:$VAST_TCP_PORT_<listen port>, https:// with $USE_SSL",
         ),
     ]
-    listen_host: Annotated[str, Option("Address to listen on.", WORKER, "follows from the url")]
+    listen_host: Annotated[
+        str, Option("Address to listen on.", WORKER, "$POSTHOUSE_LISTEN_HOST, else as the url asks for")
+    ]
     listen_port: Annotated[int, Option("Port to listen on.", WORKER, "$WORKER_PORT")]
     tls: Annotated[bool, Option("Serve HTTPS, with a certificate that the server gives.", WORKER, "$USE_SSL")] = False
     unsecured: Annotated[
@@ -234,7 +236,7 @@ class AgentSettings:
         read("listen_port", lambda: _whole(environ, "WORKER_PORT", 1, 65535))
         read("tls", lambda: _boolean(environ, "USE_SSL"))
         read("url", lambda: _own_url(environ, given["listen_port"], given["tls"]))
-        read("listen_host", lambda: _listen_host(given["url"]))
+        read("listen_host", lambda: environ.get("POSTHOUSE_LISTEN_HOST", "").strip() or _listen_host(given["url"]))
         read("unsecured", lambda: _boolean(environ, "UNSECURED"))
         read("cors_origins", lambda: _origins(environ, given["unsecured"]))
         if environ.get("POSTHOUSE_LOADING_TIMEOUT_S", "").strip():

@@ -17,17 +17,24 @@ from posthouse.providers.wrappers import Metered
 
 
 async def open_providers(
-    settings: Settings, data_dir: Path, installation: str, stack: AsyncExitStack, bells: Mapping[str, asyncio.Event]
+    settings: Settings,
+    data_dir: Path,
+    installation: str,
+    url: str,
+    stack: AsyncExitStack,
+    bells: Mapping[str, asyncio.Event],
 ) -> tuple[dict[str, Provider], dict[str, Metered]]:
     """Every provider that the settings name, open as long as the stack is, and what counts its calls.
 
-    `bells`: by name, set when a provider has something to show.
+    `url`: where workers report, unless the settings of their provider name another. `bells`: by name, set when a
+    provider has something to show.
     """
     found: dict[str, Provider] = {}
     meters: dict[str, Metered] = {}
     for name, table in settings.providers.items():
         if table.enabled:
-            found[name], meters[name] = await opened(table, Context(name, installation, data_dir, bells[name].set))
+            context = Context(name, installation, data_dir, bells[name].set, table.public_url or url)
+            found[name], meters[name] = await opened(table, context)
             stack.push_async_callback(found[name].close)
     require(settings.default_provider, found)
     return found, meters

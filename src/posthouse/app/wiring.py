@@ -106,7 +106,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             listen.warn_if_plain(url, listener)
         installation = await store.installation()
         bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        providers, meters = await open_providers(settings, data_dir, installation, stack, bells)
+        providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells)
         hub = await _hub(settings, store, clock, providers, installation)
         keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
         admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())

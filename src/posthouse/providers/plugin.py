@@ -24,6 +24,8 @@ class Context:
     """The server's data directory. What a provider keeps there has its name in its path."""
     bell: Callable[[], None] = lambda: None
     """Asks for a look at its list soon: for a provider that is told of changes. Only the list is believed."""
+    report_url: str = ""
+    """Where its workers report to the server; empty if that is not known yet."""
 
 
 class Plugin(Protocol):

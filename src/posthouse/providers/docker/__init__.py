@@ -7,9 +7,11 @@ worker that was stopped from one that has ended.
 """
 
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from posthouse.domain.errors import Refused
 from posthouse.ports import Provider
+from posthouse.providers.docker import layout
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.plugin import Context
 
@@ -21,7 +23,18 @@ class DockerPlugin:
 
     @classmethod
     async def open(cls, settings: DockerSettings, context: Context) -> Provider:
-        """The provider with these settings. Raises: Refused without the extra, and for certificates of no use."""
+        """The provider with these settings.
+
+        Raises: Refused without the extra, for certificates of no use, and where workers could not report.
+        """
+        url = urlsplit(context.report_url)
+        local = settings.network == "host" and layout.is_loopback(urlsplit(settings.url).hostname or "localhost")
+        if layout.is_loopback(url.hostname or "") and not local:
+            raise Refused(
+                f"provider {context.name}: its workers cannot reach the server at {url.netloc}, which in a container "
+                f"is the container; let server.host listen where they reach it, and name that address in "
+                f"providers.{context.name}.public_url; or, for an engine of this machine, set its network to host"
+            )
         try:
             from posthouse.providers.docker.provider import DockerProvider
         except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, BinaryIO, Final
 
 from posthouse import bootstrap
@@ -148,7 +149,15 @@ def container(
     inner = (free[0], free[1]) if own_net else (place.ports[-2][1], place.ports[-1][1])
     env = {
         **spec.env,
-        **bootstrap.variables(spec.worker_id, host, published, listen_port, inner, MODEL_LOG),
+        **bootstrap.variables(
+            spec.worker_id,
+            host,
+            published,
+            listen_port,
+            inner,
+            MODEL_LOG,
+            listen_host="0.0.0.0" if own_net else "",  # noqa: S104 - within the container, whose engine publishes it
+        ),
         **({"PYTHON": f"{AGENT_DIR}/bin/python3"} if agent else {}),
     }
     binds = [f"{place.label}:{WORKSPACE}", *settings.caches, *carried]
@@ -166,7 +175,8 @@ def container(
             {"Driver": "nvidia", "DeviceIDs": list(place.gpus), "Capabilities": [["gpu"]]},
         ]
     if own_net:
-        limits["PortBindings"] = {f"{i}/tcp": [{"HostPort": str(o)}] for i, o in published.items()}
+        at = host if is_loopback(host) else ""  # else at every address of the engine's host
+        limits["PortBindings"] = {f"{i}/tcp": [{"HostIp": at, "HostPort": str(o)}] for i, o in published.items()}
         limits["ExtraHosts"] = ["host.docker.internal:host-gateway"]
     return {
         "Image": spec.image or settings.image,
@@ -187,6 +197,14 @@ def container(
             **limits,
         },
     }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is that of the machine that asks for it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def own_volumes(inspected: Mapping[str, Any], label: str) -> dict[str, str]:
