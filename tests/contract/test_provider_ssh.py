@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from posthouse.providers.process import procfs
 from posthouse.providers.registry import opened
 from posthouse.providers.ssh import box as box_module
 from posthouse.providers.ssh.frames import BEGIN, Answer, Listing, framed
+from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing
 from tests.kit.disks import fill, small_disk
 from tests.kit.provider_contract import ProviderContract, eventually, listed, printed, rent, seen_as, spec
 from tests.kit.ssh_server import SshServer, network_of_its_own, ssh_server
@@ -313,6 +315,28 @@ async def test_a_box_that_is_drained_keeps_its_workers_and_one_that_is_taken_awa
         await box.destroy(again.id)
 
 
+async def test_what_versions_before_left_is_removed_unless_something_runs_from_there(
+    server: SshServer, home: Path, tmp_path: Path
+) -> None:
+    agents = home / "agents"
+    (agents / "0.0.1-unused" / "bin").mkdir(parents=True, exist_ok=True)
+    (agents / "0.0.1-used" / "bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy("/bin/sleep", agents / "0.0.1-used" / "bin" / "python3")
+    worker = subprocess.Popen([agents / "0.0.1-used" / "bin" / "python3", "600"])
+    try:
+        for left in ({"0.0.1-used"}, set()):
+            async with provider_of(tmp_path, server.host(dir=str(home))) as box:
+                await ready(box)
+                names = {path.name for path in agents.iterdir()}
+                assert {name for name in names if name.startswith("0.0.1")} == left
+                assert len(names) == len(left) + 1
+            worker.kill()
+            worker.wait()
+    finally:
+        worker.kill()
+        worker.wait()
+
+
 async def test_a_box_that_was_rebooted_says_so(box: Provider, home: Path) -> None:
     made = await rent(box, spec(1))
     await printed(box, made.id, "up")
@@ -509,6 +533,57 @@ async def test_a_worker_that_would_need_a_port_of_the_servers_own_is_not_made(
         await eventually(lambda: reached(address))
         await ready(box)
         await box.destroy(made.id)
+
+
+# -- containers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
+    if why := missing("docker"):
+        pytest.skip(why)
+    with container_engine("docker", tmp_path_factory.mktemp("docker")) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def contained(server: SshServer, engine: ContainerEngine, tmp_path: Path) -> AsyncIterator[Provider]:
+    host = server.host(engine=engine.url.removeprefix("unix://"), image=IMAGE)
+    async with provider_of(tmp_path, host, grace_s=1) as provider:
+        await ready(provider)
+        yield provider
+        await ready(provider)
+        for instance in await provider.instances():
+            await provider.destroy(instance.id)
+
+
+class TestSshProviderWithAnEngine(ProviderContract):
+    @pytest.fixture
+    def provider(self, contained: Provider) -> Provider:
+        return contained
+
+
+async def test_a_container_outlives_its_connection_and_is_the_same_afterwards(
+    server: SshServer, contained: Provider
+) -> None:
+    made = await rent(contained, spec(1, TICK))
+    await printed(contained, made.id, "tick 2")
+    server.kill()
+    await away(contained, "box a: cannot be reached since .* UTC")
+    [seen] = await contained.instances()
+    assert (seen.seen, seen.addresses) == (Observation.RUNNING, made.addresses)
+    server.start()
+    await ready(contained)
+    assert (await seen_as(contained, made.id, Observation.RUNNING)).addresses == made.addresses
+    ticks = [int(tick) for tick in re.findall(r"tick (\d+)", await contained.logs(made.id, 10_000))]
+    assert ticks == list(range(1, len(ticks) + 1)), "it went on, and was not begun again"
+
+
+async def test_a_box_whose_engine_does_not_answer_is_away(server: SshServer, tmp_path: Path) -> None:
+    async with provider_of(tmp_path, server.host(engine=str(tmp_path / "no.sock"))) as box:
+        await away(box, "box a: cannot be reached .*engine")
+        with pytest.raises(Unavailable):
+            await box.instances()
 
 
 # -- boxes and workers that lie ----------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 import structlog
@@ -20,6 +20,9 @@ from posthouse.providers.ssh import stock
 from posthouse.providers.ssh.frames import Listing, Start
 from posthouse.providers.ssh.link import Link, connect
 from posthouse.providers.ssh.settings import Host, SshSettings
+
+if TYPE_CHECKING:  # an extra of its own
+    from posthouse.providers.ssh.engine import Engine, EngineLink
 
 log = structlog.get_logger()
 
@@ -39,13 +42,17 @@ TEXT_CHARS: Final = 600
 class Box:
     """One host of the settings."""
 
-    def __init__(self, host: Host, key: asyncssh.SSHKey, settings: SshSettings, context: Context) -> None:
+    def __init__(
+        self, host: Host, key: asyncssh.SSHKey, settings: SshSettings, context: Context, engine: "Engine | None"
+    ) -> None:
+        """`engine`: the box's container engine, where it is one that has the workers."""
         self.name = host.name
         self._host = host
         self._key = key
         self._settings = settings
         self._context = context
-        self._link: Link | None = None
+        self._link: Link | EngineLink | None = None
+        self._engine = engine
         self._connecting: asyncio.Task[None] | None = None
         self._price = Price(host.ready_usd_h, host.loading_usd_h, host.stopped_usd_h)
         self._failures = 0
@@ -55,6 +62,7 @@ class Box:
         self._why = ""
         """What keeps it from being worked with, if something does."""
         self._obstacle = ""
+        self._unlisted = ""
         self._unoffered = ""
         self._unforwarded = ""
         self._listeners: dict[int, asyncssh.SSHListener] = {}
@@ -62,7 +70,7 @@ class Box:
 
     def troubles(self) -> list[str]:
         """What an operator should mend there."""
-        found = (self._away, self._obstacle, self._unoffered, self._unforwarded)
+        found = (self._away, self._obstacle, self._unlisted, self._unoffered, self._unforwarded)
         return [f"box {self.name}: {text}" for text in found if text]
 
     @property
@@ -89,17 +97,23 @@ class Box:
 
     async def instances(self) -> list[Instance]:
         """All that it has of this installation, reached from here by now if need be."""
-        listing: Listing = await self._call("instances", limit_s=LIST_S)
-        self._obstacle = listing.obstacle[:TEXT_CHARS]
+        before = set(self._listeners)
+        try:
+            listing: Listing = await self._call("instances", limit_s=LIST_S)
+        except (ConnectionError, TimeoutError) as error:
+            self._unlisted = "" if self._away else str(error)[:TEXT_CHARS]
+            raise
+        self._unlisted, self._obstacle = "", listing.obstacle[:TEXT_CHARS]
         found = [self._believed(instance, instance.label) for instance in listing.instances]
         if self._host.forward:
-            await self._forward(found)
+            self._unforwarded = ""
+            await self._forward(found, instead_of=before)
         return found
 
     async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         """Raises: Busy if a port of this server that it needs is taken: then it is gone again."""
         made = self._believed(await self._call("create", offer_id, spec, max_usd_h), spec.label)
-        if self._host.forward and not await self._forward([made], others=True):
+        if self._host.forward and not await self._forward([made]):
             try:
                 await self._call("destroy", made.id)
             except Busy as error:
@@ -110,7 +124,7 @@ class Box:
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
         updated = self._believed(await self._call("update", instance_id, spec), instance_id)
         if self._host.forward:
-            await self._forward([updated], others=True)
+            await self._forward([updated])
         return updated
 
     async def ask(self, name: str, *given: Any) -> Any:
@@ -124,6 +138,8 @@ class Box:
             await asyncio.wait([self._connecting])
         if self._link is not None:
             await self._link.close()
+        if self._engine is not None:
+            await self._engine.close()
         for listener in self._listeners.values():
             listener.close()
 
@@ -139,7 +155,7 @@ class Box:
                 self._leave(str(error))
             raise type(error)(f"box {self.name}: {name}: {error}") from error
 
-    async def _linked(self) -> Link:
+    async def _linked(self) -> "Link | EngineLink":
         """The connection, made if need be. Raises: Unavailable while there is none."""
         now = asyncio.get_running_loop().time
         if self._link is not None and self._link.alive:
@@ -157,9 +173,7 @@ class Box:
         host, connection = self._host, None
         try:
             connection = await connect(host, self._key)
-            root, python = await stock.python_of(host, connection, self._copying)
-            command = [python, "-m", "posthouse.providers.ssh.remote"]
-            link = await Link.opened(connection, command, self._start(root))
+            link = await self._open(connection)
         except (Refused, OSError, TimeoutError, asyncssh.Error) as error:
             if connection is not None:
                 connection.abort()
@@ -174,6 +188,12 @@ class Box:
             self._lost_at, self._why, self._failures = "", "", 0
         finally:
             self._connecting = None
+
+    async def _open(self, connection: asyncssh.SSHClientConnection) -> "Link | EngineLink":
+        if self._engine is not None:
+            return await self._engine.linked(connection)
+        root, python = await stock.python_of(self._host, connection, self._copying)
+        return await Link.opened(connection, [python, "-m", "posthouse.providers.ssh.remote"], self._start(root))
 
     def _leave(self, why: str) -> None:
         """Notes that it cannot be reached, and since when."""
@@ -228,16 +248,14 @@ class Box:
             progress=instance.progress[:TEXT_CHARS],
         )
 
-    async def _forward(self, instances: Sequence[Instance], others: bool = False) -> bool:
-        """Listens on the ports of these instances, and on no more unless there are `others`. Whether that works."""
+    async def _forward(self, instances: Sequence[Instance], instead_of: Set[int] = frozenset()) -> bool:
+        """Listens on the ports of these instances, and no longer on others of `instead_of`. Whether that works."""
         wanted = {int(a.rpartition(":")[2]) for instance in instances for a in instance.addresses}
         async with self._forwarding:
             link = self._link
             if link is None or not link.alive:
                 raise ConnectionError(f"box {self.name}: the connection was lost")
-            if not others:
-                self._unforwarded = ""
-                await self._drop(self._listeners.keys() - wanted)
+            await self._drop(instead_of & self._listeners.keys() - wanted)
             for port in wanted - self._listeners.keys():
                 try:
                     self._listeners[port] = await link.connection.forward_local_port(

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
@@ -17,7 +17,10 @@ from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.ssh.box import RETRY_S, Box
 from posthouse.providers.ssh.known import Known
-from posthouse.providers.ssh.settings import SshSettings
+from posthouse.providers.ssh.settings import Host, SshSettings
+
+if TYPE_CHECKING:  # an extra of its own
+    from posthouse.providers.ssh.engine import Engine
 
 MAX_TROUBLES: Final = 10
 """Most that are said at once."""
@@ -33,7 +36,10 @@ class SshProvider:
         self._label = bootstrap.labels(context.installation)
         hosts = settings.hosts
         keys = {path: _key(path, f"providers.{context.name}.hosts") for path in {host.key_file for host in hosts}}
-        self._boxes = {host.name: Box(host, keys[host.key_file], settings, context) for host in hosts}
+        self._boxes = {
+            host.name: Box(host, keys[host.key_file], settings, context, _engine(host, settings, context))
+            for host in hosts
+        }
         self._known = Known(context.data_dir / f"ssh-{context.name}.json", self._boxes)
 
     async def catalog(self) -> Sequence[Offer]:
@@ -145,6 +151,19 @@ class SshProvider:
         if (box := await self._box_of(instance_id)) is None:
             raise NotFound(f"instance {instance_id!r} is on no box")
         return box
+
+
+def _engine(host: Host, settings: SshSettings, context: Context) -> "Engine | None":
+    """The box's container engine, where its workers are containers. Raises: Refused without the extra."""
+    if not host.engine:
+        return None
+    try:
+        from posthouse.providers.ssh.engine import Engine
+    except ModuleNotFoundError as error:
+        raise Refused(
+            f"providers.{context.name}.hosts: `engine` needs {error.name}; run: pip install 'posthouse[ssh,docker]'"
+        ) from error
+    return Engine(host, settings, context)
 
 
 def _key(path: Path, where: str) -> asyncssh.SSHKey:

@@ -45,6 +45,14 @@ class Host(Section):
         description="A Python on the box that has this version of `posthouse[server]`, for a box with another kind of "
         "processor than the server; default: the server's own Python is put there.",
     )
+    engine: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._-]+)*$",
+        description="Socket of a Docker or podman engine on the box, such as `/var/run/docker.sock`, which `user` may "
+        "use: workers are its containers then, as with the provider `docker`, and `gpus` says how many GPUs they are "
+        "given. Default: workers are processes.",
+    )
+    image: str = Field("", description="With `engine`, the image of the workers whose template names none.")
     public_address: str = Field(
         "",
         pattern=r"^[A-Za-z0-9.:_-]*$",
