@@ -211,6 +211,18 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
         load_settings({"providers.ssh.hosts": [host]}, None, {})
 
 
+@pytest.mark.parametrize("table", [{"address": "10.0.0.1"}, {"address": "127.0.0.1", "engine": "/run/engine.sock"}])
+async def test_a_box_whose_workers_could_not_report_keeps_the_server_from_starting(
+    tmp_path: Path, table: dict[str, str]
+) -> None:
+    host = {"name": "a", "user": "u", "key_file": "k"} | table
+    settings, _ = load_settings({"providers.ssh.hosts": [host]}, None, {})
+    with pytest.raises(Refused, match=r"box a cannot reach the server at 127.0.0.1:8080.*providers.ssh.public_url"):
+        await opened(
+            settings.providers["ssh"], Context("ssh", "test", tmp_path, report_url="http://127.0.0.1:8080/w/token")
+        )
+
+
 def test_two_boxes_of_one_name_are_refused() -> None:
     host = {"name": "a", "address": "h", "user": "u", "key_file": "k"}
     with pytest.raises(BadRequest, match="same name"):

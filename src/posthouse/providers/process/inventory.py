@@ -107,12 +107,13 @@ class Inventory:
         record = read_record(directory)
         halted = record.wanted != "running"
         lives = str(directory) in running and (halted or not self.failed(directory))
+        host = f"[{record.host}]" if ":" in record.host else record.host
         rebooted = record.boot_id not in ("", machine.boot_id())
         return Instance(
             id=directory.name,
             label=directory.name,
             seen=Observation.RUNNING if lives else Observation.HALTED if halted else Observation.EXITED,
-            addresses=frozenset(f"{record.host}:{port}" for port in record.ports.values()),
+            addresses=frozenset(f"{host}:{port}" for port in record.ports.values()),
             progress=f"{files.log_bytes(directory)} bytes of log",
             message="" if lives or halted else REBOOTED * rebooted + files.last_words(directory),
             price=self._price,

@@ -9,9 +9,11 @@ box must have first (`stock`), the box itself (`box`), and what is known of boxe
 """
 
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from posthouse.domain.errors import Refused
 from posthouse.ports import Provider
+from posthouse.providers.docker.layout import is_loopback
 from posthouse.providers.plugin import Context
 from posthouse.providers.ssh.settings import SshSettings
 
@@ -23,7 +25,18 @@ class SshPlugin:
 
     @classmethod
     async def open(cls, settings: SshSettings, context: Context) -> Provider:
-        """The provider with these settings. Raises: Refused without the extra, and for keys that cannot be used."""
+        """The provider with these settings.
+
+        Raises: Refused without the extra, for keys that cannot be used, and where workers could not report.
+        """
+        url = urlsplit(context.report_url)
+        for host in settings.hosts if is_loopback(url.hostname or "") else ():
+            if host.engine or not is_loopback(host.address):
+                raise Refused(
+                    f"provider {context.name}: workers on box {host.name} cannot reach the server at {url.netloc}; let "
+                    f"server.host listen where they reach it, and name that address in "
+                    f"providers.{context.name}.public_url"
+                )
         try:
             from posthouse.providers.ssh.provider import SshProvider
         except ModuleNotFoundError as error:

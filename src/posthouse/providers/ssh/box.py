@@ -237,8 +237,9 @@ class Box:
         bounded. Raises: RuntimeError if it is not the one with that label."""
         if instance.label != label:
             raise RuntimeError(f"box {self.name}: answered with another instance than was asked for")
+        host = self._host.reached_at.join("[]") if ":" in self._host.reached_at else self._host.reached_at
         places = [address.rpartition(":") for address in instance.addresses]
-        own = {f"{host}:{port}" for host, _, port in places if host == self._host.reached_at and port.isdecimal()}
+        own = {f"{there}:{port}" for there, _, port in places if there == host and port.isdecimal()}
         return replace(
             instance,
             id=label,

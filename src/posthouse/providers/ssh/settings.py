@@ -79,8 +79,7 @@ class Host(Section):
     @property
     def reached_at(self) -> str:
         """Where clients reach its workers."""
-        found = self.public_address or ("127.0.0.1" if self.forward else self.address)
-        return f"[{found}]" if ":" in found else found
+        return self.public_address or ("127.0.0.1" if self.forward else self.address)
 
 
 class SshSettings(WorkerSettings):
