@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from posthouse.domain.decision import Failures
+from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.offer import Price
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
+from posthouse.fleet.controller import Controller
 from posthouse.fleet.estimator import MAX_MACHINES
-from posthouse.fleet.events import Assignment, Listed, Moved, Ticked, Waiting, Written
+from posthouse.fleet.events import Assignment, Listed, Moved, Ticked, Waiting, WakeAt, Written
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.requests import MAX_WAITING, UNSEEN_KEPT_S, WAITING_KEPT_S
 from posthouse.fleet.roster import UNCLEAR_S
@@ -48,6 +50,18 @@ def failures(fleet: Fleet, now: float = NOW) -> int:
 
 
 # -- routing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_request_that_waits_brings_the_next_tick_forward_and_one_that_asks_again_does_not() -> None:
+    fleet = Controller(Endpoint(EndpointId(1), "llm"), NOW)
+    for event in (Ticked(), Written(ok=True)):
+        fleet.handle(event, NOW + 1)
+    waits = fleet.assign(0, 100, NOW + 1.5)
+    assert WakeAt(NOW + 1.5) in fleet.take_effects()
+    for event in (Ticked(), Written(ok=True)):
+        fleet.handle(event, NOW + 1.5)
+    fleet.assign(waits.request_idx, 100, NOW + 1.6)
+    assert fleet.take_effects() == []
 
 
 def test_a_request_goes_to_the_worker_that_would_finish_it_soonest() -> None:

@@ -131,7 +131,8 @@ class Controller:
         """
         outcome = self.requests.assign(idx, cost, now, polls, hold_s)
         if isinstance(outcome, Waiting):
-            self._ring(now)
+            if idx == 0:  # who asks again tells nothing new
+                self._ring(now)
             self._plan()
         return outcome
 
