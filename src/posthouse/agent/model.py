@@ -70,6 +70,8 @@ class ModelServer:
             self._signal(signal.SIGKILL)  # what it left behind would hold the GPU and the port
             self._process = None
             reading.cancel()
+            with suppress(TimeoutError):  # one that a driver holds ends later
+                await asyncio.wait_for(process.wait(), _OUTPUT_S)
             await asyncio.wait([reading])
         ran_s = time.monotonic() - began_at
         if ran_s >= _SOUND_S:
