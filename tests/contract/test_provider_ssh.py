@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from posthouse.providers.process import procfs
 from posthouse.providers.registry import opened
 from posthouse.providers.ssh import box as box_module
 from posthouse.providers.ssh.frames import BEGIN, Answer, Listing, framed
+from posthouse.providers.ssh.link import Link
 from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing
 from tests.kit.disks import fill, small_disk
 from tests.kit.provider_contract import ProviderContract, eventually, listed, printed, rent, seen_as, spec
@@ -439,6 +440,54 @@ async def test_an_answer_after_the_time_limit_is_not_taken_for_another(
         for worker_id in (1, 2):
             await box.destroy(f"posthouse-test-{worker_id}")
         assert not await box.instances()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["create", "stop", "start", "update", "destroy"])
+async def test_whatever_call_is_the_last_one_of_a_connection_nothing_is_lost_or_made_twice(
+    server: SshServer, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+) -> None:
+    call, cut = Link.call, [""]
+
+    async def breaks(link: Link, called: str, *given: Any, limit_s: float) -> Any:
+        if called != cut[0]:
+            return await call(link, called, *given, limit_s=limit_s)
+        asking = asyncio.create_task(call(link, called, *given, limit_s=limit_s))
+        await asyncio.wait([asking], timeout=30 if when == "after" else 0.001)
+        link.connection.abort()
+        cut[0] = ""
+        await asyncio.wait([asking])
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(Link, "call", breaks)
+    new, label = spec(1, "echo new; exec sleep 600"), "posthouse-test-1"
+    calls: dict[str, Callable[[Provider], Awaitable[object]]] = {
+        "create": lambda box: box.create("a/cpu", new, 1.0),
+        "stop": lambda box: box.stop(label),
+        "start": lambda box: box.start(label),
+        "update": lambda box: box.update(label, new),
+        "destroy": lambda box: box.destroy(label),
+    }
+    async with provider_of(tmp_path, server.host(dir=str(home))) as box:
+        await ready(box)
+        if name != "create":
+            await rent(box, spec(1, "echo old; exec sleep 600"))
+        if name == "start":
+            await box.stop(label)
+        cut[0] = name
+        with pytest.raises(ConnectionError):
+            await calls[name](box)
+        await ready(box)
+        assert len(await box.instances()) <= 1
+        await calls[name](box)
+        found = {i.label: i.seen for i in await box.instances()}
+        ends = {"destroy": {}, "stop": {label: Observation.HALTED}}
+        assert found == ends.get(name, {label: Observation.RUNNING})
+        if name == "update":
+            assert (await printed(box, label, "new")).count("old") == 1
+        await box.destroy(label)
+        assert not await box.instances()
+        assert str(home / "workers" / label) not in procfs.census()
 
 
 async def test_two_servers_share_a_box_and_no_slot(server: SshServer, home: Path, tmp_path: Path) -> None:
