@@ -688,7 +688,7 @@ async def test_a_box_that_sends_nonsense_is_away(server: SshServer, tmp_path: Pa
 
 async def test_a_box_is_believed_in_what_is_its_own_alone(server: SshServer, tmp_path: Path) -> None:
     label, long = "posthouse-test-1", "m" * 10**5
-    addresses = frozenset({"10.0.0.1:80", "127.0.0.1:20000", "127.0.0.1:x"})
+    addresses = frozenset({"10.0.0.1:80", "127.0.0.1:20000", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:0"})
     evil = Instance(label, label, Observation.RUNNING, addresses, message=long, price=Price(0.01))
     foreign = replace(evil, id="posthouse-other-1", label="posthouse-other-1")
     listing = msgspec.Raw(msgspec.msgpack.encode(Listing([evil, foreign], long)))
@@ -702,3 +702,42 @@ async def test_a_box_is_believed_in_what_is_its_own_alone(server: SshServer, tmp
         assert len(box.troubles()[0]) < 1000
         with pytest.raises((ConnectionError, RuntimeError)):
             await box.create("a/cpu", spec(2), 1.0)
+
+
+async def test_a_box_cannot_make_the_server_listen_where_it_should_not(server: SshServer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    addresses = frozenset({f"127.0.0.1:{port}", "127.0.0.1:20003"})
+    evil = Instance("posthouse-test-1", "posthouse-test-1", Observation.RUNNING, addresses)
+    listing = msgspec.Raw(msgspec.msgpack.encode(Listing([evil], "")))
+    answers = [framed(Answer(0)), *(framed(Answer(number, listing)) for number in range(1, 9))]
+    program = liar(tmp_path, *answers)
+    host = server.host(dir=str(tmp_path / "d"), python=program, forward=True, ports="20003-20005")
+    async with provider_of(tmp_path, host) as box:
+        await ready(box)
+        [seen] = await box.instances()
+        assert seen.addresses == {"127.0.0.1:20003"}
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("answer", [Answer(1, error="NotFound"), Answer(1, error="KeyError"), Answer(1)])
+async def test_a_box_that_fails_in_an_odd_way_keeps_nobody_from_the_others(
+    server: SshServer, home: Path, tmp_path: Path, answer: Answer
+) -> None:
+    odd = [framed(Answer(0)), *(framed(msgspec.structs.replace(answer, id=number)) for number in range(1, 99))]
+    hosts = [
+        server.host(dir=str(home)),
+        server.host(dir=str(tmp_path / "d"), name="b", python=liar(tmp_path, *odd)),
+    ]
+    (tmp_path / "ssh-boxes.json").write_text('{"b": {}}')
+    async with provider_of(tmp_path, *hosts) as boxes:
+
+        async def offered() -> bool:
+            return {offer.machine for offer in await boxes.catalog()} == {"a"}
+
+        await eventually(offered)
+        made = await boxes.create("a/cpu", spec(1), 1.0)
+        assert [i.label for i in await boxes.instances()] == [made.label]
+        assert "box b" in " ".join(boxes.troubles())
+        await boxes.destroy(made.id)

@@ -1,6 +1,7 @@
 """A box: connected to when it is needed, again after ever longer pauses, and asked over its one connection."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
@@ -86,8 +87,8 @@ class Box:
             self._unoffered = ""
         except Unavailable:  # which is said already
             return []
-        except (Busy, Refused, OSError, RuntimeError) as error:
-            self._unoffered = str(error)[:TEXT_CHARS]
+        except Exception as error:  # noqa: BLE001 - the seam of a box: whatever it does, the others have offers
+            self._unoffered = f"does not say what is free there: {str(error) or repr(error)}"[:TEXT_CHARS]
             return []
         own = self._context.name
         return [
@@ -100,8 +101,10 @@ class Box:
         before = set(self._listeners)
         try:
             listing: Listing = await self._call("instances", limit_s=LIST_S)
-        except (ConnectionError, TimeoutError) as error:
-            self._unlisted = "" if self._away else str(error)[:TEXT_CHARS]
+        except Exception as error:
+            self._unlisted = (
+                "" if self._away else f"does not list its workers: {str(error) or repr(error)}"[:TEXT_CHARS]
+            )
             raise
         self._unlisted, self._obstacle = "", listing.obstacle[:TEXT_CHARS]
         found = [self._believed(instance, instance.label) for instance in listing.instances]
@@ -170,13 +173,15 @@ class Box:
 
     async def _connect(self) -> None:
         """Makes the connection, or says why there is none, and when it is worth another attempt."""
-        host, connection = self._host, None
+        host = self._host
         try:
             connection = await connect(host, self._key)
-            link = await self._open(connection)
-        except (Refused, OSError, TimeoutError, asyncssh.Error) as error:
-            if connection is not None:
+            try:
+                link = await self._open(connection)
+            except BaseException:
                 connection.abort()
+                raise
+        except Exception as error:  # noqa: BLE001 - the seam of a box: whatever it does, it is tried again later
             why = str(error) or type(error).__name__
             self._leave(why if isinstance(error, Refused) else f"{host.address} port {host.port}: {why}")
             self._again_at = asyncio.get_running_loop().time() + min(MAX_PAUSE_S, 2.0 ** min(self._failures, 10))
@@ -233,13 +238,19 @@ class Box:
     # -- what it says ------------------------------------------------------------------------------------------------
 
     def _believed(self, instance: Instance, label: str) -> Instance:
-        """The instance without what a box cannot know: what it costs, and addresses of other machines. Its texts are
-        bounded. Raises: RuntimeError if it is not the one with that label."""
+        """The instance without what a box cannot know: what it costs, addresses of other machines, and where else this
+        server is to listen than the settings say. Its texts are bounded. Raises: RuntimeError if it has another label.
+        """
         if instance.label != label:
             raise RuntimeError(f"box {self.name}: answered with another instance than was asked for")
         host = self._host.reached_at.join("[]") if ":" in self._host.reached_at else self._host.reached_at
+        first, last = map(int, self._host.ports.split("-")) if self._host.forward else (1, 65_535)
         places = [address.rpartition(":") for address in instance.addresses]
-        own = {f"{there}:{port}" for there, _, port in places if there == host and port.isdecimal()}
+        own = {
+            f"{there}:{port}"
+            for there, _, port in places
+            if there == host and re.fullmatch("[1-9][0-9]{0,4}", port) and first <= int(port) <= last
+        }
         return replace(
             instance,
             id=label,

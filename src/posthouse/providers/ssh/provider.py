@@ -10,7 +10,7 @@ import asyncssh
 
 from posthouse import bootstrap
 from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
+from posthouse.domain.errors import NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
 from posthouse.ports import InstanceSpec
@@ -124,7 +124,7 @@ class SshProvider:
         """What a box has, or had when it was last seen. Raises: Unavailable if it never was."""
         try:
             return await self._seen(box)
-        except (Busy, Refused, OSError, RuntimeError) as error:
+        except Exception as error:  # the seam of a box: whatever it does, the others are listed
             before = self._known.listed(box.name)
             if before is None:
                 raise Unavailable(f"{error}; it was never seen, so what is there is unknown", RETRY_S) from error
