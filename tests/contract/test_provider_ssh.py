@@ -658,10 +658,12 @@ async def test_a_worker_that_prints_without_end_and_writes_what_it_may_holds_up_
     output = home / "workers" / made.id / "output.log"
 
     async def long() -> bool:
-        return (output.parent / "output.log.1").exists() or output.stat().st_size > 2**22
+        with suppress(FileNotFoundError):  # between two of its names
+            return (output.parent / "output.log.1").exists() or output.stat().st_size > 2**22
+        return False
 
     await eventually(long)
-    lines = (await box.logs(made.id, 10)).splitlines()
+    *lines, _ = (await box.logs(made.id, 10)).splitlines()  # the last may be half written
     assert set(lines) == {"flood of words"}
     assert await seen_as(box, made.id, Observation.RUNNING)
     other = await rent(box, spec(2))
