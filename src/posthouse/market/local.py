@@ -52,7 +52,7 @@ class LocalRunner:
     def __init__(self, directory: Path, seed: int = 0) -> None:
         self.directory = directory
         self.ended: Callable[[Rental, int, int], object] = lambda rental, code, epoch: None
-        """Called, from a thread, when what an instance runs has ended: with its exit code and the instance's epoch."""
+        """Called, from a thread, when what an instance runs has ended unasked: with its exit code and its epoch."""
         self._random = Random(seed)
         self._inside: dict[int, tuple[int, int]] = {}
         """Two ports of each instance for what stays inside: there is one network for all."""
@@ -128,7 +128,7 @@ class LocalRunner:
 
         def watch() -> None:
             code = child.wait()
-            if only:  # with ssh the container lives on
+            if only and self._children.get(rental.id) is child:  # with ssh the container lives on
                 self.ended(rental, code, epoch)
 
         threading.Thread(target=watch, daemon=True).start()
