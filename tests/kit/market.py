@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posthouse.config import load_settings
-from posthouse.market.faults import Faults
+from posthouse.market.faults import Faults, changed
 from posthouse.market.local import LocalRunner, NoRunner
 from posthouse.market.server import Api, served
 from posthouse.market.world import Market
@@ -53,3 +53,8 @@ async def provider_at(api: Api, name: str = "market", **table: Any) -> AsyncIter
         yield provider
     finally:
         await provider.close()
+
+
+def go_wrong(api: Api, **values: Any) -> None:
+    """From now on these things go wrong, too."""
+    api.market.set_faults(changed(api.market.faults, values))

@@ -29,11 +29,11 @@ def show(
     with server_extra():
         from pydantic_core import to_jsonable_python
 
-        from posthouse.config import allowed, env_name, known_settings, load_settings, value_of
+        from posthouse.config import allowed, env_name, known_settings, load_settings, shown, value_of
     settings, origins = load_settings({}, config, os.environ)
     rows = []
     for name, field in known_settings({name: type(p) for name, p in settings.providers.items()}).items():
-        value = value_of(settings, name)
+        value = shown(field, value_of(settings, name))
         row: dict[str, Any] = {
             "setting": name,
             "value": to_jsonable_python(value),

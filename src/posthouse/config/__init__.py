@@ -16,6 +16,7 @@ from posthouse.config.models import (
     env_name,
     known_settings,
     make_data_dir,
+    shown,
     value_of,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "known_settings",
     "load_settings",
     "make_data_dir",
+    "shown",
     "value_of",
 ]

@@ -19,6 +19,7 @@ from posthouse.config.models import (
     env_name,
     is_list,
     known_settings,
+    shown,
 )
 from posthouse.domain.errors import BadRequest
 from posthouse.plugins import PROVIDERS, installed
@@ -96,7 +97,7 @@ def _problem(wrong: "ErrorDetails", prefix: str, known: Mapping[str, FieldInfo],
         return f"{leaf}: {message}"
     if wrong["type"] == "missing":
         return f"{leaf} is not given; allowed: {allowed(known[setting])}"
-    value = repr(wrong["input"])[:VALUE_SHOWN]
+    value = shown(known[setting], repr(wrong["input"])[:VALUE_SHOWN])
     return f"{leaf} = {value} ({origins[setting]}) {message}; allowed: {allowed(known[setting])}"
 
 

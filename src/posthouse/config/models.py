@@ -285,6 +285,11 @@ def allowed(field: FieldInfo) -> str:
     return " ".join([kind, " and ".join(bounds)]).strip()
 
 
+def shown(field: FieldInfo, value: Any) -> Any:
+    """A setting's value as people may see it: of a key, which its field does not repeat, only that there is one."""
+    return value if field.repr or not value else "***"
+
+
 def env_name(leaf: str) -> str:
     """The environment variable of a setting: POSTHOUSE_SERVER__PORT for server.port."""
     return ENV_PREFIX + leaf.replace(".", "__").upper()

@@ -1,6 +1,6 @@
 """What goes wrong in the market, and how long things take there."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,6 +45,8 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late_s: Seconds = 180.0
     truncated: Share = 0.0
     """Of answers: only the first half arrives."""
+    only: Literal["", "search", "create", "list", "show", "manage", "destroy", "execute"] = ""
+    """The kind of calls to which these four happen; empty: to all."""
     lag_s: Seconds = 0.0
     """How old the list of instances is."""
     limits: Annotated[float, msgspec.Meta(ge=0, le=100)] = 1.0

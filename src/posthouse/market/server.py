@@ -81,8 +81,10 @@ class Api:
         async def handle(request: web.Request) -> web.StreamResponse:
             self.market.advance(self.now())
             control = request.path.startswith("/market")
-            denied = self._denied(request, limit, control)
-            response = await self._answered(request, handler, control) if denied is None else denied
+            response: web.StreamResponse | None = self._denied(request, limit, control)
+            if response is None:
+                spared = control or self.market.faults.only not in ("", limit)
+                response = await self._answered(request, handler, spared)
             self.calls[limit or "other", response.status] += 1
             return response
 
@@ -107,10 +109,10 @@ class Api:
             return _json(body, 429, {"X-RateLimit-Reset": str(int(denied.reset_at))})
         return web.Response(status=429, text=f"API requests too frequent: endpoint threshold={denied.threshold_s:g}")
 
-    async def _answered(self, request: web.Request, handler: Handler, control: bool) -> web.StreamResponse:
-        """What a call gets that is not denied, unless it is one of those that go wrong."""
+    async def _answered(self, request: web.Request, handler: Handler, spared: bool) -> web.StreamResponse:
+        """What a call gets that is not denied. `spared`: it is none of those that may go wrong."""
         faults, draw = self.market.faults, self._random.random()
-        shares = () if control else (faults.error, faults.lost, faults.late, faults.truncated)
+        shares = () if spared else (faults.error, faults.lost, faults.late, faults.truncated)
         fate = next((n for n in range(len(shares)) if draw < sum(shares[: n + 1])), -1)
         if fate == 0:
             return web.Response(status=503, text="upstream unavailable")

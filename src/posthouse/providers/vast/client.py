@@ -58,20 +58,20 @@ class Client:
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """The answer's object. Raises: Refused, Busy, NotFound, OfferTaken; NoAnswer where the outcome is unknown."""
-        await self._pace.turn(call, self._settings.pace)
         what = f"provider {self._name}: {method} {path}"
-        try:
-            async with self._open().request(
-                method,
-                self._settings.url + path,
-                data=None if body is None else msgspec.json.encode(body),
-                params=query,
-                headers={"Authorization": f"Bearer {self._settings.api_key}", "Content-Type": "application/json"},
-                allow_redirects=False,
-            ) as response:
-                text = await _read(response, MAX_ANSWER_BYTES)
-        except (ClientError, OSError, TimeoutError) as error:
-            raise NoAnswer(f"{what}: no answer: {error!r}"[:300]) from error
+        async with self._pace.turn(call, self._settings.pace):
+            try:
+                async with self._open().request(
+                    method,
+                    self._settings.url + path,
+                    data=None if body is None else msgspec.json.encode(body),
+                    params=query,
+                    headers={"Authorization": f"Bearer {self._settings.api_key}", "Content-Type": "application/json"},
+                    allow_redirects=False,
+                ) as response:
+                    text = await _read(response, MAX_ANSWER_BYTES)
+            except (ClientError, OSError, TimeoutError) as error:
+                raise NoAnswer(f"{what}: no answer: {error!r}"[:300]) from error
         answer = _object(text)
         if response.status == 200 and answer is not None and answer.get("success") is not False:
             self._troubles.clear()
