@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo serve test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers wheel \
+.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers wheel \
 	image lock clean
 
 help: ## list the targets
@@ -32,6 +32,9 @@ demo: .venv/.server ## a server, an endpoint, real requests: watch them routed, 
 
 serve: .venv/.server ## run the server on 127.0.0.1:8080
 	$(BIN)/posthouse serve
+
+market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--run DIR" boots real workers there
+	$(BIN)/posthouse market $(ARGS)
 
 test: .venv/.dev ## run every test, four files at a time: most of them wait for something
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder

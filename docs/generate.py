@@ -39,6 +39,7 @@ from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.process import ProcessProvider
 from posthouse.providers.ssh.settings import Host, SshSettings
+from posthouse.providers.vast.settings import VastSettings
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
@@ -85,6 +86,7 @@ def settings() -> str:
         "docker": DockerSettings,
         "process": ProcessProvider.Settings,
         "ssh": SshSettings,
+        "vast": VastSettings,
     }
     rows = [
         (f"`{name}`", f"`{env_name(name)}`", _default(field), allowed(field), field.description)

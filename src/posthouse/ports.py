@@ -84,7 +84,8 @@ class Provider(Protocol):
         ...
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
-        """The instance, stopped or not, once nothing of before runs in it and it runs what `spec` says, on its disk.
+        """The instance, stopped or not, once nothing of before runs in it and it runs what `spec` says, on its disk
+        if its provider can keep that.
 
         `label`, `worker_id` and `disk_gb` stay as they were. Raises: NotFound, Refused, Busy: then it is as it was.
         """

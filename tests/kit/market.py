@@ -1,6 +1,7 @@
 """A simulated GPU market of a test's own, with a provider at it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,17 +19,13 @@ from posthouse.providers.registry import opened
 KEY, READ_KEY = "renter-key", "reader-key"
 QUICK = {"schedule_s": 0.0, "pull_s": 0.05, "stop_s": 0.05, "start_s": 0.05, "limits": 0.0}
 """A market that nobody waits for."""
-START_AT = 1_800_000_000.0
 
 
 @asynccontextmanager
 async def market(directory: Path | None = None, offers: int = 5, seed: int = 1, **faults: Any) -> AsyncIterator[Api]:
     """A market that is quick unless `faults` say otherwise; with a directory it runs instances as processes."""
     loop = asyncio.get_running_loop()
-
-    def now() -> float:
-        return START_AT + loop.time()
-
+    now = time.time
     runner = NoRunner() if directory is None else LocalRunner(directory, seed)
     world = Market(runner, now(), offers, seed, Faults(**{**QUICK, **faults}))
     if isinstance(runner, LocalRunner):

@@ -19,6 +19,7 @@ from posthouse.config import (
     value_of,
 )
 from posthouse.domain.errors import BadRequest, Refused
+from posthouse.plugins import PROVIDERS, installed
 from posthouse.providers.process import ProcessProvider
 
 DEFAULTS = Settings(providers={"process": ProcessProvider.Settings(type="process")})
@@ -99,13 +100,14 @@ def test_a_provider_that_is_the_default_needs_no_table_and_another_no_default() 
 
 
 def test_what_a_provider_does_not_know_is_refused_by_name() -> None:
+    types = " or ".join(installed(PROVIDERS))
     assert problems(
         file="[providers.process]\nslot = 1\nslots = -1\n[providers.box]\nslots = 1\n"
         "[providers.Box]\n[providers.b]\ntype = 'x'"
     )[1:] == [
         "providers.Box: a name has small letters, digits and single _ between them, at most 32",
-        "providers.b.type = 'x' (file posthouse.toml) is no installed provider; allowed: docker or process or ssh",
-        "providers.box.type is not given, and 'box' is no installed provider; allowed: docker or process or ssh",
+        f"providers.b.type = 'x' (file posthouse.toml) is no installed provider; allowed: {types}",
+        f"providers.box.type is not given, and 'box' is no installed provider; allowed: {types}",
         "providers.process.slot (file posthouse.toml) is unknown; the nearest known is providers.process.slots",
         "providers.process.slots = -1 (file posthouse.toml) should be greater than or equal to 0; "
         "allowed: a whole number >= 0 and <= 1000",

@@ -21,6 +21,7 @@ from posthouse.cli import (
     init,
     key,
     logs,
+    market,
     offers,
     orphans,
     provider,
@@ -69,6 +70,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
+app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")

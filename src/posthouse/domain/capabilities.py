@@ -10,7 +10,7 @@ class Capabilities:
     stop: bool = True
     """It can be stopped and started again, and keeps its disk meanwhile. Without it there are no cold workers."""
     update: bool = True
-    """It can run another template on the disk it has. Without it a worker is replaced."""
+    """It can run another template where it is. Without it a worker is replaced."""
     logs: bool = True
     """What it prints can be read."""
     interruptible: bool = False

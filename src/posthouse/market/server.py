@@ -61,6 +61,8 @@ class Api:
             ("GET", "/api/v0/instances/{id}", "show", self._show),
             ("PUT", "/api/v0/instances/{id}", "manage", self._manage),
             ("DELETE", "/api/v0/instances/{id}", "destroy", self._destroy),
+            ("PUT", "/api/v0/instances", "manage", self._manage_several),
+            ("DELETE", "/api/v0/instances", "destroy", self._destroy_several),
             ("PUT", "/api/v0/instances/reboot/{id}", "manage", self._reboot),
             ("PUT", "/api/v0/instances/recycle/{id}", "manage", self._recycle),
             ("PUT", "/api/v0/instances/bid_price/{id}", "manage", self._bid),
@@ -194,8 +196,21 @@ class Api:
             raise Refusal(400, "invalid_args", "state must be running or stopped")
         return {"success": True}
 
+    def _manage_several(self, body: Mapping[str, Any], _: web.Request) -> Any:
+        order = {"running": self.market.start, "stopped": self.market.stop}.get(str(body.get("state")))
+        if order is None:
+            raise Refusal(400, "invalid_args", "state must be running or stopped")
+        for rental in [self.market.rental(number) for number in _numbers(body, "ids")]:
+            order(rental)
+        return {"success": True}
+
     def _destroy(self, _: Mapping[str, Any], request: web.Request) -> Any:
         self.market.destroy(self.market.rental(_id(request)))
+        return {"success": True}
+
+    def _destroy_several(self, body: Mapping[str, Any], _: web.Request) -> Any:
+        for rental in [self.market.rental(number) for number in _numbers(body, "instance_ids")]:
+            self.market.destroy(rental)
         return {"success": True}
 
     def _reboot(self, _: Mapping[str, Any], request: web.Request) -> Any:
@@ -273,13 +288,9 @@ class Api:
         if body.get("offline"):
             self.market.go_offline(machine)
         else:
-            price, bid = (body.get(name, now / MICRO) for name, now in _prices(machine))
+            price, bid = body.get("price", machine.price / MICRO), body.get("min_bid", machine.min_bid / MICRO)
             self.market.set_price(machine, round(float(price) * MICRO), round(float(bid) * MICRO))
         return {"success": True}
-
-
-def _prices(machine: Any) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("price", machine.price), ("min_bid", machine.min_bid)
 
 
 def _usd(amount: int) -> float:
@@ -292,6 +303,11 @@ def _id(request: web.Request) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise Refusal(404, "not_found", f"{text[:40]!r} is no number of anything here")
     return int(text)
+
+
+def _numbers(body: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers of several instances, each once. Raises: ValidationError."""
+    return list(dict.fromkeys(msgspec.convert(body.get(name), list[int])))
 
 
 def _cut(request: web.Request) -> None:
