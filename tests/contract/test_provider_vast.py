@@ -73,6 +73,13 @@ async def test_a_rental_without_an_answer_is_found_by_its_label(api: Api, fault:
         assert len(api.market.rentals) == 1
 
 
+async def test_a_rental_is_sent_once_whatever_becomes_of_its_connection(api: Api, shop: Provider) -> None:
+    go_wrong(api, only="create", lost=1.0, lag_s=1000.0)
+    with pytest.raises(NoAnswer):
+        await rent(shop, spec(1))
+    assert [number for (name, _), number in api.calls.items() if name == "create"] == [1]
+
+
 async def test_nothing_is_rented_twice_while_the_market_does_not_show_it(api: Api, shop: Provider) -> None:
     go_wrong(api, only="create", lost=1.0, lag_s=1000.0)
     for _ in range(2):

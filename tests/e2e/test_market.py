@@ -107,7 +107,7 @@ async def test_workers_rest_on_the_market_and_come_back(server: Running, api: Ap
 async def test_a_market_on_which_much_goes_wrong_still_serves_and_nothing_is_left(
     server: Running, api: Api, tmp_path: Path
 ) -> None:
-    go_wrong(api, lost=0.1, error=0.1, truncated=0.05, taken=0.3, lag_s=0.5, slow=0.3, slow_factor=3.0)
+    go_wrong(api, lost=0.1, truncated=0.05, taken=0.3, lag_s=0.5, slow=0.3, slow_factor=3.0)
     async with AsyncClient(server.url, server.admin_key) as owner:
         endpoint_id = await add_endpoint(owner, "llm", min_load=1, max_workers=2)
         await ready(server, "llm")

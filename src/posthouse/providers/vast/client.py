@@ -100,6 +100,8 @@ class Client:
         if self._session is None:
             timeout = ClientTimeout(total=self._settings.call_s, connect=CONNECT_S)
             self._session = ClientSession(timeout=timeout, cookie_jar=DummyCookieJar())
+            # Else a PUT whose connection breaks is sent again: two machines for one order. There is no public way.
+            self._session._retry_connection = False
         return self._session
 
     def _meaning(

@@ -31,7 +31,8 @@ UNCLEAR_S: Final = 600.0
 """For so long after a rental without an answer nothing else is rented for its label."""
 SETTLE_S: Final = 20.0
 """How long such a rental is looked for before the caller is told that its outcome is unknown."""
-SETTLE_AGAIN_S: Final = 2.0
+SETTLE_AGAIN_S: Final = 0.2
+"""Between two looks for it, beside the pace of calls."""
 UPDATE_S: Final = 60.0
 """How long an update is waited for. It goes on after it."""
 LAST_LINES: Final = 6
@@ -200,7 +201,7 @@ class VastProvider:
             try:
                 row = await self._row(instance_id)
             except (NotFound, NoAnswer, Busy):  # the market shows it later
-                await asyncio.sleep(SETTLE_AGAIN_S * min(1.0, self._settings.pace))
+                await asyncio.sleep(SETTLE_AGAIN_S)
                 continue
             disk = row.storage_usd_h * min(1.0, spec.disk_gb / launch.MIN_DISK_GB)
             usd_h = row.usd_h - row.storage_usd_h + disk
@@ -212,7 +213,7 @@ class VastProvider:
 
     async def _settled(self, label: str) -> Row:
         """What was rented without an answer. Raises: NoAnswer if the market does not show it in time."""
-        until = time.monotonic() + SETTLE_S * min(1.0, self._settings.pace)
+        until = time.monotonic() + SETTLE_S
         while True:
             with suppress(NoAnswer, Busy):
                 if (found := await self._with_label(label)) is not None:
@@ -220,7 +221,7 @@ class VastProvider:
                     return found
             if time.monotonic() >= until:
                 raise NoAnswer(f"{label}: the market gave no answer to its rental, and does not show it yet")
-            await asyncio.sleep(SETTLE_AGAIN_S * min(1.0, self._settings.pace))
+            await asyncio.sleep(SETTLE_AGAIN_S)
 
     async def _bid_again(self, row: Row) -> None:
         """Bids what wins now. Raises: Busy if that is too much."""
@@ -270,7 +271,7 @@ class VastProvider:
 
     async def _with_label(self, label: str) -> Row | None:
         """The instance with the label; of several the first."""
-        found = [row for row in await self._rows({"label": {"eq": label}}) if row.label == label]
+        found = [row for row in await self._rows({"label": {"in": [label]}}) if row.label == label]
         for row in found[:1]:
             self._ours[row.id] = label
         return found[0] if found else None
