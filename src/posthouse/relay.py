@@ -7,6 +7,7 @@ failure is reported to the client.
 import asyncio
 import io
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -51,14 +52,15 @@ _OF_THE_BODY: Final = frozenset({"content-encoding"})  # of what the client sent
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def relay_session(silence_s: float) -> ClientSession:
+def relay_session(silence_s: float, context: ssl.SSLContext | None = None) -> ClientSession:
     """Return a session with other servers that adds nothing to what passes through it.
 
     No connection is used twice, because a server may close an idle one just as a request is sent. No cookie is
     kept, because the next request is another client's. `silence_s`: longest time without a byte; 0 is no limit.
+    `context`: what certificates are checked with.
     """
     return ClientSession(
-        connector=TCPConnector(limit=0, force_close=True),
+        connector=TCPConnector(limit=0, force_close=True, ssl=context or True),
         timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s or None),
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,
@@ -83,7 +85,7 @@ class _TooLarge(Exception):
     pass
 
 
-class _Stalled(Exception):
+class Stalled(Exception):
     """The client takes or gives nothing."""
 
 
@@ -131,7 +133,7 @@ class Relay:
                 allow_redirects=False,  # the other server must not be a way to more of them
             ) as answer:
                 self.on_answer()
-                own = _kept(answer.headers, _HOP_BY_HOP)
+                own = end_to_end(answer.headers)
                 self.translate(own)
                 status, reason = answer.status, answer.reason
                 if status == 400 and max(map(len, sent.values()), default=0) > _USUAL_LINE_BYTES:
@@ -140,9 +142,9 @@ class Relay:
                 await response.prepare(client)
                 while chunk := await answer.content.readany():
                     self.on_answer()
-                    await self._in_time(response.write(chunk))
-                await self._in_time(response.write_eof())
-        except _Stalled:
+                    await in_time(response.write(chunk), self.stall_s)
+                await in_time(response.write_eof(), self.stall_s)
+        except Stalled:
             log.warning("relay: the client has taken nothing for %g s", self.stall_s)
             if client.transport is not None:
                 client.transport.abort()
@@ -164,7 +166,7 @@ class Relay:
         size = client.content_length or 0
         if size <= self.max_body_bytes:
             size = 0
-            while chunk := await self._in_time(client.content.read(_CHUNK_BYTES)):
+            while chunk := await in_time(client.content.read(_CHUNK_BYTES), self.stall_s):
                 size += len(chunk)
                 if size > self.max_body_bytes:
                     break
@@ -172,18 +174,9 @@ class Relay:
         if size > self.max_body_bytes:
             raise _TooLarge
 
-    async def _in_time(self, step: Awaitable[T]) -> T:
-        """Wait for a client. Raises: _Stalled."""
-        try:
-            async with asyncio.timeout(self.stall_s):
-                return await step
-        except TimeoutError:
-            raise _Stalled from None
-
     def headers(self, client: web.Request, own_body: bool, more: Mapping[str, str]) -> CIMultiDict[str]:
         """Return the client's headers as they are passed on. `own_body`: with the body that it sent."""
-        dropped = _HOP_BY_HOP | _RESTATED | self.withheld
-        headers = _kept(client.headers, dropped if own_body else dropped | _OF_THE_BODY)
+        headers = sent_on(client.headers, self.withheld if own_body else self.withheld | _OF_THE_BODY)
         if own_body and client.content_length is not None:
             headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
         for name, value in more.items():
@@ -192,14 +185,29 @@ class Relay:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error.__cause__, _TooLarge | _Stalled):  # raised by our own upload
+    if isinstance(error.__cause__, _TooLarge | Stalled):  # raised by our own upload
         return "too large" if isinstance(error.__cause__, _TooLarge) else "too slow"
     if isinstance(error, ClientConnectorError):
         return "unreachable"
     return "silent" if isinstance(error, TimeoutError) else "broke off"
 
 
-def _kept(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
+async def in_time(step: Awaitable[T], stall_s: float) -> T:
+    """Wait for a client. Raises: Stalled."""
+    try:
+        async with asyncio.timeout(stall_s):
+            return await step
+    except TimeoutError:
+        raise Stalled from None
+
+
+def sent_on(headers: CIMultiDictProxy[str], withheld: frozenset[str]) -> CIMultiDict[str]:
+    """Return the headers of a request as they are passed on: without those in `withheld`, in lower case."""
+    return end_to_end(headers, _RESTATED | withheld)
+
+
+def end_to_end(headers: CIMultiDictProxy[str], dropped: frozenset[str] = frozenset()) -> CIMultiDict[str]:
     """Return the headers, without those in `dropped` and those that only concern one connection."""
     named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped and k.lower() not in named)
+    named |= _HOP_BY_HOP | dropped
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in named)

@@ -67,8 +67,8 @@ HEAD = b"POST /generate HTTP/1.1\r\nHost: x\r\n"
     ids=["nothing", "half a head", "half a body", "half a chunk"],
 )
 async def test_who_sends_no_whole_request_is_closed(world: World, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posthouse.agent.gate._HEAD_S", 0.3)
-    monkeypatch.setattr("posthouse.agent.gate._BODY_S", 0.3)
+    monkeypatch.setattr("posthouse.gate._HEAD_S", 0.3)
+    monkeypatch.setattr("posthouse.gate._BODY_S", 0.3)
     async with world.agent(), connections(world, 1, sent) as (pair,):
         assert await is_closed(pair)
 

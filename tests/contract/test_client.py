@@ -397,6 +397,7 @@ PROVIDER = whole(rows.Provider)
 OFFER = whole(rows.RankedOffer)
 CHECK = whole(rows.ProviderCheck)
 ACCOUNT = whole(rows.Account)
+REACHABLE = whole(rows.Reachable)
 GROUP, LOGS = whole(rows.Workergroup), whole(rows.EventLogs)
 REASON = rows.Reason(what="load", value=9.0, rule="mean", obstacle=True)
 DECISION = rows.Decision(at=1.0, hot_need=None, hot_supply=2.0, ready_supply=0.0, goals={"3": "hot"}, because=[REASON])
@@ -463,6 +464,7 @@ TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)]
             *("GET /v1/offers?search=gpu_ram%3E%3D24&disk_gb=9&limit=100", None, (200, []), []),
         ),
         ("providers", (), {}, "GET /v1/providers", None, (200, [asdict(PROVIDER)]), [PROVIDER]),
+        ("reachable", (), {}, "GET /v1/endpoints", None, (200, [asdict(REACHABLE)]), [REACHABLE]),
         ("accounts", (), {}, "GET /v1/accounts", None, (200, [asdict(ACCOUNT)]), [ACCOUNT]),
         ("create_account", ("a",), {}, "POST /v1/accounts", {"name": "a"}, (201, asdict(ACCOUNT)), ACCOUNT),
         ("rotate_endpoint_key", (7,), {}, "POST /v1/endpoints/7/rotate-key", None, (200, {"api_key": "k"}), "k"),

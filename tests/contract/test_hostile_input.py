@@ -195,6 +195,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("POST", "/get_autogroup_logs"): of(LOGS, id=1),
     ("POST", "/get_workergroup_logs"): of(LOGS, id=1),
     ("GET", "/v1/status"): [],
+    ("GET", "/v1/endpoints"): [],
     ("GET", "/v1/endpoints/{endpoint}/explain"): ids("endpoint"),
     ("GET", "/v1/endpoints/{endpoint}/journal"): [
         *ids("endpoint"),

@@ -207,7 +207,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("template update x", "nothing to change"),
         ("workergroup create --endpoint x --template y --search gpu_rm>=24", "Did you mean gpu_ram?"),
         ("endpoint create x --cold-workers 5 --max-workers 4", "cold_workers: must be at most max_workers, which is 4"),
-        ("init x --example nope", "there is no example 'nope'; allowed: demo-llm, ocr"),
+        ("init x --example nope", "there is no example 'nope'; allowed: demo-llm, llama-cpp, ocr"),
         ("init a/b", "NAME: must be the name of a folder"),
         ("request x {} --path /v1/x --timeout soon", "--timeout"),
         ("request x nojson --path /v1/x", "payload is not JSON"),
@@ -473,9 +473,9 @@ def test_the_key_on_this_machine_is_the_last_resort_and_never_goes_elsewhere(
     seen = []
     real = Client.__init__
 
-    def init(self: Client, url: str | None = None, api_key: str | None = None) -> None:
+    def init(self: Client, url: str | None = None, api_key: str | None = None, ca: Path | None = None) -> None:
         seen.append(api_key)
-        real(self, url, api_key)
+        real(self, url, api_key, ca=ca)
 
     monkeypatch.setattr(Client, "__init__", init)
     answers(monkeypatch, "keys", [])

@@ -49,6 +49,7 @@ def test_a_key_that_only_routes_changes_nothing() -> None:
     open_to_it = {(method, path) for (method, path), least in POLICIES.items() if least is Scope.ROUTE}
     assert open_to_it == {
         ("GET", "/api/v0/endptjobs/{endpoint_id}"),
+        ("GET", "/v1/endpoints"),
         ("POST", "/get_endpoint_workers"),
         ("POST", "/get_autogroup_workers"),
         ("POST", "/get_workergroup_workers"),

@@ -14,12 +14,8 @@ from msgspec.structs import replace
 from posthouse.agent.server import Server
 from posthouse.agent.settings import AgentSettings
 from posthouse.signing.rsa import Verify
-from posthouse.wire.grant import BEGIN_S, Grant, genuine, grant_key, read
+from posthouse.wire.grant import AUTH_HEADER, BEGIN_S, Grant, genuine, grant_key, read
 from posthouse.wire.signed import Scheme, signed_text
-
-AUTH_HEADER: Final = "X-Posthouse-Auth"
-"""Carries the answer of `/route/`, as base64 of JSON, where it is not in a JSON body: in the header of this name, or in
-the query for what cannot set headers, WebSockets of browsers above all."""
 
 _AUTH_KEYS: Final = ("signature", "cost", "endpoint", "reqnum", "url", "request_idx", "__request_id", "grant")
 _MAX_USED: Final = 200_000  # grants remembered at once: some 1,500 requests a second, in 40 MB

@@ -13,9 +13,7 @@ from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from posthouse.agent.gate import Connection, Gate, TooLarge, TooSlow, place_of, unpacked
 from posthouse.agent.grant import (
-    AUTH_HEADER,
     AuthData,
     BadBody,
     BadGrant,
@@ -32,7 +30,9 @@ from posthouse.agent.settings import AgentSettings
 from posthouse.agent.websocket import Rejected, join
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.agent.workload import workload_rule
+from posthouse.gate import Gate, TooLarge, TooSlow, counted, place_of, unpacked
 from posthouse.relay import Ending, Failure, Relay
+from posthouse.wire.grant import AUTH_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Proxy:
 
     def application(self) -> web.Application:
         """Return the HTTP application. Run it with `handler_cancellation`."""
-        app = web.Application(middlewares=[_counted, _errors_as_json, self._preflight])
+        app = web.Application(middlewares=[counted, _errors_as_json, self._preflight])
         app.on_response_prepare.append(self._cors.allow)
         app.add_routes(
             [
@@ -362,18 +362,6 @@ def _decoded(body: bytes) -> object:
 
 def _json(reply: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(reply), status=status, content_type="application/json")
-
-
-@web.middleware
-async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tells the connection when a request begins and ends."""
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    connection.begin()
-    try:
-        return await handler(request)
-    finally:
-        connection.end(has_come=request.content.is_eof())
 
 
 @web.middleware

@@ -11,7 +11,6 @@ from aiohttp import ClientSession, web
 
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
 from posthouse.agent.certificate import Certificate
-from posthouse.agent.gate import Gate, listening
 from posthouse.agent.loading import Progress
 from posthouse.agent.logfile import Printed
 from posthouse.agent.model import ModelServer
@@ -21,6 +20,7 @@ from posthouse.agent.server import Server, server_session
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.upstream import Listener, wait_until_ready, watch_health, watch_loading, watch_log
 from posthouse.agent.worker import Worker
+from posthouse.gate import Gate, listening
 from posthouse.relay import relay_session
 
 log = logging.getLogger(__name__)

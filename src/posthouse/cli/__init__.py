@@ -18,6 +18,7 @@ from posthouse.cli import (
     demo,
     endpoint,
     explain,
+    gateway,
     init,
     key,
     logs,
@@ -72,6 +73,7 @@ app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
 app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
+app.command("gateway")(gateway.gateway)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(workergroup.app, name="workergroup")

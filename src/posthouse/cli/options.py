@@ -64,11 +64,14 @@ def connect(url: str | None, api_key: str | None) -> "Client":
             api_key = (data_dir / ADMIN_KEY_FILE).read_text(encoding="latin-1").strip()
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise BadRequest(f"{where} has no key, but other text: put the file back from a backup, or give another key")
-    if data_dir is not None:
-        root = data_dir / ROOT_FILE
-        if not os.environ.get("POSTHOUSE_CA") and root.is_file():
-            return Client(url, api_key, ca=root)
-    return Client(url, api_key)
+    return Client(url, api_key, ca=own_root(url))
+
+
+def own_root(url: str | None) -> Path | None:
+    """The root of the certificate of a server on this machine, if it is its own and the environment names no other."""
+    data_dir = _data_dir(url)
+    root = data_dir / ROOT_FILE if data_dir is not None else None
+    return root if root is not None and not os.environ.get("POSTHOUSE_CA") and root.is_file() else None
 
 
 def _data_dir(url: str | None) -> Path | None:

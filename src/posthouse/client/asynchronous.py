@@ -141,7 +141,7 @@ class AsyncClient(Management):
         job = Job(endpoint, "/session/create", wrapped(terms), cost, timeout_s, RETRIES, on_waiting)
         begun = await self._requests.begin(job, whole=True)
         try:
-            session_id = msgspec.json.decode(begun.body, type=dict[str, Any])["session_id"]
+            session_id = msgspec.json.decode(begun.answer[1], type=dict[str, Any])["session_id"]
         except (msgspec.MsgspecError, KeyError) as error:
             raise WorkerFailed(f"worker {begun.routed.url} did not say what session it opened: {error}") from error
         return AsyncSession(self._requests, begun.routed, str(session_id))

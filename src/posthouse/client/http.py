@@ -1,9 +1,10 @@
 """HTTP as the client speaks it: calls of the server, and requests to workers."""
 
+import copy
 import io
 import os
 import ssl
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -19,6 +20,7 @@ KEEP_ALIVE_S = 4.0  # below the 5 s of the server, so that it never closes a con
 MAX_CONNECTIONS = 1000
 _NEVER_BEGUN = (408, 429, 503)  # what a worker answers in place of working on a request
 MAX_ANSWER_BYTES = 256 * 2**20
+MAX_ERROR_BYTES = 2**20  # of an answer that only says what is wrong
 
 
 class Http:
@@ -30,7 +32,8 @@ class Http:
             raise BadRequest(f"url is {self.url!r}; it must begin with http:// or https://")
         self._api_key = (api_key or os.environ.get("POSTHOUSE_API_KEY") or "").strip()
         self._session: aiohttp.ClientSession | None = None
-        self._context = _context(ca or os.environ.get("POSTHOUSE_CA") or None)
+        self.context = _context(ca or os.environ.get("POSTHOUSE_CA") or None)
+        """What servers and workers are checked with."""
         self._workers_trusted = False
 
     async def close(self) -> None:
@@ -38,6 +41,13 @@ class Http:
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+    def with_key(self, api_key: str) -> Self:
+        """The same connections, with another key."""
+        self._connections()
+        other = copy.copy(self)
+        other._api_key = api_key
+        return other
 
     async def call(self, method: str, path: str, kind: type[T], body: object = None, key: str = "") -> T:
         """The answer of the server as a `kind`; of an object with the field `key`, that field.
@@ -88,8 +98,8 @@ class Http:
         data = io.BytesIO(msgspec.json.encode(body))  # aiohttp warns of bytes when they are many
         headers = {"Content-Type": "application/json"}
         try:
-            if url.startswith("https://") and not self._workers_trusted:
-                await self._trust_workers()
+            if url.startswith("https://"):
+                await self.trust_workers()
             # The API key is for the server: no worker gets it.
             response = await self._connections().post(
                 url, data=data, headers=headers, timeout=timeout, allow_redirects=False
@@ -97,41 +107,56 @@ class Http:
             try:
                 if response.status < 300:
                     return response, (await read(response) if whole else b"")
-                error = refusal(response.status, await read(response), f"worker {url}")
-                if response.status in (408, 429) or response.status >= 500:
-                    begun = response.status not in _NEVER_BEGUN
-                    after_s = _seconds(response.headers.get("Retry-After", ""))
-                    raise WorkerFailed(error.message, error.status, error.code, begun, after_s)
-                raise error
+                failed = await failure(response, url)
+                raise failed or refusal(response.status, await read(response, MAX_ERROR_BYTES), f"worker {url}")
             except BaseException:
                 response.close()
                 raise
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
-            begun = not isinstance(error, aiohttp.ClientConnectorError)
-            raise WorkerFailed(f"worker {url}: {reason(error)}", begun=begun) from error
+            raise broken(error, url) from error
 
-    async def _trust_workers(self) -> None:
+    async def trust_workers(self) -> None:
         """Trusts the root of workers' certificates. The server says where workers are, so its word is as good here."""
+        if self._workers_trusted:
+            return
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         async with self._connections().get(f"{self.url}/static/jvastai_root.cer", timeout=timeout) as response:
             if response.status == 200:  # a server without one has workers that every machine trusts
-                self._context.load_verify_locations(cadata=(await read(response)).decode("ascii"))
+                self.context.load_verify_locations(cadata=(await read(response)).decode("ascii"))
         self._workers_trusted = True
 
     def _connections(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, ssl=self._context)
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, ssl=self.context)
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
 
 
-async def read(response: aiohttp.ClientResponse) -> bytes:
-    """The body. Raises: ValueError if it is longer than `MAX_ANSWER_BYTES`."""
+async def failure(response: aiohttp.ClientResponse, url: str) -> WorkerFailed | None:
+    """What the answer of the worker at `url` means, if another one may do better; else None.
+
+    Raises: what `read` raises.
+    """
+    if response.status not in (408, 429) and response.status < 500:
+        return None
+    error = refusal(response.status, await read(response, MAX_ERROR_BYTES), f"worker {url}")
+    begun = response.status not in _NEVER_BEGUN
+    after_s = _seconds(response.headers.get("Retry-After", ""))
+    return WorkerFailed(error.message, error.status, error.code, begun, after_s)
+
+
+def broken(error: Exception, url: str) -> WorkerFailed:
+    """What it means that there is no whole answer of the worker at `url`."""
+    return WorkerFailed(f"worker {url}: {reason(error)}", begun=not isinstance(error, aiohttp.ClientConnectorError))
+
+
+async def read(response: aiohttp.ClientResponse, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
+    """The body. Raises: ValueError if it is longer than `most_bytes`, and what its connection raises."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+        if len(body) > most_bytes:
+            raise ValueError(f"the answer is longer than {most_bytes} bytes")
     return bytes(body)
 
 

@@ -92,6 +92,10 @@ class Management:
 
     # --- Posthouse's own calls ---
 
+    async def reachable(self) -> list[rows.Reachable]:
+        """Returns the endpoints that this key may ask for a worker."""
+        return await self._http.call("GET", "/v1/endpoints", list[rows.Reachable])
+
     async def explain(self, name_or_id: Id) -> rows.Explanation:
         """Returns why the fleet of an endpoint is the size it is."""
         return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/explain", rows.Explanation)

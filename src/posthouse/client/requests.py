@@ -3,9 +3,9 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -14,6 +14,8 @@ from posthouse.client.answers import Answer, Routed, Waiting
 from posthouse.client.errors import BadRequest, ClientError, TimedOut, Unreachable, WorkerFailed
 from posthouse.client.events import MAX_EVENT_BYTES, events
 from posthouse.client.http import Http, reason
+
+T = TypeVar("T")
 
 MAX_BEGUN = 2  # how often a request is begun: one that kills a model must not take down a fleet
 BACK_OFF_S = (0.25, 5.0)  # before the first retry, doubled each time, and at most
@@ -37,11 +39,10 @@ class Job(NamedTuple):
     """The worker that it must go to."""
 
 
-class Begun(NamedTuple):
+class Begun(NamedTuple, Generic[T]):
     """The first good answer of a worker."""
 
-    response: aiohttp.ClientResponse
-    body: bytes
+    answer: T
     routed: Routed
     wait_s: float
     attempts: int
@@ -71,10 +72,11 @@ class Requests:
     async def answer(self, job: Job) -> Answer:
         """The whole answer."""
         begun = await self.begin(job, whole=True)
+        response, body = begun.answer
         return Answer(
-            status=begun.response.status,
-            body=begun.body,
-            content_type=begun.response.content_type,
+            status=response.status,
+            body=body,
+            content_type=response.content_type,
             worker_url=begun.routed.url,
             wait_s=begun.wait_s,
             attempts=begun.attempts,
@@ -83,23 +85,33 @@ class Requests:
     async def events(self, job: Job) -> AsyncGenerator[Any, None]:
         """The events of the answer as they come."""
         begun = await self.begin(job, whole=False)
-        content = begun.response.content
+        response, _ = begun.answer
         try:
-            chunks = content.iter_any()
-            async with aclosing(events(begun.response.content_type, chunks, self._max_event_bytes)) as answer:
+            chunks = response.content.iter_any()
+            async with aclosing(events(response.content_type, chunks, self._max_event_bytes)) as answer:
                 async for event in answer:
                     yield event
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
             raise WorkerFailed(f"worker {begun.routed.url}{job.path} broke off: {reason(error)}") from error
         finally:
-            begun.response.close()
+            response.close()
 
-    async def begin(self, job: Job, *, whole: bool) -> Begun:
+    async def begin(self, job: Job, *, whole: bool) -> Begun[tuple[aiohttp.ClientResponse, bytes]]:
         """The first good answer of a worker: all of it if `whole`, else at its beginning."""
         if not job.path.startswith("/"):
             raise BadRequest(f"path is {job.path!r}; it must begin with /")
+        silence_s = self._limit_s(job)
+
+        async def ask(routed: Routed) -> tuple[aiohttp.ClientResponse, bytes]:
+            url = routed.url.rstrip("/") + job.path
+            return await self._http.ask_worker(url, job.body(routed), silence_s, whole)
+
+        return await self.begin_with(job, ask)
+
+    async def begin_with(self, job: Job, ask: Callable[[Routed], Awaitable[T]]) -> Begun[T]:
+        """What `ask` returns for the first worker for which it raises no WorkerFailed."""
         clock = asyncio.get_running_loop().time
-        limit_s = self.timeout_s if job.timeout_s is None else job.timeout_s
+        limit_s = self._limit_s(job)
         started_at = clock()
         request_idx, attempts, failures, begun, status = 0, 0, 0, 0, ""
         try:
@@ -116,9 +128,7 @@ class Requests:
                             continue
                         wait_s = clock() - started_at
                         attempts += 1
-                        url = routed.url.rstrip("/") + job.path
-                        response, body = await self._http.ask_worker(url, job.body(routed), limit_s, whole)
-                        return Begun(response, body, routed, wait_s, attempts)
+                        return Begun(await ask(routed), routed, wait_s, attempts)
                     except (WorkerFailed, Unreachable) as error:
                         # A server that never answered has another address; one that did is only restarting.
                         if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
@@ -136,6 +146,9 @@ class Requests:
         except TimeoutError:
             last = f"; last: {status}" if status else ""
             raise TimedOut(f"endpoint {job.endpoint!r} gave no answer within {limit_s:g} s{last}") from None
+
+    def _limit_s(self, job: Job) -> float:
+        return self.timeout_s if job.timeout_s is None else job.timeout_s
 
 
 def wrapped(payload: object) -> Body:

@@ -185,6 +185,7 @@ class Client(_Shell[AsyncClient]):
     create_template = _blocking(AsyncClient.create_template)
     update_template = _blocking(AsyncClient.update_template)
     delete_template = _blocking(AsyncClient.delete_template)
+    reachable = _blocking(AsyncClient.reachable)
     explain = _blocking(AsyncClient.explain)
     traffic = _blocking(AsyncClient.traffic)
     rotate_endpoint_key = _blocking(AsyncClient.rotate_endpoint_key)

@@ -54,6 +54,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("POST", "/get_workergroup_logs"): Scope.READ,
     # Our own.
     ("GET", "/v1/status"): Scope.READ,
+    ("GET", "/v1/endpoints"): Scope.ROUTE,
     ("GET", "/v1/endpoints/{endpoint}/explain"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/journal"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/traffic"): Scope.READ,

@@ -17,6 +17,10 @@ AGENT: Final = "+posthouse"
 BEGIN_S: Final = 120
 """Seconds within which a granted request must reach its worker, by way of a client that may queue it for a while."""
 
+AUTH_HEADER: Final = "X-Posthouse-Auth"
+"""Carries the answer of `/route/`, as base64 of JSON, where it is not in a JSON body: in the header of this name, or in
+the query for what cannot set headers, WebSockets of browsers above all."""
+
 TIME_HEADER: Final = "posthouse-time"
 """Beside the server's public key: epoch seconds of the server's clock, which does not jump when its machine's is set.
 

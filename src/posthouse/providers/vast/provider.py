@@ -1,6 +1,7 @@
 """The `Provider` port on the market."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -10,7 +11,7 @@ import msgspec
 
 from posthouse import bootstrap
 from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
+from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
@@ -57,7 +58,6 @@ class VastProvider:
         self._settings = settings
         self._label = bootstrap.labels(context.installation)
         self._client = Client(context.name, settings)
-        self._unreachable = launch.unreachable(context.report_url, settings, context.name)
         self._offers: dict[str, Offer] = {}
         """Of the latest catalogue."""
         self._ours: dict[str, str] = {}
@@ -106,7 +106,7 @@ class VastProvider:
         return "".join(text.splitlines(keepends=True)[-tail:])
 
     def troubles(self) -> list[str]:
-        return [text for text in (self._unreachable, *self._client.troubles) if text]
+        return self._client.troubles
 
     async def close(self) -> None:
         await self._client.close()
@@ -118,14 +118,15 @@ class VastProvider:
 
         Raises: OfferTaken, Refused for a spec that cannot be run, Busy; NoAnswer where a rental may have been made.
         """
-        self._check(spec)
+        bootstrap.check(spec, self._label)
+        launch.check_reachable(spec, self._settings, self.name)
         ask = offer_id.removeprefix(BID)
         lock = self._renting.setdefault(spec.label, asyncio.Lock())
         async with lock:
             if (found := await self._with_label(spec.label)) is not None:
                 self._asked.pop(spec.label, None)
                 return found.instance()
-            if _now() - self._asked.get(spec.label, -UNCLEAR_S) < UNCLEAR_S:
+            if time.monotonic() - self._asked.get(spec.label, -UNCLEAR_S) < UNCLEAR_S:
                 raise NoAnswer(f"{spec.label}: it was rented for before, and the market has not shown it yet")
             if not (ask.isascii() and ask.isdecimal()):
                 raise OfferTaken(f"{offer_id}: the market has no such offer")
@@ -149,7 +150,8 @@ class VastProvider:
 
         Raises: NotFound, Refused for a spec that cannot be run, Busy.
         """
-        self._check(spec)
+        bootstrap.check(spec, self._label)
+        launch.check_reachable(spec, self._settings, self.name)
         runs = launch.runs(spec, self._settings)
         before = await self._row(instance_id)
         path = f"/api/v0/instances/update_template/{instance_id}/"
@@ -174,7 +176,7 @@ class VastProvider:
         if offer is not None and (usd_h := _with_disk(offer, spec.disk_gb)) > max_usd_h * (1 + 1e-9):
             raise OfferTaken(f"{offer_id}: costs {usd_h:g} $/h, more than {max_usd_h:g}")
         body = launch.body(spec, self._settings, bid)
-        self._asked[spec.label] = _now()
+        self._asked[spec.label] = time.monotonic()
         try:
             answer = await self._client.call(Call.CREATE, "PUT", f"/api/v0/asks/{ask}/", body)
         except PosthouseError:
@@ -194,8 +196,8 @@ class VastProvider:
 
         Its disk counts as the offer's did: the market gives no less than a few GB.
         """
-        until = _now() + SETTLE_S
-        while _now() < until:
+        until = time.monotonic() + SETTLE_S
+        while time.monotonic() < until:
             try:
                 row = await self._row(instance_id)
             except (NotFound, NoAnswer, Busy):  # the market shows it later
@@ -211,13 +213,13 @@ class VastProvider:
 
     async def _settled(self, label: str) -> Row:
         """What was rented without an answer. Raises: NoAnswer if the market does not show it in time."""
-        until = _now() + SETTLE_S
+        until = time.monotonic() + SETTLE_S
         while True:
             with suppress(NoAnswer, Busy):
                 if (found := await self._with_label(label)) is not None:
                     del self._asked[label]
                     return found
-            if _now() >= until:
+            if time.monotonic() >= until:
                 raise NoAnswer(f"{label}: the market gave no answer to its rental, and does not show it yet")
             await asyncio.sleep(SETTLE_AGAIN_S)
 
@@ -230,12 +232,6 @@ class VastProvider:
         await self._client.call(Call.MANAGE, "PUT", path, {"client_id": "me", "price": bid})
 
     # -- parts -------------------------------------------------------------------------------------------------------
-
-    def _check(self, spec: InstanceSpec) -> None:
-        """Raises: Refused for what cannot be run, or could not report."""
-        bootstrap.check(spec, self._label)
-        if why := launch.unreachable(spec.env.get("REPORT_ADDR", ""), self._settings, self.name):
-            raise Refused(why)
 
     async def _search(self, kind: str) -> list[Mapping[str, Any]]:
         body = {
@@ -311,11 +307,11 @@ class VastProvider:
         Nothing tells the old container from the new one but that it does not run for a moment. So one that seems to
         run all the time is believed to run what is new only after `UPDATE_S`.
         """
-        until, ended = _now() + UPDATE_S, before.seen is not Observation.RUNNING
+        until, ended = time.monotonic() + UPDATE_S, before.seen is not Observation.RUNNING
         while True:
             row = await self._row(instance_id)
             ended = ended or row.seen is not Observation.RUNNING
-            if (ended and row.seen is Observation.RUNNING) or _now() >= until:
+            if (ended and row.seen is Observation.RUNNING) or time.monotonic() >= until:
                 return row
 
     async def _hear(self, ended: Sequence[Row]) -> None:
@@ -335,10 +331,6 @@ def _with_disk(offer: Offer, disk_gb: float) -> float:
     """Dollars per hour of an offer with a disk."""
     price: Price = offer.price
     return price.ready_usd_h + offer.disk_usd_gb_h * disk_gb
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _is_number(text: str) -> bool:

@@ -67,6 +67,13 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]])
 def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring, explain: Explain) -> None:
     hub = management.hub
 
+    @app.get("/v1/endpoints")
+    async def list_reachable(caller: Caller) -> list[rows.Reachable]:
+        """The endpoints that the key may ask for a worker; an endpoint's own key reaches that one alone."""
+        seen = [e for e in hub.directory if e.account_id == caller.account_id]
+        mine = [e for e in seen if caller.endpoint_id in (None, e.id)]
+        return [rows.Reachable(id=e.id, name=e.name, created_at=e.created_at) for e in mine]
+
     # `:path`, because names may have slashes in them.
 
     @app.get("/v1/endpoints/{endpoint:path}/explain")

@@ -6,6 +6,15 @@ from posthouse.wire.rows.base import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reachable(Row):
+    """An endpoint that a key may ask for a worker."""
+
+    id: int
+    name: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing(Row):
     """How an endpoint stands."""
 

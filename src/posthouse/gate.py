@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from posthouse.places import Places
 
@@ -257,3 +258,15 @@ def place_of(client: web.Request) -> Place:
     connection = client.protocol
     assert isinstance(connection, Connection)
     return connection.place
+
+
+@web.middleware
+async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: tells the connection when a request begins and ends."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    connection.begin()
+    try:
+        return await handler(request)
+    finally:
+        connection.end(has_come=request.content.is_eof())

@@ -1,0 +1,67 @@
+"""What a request asks: the few fields that the gateway reads, and the body as the worker gets it."""
+
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from posthouse.gateway.errors import Refused
+from posthouse.wire.route import MAX_NAME
+
+T = TypeVar("T")
+
+_GENERATING: Final = ("/v1/chat/completions", "/v1/completions")
+_TOKENS: Final = ("max_completion_tokens", "max_tokens")
+_MAX_COST: Final = 1e9  # the most that the server takes
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+
+
+class Asked(Struct, frozen=True):
+    """A request that may be sent."""
+
+    model: str
+    body: bytes
+    cost: float | None = None
+    """Its work, in tokens; None where it does not say."""
+    stream: bool = False
+    hides_usage: bool = False
+    """The caller did not ask for what was used: it is counted, and not passed on."""
+
+
+def read(path: str, body: bytes) -> Asked:
+    """What the body for this path asks. Values that are passed on keep every byte. Raises: Refused."""
+    try:
+        fields = _fields.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "invalid_body", f"body: must be a JSON object; {error}") from None
+    model = _value(fields, "model", str)
+    if model is None or not 0 < len(model) <= MAX_NAME:
+        said = "is missing" if "model" not in fields else "must be the name of an endpoint"
+        raise Refused(400, "invalid_model", f"model: {said}; a text of 1 to {MAX_NAME} characters", "model")
+    cost = next((tokens for name in _TOKENS if (tokens := _value(fields, name, float)) is not None), None)
+    if cost is not None and not 0 < cost <= _MAX_COST:
+        cost = None  # the model says what is wrong with it
+    stream = _value(fields, "stream", bool) or False
+    hides_usage = stream and path in _GENERATING and _ask_for_usage(fields)
+    return Asked(model, msgspec.json.encode(fields) if hides_usage else body, cost, stream, hides_usage)
+
+
+def _value(fields: dict[str, Raw], name: str, kind: type[T]) -> T | None:
+    """The field; None where it is absent or of another kind."""
+    try:
+        return msgspec.json.decode(fields[name], type=kind) if name in fields else None
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _ask_for_usage(fields: dict[str, Raw]) -> bool:
+    """Makes the request ask for what was used. Returns whether it did not already, and could."""
+    options = _value(fields, "stream_options", dict[str, Raw]) or {}
+    if _value(options, "include_usage", bool):
+        return False
+    if "stream_options" in fields and not options and bytes(fields["stream_options"]) not in (b"null", b"{}"):
+        return False  # no object: the model says so
+    options["include_usage"] = Raw(b"true")
+    fields["stream_options"] = Raw(msgspec.json.encode(options))
+    return True

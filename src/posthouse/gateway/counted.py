@@ -1,0 +1,101 @@
+"""What an answer says was used: found while it passes, whether it is one JSON document or a stream of events."""
+
+import re
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+MAX_EVENT_BYTES: Final = 16_384
+"""An event up to this length passes in one piece. What says what was used is far shorter."""
+MAX_DOCUMENT_BYTES: Final = 4 * 2**20
+"""A longer document passes, and what it used is not known."""
+
+_ENDS: Final = (b"\n\n", b"\n\r\n")
+_EVENT: Final = re.compile(rb".*?\n\r?\n", re.DOTALL)
+_KEPT_BACK: Final = 2  # of a long event: what may be the beginning of its end
+
+
+class Usage(Struct, frozen=True):
+    """Tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Part(Struct):
+    choices: list[Raw] | None = None
+    usage: Usage | None = None
+
+
+_part = msgspec.json.Decoder(_Part)
+
+
+def _read(text: bytes) -> _Part:
+    try:
+        return _part.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Part()
+
+
+class Document:
+    """An answer in one piece."""
+
+    is_whole = False
+    """Whether what has passed could be followed by an event."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What passes now."""
+        if len(self._text) <= MAX_DOCUMENT_BYTES:
+            self._text += chunk
+        return chunk
+
+    def rest(self) -> bytes:
+        """What passes at the end."""
+        return b""
+
+    @property
+    def usage(self) -> Usage | None:
+        return _read(bytes(self._text)).usage if len(self._text) <= MAX_DOCUMENT_BYTES else None
+
+
+class Events:
+    """A stream of server-sent events."""
+
+    def __init__(self, hides_usage: bool) -> None:
+        """`hides_usage`: the event that says nothing else does not pass."""
+        self.usage: Usage | None = None
+        self.is_whole = True
+        self._hides_usage = hides_usage
+        self._begun = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What passes now: events that have come in full, and long ones as they come."""
+        text = self._begun + chunk
+        ends = [at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0]
+        end = max(ends, default=0)
+        passes, self._begun = text[:end], text[end:]
+        if b'"usage"' in passes:
+            passes = b"".join(event for event in _EVENT.findall(passes) if self._may_pass(event))
+        self.is_whole = self.is_whole or end > 0
+        if len(self._begun) > MAX_EVENT_BYTES:
+            passes += self._begun[:-_KEPT_BACK]
+            self._begun = self._begun[-_KEPT_BACK:]
+            self.is_whole = False
+        return passes
+
+    def rest(self) -> bytes:
+        """What passes at the end: some servers leave out the last empty line."""
+        rest, self._begun = self._begun, b""
+        return rest if not rest.strip() or self._may_pass(rest) else b""
+
+    def _may_pass(self, event: bytes) -> bool:
+        said = event.strip()
+        if not said.startswith(b"data:"):
+            return True
+        part = _read(said.removeprefix(b"data:"))
+        self.usage = part.usage or self.usage
+        return not (self._hides_usage and part.usage is not None and part.choices == [])

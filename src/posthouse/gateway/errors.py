@@ -1,0 +1,121 @@
+"""Errors in OpenAI's shape: what a caller is told, and how its client acts on it."""
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from posthouse.client.errors import BadRequest, Busy, ClientError, TimedOut, Unauthorized, Unreachable, WorkerFailed
+
+RETRY_S: Final = 5.0  # after which a caller may try again, where nobody knows better
+_OF_CALLER, _OF_SERVER, _OF_LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
+
+
+class Refused(Exception):
+    """There is no answer of a worker to pass on. `param`: the field of the body that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        *,
+        retry_s: float = 0.0,
+        final: bool = False,
+    ) -> None:
+        """`retry_s`: after which it may be tried again; 0 says nothing. `final`: the official clients shall not."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self._error = {"message": message, "type": _kind(status), "param": param, "code": code}
+        self.headers: dict[str, str] = {}
+        if retry_s:
+            self.headers["Retry-After"] = str(math.ceil(retry_s))
+        if final:
+            self.headers["X-Should-Retry"] = "false"
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode({"error": self._error})
+
+    @property
+    def event(self) -> bytes:
+        """The same as an event of a stream that has begun; the official clients raise it."""
+        return b"data: " + self.body + b"\n\n"
+
+
+def _kind(status: int) -> str:
+    return _OF_SERVER if status >= 500 else _OF_LIMIT if status == 429 else _OF_CALLER
+
+
+def wrong_key() -> Refused:
+    return Refused(401, "invalid_api_key", "api_key: missing, wrong or revoked; send `Authorization: Bearer KEY`")
+
+
+def unknown_model(model: str, there: list[str]) -> Refused:
+    """`there`: what the caller's key reaches."""
+    names = ", ".join(map(repr, there[:20])) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    known = f"the models for this key: {names}" if there else "this key has none"
+    return Refused(404, "model_not_found", f"model: there is no model {model!r}; {known}", "model")
+
+
+def refusal(error: ClientError) -> Refused:
+    """What the caller is told of an error of the server or of the last worker that was tried."""
+    text = error.message
+    match error:
+        case WorkerFailed():
+            return _of_worker(error)
+        case Unauthorized():
+            return wrong_key()
+        case TimedOut():
+            return Refused(504, "timeout", text, final=True)
+        case Busy() if error.status == 429:
+            return Refused(429, "rate_limit_exceeded", text, retry_s=RETRY_S)
+        case Unreachable():
+            return Refused(503, "unavailable", text, retry_s=RETRY_S)
+        case BadRequest():
+            return Refused(400, "invalid_request", text)
+    return Refused(502, "bad_gateway", text)
+
+
+def _of_worker(error: WorkerFailed) -> Refused:
+    if not error.begun:
+        status = 429 if error.status == 429 else 503
+        code = "rate_limit_exceeded" if status == 429 else "unavailable"
+        return Refused(status, code, error.message, retry_s=error.retry_after_s or RETRY_S)
+    # It was tried at two workers already.
+    return Refused(error.status or 502, "worker_failed", error.message, final=True)
+
+
+class _Body(msgspec.Struct):
+    error: dict[str, Any] | str
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def refused_by_agent(status: int, body: bytes) -> Refused | None:
+    """What the agent itself says, and not its engine, which has OpenAI's shape; None if the engine does."""
+    try:
+        error = _body.decode(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(error, dict):
+        return None
+    # It does not take the server's word for this caller: that is no fault of the caller's key.
+    return Refused(502 if status == 401 else status, "worker_refused", f"the worker refuses: {error}")
+
+
+def as_event(status: int, body: bytes) -> bytes:
+    """A worker's refusal, as an event of a stream that has begun."""
+    try:
+        said = _body.decode(body)
+        if isinstance(said.error, dict):
+            return b"data: " + msgspec.json.encode(said) + b"\n\n"
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    text = body[:500].decode(errors="replace") or "no explanation"
+    return Refused(status, "worker_refused", f"the worker answers {status}: {text}").event

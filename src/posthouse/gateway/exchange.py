@@ -1,0 +1,239 @@
+"""One request: held until there is a worker, sent there, sent elsewhere if that fails, and its answer passed on."""
+
+import asyncio
+import base64
+import io
+import logging
+import re
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from aiohttp import ClientError as HttpError
+from aiohttp import ClientResponse, ClientSession, web
+from multidict import CIMultiDict
+from yarl import URL
+
+from posthouse.client.answers import Routed, Waiting
+from posthouse.client.errors import ClientError, NotFound, Unauthorized
+from posthouse.client.http import MAX_ERROR_BYTES, Http, broken, failure, read
+from posthouse.client.management import Management
+from posthouse.client.requests import Job, Requests
+from posthouse.gate import Gate
+from posthouse.gateway.asked import Asked
+from posthouse.gateway.counted import Document, Events
+from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.settings import GatewaySettings
+from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
+from posthouse.wire.grant import AUTH_HEADER
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID: Final = "X-Request-Id"
+_RETRIES: Final = 4  # further workers; official clients try again themselves
+_COMMENT: Final = b": waiting for a worker\n\n"
+_LEFT: Final = 499  # a status that nobody reads; nginx's
+_EVENT_STREAM: Final = "text/event-stream"
+_KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
+_OF_WORKER: Final = frozenset({"set-cookie"})  # its caller would show it to every model
+# Keys, and codings that would hide what is counted.
+_WITHHELD: Final = frozenset({"authorization", "cookie", "accept-encoding", "content-encoding", AUTH_HEADER.lower()})
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What every request uses."""
+
+    settings: GatewaySettings
+    server: Http
+    workers: ClientSession
+    """Made by `relay_session`."""
+    gate: Gate
+
+
+async def reachable(server: Http, key: str) -> list[tuple[str, float]]:
+    """The endpoints that the key reaches: their names, and when they were made. Raises: Refused."""
+    try:
+        return [(row.name, row.created_at) for row in await Management(server.with_key(key)).reachable()]
+    except ClientError as error:
+        raise refusal(error) from None
+
+
+class Exchange:
+    """A request that may be sent, on its way to a worker and back."""
+
+    def __init__(self, ways: Ways, client: web.Request, key: str, request_id: str, asked: Asked) -> None:
+        self._ways = ways
+        self._client = client
+        self._key = key
+        self._request_id = request_id
+        self._asked = asked
+        self._began_at = time.monotonic()
+        self._response: web.StreamResponse | None = None
+        self._passing: Document | Events = Document()
+        self._worker = "none"
+        self._wait_s = self._first_byte_s = 0.0
+        self._outcome = "client left"
+
+    async def run(self) -> web.StreamResponse:
+        """The answer once all of it has been passed on. Raises: Refused while none has begun."""
+        beginning = asyncio.create_task(self._begin())
+        try:
+            try:
+                if self._asked.stream:
+                    await self._keep_alive(beginning)
+                await self._pass_on(*await beginning)
+            except Refused as refused:
+                self._outcome = refused.code
+                if self._response is None:
+                    raise
+                await self._end_with(refused.event)
+        except Stalled:
+            if client_side := self._client.transport:
+                client_side.abort()  # so that the client, if it is there, sees that the answer is not complete
+        finally:
+            if not beginning.cancel() and not beginning.cancelled() and not beginning.exception():
+                beginning.result()[0].close()  # before its end: the worker stops
+            self._tell()
+        return self._response or web.Response(status=_LEFT)
+
+    # -- to a worker -----------------------------------------------------------------------------------------------
+
+    async def _keep_alive(self, beginning: "asyncio.Task[tuple[ClientResponse, bytes]]") -> None:
+        """Wait for the beginning, and meanwhile show the caller and what is between that the request lives."""
+        while not (await asyncio.wait({beginning}, timeout=self._ways.settings.keep_alive_s))[0]:
+            if self._response is None:
+                headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-cache", REQUEST_ID: self._request_id}
+                await self._prepare(web.StreamResponse(headers=headers))
+                self._passing = Events(self._asked.hides_usage)
+            await self._write(_COMMENT)
+
+    async def _begin(self) -> tuple[ClientResponse, bytes]:
+        """The answer of a worker, with the first of its body. Raises: Refused."""
+        asked, settings = self._asked, self._ways.settings
+        limit_s = settings.hold_s + settings.silence_s
+        job = Job(asked.model, self._client.path, lambda _: asked.body, asked.cost, limit_s, _RETRIES, self._waits)
+        try:
+            begun = await Requests(self._ways.server.with_key(self._key), limit_s).begin_with(job, self._ask)
+        except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
+            names = [name for name, _ in await reachable(self._ways.server, self._key)]
+            raise unknown_model(asked.model, names) from None
+        except ClientError as error:
+            raise refusal(error) from None
+        self._wait_s = begun.wait_s
+        self._first_byte_s = time.monotonic() - self._began_at
+        return begun.answer
+
+    def _waits(self, waiting: Waiting) -> None:
+        if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
+            raise Refused(503, "busy", f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
+        self._ways.gate.prove(self._client)
+        hold_s = self._ways.settings.hold_s
+        if time.monotonic() - self._began_at > hold_s:
+            text = f"no worker of {self._asked.model!r} was free within {hold_s:g} s: {waiting.status}"
+            raise Refused(503, "no_worker", text, retry_s=RETRY_S)
+
+    async def _ask(self, routed: Routed) -> tuple[ClientResponse, bytes]:
+        """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
+        self._ways.gate.prove(self._client)
+        self._worker = routed.url
+        url = routed.url.rstrip("/") + self._client.path
+        answer = None
+        try:
+            if url.startswith("https://"):
+                await self._ways.server.trust_workers()
+            answer = await self._ways.workers.post(
+                URL(url, encoded=True),
+                data=io.BytesIO(self._asked.body),
+                headers=self._headers(routed),
+                allow_redirects=False,
+            )
+            if failed := await failure(answer, routed.url):
+                raise failed
+            if 300 <= answer.status < 400:  # the official clients would follow it
+                raise ClientError(f"worker {routed.url} answers with a redirect", answer.status)
+            if answer.status < 400:
+                return answer, await answer.content.readany()
+            text = await read(answer, MAX_ERROR_BYTES)
+            if refused := refused_by_agent(answer.status, text):
+                raise refused
+            return answer, text
+        except BaseException as error:
+            if answer is not None:
+                answer.close()
+            if isinstance(error, HttpError | OSError | ValueError):
+                raise broken(error, routed.url) from None
+            raise
+
+    def _headers(self, routed: Routed) -> CIMultiDict[str]:
+        proof = base64.b64encode(msgspec.json.encode(routed.auth_data)).decode()
+        own = {"Content-Type": "application/json", AUTH_HEADER: proof, REQUEST_ID: self._request_id}
+        headers = sent_on(self._client.headers, _WITHHELD)
+        headers.update(forwarded(self._client) | own)
+        return headers
+
+    # -- and back --------------------------------------------------------------------------------------------------
+
+    async def _pass_on(self, answer: ClientResponse, first: bytes) -> None:
+        is_stream = answer.content_type == _EVENT_STREAM
+        if self._response is None:
+            headers = end_to_end(answer.headers, _OF_WORKER | ({"content-length"} if is_stream else set()))
+            headers.setdefault(REQUEST_ID, self._request_id)
+            await self._prepare(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers))
+            self._passing = Events(self._asked.hides_usage) if is_stream else Document()
+        try:
+            if not is_stream and isinstance(self._passing, Events):  # a comment has promised a stream
+                self._outcome = f"status {answer.status}"
+                await self._end_with(as_event(answer.status, first + await read(answer, MAX_ERROR_BYTES)))
+                return
+            chunk = first
+            while chunk:
+                await self._write(self._passing.feed(chunk))
+                chunk = await answer.content.readany()
+        except (HttpError, OSError, ValueError) as error:
+            self._outcome = "broken"
+            if not self._passing.is_whole:  # nothing more can be said
+                raise Stalled from error
+            await self._end_with(Refused(502, "worker_failed", str(broken(error, self._worker)), final=True).event)
+            return
+        await self._end_with(self._passing.rest())
+        self._outcome = "complete"
+
+    async def _prepare(self, response: web.StreamResponse) -> None:
+        self._response = response
+        await self._given(response.prepare(self._client))
+
+    async def _write(self, data: bytes) -> None:
+        assert self._response is not None
+        if data:
+            await self._given(self._response.write(data))
+
+    async def _end_with(self, data: bytes) -> None:
+        assert self._response is not None
+        await self._write(data)
+        await self._given(self._response.write_eof())
+
+    async def _given(self, step: Awaitable[object]) -> None:
+        """Wait for the client. Raises: Stalled if it takes nothing, or has left."""
+        try:
+            await in_time(step, self._ways.settings.stall_s)
+        except (HttpError, OSError):
+            raise Stalled from None
+
+    def _tell(self) -> None:
+        """Log what became of it."""
+        usage, key = self._passing.usage, _KEY_ID.match(self._key)
+        log.info(
+            "request %s: %s, key %s, model %r, worker %s, waited %.3f s, first byte %.3f s, took %.3f s, tokens %s",
+            self._request_id,
+            self._outcome,
+            key[0] if key else "unknown",
+            self._asked.model,
+            self._worker,
+            self._wait_s,
+            self._first_byte_s,
+            time.monotonic() - self._began_at,
+            f"{usage.prompt_tokens} + {usage.completion_tokens}" if usage else "unknown",
+        )

@@ -1,0 +1,49 @@
+"""One gateway, from its start to its stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from posthouse.client.http import Http
+from posthouse.gate import Gate, listening
+from posthouse.gateway.application import Gateway
+from posthouse.gateway.exchange import Ways
+from posthouse.gateway.settings import GatewaySettings
+from posthouse.relay import relay_session
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: GatewaySettings, listens: Callable[[str], None]) -> None:
+    """Run until SIGTERM or SIGINT, then let running requests end; or until it is cancelled.
+
+    `listens` is called with its address once it can be called. Raises: OSError when it cannot listen, BadRequest.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+            stack.callback(loop.remove_signal_handler, number)
+        server = Http(settings.url, None, settings.ca)
+        stack.push_async_callback(server.close)
+        workers = await stack.enter_async_context(relay_session(settings.silence_s, server.context))
+        gate = Gate(settings.max_connections, settings.max_body_bytes)
+        app = Gateway(Ways(settings, server, workers, gate)).application()
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=settings.drain_s)
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        assert runner.server is not None  # it has been set up
+        listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
+        async with asyncio.TaskGroup() as group:
+            accepting = group.create_task(gate.run(runner.server, listener, None))
+            host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+            listens(f"http://{host}:{listener.getsockname()[1]}")
+            await stop.wait()
+            accepting.cancel()
+            log.info("gateway: stopping")
+            await runner.cleanup()

@@ -1,0 +1,462 @@
+"""The gateway as OpenAI's own client sees it, unmodified: a server, workers, a gateway, each a process of its own."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from posthouse.client import Client
+from tests.kit import openai_engine
+from tests.kit.site import TIMEOUT_S, Site
+
+ONSTART = f"""
+exec "$PYTHON" -m posthouse agent --perf 1000 --parallel 64 \\
+  -- "$PYTHON" {openai_engine.__file__} "$MODEL_PORT" "$SEEN"
+"""
+LLAMA_CPP = Path(__file__).parents[2] / "examples" / "llama-cpp"
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How was it?"}]
+SCALING: dict[str, Any] = {"cold_workers": 0, "cold_mult": 1, "max_workers": 2}
+
+
+@dataclass
+class World:
+    site: Site
+    folder: Path
+    url: str
+    manage: Client
+    key: str
+
+    def client(self, key: str = "", **options: Any) -> OpenAI:
+        """The official client, as anybody would make it."""
+        return OpenAI(base_url=self.url, api_key=key or self.key, **{"max_retries": 0, "timeout": TIMEOUT_S, **options})
+
+    def seen(self, user: str, what: str = "begun") -> list[dict[str, Any]]:
+        """What the engines saw of this user's requests."""
+        path = self.folder / "seen"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for row in rows if row["user"] == user and row["what"] == what]
+
+
+def until(reached: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not reached():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def add_endpoint(manage: Client, name: str, template_name: str = "engine", **scaling: Any) -> None:
+    template = next(row for row in manage.templates() if row.name == template_name)
+    endpoint_id = manage.create_endpoint(name, **{**SCALING, **scaling})
+    manage.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
+
+
+@contextlib.contextmanager
+def gateway(site: Site, *flags: str) -> Iterator[str]:
+    """A gateway; its base address for clients."""
+    argv = [sys.executable, "-m", "posthouse", "gateway", "--json", "--listen", "127.0.0.1:0", *flags]
+    log = site.directory / "gateway.log"
+    with log.open("a") as stderr:
+        process = subprocess.Popen(
+            argv, cwd=site.directory, env=site.environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        yield json.loads(line)["url"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    folder = tmp_path_factory.mktemp("engine")
+    site.environ |= {
+        "POSTHOUSE_ENGINE__TICK_S": "0.2",
+        "POSTHOUSE_PROVIDERS__PROCESS__POLL_S": "0.2",
+        "POSTHOUSE_PROVIDERS__PROCESS__CATALOG_S": "0.2",
+        "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
+        "POSTHOUSE_SERVER__ROUTE_HOLD_S": "0.5",
+    }
+    try:
+        facts = site.start()
+        key = (site.directory / "posthouse-data" / "admin-key").read_text().strip()
+        with (
+            Client(facts["url"], key) as manage,
+            gateway(site, "--keep-alive-s", "0.5", "--drain-s", "1", "--max-body-mib", "1") as url,
+        ):
+            manage.create_template("engine", env=f"-p 3000:3000 -e SEEN={folder}", onstart=ONSTART)
+            manage.create_template("engine-tls", env=f"-p 3000:3000 -e USE_SSL=true -e SEEN={folder}", onstart=ONSTART)
+            add_endpoint(manage, "chat", min_load=1500)
+            until(lambda: [w.state for w in manage.workers("chat")].count("idle") == 2, "two workers are ready")
+            yield World(site, folder, url, manage, key)
+    finally:
+        site.clear()
+
+
+def text_of(stream: Any) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_the_endpoints_that_the_key_reaches(world: World) -> None:
+    add_endpoint(world.manage, "a/b", min_load=0)
+    client = world.client()
+    assert {"chat", "a/b"} <= {model.id for model in client.models.list()}
+    found = client.models.retrieve("a/b")
+    assert (found.object, found.owned_by) == ("model", "posthouse")
+    assert abs(found.created - time.time()) < 86_400
+    for scope in ("route", "read"):
+        key = world.manage.create_key("gateway", scope).key
+        assert "chat" in {model.id for model in world.client(key).models.list()}
+    of_one = world.client(world.manage.endpoint("a/b").api_key)
+    assert [model.id for model in of_one.models.list()] == ["a/b"]
+    with pytest.raises(openai.NotFoundError, match="no model 'chat'; the models for this key: 'a/b'"):
+        of_one.models.retrieve("chat")
+    with pytest.raises(openai.NotFoundError, match="no model 'chat'; the models for this key: 'a/b'") as refused:
+        of_one.chat.completions.create(model="chat", messages=MESSAGES)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+
+
+def test_a_chat_is_answered_whole_and_as_a_stream(world: World) -> None:
+    client = world.client()
+    whole = client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=5)
+    assert whole.choices[0].message.content == "so it was"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 2
+    assert whole.model_extra == {"x_engine": "kept"}
+    stream = client.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
+    assert text_of(stream) == "so it was"
+
+
+def test_completions_and_embeddings_are_answered(world: World) -> None:
+    client = world.client()
+    assert client.completions.create(model="chat", prompt="x").choices[0].text == "so it was"
+    stream = client.completions.create(model="chat", prompt="x", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == "so it was"
+    found = client.embeddings.create(model="chat", input="x", encoding_format="float")
+    assert found.data[0].embedding == [0.5, -1.0]
+
+
+def test_a_body_passes_byte_for_byte(world: World) -> None:
+    body = '{ "model":"chat","unknown":{"b": 1.0,  "a":"\\u00e9"},\n"user":"echo:bytes", "messages":[] }'
+    headers = {"Authorization": f"Bearer {world.key}", "X-Request-Id": "mine", "Cookie": "a=b", "X-Mine": "1"}
+    answer = httpx.post(f"{world.url}/chat/completions", content=body, headers=headers)
+    assert answer.json()["choices"][0]["message"]["content"] == body
+    assert answer.headers["x-request-id"] == "mine"
+    [seen] = world.seen("echo:bytes")
+    assert seen["body"] == body
+    told = {name.lower(): value for name, value in seen["headers"].items()}
+    assert (told["x-request-id"], told["x-mine"], told["content-type"]) == ("mine", "1", "application/json")
+    assert not {"authorization", "cookie", "x-posthouse-auth"} & set(told)
+    assert world.key not in str(seen)
+
+
+def test_the_engine_s_request_id_goes_before_the_gateway_s_own(world: World) -> None:
+    client = world.client()
+    own = client.chat.completions.with_raw_response.create(model="chat", messages=MESSAGES)
+    assert own.headers["x-request-id"].startswith("req_")
+    answer = client.chat.completions.with_raw_response.create(model="chat", messages=MESSAGES, user="done", stream=True)
+    assert answer.headers["x-request-id"] == "of-the-engine"
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {"x": 1}])
+def test_usage_is_counted_and_hidden_where_it_was_not_asked_for(world: World, options: Any) -> None:
+    user = f"plain:{options}"
+    more = {} if options is None else {"stream_options": options}
+    stream = world.client().chat.completions.create(
+        model="chat", messages=MESSAGES, stream=True, user=user, extra_body=more
+    )
+    chunks = list(stream)
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    [seen] = world.seen(user)
+    assert json.loads(seen["body"])["stream_options"] == {**(options or {}), "include_usage": True}
+    log = world.site.directory / "gateway.log"
+    until(lambda: "tokens 3 + 2" in log.read_text().splitlines()[-1], "the tokens are told")
+
+
+def test_usage_that_was_asked_for_is_passed_on(world: World) -> None:
+    stream = world.client().chat.completions.create(
+        model="chat", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    *_, last = stream
+    assert last.usage is not None
+    assert last.usage.total_tokens == 5
+
+
+# -- odd engines -------------------------------------------------------------------------------------------------------
+
+
+def test_done_in_the_content_is_content(world: World) -> None:
+    stream = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=True, user="done")
+    assert text_of(stream) == "data: [DONE]\n\n[DONE]"
+
+
+def test_a_huge_event_passes(world: World) -> None:
+    stream = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=True, user="huge")
+    assert text_of(stream) == "x" * openai_engine.HUGE
+
+
+def test_a_stream_whose_first_byte_is_slow_is_kept_alive(world: World) -> None:
+    headers = {"Authorization": f"Bearer {world.key}"}
+    body = {"model": "chat", "messages": MESSAGES, "stream": True, "user": "waits:1"}
+    lines = []
+    with httpx.stream("POST", f"{world.url}/chat/completions", json=body, headers=headers, timeout=TIMEOUT_S) as answer:
+        for line in answer.iter_lines():
+            lines.append(line)
+            if lines.count(": waiting for a worker") == 2:
+                (world.folder / "go-waits:1").touch()
+    assert lines[:3] == [": waiting for a worker", "", ": waiting for a worker"]
+    assert sum(line.startswith("data: {") for line in lines) == 3
+    assert lines[-2:] == ["data: [DONE]", ""]
+    stream = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=True, user="waits:1")
+    assert text_of(stream) == "so it was"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_breaks_before_the_first_byte_goes_to_another_worker(world: World, stream: bool) -> None:
+    user = f"breaks-once:{stream}"
+    said: Any = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=stream, user=user)
+    assert (text_of(said) if stream else said.choices[0].message.content) == "so it was"
+    seen = world.seen(user)
+    assert len({row["pid"] for row in seen}) == len(seen) == 2
+
+
+def test_what_fails_at_two_workers_is_not_begun_a_third_time(world: World) -> None:
+    for plan, status, words in (("breaks", 502, "begun 2 times"), ("fails", 500, "out of memory")):
+        with pytest.raises(openai.InternalServerError, match=words) as failed:
+            world.client(max_retries=2).chat.completions.create(model="chat", messages=MESSAGES, user=f"{plan}:2")
+        assert failed.value.status_code == status
+        assert len(world.seen(f"{plan}:2")) == 2  # the client was told that it shall not try again either
+
+
+def test_an_engine_that_is_full_is_not_the_end(world: World) -> None:
+    said = world.client().chat.completions.create(model="chat", messages=MESSAGES, user="busy-once:1")
+    assert said.choices[0].message.content == "so it was"
+
+
+def test_where_every_engine_is_full_the_caller_is_told_when_to_come_back(world: World) -> None:
+    with pytest.raises(openai.RateLimitError, match="too many requests") as full:
+        world.client().chat.completions.create(model="chat", messages=MESSAGES, user="busy:1")
+    assert full.value.response.headers["Retry-After"] == "1"
+    assert full.value.code == "rate_limit_exceeded"
+
+
+def test_what_dies_after_the_first_byte_ends_with_an_error_in_the_stream(world: World) -> None:
+    stream = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=True, user="dies:1")
+    came = [next(stream).choices[0].delta.content for _ in range(2)]
+    assert came == ["so ", "it "]
+    with pytest.raises(openai.APIError) as failed:
+        next(stream)
+    assert failed.value.code == "worker_failed"
+    assert len(world.seen("dies:1")) == 1
+
+
+def test_an_event_that_was_torn_does_not_pass(world: World) -> None:
+    stream = world.client().chat.completions.create(model="chat", messages=MESSAGES, stream=True, user="tears:1")
+    assert next(stream).choices[0].delta.content == "so "
+    with pytest.raises(openai.APIError, match="worker"):
+        next(stream)
+
+
+def test_what_the_engine_refuses_is_passed_on_as_it_is(world: World) -> None:
+    for stream in (True, False):
+        with pytest.raises(openai.BadRequestError) as refused:
+            world.client().chat.completions.create(model="chat", messages=MESSAGES, user="refuses", stream=stream)
+        assert refused.value.body == openai_engine.WRONG["error"]
+
+
+def test_a_redirect_of_a_worker_is_not_followed(world: World) -> None:
+    with pytest.raises(openai.InternalServerError, match="redirect"):
+        world.client().chat.completions.create(model="chat", messages=MESSAGES, user="redirects")
+
+
+# -- cancel ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_worker(world: World, stream: bool) -> None:
+    user = f"{'hangs' if stream else 'waits'}:{stream}"
+    client = world.client(timeout=TIMEOUT_S if stream else 0.5)
+    if stream:
+        answer: Any = client.chat.completions.create(model="chat", messages=MESSAGES, user=user, stream=True)
+        next(answer)
+        assert any(row.busy for row in world.manage.workers("chat"))
+        answer.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            client.chat.completions.create(model="chat", messages=MESSAGES, user=user)
+    until(lambda: len(world.seen(user, "cancelled")) == 1, "the engine is told")
+    until(lambda: not any(row.busy for row in world.manage.workers("chat")), "the worker's slot is free")
+    assert len(world.seen(user)) == 1
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_told_in_openai_s_words(world: World) -> None:
+    for key in ("wrong", "ph_00000000_" + "x" * 43, "é".encode().decode("latin-1")):
+        for call in ("models", "chat/completions"):
+            body = {"model": "chat", "messages": []} if call != "models" else None
+            headers = {b"Authorization": b"Bearer " + key.encode("latin-1")}
+            answer = httpx.request("GET" if body is None else "POST", f"{world.url}/{call}", json=body, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    with pytest.raises(openai.AuthenticationError):
+        world.client("wrong").chat.completions.create(model="chat", messages=MESSAGES, stream=True)
+    assert httpx.get(f"{world.url}/models").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "words"),
+    [
+        ("", 400, None, "body: must be a JSON object"),
+        ("[]", 400, None, "body: must be a JSON object"),
+        ("[" * 100_000, 400, None, "body: must be a JSON object"),
+        ('{"x":' * 100_000, 400, None, "body: must be a JSON object"),
+        ('{"messages":[]}', 400, "model", "model: is missing"),
+        ('{"model":7}', 400, "model", "model: must be"),
+        ('{"model":""}', 400, "model", "model: must be"),
+        (json.dumps({"model": "x" * 256}), 400, "model", "model: must be"),
+        ('{"model":"nobody"}', 404, "model", "there is no model 'nobody'; the models for this key: "),
+        (json.dumps({"model": "chat", "x": "x" * 2**20}), 413, None, "body: must be at most 1048576 bytes"),
+    ],
+)
+def test_a_wrong_body_is_told_by_its_field(world: World, body: str, status: int, param: str | None, words: str) -> None:
+    headers = {"Authorization": f"Bearer {world.key}"}
+    answer = httpx.post(f"{world.url}/chat/completions", content=body, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param)
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_what_there_is_not_is_told_in_the_same_shape(world: World) -> None:
+    headers = {"Authorization": f"Bearer {world.key}"}
+    assert httpx.get(f"{world.url}/nothing", headers=headers).status_code == 404
+    answer = httpx.get(f"{world.url}/chat/completions", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "unknown_url")
+    coded = httpx.post(f"{world.url}/chat/completions", content=b"x", headers={**headers, "Content-Encoding": "br"})
+    assert coded.status_code == 415
+
+
+# -- from zero ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_requests_wake_an_endpoint_and_all_are_answered(world: World) -> None:
+    add_endpoint(world.manage, "cold", min_load=0, max_workers=1)
+
+    def ask(number: int) -> str:
+        client = world.client()
+        said: Any = client.chat.completions.create(
+            model="cold", messages=MESSAGES, max_tokens=5, user=f"zero:{number}", stream=number % 2 == 0
+        )
+        return text_of(said) if number % 2 == 0 else str(said.choices[0].message.content)
+
+    with ThreadPoolExecutor(100) as pool:
+        assert list(pool.map(ask, range(100))) == ["so it was"] * 100
+    assert len(world.manage.workers("cold", gone=True)) == 1
+    assert all(len(world.seen(f"zero:{number}")) == 1 for number in range(100))
+
+
+def test_a_request_that_no_worker_takes_in_time_is_told_when_to_come_back(world: World) -> None:
+    add_endpoint(world.manage, "never", max_workers=0)
+    with gateway(world.site, "--hold-s", "0.5", "--keep-alive-s", "0.1") as url:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        with pytest.raises(openai.InternalServerError, match=r"no worker of 'never' was free within 0\.5 s") as refused:
+            client.chat.completions.create(model="never", messages=MESSAGES)
+        assert (refused.value.status_code, refused.value.code) == (503, "no_worker")
+        assert int(refused.value.response.headers["Retry-After"]) > 0
+        with pytest.raises(openai.APIError) as failed:  # the stream has begun with a comment
+            list(client.chat.completions.create(model="never", messages=MESSAGES, stream=True))
+        assert failed.value.code == "no_worker"
+
+
+def test_a_server_that_is_away_is_told(world: World) -> None:
+    with gateway(world.site, "--url", "http://127.0.0.1:9") as url:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        with pytest.raises(openai.InternalServerError, match="gives no answer") as failed:
+            client.chat.completions.create(model="chat", messages=MESSAGES)
+        assert (failed.value.status_code, failed.value.code) == (503, "unavailable")
+        assert "Retry-After" in failed.value.response.headers
+
+
+def test_what_runs_at_a_stop_comes_to_its_end(world: World) -> None:
+    log, user = world.site.directory / "gateway.log", "waits:stop"
+    stops = log.read_text().count("stopping")
+
+    def ask(url: str) -> str:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        return text_of(client.chat.completions.create(model="chat", messages=MESSAGES, stream=True, user=user))
+
+    def go_on() -> None:
+        until(lambda: log.read_text().count("stopping") > stops, "the gateway stops")
+        (world.folder / f"go-{user}").touch()
+
+    with ThreadPoolExecutor(2) as pool, gateway(world.site) as url:
+        asked = pool.submit(ask, url)
+        until(lambda: len(world.seen(user)) == 1, "the request is at a worker")
+        pool.submit(go_on)
+    assert asked.result() == "so it was"
+
+
+def test_workers_that_serve_https_are_trusted_by_the_server_s_root(world: World) -> None:
+    add_endpoint(world.manage, "safe", "engine-tls", min_load=0, max_workers=1)
+    said = world.client().chat.completions.create(model="safe", messages=MESSAGES)
+    assert said.choices[0].message.content == "so it was"
+    assert world.manage.workers("safe")[0].url.startswith("https://")
+
+
+# -- a real engine -----------------------------------------------------------------------------------------------------
+
+
+def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: World) -> None:
+    """The text is noise. What is real is the engine: its API, its streams, its counts."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp's server was not tried")
+    pytest.importorskip("gguf", reason="gguf is not installed: llama.cpp's server was not tried")
+    home = world.folder / "llama-cpp"
+    shutil.copytree(LLAMA_CPP, home, ignore=shutil.ignore_patterns(".*"))
+    python = home / ".venv" / "bin" / "python"  # of the test, as if it had been installed here
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (home / ".venv" / "ready").touch()
+    subprocess.run([python, home / "tiny.py", home / "model.gguf"], check=True)
+    fields = json.loads((home / "template.json").read_text())
+    fields["env"] = f"-p 3000:3000 -e LLAMA_HOME={home} -e SLOTS=2 -e CONTEXT=512"
+    template = world.manage.create_template(**fields)
+    endpoint_id = world.manage.create_endpoint("llama", **{**SCALING, "min_load": 0, "max_workers": 1})
+    world.manage.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
+    client = world.client()
+    options: Any = {"model": "llama", "max_tokens": 8, "extra_body": {"ignore_eos": True}}
+    whole = client.chat.completions.create(messages=MESSAGES, logprobs=True, top_logprobs=2, **options)
+    assert whole.usage.completion_tokens == 8
+    assert whole.choices[0].logprobs is not None
+    chunks = list(client.chat.completions.create(messages=MESSAGES, stream=True, **options))
+    assert all(chunk.choices for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+    asked = client.completions.create(prompt="x", stream=True, stream_options={"include_usage": True}, **options)
+    *_, last = asked
+    assert last.usage.completion_tokens == 8
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.completions.create(model="llama", prompt="x" * 5000)

@@ -1,0 +1,137 @@
+"""A stand-in for a model server that speaks OpenAI's API, run as a program: `openai_engine.py PORT FOLDER`.
+
+The field `user` of a request says what becomes of it: `PLAN` or `PLAN:TOKEN`. What it is asked, and what it sees of its
+clients, goes as lines of JSON into the file `seen` of the folder.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+HUGE = 2_000_000
+BUSY = {"error": {"message": "too many requests", "type": "rate_limit_error", "param": None, "code": "busy"}}
+WRONG = {"error": {"message": "temperature: must be at most 2", "type": "x", "param": "temperature", "code": "too_hot"}}
+
+
+class Engine:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_get("/health", self.health)
+        app.router.add_post("/v1/embeddings", self.embed)
+        app.router.add_post("/v1/{path:chat/completions|completions}", self.generate)
+        return app
+
+    def see(self, what: str, asked: dict[str, Any], **more: Any) -> None:
+        with (self.folder / "seen").open("a") as file:
+            file.write(json.dumps({"what": what, "user": asked.get("user", ""), "pid": os.getpid(), **more}) + "\n")
+
+    def is_first(self, user: str) -> bool:
+        """Whether no engine that shares the folder has seen this before."""
+        try:
+            (self.folder / user.replace("/", "-")).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def embed(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.see("begun", asked, body=asked)
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}]
+        return web.json_response({"object": "list", "model": asked["model"], "data": data, "usage": USAGE})
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.text()
+        asked = json.loads(raw)
+        user = asked.get("user", "")
+        plan = user.partition(":")[0]
+        self.see("begun", asked, body=raw, headers=dict(request.headers))
+        try:
+            if plan.endswith("-once"):
+                plan = plan.removesuffix("-once") if self.is_first(user) else ""
+            if early := await self.early(request, plan, user):
+                return early
+            if not asked.get("stream"):
+                return web.json_response(self.document(asked, raw if plan == "echo" else "so it was"))
+            return await self.stream(request, asked, plan)
+        except asyncio.CancelledError:
+            self.see("cancelled", asked)
+            raise
+
+    async def early(self, request: web.Request, plan: str, user: str) -> web.Response | None:
+        """What happens before the first byte."""
+        if plan == "waits":
+            while not (self.folder / f"go-{user}").exists():
+                await asyncio.sleep(0.02)
+        if plan == "exits":
+            os._exit(3)
+        if plan == "breaks":
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if plan == "busy":
+            return web.json_response(BUSY, status=429, headers={"Retry-After": "1"})
+        if plan == "fails":
+            return web.json_response({"error": {"message": "out of memory", "code": "oom"}}, status=500)
+        if plan == "refuses":
+            return web.json_response(WRONG, status=400)
+        if plan == "redirects":
+            return web.Response(status=307, headers={"Location": "/elsewhere"})
+        return None
+
+    def document(self, asked: dict[str, Any], text: str) -> dict[str, Any]:
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": None}
+        choice |= {"message": {"role": "assistant", "content": text}} if "messages" in asked else {"text": text}
+        kind = "chat.completion" if "messages" in asked else "text_completion"
+        said = {"id": "c1", "object": kind, "created": 1, "model": asked["model"], "choices": [choice], "usage": USAGE}
+        return said | {"x_engine": "kept"}
+
+    async def stream(self, request: web.Request, asked: dict[str, Any], plan: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Request-Id": "of-the-engine"})
+        if plan in {"waits", ""}:
+            del response.headers["X-Request-Id"]
+        await response.prepare(request)
+        assert request.transport is not None
+        texts = {"done": ["data: [DONE]\n\n", "[DONE]"], "huge": ["x" * HUGE]}.get(plan, ["so ", "it ", "was"])
+        for number, text in enumerate(texts):
+            event = self.event(asked, [self.choice(asked, text)])
+            if plan == "tears" and number == 1:
+                event = event[: len(event) // 2]
+            await response.write(event)
+            if plan in {"hangs", "tears", "dies"} and number == 1:
+                if plan == "hangs":
+                    await asyncio.sleep(3600)
+                await asyncio.sleep(0.1)  # so that what was written leaves
+                request.transport.abort()
+                return response
+        if asked.get("stream_options", {}).get("include_usage"):
+            await response.write(self.event(asked, []))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def choice(self, asked: dict[str, Any], text: str) -> dict[str, Any]:
+        said: dict[str, Any] = {"delta": {"content": text}} if "messages" in asked else {"text": text}
+        return {"index": 0, "finish_reason": None, **said}
+
+    def event(self, asked: dict[str, Any], choices: list[dict[str, Any]]) -> bytes:
+        kind = "chat.completion.chunk" if "messages" in asked else "text_completion"
+        chunk = {"id": "c1", "object": kind, "created": 1, "model": asked["model"], "choices": choices}
+        chunk |= {"usage": None if choices else USAGE} if asked.get("stream_options") else {}
+        return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+if __name__ == "__main__":
+    web.run_app(
+        Engine(Path(sys.argv[2])).app(), host="127.0.0.1", port=int(sys.argv[1]), print=None, handler_cancellation=True
+    )

@@ -1,0 +1,169 @@
+"""What the gateway reads of requests and answers while they pass."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posthouse.client import BadRequest, Busy, TimedOut, Unauthorized, Unreachable, WorkerFailed
+from posthouse.client.errors import ClientError
+from posthouse.gateway.asked import read
+from posthouse.gateway.counted import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
+from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
+
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+FIRST = b'data: {"choices":[{"delta":{"content":"\\"usage\\""}}],"usage":null}\n\n'
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
+LONG = b'data: {"choices":[{"text":"' + b"x" * (2 * MAX_EVENT_BYTES) + b'"}]}\n\n'
+
+
+def passed(events: Events, *chunks: bytes) -> bytes:
+    return b"".join(events.feed(chunk) for chunk in chunks) + events.rest()
+
+
+@given(
+    st.lists(st.sampled_from([FIRST, LONG, b": ping\n\n", b"event: x\ndata: 1\n\n"]), max_size=4),
+    st.lists(st.integers(1, 40_000), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_however_a_stream_is_cut_only_the_event_of_usage_is_taken_out(
+    before: list[bytes], cuts: list[int], hides: bool, crlf: bool
+) -> None:
+    sent, kept = [b"".join([*before, *more, DONE]) for more in ([LAST], [] if hides else [LAST])]
+    if crlf:
+        sent, kept = sent.replace(b"\n", b"\r\n"), kept.replace(b"\n", b"\r\n")
+    events, chunks = Events(hides), []
+    rest = sent
+    for cut in cuts:
+        chunks.append(rest[:cut])
+        rest = rest[cut:]
+    assert passed(events, *chunks, rest) == kept
+    assert events.usage == Usage(3, 2)
+    assert events.is_whole
+
+
+def test_a_stream_passes_event_by_event_and_byte_by_byte_in_a_long_one() -> None:
+    events = Events(hides_usage=True)
+    assert events.feed(FIRST[:-1]) == b""
+    assert events.is_whole
+    assert events.feed(b"\n") == FIRST
+    assert len(events.feed(LONG[:-10])) == len(LONG) - 12
+    assert not events.is_whole
+    assert events.feed(LONG[-10:]) == LONG[-12:]
+    assert events.is_whole
+
+
+def test_a_last_event_without_its_empty_line_passes() -> None:
+    assert passed(Events(hides_usage=True), FIRST, b"data: [DONE]") == FIRST + b"data: [DONE]"
+    assert passed(Events(hides_usage=True), FIRST, LAST.rstrip()) == FIRST
+
+
+def test_usage_in_an_event_that_says_more_passes() -> None:
+    event = b'data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+    events = Events(hides_usage=True)
+    assert passed(events, event) == event
+    assert events.usage == Usage(3, 2)
+
+
+@pytest.mark.parametrize(
+    "odd", [b'{"usage":7}', b'{"usage":{"prompt_tokens":"x"}}', b'{"usage"', b"[" * 10_000 + b'"usage"', b'"usage"\xff']
+)
+def test_odd_usage_passes_and_counts_nothing(odd: bytes) -> None:
+    events, document = Events(hides_usage=True), Document()
+    event = b"data: " + odd + b"\n\n"
+    assert passed(events, event) == event
+    assert (document.feed(odd), document.rest()) == (odd, b"")
+    assert events.usage is document.usage is None
+
+
+def test_the_usage_of_a_document_is_found_unless_it_is_too_long() -> None:
+    document = Document()
+    for chunk in (b'{"data":[1.5],"us', b'age":{"prompt_tokens":3,"total_tokens":3}}'):
+        assert document.feed(chunk) == chunk
+    assert document.usage == Usage(3, 0)
+    document.feed(b" " * MAX_DOCUMENT_BYTES)
+    assert document.usage is None
+
+
+def test_a_body_is_left_as_it_is_unless_it_streams_without_usage() -> None:
+    for text in (
+        b' {"model":"a", "stream" : false,"x":1.0}',
+        b'{"model":"a","stream":true,"stream_options":{"include_usage":true}}',
+        b'{"model":"a","stream":true,"stream_options":7}',
+        b'{"model":"a","stream":"true"}',
+    ):
+        assert read(CHAT, text).body is text
+        assert not read(CHAT, text).hides_usage
+    assert read(EMBEDDINGS, b'{"model":"a","stream":true}').body == b'{"model":"a","stream":true}'
+    asked = read(CHAT, b'{"model":"a","stream":true,"x":{"b": 1.00,"a":"\\u00e9"},"stream_options":{"y": 1.0}}')
+    assert asked.body == (
+        b'{"model":"a","stream":true,"x":{"b": 1.00,"a":"\\u00e9"},"stream_options":{"y":1.0,"include_usage":true}}'
+    )
+    assert asked.hides_usage
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
+        ({"max_tokens": None, "max_completion_tokens": 9}, 9),
+        ({"max_tokens": 0}, None),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": 1e10}, None),
+        ({"max_tokens": "7"}, None),
+        ({"max_tokens": True}, None),
+    ],
+)
+def test_the_cost_is_the_tokens_asked_for(fields: dict[str, object], cost: float | None) -> None:
+    assert read(CHAT, json.dumps({"model": "a", **fields}).encode()).cost == cost
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "headers"),
+    [
+        (Unauthorized("x", 401), 401, "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
+        (BadRequest("x", 400), 400, "invalid_request", {}),
+        (Busy("x", 429), 429, "rate_limit_exceeded", {"Retry-After": "5"}),
+        (Busy("x", 503), 503, "unavailable", {"Retry-After": "5"}),
+        (Unreachable("x"), 503, "unavailable", {"Retry-After": "5"}),
+        (TimedOut("x"), 504, "timeout", {"X-Should-Retry": "false"}),
+        (ClientError("x", 307), 502, "bad_gateway", {}),
+        (WorkerFailed("x", 429, begun=False, retry_after_s=7.5), 429, "rate_limit_exceeded", {"Retry-After": "8"}),
+        (WorkerFailed("x", 408, begun=False), 503, "unavailable", {"Retry-After": "5"}),
+        (WorkerFailed("x"), 502, "worker_failed", {"X-Should-Retry": "false"}),
+        (WorkerFailed("x", 500, "oom"), 500, "worker_failed", {"X-Should-Retry": "false"}),
+    ],
+)
+def test_an_error_says_whether_to_come_back(
+    error: ClientError, status: int, code: str, headers: dict[str, str]
+) -> None:
+    refused = refusal(error)
+    assert (refused.status, refused.code, refused.headers) == (status, code, headers)
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
+    assert str(unknown_model("x", [])) == "model: there is no model 'x'; this key has none"
+    many = str(unknown_model("x", [f"m{number}" for number in range(25)]))
+    assert many.endswith("'m19' and 5 more")
+
+
+def test_what_an_agent_says_itself_gets_openai_s_shape() -> None:
+    for engine in (b'{"error":{"message":"no"}}', b"{}", b"no", b"\xff"):
+        assert refused_by_agent(422, engine) is None
+    for status, told in ((422, 422), (401, 502)):
+        refused = refused_by_agent(status, b'{"error":"no"}')
+        assert refused is not None
+        assert (refused.status, str(refused)) == (told, "the worker refuses: no")
+
+
+def test_a_refusal_of_a_worker_becomes_an_event() -> None:
+    assert as_event(400, b'{"error":{"message":"no"}}') == b'data: {"error":{"message":"no"}}\n\n'
+    for odd in (b'{"error":"no"}', b"no", b"", b"\xff"):
+        event = as_event(418, odd)
+        assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "worker_refused"
+    assert Refused(500, "x", "two\nlines").event.count(b"\n") == 2
