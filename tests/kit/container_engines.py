@@ -26,8 +26,8 @@ import aiodocker
 
 IMAGE = "localhost/posthouse-test:1"
 TIMEOUT_S = 120.0
-BRIDGE = "posthouse-test"
-BRIDGE_ADDRESS = "10.213.77.1"
+BRIDGES = 10
+"""Most Docker engines at a time."""
 PODMAN = {
     "containers.conf": """
         [containers]
@@ -88,16 +88,30 @@ def container_engine(kind: str, folder: Path) -> Iterator[ContainerEngine]:
 @contextmanager
 def docker(folder: Path) -> Iterator[ContainerEngine]:
     """Writes no rules into this machine's firewall: published ports are served by the engine's own proxy."""
-    ip("link", "add", BRIDGE, "type", "bridge")
-    try:
-        ip("address", "add", f"{BRIDGE_ADDRESS}/24", "dev", BRIDGE)
-        ip("link", "set", BRIDGE, "up")
+    with bridge() as (name, address):
         command = ["dockerd", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-        command += [f"--host=unix://{folder}/api.sock", f"--bridge={BRIDGE}", "--iptables=false", "--ip6tables=false"]
+        command += [f"--host=unix://{folder}/api.sock", f"--bridge={name}", "--iptables=false", "--ip6tables=false"]
         with daemon(command, folder):
-            yield ContainerEngine(f"unix://{folder}/api.sock", "bridge", BRIDGE_ADDRESS)
+            yield ContainerEngine(f"unix://{folder}/api.sock", "bridge", address)
+
+
+@contextmanager
+def bridge() -> Iterator[tuple[str, str]]:
+    """A bridge that no other engine has, while the context lasts: its name, and its address."""
+    for number in range(BRIDGES):
+        name, address = f"posthouse-test{number}", f"10.213.{number}.1"
+        try:
+            ip("link", "add", name, "type", "bridge")
+            break
+        except subprocess.CalledProcessError:  # taken
+            if number == BRIDGES - 1:
+                raise
+    try:
+        ip("address", "add", f"{address}/24", "dev", name)
+        ip("link", "set", name, "up")
+        yield name, address
     finally:
-        ip("link", "delete", BRIDGE)
+        ip("link", "delete", name)
 
 
 @contextmanager
