@@ -1,6 +1,7 @@
 """What the docker provider does on real engines, Docker and podman: the contract of every provider, and more."""
 
 import asyncio
+import io
 import json
 import shutil
 import socket
@@ -33,6 +34,7 @@ from tests.kit.container_engines import (
     container_engine,
     missing,
     registry,
+    saved,
 )
 from tests.kit.provider_contract import ProviderContract, printed, rent, seen_as, spec
 
@@ -250,6 +252,37 @@ async def test_a_gpu_where_there_is_none_is_refused_in_words_and_nothing_is_left
             await rent(box, spec(1))
         assert not await described(client)
         assert not await volumes(client) - {"test-models"}
+
+
+@pytest.fixture
+def small_engine(tmp_path: Path) -> Iterator[ContainerEngine]:
+    """With a disk on which the agent has no room."""
+    if why := missing("docker"):
+        pytest.skip(why)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", disk], check=True)
+    try:
+        with container_engine("docker", disk / "engine") as engine:
+            yield engine
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=False)
+
+
+async def test_a_full_disk_is_told_in_words_and_nothing_is_left(small_engine: ContainerEngine) -> None:
+    async with provider_of(small_engine) as box, aiodocker.Docker(small_engine.url) as client:
+        with pytest.raises(Refused, match="disk is full"):
+            await rent(box, spec(1))
+        assert not await described(client)
+        assert not await volumes(client)
+
+
+async def test_an_image_without_a_shell_is_told_in_words(box: Provider, client: aiodocker.Docker) -> None:
+    image = "localhost/posthouse-empty:1"
+    await client.images.import_image(io.BytesIO(saved(image, b"\0" * 1024, {})))
+    made = await rent(box, replace(spec(1), image=image))
+    ended = await seen_as(box, made.id, Observation.EXITED)
+    assert "the image has no /bin/sh" in ended.message
 
 
 async def test_an_engine_that_is_away_is_no_empty_list(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def container_engine(kind: str, folder: Path) -> Iterator[ContainerEngine]:
 
     It takes `REGISTRY` at its word without TLS.
     """
+    folder.mkdir(exist_ok=True)
     with (docker if kind == "docker" else podman)(folder) as engine:
         asyncio.run(load_image(engine))
         yield engine

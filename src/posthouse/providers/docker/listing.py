@@ -12,6 +12,8 @@ from posthouse.providers.docker.layout import UNBEGUN, Found, Place
 from posthouse.providers.docker.stock import Pull
 
 LAST_LINES = 5
+NO_SHELL = ("exec /bin/sh failed: No such file", "failed to exec pid1: No such file")
+"""What Docker's init prints, and podman's, where there is no shell."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,8 @@ async def last_words(engine: Engine, container: str) -> str:
         return "it is gone"
     how = "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state['ExitCode']}"
     printed = " | ".join(line.strip() for line in lines if line.strip())
+    if any(words in printed for words in NO_SHELL):
+        how = f"the image has no /bin/sh, which every worker needs; {how}"
     return f"{how}; the last output: {printed[-400:]}" if printed else f"{how}, without any output"
 
 
