@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ ONSTART = f"""
 exec "$PYTHON" -m posthouse agent --perf 1000 --parallel 64 \\
   -- "$PYTHON" {openai_engine.__file__} "$MODEL_PORT" "$SEEN"
 """
-LLAMA_CPP = Path(__file__).parents[2] / "examples" / "llama-cpp"
+TINY = Path(__file__).parents[2] / "examples" / "llama-cpp" / "tiny.py"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How was it?"}]
 SCALING: dict[str, Any] = {"cold_workers": 0, "cold_mult": 1, "max_workers": 2}
 
@@ -434,19 +433,13 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
     """The text is noise. What is real is the engine: its API, its streams, its counts."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp's server was not tried")
     pytest.importorskip("gguf", reason="gguf is not installed: llama.cpp's server was not tried")
-    home = world.folder / "llama-cpp"
-    shutil.copytree(LLAMA_CPP, home, ignore=shutil.ignore_patterns(".*"))
-    python = home / ".venv" / "bin" / "python"  # of the test, as if it had been installed here
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (home / ".venv" / "ready").touch()
-    subprocess.run([python, home / "tiny.py", home / "model.gguf"], check=True)
-    fields = json.loads((home / "template.json").read_text())
-    fields["env"] = f"-p 3000:3000 -e LLAMA_HOME={home} -e SLOTS=2 -e CONTEXT=512"
-    template = world.manage.create_template(**fields)
-    endpoint_id = world.manage.create_endpoint("llama", **{**SCALING, "min_load": 0, "max_workers": 1})
-    world.manage.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
+    model = world.folder / "tiny.gguf"
+    subprocess.run([sys.executable, TINY, model], check=True)
+    up = ("up", "llama", "--recipe", "llama.cpp", "--model", str(model), "--param", "slots=2", "--param")
+    made = world.site.json(*up, "context=256")
+    assert world.site.json(*up, "context=512") == made
+    again = world.site.run(*up, "context=512")
+    assert again.stdout.count("is as it was") == 3, again.stderr
     client = world.client()
     options: Any = {"model": "llama", "max_tokens": 8, "extra_body": {"ignore_eos": True}}
     whole = client.chat.completions.create(messages=MESSAGES, logprobs=True, top_logprobs=2, **options)
@@ -460,3 +453,5 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
     assert last.usage.completion_tokens == 8
     with pytest.raises(openai.BadRequestError, match="context"):
         client.completions.create(model="llama", prompt="x" * 5000)
+    other = world.site.run("up", "chat", "--recipe", "llama.cpp", "--model", str(model))
+    assert (other.returncode, "has workers of other templates" in other.stderr) == (2, True)

@@ -207,7 +207,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         ("template update x", "nothing to change"),
         ("workergroup create --endpoint x --template y --search gpu_rm>=24", "Did you mean gpu_ram?"),
         ("endpoint create x --cold-workers 5 --max-workers 4", "cold_workers: must be at most max_workers, which is 4"),
-        ("init x --example nope", "there is no example 'nope'; allowed: demo-llm, llama-cpp, ocr"),
+        ("init x --example nope", "there is no example 'nope'; allowed: demo-llm, ocr"),
         ("init a/b", "NAME: must be the name of a folder"),
         ("request x {} --path /v1/x --timeout soon", "--timeout"),
         ("request x nojson --path /v1/x", "payload is not JSON"),

@@ -13,7 +13,7 @@ ONSTART_LIMIT = 4048  # characters, on the marketplace of the protocol
 
 
 def test_there_are_templates() -> None:
-    assert {path.parent.name for path in TEMPLATES} >= {"demo-llm", "llama-cpp", "ocr"}
+    assert {path.parent.name for path in TEMPLATES} >= {"demo-llm", "ocr"}
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.parent.name)

@@ -33,6 +33,7 @@ from posthouse.cli import (
     simulate,
     status,
     template,
+    up,
     worker,
     workergroup,
 )
@@ -73,6 +74,7 @@ app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
 app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
+app.command("up")(up.up)
 app.command("gateway")(gateway.gateway)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")

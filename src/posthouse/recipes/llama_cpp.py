@@ -2,8 +2,7 @@
 
 import argparse
 import signal
-
-import xllamacpp
+import sys
 
 
 def main() -> None:
@@ -13,6 +12,10 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4, help="requests that are worked on at once")
     parser.add_argument("--context", type=int, default=4096, help="tokens of each of them")
     args = parser.parse_args()
+    try:
+        import xllamacpp
+    except ModuleNotFoundError:
+        sys.exit("the package xllamacpp is missing: pip install 'posthouse[llama]'")
     params = xllamacpp.CommonParams()
     params.model.path = args.model
     params.hostnames, params.port = ["127.0.0.1"], args.port
