@@ -380,12 +380,8 @@ class Cut(BaseException):
     """The server dies here."""
 
 
-@pytest.mark.parametrize("call", ["create", "update"])
-async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
-    engine: ContainerEngine, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    if engine.network == "host":
-        pytest.skip("the same calls, as Docker's engine shows")
+def calls_left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many calls of the engine a server makes before it dies, right after the last one; the caller sets it."""
     left, trying = [1_000], engine_module.trying
 
     @asynccontextmanager
@@ -397,6 +393,16 @@ async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
             raise Cut
 
     monkeypatch.setattr(engine_module, "trying", cut)
+    return left
+
+
+@pytest.mark.parametrize("call", ["create", "update"])
+async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
+    engine: ContainerEngine, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    if engine.network == "host":
+        pytest.skip("the same calls, as Docker's engine shows")
+    left = calls_left(monkeypatch)
     old, new = spec(1, "echo old; exec sleep 600"), spec(1, "echo new; exec sleep 600")
     last = 0
     while left[0] > 0 or last == 0:
@@ -423,3 +429,47 @@ async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
         if reached > 0:
             break
     assert last > 5
+
+
+@pytest.mark.parametrize(
+    ("call", "then"),
+    [
+        ("stop", {Observation.RUNNING, Observation.HALTED}),  # and never ended, which would be a failure
+        ("start", {Observation.RUNNING, Observation.HALTED, Observation.EXITED}),
+        ("destroy", {Observation.RUNNING, Observation.HALTED, Observation.EXITED}),
+    ],
+)
+async def test_a_command_that_was_cut_short_is_given_again_and_touches_nothing_foreign(
+    engine: ContainerEngine,
+    client: aiodocker.Docker,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    then: set[Observation],
+) -> None:
+    if engine.network == "host":
+        pytest.skip("the same calls, as Docker's engine shows")
+    foreign = {"posthouse.installation": "another", "posthouse.label": "posthouse-another-1"}
+    await client.volumes.create({"Name": "posthouse-another-1", "Labels": foreign})
+    stranger = await client.containers.create({"Image": IMAGE, "Cmd": ["sh"], "Labels": foreign}, name="stranger")
+    left, last, reached = calls_left(monkeypatch), 0, 0
+    while reached == 0:
+        last += 1
+        async with provider_of(engine) as box:
+            made = await rent(box, spec(1))
+            if call == "start":
+                await box.stop(made.id)
+            left[0] = last
+            with suppress(Cut):
+                await getattr(box, call)(made.id)
+            reached, left[0] = max(left[0], 0), 1_000
+        async with provider_of(engine) as box:
+            assert {one.seen for one in await box.instances()} <= then
+            await getattr(box, call)(made.id)
+            ended = {one.seen for one in await box.instances()}
+            assert ended == {"stop": {Observation.HALTED}, "start": {Observation.RUNNING}, "destroy": set()}[call]
+            await box.destroy(made.id)
+        assert [one["Id"] for one in await described(client)] == [stranger.id]
+        assert "posthouse-another-1" in await volumes(client)
+    assert last > 2
+    await stranger.delete(force=True, v=True)
+    await aiodocker.volumes.DockerVolume(client, "posthouse-another-1").delete()

@@ -1,12 +1,17 @@
 """What Posthouse is for, with workers in containers of a real engine, published at ports of this machine."""
 
+import asyncio
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import aiodocker
 import pytest
 
-from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing
-from tests.kit.site import ONSTART, Site
+from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing, stopped
+from tests.kit.site import ONSTART, Site, until
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,8 @@ def site(tmp_path: Path, engine: ContainerEngine) -> Iterator[Site]:
     made.clear()
 
 
-def start(site: Site) -> None:
-    site.start()
+def start(site: Site, port: int = 0) -> None:
+    site.start("--port", str(port))
     site.environ["POSTHOUSE_API_KEY"] = (site.directory / "posthouse-data" / "admin-key").read_text().strip()
 
 
@@ -59,6 +64,20 @@ def ask(site: Site) -> str:
     return done.stdout or done.stderr
 
 
+def states(site: Site) -> list[str]:
+    return sorted(row["state"] for row in site.json("worker", "list"))
+
+
+def containers(engine: ContainerEngine) -> set[str]:
+    """The ids of every container of the engine."""
+
+    async def ids() -> set[str]:
+        async with aiodocker.Docker(engine.url) as client:
+            return {container.id for container in await client.containers.list(all=True)}
+
+    return asyncio.run(ids())
+
+
 def clear(site: Site) -> None:
     site.json("endpoint", "delete", "llm", "--wait", "--timeout", "100")
 
@@ -71,3 +90,37 @@ def test_a_request_is_answered_by_a_container_at_a_published_port(site: Site) ->
     assert worker["url"].startswith("http://127.0.0.1:1")
     assert "listens on 0.0.0.0:3000" in site.run("logs", "llm").stdout
     clear(site)
+
+
+def test_a_killed_server_finds_its_containers_again(site: Site, engine: ContainerEngine) -> None:
+    start(site)
+    add_endpoint(site, "--min-load", "1")
+    until(lambda: states(site) == ["idle"])
+    before = containers(engine)
+    port = urlsplit(site.environ["POSTHOUSE_URL"]).port
+    assert port
+    site.stop(signal.SIGKILL)
+    start(site, port)
+    assert ask(site) == "a demo model: it\n"
+    until(lambda: states(site) == ["idle"])
+    assert containers(engine) == before
+    clear(site)
+    assert not containers(engine)
+
+
+def test_requests_outlast_an_engine_that_is_stopped_with_all_its_containers(
+    site: Site, engine: ContainerEngine
+) -> None:
+    start(site)
+    add_endpoint(site, "--min-load", "1", "--max-workers", "2")
+    until(lambda: states(site) == ["idle"])
+    before, [worker] = containers(engine), site.json("worker", "list")
+    with ThreadPoolExecutor() as pool:
+        with stopped(engine):
+            until(lambda: "does not answer" in site.run("status").stdout)
+            assert worker["id"] in [row["id"] for row in site.json("worker", "list")]  # silence alone ends nothing
+            waiting = [pool.submit(ask, site) for _ in range(3)]
+        assert [answer.result() for answer in waiting] == ["a demo model: it\n"] * 3
+    assert containers(engine) - before
+    clear(site)
+    assert not containers(engine)

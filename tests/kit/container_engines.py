@@ -26,6 +26,8 @@ import aiodocker
 
 IMAGE = "localhost/posthouse-test:1"
 TIMEOUT_S = 120.0
+AGAIN: dict[Path, subprocess.Popen[bytes]] = {}
+"""Engines that were started anew, by their folder."""
 BRIDGES = 10
 """Most Docker engines at a time."""
 PODMAN = {
@@ -137,12 +139,29 @@ def daemon(command: list[str], folder: Path, env: dict[str, str] | None = None) 
             raise RuntimeError(f"{command[0]} does not run here: {log.read_text()[-600:]}")
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(TIMEOUT_S)
+        for running in filter(None, (process, AGAIN.pop(folder, None))):
+            running.send_signal(signal.SIGTERM)
+            running.wait(TIMEOUT_S)
         mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for mount in reversed([path for path in mounted if path.startswith(f"{folder}/")]):
             subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stopped(engine: ContainerEngine) -> Iterator[None]:
+    """While the context lasts, a Docker engine is down, and its containers with it; afterwards it runs again."""
+    folder = Path(engine.url.removeprefix("unix://")).parent
+    pid = int((folder / "pid").read_text())
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not (folder / "pid").exists(), folder / "log")
+    try:
+        yield
+    finally:
+        with (folder / "log").open("ab") as out:
+            AGAIN[folder] = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        wait_for(lambda: (folder / "api.sock").exists(), folder / "log")
 
 
 @contextmanager
