@@ -94,8 +94,11 @@ class TestSshProvider(ProviderContract):
 def programs(server: SshServer) -> list[psutil.Process]:
     """Ours on the box: one for each connection."""
     assert server.process is not None
-    found = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in found if "posthouse.providers.ssh.remote" in child.cmdline()]
+    found = []
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found += [child] if "posthouse.providers.ssh.remote" in child.cmdline() else []
+    return found
 
 
 async def away(provider: Provider, text: str) -> None:
@@ -386,6 +389,50 @@ async def test_a_box_without_room_for_the_agent_says_so(server: SshServer, tmp_p
         async with provider_of(tmp_path, server.host(dir=str(disk))) as box:
             await away(box, "No space left on device")
             assert [path.name for path in (disk / "agents").iterdir()] == []
+
+
+# -- what a box has ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def box_with_smi(folder: Path, script: str) -> Iterator[SshServer]:
+    """A box with an nvidia-smi of our own."""
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    with ssh_server(folder / "sshd", config=f"SetEnv PATH={programs}:/usr/bin:/bin") as server:
+        yield server
+
+
+async def test_each_gpu_of_a_box_is_one_workers(home: Path, tmp_path: Path) -> None:
+    smi = "echo '0, NVIDIA GeForce RTX 4090, 24564'; echo '1, NVIDIA GeForce RTX 4090, 24564'"
+    with box_with_smi(tmp_path, smi) as server:
+        async with provider_of(tmp_path, server.host(dir=str(home), slots=0)) as box:
+            await ready(box)
+            [offer] = await box.catalog()
+            found = (offer.id, offer.machine, offer.gpu_name, offer.gpu_ram_mb, offer.num_gpus, offer.available)
+            assert found == ("a/gpu RTX 4090 24564", "a", "RTX 4090", 24564, 1, 2)
+            assert offer.attributes["cpu_cores"]
+            made = [await rent(box, spec(i, "echo gpu $CUDA_VISIBLE_DEVICES.; exec sleep 600")) for i in (1, 2)]
+            logs = [await printed(box, one.id, ".") for one in made]
+            assert sorted(logs) == ["gpu 0.\n", "gpu 1.\n"]
+            for one in made:
+                await box.destroy(one.id)
+
+
+async def test_a_box_whose_gpus_cannot_be_asked_says_so_and_lists_its_workers(home: Path, tmp_path: Path) -> None:
+    with box_with_smi(tmp_path, "echo 'NVML: Driver/library version mismatch'; exit 18") as server:
+        async with provider_of(tmp_path, server.host(dir=str(home), slots=0)) as box:
+            await ready(box)
+            assert list(await box.catalog()) == []
+            assert "nvidia-smi does not work" in box.troubles()[0]
+            assert list(await box.instances()) == []
+        declared = {"slots": 0, "gpus": 2, "gpu_name": "MI300X", "gpu_ram_gb": 192.0}
+        async with provider_of(tmp_path, server.host(dir=str(home), **declared)) as box:
+            await ready(box)
+            [offer] = await box.catalog()
+            assert (offer.gpu_name, offer.gpu_ram_mb, offer.available) == ("MI300X", 192_000, 2)
 
 
 # -- cut short -------------------------------------------------------------------------------------------------------

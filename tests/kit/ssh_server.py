@@ -24,6 +24,7 @@ NETWORK, OUTSIDE, INSIDE = "posthouse-ssh", "10.213.78.1", "10.213.78.2"
 CONFIG = """
 ListenAddress {address}
 Port {port}
+HostKey {folder}/rsa_key
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/user_key.pub
 PidFile none
@@ -60,6 +61,7 @@ class SshServer:
     def __post_init__(self) -> None:
         self.program = sshd()
         self.folder.mkdir(parents=True)
+        self.new_key("rsa_key", "rsa")  # as every box has one, too
         self.new_key("host_key")
         self.new_key("user_key")
         if os.geteuid() == 0:
@@ -71,9 +73,9 @@ class SshServer:
         config = CONFIG.format(address=self.address, port=self.port, folder=self.folder)
         (self.folder / "config").write_text(f"{config}{self.config}\n")
 
-    def new_key(self, name: str) -> None:
+    def new_key(self, name: str, kind: str = "ed25519") -> None:
         (self.folder / name).unlink(missing_ok=True)
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", self.folder / name], check=True)
 
     def start(self) -> None:
         log = self.folder / "log"

@@ -29,6 +29,9 @@ NOISE_BYTES: Final = 2**16
 AGAIN: Final = {name: getattr(errors, name) for name in ("OfferTaken", "NotFound", "Refused")}
 """Errors that are raised here as they were there. `Busy` has a time beside its text."""
 
+HOST_KEYS: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256")
+"""Kinds of keys of boxes, the one that a fingerprint is most likely of first: a box shows only one of its own."""
+
 asyncssh.set_log_level("WARNING")
 
 
@@ -48,13 +51,16 @@ class _Client(asyncssh.SSHClient):
 async def connect(host: Host, key: asyncssh.SSHKey) -> asyncssh.SSHClientConnection:
     """A connection to the box itself. Raises: Refused where an operator must act; OSError, TimeoutError."""
     client = _Client(host.host_key)
+    path = str(host.known_hosts.expanduser())
     try:
+        named = bool(host.host_key) or not _has_key(path, host)
         return await asyncssh.connect(
             host.address,
             host.port,
             config=None,
             client_factory=lambda: client,
-            known_hosts=([], [], []) if host.host_key else str(host.known_hosts.expanduser()),
+            known_hosts=([], [], []) if host.host_key else path,
+            server_host_key_algs=HOST_KEYS if named else (),  # else those that the file has
             username=host.user,
             client_keys=[key],
             agent_path=None,
@@ -80,6 +86,13 @@ async def connect(host: Host, key: asyncssh.SSHKey) -> asyncssh.SSHClientConnect
         raise Refused(f"known_hosts {host.known_hosts} is not there; make it, or set `host_key`") from error
     except asyncssh.Error as error:
         raise ConnectionError(f"{error.reason or type(error).__name__}"[:200]) from error
+
+
+def _has_key(path: str, host: Host) -> bool:
+    """Whether the file has a key of the box. Raises: OSError."""
+    port = None if host.port == 22 else host.port
+    found = asyncssh.match_known_hosts(asyncssh.read_known_hosts(path), host.address, "", port)
+    return bool(found[0] or found[1])
 
 
 async def said(connection: asyncssh.SSHClientConnection, command: str, script: str = "") -> str:

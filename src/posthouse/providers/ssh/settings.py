@@ -28,8 +28,8 @@ class Host(Section):
     host_key: str = Field(
         "",
         pattern=r"^(SHA256:[A-Za-z0-9+/]{43})?$",
-        description="Fingerprint of the box's own key, such as `SHA256:...`, as `ssh-keygen -lf` shows it there; "
-        "empty: `known_hosts` has the key.",
+        description="Fingerprint of the box's own ed25519 key, such as `SHA256:...`, as `ssh-keygen -lf` shows it "
+        "there (of its ECDSA or RSA key, if it has no other); empty: `known_hosts` has the key.",
     )
     known_hosts: Path = Field(
         Path("~/.ssh/known_hosts"), description="File of known host keys, used without `host_key`."
