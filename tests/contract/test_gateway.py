@@ -419,11 +419,35 @@ def test_what_runs_at_a_stop_comes_to_its_end(world: World) -> None:
     assert asked.result() == "so it was"
 
 
+def test_bodies_that_are_held_are_bounded_together(world: World) -> None:
+    user, body = "waits:held", "x" * 600_000
+    with ThreadPoolExecutor(1) as pool, gateway(world.site, "--max-held-mib", "1") as url:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        asked = pool.submit(lambda: client.completions.create(model="chat", prompt=body, user=user).choices[0].text)
+        until(lambda: len(world.seen(user)) == 1, "the first is at a worker")
+        with pytest.raises(openai.InternalServerError, match="holds too many bodies") as full:
+            client.completions.create(model="chat", prompt=body)
+        assert (full.value.status_code, full.value.code) == (503, "busy")
+        assert client.completions.create(model="chat", prompt="x").choices[0].text == "so it was"
+        (world.folder / f"go-{user}").touch()
+        assert asked.result() == "so it was"
+        assert client.completions.create(model="chat", prompt=body).choices[0].text == "so it was"
+
+
 def test_workers_that_serve_https_are_trusted_by_the_server_s_root(world: World) -> None:
     add_endpoint(world.manage, "safe", "engine-tls", min_load=0, max_workers=1)
     said = world.client().chat.completions.create(model="safe", messages=MESSAGES)
     assert said.choices[0].message.content == "so it was"
     assert world.manage.workers("safe")[0].url.startswith("https://")
+
+
+def test_an_engine_that_dies_with_a_request_is_replaced_and_the_request_answered(world: World) -> None:
+    said = world.client().chat.completions.create(model="chat", messages=MESSAGES, user="exits-once:1")
+    assert said.choices[0].message.content == "so it was"
+    first, second = world.seen("exits-once:1")
+    assert first["pid"] != second["pid"]
+    until(lambda: any(w.gone_at for w in world.manage.workers("chat", gone=True)), "the worker is gone")
+    until(lambda: [w.state for w in world.manage.workers("chat")].count("idle") == 2, "two workers are ready again")
 
 
 # -- a real engine -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from posthouse.client import BadRequest, Busy, TimedOut, Unauthorized, Unreachable, WorkerFailed
 from posthouse.client.errors import ClientError
 from posthouse.gateway.asked import read
-from posthouse.gateway.counted import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
+from posthouse.gateway.counted import END_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
 from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
@@ -79,12 +79,14 @@ def test_odd_usage_passes_and_counts_nothing(odd: bytes) -> None:
     assert events.usage is document.usage is None
 
 
-def test_the_usage_of_a_document_is_found_unless_it_is_too_long() -> None:
+@pytest.mark.parametrize("after", [b"", b',"timings":{"x":1}', b',"text":"\\"usage\\":{}"', b'\n, "x": [1]'])
+def test_the_usage_of_a_document_is_found_at_its_end(after: bytes) -> None:
     document = Document()
-    for chunk in (b'{"data":[1.5],"us', b'age":{"prompt_tokens":3,"total_tokens":3}}'):
-        assert document.feed(chunk) == chunk
+    parts = (b'{"data":[', b"1.5," * END_BYTES, b'0],"us', b'age" : {"prompt_tokens":3,"total_tokens":3}', after, b"}")
+    for part in parts:
+        assert document.feed(part) == part
     assert document.usage == Usage(3, 0)
-    document.feed(b" " * MAX_DOCUMENT_BYTES)
+    document.feed(b" " * END_BYTES)
     assert document.usage is None
 
 

@@ -1,5 +1,6 @@
 """What an answer says was used: found while it passes, whether it is one JSON document or a stream of events."""
 
+import json
 import re
 from typing import Final
 
@@ -8,8 +9,8 @@ from msgspec import Raw, Struct
 
 MAX_EVENT_BYTES: Final = 16_384
 """An event up to this length passes in one piece. What says what was used is far shorter."""
-MAX_DOCUMENT_BYTES: Final = 4 * 2**20
-"""A longer document passes, and what it used is not known."""
+END_BYTES: Final = 16_384
+"""In so much of its end a document says what was used."""
 
 _ENDS: Final = (b"\n\n", b"\n\r\n")
 _EVENT: Final = re.compile(rb".*?\n\r?\n", re.DOTALL)
@@ -29,6 +30,7 @@ class _Part(Struct):
 
 
 _part = msgspec.json.Decoder(_Part)
+_json = json.JSONDecoder()
 
 
 def _read(text: bytes) -> _Part:
@@ -45,12 +47,11 @@ class Document:
     """Whether what has passed could be followed by an event."""
 
     def __init__(self) -> None:
-        self._text = bytearray()
+        self._end = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """What passes now."""
-        if len(self._text) <= MAX_DOCUMENT_BYTES:
-            self._text += chunk
+        self._end = (self._end + chunk)[-END_BYTES:]
         return chunk
 
     def rest(self) -> bytes:
@@ -59,7 +60,13 @@ class Document:
 
     @property
     def usage(self) -> Usage | None:
-        return _read(bytes(self._text)).usage if len(self._text) <= MAX_DOCUMENT_BYTES else None
+        """Of the last field of that name: in a text its quotes would have been escaped."""
+        _, name, said = self._end.rpartition(b'"usage"')
+        try:
+            value, _ = _json.raw_decode(said.decode(errors="replace").lstrip(" \t\r\n:"))
+            return msgspec.convert(value, Usage) if name else None
+        except (ValueError, RecursionError):  # a MsgspecError is a ValueError
+            return None
 
 
 class Events:

@@ -32,7 +32,7 @@ from posthouse.wire.grant import AUTH_HEADER
 log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "X-Request-Id"
-_RETRIES: Final = 4  # further workers; official clients try again themselves
+_RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
 _COMMENT: Final = b": waiting for a worker\n\n"
 _LEFT: Final = 499  # a status that nobody reads; nginx's
 _EVENT_STREAM: Final = "text/event-stream"
