@@ -404,6 +404,17 @@ def test_a_provider_named_in_the_settings_has_its_key_hidden() -> None:
     assert "secret-key" not in repr(settings)
 
 
+async def test_whoever_asks_for_a_list_meanwhile_shares_the_next_one(api: Api, shop: Provider) -> None:
+    go_wrong(api, only="list", late=1.0, late_s=0.2)
+    first = asyncio.create_task(shop.instances())
+    await asyncio.sleep(0.1)  # it is on its way
+    api.market.rent(api.market.offered()[0].ask_id, Launch("image", {}), "posthouse-test-1", 10.0)
+    later = await asyncio.gather(*(shop.instances() for _ in range(5)))
+    assert list(await first) == []
+    assert [[instance.label for instance in found] for found in later] == [["posthouse-test-1"]] * 5
+    assert api.calls["list", 200] == 2
+
+
 async def test_what_ended_in_great_numbers_delays_no_list(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_module, "LAST_WORDS_S", 0.05)
     async with provider_at(api) as shop:

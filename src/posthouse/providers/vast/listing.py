@@ -123,7 +123,7 @@ def _offer(shown: Mapping[str, Any], provider: str, own: Capabilities, bid_over:
         id=f"{BID if bid_over is not None else ''}{shown['id']}",
         provider=provider,
         machine=str(machine),
-        price=Price(usd_h, usd_h, 0.0),
+        price=Price(usd_h, 0.0, 0.0),  # GPUs are paid for from when it runs; the list tells when that is
         gpu_name=gpu_name,
         num_gpus=int(_amount(shown, "num_gpus")),
         capabilities=own if bid_over is None else INTERRUPTIBLE,

@@ -22,6 +22,7 @@ from posthouse.providers.vast.client import Client, NoAnswer
 from posthouse.providers.vast.listing import BID, Row
 from posthouse.providers.vast.pace import Call
 from posthouse.providers.vast.settings import VastSettings
+from posthouse.providers.vast.shared import Shared
 from posthouse.wire.search import parse_search
 
 PAGE: Final = 25
@@ -66,6 +67,7 @@ class VastProvider:
         """Labels for which was rented without a clear answer, and when."""
         self._renting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._last_words: dict[str, str] = {}
+        self._list = Shared(self._listed)
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
@@ -82,7 +84,13 @@ class VastProvider:
         return found
 
     async def instances(self) -> Sequence[Instance]:
-        """Everything of this installation. One that has ended says with what."""
+        """Everything of this installation. One that has ended says with what.
+
+        A list of many pages takes a while, so whoever asks meanwhile shares the next one.
+        """
+        return await self._list.answer()
+
+    async def _listed(self) -> Sequence[Instance]:
         rows = [row for row in await self._rows({}) if self._label.fullmatch(row.label)]
         self._ours = {row.id: row.label for row in rows}
         ended = [row for row in rows if row.seen is Observation.EXITED]
@@ -109,6 +117,7 @@ class VastProvider:
         return self._client.troubles
 
     async def close(self) -> None:
+        await self._list.close()
         await self._client.close()
 
     # -- what is done ------------------------------------------------------------------------------------------------

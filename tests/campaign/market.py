@@ -1,0 +1,212 @@
+"""The real engine and the real provider at a simulated market, in virtual time: a day of calls and of money."""
+
+import asyncio
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from posthouse.config import Money
+from posthouse.domain.offer import Offer
+from posthouse.domain.reports import Ended, Report
+from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
+from posthouse.market.faults import Faults
+from posthouse.market.local import NoRunner
+from posthouse.market.model import Rental
+from posthouse.market.server import Api
+from posthouse.market.world import Market
+from posthouse.providers.plugin import Context
+from posthouse.providers.vast import VastProvider
+from posthouse.providers.vast.settings import VastSettings
+from posthouse.providers.wrappers import Breaker, Throttled
+from tests.campaign.checks import Checks
+from tests.campaign.disk import Disk
+from tests.campaign.server import Server
+from tests.campaign.virtual import VirtualLoop
+from tests.campaign.world import SimInstance, World
+
+KEY = "renter"
+STARTED_AT = 1.7e9
+HOUR_S = 3600.0
+REPORT_S = 10.0
+STEPS_H = 6
+"""How often in an hour another number of workers is wanted: they come a sixth of all at a time."""
+CATALOG_S = 120.0
+PERF = 100.0
+LOAD_S = 40.0
+"""From an instance that runs to a model that is loaded."""
+MARKET: Mapping[str, Any] = {
+    "schedule_s": 5.0,
+    "pull_s": 60.0,
+    "stop_s": 5.0,
+    "start_s": 5.0,
+    "searches_per_day": 15_000,
+}
+
+
+class _Request:
+    """As much of a request as the market reads."""
+
+    def __init__(
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], match: dict[str, str]
+    ) -> None:
+        self.method, self.path, self.query, self.match_info, self._body = method, path, query, match, body
+        self.headers = {"Authorization": f"Bearer {KEY}"}
+        self.can_read_body = body is not None
+
+    async def json(self) -> Any:
+        return msgspec.json.decode(msgspec.json.encode(self._body))
+
+
+class Shop:
+    """What the server of the campaign takes for its world: the provider, and workers that report."""
+
+    name = "market"
+    thorough = False
+    poll_s = 10.0
+
+    def __init__(self, api: Api, loop: VirtualLoop, latency_s: tuple[float, float]) -> None:
+        self.random, self.loop, self.api = Random(1), loop, api
+        settings = VastSettings(api_key=KEY, url="http://market", image="demo/image")
+        provider = VastProvider(settings, Context(self.name, "disk", Path()))
+        provider._client._exchange = self._exchange  # type: ignore[method-assign]  # no network in virtual time
+        self._provider = Breaker(Throttled(provider, 0.0))
+        self._latency_s = latency_s
+        self._ran: dict[int, tuple[int, float]] = {}
+        """By instance: its epoch, and since when it has run in it."""
+        self._routes = [
+            (method, re.compile(path.replace("{id}", "(?P<id>[0-9]+)")), api._guarded(limit, handler))
+            for method, path, limit, handler in api._table()
+        ]
+        self._offers: tuple[float, Sequence[Offer]] = -CATALOG_S, ()
+        self.tell: Any = lambda instance, message: None
+        self.counts: Counter[str] = Counter()
+        self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    async def catalog(self) -> Sequence[Offer]:
+        """Asked for more often than a server asks."""
+        if self.loop.time() - self._offers[0] >= CATALOG_S:
+            self._offers = self.loop.time(), await self._provider.catalog()
+        return self._offers[1]
+
+    def hit(self, kind: str) -> bool:
+        return False
+
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """As over a network whose answers take their time, both ways."""
+        await asyncio.sleep(self.random.uniform(*self._latency_s))
+        path = path.rstrip("/")
+        handle, match = next(
+            (handle, match)
+            for verb, pattern, handle in self._routes
+            if verb == method and (match := pattern.fullmatch(path))
+        )
+        request = _Request(method, path, body, query or {}, match.groupdict())
+        response = await handle(cast(web.Request, request))
+        await asyncio.sleep(self.random.uniform(*self._latency_s))
+        assert isinstance(response, web.Response)
+        return response.status, response.headers, cast(bytes, response.body or b"")
+
+    async def report(self) -> None:
+        """Has every worker report, for ever."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            market = self.api.market
+            market.advance(self.api.now())
+            self.most = max(self.most, len(market.rentals))
+            for rental in list(market.rentals.values()):
+                if rental.actual == "running":
+                    self._report(rental)
+
+    def _report(self, rental: Rental) -> None:
+        assert rental.label
+        now = self.loop.time()
+        if self._ran.get(rental.id, (-1, 0.0))[0] != rental.epoch:
+            self._ran[rental.id] = rental.epoch, now
+        loaded = now - self._ran[rental.id][1] >= LOAD_S
+        worker = SimpleNamespace(worker_id=int(rental.label.rpartition("-")[2]))
+        url = f"http://{rental.machine.ip}:{rental.ports[3000]}"
+        report = Report(max_perf=PERF if loaded else 0.0, url=url, version="campaign", scheme="U")
+        self.tell(worker, report)
+
+
+class NoChecks(Checks):
+    """Those of the campaign know its own world alone."""
+
+    def begin(self, hub: Any, world: Any) -> None: ...
+    def told(self, instance: SimInstance) -> None: ...
+    def heard(self, instance: SimInstance, message: Report | Ended) -> None: ...
+    def look(self, endpoint_id: Any) -> None: ...
+    def end(self) -> None: ...
+
+
+class Day:
+    """What a day was like."""
+
+    def __init__(self, hours: float, workers: int, seed: int = 1, **faults: Any) -> None:
+        """Lives through it: `workers` are wanted, every other hour three quarters of them."""
+        self.loop = loop = VirtualLoop()
+        market = Market(NoRunner(), STARTED_AT, 4 * workers, seed, Faults(**{**MARKET, **faults}))
+        self.api = Api(market, {KEY: "all"}, lambda: STARTED_AT + loop.time(), seed)
+        self.shop = Shop(self.api, loop, (0.02, 0.3))
+        self._hours, self._workers = hours, workers
+        logs = structlog.get_config()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        time = SimpleNamespace(
+            perf_counter=loop.time, clock_gettime=lambda which: loop.time(), time=lambda: STARTED_AT + loop.time()
+        )
+        try:
+            with patch("posthouse.engine.clock.time", time), patch("posthouse.engine.loop.time", time):
+                loop.run_until_complete(self._live())
+        finally:
+            structlog.configure(**logs)
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(self.shop.close())
+            loop.close()
+
+    async def _live(self) -> None:
+        server = Server(cast(World, self.shop), Disk(), NoChecks(), tick_s=5.0)
+        await server.start()
+        server.hub.treasury.caps = Money()
+        reporting = asyncio.create_task(self.shop.report())
+        management = server.management
+        await server.call(management.templates.create(NewTemplate(name="t", image="v1", env="-p 3000:3000")))
+        wanted = {"min_load": 0, "cold_mult": 1, "cold_workers": 0, "max_workers": 500}
+        new = NewEndpoint.model_validate({"endpoint_name": "llm", **wanted})
+        await server.call(management.endpoints.create(new))
+        await server.call(management.workergroups.create(NewWorkergroup(endpoint_name="llm", template_id=1)))
+        [endpoint_id] = server.hub.endpoints
+        self.ready: list[int] = []
+        for step in range(round(self._hours * STEPS_H)):
+            share = min(1.0, (step + 1) / STEPS_H) if step // STEPS_H % 2 == 0 else 0.75
+            changes = EndpointChanges.model_validate({"min_load": 0.9 * PERF * self._workers * share})
+            await server.call(management.endpoints.update(endpoint_id, changes))
+            await asyncio.sleep(HOUR_S / STEPS_H)
+            fleet = server.hub.endpoints[endpoint_id].fleet
+            self.ready.append(sum(w.state == "idle" for w in fleet.workers.values()))
+        self.usd = fleet.spent_usd(server.hub.clock.now())
+        self.market_usd = self.api.market.spent_usd()
+        self.counters = server.executor.counts
+        reporting.cancel()
+        server.kill()
+
+
+if __name__ == "__main__":
+    day = Day(float(sys.argv[1]), int(sys.argv[2]), offline_h=0.02, churn_h=0.2, move_h=0.2)
+    print(f"ready {day.ready}\ncounted ${day.usd:.4f}, billed ${day.market_usd:.4f}\ncalls {dict(day.api.calls)}")

@@ -1,0 +1,29 @@
+"""Hours at a simulated market, in virtual time: calls stay within its limits, and what is counted is what is billed.
+
+`python -m tests.campaign.market HOURS WORKERS` lives through a longer one.
+"""
+
+import pytest
+
+from tests.campaign.market import Day
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    return Day(2, 40, offline_h=0.02, churn_h=0.2, move_h=0.2)
+
+
+def test_the_workers_that_are_wanted_are_there(day: Day) -> None:
+    assert day.ready[5] >= 0.9 * 0.9 * 40
+    assert 0.75 * 0.8 * 40 <= day.ready[-1] < day.ready[5]
+    assert day.shop.most <= 40
+
+
+def test_no_call_comes_too_soon(day: Day) -> None:
+    assert sum(day.api.calls.values()) > 500
+    assert not {call for call in day.api.calls if call[1] == 429}
+
+
+def test_the_dollars_that_are_counted_are_those_that_are_billed(day: Day) -> None:
+    assert day.market_usd > 1
+    assert day.usd == pytest.approx(day.market_usd, rel=0.02)
