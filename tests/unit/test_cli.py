@@ -285,6 +285,17 @@ def test_a_missing_extra_is_named(
     assert capsys.readouterr().err == "error: this command needs the server: pip install 'posthouse[server]'\n"
 
 
+def test_the_demo_names_the_extra_that_containers_need(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("posthouse.demo.", "posthouse.providers.docker."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aiodocker", None)
+    assert main(["demo", "--provider", "docker", "--out", str(tmp_path)]) == 1
+    says = "error: --provider docker: aiodocker is not installed; run: pip install 'posthouse[docker]'\n"
+    assert capsys.readouterr().err == says
+
+
 def test_lists_are_json_for_machines_and_tables_for_people(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
