@@ -15,7 +15,8 @@ from posthouse.domain.lifecycle import Observation
 from posthouse.market.model import MICRO, Launch
 from posthouse.market.server import Api
 from posthouse.ports import Provider, RegistryLogin
-from posthouse.providers.vast import launch
+from posthouse.providers.plugin import Context
+from posthouse.providers.vast import VastProvider, launch
 from posthouse.providers.vast import provider as provider_module
 from posthouse.providers.vast.client import NoAnswer
 from posthouse.providers.vast.settings import VastSettings
@@ -364,9 +365,12 @@ async def test_a_server_that_the_market_cannot_reach_is_told_before_anything_is_
     api: Api, shop: Provider, address: str
 ) -> None:
     wanted = spec(1, REPORT_ADDR=address)
-    with pytest.raises(Refused, match=r"public_url.*providers\.market\.public_url"):
-        launch.check_reachable(wanted, VastSettings(api_key=KEY), "market")
+    real = VastProvider(VastSettings(api_key=KEY, image="a/b"), Context("real", "test", Path(), report_url=address))
+    with pytest.raises(Refused, match=r"public_url.*providers\.real\.public_url"):
+        await real.create("1", wanted, 1.0)
+    assert ["public_url" in trouble for trouble in real.troubles()] == [True]
     await rent(shop, wanted)  # this market is on this machine
+    assert shop.troubles() == []
 
 
 async def test_a_worker_that_is_too_large_to_send_is_refused_by_name(shop: Provider) -> None:

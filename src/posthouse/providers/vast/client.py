@@ -61,22 +61,14 @@ class Client:
         what = f"provider {self._name}: {method} {path}"
         async with self._pace.turn(call, self._settings.pace):
             try:
-                async with self._open().request(
-                    method,
-                    self._settings.url + path,
-                    data=None if body is None else msgspec.json.encode(body),
-                    params=query,
-                    headers={"Authorization": f"Bearer {self._settings.api_key}", "Content-Type": "application/json"},
-                    allow_redirects=False,
-                ) as response:
-                    text = await _read(response, MAX_ANSWER_BYTES)
+                status, headers, text = await self._exchange(method, path, body, query)
             except (ClientError, OSError, TimeoutError) as error:
                 raise NoAnswer(f"{what}: no answer: {error!r}"[:300]) from error
         answer = _object(text)
-        if response.status == 200 and answer is not None and answer.get("success") is not False:
+        if status == 200 and answer is not None and answer.get("success") is not False:
             self._troubles.clear()
             return answer
-        meaning = self._meaning(call, what, response, answer, text)
+        meaning = self._meaning(call, what, status, headers, answer, text)
         if isinstance(meaning, Busy) and not isinstance(meaning, Unavailable):
             self._pace.put_off(call, meaning.retry_after_s)
         raise meaning
@@ -95,6 +87,20 @@ class Client:
             await asyncio.sleep(RESULT_S)
         return ""
 
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the market's answer. Raises: ClientError, OSError, TimeoutError, NoAnswer."""
+        async with self._open().request(
+            method,
+            self._settings.url + path,
+            data=None if body is None else msgspec.json.encode(body),
+            params=query,
+            headers={"Authorization": f"Bearer {self._settings.api_key}", "Content-Type": "application/json"},
+            allow_redirects=False,
+        ) as response:
+            return response.status, response.headers, await _read(response, MAX_ANSWER_BYTES)
+
     def _open(self) -> ClientSession:
         """The session, made within the loop that uses it."""
         if self._session is None:
@@ -105,16 +111,22 @@ class Client:
         return self._session
 
     def _meaning(
-        self, call: Call, what: str, response: ClientResponse, answer: dict[str, Any] | None, text: bytes
+        self,
+        call: Call,
+        what: str,
+        status: int,
+        headers: Mapping[str, str],
+        answer: dict[str, Any] | None,
+        text: bytes,
     ) -> Exception:
         """What an answer means that is no success."""
-        status, code = response.status, str((answer or {}).get("error") or "")
+        code = str((answer or {}).get("error") or "")
         said = (answer or {}).get("msg") or (answer or {}).get("message") or text[:200].decode(errors="replace")
         told = " ".join(f"{what}: {status} {code} {said}".split())[:300]
         if status == 429:
-            return self._too_often(call, told, code, response.headers)
+            return self._too_often(call, told, code, headers)
         if 300 <= status < 400:
-            place = response.headers.get("Location", "")[:200]
+            place = headers.get("Location", "")[:200]
             return self._trouble("moved", f"the market has moved to {place!r}; set providers.{self._name}.url", told)
         if status >= 500 or (status == 200 and answer is None):
             return NoAnswer(told)

@@ -75,14 +75,15 @@ def runs(spec: InstanceSpec, settings: VastSettings) -> dict[str, Any]:
     }
 
 
-def check_reachable(spec: InstanceSpec, settings: VastSettings, name: str) -> None:
-    """Raises: Refused if an instance of a market elsewhere could not report to the server."""
-    host = urlsplit(spec.env.get("REPORT_ADDR", "")).hostname or ""
-    if host and _is_private(host) and not _is_private(urlsplit(settings.url).hostname or ""):
-        raise Refused(
-            f"public_url: instances of provider {name} cannot reach {host}; set public_url, or "
-            f"providers.{name}.public_url, to an address that the internet reaches"
-        )
+def unreachable(report_url: str, settings: VastSettings, name: str) -> str:
+    """Why instances of a market elsewhere cannot report there; empty if they may, and if that is not known."""
+    host = urlsplit(report_url).hostname or ""
+    if not host or not _is_private(host) or _is_private(urlsplit(settings.url).hostname or ""):
+        return ""
+    return (
+        f"public_url: instances of provider {name} cannot reach {host}; set public_url, or "
+        f"providers.{name}.public_url, to an address that the internet reaches"
+    )
 
 
 def _is_private(host: str) -> bool:

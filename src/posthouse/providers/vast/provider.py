@@ -1,7 +1,6 @@
 """The `Provider` port on the market."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -11,7 +10,7 @@ import msgspec
 
 from posthouse import bootstrap
 from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError
+from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
@@ -59,6 +58,7 @@ class VastProvider:
         self._settings = settings
         self._label = bootstrap.labels(context.installation)
         self._client = Client(context.name, settings)
+        self._unreachable = launch.unreachable(context.report_url, settings, context.name)
         self._offers: dict[str, Offer] = {}
         """Of the latest catalogue."""
         self._ours: dict[str, str] = {}
@@ -114,7 +114,7 @@ class VastProvider:
         return "".join(text.splitlines(keepends=True)[-tail:])
 
     def troubles(self) -> list[str]:
-        return self._client.troubles
+        return [text for text in (self._unreachable, *self._client.troubles) if text]
 
     async def close(self) -> None:
         await self._list.close()
@@ -127,15 +127,14 @@ class VastProvider:
 
         Raises: OfferTaken, Refused for a spec that cannot be run, Busy; NoAnswer where a rental may have been made.
         """
-        bootstrap.check(spec, self._label)
-        launch.check_reachable(spec, self._settings, self.name)
+        self._check(spec)
         ask = offer_id.removeprefix(BID)
         lock = self._renting.setdefault(spec.label, asyncio.Lock())
         async with lock:
             if (found := await self._with_label(spec.label)) is not None:
                 self._asked.pop(spec.label, None)
                 return found.instance()
-            if time.monotonic() - self._asked.get(spec.label, -UNCLEAR_S) < UNCLEAR_S:
+            if _now() - self._asked.get(spec.label, -UNCLEAR_S) < UNCLEAR_S:
                 raise NoAnswer(f"{spec.label}: it was rented for before, and the market has not shown it yet")
             if not (ask.isascii() and ask.isdecimal()):
                 raise OfferTaken(f"{offer_id}: the market has no such offer")
@@ -159,8 +158,7 @@ class VastProvider:
 
         Raises: NotFound, Refused for a spec that cannot be run, Busy.
         """
-        bootstrap.check(spec, self._label)
-        launch.check_reachable(spec, self._settings, self.name)
+        self._check(spec)
         runs = launch.runs(spec, self._settings)
         before = await self._row(instance_id)
         path = f"/api/v0/instances/update_template/{instance_id}/"
@@ -185,7 +183,7 @@ class VastProvider:
         if offer is not None and (usd_h := _with_disk(offer, spec.disk_gb)) > max_usd_h * (1 + 1e-9):
             raise OfferTaken(f"{offer_id}: costs {usd_h:g} $/h, more than {max_usd_h:g}")
         body = launch.body(spec, self._settings, bid)
-        self._asked[spec.label] = time.monotonic()
+        self._asked[spec.label] = _now()
         try:
             answer = await self._client.call(Call.CREATE, "PUT", f"/api/v0/asks/{ask}/", body)
         except PosthouseError:
@@ -205,8 +203,8 @@ class VastProvider:
 
         Its disk counts as the offer's did: the market gives no less than a few GB.
         """
-        until = time.monotonic() + SETTLE_S
-        while time.monotonic() < until:
+        until = _now() + SETTLE_S
+        while _now() < until:
             try:
                 row = await self._row(instance_id)
             except (NotFound, NoAnswer, Busy):  # the market shows it later
@@ -222,13 +220,13 @@ class VastProvider:
 
     async def _settled(self, label: str) -> Row:
         """What was rented without an answer. Raises: NoAnswer if the market does not show it in time."""
-        until = time.monotonic() + SETTLE_S
+        until = _now() + SETTLE_S
         while True:
             with suppress(NoAnswer, Busy):
                 if (found := await self._with_label(label)) is not None:
                     del self._asked[label]
                     return found
-            if time.monotonic() >= until:
+            if _now() >= until:
                 raise NoAnswer(f"{label}: the market gave no answer to its rental, and does not show it yet")
             await asyncio.sleep(SETTLE_AGAIN_S)
 
@@ -241,6 +239,12 @@ class VastProvider:
         await self._client.call(Call.MANAGE, "PUT", path, {"client_id": "me", "price": bid})
 
     # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _check(self, spec: InstanceSpec) -> None:
+        """Raises: Refused for what cannot be run, or could not report."""
+        bootstrap.check(spec, self._label)
+        if why := launch.unreachable(spec.env.get("REPORT_ADDR", ""), self._settings, self.name):
+            raise Refused(why)
 
     async def _search(self, kind: str) -> list[Mapping[str, Any]]:
         body = {
@@ -316,11 +320,11 @@ class VastProvider:
         Nothing tells the old container from the new one but that it does not run for a moment. So one that seems to
         run all the time is believed to run what is new only after `UPDATE_S`.
         """
-        until, ended = time.monotonic() + UPDATE_S, before.seen is not Observation.RUNNING
+        until, ended = _now() + UPDATE_S, before.seen is not Observation.RUNNING
         while True:
             row = await self._row(instance_id)
             ended = ended or row.seen is not Observation.RUNNING
-            if (ended and row.seen is Observation.RUNNING) or time.monotonic() >= until:
+            if (ended and row.seen is Observation.RUNNING) or _now() >= until:
                 return row
 
     async def _hear(self, ended: Sequence[Row]) -> None:
@@ -340,6 +344,10 @@ def _with_disk(offer: Offer, disk_gb: float) -> float:
     """Dollars per hour of an offer with a disk."""
     price: Price = offer.price
     return price.ready_usd_h + offer.disk_usd_gb_h * disk_gb
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _is_number(text: str) -> bool:
