@@ -255,10 +255,12 @@ def test_an_engine_that_is_full_is_not_the_end(world: World) -> None:
 
 
 def test_where_every_engine_is_full_the_caller_is_told_when_to_come_back(world: World) -> None:
-    with pytest.raises(openai.RateLimitError, match="too many requests") as full:
-        world.client().chat.completions.create(model="chat", messages=MESSAGES, user="busy:1")
-    assert full.value.response.headers["Retry-After"] == "1"
-    assert full.value.code == "rate_limit_exceeded"
+    for plan, after_s, tries in (("busy", "1", 7), ("full", "3600", 1)):
+        with pytest.raises(openai.RateLimitError, match="too many requests") as full:
+            world.client().chat.completions.create(model="chat", messages=MESSAGES, user=f"{plan}:1")
+        assert full.value.response.headers["Retry-After"] == after_s
+        assert full.value.code == "rate_limit_exceeded"
+        assert len(world.seen(f"{plan}:1")) == tries
 
 
 def test_what_dies_after_the_first_byte_ends_with_an_error_in_the_stream(world: World) -> None:

@@ -82,6 +82,8 @@ class Engine:
             return web.Response()
         if plan == "busy":
             return web.json_response(BUSY, status=429, headers={"Retry-After": "1"})
+        if plan == "full":
+            return web.json_response(BUSY, status=429, headers={"Retry-After": "3600"})
         if plan == "fails":
             return web.json_response({"error": {"message": "out of memory", "code": "oom"}}, status=500)
         if plan == "refuses":

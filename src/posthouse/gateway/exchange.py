@@ -130,10 +130,12 @@ class Exchange:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
             raise Refused(503, "busy", f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
         self._ways.gate.prove(self._client)
-        hold_s = self._ways.settings.hold_s
-        if time.monotonic() - self._began_at > hold_s:
-            text = f"no worker of {self._asked.model!r} was free within {hold_s:g} s: {waiting.status}"
-            raise Refused(503, "no_worker", text, retry_s=RETRY_S)
+        if self._hold_left_s() < 0:
+            text = f"no worker of {self._asked.model!r} was free within {self._ways.settings.hold_s:g} s"
+            raise Refused(503, "no_worker", f"{text}: {waiting.status}", retry_s=RETRY_S)
+
+    def _hold_left_s(self) -> float:
+        return self._began_at + self._ways.settings.hold_s - time.monotonic()
 
     async def _ask(self, routed: Routed) -> tuple[ClientResponse, bytes]:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
@@ -151,6 +153,8 @@ class Exchange:
                 allow_redirects=False,
             )
             if failed := await failure(answer, routed.url):
+                if failed.retry_after_s > self._hold_left_s():
+                    raise refusal(failed)
                 raise failed
             if 300 <= answer.status < 400:  # the official clients would follow it
                 raise ClientError(f"worker {routed.url} answers with a redirect", answer.status)
