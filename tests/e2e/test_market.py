@@ -11,8 +11,10 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from posthouse.domain.endpoint import EndpointId
+from posthouse.market.model import MICRO
 from posthouse.market.server import Api
-from tests.kit.live import add_endpoint, live_server, ready, until, worker_processes
+from tests.kit.live import AGENT, add_endpoint, live_server, ready, until, worker_processes
 from tests.kit.market import KEY, go_wrong, market
 from tests.kit.site import START_S, Site
 from tests.kit.site import until as until_site
@@ -124,3 +126,44 @@ async def test_a_market_on_which_much_goes_wrong_still_serves_and_nothing_is_lef
         await owner.delete_endpoint(endpoint_id)
         await until(lambda: not api.market.rentals, "nothing is left")
     await until(lambda: not worker_processes(tmp_path / "machines"), "no process is left")
+
+
+async def test_an_endpoint_over_two_markets_settles_on_the_cheaper_and_moves_when_its_price_doubles(
+    tmp_path: Path,
+) -> None:
+    async with (
+        market(tmp_path / "left", offers=1, seed=1, pull_s=0.3) as left,
+        market(tmp_path / "right", offers=1, seed=1, pull_s=0.3) as right,
+    ):
+        price_at(left, 0.30)
+        price_at(right, 0.40)
+        table: dict[str, Any] = {"type": "vast", "api_key": KEY, "image": "demo/image", "pace": 0.0}
+        table |= {"poll_s": 0.2, "catalog_s": 0.2}
+        flags = {f"providers.{name}.{key}": value for name in ("left", "right") for key, value in table.items()}
+        flags |= {"providers.left.url": left.url, "providers.right.url": right.url, "default_provider": "left"}
+        async with (
+            live_server(tmp_path / "data", **flags) as server,
+            AsyncClient(server.url, server.admin_key) as owner,
+        ):
+            template = await owner.create_template(name="llm", env="-p 3000:3000", onstart=AGENT)
+            endpoint_id = await owner.create_endpoint("llm", min_load=0, cold_workers=0, cold_mult=1, max_workers=2)
+            for name in ("right", "left"):
+                await owner.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id, provider=name)
+            await until(lambda: len(server.hub.offers_for(EndpointId(endpoint_id))) == 2, "both markets are known")
+            await owner.update_endpoint(endpoint_id, min_load=1)
+            await ready(server, "llm")
+            assert [len(api.market.rentals) for api in (left, right)] == [1, 0]
+            price_at(left, 0.60)
+            [worker] = await owner.workers()
+            await owner.delete_worker(worker.id)
+            await until(lambda: len(right.market.rentals) == 1, "the next one is on the other market")
+            await ready(server, "llm")
+            assert await owner.generate("llm", "Hello", max_new_tokens=5)
+            await owner.delete_endpoint(endpoint_id)
+            await until(lambda: not left.market.rentals and not right.market.rentals, "nothing is left")
+
+
+def price_at(api: Api, usd_h: float) -> None:
+    """What the one machine of a market costs from now on."""
+    [machine] = api.market.machines.values()
+    api.market.set_price(machine, round(usd_h * MICRO), machine.min_bid)
