@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from posthouse.config import Money
+from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.offer import Offer
 from posthouse.domain.reports import Ended, Report
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
@@ -43,6 +44,7 @@ STEPS_H = 6
 """How often in an hour another number of workers is wanted: they come a sixth of all at a time."""
 CATALOG_S = 120.0
 PERF = 100.0
+CRASH_SETTLES_S = 900.0
 LOAD_S = 40.0
 """From an instance that runs to a model that is loaded."""
 MARKET: Mapping[str, Any] = {
@@ -77,10 +79,7 @@ class Shop:
 
     def __init__(self, api: Api, loop: VirtualLoop, latency_s: tuple[float, float]) -> None:
         self.random, self.loop, self.api = Random(1), loop, api
-        settings = VastSettings(api_key=KEY, url="http://market", image="demo/image")
-        provider = VastProvider(settings, Context(self.name, "disk", Path()))
-        provider._client._exchange = self._exchange  # type: ignore[method-assign]  # no network in virtual time
-        self._provider = Breaker(Throttled(provider, 0.0))
+        self.renew()
         self._latency_s = latency_s
         self._ran: dict[int, tuple[int, float]] = {}
         """By instance: its epoch, and since when it has run in it."""
@@ -92,6 +91,13 @@ class Shop:
         self.tell: Any = lambda instance, message: None
         self.counts: Counter[str] = Counter()
         self.most = 0
+
+    def renew(self) -> None:
+        """A server that begins knows nothing of what another one asked."""
+        settings = VastSettings(api_key=KEY, url=f"http://market-{id(self)}", image="demo/image")
+        provider = VastProvider(settings, Context(self.name, "disk", Path()))
+        provider._client._exchange = self._exchange  # type: ignore[method-assign]  # no network in virtual time
+        self._provider = Breaker(Throttled(provider, 0.0))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provider, name)
@@ -181,10 +187,26 @@ class Day:
             loop.close()
 
     async def _live(self) -> None:
-        server = Server(cast(World, self.shop), Disk(), NoChecks(), tick_s=5.0)
-        await server.start()
-        server.hub.treasury.caps = Money()
+        server, endpoint_id = await self._begin()
         reporting = asyncio.create_task(self.shop.report())
+        self.ready: list[int] = []
+        for step in range(round(self._hours * STEPS_H)):
+            share = min(1.0, (step + 1) / STEPS_H) if step // STEPS_H % 2 == 0 else 0.75
+            changes = EndpointChanges.model_validate({"min_load": 0.9 * PERF * self._workers * share})
+            await server.call(server.management.endpoints.update(endpoint_id, changes))
+            await asyncio.sleep(HOUR_S / STEPS_H)
+            fleet = server.hub.endpoints[endpoint_id].fleet
+            self.ready.append(sum(w.state == "idle" for w in fleet.workers.values()))
+        self.usd = fleet.spent_usd(server.hub.clock.now())
+        self.market_usd = self.api.market.spent_usd()
+        self.counters = server.executor.counts
+        reporting.cancel()
+        server.kill()
+
+    async def _begin(self) -> tuple[Server, EndpointId]:
+        """A server with an endpoint that wants no worker yet."""
+        self.disk = Disk()
+        server = await self._server()
         management = server.management
         await server.call(management.templates.create(NewTemplate(name="t", image="v1", env="-p 3000:3000")))
         wanted = {"min_load": 0, "cold_mult": 1, "cold_workers": 0, "max_workers": 500}
@@ -192,17 +214,46 @@ class Day:
         await server.call(management.endpoints.create(new))
         await server.call(management.workergroups.create(NewWorkergroup(endpoint_name="llm", template_id=1)))
         [endpoint_id] = server.hub.endpoints
-        self.ready: list[int] = []
-        for step in range(round(self._hours * STEPS_H)):
-            share = min(1.0, (step + 1) / STEPS_H) if step // STEPS_H % 2 == 0 else 0.75
-            changes = EndpointChanges.model_validate({"min_load": 0.9 * PERF * self._workers * share})
-            await server.call(management.endpoints.update(endpoint_id, changes))
-            await asyncio.sleep(HOUR_S / STEPS_H)
-            fleet = server.hub.endpoints[endpoint_id].fleet
-            self.ready.append(sum(w.state == "idle" for w in fleet.workers.values()))
-        self.usd = fleet.spent_usd(server.hub.clock.now())
-        self.market_usd = self.api.market.spent_usd()
-        self.counters = server.executor.counts
+        return server, endpoint_id
+
+    async def _server(self) -> Server:
+        server = Server(cast(World, self.shop), self.disk, NoChecks(), tick_s=5.0)
+        await server.start()
+        server.hub.treasury.caps = Money()
+        return server
+
+
+class Crash(Day):
+    """A server that is killed so many steps of its tasks after workers were wanted, and another one in its place."""
+
+    def __init__(self, workers: int, steps: int, **faults: Any) -> None:
+        self._steps = steps
+        super().__init__(0, workers, **faults)
+
+    async def _live(self) -> None:
+        server, endpoint_id = await self._begin()
+        reporting = asyncio.create_task(self.shop.report())
+        killed = asyncio.Event()
+
+        def kill() -> None:
+            server.kill()
+            killed.set()
+
+        changes = EndpointChanges.model_validate({"min_load": 0.9 * PERF * self._workers})
+        await server.call(server.management.endpoints.update(endpoint_id, changes))
+        self.loop.after_steps = self.loop.steps + self._steps, kill
+        await killed.wait()
+        self.had_rented = len(self.api.market.rentals)
+        self.shop.renew()
+        server = await self._server()
+        await asyncio.sleep(CRASH_SETTLES_S)
+        workers = server.hub.endpoints[endpoint_id].fleet.workers.values()
+        self.idle = sorted(w.instance_id for w in workers if w.state == "idle")
+        self.rented = sorted(map(str, self.api.market.rentals))
+        self.labels = [rental.label for rental in self.api.market.bills().values()]
+        await server.call(server.management.endpoints.delete(endpoint_id))
+        await asyncio.sleep(CRASH_SETTLES_S)
+        self.left = list(self.api.market.rentals)
         reporting.cancel()
         server.kill()
 

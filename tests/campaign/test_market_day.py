@@ -5,7 +5,7 @@
 
 import pytest
 
-from tests.campaign.market import Day
+from tests.campaign.market import Crash, Day
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +27,12 @@ def test_no_call_comes_too_soon(day: Day) -> None:
 def test_the_dollars_that_are_counted_are_those_that_are_billed(day: Day) -> None:
     assert day.market_usd > 1
     assert day.usd == pytest.approx(day.market_usd, rel=0.02)
+
+
+@pytest.mark.parametrize("steps", range(1, 1500, 50))
+def test_a_crash_between_any_two_steps_leaves_nothing_rented_twice_and_nothing_behind(steps: int) -> None:
+    crash = Crash(2, steps)
+    assert crash.idle == crash.rented
+    assert len(crash.idle) == 2
+    assert len(set(crash.labels)) == len(crash.labels)
+    assert crash.left == []
