@@ -38,12 +38,13 @@ class Client:
         self._name, self._settings = name, settings
         self._pace: Pace = pace_of(settings.url, settings.api_key)
         self._session: ClientSession | None = None
-        self._troubles: dict[str, str] = {}
+        self._troubles: dict[str, tuple[Call, str]] = {}
+        """By kind, each with the call that showed it."""
 
     @property
     def troubles(self) -> list[str]:
         """What an operator should mend."""
-        return list(self._troubles.values())
+        return [text for _, text in self._troubles.values()]
 
     async def close(self) -> None:
         if self._session is not None:
@@ -66,7 +67,7 @@ class Client:
                 raise NoAnswer(f"{what}: no answer: {error!r}"[:300]) from error
         answer = _object(text)
         if status == 200 and answer is not None and answer.get("success") is not False:
-            self._troubles.clear()
+            self._troubles = {kind: shown for kind, shown in self._troubles.items() if shown[0] is not call}
             return answer
         meaning = self._meaning(call, what, status, headers, answer, text)
         if isinstance(meaning, Busy) and not isinstance(meaning, Unavailable):
@@ -127,19 +128,21 @@ class Client:
             return self._too_often(call, told, code, headers)
         if 300 <= status < 400:
             place = headers.get("Location", "")[:200]
-            return self._trouble("moved", f"the market has moved to {place!r}; set providers.{self._name}.url", told)
+            return self._trouble(
+                call, "moved", f"the market has moved to {place!r}; set providers.{self._name}.url", told
+            )
         if status >= 500 or (status == 200 and answer is None):
             return NoAnswer(told)
         if "credit" in f"{code} {said}".lower():
-            return self._trouble("credit", "the account is out of credit; add some at the market", told)
+            return self._trouble(call, "credit", "the account is out of credit; add some at the market", told)
         if status == 401:
-            return self._trouble("key", f"the market refuses the key; set providers.{self._name}.api_key", told)
+            return self._trouble(call, "key", f"the market refuses the key; set providers.{self._name}.api_key", told)
         if call is Call.CREATE and (code in TAKEN or status in (404, 410)):
             return OfferTaken(told)
         if code in GONE or status == 404:
             return NotFound(told)
         if status == 403:
-            return self._trouble("right", "the key may not do that; give it more rights at the market", told)
+            return self._trouble(call, "right", "the key may not do that; give it more rights at the market", told)
         return Refused(told)
 
     def _too_often(self, call: Call, told: str, code: str, headers: Mapping[str, str]) -> PosthouseError:
@@ -151,15 +154,15 @@ class Client:
             self._pace.put_off(Call.SEARCH, left_s)
             at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now + left_s))
             text = f"provider {self._name}: the day's searches are used up until {at} UTC; set catalog_s higher"
-            self._troubles["quota"] = text
+            self._troubles["quota"] = call, text
             return Unavailable(text, left_s)
         wait = re.search(r"threshold=(\d{1,4}(?:\.\d{1,6})?)", told)
         after = headers.get("Retry-After", "")
         wait_s = float(after) if re.fullmatch(r"\d{1,6}(\.\d+)?", after) else float(wait[1]) if wait else 0.0
         return Busy(told, min(MAX_RETRY_S, max(2 * call.interval_s * self._settings.pace, wait_s)))
 
-    def _trouble(self, kind: str, why: str, told: str) -> Refused:
-        self._troubles[kind] = f"provider {self._name}: {why}"
+    def _trouble(self, call: Call, kind: str, why: str, told: str) -> Refused:
+        self._troubles[kind] = call, f"provider {self._name}: {why}"
         return Refused(f"{why} ({told})"[:400])
 
 

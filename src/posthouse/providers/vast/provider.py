@@ -183,6 +183,7 @@ class VastProvider:
         if offer is not None and (usd_h := _with_disk(offer, spec.disk_gb)) > max_usd_h * (1 + 1e-9):
             raise OfferTaken(f"{offer_id}: costs {usd_h:g} $/h, more than {max_usd_h:g}")
         body = launch.body(spec, self._settings, bid)
+        self._asked = {label: at for label, at in self._asked.items() if _now() - at < UNCLEAR_S}
         self._asked[spec.label] = _now()
         try:
             answer = await self._client.call(Call.CREATE, "PUT", f"/api/v0/asks/{ask}/", body)
