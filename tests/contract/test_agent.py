@@ -133,12 +133,12 @@ async def test_a_failing_benchmark_is_an_error(world: World) -> None:
 @pytest.mark.parametrize("shape", ["flat", "wrapped"])
 async def test_both_shapes_of_a_body_reach_the_model_as_its_own_fields(world: World, shape: str) -> None:
     model_part = b'{"inputs":"h\\u00e9, \xf0\x9f\x90\xb4","parameters":{"max_new_tokens":32,"t":1.0}}'
-    grant = json.dumps(world.auth_data()).encode()
-    if shape == "flat":
-        body = grant[:-1] + b", " + model_part[1:]
-    else:
-        body = b'{"auth_data":' + grant + b',"payload":' + model_part + b"}"
     async with world.agent():
+        grant = json.dumps(world.auth_data()).encode()
+        if shape == "flat":
+            body = grant[:-1] + b", " + model_part[1:]
+        else:
+            body = b'{"auth_data":' + grant + b',"payload":' + model_part + b"}"
         async with world.client.post(
             world.url + "/generate?api_key=secret&seed=1",
             data=body,
@@ -179,8 +179,8 @@ async def test_a_multipart_body_passes_untouched_with_its_grant_in_a_header(worl
     form = aiohttp.FormData()
     form.add_field("model", "ocr")
     form.add_field("file", bytes(range(256)) * 1000, filename="page.png", content_type="image/png")
-    grant = base64.b64encode(json.dumps(world.auth_data()).encode()).decode()
     async with world.agent():
+        grant = base64.b64encode(json.dumps(world.auth_data()).encode()).decode()
         async with world.client.post(world.url + "/generate", data=form, headers={"X-Posthouse-Auth": grant}) as answer:
             assert answer.status == 200
         assert world.model.seen[0].content_type == "multipart/form-data"
@@ -297,9 +297,9 @@ async def test_a_body_that_is_no_request_is_refused(world: World, body: bytes) -
 
 
 async def test_the_request_index_may_be_left_out(world: World) -> None:
-    grant = world.auth_data()
-    del grant["request_idx"], grant["__request_id"]
     async with world.agent():
+        grant = world.auth_data()
+        del grant["request_idx"], grant["__request_id"]
         assert (await post(world, "/generate", grant | {"inputs": "x"}))[0] == 200
         await until(lambda: sum(status["cur_perf"] for status in world.control.statuses) > 0)
         assert world.control.ended == []
@@ -338,8 +338,8 @@ async def test_a_body_that_is_too_large_is_refused_in_every_form(world: World) -
         for _ in range(30):
             yield b"x" * 100_000
 
-    header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(world.auth_data()).encode()).decode()}
     async with world.agent(max_body_bytes=1_000_000):
+        header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(world.auth_data()).encode()).decode()}
         status, reply = await post(world, "/generate", world.wrapped({"inputs": "x" * 1_000_000}))
         assert (status, list(reply)) == (413, ["error"])
         for data in (b"x" * 1_000_001, pieces()):
@@ -431,8 +431,8 @@ async def test_the_first_address_that_takes_a_report_is_enough(world: World) -> 
 
 async def test_no_secret_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="posthouse")
-    grant = world.auth_data()
     async with world.agent():
+        grant = world.auth_data()
         assert (await post(world, "/generate?api_key=q-secret", grant | {"inputs": "b-secret"}))[0] == 200
         await post(world, "/generate", grant | {"signature": "AAAA", "inputs": "b-secret"})
         await ended(world)

@@ -88,16 +88,16 @@ async def test_a_replay(world: World, peer_worker: PeerWorker) -> None:
 
 
 async def test_one_grant_serves_both_calls_of_the_published_example_and_no_third(world: World) -> None:
-    body = world.wrapped({"inputs": "x"})
     async with world.agent():
+        body = world.wrapped({"inputs": "x"})
         calls = ("generate", "generate_stream", "generate", "generate_stream", "v1/completions")
         statuses = [(await post(world, f"{world.url}/{call}", body))[0] for call in calls]
     assert [status == 401 for status in statuses] == [False, False, True, True, True]
 
 
 async def test_many_replays_at_once(world: World) -> None:
-    body = world.wrapped({"inputs": "x"})
     async with world.agent():
+        body = world.wrapped({"inputs": "x"})
         answers = await asyncio.gather(*(post(world, f"{world.url}/generate", body) for _ in range(20)))
     assert sorted(status for status, _ in answers) == [200] + 19 * [401]
 
@@ -252,16 +252,16 @@ async def test_an_agent_that_must_have_grants_does_not_begin_while_the_server_gi
 @pytest.mark.parametrize("beside", [False, True], ids=["as the signature", "beside it"])
 @pytest.mark.parametrize("shape", ["flat", "wrapped", "header"])
 async def test_the_model_does_not_see_the_grant(world: World, shape: str, beside: bool) -> None:
-    auth_data, payload = world.auth_data(), {"inputs": "x"}
-    if beside:
-        auth_data |= {"grant": auth_data["signature"], "signature": world.auth_data(agent=False)["signature"]}
-    header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(auth_data).encode()).decode()}
-    body, headers = {
-        "flat": (auth_data | payload, {}),
-        "wrapped": ({"auth_data": auth_data, "payload": payload}, {}),
-        "header": (payload, header),
-    }[shape]
     async with world.agent():
+        auth_data, payload = world.auth_data(), {"inputs": "x"}
+        if beside:
+            auth_data |= {"grant": auth_data["signature"], "signature": world.auth_data(agent=False)["signature"]}
+        header = {"X-Posthouse-Auth": base64.b64encode(json.dumps(auth_data).encode()).decode()}
+        body, headers = {
+            "flat": (auth_data | payload, {}),
+            "wrapped": ({"auth_data": auth_data, "payload": payload}, {}),
+            "header": (payload, header),
+        }[shape]
         async with world.client.post(f"{world.url}/generate", json=body, headers=headers) as answer:
             assert answer.status == 200
         assert [json.loads(seen) for seen in world.model.bodies] == [payload]
@@ -313,9 +313,9 @@ async def test_used_grants_are_forgotten_once_expired_and_their_number_is_bounde
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("posthouse.agent.grant._MAX_USED", 3)
-    now = time.time()
-    bodies = [world.wrapped({}) for _ in range(4)]
     async with world.agent():
+        now = time.time()
+        bodies = [world.wrapped({}) for _ in range(4)]
         statuses = [(await post(world, f"{world.url}/generate", body))[0] for body in bodies]
         assert statuses == [200, 200, 200, 408]
         monkeypatch.setattr("posthouse.agent.server.Server.now", lambda _: now + BEGIN_S + 12)
@@ -329,10 +329,10 @@ async def test_used_grants_are_forgotten_once_expired_and_their_number_is_bounde
 
 async def test_a_grant_of_one_worker_s_key_is_good_for_no_other(world: World) -> None:
     """Whoever runs worker 9 knows its token, and so can make any grant for it."""
-    auth_data = world.auth_data()
-    fields = {name: auth_data[name] for name in ("url", "endpoint", "reqnum", "request_idx", "cost")}
-    forged = issued(grant_key(token_of(9)), worker_id=7, perf=1.0, now=time.time(), **fields)
     async with world.agent():
+        auth_data = world.auth_data()
+        fields = {name: auth_data[name] for name in ("url", "endpoint", "reqnum", "request_idx", "cost")}
+        forged = issued(grant_key(token_of(9)), worker_id=7, perf=1.0, now=time.time(), **fields)
         body = {"auth_data": auth_data | {"signature": forged}, "payload": {}}
         status, reply = await post(world, f"{world.url}/generate", body)
         assert (status, "its grant does not verify" in reply) == (401, True)
@@ -341,10 +341,10 @@ async def test_a_grant_of_one_worker_s_key_is_good_for_no_other(world: World) ->
 
 
 async def test_another_spelling_of_a_used_grant_is_no_new_one(world: World) -> None:
-    auth_data = world.auth_data()
-    signature = auth_data["signature"]
-    spellings = (f"{signature}=", f"{signature}\n", f" {signature}", signature[:-1] + "=", signature.lower())
     async with world.agent():
+        auth_data = world.auth_data()
+        signature = auth_data["signature"]
+        spellings = (f"{signature}=", f"{signature}\n", f" {signature}", signature[:-1] + "=", signature.lower())
         for spelling in (signature, *spellings):
             body = {"auth_data": auth_data | {"signature": spelling}, "payload": {}}
             status, _ = await post(world, f"{world.url}/generate", body)

@@ -177,11 +177,10 @@ class ProcessProvider:
         return [text for text in ("" if self.wall or self.users else wall, self.obstacle) if text]
 
     async def close(self) -> None:
-        with self._inventory.alone():
-            self._reap()
-            for child in self._children:
-                child.returncode = 0  # it goes on without us, and its finaliser must not complain
-            self._children.clear()
+        self._reap()
+        for child in self._children:
+            child.returncode = 0  # it goes on without us, and its finaliser must not complain
+        self._children.clear()
 
     # -- in threads, one at a time -----------------------------------------------------------------------------------
 
