@@ -69,6 +69,8 @@ class Checks:
         self._watched: dict[EndpointId, ManagedEndpoint] = {}
         self._told: dict[str, float] = {}
         """When the present server was last told something, by instance."""
+        self._going: set[str] = set()
+        """Instances of which there was another with the same label when they were destroyed as nobody's."""
         self.adopted: set[str] = set()
         """Labels of workers that an operator took in again: what they cost was not known."""
 
@@ -108,11 +110,12 @@ class Checks:
     def orphan_destroyed(self, instance: Instance) -> None:
         """An instance is destroyed as one that nobody owns. One that serves is adopted and drained instead."""
         self._world.counts["orphans destroyed"] += 1
+        there = self._world.all_instances.values()
         real = self._world.all_instances.get(instance.id)
-        if real is None or any(
-            other.label == real.label and other is not real for other in self._world.all_instances.values()
-        ):
-            return  # one that was made twice
+        if real is not None and any(other.label == real.label and other is not real for other in there):
+            self._going.add(real.id)
+        if real is None or real.id in self._going:
+            return  # gone, or made twice; and then it is destroyed again until it is gone
         if real.serves and self._world.loop.time() - self._told.get(real.id, -1e9) < REPORTS_S:
             self.broken("no kill of what serves", f"orphan {real.id} is destroyed, which reports and serves")
 
