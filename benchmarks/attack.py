@@ -33,7 +33,7 @@ from posthouse.server.auth import Keyring
 RESULTS = Path(__file__).parent / "results" / "attack.json"
 RATE = 50.0
 """Calls of the good callers per second; every fifth on a connection of its own."""
-SPAN_S = 6.0
+SPAN_S = 20.0
 RAMP_S = 10.0
 BAR = 2.0
 """Most that p99 may be under an attack, to that in calm."""
