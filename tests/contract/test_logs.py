@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from posthouse.client import AsyncClient
@@ -219,7 +221,8 @@ async def test_a_workers_whole_life_is_told(tmp_path: Path) -> None:
             assert row.reliability == 1.0
 
         for process in worker_processes(tmp_path / "data"):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # the end of one may end another
+                process.kill()
         await until(lambda: states(server, "llama") == ["unavail"], "the worker is missed")
         await owner.delete_worker(worker_id)
         await until(lambda: worker_id not in managed.fleet.workers, "the worker's end")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiodocker
@@ -255,18 +256,17 @@ async def test_a_gpu_where_there_is_none_is_refused_in_words_and_nothing_is_left
 
 
 @pytest.fixture
-def small_engine(tmp_path: Path) -> Iterator[ContainerEngine]:
+def small_engine() -> Iterator[ContainerEngine]:
     """With a disk on which the agent has no room."""
     if why := missing("docker"):
         pytest.skip(why)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", disk], check=True)
-    try:
-        with container_engine("docker", disk / "engine") as engine:
-            yield engine
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=False)
+    with TemporaryDirectory(prefix="posthouse-") as disk:  # a short name: paths of sockets have 107 bytes at most
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", disk], check=True)
+        try:
+            with container_engine("docker", Path(disk) / "engine") as engine:
+                yield engine
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=False)
 
 
 async def test_a_full_disk_is_told_in_words_and_nothing_is_left(small_engine: ContainerEngine) -> None:

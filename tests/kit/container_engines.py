@@ -134,7 +134,7 @@ def daemon(command: list[str], folder: Path, env: dict[str, str] | None = None) 
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env, start_new_session=True)
     try:
-        wait_for(lambda: (folder / "api.sock").exists() or process.poll() is not None, log)
+        wait_for(lambda: _answers(folder / "api.sock") or process.poll() is not None, log)
         if process.poll() is not None:
             raise RuntimeError(f"{command[0]} does not run here: {log.read_text()[-600:]}")
         yield
@@ -161,7 +161,7 @@ def stopped(engine: ContainerEngine) -> Iterator[None]:
     finally:
         with (folder / "log").open("ab") as out:
             AGAIN[folder] = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        wait_for(lambda: (folder / "api.sock").exists(), folder / "log")
+        wait_for(lambda: _answers(folder / "api.sock"), folder / "log")
 
 
 @contextmanager
@@ -184,6 +184,11 @@ def listens(address: str) -> bool:
     host, port = address.split(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
+
+
+def _answers(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(place)) == 0
 
 
 def wait_for(reached: Callable[[], bool], log: Path) -> None:
