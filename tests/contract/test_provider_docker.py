@@ -42,8 +42,6 @@ from tests.kit.provider_contract import ProviderContract, printed, rent, seen_as
 
 @pytest.fixture(scope="module", params=["docker", "podman"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
-    if why := missing(request.param):
-        pytest.skip(why)
     with container_engine(request.param, tmp_path_factory.mktemp(request.param)) as engine:
         yield engine
 

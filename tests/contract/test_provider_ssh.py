@@ -30,7 +30,7 @@ from posthouse.providers.registry import opened
 from posthouse.providers.ssh import box as box_module
 from posthouse.providers.ssh.frames import BEGIN, Answer, Listing, framed
 from posthouse.providers.ssh.link import Link
-from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing
+from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine
 from tests.kit.disks import fill, small_disk
 from tests.kit.provider_contract import ProviderContract, eventually, listed, printed, rent, seen_as, spec
 from tests.kit.ssh_server import SshServer, network_of_its_own, ssh_server
@@ -648,8 +648,6 @@ async def test_a_worker_that_would_need_a_port_of_the_servers_own_is_not_made(
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
-    if why := missing("docker"):
-        pytest.skip(why)
     with container_engine("docker", tmp_path_factory.mktemp("docker")) as engine:
         yield engine
 

@@ -10,14 +10,12 @@ from urllib.parse import urlsplit
 import aiodocker
 import pytest
 
-from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, missing, stopped
+from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine, stopped
 from tests.kit.site import ONSTART, Site, until
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
-    if why := missing("docker"):
-        pytest.skip(why)
     with container_engine("docker", tmp_path_factory.mktemp("docker")) as engine:
         yield engine
 

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import aiodocker
+import pytest
 
 IMAGE = "localhost/posthouse-test:1"
 TIMEOUT_S = 120.0
 AGAIN: dict[Path, subprocess.Popen[bytes]] = {}
-"""Engines that were started anew, by their folder."""
+"""Engines that were started again, by their folder."""
 BRIDGES = 10
 """Most Docker engines at a time."""
 PODMAN = {
@@ -78,10 +79,13 @@ def missing(kind: str) -> str:
 
 @contextmanager
 def container_engine(kind: str, folder: Path) -> Iterator[ContainerEngine]:
-    """A running engine, `docker` or `podman`, with `IMAGE`. At its end nothing of it is left.
+    """A running engine, `docker` or `podman`, with `IMAGE`; the test is skipped where there can be none. At its end
+    nothing of it is left.
 
     It takes `REGISTRY` at its word without TLS.
     """
+    if why := missing(kind):
+        pytest.skip(why)
     folder.mkdir(exist_ok=True)
     with (docker if kind == "docker" else podman)(folder) as engine:
         asyncio.run(load_image(engine))

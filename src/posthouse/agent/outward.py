@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from posthouse.agent.settings import AgentSettings
+from posthouse.hosts import in_url
 from posthouse.relay import forwarded
 
 _ADDRESSES: Final = ("Location", "Content-Location")
@@ -33,7 +34,7 @@ class Outward:
         if self._prefix:
             headers["X-Forwarded-Prefix"] = self._prefix
         node = client.remote or "unknown"
-        own = f'for="{f"[{node}]" if ":" in node else node}";host="{_quotable(client.host)}";proto={self._scheme}'
+        own = f'for="{in_url(node)}";host="{_quotable(client.host)}";proto={self._scheme}'
         before = client.headers.get("Forwarded")
         return headers | {"Forwarded": f"{before}, {own}" if before else own}
 

@@ -48,6 +48,14 @@ def read_json(text: str, name: str) -> Any:
         raise BadRequest(f"{name} is not JSON that can be read: it is nested too deep") from None
 
 
+def named_value(text: str, option: str) -> tuple[str, str]:
+    """The name and the value of `NAME=VALUE`. Raises: BadRequest, which names the option."""
+    name, said, value = text.partition("=")
+    if not said:
+        raise BadRequest(f"{option}: {text[:80]!r} must be NAME=VALUE")
+    return name, value
+
+
 def check_search(search: object, field: str) -> None:
     """Raises: BadRequest where an offer search asks for a field that offers of the protocol have not."""
     from posthouse.wire.search import FIELDS, parse_search  # here, because it takes its time

@@ -1,7 +1,6 @@
 """`posthouse market`"""
 
 import asyncio
-import ipaddress
 import json
 import secrets
 import signal
@@ -11,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from posthouse.cli.input import named_value
 from posthouse.domain.errors import BadRequest
+from posthouse.hosts import is_loopback
 from posthouse.market.faults import Faults, changed
 
 
@@ -20,7 +21,7 @@ def market(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8090,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="MARKET_API_KEY", help="Key of the account.", show_default="made anew"),
+        typer.Option(envvar="MARKET_API_KEY", help="Key of the account.", show_default="a new one"),
     ] = None,
     offers: Annotated[int, typer.Option(min=1, max=20_000, help="How many machines there are.")] = 40,
     seed: Annotated[int, typer.Option(help="The same one has the same machines, prices and faults.")] = 0,
@@ -46,25 +47,11 @@ def market(
       posthouse market
       posthouse market --run workers --fault pull_s=2 --fault lost=0.1 --fault lag_s=5
     """
-    if run is not None and not _is_loopback(host):
+    if run is not None and not is_loopback(host):
         raise BadRequest("--host: with --run it must be an address of this machine alone, such as 127.0.0.1")
-    values = dict(_pair(text) for text in fault or [])
+    values = dict(named_value(text, "--fault") for text in fault or [])
     key = api_key or secrets.token_hex(32)
     asyncio.run(_serve(host, port, key, offers, seed, run and run.absolute(), changed(Faults(), values), as_json))
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, said, value = text.partition("=")
-    if not said:
-        raise BadRequest(f"--fault: {text[:80]!r} must be NAME=VALUE")
-    return name, value
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _serve(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posthouse.cli.described import SCALING, with_options
+from posthouse.cli.input import named_value
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect
 from posthouse.cli.output import print_json
 from posthouse.domain.errors import BadRequest
@@ -47,7 +48,7 @@ def up(
       posthouse up chat --recipe llama.cpp --model ./model.gguf
       posthouse up chat --recipe llama.cpp --model ./model.gguf --param context=8192 --max-workers 2
     """
-    given = dict(_pair(text) for text in param or [])
+    given = dict(named_value(text, "--param") for text in param or [])
     if model is not None:
         given["model"] = model
     fields = recipe(recipe_name).template(given, force)
@@ -71,13 +72,6 @@ def up(
     typer.echo(f"endpoint {endpoint_id} {how_endpoint}")
     typer.echo(f"workergroup {group_id} {how_group}")
     typer.echo(f"`posthouse gateway` answers OpenAI's API; the model is {name!r}")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, said, value = text.partition("=")
-    if not said:
-        raise BadRequest(f"--param: {text[:80]!r} must be NAME=VALUE")
-    return name, value
 
 
 def _template(client: "Client", there: "Template | None", fields: dict[str, Any]) -> Done:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from posthouse.domain.errors import BadRequest, PosthouseError, Refused
+from posthouse.providers.bundle import ldd
 from posthouse.providers.docker.engine import Engine
 from posthouse.providers.docker.layout import INSTALLATION, LABEL
 from posthouse.providers.docker.stock import AGENT_MARK
@@ -95,13 +96,7 @@ def _files() -> bytes:
     out = io.BytesIO()
     programs = {name: Path(found).resolve() for name in PROGRAMS if (found := shutil.which(name))}
     try:
-        told = subprocess.run(  # noqa: S603 - our own words
-            ["ldd", *map(str, programs.values())],  # noqa: S607 - wherever the system has it
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        ).stdout
+        told = ldd(programs.values())
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(f"--image: none can be made here, as ldd does not work ({error}); name one with sh") from error
     with tarfile.open(fileobj=out, mode="w") as tar:

@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 PASSED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 """Paths that are the same at workers."""
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
-_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_WORD: Final = re.compile(r"[\x21-\x7e]{1,128}")  # what a key or a request's id may be
 
 
 class Gateway:
@@ -100,7 +99,7 @@ def _key_of(client: web.Request) -> str:
     """The key that the client shows. Raises: Refused."""
     scheme, _, key = client.headers.get("Authorization", "").partition(" ")
     key = key.strip()
-    if scheme.lower() != "bearer" or not _KEY.fullmatch(key):
+    if scheme.lower() != "bearer" or not _WORD.fullmatch(key):
         raise wrong_key()
     return key
 
@@ -116,7 +115,7 @@ def _json(reply: object) -> web.Response:
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     shown = request.headers.get(REQUEST_ID, "")
-    request["id"] = shown if _ID.fullmatch(shown) else f"req_{secrets.token_hex(12)}"
+    request["id"] = shown if _WORD.fullmatch(shown) else f"req_{secrets.token_hex(12)}"
     try:
         return await handler(request)
     except Refused as error:

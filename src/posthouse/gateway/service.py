@@ -13,6 +13,7 @@ from posthouse.gate import Gate, listening
 from posthouse.gateway.application import Gateway
 from posthouse.gateway.exchange import Ways
 from posthouse.gateway.settings import GatewaySettings
+from posthouse.hosts import in_url
 from posthouse.relay import relay_session
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,7 @@ async def run(settings: GatewaySettings, listens: Callable[[str], None]) -> None
         listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
         async with asyncio.TaskGroup() as group:
             accepting = group.create_task(gate.run(runner.server, listener, None))
-            host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
-            listens(f"http://{host}:{listener.getsockname()[1]}")
+            listens(f"http://{in_url(settings.listen_host)}:{listener.getsockname()[1]}")
             await stop.wait()
             accepting.cancel()
             log.info("gateway: stopping")

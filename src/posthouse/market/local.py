@@ -7,7 +7,6 @@ and only for who has the market's key.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from posthouse.hosts import is_free
 from posthouse.market.model import Rental
 from posthouse.market.rows import published
 
@@ -63,7 +63,7 @@ class LocalRunner:
 
     def place(self, rental: Rental) -> tuple[str, dict[int, int]]:
         taken = {port for ports in self._taken.values() for port in ports}
-        free = (port for port in self._random.sample(PORTS, len(PORTS)) if port not in taken and _is_free(port))
+        free = (port for port in self._random.sample(PORTS, len(PORTS)) if port not in taken and is_free(port))
         if rental.id not in self._inside:
             self._inside[rental.id] = next(free), next(free)
         ports = {port: next(free) for port in published(rental.launch.env)}
@@ -178,15 +178,6 @@ class LocalRunner:
             "WORKSPACE": str(self._home(rental.id) / "workspace"),
             MARK: str(self._home(rental.id)),
         }
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _marked(home: str) -> list[int]:

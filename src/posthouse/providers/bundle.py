@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -125,17 +125,21 @@ def _loader() -> Path | None:
     return Path(found[0].decode()) if found else None
 
 
-def _shared(programs: list[Path], instead: str) -> set[Path]:
+def ldd(programs: Iterable[Path]) -> str:
+    """What ldd says that programs load. Raises: OSError, SubprocessError."""
+    return subprocess.run(  # noqa: S603 - our own files
+        ["ldd", *map(str, programs)],  # noqa: S607 - wherever the system has it
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    ).stdout
+
+
+def _shared(programs: Iterable[Path], instead: str) -> set[Path]:
     """The libraries that programs load from elsewhere than beside them. Raises: Refused."""
     try:
-        told = subprocess.run(  # noqa: S603 - our own files
-            ["ldd", *map(str, programs)],  # noqa: S607 - wherever the system has it
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        ).stdout
+        found = {Path(path) for path in re.findall(r"=> (/\S+)", ldd(programs))}
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(f"agent: ldd does not work here ({error}); set {instead}") from error
-    found = {Path(path) for path in re.findall(r"=> (/\S+)", told)}
     return {path for path in found if "-packages" not in str(path)}

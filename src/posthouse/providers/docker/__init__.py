@@ -10,8 +10,8 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from posthouse.domain.errors import Refused
+from posthouse.hosts import is_loopback
 from posthouse.ports import Provider
-from posthouse.providers.docker import layout
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.plugin import Context
 
@@ -28,8 +28,8 @@ class DockerPlugin:
         Raises: Refused without the extra, for certificates of no use, and where workers could not report.
         """
         url = urlsplit(context.report_url)
-        local = settings.network == "host" and layout.is_loopback(urlsplit(settings.url).hostname or "localhost")
-        if layout.is_loopback(url.hostname or "") and not local:
+        local = settings.network == "host" and is_loopback(urlsplit(settings.url).hostname or "localhost")
+        if is_loopback(url.hostname or "") and not local:
             raise Refused(
                 f"provider {context.name}: its workers cannot reach the server at {url.netloc}, which in a container "
                 f"is the container; let server.host listen where they reach it, and name that address in "

@@ -6,10 +6,10 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, BinaryIO, Final
 
 from posthouse import bootstrap
+from posthouse.hosts import is_loopback
 from posthouse.ports import InstanceSpec
 from posthouse.providers.docker.settings import DockerSettings
 
@@ -197,14 +197,6 @@ def container(
             **limits,
         },
     }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or a name is that of the machine that asks for it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def own_volumes(inspected: Mapping[str, Any], label: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from posthouse.domain.errors import Busy, NotFound, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
+from posthouse.hosts import in_url, is_free
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record
 from posthouse.providers.process.procfs import Process, census, send, to_end
@@ -107,7 +108,7 @@ class Inventory:
         record = read_record(directory)
         halted = record.wanted != "running"
         lives = str(directory) in running and (halted or not self.failed(directory))
-        host = f"[{record.host}]" if ":" in record.host else record.host
+        host = in_url(record.host)
         rebooted = record.boot_id not in ("", machine.boot_id())
         return Instance(
             id=directory.name,
@@ -150,7 +151,7 @@ class Inventory:
             record = read_record(self.root / label)
             taken |= {*record.ports.values(), record.http_port, record.model_port}
         shuffled = secrets.SystemRandom().sample(self._ports, len(self._ports))
-        free = list(islice((port for port in shuffled if port not in taken and machine.is_free(port)), count))
+        free = list(islice((port for port in shuffled if port not in taken and is_free(port)), count))
         if len(free) < count:
             raise Refused(f"ports {self._ports.start} to {self._ports.stop - 1} are all taken; destroy instances")
         return free

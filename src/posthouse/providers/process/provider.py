@@ -28,7 +28,6 @@ from posthouse.providers.process.files import Record, read_record, write_record
 from posthouse.providers.process.inventory import RETRY_S, Inventory
 from posthouse.providers.process.keeper import landlock_abi
 from posthouse.providers.process.launch import Bounds, launch, wait_until_begun
-from posthouse.providers.process.machine import boot_id
 from posthouse.providers.process.procfs import Process, alive, send, to_end
 from posthouse.providers.process.settings import ProcessSettings
 from posthouse.providers.process.threads import Threads
@@ -231,7 +230,7 @@ class ProcessProvider:
                 onstart=spec.onstart,
                 disk_gb=spec.disk_gb,
                 uid=users.free(self.users, self.root) if self.users else 0,
-                boot_id=boot_id(),
+                boot_id=machine.boot_id(),
             )
             # Made aside and renamed, so that a directory with our label is always whole.
             draft = self.root / f".new-{spec.label}-{secrets.token_hex(4)}"
@@ -253,7 +252,9 @@ class ProcessProvider:
             slot = self._inventory.slot_for(instance_id, record, running)
             if self._disk_is_full():
                 raise Busy(f"{instance_id}: {self.obstacle}", RETRY_S)
-            record = msgspec.structs.replace(record, slot=slot, host=self._host, wanted="running", boot_id=boot_id())
+            record = msgspec.structs.replace(
+                record, slot=slot, host=self._host, wanted="running", boot_id=machine.boot_id()
+            )
             write_record(directory, record)
             child = self._launch(directory, record)
         wait_until_begun(child)
@@ -337,7 +338,8 @@ class ProcessProvider:
 
     def _reap(self) -> None:
         """Takes leave of children that have ended, so that none stays a zombie."""
-        self._children = [child for child in self._children if child.poll() is None]
+        for child in [child for child in self._children if child.poll() is not None]:
+            self._children.remove(child)  # in place: another thread may be adding one
 
 
 def _warn(provider: ProcessProvider, why: str) -> None:

@@ -12,8 +12,8 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from posthouse.domain.errors import Refused
+from posthouse.hosts import is_loopback
 from posthouse.ports import Provider
-from posthouse.providers.docker.layout import is_loopback
 from posthouse.providers.plugin import Context
 from posthouse.providers.ssh.settings import SshSettings
 

@@ -15,6 +15,7 @@ import posthouse
 from posthouse.domain.errors import Busy, Refused, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
+from posthouse.hosts import in_url
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.ssh import stock
@@ -243,7 +244,7 @@ class Box:
         """
         if instance.label != label:
             raise RuntimeError(f"box {self.name}: answered with another instance than was asked for")
-        host = self._host.reached_at.join("[]") if ":" in self._host.reached_at else self._host.reached_at
+        host = in_url(self._host.reached_at)
         first, last = map(int, self._host.ports.split("-")) if self._host.forward else (1, 65_535)
         places = [address.rpartition(":") for address in instance.addresses]
         own = {

@@ -86,7 +86,7 @@ def _read(path: Path) -> Boxes:
         return msgspec.json.decode(path.read_bytes(), type=Boxes)
     except FileNotFoundError:
         return {}
-    except Exception as error:  # noqa: BLE001 - the seam of a file: whatever is wrong with it, boxes are asked anew
+    except Exception as error:  # noqa: BLE001 - the seam of a file: whatever is wrong with it, boxes are asked again
         log.warning("what was known of boxes cannot be read", file=str(path), error=repr(error)[:200])
         return {}
 

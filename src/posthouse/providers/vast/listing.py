@@ -13,6 +13,7 @@ from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
+from posthouse.hosts import in_url
 from posthouse.providers.vast.client import NoAnswer
 from posthouse.wire.matching import number
 from posthouse.wire.search import FIELDS
@@ -33,7 +34,7 @@ STATES: Final = {
     "unknown": Observation.EXITED,
     "offline": Observation.EXITED,
 }
-"""By `actual_status`. Any other is on its way: what was just made, reboots or is made anew."""
+"""By `actual_status`. Any other is on its way: what was just made, reboots, or gets a new container."""
 RESTS: Final = ("exited", "stopped")
 INTERRUPTIBLE: Final = Capabilities(interruptible=True)
 
@@ -164,7 +165,7 @@ def _addresses(shown: Mapping[str, Any]) -> Iterator[str]:
         for place in outside[:1]:  # the others are the same port by IPv6
             port = number(place.get("HostPort")) if isinstance(place, dict) else None
             if port:
-                yield f"[{host}]:{port:.0f}" if ":" in host else f"{host}:{port:.0f}"
+                yield f"{in_url(host)}:{port:.0f}"
 
 
 def _amount(shown: Mapping[str, Any], name: str) -> float:

@@ -154,7 +154,7 @@ class VastProvider:
                 await self._order(instance_id, "stopped")
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
-        """Has the market make its container anew on the same machine: what the old one had written is gone.
+        """Has the market make a new container on the same machine: what the old one had written is gone.
 
         Raises: NotFound, Refused for a spec that cannot be run, Busy.
         """

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import FastAPI, Query
@@ -122,14 +123,16 @@ def _search(hub: Hub, provider: str, search: str, disk_gb: float) -> list[Offer]
 
 
 def _ranked(candidate: Candidate, obstacle: str) -> rows.RankedOffer:
-    perf = candidate.perf if candidate.perf < math.inf else None
-    entry = candidate.entry
-    return _offer(entry.offer, workergroup_id=entry.group_id, perf=perf, why=candidate.why(), obstacle=obstacle)
+    return replace(
+        _offer(candidate.entry.offer),
+        workergroup_id=candidate.entry.group_id,
+        perf=candidate.perf if candidate.perf < math.inf else None,
+        why=candidate.why(),
+        obstacle=obstacle,
+    )
 
 
-def _offer(
-    offer: Offer, workergroup_id: int | None = None, perf: float | None = None, why: str = "", obstacle: str = ""
-) -> rows.RankedOffer:
+def _offer(offer: Offer) -> rows.RankedOffer:
     return rows.RankedOffer(
         provider=offer.provider,
         id=offer.id,
@@ -143,8 +146,4 @@ def _offer(
         interruptible=offer.capabilities.interruptible,
         ready_usd_h=offer.price.ready_usd_h,
         stopped_usd_h=offer.price.stopped_usd_h if offer.capabilities.stop else None,
-        workergroup_id=workergroup_id,
-        perf=perf,
-        why=why,
-        obstacle=obstacle,
     )
