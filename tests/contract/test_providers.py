@@ -179,7 +179,8 @@ async def test_a_worker_has_its_time_to_end_in_order(root: Path) -> None:
 
 
 async def test_a_worker_lives_while_anything_of_it_lives(local: ProcessProvider, root: Path) -> None:
-    made = await rent(local, spec(1, "sleep 600 &"))
+    made = await rent(local, spec(1, "sleep 600 & echo up"))
+    await printed(local, made.id, "up")
     [left] = [one for one in await processes_of(root, made.id, 2) if not one.mark]
     assert await seen_as(local, made.id, Observation.RUNNING)
     send(left, signal.SIGKILL)

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
@@ -30,7 +32,7 @@ from posthouse.engine.certificates import MAX_GIVEN
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
 from tests.kit.agent_world import free_port, listening
-from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
+from tests.kit.live import AGENT, TIMEOUT_S, add_endpoint, live_server, ready, until
 
 IDLER = "exec sleep 600"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
@@ -217,6 +219,28 @@ async def test_our_client_needs_the_root_of_a_server_that_has_its_own(
         writer.close()
     assert (tmp_path / "data" / "server.pem").stat().st_mode & 0o077 == 0
     assert (tmp_path / "data" / "authority.pem").stat().st_mode & 0o077 == 0
+
+
+async def test_a_connection_whose_handshake_outlasts_the_server_is_ended(tmp_path: Path) -> None:
+    loop, came, goes = asyncio.get_running_loop(), ssl.MemoryBIO(), ssl.MemoryBIO()
+    with socket.socket() as caller:
+        caller.setblocking(False)
+        async with live_server(tmp_path / "data", **{"server.tls": "self"}) as server:
+            context = ssl.create_default_context(cafile=str(tmp_path / "data" / "authority.cer"))
+            tls = context.wrap_bio(came, goes, server_hostname=HERE)
+            await loop.sock_connect(caller, tuple(host(server.url).values()))
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            await loop.sock_sendall(caller, goes.read())
+            while not goes.pending:
+                came.write(await loop.sock_recv(caller, 65_536))
+                with suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+        await loop.sock_sendall(caller, goes.read())  # only now there is a connection
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(TIMEOUT_S):
+                while await loop.sock_recv(caller, 65_536):
+                    pass
 
 
 async def test_our_agent_serves_https_and_our_client_checks_it_with_the_root_that_the_server_states(

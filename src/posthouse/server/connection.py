@@ -99,11 +99,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.writable.set()
-        self.server.connections.add(self)
-        goes = self.server.places.add(self, self.address)
-        self._crowded = goes is self
-        if goes is not None and (goes is not self or len(self.server.connections) > self.server.max_answered):
-            goes.transport.abort()
+        self._crowded = self.server.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)

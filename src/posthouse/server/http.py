@@ -51,6 +51,8 @@ class HttpServer:
         """Calls of the application that are being answered."""
         self.parting = False
         """Every answer ends its connection."""
+        self.closed = False
+        """Every connection that is made from now on, whose handshake had begun before, is ended at once."""
         self.date = b""
         """The header Date, as a line."""
         self._server: asyncio.Server | None = None
@@ -64,6 +66,17 @@ class HttpServer:
     def connection(self) -> Connection:
         """The protocol of a new connection."""
         return Connection(self)
+
+    def add(self, connection: Connection) -> bool:
+        """Takes in a new connection, and ends who has to go for it. True where there is no place for the new one."""
+        self.connections.add(connection)
+        goes = self.places.add(connection, connection.address)
+        crowded = goes is connection
+        if self.closed or (crowded and len(self.connections) > self.max_answered):
+            connection.transport.abort()
+        elif goes is not None and not crowded:
+            goes.transport.abort()
+        return crowded
 
     def every_second(self) -> None:
         """Keeps the time of answers, and closes connections that are late. To be called every second or so."""
@@ -101,6 +114,7 @@ class HttpServer:
             async with asyncio.timeout(GRACEFUL_S):
                 while self.connections or self.calls:  # noqa: ASYNC110 - both change in many places
                     await asyncio.sleep(0.02)
+        self.closed = True
         for connection in list(self.connections):
             connection.transport.abort()
         for call in self.calls:
