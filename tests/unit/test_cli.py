@@ -155,7 +155,7 @@ def test_the_admin_key_is_told_where_it_is_and_not_itself_where_a_file_may_keep_
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for as_json in (False, True):
-        serve._greet(SimpleNamespace(url="http://x", admin_key="ph_secret"), tmp_path, as_json)  # type: ignore[arg-type]
+        serve._greet(SimpleNamespace(url="http://x", admin_key="ph_secret", gateway=None), tmp_path, as_json)  # type: ignore[arg-type]
         said = capsys.readouterr().out
         assert ("ph_secret" in said, "admin-key" in said) == (False, True)
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from posthouse.domain.errors import Refused
 
 VARIABLE = "_POSTHOUSE_HANDOVER"
-"""Environment of the new process: the file descriptors of the listening socket, the lock and the line."""
+"""Environment of the new process: the file descriptors of the listening socket, the lock, the line and, if there is a
+gateway, of its listening socket."""
 READY, SERVING = b"r", b"s"
 START_S = 60.0
 """How long a new process may take to load its programs, and again to serve: both take a second or two."""
@@ -31,6 +32,8 @@ class Inheritance:
     lock: int
     """The file descriptor that holds it."""
     line: socket.socket
+    gateway: socket.socket | None = None
+    """What the gateway beside it listens on, if it has one."""
 
     async def wait(self) -> None:
         """Says that this process is ready, and waits until the old one has let go, or is dead."""
@@ -47,12 +50,13 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
     """What the process before left to this one, None if it starts by itself. Workers are not to inherit it."""
     if VARIABLE not in environ:
         return None
-    listener, lock, line = map(int, environ.pop(VARIABLE).split(","))
-    for number in (listener, lock, line):
+    listener, lock, line, *more = numbers = [int(number) for number in environ.pop(VARIABLE).split(",")]
+    for number in numbers:
         os.set_inheritable(number, False)
     own_line = socket.socket(fileno=line)
     own_line.setblocking(False)
-    return Inheritance(socket.socket(fileno=listener), lock, own_line)
+    gateway = socket.socket(fileno=more[0]) if more else None
+    return Inheritance(socket.socket(fileno=listener), lock, own_line, gateway)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,11 @@ class Successor:
     line: socket.socket
 
     @classmethod
-    async def start(cls, listener: socket.socket, lock: int) -> "Successor":
+    async def start(cls, listener: socket.socket, lock: int, gateway: socket.socket | None = None) -> "Successor":
         """A process with this one's command line that is ready to take over. Raises: Refused if none came of it."""
         line, its_line = socket.socketpair()
         line.setblocking(False)
-        numbers = (listener.fileno(), lock, its_line.fileno())
+        numbers = [listener.fileno(), lock, its_line.fileno()] + ([gateway.fileno()] if gateway is not None else [])
         with its_line:
             process = subprocess.Popen(  # noqa: ASYNC220, S603 - what this process itself was started with
                 [sys.executable, *sys.orig_argv[1:]],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.app.datadir import Lock
+from posthouse.app.gateway import OwnGateway
 from posthouse.app.handover import Successor
 from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
@@ -49,6 +50,7 @@ class Running:
     server: HttpServer
     listener: socket.socket
     lock: Lock
+    gateway: OwnGateway | None = None
     successor: Successor | None = None
     """Who takes over at the end of the context."""
     takes_down: bool = False
@@ -103,7 +105,8 @@ class Running:
 
     async def _restart(self) -> None:
         try:
-            successor = await Successor.start(self.listener, self.lock.fd)
+            gateway = self.gateway.listener if self.gateway is not None else None
+            successor = await Successor.start(self.listener, self.lock.fd, gateway)
         except (Refused, OSError) as error:
             log.error("no restart: this process goes on", why=str(error))
             return

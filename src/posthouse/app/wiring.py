@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from posthouse.app import datadir, listen
+from posthouse.app.gateway import OwnGateway, own_gateway
 from posthouse.app.handover import Inheritance
 from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
@@ -93,6 +94,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         listener = stack.enter_context(listen.listen(settings.server.host, settings.server.port, inheritance))
         lock = datadir.own(settings, stack, inheritance)
         data_dir = lock.path
+        gateway = own_gateway(settings, listener, data_dir, inheritance, stack)
         if inheritance is not None:
             await inheritance.wait()
         datadir.write_pid(data_dir)
@@ -114,13 +116,17 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         stack.callback(signing.close)
         parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells)
         parts.loop.may_act = lock.is_held
-        server = _http_server(settings, parts, keys)
+        server = _http_server(settings, parts, keys, gateway)
         await server.start(listener, tls)
         server_running = Running(
-            url, admin_key, hub, parts.loop, parts.observer, parts.router, parts.stream, server, listener, lock
+            url, admin_key, hub, parts.loop, parts.observer, parts.router, parts.stream, server, listener, lock, gateway
         )
+        tasks = _tasks(settings, parts, server, renew_certificate)
+        if gateway is not None:
+            gateway.hands_over = lambda: server_running.successor is not None
+            tasks["gateway"] = gateway.run
         try:
-            async with supervised(_tasks(settings, parts, server, renew_certificate)):
+            async with supervised(tasks):
                 if inheritance is not None:
                     await inheritance.accept()
                 yield server_running
@@ -228,7 +234,7 @@ def _stream(hub: Hub) -> EventStream:
     return stream
 
 
-def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
+def _http_server(settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None) -> HttpServer:
     hub, loop, observer = parts.hub, parts.loop, parts.observer
     web = web_app(
         hub,
@@ -239,6 +245,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
         stream=parts.stream,
         orphans=parts.orphans,
         troubles=lambda: fast.troubles(),
+        gateway=gateway.url if gateway is not None else "",
     )
     fast = FastPath(
         hub,
@@ -255,6 +262,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys) -> HttpServer:
             + parts.orphans.troubles()
             + hub.store.troubles()
             + hub.treasury.troubles(hub.clock.now())
+            + (gateway.troubles() if gateway is not None else [])
             + [text for provider in hub.providers.values() for text in provider.troubles()]
         ),
         metrics=lambda: metrics.page(),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from typing import Annotated, Literal
 
 import typer
@@ -50,6 +51,7 @@ def gateway(
         Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.")
     ] = "info",
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as one line of JSON.")] = False,
+    from_server: Annotated[str | None, typer.Option(hidden=True, help="Descriptors that a server passes on.")] = None,
 ) -> None:
     """Answer OpenAI's API for the endpoints of a server, until SIGTERM or Ctrl-C.
 
@@ -85,7 +87,8 @@ def gateway(
         base = f"{address}/v1"
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
 
-    asyncio.run(run(settings, listens))
+    own = _sockets(from_server) if from_server else None
+    asyncio.run(run(settings, listens, own))
 
 
 def _listen(text: str) -> tuple[str, int]:
@@ -95,3 +98,11 @@ def _listen(text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65_536):
         raise BadRequest(f"--listen is {text!r}; it must be HOST:PORT, such as 127.0.0.1:8081 or [::1]:8081")
     return host, int(port)
+
+
+def _sockets(numbers: str) -> tuple[socket.socket, socket.socket]:
+    """What a server passes on: where to listen, and the connection to it."""
+    listener, line = (socket.socket(fileno=int(number)) for number in numbers.split(","))
+    for own in (listener, line):
+        own.setblocking(False)
+    return listener, line

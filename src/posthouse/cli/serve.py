@@ -47,6 +47,10 @@ def serve(
         str | None,
         typer.Option(help="URL at which workers reach the server.", show_default="host and port"),
     ] = None,
+    gateway: Annotated[
+        bool | None,
+        typer.Option("--gateway/--no-gateway", help="Keep a gateway, too: OpenAI's API.", show_default="no"),
+    ] = None,
     tls: Annotated[
         Literal["off", "self", "files"] | None,
         typer.Option(help="HTTPS, with a certificate of our own authority or from files.", show_default="off"),
@@ -82,6 +86,7 @@ def serve(
 
     Examples:
       posthouse serve
+      posthouse serve --gateway
       posthouse serve --host 0.0.0.0 --public-url https://10.0.0.5:8080 --tls self --data-dir /var/lib/posthouse
     """
     with server_extra():
@@ -95,6 +100,7 @@ def serve(
             "server.port": port,
             "data_dir": data_dir,
             "public_url": public_url,
+            "gateway.enabled": gateway,
             "server.tls": tls,
             "server.tls_names": tls_names,
             "server.tls_certificate": tls_certificate,
@@ -131,14 +137,17 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
 
 def _greet(server: "Running", data_dir: Path, as_json: bool) -> None:
     facts = {"version": __version__, "url": server.url, "docs": f"{server.url}/docs", "data_dir": str(data_dir)}
+    if server.gateway is not None:
+        facts["gateway"] = server.gateway.url
     if server.admin_key:  # the key itself would stay in whatever keeps this line
         facts["admin_key_file"] = str(data_dir / ADMIN_KEY_FILE)
     if as_json:
         typer.echo(json.dumps(facts))
         return
     typer.echo(f"Posthouse {__version__} is running; Ctrl-C stops it.")
-    for name in ("url", "docs", "data_dir"):
-        typer.echo(f"  {name.replace('_', ' '):<10} {facts[name]}")
+    for name in ("url", "docs", "gateway", "data_dir"):
+        if name in facts:
+            typer.echo(f"  {name.replace('_', ' '):<10} {facts[name]}")
     if server.admin_key:
         if sys.stdout.isatty():  # else it would stay in a log
             typer.echo(f"  {'admin key':<10} {server.admin_key}")

@@ -26,6 +26,8 @@ def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> 
     hours = found.uptime_s / 3600
     up = f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{found.uptime_s:.0f} s"
     typer.echo(f"server    {found.version}, up {up}; providers: {', '.join(found.providers)}")
+    if found.gateway:
+        typer.echo(f"gateway   {found.gateway}")
     typer.echo(f"spend     ${found.usd_h:.4f} an hour now, ${found.spent_usd:.4f} so far")
     for cap in found.caps:
         whose = f"of {cap.endpoint}, " if cap.endpoint else ""

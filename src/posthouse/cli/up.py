@@ -65,13 +65,14 @@ def up(
         else:
             group_id = client.create_workergroup(endpoint_id=endpoint_id, template_id=template_id)
             how_group = "created"
+        gateway = client.status().gateway
     if as_json:
         print_json({"endpoint_id": endpoint_id, "template_id": template_id, "workergroup_id": group_id})
         return
     typer.echo(f"template {template_id} {how_template}")
     typer.echo(f"endpoint {endpoint_id} {how_endpoint}")
     typer.echo(f"workergroup {group_id} {how_group}")
-    typer.echo(f"`posthouse gateway` answers OpenAI's API; the model is {name!r}")
+    typer.echo(f"the model is {name!r} at {gateway or 'a gateway: `posthouse gateway`'}")
 
 
 def _template(client: "Client", there: "Template | None", fields: dict[str, Any]) -> Done:

@@ -77,6 +77,17 @@ class Server(Section):
         return tls_key
 
 
+class Gateway(Section):
+    """Of the gateway that a server keeps; one that is started by `posthouse gateway` has its flags."""
+
+    enabled: bool = Field(False, description="Whether the server keeps a gateway, which answers OpenAI's API.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address on which it listens.")
+    port: int = Field(8081, ge=0, le=65535, description="Port on which it listens; 0 takes a free one.")
+    drain_s: float = Field(
+        10.0, ge=0, le=3600, description="How long its requests may go on when the server stops, in seconds."
+    )
+
+
 class Engine(Section):
     tick_s: float = Field(1.0, ge=0.05, le=60, description="Time between two scaling decisions, in seconds.")
     silent_s: float = Field(
@@ -213,6 +224,7 @@ def _own_url(values: dict[str, Any]) -> str:
 
 class Settings(Section):
     server: Server = Server()
+    gateway: Gateway = Gateway()
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         Path("posthouse-data"), description="Directory of the database, the secrets and the workers' files."
     )

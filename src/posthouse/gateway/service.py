@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -19,10 +20,15 @@ from posthouse.relay import relay_session
 log = logging.getLogger(__name__)
 
 
-async def run(settings: GatewaySettings, listens: Callable[[str], None]) -> None:
+async def run(
+    settings: GatewaySettings, listens: Callable[[str], None], own: tuple[socket.socket, socket.socket] | None = None
+) -> None:
     """Run until SIGTERM or SIGINT, then let running requests end; or until it is cancelled.
 
-    `listens` is called with its address once it can be called. Raises: OSError when it cannot listen, BadRequest.
+    `listens` is called with its address once it can be called. `own`: the socket on which to listen, and a connection
+    to the server that keeps this gateway; the end of that is the end of this.
+
+    Raises: OSError when it cannot listen, BadRequest.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -39,11 +45,22 @@ async def run(settings: GatewaySettings, listens: Callable[[str], None]) -> None
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         assert runner.server is not None  # it has been set up
-        listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
+        if own is None:
+            listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
+        else:
+            listener, line = own
+            stack.callback(line.close)
         async with asyncio.TaskGroup() as group:
             accepting = group.create_task(gate.run(runner.server, listener, None))
-            listens(f"http://{in_url(settings.listen_host)}:{listener.getsockname()[1]}")
+            if own is None:
+                listens(f"http://{in_url(settings.listen_host)}:{listener.getsockname()[1]}")
+            else:
+                loop.add_reader(line, stop.set)  # the server says nothing by it but its end
+                stack.callback(loop.remove_reader, line)
+                line.send(b"r")
             await stop.wait()
             accepting.cancel()
+            await asyncio.wait([accepting])
+            listener.close()  # who comes now is refused, or waits for the next one
             log.info("gateway: stopping")
             await runner.cleanup()

@@ -46,9 +46,11 @@ def web_app(
     stream: EventStream | None = None,
     orphans: Orphans | None = None,
     troubles: Callable[[], list[str]] = list,
+    gateway: str = "",
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
-    `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now."""
+    `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now.
+    `gateway`: the address of the server's own, if it has one."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -71,7 +73,7 @@ def web_app(
     add_secret_routes(app, management)
     add_market_routes(app, management)
     add_provider_routes(app, management)
-    add_v1_routes(app, management, keyring, explain, troubles)
+    add_v1_routes(app, management, keyring, explain, troubles, gateway)
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_event_routes(app, hub, stream or EventStream(0), keyring)

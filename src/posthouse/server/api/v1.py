@@ -30,14 +30,19 @@ Explain = Callable[[EndpointId], rows.Explanation]
 
 
 def add_v1_routes(
-    app: FastAPI, management: Management, keyring: Keyring, explain: Explain, troubles: Callable[[], list[str]]
+    app: FastAPI,
+    management: Management,
+    keyring: Keyring,
+    explain: Explain,
+    troubles: Callable[[], list[str]],
+    gateway: str,
 ) -> None:
-    _add_status_route(app, management.hub, troubles)
+    _add_status_route(app, management.hub, troubles, gateway)
     _add_endpoint_routes(app, management, keyring, explain)
     _add_worker_routes(app, management)
 
 
-def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]]) -> None:
+def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]], gateway: str) -> None:
     born_at = hub.clock.now()
 
     @app.get("/v1/status")
@@ -61,6 +66,7 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]])
             spent_usd=sum(row.spent_usd for row in rows_of),
             standing=rows_of,
             caps=caps,
+            gateway=gateway,
         )
 
 

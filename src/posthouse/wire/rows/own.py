@@ -72,6 +72,8 @@ class Status(Row):
     """Of each endpoint."""
     caps: list[MoneyLeft] = field(default_factory=list)
     """What each cap on money leaves, of those that the caller may see."""
+    gateway: str = ""
+    """Base address of OpenAI's API, if the server keeps a gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
