@@ -495,8 +495,10 @@ def test_a_signed_reply_that_cannot_be_made_is_an_error(served: Served, monkeypa
 def test_a_server_that_ends_sends_what_it_has_begun_to_sign(
     served: Served, signer: Signer, parting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As it was for the tests that follow.
     monkeypatch.setattr(served.server, "stop_listening", lambda: None)
     monkeypatch.setattr(served.server, "parting", False)
+    monkeypatch.setattr(served.server, "closed", False)
     ending: list[asyncio.Task[None]] = []
 
     def end() -> None:
