@@ -39,7 +39,8 @@ def server(directory: Path) -> Iterator[dict[str, str]]:
             raise SystemExit(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
         url = greeting.split('"url": "')[1].split('"')[0]
         key = (data / "admin-key").read_text().strip()
-        yield {**environ, "POSTHOUSE_URL": url, "POSTHOUSE_API_KEY": key, "PH": str(PH), "PH_PYTHON": sys.executable}
+        own = {"PH": str(PH), "PH_PYTHON": sys.executable, "SERVER_PID": str(process.pid)}
+        yield {**environ, "POSTHOUSE_URL": url, "POSTHOUSE_API_KEY": key, **own}
     finally:
         subprocess.run([PH, "shutdown", "--workers", "--data-dir", data], capture_output=True, timeout=120, check=False)
         if process.poll() is None:

@@ -1,0 +1,1 @@
+"""The gateway beside other routers and proxies, in front of one stand-in for an engine."""
