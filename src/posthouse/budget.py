@@ -1,10 +1,12 @@
 """How much money may still be spent: caps by the hour, and by the calendar day and month in UTC.
 
 A cap of a day or a month is held as one by the hour. What is left is reserved for the next `RESERVED_S` of what runs:
-so much that it can drain before nothing is left. So what runs may cost an hour at most what is left, divided by that
-time; near the end the dearest drains, then the next. Units: seconds since the epoch, US dollars, dollars per hour.
+so much that most of it can drain before nothing is left. So what runs may cost an hour at most what is left, divided by
+that time; near the end the dearest drains, then the next. What drains has `END_S` of that for its end: when no more is
+left for it, it is ended with its requests. Units: seconds since the epoch, US dollars, dollars per hour.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +17,10 @@ from posthouse.domain.worker import Worker
 
 RESERVED_S: Final = 900.0
 """For how long what runs has its money reserved: enough for most drains."""
-LEAST_S: Final = 60.0
-"""The same just before a day or a month ends."""
+SHORT_S: Final = 60.0
+"""In what time a machine ends that is to go."""
+END_S: Final = 4 * SHORT_S
+"""For how long what drains has: enough where many end one after another, and where prices double meanwhile."""
 WARN_SHARE: Final = 0.8
 """Of a cap: when a warning is given."""
 DAY_S: Final = 86_400.0
@@ -54,6 +58,8 @@ class Left:
     """Spent in the period, or per hour now."""
     usd_h: float
     """What all that runs may cost per hour."""
+    end_usd_h: float
+    """The same with what drains."""
     ends_at: float
     """Of the period; 0 for a cap by the hour."""
     committed_usd_h: float
@@ -97,14 +103,17 @@ class Budget:
     def left(self, caps: Caps, now: float, spent_usd: float, usd_h: float) -> Iterator[Left]:
         """What each cap leaves of which there is one, where `spent_usd` was spent in all and `usd_h` is committed."""
         if caps.max_usd_h is not None:
-            yield Left("max_usd_h", caps.max_usd_h, usd_h, caps.max_usd_h, 0.0, usd_h)
+            yield Left("max_usd_h", caps.max_usd_h, usd_h, caps.max_usd_h, math.inf, 0.0, usd_h)
         for kind, limit in (("day", caps.max_usd_day), ("month", caps.max_usd_month)):
             if limit is not None and kind in self.periods:
                 ends_at = began(kind, now)[1]
                 used = max(0.0, spent_usd - self.periods[kind].before_usd)
-                reserved_s = max(LEAST_S, min(RESERVED_S, ends_at - now))
-                most_usd_h = max(0.0, limit - used) * SECONDS_PER_HOUR / reserved_s
-                yield Left(f"max_usd_{kind}", limit, used, most_usd_h, ends_at, usd_h)
+                left_s = ends_at - now
+                left_usd_s = max(0.0, limit - used) * SECONDS_PER_HOUR
+                next_usd_h = limit * SECONDS_PER_HOUR / RESERVED_S  # what runs goes on into the next period
+                runs_usd_h = min(next_usd_h, left_usd_s / max(END_S, min(RESERVED_S, left_s)))
+                end_usd_h = left_usd_s / min(END_S, left_s + SHORT_S)
+                yield Left(f"max_usd_{kind}", limit, used, runs_usd_h, end_usd_h, ends_at, usd_h)
 
 
 def began(kind: str, now: float) -> tuple[float, float]:
@@ -130,8 +139,3 @@ def spent_before(workers: Iterable[Worker], gone_usd: float, at: float) -> float
         return max(0.0, worker.spent_usd - worker.price.running_usd_h * (worker.since - at) / SECONDS_PER_HOUR)
 
     return gone_usd + sum(map(one, workers))
-
-
-def tightest(left: Iterable[Left]) -> Left | None:
-    """What the cap leaves that allows the least per hour; None where there is none."""
-    return min(left, key=lambda one: one.usd_h, default=None)

@@ -133,7 +133,7 @@ class Fleet(Controller):
         return self.due(now)
 
     def due(self, now: float) -> tuple[tuple[WorkerId, Command], ...]:
-        return tuple(self.roster.due(now, self.requests.busy))
+        return tuple(self.roster.due(now, self.requests.keeps))
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         self.roster.set_goal(worker_id, goal)

@@ -428,7 +428,7 @@ def test_status_tells_what_fails_and_what_waits(
         usd_h=1.5,
         spent_usd=3,
     )
-    left = Left("max_usd_day", 10, 2, 32, 1769904000, 1)
+    left = Left("max_usd_day", 10, 2, 32, 160, 1769904000, 1)
     answers(
         monkeypatch,
         "status",

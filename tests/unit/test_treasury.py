@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from posthouse.budget import RESERVED_S, began
+from posthouse.budget import END_S, RESERVED_S, began
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Goal, Observation, State
@@ -61,6 +61,8 @@ class House:
         self.machines: dict[EndpointId, dict[str, Instance]] = {i: {} for i in self.rows}
         self.paid: dict[float, float] = {}
         """By the day, in UTC."""
+        self.working: dict[WorkerId, tuple[int, ...]] = {}
+        """Requests that workers have and do not end."""
         self.allowed_usd_h = caps.max_usd_h or float("inf")
 
     async def start(self) -> None:
@@ -107,7 +109,8 @@ class House:
         managed.handle(Listed("sim", tuple(machines.values()), self.now), self.now)
         for worker in managed.fleet.workers.values():
             if worker.label in machines and machines[worker.label].seen is Observation.RUNNING:
-                report = replace(ready_report(perf=100.0), url=f"http://10.0.0.1:{worker.id}")
+                working = self.working.get(worker.id, ())
+                report = replace(ready_report(perf=100.0, working=working), url=f"http://10.0.0.1:{worker.id}")
                 managed.handle(Reported(worker.id, report), self.now)
         offer = Offer(f"o{self.price.ready_usd_h}", "sim", "m", self.price, "GPU", 1, available=9)
         managed.handle(Offered((GroupOffer(GROUP, offer),)), self.now)
@@ -254,3 +257,56 @@ async def test_a_worker_that_serves_while_money_ends_drains_before_it_is_gone() 
     await house.run(2400, 10)
     assert managed.fleet.workers[worker.id].goal is not Goal.HOT or house.paid_usd_h() == 1.0
     assert sum(house.paid.values()) <= 1.0
+
+
+async def serving_house(**caps: float) -> tuple[House, ManagedEndpoint, Worker]:
+    """One endpoint, whose worker has a request that does not end."""
+    house = House(Limits(**caps), endpoints=1)
+    await house.start()
+    await house.run(600, 10)
+    (managed,) = house.open.values()
+    outcome = managed.assign(0, 100, house.now)
+    (worker,) = managed.fleet.workers.values()
+    house.working[worker.id] = (outcome.request_idx,)
+    return house, managed, worker
+
+
+async def test_a_drain_goes_on_while_there_is_money_and_ends_when_there_is_none() -> None:
+    house, managed, worker = await serving_house(max_usd_day=0.6)
+    while sum(house.paid.values()) < 0.6 - END_S / 3600 - 0.01:
+        await house.run(10, 10)
+        assert house.paid_usd_h() == 1.0, "it has its money"
+    assert managed.fleet.workers[worker.id].goal is not Goal.HOT
+    await house.run(120, 10)
+    assert house.paid_usd_h() <= 0.1
+    assert sum(house.paid.values()) <= 0.6
+    (line,) = [line.text for line in managed.history.lines() if "its drain is ended" in line.text]
+    assert line == "its drain is ended with its 1 requests: a cap has no money left for it"
+
+
+async def test_explain_names_the_cap_that_ended_a_drain() -> None:
+    house, managed, worker = await serving_house(max_usd_day=0.6)
+    said: set[str] = set()
+    while house.paid_usd_h() == 1.0:
+        await house.run(10, 10)
+        assert managed.decision is not None
+        said |= {reason.rule for reason in managed.decision.because if reason.what == "drains"}
+    rule = "the installation's max_usd_day 0.6 has no money left for those that drain; ended with their requests: "
+    assert said == {f"{rule}{worker.id}"}
+
+
+async def test_what_an_endpoint_has_that_is_deleted_drains_no_longer_than_there_is_money() -> None:
+    house, managed, _ = await serving_house(max_usd_day=0.6)
+    managed.close(house.now)
+    await house.run(600, 10)
+    assert house.paid_usd_h() == 1.0
+    await house.run(1800, 10)
+    assert house.paid_usd_h() == 0.0
+    assert 0.5 < sum(house.paid.values()) <= 0.6
+
+
+async def test_no_more_is_started_before_midnight_than_the_next_day_pays_for() -> None:
+    house = House(Limits(max_usd_day=1.0), endpoints=40, now=EVENING + 7200 - 300)
+    await house.start()
+    await house.run(240)
+    assert house.paid_usd_h() == 4.0, "what a day's dollar pays for a quarter of an hour"

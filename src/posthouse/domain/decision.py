@@ -32,6 +32,8 @@ class Cap:
     """Which cap it is that allows no more."""
     text: str = ""
     """The same with what is left, which changes all the time."""
+    last: "Cap | None" = None
+    """The most that it may cost with what drains: that is ended beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +114,5 @@ class Decision:
     rentals: tuple[Rental, ...]
     memory: Memory
     because: tuple[Reason, ...]
+    ended: frozenset[WorkerId] = frozenset()
+    """Workers that go or rest at once, with the requests that they have."""

@@ -4,17 +4,17 @@ Money is reserved as it is decided: within a tick, which nothing interrupts, eac
 leave, and what it has decided counts for the others from then on. So whatever is rented or started has its money.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from posthouse.budget import Budget, Caps, Left, Period, spent_before, tightest
+from posthouse.budget import Budget, Caps, Left, Period, spent_before
 from posthouse.domain.decision import Cap
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Level
-from posthouse.policy.draft import committed_usd_h
+from posthouse.policy.draft import committed_usd_h, staying_usd_h
 from posthouse.ports import PeriodRecord
 
 ALL: Final = EndpointId(-1)
@@ -41,12 +41,16 @@ class NoCaps:
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """What an endpoint had spent in all at its latest tick, and what it may come to cost per hour."""
+    """What an endpoint had spent in all at its latest tick, and what it may come to cost per hour.
+
+    `staying_usd_h`: without what is being stopped or destroyed.
+    """
 
     at: float
     spent_usd: float
     usd_h: float = 0.0
     committed_usd_h: float = 0.0
+    staying_usd_h: float = 0.0
 
 
 @dataclass(slots=True)
@@ -81,11 +85,14 @@ class Treasury:
     def cap(self, managed: ManagedEndpoint, now: float) -> Cap | None:
         """The most that the endpoint may come to cost now, beside its own `max_usd_h`; None where nothing says."""
         self.settle(managed, now)
-        own = tightest(left for left in self.left_of(managed, now) if left.ends_at)
-        shared = self._shared(managed.fleet.endpoint.id, now)
-        if own is None or (shared is not None and shared.usd_h <= own.usd_h):
-            return shared
-        return Cap(own.usd_h, f"{own.name} {own.limit:g}", own.text())
+        endpoint_id, shared = managed.fleet.endpoint.id, self.left(now)
+        own = [left for left in self.left_of(managed, now) if left.ends_at]
+        cap = self._tightest(endpoint_id, own, shared, lambda left: left.usd_h, lambda a: a.committed_usd_h)
+        if cap is None:
+            return None
+        shared = [left for left in shared if left.ends_at]
+        last = self._tightest(endpoint_id, own, shared, lambda left: left.end_usd_h, lambda a: a.staying_usd_h)
+        return replace(cap, last=last)
 
     def settle(self, managed: ManagedEndpoint, now: float) -> None:
         """Takes in what the endpoint has spent, costs and may come to cost: when it is opened, and at each tick before
@@ -93,7 +100,11 @@ class Treasury:
         fleet = managed.fleet
         endpoint_id, workers = fleet.endpoint.id, fleet.workers.values()
         account = _Account(
-            now, fleet.spent_usd(now), sum(w.usd_h() for w in workers), sum(map(committed_usd_h, workers))
+            now,
+            fleet.spent_usd(now),
+            sum(w.usd_h() for w in workers),
+            sum(map(committed_usd_h, workers)),
+            sum(map(staying_usd_h, workers)),
         )
         before = self._accounts.get(endpoint_id)
         if before is None or not before.committed_usd_h:  # it has had workers for less long than the others
@@ -114,23 +125,35 @@ class Treasury:
         self._budget(payer).begin(kind, at, before_usd)
         self._unsaved.add((payer, kind))
 
-    def _shared(self, endpoint_id: EndpointId, now: float) -> Cap | None:
-        """What the installation's caps leave to an endpoint. What all have is shared in the order in which they have
-        had it: where it is too much, who came last drains."""
-        found = tightest(self.left(now))
-        if found is None:
-            return None
-        name = f"{HOUSE}{found.name} {found.limit:g}"  # other accounts see this: not what is left of it
-        own = self._accounts[endpoint_id].committed_usd_h
-        total = sum(a.committed_usd_h for a in self._accounts.values())
-        if total <= found.usd_h * (1 + 1e-9):
-            return Cap(found.usd_h - (total - own), name, name)
+    def _tightest(
+        self,
+        endpoint_id: EndpointId,
+        own: Sequence[Left],
+        shared: Sequence[Left],
+        allowed: Callable[[Left], float],
+        used: Callable[[_Account], float],
+    ) -> Cap | None:
+        """The cap that allows an endpoint the least per hour, of its own and the installation's."""
+        caps = [Cap(allowed(left), f"{left.name} {left.limit:g}", left.text()) for left in own]
+        if shared:
+            left = min(shared, key=allowed)
+            name = f"{HOUSE}{left.name} {left.limit:g}"  # other accounts see this: not what is left of it
+            caps.insert(0, Cap(self._share(endpoint_id, allowed(left), used), name, name))
+        return min(caps, key=lambda cap: cap.usd_h, default=None)
+
+    def _share(self, endpoint_id: EndpointId, usd_h: float, used: Callable[[_Account], float]) -> float:
+        """What an endpoint may have of what all may cost per hour. What all have is shared in the order in which they
+        have had it: where it is too much, who came last drains."""
+        own = used(self._accounts[endpoint_id])
+        total = sum(map(used, self._accounts.values()))
+        if total <= usd_h * (1 + 1e-9):
+            return usd_h - (total - own)
         earlier = 0.0
         for other, account in self._accounts.items():
             if other == endpoint_id:
                 break
-            earlier += account.committed_usd_h
-        return Cap(min(own, max(0.0, found.usd_h - earlier)), name, name)
+            earlier += used(account)
+        return min(own, max(0.0, usd_h - earlier))
 
     # -- questions -----------------------------------------------------------------------------------------------------
 

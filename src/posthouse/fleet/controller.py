@@ -23,7 +23,7 @@ from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, 
 from posthouse.fleet.ledger import Ledger
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
-from posthouse.policy.decide import decide
+from posthouse.policy.decide import decide, drains_ended
 
 Policy: TypeAlias = Callable[[Snapshot, Memory], Decision]
 """What decides."""
@@ -225,6 +225,7 @@ class Controller:
         if self.closed:
             for worker_id in list(self.workers):
                 self.roster.set_goal(worker_id, Goal.GONE)
+            self.requests.end_drains(drains_ended(replace(self.snapshot(now), cap=cap)))
         elif self._is_known():
             decision = self.policy(replace(self.snapshot(now), cap=cap), self.memory)
             self.decision, self.memory = decision, decision.memory
@@ -241,6 +242,7 @@ class Controller:
         """Sets the goals that a decision wants, and takes down the intent to rent what it wants rented."""
         for worker_id, goal in decision.goals.items():
             self.roster.set_goal(worker_id, goal)
+        self.requests.end_drains(decision.ended)
         obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
         for text in [text for text in obstacles if text not in self._obstacles]:
             self._outbox.say(Level.INFO0, text)
@@ -266,7 +268,7 @@ class Controller:
     def _begin(self, now: float) -> None:
         """Gives the commands that are due, but for workers that changed while the rest was written down."""
         known = self.closed or self._is_known()
-        for worker_id, command in list(self.roster.due(now, self.requests.busy)):
+        for worker_id, command in list(self.roster.due(now, self.requests.keeps)):
             listed = self._is_listed(self.workers[worker_id].provider)
             if known and listed and worker_id not in self.roster.unsaved:
                 self.roster.command_sent(worker_id, command, now)
@@ -289,9 +291,7 @@ class Controller:
 
     def _plan(self) -> None:
         """Says when to be told of the time next, if that has changed."""
-        wake_at = self._tick_at if self._writing is None else math.inf
-        if (end := self.requests.ledger.next_end) < wake_at:
-            wake_at = end
+        wake_at = min(self._tick_at if self._writing is None else math.inf, self.requests.ledger.next_end)
         if wake_at != self._wake_at:
             self._wake_at = wake_at
             self._outbox.append(events.WakeAt(wake_at))

@@ -73,6 +73,7 @@ class Requests:
         self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._deaths = Deaths(lives)
+        self._ended: frozenset[WorkerId] = frozenset()
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
@@ -270,6 +271,17 @@ class Requests:
     def busy(self, worker_id: WorkerId) -> bool:
         """True if requests are on the worker, as far as we or it know."""
         return worker_id in self.ledger.at or self._known[worker_id].working > 0
+
+    def keeps(self, worker_id: WorkerId) -> bool:
+        """True if the worker finishes what is on it before it goes."""
+        return worker_id not in self._ended and self.busy(worker_id)
+
+    def end_drains(self, worker_ids: frozenset[WorkerId]) -> None:
+        """Lets these workers go with what is on them, and no others."""
+        for worker_id in sorted(worker_ids - self._ended):
+            text = f"its drain is ended with its {self.load_at(worker_id)[1]} requests: a cap has no money left for it"
+            self._outbox.say(Level.INFO0, text, self._lives.workers[worker_id])
+        self._ended = worker_ids
 
     def may_be_busy(self, worker_id: WorkerId) -> None:
         """The worker worked before this server began: until it says what it works on, it may be anything."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from posthouse.domain.decision import Decision, Memory, Reason, Snapshot
 from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.worker import WorkerId
 from posthouse.policy import release, rollout
 from posthouse.policy.capacity import hot, ready, shown
 from posthouse.policy.draft import Draft
@@ -19,6 +20,7 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
     rollout.call_off(draft, active)
     release.failed(draft)
     release.within_cap(draft)
+    release.end_drains(draft)
     if not active:
         _stand_by(draft)
         return _decision(draft, memory, hot_need=0.0)
@@ -39,6 +41,13 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
     rollout.begin(draft, turns, needs_help)
     rollout.progress(draft, needs_help)
     return _decision(draft, memory, hot_need)
+
+
+def drains_ended(s: Snapshot) -> frozenset[WorkerId]:
+    """Whose drain ends now, where nothing else is to be decided."""
+    draft = Draft.of(s, TUNING)
+    release.end_drains(draft)
+    return draft.ended
 
 
 def _stand_by(draft: Draft) -> None:
@@ -63,4 +72,5 @@ def _decision(draft: Draft, memory: Memory, hot_need: float) -> Decision:
         rentals=tuple(draft.rentals),
         memory=memory,
         because=tuple(draft.because),
+        ended=draft.ended,
     )

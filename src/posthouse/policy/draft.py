@@ -23,6 +23,11 @@ def committed_usd_h(worker: Worker) -> float:
     return max(worker.usd_h(), worker.price.running_usd_h if will_run(worker) else 0.0)
 
 
+def staying_usd_h(worker: Worker) -> float:
+    """The same; nothing of what is being stopped or destroyed."""
+    return 0.0 if worker.state in (State.STOPPING, State.DESTROYING) else committed_usd_h(worker)
+
+
 @dataclass(slots=True)
 class Draft:
     """The workers with the goals that they will have, what is rented, and the money and room that are left."""
@@ -38,6 +43,8 @@ class Draft:
     """The most that they may."""
     rented_perf: float = 0.0
     """What the rentals are expected to do together, in work per second."""
+    ended: frozenset[WorkerId] = frozenset()
+    """Those whose drain ends now."""
 
     @classmethod
     def of(cls, s: Snapshot, tuning: Tuning) -> "Draft":

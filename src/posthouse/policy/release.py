@@ -3,10 +3,10 @@
 import math
 
 from posthouse.domain.decision import Obstacle, Reason, Snapshot
-from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.worker import Worker
+from posthouse.domain.lifecycle import COMING, SERVING, Goal, State
+from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.capacity import USABLE, hot, kept, ready
-from posthouse.policy.draft import RUNS_ON, Draft, will_run
+from posthouse.policy.draft import RUNS_ON, Draft, staying_usd_h, will_run
 from posthouse.policy.needs import Need, Needs
 from posthouse.policy.tuning import TUNING, Tuning
 
@@ -46,6 +46,30 @@ def within_cap(draft: Draft) -> None:
             let_go.append(worker)
     whose = f"let go: {', '.join(str(i) for i in sorted({w.id for w in let_go}))}" if let_go else "some still drain"
     draft.because.append(Obstacle("cost per hour", over_usd_h, f"{cap.name} pays for no more; {whose}"))
+
+
+def end_drains(draft: Draft) -> None:
+    """Ends what drains where no money is left for it, with its requests: the dearest for their work, no more than must.
+
+    What runs has its money for longer, see `within_cap`: so those that drain are always enough.
+    """
+    last = None if draft.s.cap is None else draft.s.cap.last
+    if last is None:
+        return
+    drains = [w for w in draft.all() if w.state in SERVING and not will_run(w)]
+    busy = [w for w in drains if w.id in draft.s.busy]
+    over_usd_h = sum(map(staying_usd_h, draft.all())) - sum(staying_usd_h(w) for w in drains if w not in busy)
+    over_usd_h -= last.usd_h * (1 + 1e-9)
+    ended: list[WorkerId] = []
+    for worker in sorted(busy, key=lambda w: _least_worth_first(draft, w)):
+        if over_usd_h > 0:
+            ended.append(worker.id)
+            over_usd_h -= staying_usd_h(worker)
+    if ended:
+        draft.ended = frozenset(ended)
+        which = ", ".join(str(i) for i in sorted(ended))
+        rule = f"{last.name} has no money left for those that drain; ended with their requests: {which}"
+        draft.because.append(Obstacle("drains", "ended", rule))
 
 
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:
