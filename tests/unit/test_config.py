@@ -1,3 +1,4 @@
+import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Self
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
+from posthouse.app.listen import url_of
 from posthouse.config import (
     ProviderSettings,
     Settings,
@@ -142,6 +144,14 @@ def test_a_provider_may_have_lists_and_rules_over_several_settings(monkeypatch: 
 
 def process_point() -> SimpleNamespace:
     return SimpleNamespace(load=lambda: ProcessProvider)
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("a.example", "a.example")])
+def test_where_the_system_chose_the_port_the_url_of_workers_has_the_host_as_urls_have_it(host: str, shown: str) -> None:
+    settings = DEFAULTS.model_copy(update={"server": DEFAULTS.server.model_copy(update={"host": host, "port": 0})})
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        assert url_of(settings, listener) == f"http://{shown}:{listener.getsockname()[1]}"
 
 
 def test_https_changes_the_url_of_workers() -> None:

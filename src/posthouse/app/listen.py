@@ -13,6 +13,7 @@ import structlog
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings
 from posthouse.domain.errors import Refused
+from posthouse.hosts import in_url
 from posthouse.ports import Clock
 from posthouse.server.http import BEYOND
 from posthouse.server.tls import ServerCertificate
@@ -58,7 +59,7 @@ def url_of(settings: Settings, listener: socket.socket) -> str:
     if settings.server.port:
         return settings.public_url
     scheme = "http" if settings.server.tls == "off" else "https"
-    return f"{scheme}://{settings.server.host}:{listener.getsockname()[1]}"
+    return f"{scheme}://{in_url(settings.server.host)}:{listener.getsockname()[1]}"
 
 
 def warn_if_plain(url: str, listener: socket.socket) -> None:
