@@ -669,6 +669,19 @@ async def test_workers_are_listed_with_numbers_only(web: Web) -> None:
     assert [row["status"] for row in rows] == ["idle", "stopped", "creating"]
 
 
+async def test_the_status_counts_what_endpoints_cost_that_are_deleted(web: Web) -> None:
+    await web.make_endpoint("llama")
+    web.staff(worker(1, spent_usd=7.0))
+    managed = web.hub.named("llama")
+    assert managed is not None
+    web.hub.treasury.settle(managed, web.hub.clock.now())
+    await web.call("DELETE", f"/api/v0/endptjobs/{managed.fleet.endpoint.id}/")
+    web.hub.endpoints.clear()  # its last worker is gone
+    status = (await web.call("GET", "/v1/status", key="read")).body
+    assert (status["standing"], status["usd_h"]) == ([], 0)
+    assert status["spent_usd"] >= 7.0
+
+
 async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) -> None:
     await web.make_endpoint("llama")
     await web.make_endpoint("empty")

@@ -159,10 +159,13 @@ class Treasury:
 
     def left(self, now: float) -> list[Left]:
         """What each cap of the installation leaves."""
+        committed = sum(a.committed_usd_h for a in self._accounts.values())
+        return list(self._budget(ALL).left(self.caps, now, self.spent_usd(now), committed))
+
+    def spent_usd(self, now: float) -> float:
+        """What every endpoint has cost that ever was."""
         accounts = self._accounts.values()
-        spent_usd = sum(a.spent_usd + a.usd_h * max(0.0, now - a.at) / SECONDS_PER_HOUR for a in accounts)
-        committed = sum(a.committed_usd_h for a in accounts)
-        return list(self._budget(ALL).left(self.caps, now, spent_usd, committed))
+        return sum(a.spent_usd + a.usd_h * max(0.0, now - a.at) / SECONDS_PER_HOUR for a in accounts)
 
     def left_of(self, managed: ManagedEndpoint, now: float) -> list[Left]:
         """What each cap of the endpoint leaves."""

@@ -51,7 +51,8 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]],
         now = hub.clock.now()
         seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
         rows_of = [standing(managed, now) for managed in seen if not managed.leaving]
-        caps = money_left(hub.treasury.left(now)) if caller.may_see(DEFAULT_ACCOUNT) else []
+        whole = caller.may_see(DEFAULT_ACCOUNT)
+        caps = money_left(hub.treasury.left(now)) if whole else []
         for managed in seen:
             caps += money_left(hub.treasury.left_of(managed, now), managed.fleet.endpoint.name)
         return rows.Status(
@@ -63,7 +64,7 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]],
             uptime_s=now - born_at,
             troubles=troubles(),
             usd_h=sum(row.usd_h for row in rows_of),
-            spent_usd=sum(row.spent_usd for row in rows_of),
+            spent_usd=hub.treasury.spent_usd(now) if whole else sum(row.spent_usd for row in rows_of),
             standing=rows_of,
             caps=caps,
             gateway=gateway,

@@ -68,6 +68,7 @@ class Status(Row):
     usd_h: float
     """US dollars per hour now, of every endpoint that the caller may see."""
     spent_usd: float
+    """US dollars so far: of all that ever was to who sees the installation's caps, else of the endpoints there are."""
     standing: list[Standing]
     """Of each endpoint."""
     caps: list[MoneyLeft] = field(default_factory=list)
