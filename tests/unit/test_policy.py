@@ -682,6 +682,12 @@ def test_a_decision_says_why() -> None:
     assert "max_workers 1 is reached" in said["no more hot workers"].rule
 
 
+def test_a_decision_says_that_there_may_not_be_as_many_cold_workers_as_are_asked_for() -> None:
+    decision = decided(snapshot(scaling=replace(BARE, cold_workers=5, max_workers=2)))
+    (said,) = [reason for reason in decision.because if reason.what == "no more cold workers"]
+    assert said.rule == "max_workers 2 is reached, below cold_workers 5"
+
+
 # -- routing -----------------------------------------------------------------------------------------------------------
 
 

@@ -154,7 +154,8 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     rented = 0
     while have < need or many < count:
         if draft.budget <= 0:
-            obstacles = {f"max_workers {draft.s.endpoint.scaling.max_workers} is reached"}
+            most = draft.s.endpoint.scaling.max_workers
+            obstacles = {f"max_workers {most} is reached{f', below cold_workers {count}' if count > most else ''}"}
             break
         for group in groups:
             while group and (text := in_the_way(group[-1])):  # what is in the way now still is after a rental
