@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2 as httpx
 import openai
 import pytest
+from anthropic import Anthropic
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -155,6 +157,125 @@ def test_completions_and_embeddings_are_answered(world: World) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == "so it was"
     found = client.embeddings.create(model="chat", input="x", encoding_format="float")
     assert found.data[0].embedding == [0.5, -1.0]
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_every_other_route_of_openai_s_client_is_answered(world: World) -> None:
+    client, png = world.client(), ("a.png", b"\x89PNG" + bytes(100_000), "image/png")
+    assert client.responses.create(model="chat", input="x").id == "resp_1"
+    assert client.moderations.create(model="chat", input="x").results[0].flagged
+    assert client.images.generate(model="chat", prompt="x").data[0].b64_json == "aGk="  # type: ignore[index]
+    assert client.images.edit(model="chat", image=png, prompt="x").data[0].b64_json == "aGk="  # type: ignore[index]
+    assert client.images.create_variation(model="chat", image=png).data[0].b64_json == "aGk="  # type: ignore[index]
+    assert client.audio.speech.create(model="chat", voice="x", input="x").content == bytes(range(256)) * 100
+    assert client.audio.transcriptions.create(model="chat", file=png).text == "the quick brown fox"
+    assert client.audio.translations.create(model="chat", file=png).text == "the quick brown fox"
+    for path in ("rerank", "score"):
+        answer = client.post(f"/{path}", body={"model": "chat", "query": "x"}, cast_to=dict)
+        assert answer["path"] == f"/v1/{path}"
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_a_form_reaches_a_second_worker_whole_wherever_it_names_its_model(world: World, file_first: bool) -> None:
+    user = f"breaks-once:form:{file_first}"
+    fields: list[tuple[str, Any]] = [("model", (None, b"chat")), ("prompt", (None, user.encode()))]
+    files: list[tuple[str, Any]] = [("file", ("a.wav", bytes(700_000), "audio/wav"))]
+    headers = {
+        "Authorization": f"Bearer {world.key}",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01",
+    }
+    url = f"{world.url}/audio/transcriptions"
+    answer = httpx.post(url, files=files + fields if file_first else fields + files, headers=headers, timeout=TIMEOUT_S)
+    assert answer.json() == {"text": "the quick brown fox"}
+    seen = world.seen(user)
+    assert len({row["pid"] for row in seen}) == len(seen) == 2
+    for row in seen:
+        assert row["form"] == {"model": "chat", "prompt": user, "file": 700_000}
+        told = {name.lower(): value for name, value in row["headers"].items()}
+        assert told["traceparent"] == headers["traceparent"]
+        assert told["x-request-id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b"--b\r\nContent-Disposition: form-data; name=x\r\n\r\n1\r\n--b--", 400, "model: is missing in the form"),
+        (b"--b\r\nContent-Disposition: form-data; name=x\r\n\r\n1", 400, "model: is missing"),
+        (b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nnobody\r\n--b--', 404, "no model 'nobody'"),
+        (b"--b\r\n" + b"x" * 10_000, 400, "body: a field of the form"),
+        (b"x" * 1_100_000, 413, "body: must be at most"),
+    ],
+)
+def test_a_wrong_form_is_told(world: World, content: bytes, status: int, words: str) -> None:
+    headers = {"Authorization": f"Bearer {world.key}", "Content-Type": "multipart/form-data; boundary=b"}
+    answer = httpx.post(f"{world.url}/images/edits", content=content, headers=headers)
+    assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True)
+    nameless = httpx.post(
+        f"{world.url}/images/edits", content=b"", headers={**headers, "Content-Type": "multipart/form-data"}
+    )
+    assert nameless.status_code == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT"])
+def test_any_path_of_an_endpoint_s_workers_can_be_called(world: World, method: str) -> None:
+    url = f"{world.url}/x/chat/prompt/a%2Fb?q=%20&user=any:{method}"
+    headers = {"X-Api-Key": world.key, "Content-Type": "text/odd", "X-Posthouse-Cost": "7"}
+    content = b"\x00\xff" if method in {"POST", "PUT"} else None
+    answer = httpx.request(method, url, content=content, headers=headers).json()
+    told = {name.lower(): value for name, value in answer["headers"].items()}
+    assert (answer["method"], answer["path"]) == (method, f"/prompt/a%2Fb?q=%20&user=any:{method}")
+    assert (answer["body"], told["content-type"]) == ("\x00\xff" if content else "", "text/odd")
+    assert world.key not in str(answer)
+    for wrong in ("nan", "-1", "x"):
+        refused = httpx.request(method, url, headers={**headers, "X-Posthouse-Cost": wrong})
+        assert "X-Posthouse-Cost: must be a number" in refused.json()["error"]["message"]
+
+
+def test_a_slash_in_an_endpoint_s_name_is_written_as_such(world: World) -> None:
+    answer = httpx.get(f"{world.url}/x/no%2Fbody/y", headers={"Authorization": f"Bearer {world.key}"})
+    assert "there is no model 'no/body'" in answer.json()["error"]["message"]
+
+
+# -- Anthropic's client ------------------------------------------------------------------------------------------------
+
+
+def test_anthropic_s_client_is_answered(world: World) -> None:
+    client = Anthropic(base_url=world.url.removesuffix("/v1"), api_key=world.key, max_retries=0)
+    messages: list[Any] = list(MESSAGES)
+    assert "chat" in {model.id for model in client.models.list()}
+    assert client.models.retrieve("chat").display_name == "chat"
+    whole = client.messages.create(model="chat", max_tokens=9, messages=messages)
+    assert (whole.content[0].text, whole.usage.output_tokens) == ("so it was", 2)  # type: ignore[union-attr]
+    assert whole._request_id is not None
+    assert client.messages.count_tokens(model="chat", messages=messages).input_tokens == 3
+    with client.messages.stream(model="chat", max_tokens=9, messages=messages) as stream:
+        assert "".join(stream.text_stream) == "so it was"
+    log = world.site.directory / "gateway.log"
+    until(lambda: "tokens 3 + 2" in log.read_text().splitlines()[-1], "the tokens are told")
+
+
+def test_anthropic_s_client_is_told_errors_in_its_shape(world: World) -> None:
+    def client(key: str) -> Anthropic:
+        return Anthropic(base_url=world.url.removesuffix("/v1"), api_key=key, max_retries=0)
+
+    messages: list[Any] = list(MESSAGES)
+    with pytest.raises(anthropic.AuthenticationError) as wrong:
+        client("wrong").messages.create(model="chat", max_tokens=9, messages=messages)
+    assert wrong.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert wrong.value.request_id is not None
+    with pytest.raises(anthropic.NotFoundError, match="there is no model 'nobody'"):
+        client(world.key).messages.create(model="nobody", max_tokens=9, messages=messages)
+    with pytest.raises(anthropic.BadRequestError, match="must be above 0"):
+        client(world.key).messages.create(
+            model="chat", max_tokens=0, messages=messages, metadata={"user_id": "refuses"}
+        )
+    with (
+        pytest.raises(anthropic.APIStatusError, match="worker"),
+        client(world.key).messages.stream(
+            model="chat", max_tokens=9, messages=messages, metadata={"user_id": "dies"}
+        ) as stream,
+    ):
+        list(stream)
 
 
 def test_a_body_passes_byte_for_byte(world: World) -> None:

@@ -17,6 +17,17 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 HUGE = 2_000_000
 BUSY = {"error": {"message": "too many requests", "type": "rate_limit_error", "param": None, "code": "busy"}}
 WRONG = {"error": {"message": "temperature: must be at most 2", "type": "x", "param": "temperature", "code": "too_hot"}}
+_RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [], "tools": []}
+ANSWERS: dict[str, Any] = {
+    "/v1/responses": {**_RESPONSE, "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}, "user": None},
+    "/v1/moderations": {"id": "modr-1", "model": "m", "results": [{"flagged": True, "categories": {}}]},
+    "/v1/images/generations": {"created": 1, "data": [{"b64_json": "aGk="}]},
+    "/v1/images/edits": {"created": 1, "data": [{"b64_json": "aGk="}]},
+    "/v1/images/variations": {"created": 1, "data": [{"b64_json": "aGk="}]},
+    "/v1/audio/transcriptions": {"text": "the quick brown fox"},
+    "/v1/audio/translations": {"text": "the quick brown fox"},
+    "/v1/messages/count_tokens": {"input_tokens": 3},
+}
 
 
 class Engine:
@@ -28,6 +39,8 @@ class Engine:
         app.router.add_get("/health", self.health)
         app.router.add_post("/v1/embeddings", self.embed)
         app.router.add_post("/v1/{path:chat/completions|completions}", self.generate)
+        app.router.add_post("/v1/messages", self.message)
+        app.router.add_route("*", "/{path:.*}", self.other)
         return app
 
     def see(self, what: str, asked: dict[str, Any], **more: Any) -> None:
@@ -50,6 +63,61 @@ class Engine:
         self.see("begun", asked, body=asked)
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}]
         return web.json_response({"object": "list", "model": asked["model"], "data": data, "usage": USAGE})
+
+    async def message(self, request: web.Request) -> web.StreamResponse:
+        """Anthropic's."""
+        asked = await request.json()
+        user = asked.get("metadata", {}).get("user_id", "")
+        self.see("begun", {"user": user}, body=asked, headers=dict(request.headers))
+        if user == "refuses":
+            error = {"type": "invalid_request_error", "message": "max_tokens: must be above 0"}
+            return web.json_response({"type": "error", "error": error}, status=400)
+        said = {"id": "msg_1", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": None}
+        text = {"type": "text", "text": "so it was"}
+        if not asked.get("stream"):
+            usage = {"input_tokens": 3, "output_tokens": 2}
+            return web.json_response({**said, "content": [text], "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        delta = {"type": "text_delta", "text": "so it was"}
+        events: list[dict[str, Any]] = [
+            {
+                "type": "message_start",
+                "message": {**said, "content": [], "usage": {"input_tokens": 3, "output_tokens": 1}},
+            },
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": delta},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+            {"type": "message_stop"},
+        ]
+        for number, event in enumerate(events):
+            await response.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+            if user == "dies" and number == 2:
+                await asyncio.sleep(0.1)  # so that what was written leaves
+                assert request.transport is not None
+                request.transport.abort()
+                break
+        return response
+
+    async def other(self, request: web.Request) -> web.Response:
+        """Any other call: it is answered with what came."""
+        came: dict[str, Any] = {"method": request.method, "path": request.path_qs, "headers": dict(request.headers)}
+        if request.content_type == "multipart/form-data":
+            fields = await request.post()
+            came["form"] = {
+                name: len(value.file.read()) if isinstance(value, web.FileField) else value
+                for name, value in fields.items()
+            }
+        else:
+            came["body"] = (await request.read()).decode("latin-1")
+        user = came.get("form", {}).get("prompt", request.query.get("user", ""))
+        self.see("begun", {"user": user}, **came)
+        if user.startswith("breaks-once") and self.is_first(user):
+            return web.json_response({"error": {"message": "out of memory"}}, status=500)
+        if request.path == "/v1/audio/speech":
+            return web.Response(body=bytes(range(256)) * 100, content_type="audio/mpeg")
+        return web.json_response(ANSWERS.get(request.path, came))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         raw = await request.text()

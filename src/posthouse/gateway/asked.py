@@ -6,12 +6,20 @@ import msgspec
 from msgspec import Raw, Struct
 
 from posthouse.gateway.errors import Refused
+from posthouse.gateway.upload import Upload
 from posthouse.wire.route import MAX_NAME
 
 T = TypeVar("T")
 
-_GENERATING: Final = ("/v1/chat/completions", "/v1/completions")
-_TOKENS: Final = ("max_completion_tokens", "max_tokens")
+SMALL: Final = 1.0
+"""Work of a request that generates nothing, in tokens."""
+_WITH_USAGE: Final = ("/v1/chat/completions", "/v1/completions")  # whose streams say what was used if they are asked to
+_TOKENS: Final = {
+    **dict.fromkeys(_WITH_USAGE, ("max_completion_tokens", "max_tokens")),
+    "/v1/responses": ("max_output_tokens",),
+    "/v1/messages": ("max_tokens",),
+}
+_SMALL: Final = ("/v1/messages/count_tokens",)
 _MAX_COST: Final = 1e9  # the most that the server takes
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -21,9 +29,14 @@ class Asked(Struct, frozen=True):
     """A request that may be sent."""
 
     model: str
-    body: bytes
+    path: str
+    """At the worker, as it is written, with its query."""
+    body: bytes | Upload | None
     cost: float | None = None
     """Its work, in tokens; None where it does not say."""
+    method: str = "POST"
+    opaque: bool = False
+    """Nothing is known of it, and of its answer."""
     stream: bool = False
     hides_usage: bool = False
     """The caller did not ask for what was used: it is counted, and not passed on."""
@@ -35,16 +48,24 @@ def read(path: str, body: bytes) -> Asked:
         fields = _fields.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "invalid_body", f"body: must be a JSON object; {error}") from None
-    model = _value(fields, "model", str)
-    if model is None or not 0 < len(model) <= MAX_NAME:
-        said = "is missing" if "model" not in fields else "must be the name of an endpoint"
-        raise Refused(400, "invalid_model", f"model: {said}; a text of 1 to {MAX_NAME} characters", "model")
-    cost = next((tokens for name in _TOKENS if (tokens := _value(fields, name, float)) is not None), None)
+    model = named(_value(fields, "model", str), "model" in fields)
+    names = _TOKENS.get(path, ())
+    cost = next((tokens for name in names if (tokens := _value(fields, name, float)) is not None), None)
     if cost is not None and not 0 < cost <= _MAX_COST:
         cost = None  # the model says what is wrong with it
     stream = _value(fields, "stream", bool) or False
-    hides_usage = stream and path in _GENERATING and _ask_for_usage(fields)
-    return Asked(model, msgspec.json.encode(fields) if hides_usage else body, cost, stream, hides_usage)
+    hides_usage = stream and path in _WITH_USAGE and _ask_for_usage(fields)
+    if hides_usage:
+        body = msgspec.json.encode(fields)
+    return Asked(model, path, body, SMALL if path in _SMALL else cost, stream=stream, hides_usage=hides_usage)
+
+
+def named(model: str | None, said: bool) -> str:
+    """The name of a model that a request may ask for. `said`: it has such a field. Raises: Refused."""
+    if model is None or not 0 < len(model) <= MAX_NAME:
+        wrong = "must be the name of an endpoint" if said else "is missing"
+        raise Refused(400, "invalid_model", f"model: {wrong}; a text of 1 to {MAX_NAME} characters", "model")
+    return model
 
 
 def _value(fields: dict[str, Raw], name: str, kind: type[T]) -> T | None:

@@ -14,6 +14,7 @@ END_BYTES: Final = 16_384
 
 _ENDS: Final = (b"\n\n", b"\n\r\n")
 _EVENT: Final = re.compile(rb".*?\n\r?\n", re.DOTALL)
+_DATA: Final = re.compile(rb"^data:", re.MULTILINE)
 _KEPT_BACK: Final = 2  # of a long event: what may be the beginning of its end
 
 
@@ -24,9 +25,41 @@ class Usage(Struct, frozen=True):
     completion_tokens: int = 0
 
 
+class _Said(Struct):
+    """What was used, in OpenAI's words for a chat, or in those of its responses and of Anthropic's messages."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def with_more(self, known: Usage | None) -> Usage:
+        """Together with what was said before: Anthropic's streams say the one at the beginning, the other later."""
+        known = known or Usage()
+        prompt = self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
+        completion = self.completion_tokens if self.completion_tokens is not None else self.output_tokens
+        return Usage(
+            known.prompt_tokens if prompt is None else prompt,
+            known.completion_tokens if completion is None else completion,
+        )
+
+
+class _Around(Struct):
+    usage: _Said | None = None
+
+
 class _Part(Struct):
     choices: list[Raw] | None = None
-    usage: Usage | None = None
+    usage: _Said | None = None
+    message: _Around | None = None
+    """Anthropic's, at the beginning."""
+    response: _Around | None = None
+    """Of OpenAI's responses, at the end."""
+
+    @property
+    def said(self) -> _Said | None:
+        around = self.message or self.response
+        return self.usage or (around.usage if around else None)
 
 
 _part = msgspec.json.Decoder(_Part)
@@ -64,7 +97,7 @@ class Document:
         _, name, said = self._end.rpartition(b'"usage"')
         try:
             value, _ = _json.raw_decode(said.decode(errors="replace").lstrip(" \t\r\n:"))
-            return msgspec.convert(value, Usage) if name else None
+            return msgspec.convert(value, _Said).with_more(None) if name else None
         except (ValueError, RecursionError):  # a MsgspecError is a ValueError
             return None
 
@@ -100,9 +133,10 @@ class Events:
         return rest if not rest.strip() or self._may_pass(rest) else b""
 
     def _may_pass(self, event: bytes) -> bool:
-        said = event.strip()
-        if not said.startswith(b"data:"):
+        found = _DATA.search(event)
+        if found is None:
             return True
-        part = _read(said.removeprefix(b"data:"))
-        self.usage = part.usage or self.usage
+        part = _read(event[found.end() :])
+        if part.said is not None:
+            self.usage = part.said.with_more(self.usage)
         return not (self._hides_usage and part.usage is not None and part.choices == [])

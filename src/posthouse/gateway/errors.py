@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: what a caller is told, and how its client acts on it."""
+"""Errors in the shape of OpenAI's API, or of Anthropic's: what a caller is told, and how its client acts on it."""
 
 import math
 from typing import Any, Final
@@ -9,6 +9,17 @@ from posthouse.client.errors import BadRequest, Busy, ClientError, TimedOut, Una
 
 RETRY_S: Final = 5.0  # after which a caller may try again, where nobody knows better
 _OF_CALLER, _OF_SERVER, _OF_LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
+# Source: docs.anthropic.com, "Errors".
+_OF_ANTHROPIC: Final = {
+    400: _OF_CALLER,
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: _OF_LIMIT,
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class Refused(Exception):
@@ -37,14 +48,20 @@ class Refused(Exception):
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
 
-    @property
-    def body(self) -> bytes:
+    def body(self, anthropic: bool = False) -> bytes:
+        """The answer to a client of OpenAI's API, or of Anthropic's."""
+        if anthropic:
+            kind = _OF_ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else _OF_CALLER)
+            return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": str(self)}})
         return msgspec.json.encode({"error": self._error})
 
-    @property
-    def event(self) -> bytes:
+    def event(self, anthropic: bool = False) -> bytes:
         """The same as an event of a stream that has begun; the official clients raise it."""
-        return b"data: " + self.body + b"\n\n"
+        return _event(self.body(anthropic), anthropic)
+
+
+def _event(body: bytes, anthropic: bool) -> bytes:
+    return (b"event: error\n" if anthropic else b"") + b"data: " + body + b"\n\n"
 
 
 def _kind(status: int) -> str:
@@ -97,8 +114,13 @@ class _Body(msgspec.Struct):
 _body = msgspec.json.Decoder(_Body)
 
 
-def refused_by_agent(status: int, body: bytes) -> Refused | None:
-    """What the agent itself says, and not its engine, which has OpenAI's shape; None if the engine does."""
+def refused_by_agent(status: int, body: bytes, opaque: bool) -> Refused | None:
+    """What the agent itself says, and not its engine, which has OpenAI's shape; None if the engine does.
+
+    `opaque`: its engine's errors may have any shape.
+    """
+    if opaque and status != 401:
+        return None
     try:
         error = _body.decode(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -109,13 +131,15 @@ def refused_by_agent(status: int, body: bytes) -> Refused | None:
     return Refused(502 if status == 401 else status, "worker_refused", f"the worker refuses: {error}")
 
 
-def as_event(status: int, body: bytes) -> bytes:
+def as_event(status: int, body: bytes, anthropic: bool = False) -> bytes:
     """A worker's refusal, as an event of a stream that has begun."""
     try:
         said = _body.decode(body)
         if isinstance(said.error, dict):
-            return b"data: " + msgspec.json.encode(said) + b"\n\n"
+            return _event(
+                msgspec.json.encode(({"type": "error"} if anthropic else {}) | {"error": said.error}), anthropic
+            )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     text = body[:500].decode(errors="replace") or "no explanation"
-    return Refused(status, "worker_refused", f"the worker answers {status}: {text}").event
+    return Refused(status, "worker_refused", f"the worker answers {status}: {text}").event(anthropic)

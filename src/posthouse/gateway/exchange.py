@@ -26,12 +26,15 @@ from posthouse.gateway.asked import Asked
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
 from posthouse.gateway.settings import GatewaySettings
+from posthouse.gateway.upload import Upload
 from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
 from posthouse.wire.grant import AUTH_HEADER
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "X-Request-Id"
+ANTHROPIC_ID: Final = "Request-Id"
+"""Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
 _COMMENT: Final = b": waiting for a worker\n\n"
 _LEFT: Final = 499  # a status that nobody reads; nginx's
@@ -39,7 +42,12 @@ _EVENT_STREAM: Final = "text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
 _OF_WORKER: Final = frozenset({"set-cookie"})  # its caller would show it to every model
 # Keys, and codings that would hide what is counted.
-_WITHHELD: Final = frozenset({"authorization", "cookie", "accept-encoding", "content-encoding", AUTH_HEADER.lower()})
+_WITHHELD: Final = frozenset(
+    {
+        *("authorization", "x-api-key", "api-key", "cookie", AUTH_HEADER.lower()),
+        *("accept-encoding", "content-encoding"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,11 @@ class Ways:
     workers: ClientSession
     """Made by `relay_session`."""
     gate: Gate
+
+
+def is_anthropic(client: web.Request) -> bool:
+    """Whether the request is one of Anthropic's API; of two calls both have, its clients send this header."""
+    return client.path.startswith("/v1/messages") or "anthropic-version" in client.headers
 
 
 async def reachable(server: Http, key: str) -> list[tuple[str, float]]:
@@ -70,6 +83,7 @@ class Exchange:
         self._key = key
         self._request_id = request_id
         self._asked = asked
+        self._anthropic = is_anthropic(client)
         self._began_at = time.monotonic()
         self._response: web.StreamResponse | None = None
         self._passing: Document | Events = Document()
@@ -89,7 +103,7 @@ class Exchange:
                 self._outcome = refused.code
                 if self._response is None:
                     raise
-                await self._end_with(refused.event)
+                await self._end_with(refused.event(self._anthropic))
         except Stalled:
             if client_side := self._client.transport:
                 client_side.abort()  # so that the client, if it is there, sees that the answer is not complete
@@ -106,6 +120,8 @@ class Exchange:
         while not (await asyncio.wait({beginning}, timeout=self._ways.settings.keep_alive_s))[0]:
             if self._response is None:
                 headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-cache", REQUEST_ID: self._request_id}
+                if self._anthropic:
+                    headers[ANTHROPIC_ID] = self._request_id
                 await self._prepare(web.StreamResponse(headers=headers))
                 self._passing = Events(self._asked.hides_usage)
             await self._write(_COMMENT)
@@ -114,7 +130,7 @@ class Exchange:
         """The answer of a worker, with the first of its body. Raises: Refused."""
         asked, settings = self._asked, self._ways.settings
         limit_s = settings.hold_s + settings.silence_s
-        job = Job(asked.model, self._client.path, lambda _: asked.body, asked.cost, limit_s, _RETRIES, self._waits)
+        job = Job(asked.model, asked.path, lambda _: asked.body, asked.cost, limit_s, _RETRIES, self._waits)
         try:
             begun = await Requests(self._ways.server.with_key(self._key), limit_s).begin_with(job, self._ask)
         except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
@@ -141,14 +157,16 @@ class Exchange:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
         self._ways.gate.prove(self._client)
         self._worker = routed.url
-        url = routed.url.rstrip("/") + self._client.path
+        asked, url = self._asked, routed.url.rstrip("/") + self._asked.path
+        body = asked.body.pieces() if isinstance(asked.body, Upload) else asked.body and io.BytesIO(asked.body)
         answer = None
         try:
             if url.startswith("https://"):
                 await self._ways.server.trust_workers()
-            answer = await self._ways.workers.post(
+            answer = await self._ways.workers.request(
+                asked.method,
                 URL(url, encoded=True),
-                data=io.BytesIO(self._asked.body),
+                data=body,
                 headers=self._headers(routed),
                 allow_redirects=False,
             )
@@ -161,19 +179,25 @@ class Exchange:
             if answer.status < 400:
                 return answer, await answer.content.readany()
             text = await read(answer, MAX_ERROR_BYTES)
-            if refused := refused_by_agent(answer.status, text):
+            if refused := refused_by_agent(answer.status, text, asked.opaque):
                 raise refused
             return answer, text
         except BaseException as error:
             if answer is not None:
                 answer.close()
+            if isinstance(asked.body, Upload) and asked.body.refused:
+                raise asked.body.refused from None
             if isinstance(error, HttpError | OSError | ValueError):
                 raise broken(error, routed.url) from None
             raise
 
     def _headers(self, routed: Routed) -> CIMultiDict[str]:
         proof = base64.b64encode(msgspec.json.encode(routed.auth_data)).decode()
-        own = {"Content-Type": "application/json", AUTH_HEADER: proof, REQUEST_ID: self._request_id}
+        own = {AUTH_HEADER: proof, REQUEST_ID: self._request_id}
+        if isinstance(self._asked.body, bytes):
+            own["Content-Type"] = "application/json"
+        elif isinstance(self._asked.body, Upload) and self._asked.body.size is not None:
+            own["Content-Length"] = str(self._asked.body.size)
         headers = sent_on(self._client.headers, _WITHHELD)
         headers.update(forwarded(self._client) | own)
         return headers
@@ -185,12 +209,15 @@ class Exchange:
         if self._response is None:
             headers = end_to_end(answer.headers, _OF_WORKER | ({"content-length"} if is_stream else set()))
             headers.setdefault(REQUEST_ID, self._request_id)
+            if self._anthropic:
+                headers.setdefault(ANTHROPIC_ID, headers[REQUEST_ID])
             await self._prepare(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers))
             self._passing = Events(self._asked.hides_usage) if is_stream else Document()
         try:
             if not is_stream and isinstance(self._passing, Events):  # a comment has promised a stream
                 self._outcome = f"status {answer.status}"
-                await self._end_with(as_event(answer.status, first + await read(answer, MAX_ERROR_BYTES)))
+                said = first + await read(answer, MAX_ERROR_BYTES)
+                await self._end_with(as_event(answer.status, said, self._anthropic))
                 return
             chunk = first
             while chunk:
@@ -200,7 +227,8 @@ class Exchange:
             self._outcome = "broken"
             if not self._passing.is_whole:  # nothing more can be said
                 raise Stalled from error
-            await self._end_with(Refused(502, "worker_failed", str(broken(error, self._worker)), final=True).event)
+            failed = Refused(502, "worker_failed", str(broken(error, self._worker)), final=True)
+            await self._end_with(failed.event(self._anthropic))
             return
         await self._end_with(self._passing.rest())
         self._outcome = "complete"
