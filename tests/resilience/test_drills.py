@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.resilience import burst, crash, dead, drains, overload, restart, soak
+from tests.resilience import burst, crash, dead, drains, overload, restart, soak, streams
 from tests.resilience.site import ONSTART, ground
 
 
@@ -44,6 +44,12 @@ def test_a_burst_without_workers_loses_no_request() -> None:
 async def test_a_storm_at_a_dead_worker_is_slowed_to_a_route_a_second_and_healthy_requests_go_on() -> None:
     figures, violations = await dead.run(clients=50, span_s=30.0)
     assert violations == [], figures
+
+
+def test_streams_of_a_gateway_end_with_a_word_or_whole() -> None:
+    figures, violations = streams.run(count=6, cancelled=3, workers=2)
+    assert violations == []
+    assert figures["the server was killed"] == {"whole": 6, "later: whole": 6}
 
 
 async def test_a_soak_sees_growth_and_leaks() -> None:

@@ -179,6 +179,8 @@ class Worker:
                     "work_completed_at": time.time() if outcome in {"Success", "Error"} else 0.0,
                 }
             )
+        if outcome == "Cancelled":  # nobody but this worker can tell the server that its place is free
+            self._tell_at_once()
         self.changed.set()
 
     def answered(self) -> None:
