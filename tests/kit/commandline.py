@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.kit.forked import forker
 from tests.kit.peers_at_home import AUTHORITY_DIR
 
 
@@ -20,22 +21,16 @@ class Commandline:
         (cache / "gpu_types_cache.json").write_text('{"gpu_types": []}')
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAST", "XDG"))}
         self._environment = kept | {"HOME": str(home), "VASTAI_NO_UPDATE_CHECK": "1"}
-        program = str(Path(sys.executable).parent / "vastai")
-        address = [] if AUTHORITY_DIR else ["--url", url]
-        self._command = [program, *address, "--api-key", key]
+        self._program = str(Path(sys.executable).parent / "vastai")
+        self._flags = [*([] if AUTHORITY_DIR else ["--url", url]), "--api-key", key]
 
     async def __call__(self, *words: str) -> str:
         """What the command prints; errors too, which it tells with the exit status 0."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            *words,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        # Of the peer only what does not look at its home, which `vastai.cli` does when it is imported.
+        done = await asyncio.to_thread(
+            forker("vastai").run, self._program, [*self._flags, *words], Path(), self._environment, None, 60
         )
-        async with asyncio.timeout(60):
-            printed, _ = await process.communicate()
-        return printed.decode()
+        return done.stdout + done.stderr
 
     async def told(self, *words: str) -> Any:
         """The object at the end of what the command prints, in Python's spelling."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from tests.kit.forked import forker
 from tests.kit.live import end_workers
 
 TIMEOUT_S = 120.0
@@ -55,15 +56,8 @@ class Site:
         return server.returncode, "".join(line for line in lines if "[warning  ] workers " not in line)
 
     def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "posthouse", *argv],
-            cwd=self.directory,
-            env=self.environ | environ,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-        )
+        commands = forker("posthouse.cli", "posthouse.client", "pydantic.fields", "pydantic.type_adapter")
+        return commands.run("posthouse", argv, self.directory, self.environ | environ, text, START_S)
 
     def json(self, *argv: str) -> Any:
         done = self.run(*argv, "--json")

@@ -1,0 +1,149 @@
+"""Runs Python programs in processes forked off one that has imported what they need: to import it takes most of them
+longer than what they do.
+
+A program still has its process, arguments, environment and files to itself, as if it had been started by its name.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+STREAMS = (0, 1, 2)
+REQUEST_BYTES = 1_000_000
+
+
+class Forker:
+    """A process that has imported `modules`, and forks. What they read of the environment when they are imported, they
+    read of this process's."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "tests.kit.forked", str(theirs.fileno()), *modules]
+        root = Path(__file__).parents[2]
+        with theirs, TemporaryFile() as nothing:
+            self._process = subprocess.Popen(
+                command, cwd=root, stdin=nothing, stdout=nothing, pass_fds=[theirs.fileno()]
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        self._control.close()
+        self._process.wait()
+
+    def run(
+        self, program: str, argv: Sequence[str], cwd: Path, env: dict[str, str], text: str | None, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """What `python -m PROGRAM ARGV...` does, or `python PROGRAM ARGV...` where it is a path. `text`: what it reads.
+
+        Raises: TimeoutExpired, and has ended it.
+        """
+        request = json.dumps({"program": program, "argv": list(argv), "cwd": str(cwd), "env": env}).encode()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write((text or "").encode())
+            given.seek(0)
+            with theirs:
+                fds = [stream.fileno() for stream in (given, out, err, theirs)]
+                socket.send_fds(self._control, [request], fds)
+            ours.settimeout(timeout_s)
+            pid = int(ours.recv(100))
+            try:
+                code = int(ours.recv(100))
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired([program, *argv], timeout_s) from None
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess([program, *argv], code, out.read().decode(), err.read().decode())
+
+
+@cache
+def forker(*modules: str) -> Forker:
+    """The one of this process for `modules`."""
+    return Forker(modules)
+
+
+def serve(control: socket.socket) -> dict[str, Any]:
+    """Forks for every request, and tells who asked how that process ended. Returns in each: what is asked of it."""
+    ended, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    callers: dict[int, socket.socket] = {}
+    gc.freeze()  # what there is now is not looked through, and so copied, in every process
+    while True:
+        if ended in select.select([control.fileno(), ended], [], [])[0]:
+            os.read(ended, 1000)
+            for pid in list(callers):
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    with callers.pop(pid) as caller, suppress(OSError):  # who may have given up
+                        caller.send(str(os.waitstatus_to_exitcode(status)).encode())
+            continue
+        request, fds, _, _ = socket.recv_fds(control, REQUEST_BYTES, len(STREAMS) + 1)
+        if not request:
+            os._exit(0)
+        *streams, told = fds
+        caller = socket.socket(fileno=told)
+        if pid := os.fork():
+            callers[pid] = caller
+            caller.send(str(pid).encode())
+            for stream in streams:
+                os.close(stream)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        for held in (control, caller, *callers.values()):
+            held.close()
+        for number, stream in zip(STREAMS, streams, strict=True):
+            os.dup2(stream, number)
+            os.close(stream)
+        asked: dict[str, Any] = json.loads(request)
+        return asked
+
+
+def become(program: str, argv: list[str], cwd: str, env: dict[str, str]) -> int:
+    """The exit code of a program, which is run as if this process had been started for it."""
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path[0], sys.argv = cwd, [program, *argv]
+    try:
+        if os.sep in program:
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    for module in sys.argv[2:]:
+        import_module(module)
+    code = become(**serve(socket.socket(fileno=int(sys.argv[1]))))
+    # Ends as a program does, but takes nothing apart: that would copy it all first.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
