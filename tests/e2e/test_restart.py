@@ -160,7 +160,7 @@ def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site:
     site.start()
     add_endpoint(site, "--min-load", "1")
     asking = subprocess.Popen(
-        [sys.executable, "-m", "posthouse", "request", "llm", "Hi", "--max-new-tokens", "2000"],  # 4 s
+        [sys.executable, "-m", "posthouse", "request", "llm", "Hi", "--max-new-tokens", "2000", "--stream"],  # 4 s
         cwd=site.directory,
         env=site.environ,
         stdout=subprocess.PIPE,
