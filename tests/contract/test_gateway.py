@@ -1,14 +1,11 @@
 """The gateway as OpenAI's own client sees it, unmodified: a server, workers, a gateway, each a process of its own."""
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,97 +17,21 @@ from anthropic import Anthropic
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from posthouse.client import Client
 from tests.kit import openai_engine
-from tests.kit.site import TIMEOUT_S, Site
+from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
+from tests.kit.site import TIMEOUT_S
 
-ONSTART = f"""
-exec "$PYTHON" -m posthouse agent --perf 1000 --parallel 64 \\
-  -- "$PYTHON" {openai_engine.__file__} "$MODEL_PORT" "$SEEN"
-"""
 TINY = Path(__file__).parents[2] / "examples" / "llama-cpp" / "tiny.py"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How was it?"}]
-SCALING: dict[str, Any] = {"cold_workers": 0, "cold_mult": 1, "max_workers": 2}
-
-
-@dataclass
-class World:
-    site: Site
-    folder: Path
-    url: str
-    manage: Client
-    key: str
-
-    def client(self, key: str = "", **options: Any) -> OpenAI:
-        """The official client, as anybody would make it."""
-        return OpenAI(base_url=self.url, api_key=key or self.key, **{"max_retries": 0, "timeout": TIMEOUT_S, **options})
-
-    def seen(self, user: str, what: str = "begun") -> list[dict[str, Any]]:
-        """What the engines saw of this user's requests."""
-        path = self.folder / "seen"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [row for row in rows if row["user"] == user and row["what"] == what]
-
-
-def until(reached: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not reached():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
-def add_endpoint(manage: Client, name: str, template_name: str = "engine", **scaling: Any) -> None:
-    template = next(row for row in manage.templates() if row.name == template_name)
-    endpoint_id = manage.create_endpoint(name, **{**SCALING, **scaling})
-    manage.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
-
-
-@contextlib.contextmanager
-def gateway(site: Site, *flags: str) -> Iterator[str]:
-    """A gateway; its base address for clients."""
-    argv = [sys.executable, "-m", "posthouse", "gateway", "--json", "--listen", "127.0.0.1:0", *flags]
-    log = site.directory / "gateway.log"
-    with log.open("a") as stderr:
-        process = subprocess.Popen(
-            argv, cwd=site.directory, env=site.environ, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, log.read_text()
-        yield json.loads(line)["url"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    folder = tmp_path_factory.mktemp("engine")
-    site.environ |= {
-        "POSTHOUSE_ENGINE__TICK_S": "0.2",
-        "POSTHOUSE_PROVIDERS__PROCESS__POLL_S": "0.2",
-        "POSTHOUSE_PROVIDERS__PROCESS__CATALOG_S": "0.2",
-        "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
-        "POSTHOUSE_SERVER__ROUTE_HOLD_S": "0.5",
-    }
-    try:
-        facts = site.start()
-        key = (site.directory / "posthouse-data" / "admin-key").read_text().strip()
-        with (
-            Client(facts["url"], key) as manage,
-            gateway(site, "--keep-alive-s", "0.5", "--drain-s", "1", "--max-body-mib", "1") as url,
-        ):
-            manage.create_template("engine", env=f"-p 3000:3000 -e SEEN={folder}", onstart=ONSTART)
-            manage.create_template("engine-tls", env=f"-p 3000:3000 -e USE_SSL=true -e SEEN={folder}", onstart=ONSTART)
-            add_endpoint(manage, "chat", min_load=1500)
-            until(lambda: [w.state for w in manage.workers("chat")].count("idle") == 2, "two workers are ready")
-            yield World(site, folder, url, manage, key)
-    finally:
-        site.clear()
+    flags = ("--keep-alive-s", "0.5", "--drain-s", "1", "--max-body-mib", "1")
+    with gateway_world(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("engine"), *flags) as made:
+        folder = made.folder
+        made.manage.create_template("engine-tls", env=f"-p 3000:3000 -e USE_SSL=true -e SEEN={folder}", onstart=ONSTART)
+        yield made
 
 
 def text_of(stream: Any) -> str:

@@ -59,24 +59,24 @@ def explore(directory: Path, per_call: int, per_decoder: int, seed: int) -> Coun
                 for first in range(0, per_call, AT_ONCE):
                     runner.run(here.prepare())
                     drawn = cases(here, method, path, operation)
-                    _try(drawn, _caller(runner, here, made), min(AT_ONCE, per_call - first), next(seeds))
+                    tries(drawn, _caller(runner, here, made), min(AT_ONCE, per_call - first), next(seeds))
             for strategy in described(here):
                 runner.run(here.prepare())
-                _try(strategy, _caller(runner, here, made), max(per_call // 4, 2), next(seeds))
+                tries(strategy, _caller(runner, here, made), max(per_call // 4, 2), next(seeds))
             for scheme in ("", "A5S"):
                 runner.run(here.prepare(scheme))
-                _try(streams(here), _talker(runner, here, made), 3 * per_call, next(seeds))
+                tries(streams(here), _talker(runner, here, made), 3 * per_call, next(seeds))
             made.update({f"answered {code}": number for code, number in here.statuses.items()})
         finally:
             runner.run(context.__aexit__(None, None, None))
     for name, decode in DECODERS.items():
         texts = name in ("searches", "environments")
         strategy = st.one_of(TEXTS, OBJECTS) if texts else st.one_of(RAW, mutated(recorded_bodies()))
-        _try(strategy, _decoder(name, decode, made), per_decoder, next(seeds))
+        tries(strategy, _decoder(name, decode, made), per_decoder, next(seeds))
     return made
 
 
-def _try(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], most: int, number: int) -> None:
+def tries(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], most: int, number: int) -> None:
     @seed(number)
     @settings(
         max_examples=most,

@@ -1,0 +1,91 @@
+"""`python -m tests.fuzz.gateway FILE`: calls of a gateway as OpenAI's own description of its API says they may be.
+
+FILE: that description, `openapi.json` of the public repository `openai-openapi`. A server, a worker with a stand-in for
+an engine and a gateway run as processes; each case is made in one role. Ends with 1 and the case where an answer is a
+5xx, or anything has logged a traceback.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import schemathesis
+from hypothesis import reject
+from hypothesis import strategies as st
+from schemathesis.core.result import Ok
+
+from posthouse.gateway.application import PASSED
+from tests.fuzz.__main__ import tries
+from tests.kit.gateways import gateway_world
+
+PATHS = {*PASSED, "/v1/models", "/v1/models/{model}"}
+ROLES = ("none", "wrong", "own")
+KEYS = {"none": "", "wrong": "ph_00000000_" + "w" * 43}
+
+
+def described(document: dict[str, Any]) -> Iterator[tuple[str, st.SearchStrategy[Any]]]:
+    """Each call of the description that a gateway answers, and its cases."""
+    own = {path: calls for path, calls in document["paths"].items() if f"/v1{path}" in PATHS}
+    for found in schemathesis.openapi.from_dict(document | {"paths": own}).get_all_operations():
+        assert isinstance(found, Ok), found
+        call = found.ok()
+        if call.method.upper() in {"GET", "POST"}:
+            yield f"{call.method.upper()} {call.path}", call.as_strategy()
+
+
+def explore(document: dict[str, Any], directory: Path, per_call: int, seed: int) -> Counter[str]:
+    """How many cases of what were made. Raises: AssertionError with the case that broke something."""
+    made: Counter[str] = Counter()
+    folder = directory / "engines"
+    folder.mkdir()
+    with gateway_world(directory, folder, "--max-body-mib", "1") as world, requests.Session() as http:
+
+        def check(drawn: tuple[str, bool, schemathesis.Case[Any]]) -> None:
+            role, names, case = drawn
+            if names and isinstance(case.body, dict):
+                case.body["model"] = "chat"
+            headers = {"Authorization": f"Bearer {KEYS.get(role, world.key)}"}
+            try:
+                request = requests.Request(**case.as_transport_kwargs(base_url=world.url, headers=headers)).prepare()
+                answer = http.send(request, timeout=60, allow_redirects=False)
+            except (UnicodeError, requests.exceptions.InvalidHeader):
+                reject()  # no client can send it
+            made[f"answered {answer.status_code}"] += 1
+            made[f"as {role}"] += 1
+            assert answer.status_code < 500, (request.method, urlsplit(str(request.url)), request.body, answer.text)
+            assert "Traceback" not in answer.text, (request.method, request.url, request.body)
+
+        for name, strategy in described(document):
+            tries(st.tuples(st.sampled_from(ROLES), st.booleans(), strategy), check, per_call, seed)
+            made[name] += per_call
+    return made
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("file", type=Path, metavar="FILE")
+    options.add_argument("--per-call", type=int, default=1300, help="cases of each call (1300)")
+    options.add_argument("--seed", type=int, default=random.randrange(2**32), help="of what is drawn (random)")
+    chosen = options.parse_args()
+    print(f"seed {chosen.seed}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        made = explore(json.loads(chosen.file.read_bytes()), Path(directory), chosen.per_call, chosen.seed)
+    for what, number in sorted(made.items()):
+        print(f"{what:<40} {number:>8,}")
+    total = sum(number for what, number in made.items() if what.startswith("answered"))
+    print(f"{total:,} cases in {time.monotonic() - began:.0f} s: no 5xx, no traceback")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
