@@ -40,6 +40,7 @@ from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.process import ProcessProvider
 from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.providers.vast.settings import VastSettings
+from posthouse.recipes import names, recipe
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
@@ -351,6 +352,16 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def recipes() -> str:
+    lines = ["| recipe | engine | image | must be given |", "| --- | --- | --- | --- |"]
+    for name in names():
+        one = recipe(name)
+        must = ", ".join(f"`{key}`" for key, parameter in one.parameters.items() if parameter.required)
+        image = f"`{one.image}`" if one.image else "none: the Python of the worker's Posthouse"
+        lines.append(f"| `{name}` | {one.desc} | {image} | {must or '-'} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
@@ -366,6 +377,7 @@ PARTS: dict[str, Callable[[], str]] = {
         observations,
         peer_calls,
         peer_tests,
+        recipes,
     )
 }
 

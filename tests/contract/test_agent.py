@@ -16,6 +16,8 @@ import aiohttp
 import pytest
 
 from posthouse.agent import Benchmark
+from posthouse.agent.work import first_file
+from posthouse.recipes.speech import write
 from posthouse.signing.rsa import RsaKey
 from tests.kit.agent_process import agent_process
 from tests.kit.agent_world import MTOKEN, World, a_world, free_port, listening, until
@@ -119,6 +121,37 @@ async def test_the_benchmark_measures_the_model_and_is_remembered(world: World) 
         assert len(world.model.seen) == 1 + 2 * 4
 
 
+async def test_a_benchmark_can_send_a_form_with_a_file_and_another_number_each_time(world: World) -> None:
+    speech = world.directory.parent / "speech.wav"
+    write(speech, 2.0)
+    form = Benchmark(form={"model": "whisper", "file": f"@{speech}"}, concurrency=1, runs=1)
+    async with world.agent(perf=None, benchmark=form, workload="audio"):
+        pass
+    assert world.model.seen[0].content_type == "multipart/form-data"
+    body = world.model.bodies[0]
+    assert b'name="model"\r\n\r\nwhisper\r\n' in body
+    assert first_file(body, world.model.seen[0].headers["Content-Type"]) == speech.read_bytes()
+    (world.directory / ".has_benchmark").unlink()
+    world.model.bodies.clear()
+    world.control.statuses.clear()
+    async with world.agent(perf=None, benchmark=Benchmark(payload={"seed": "{random}"}, concurrency=1, runs=1)):
+        pass
+    assert len({json.loads(body)["seed"] for body in world.model.bodies}) == 2
+    missing = Benchmark(form={"file": "@/no/such/file"})
+    (world.directory / ".has_benchmark").unlink()
+    world.control.statuses.clear()
+    async with world.agent(wait=False, perf=None, benchmark=missing):
+        last = await until(lambda: world.control.statuses and world.control.statuses[-1]["error_msg"])
+        assert last == "benchmark failed: benchmark.form: /no/such/file cannot be read: No such file or directory"
+
+
+async def test_a_redirect_is_no_sign_of_health(world: World) -> None:
+    world.control.gives_grants = True
+    async with world.agent(wait=False, health="/moved"):
+        waits = await until(lambda: [s for s in world.control.statuses if "status 307" in s.get("waits_for", "")])
+        assert waits[0]["max_perf"] == 0.0
+
+
 async def test_a_failing_benchmark_is_an_error(world: World) -> None:
     async with world.agent(wait=False, perf=None, benchmark=Benchmark(route="/status/404")):
         last = await until(lambda: world.control.statuses and world.control.statuses[-1]["error_msg"])
@@ -189,6 +222,23 @@ async def test_a_multipart_body_passes_untouched_with_its_grant_in_a_header(worl
         (end,) = await ended(world)
         assert end["status"] == "Success"
         await until(lambda: sum(status["new_load"] for status in world.control.statuses) == 16.0)
+
+
+async def test_the_seconds_of_an_uploaded_sound_are_its_work(world: World) -> None:
+    write(world.directory / "speech.wav", 7.0)
+    form = aiohttp.FormData({"model": "whisper"})
+    form.add_field("file", (world.directory / "speech.wav").read_bytes(), filename="speech.wav")
+    grant = base64.b64encode(json.dumps(world.auth_data()).encode()).decode()
+    async with world.agent(workload="audio", max_body_bytes=300_000):
+        headers = {"X-Posthouse-Auth": grant}
+        async with world.client.post(world.url + "/generate", data=form, headers=headers) as answer:
+            assert answer.status == 200
+        sent = world.model.seen[0]
+        content = first_file(world.model.bodies[0], sent.headers["Content-Type"])
+        assert content == (world.directory / "speech.wav").read_bytes()
+        await until(lambda: sum(status["new_load"] for status in world.control.statuses) == 7.0)
+        async with world.client.post(world.url + "/generate", data=bytes(300_001), headers=headers) as answer:
+            assert answer.status == 413
 
 
 async def test_an_answer_streams_through_as_it_is_made(world: World) -> None:

@@ -88,6 +88,7 @@ class Model:
         app.add_routes(
             [
                 web.get("/health", self._health),
+                web.get("/moved", self._moved),
                 web.post("/generate", self._generate),
                 web.post("/status/{status}", self._status),
                 web.post("/hold", self._hold),
@@ -120,6 +121,9 @@ class Model:
         if self.hangs:
             await asyncio.Event().wait()
         return web.Response(status=200 if self.healthy else 503)
+
+    async def _moved(self, request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect("/health")
 
     async def _generate(self, request: web.Request) -> web.Response:
         await asyncio.sleep(self.delay_s)

@@ -28,10 +28,11 @@ from posthouse.agent.server import Server
 from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.websocket import Rejected, join
+from posthouse.agent.work import TooLarge as TooLargeToCount
+from posthouse.agent.work import Work
 from posthouse.agent.worker import Outcome, Request, Worker
-from posthouse.agent.workload import workload_rule
 from posthouse.gate import Gate, TooLarge, TooSlow, counted, place_of, unpacked
-from posthouse.relay import Ending, Failure, Relay
+from posthouse.relay import Ending, Failure, Relay, Stalled
 from posthouse.wire.grant import AUTH_HEADER
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Proxy:
             _WITHHELD,
             settings.stall_s,
         )
-        self._work_of = workload_rule(settings.workload)
+        self._work = Work(settings)
         self._is_genuine = signature_check(settings.url)
         self._server = server
         self._grants = Grants(server, settings)
@@ -192,9 +193,26 @@ class Proxy:
                 except BadBody as error:
                     raise Refused(422, str(error)) from None
                 session, max_cost = await self._allowed(client, auth_data, session_id)
-        payload = None if body is None else _decoded(body)
-        work = self._work_of(payload, auth_data.cost)
-        request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
+        try:
+            async with self._work.body(client) if body is None else contextlib.nullcontext(None) as own:
+                content_type = "" if own is None else client.headers.get("Content-Type", "")
+                work = await self._work.of(body or own, content_type, auth_data.cost)
+                request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
+                return await self._counted(client, request, max_cost, session, (body, own))
+        except TooLargeToCount:
+            raise Refused(413, self._too_large()) from None
+        except Stalled:
+            raise self._refused("too slow") from None
+
+    async def _counted(
+        self,
+        client: web.Request,
+        request: Request,
+        max_cost: float,
+        session: Session | None,
+        body: tuple[bytes | None, bytes | None],
+    ) -> web.StreamResponse:
+        """Pass a request on whose work is known, and its answer back. `body`: as `_forward` takes it."""
         try:
             if request.work > max_cost:
                 raise Refused(422, f"the request asks for more work than its grant allows, {max_cost:g}")
@@ -209,7 +227,7 @@ class Proxy:
             with self.sessions.request_in(session, client.transport):
                 async with self._slots:
                     request.work_started_at = time.time()
-                    response, ending = await self._forward(client, body)
+                    response, ending = await self._forward(client, *body)
             status = response.status
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
@@ -262,8 +280,13 @@ class Proxy:
         self._gate.prove(client)
         return session, session.max_cost
 
-    async def _forward(self, client: web.Request, body: bytes | None) -> tuple[web.StreamResponse, Ending]:
-        """Pass the request on, and its answer back. `body`: what the model gets in place of the client's own."""
+    async def _forward(
+        self, client: web.Request, body: bytes | None, own: bytes | None
+    ) -> tuple[web.StreamResponse, Ending]:
+        """Pass the request on, and its answer back.
+
+        `body`: JSON that the model gets in place of the client's own. `own`: the client's, where it was read.
+        """
         url, headers = self._upstream_url(client), self._outward.told(client)
         if client.headers.get("Upgrade", "").lower() == "websocket":
             settings = self._settings
@@ -273,7 +296,7 @@ class Proxy:
                 raise Refused(error.status, "the model server takes no WebSocket here") from None
         if body is not None:
             headers["Content-Type"] = "application/json"
-        return await self._relay.forward(client, url, body, headers)
+        return await self._relay.forward(client, url, own if body is None else body, headers)
 
     async def _authenticate(self, auth_data: AuthData, client: web.Request, up: bool = False) -> float:
         """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one.
@@ -351,13 +374,6 @@ def _outcome(status: int) -> Outcome:
     if status >= 500:
         return "Error"
     return "Rejected" if status == 429 else "Success"
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError):  # wrong or too deep: the model may judge that
-        return None
 
 
 def _json(reply: object, status: int = 200) -> web.Response:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
-from posthouse.agent.workload import workload_rule
+from posthouse.agent.workload import RULES, workload_rule
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", ""})
@@ -42,15 +42,25 @@ class Benchmark:
     """
 
     route: Annotated[str, Option("Path of the benchmark's request.", MEASURE)] = "/generate"
-    payload: Annotated[Any, Option("Its payload, as JSON.", MEASURE, "a prompt and 256 tokens")] = field(
-        default_factory=lambda: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 256}}
-    )
+    payload: Annotated[
+        Any,
+        Option(
+            "Its payload, as JSON; {random} in a text is another number each time.", MEASURE, "a prompt and 256 tokens"
+        ),
+    ] = field(default_factory=lambda: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 256}})
+    form: Annotated[
+        dict[str, str] | None,
+        Option("Fields of a form to send in place of the payload, as JSON; a value @FILE is that file.", MEASURE),
+    ] = None
     work: Annotated[float | None, Option("Its work.", MEASURE, "as the workload rule says")] = None
     concurrency: Annotated[int, Option("Requests made at once.", MEASURE)] = 10
     runs: Annotated[int, Option("Rounds, of which the best counts.", MEASURE)] = 8
 
     def __post_init__(self) -> None:
         _require(self.route.startswith("/"), "benchmark.route", "must start with /", self.route)
+        if self.form is not None:
+            texts = isinstance(self.form, dict) and all(isinstance(value, str) for value in self.form.values())
+            _require(texts and bool(self.form), "benchmark.form", "must be an object of texts", self.form)
         if self.work is not None:
             _require(math.isfinite(self.work) and self.work > 0, "benchmark.work", "must be above 0", self.work)
         _require(1 <= self.concurrency <= 1000, "benchmark.concurrency", "must be 1 to 1000", self.concurrency)
@@ -143,9 +153,7 @@ class AgentSettings:
     perf: Annotated[
         float | None, Option("Work per second of this worker, if known.", MEASURE, "a benchmark finds out")
     ] = None
-    workload: Annotated[
-        str, Option("Work of a request: tokens, json:<dotted.path>, cost or constant:<number>.", MEASURE)
-    ] = "tokens"
+    workload: Annotated[str, Option(f"Work of a request: {RULES}.", MEASURE)] = "tokens"
     benchmark: Benchmark = field(default_factory=Benchmark)
     directory: Annotated[Path, Option("Where the benchmark's result is kept over a restart.", MEASURE)] = Path()
 

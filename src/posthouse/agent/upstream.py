@@ -122,7 +122,7 @@ async def _problem(session: ClientSession, settings: AgentSettings) -> str:
         return ""
     try:
         async with session.get(_health_url(settings), timeout=_HEALTH_TIMEOUT, allow_redirects=False) as answer:
-            return "" if answer.ok else f"status {answer.status}"
+            return "" if 200 <= answer.status < 300 else f"status {answer.status}"
     except TimeoutError:
         return _SILENT
     except ClientConnectorError as error:

@@ -26,6 +26,7 @@ from posthouse.cli import (
     offers,
     orphans,
     provider,
+    recipe,
     repeat,
     request,
     serve,
@@ -75,6 +76,7 @@ app.command("demo")(demo.demo)
 app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
 app.command("up")(up.up)
+app.add_typer(recipe.app, name="recipe")
 app.command("gateway")(gateway.gateway)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")

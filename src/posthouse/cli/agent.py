@@ -47,8 +47,8 @@ def agent(command: Command = None, log_level: LogLevel = "info", **options: Any)
     benchmark: dict[str, Any] = {
         name.removeprefix(BENCHMARK): given.pop(name) for name in list(given) if name.startswith(BENCHMARK)
     }
-    if "payload" in benchmark:
-        benchmark["payload"] = read_json(benchmark["payload"], "--benchmark-payload")
+    for name in benchmark.keys() & {"payload", "form"}:
+        benchmark[name] = read_json(benchmark[name], f"--benchmark-{name}")
     try:
         settings = AgentSettings.from_environment(
             os.environ,
@@ -109,7 +109,7 @@ def _kind(hint: Any) -> Any:
     """Return the type of an option for a field of this type. A list is given piece by piece."""
     if get_origin(hint) is tuple:
         return list[str]
-    if hint is Any:
+    if hint is Any or hint == dict[str, str] | None:
         return str
     return next(iter(kind for kind in get_args(hint) if kind is not type(None)), hint)
 

@@ -7,21 +7,12 @@ from typing import Annotated
 
 import typer
 
-import posthouse
 from posthouse.cli.options import AsJson
 from posthouse.cli.output import print_json
 from posthouse.domain.errors import BadRequest
+from posthouse.recipes import examples
 
 TEMPLATE = "template.json"
-
-
-def examples() -> dict[str, Path]:
-    """The folders of the examples that have a template, by name: those of the wheel, or of the checkout."""
-    package = Path(posthouse.__file__).parent
-    for folder in (package / "examples", package.parents[1] / "examples"):
-        if folder.is_dir():
-            return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{TEMPLATE}"))}
-    return {}
 
 
 def init(

@@ -1,0 +1,86 @@
+"""Bodies that are read before they go to the model server, where clients cannot say how much work they are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.message import Message
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from posthouse.agent.settings import AgentSettings
+from posthouse.agent.workload import needs_body, workload_rule
+from posthouse.relay import in_time
+
+_CHUNK_BYTES: Final = 2**16
+_MAX_HELD: Final = 256 * 2**20  # bytes of all of them; beyond it, what their clients announced counts
+
+
+class TooLarge(Exception):
+    pass
+
+
+class Work:
+    """Counts the work of requests by the rule of the settings."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._rule = workload_rule(settings.workload)
+        self._needs_body = needs_body(settings.workload)
+        self._max_body_bytes = settings.max_body_bytes
+        self._stall_s = settings.stall_s
+        self._held = 0
+
+    @asynccontextmanager
+    async def body(self, client: web.Request) -> AsyncIterator[bytes | None]:
+        """The body of a client that has shown its proof elsewhere, if the rule needs it; else it is left unread.
+
+        Raises: TooLarge; Stalled where the client gives nothing.
+        """
+        size = client.content_length or 0
+        plain = client.headers.get("Content-Encoding", "identity").lower() == "identity"
+        if not (self._needs_body and plain and size > 0 and self._held + size <= _MAX_HELD):
+            yield None
+            return
+        if size > self._max_body_bytes:
+            raise TooLarge
+        self._held += size
+        try:
+            body = bytearray()
+            while chunk := await in_time(client.content.read(_CHUNK_BYTES), self._stall_s):
+                body += chunk
+            yield bytes(body)
+        finally:
+            self._held -= size
+
+    async def of(self, body: bytes | None, content_type: str, cost: float) -> float:
+        """The work of a request with this body, None if it was not read, whose client announced `cost`."""
+        if body is None:
+            return self._rule(None, cost)
+        if content_type.lower().startswith("multipart/"):
+            file = first_file(body, content_type)
+            return await asyncio.to_thread(self._rule, file, cost)  # decoders take their time
+        try:
+            return self._rule(msgspec.json.decode(body), cost)
+        except (msgspec.MsgspecError, RecursionError):  # wrong or too deep: the model may judge that
+            return self._rule(None, cost)
+
+
+def first_file(body: bytes, content_type: str) -> bytes | None:
+    """The content of the first file in a body of multipart/form-data; None where there is none. Source: RFC 7578."""
+    head = Message()
+    head["Content-Type"] = content_type
+    boundary = head.get_param("boundary")
+    if head.get_content_type() != "multipart/form-data" or not isinstance(boundary, str) or not boundary.isascii():
+        return None
+    mark = b"--" + boundary.encode()
+    at = body.find(mark)
+    while at >= 0:
+        begin = body.find(b"\r\n\r\n", at)
+        if begin < 0:
+            return None
+        end = body.find(b"\r\n" + mark, begin + 2)
+        if b"filename" in body[at:begin].lower():
+            return body[begin + 4 : end if end >= 0 else None]
+        at = end + 2 if end >= 0 else -1
+    return None
