@@ -1,6 +1,7 @@
 """The memory that a model needs, against published configurations and numbers worked out by hand."""
 
 import json
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -92,7 +93,8 @@ DEEPSEEK_V3 = {
         # 2 x 151936 x 2048 + 48 x (18874368 + 128 x 3 x 2048 x 768 + 2048 x 128 + 4096) + 2048
         (QWEN3_30B_A3B, 30_532_122_624 - 48 * 256, 2 * 48 * 4 * 128 * 2),
         # 12 of 24 layers keep all: 2 x 12 x 8 x 64 x 2
-        (GPT_OSS_20B, 20_913_005_760, 24_576),
+        # 2 x 201088 x 2880 + 24 x (2 x 2880 x 64 x 72 + 2 x 2880 + 2880 x 32 + 32 x 3 x 2880 x 2880) + 2880
+        (GPT_OSS_20B, 20_907_927_360, 24_576),
         # 61 x (512 + 64) x 2
         (DEEPSEEK_V3, 671_024_972_800, 70_272),
     ],
@@ -144,7 +146,7 @@ def test_what_fits_is_what_is_left_of_the_gpus_share() -> None:
     assert fit(llama, GPUS["T4"], tokens=8192).requests == 0
     two = fit(llama, GPUS["RTX 4090"], 2, 8192)
     # 0.92 x 24564 MiB - 7.48 - 2.5 GiB = 12.09 GiB on each, of 65536 bytes a token
-    assert two.tokens == pytest.approx(193_460, rel=0.001)
+    assert two.tokens == pytest.approx(198_092, rel=0.001)
     # Latent attention is not divided.
     deepseek = shape(DEEPSEEK_V3)
     assert fit(deepseek, GPUS["H200"], 8, 1000).tokens == pytest.approx(
@@ -323,8 +325,7 @@ def test_the_command_says_what_fits(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert out["gpus"][0]["fits"]
     assert main([*ask, "--count", "2", "--quantization", "fp8"]) == 0
     out = capsys.readouterr().out
-    assert "weights 8.8 GiB, KV cache 144 KiB a token" in out
-    assert "2x T4" in out
+    assert all(re.search(pattern, out) for pattern in (r"weights_gib +8\.787", r"kv_cache_kib_per_token +144", "2x T4"))
     assert main([*ask, "--quantization", "fp9"]) == 2
     assert "fp9: there is no such quantization. Did you mean fp8?" in capsys.readouterr().err
     assert main(["recipe", "size", "nowhere"]) == 4

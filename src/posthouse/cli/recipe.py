@@ -1,15 +1,18 @@
 """`posthouse recipe ...`"""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from posthouse.cli.input import named_value
 from posthouse.cli.options import AsJson
-from posthouse.cli.output import console, print_json, print_rows, table
+from posthouse.cli.output import console, print_json, print_record, print_rows, table
 from posthouse.recipes import Parameter, Recipe, names, recipe
 from posthouse.recipes.memory.shape import QUANTIZATIONS
 from posthouse.wire.checks import unknown
+
+if TYPE_CHECKING:
+    from posthouse.recipes.memory import Fit
 
 app = typer.Typer(help="Recipes: what workers run for an engine, for `posthouse up`.", no_args_is_help=True)
 
@@ -94,13 +97,11 @@ def size(
     ],
     gpu: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A GPU, like 'RTX 4090'; repeat for more.", show_default="all that are known"
-        ),
+        typer.Option(metavar="NAME", help="A GPU, like 'RTX 4090'; repeat for more.", show_default="every known"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=64, help="GPUs of one machine that share it.")] = 1,
     max_model_len: Annotated[
-        int, typer.Option(min=1, max=10**8, help="Tokens of a request.", show_default="the model's most")
+        int, typer.Option(min=0, max=10**8, help="Tokens of a request.", show_default="the model's most")
     ] = 0,
     quantization: Annotated[str, typer.Option(help="Of the weights.", show_default="as the checkpoint is")] = "",
     kv_cache_dtype: Annotated[Literal["auto", "fp8"], typer.Option(help="Of the KV cache; fp8 is half.")] = "auto",
@@ -120,40 +121,40 @@ def size(
     if quantization not in ("", *QUANTIZATIONS):
         raise unknown(quantization, QUANTIZATIONS, "quantization")
     gpus = dict(memory.gpu(name) for name in gpu) if gpu else memory.GPUS
-    shape, number_bytes = memory.read_model(model), 1.0 if kv_cache_dtype == "fp8" else 2.0
-    tokens = max_model_len or shape.most_tokens
-    rows = []
-    for name, mib in gpus.items():
-        found = memory.fit(shape, mib, count, tokens, quantization, number_bytes)
-        rows.append(
-            {
-                "gpu": f"{count}x {name}" if count > 1 else name,
-                "memory_gib": mib / 1024,
-                "weights_gib": found.weights_bytes / GIB,
-                "cache_gib": max(found.cache_bytes, 0.0) / GIB,
-                "tokens": found.tokens,
-                "requests": round(found.requests, 1),
-                "fits": found.fits,
-            }
-        )
-    needed_gib = memory.needed_bytes(shape, count, tokens, quantization, number_bytes) / GIB
+    shape = memory.read_model(model)
+    asked: dict[str, Any] = {
+        "count": count,
+        "tokens": max_model_len or shape.most_tokens,
+        "quantization": quantization,
+        "number_bytes": 1.0 if kv_cache_dtype == "fp8" else 2.0,
+    }
+    rows = [_fitting(name, mib, count, memory.fit(shape, mib, **asked)) for name, mib in gpus.items()]
     figures = {
         "parameters": shape.parameters or None,
         "weights_gib": shape.weight_bytes(quantization) / GIB,
-        "kv_cache_kib_per_token": shape.token_bytes(number_bytes) / 1024,
-        "kv_cache_gib_per_request": shape.request_bytes(tokens, number_bytes) / GIB,
-        "max_model_len": tokens,
-        "needed_gib": needed_gib,
+        "kv_cache_kib_per_token": shape.token_bytes(asked["number_bytes"]) / 1024,
+        "max_model_len": asked["tokens"],
+        "kv_cache_gib_per_request": shape.request_bytes(asked["tokens"], asked["number_bytes"]) / GIB,
+        "needed_gib_per_gpu": memory.needed_bytes(shape, **asked) / GIB,
     }
     if as_json:
         print_json({**figures, "gpus": rows})
         return
-    typer.echo(
-        f"weights {figures['weights_gib']:.1f} GiB, KV cache {figures['kv_cache_kib_per_token']:.4g} KiB a token"
-    )
-    typer.echo(f"a request of {tokens} tokens: {figures['kv_cache_gib_per_request']:.2f} GiB")
-    typer.echo(f"{'each of the GPUs' if count > 1 else 'the GPU'} must have at least {needed_gib:.1f} GiB\n")
+    print_record(figures)
+    typer.echo()
     print_rows(rows, rows[0], "no GPUs")
+
+
+def _fitting(name: str, mib: int, count: int, found: "Fit") -> dict[str, Any]:
+    return {
+        "gpu": f"{count}x {name}" if count > 1 else name,
+        "memory_gib": mib / 1024,
+        "weights_gib": found.weights_bytes / GIB,
+        "cache_gib": max(found.cache_bytes, 0.0) / GIB,
+        "tokens": found.tokens,
+        "requests": round(found.requests, 1),
+        "fits": found.fits,
+    }
 
 
 def _plain(found: Recipe) -> dict[str, dict[str, Any]]:
