@@ -28,11 +28,10 @@ from posthouse.agent.server import Server
 from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.websocket import Rejected, join
-from posthouse.agent.work import TooLarge as TooLargeToCount
 from posthouse.agent.work import Work
 from posthouse.agent.worker import Outcome, Request, Worker
 from posthouse.gate import Gate, TooLarge, TooSlow, counted, place_of, unpacked
-from posthouse.relay import Ending, Failure, Relay, Stalled
+from posthouse.relay import Ending, Failure, Relay
 from posthouse.wire.grant import AUTH_HEADER
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class Proxy:
             _WITHHELD,
             settings.stall_s,
         )
-        self._work = Work(settings)
+        self._work = Work(settings, self._refused)
         self._is_genuine = signature_check(settings.url)
         self._server = server
         self._grants = Grants(server, settings)
@@ -193,16 +192,11 @@ class Proxy:
                 except BadBody as error:
                     raise Refused(422, str(error)) from None
                 session, max_cost = await self._allowed(client, auth_data, session_id)
-        try:
-            async with self._work.body(client) if body is None else contextlib.nullcontext(None) as own:
-                content_type = "" if own is None else client.headers.get("Content-Type", "")
-                work = await self._work.of(body or own, content_type, auth_data.cost)
-                request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
-                return await self._counted(client, request, max_cost, session, (body, own))
-        except TooLargeToCount:
-            raise Refused(413, self._too_large()) from None
-        except Stalled:
-            raise self._refused("too slow") from None
+        async with self._work.body(client) if body is None else contextlib.nullcontext(None) as own:
+            content_type = "" if own is None else client.headers.get("Content-Type", "")
+            work = await self._work.of(body or own, content_type, auth_data.cost)
+            request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
+            return await self._counted(client, request, max_cost, session, (body, own))
 
     async def _counted(
         self,
@@ -287,7 +281,7 @@ class Proxy:
 
         `body`: JSON that the model gets in place of the client's own. `own`: the client's, where it was read.
         """
-        url, headers = self._upstream_url(client), self._outward.told(client)
+        url, headers = _upstream_url(self._settings.upstream, client.rel_url), self._outward.told(client)
         if client.headers.get("Upgrade", "").lower() == "websocket":
             settings = self._settings
             try:
@@ -356,12 +350,13 @@ class Proxy:
     def _too_large(self) -> str:
         return f"body: must be at most {self._settings.max_body_bytes} bytes"
 
-    def _upstream_url(self, client: web.Request) -> URL:
-        # Clients put their key into the query. The base comes first whatever the path, so that no other host is met.
-        url = client.rel_url
-        query = "&".join(p for p in url.raw_query_string.split("&") if p.partition("=")[0].lower() not in _KEYS)
-        path = f"{url.raw_path}?{query}" if query else url.raw_path
-        return URL(f"{self._settings.upstream.rstrip('/')}/{path.removeprefix('/')}", encoded=True)
+
+def _upstream_url(upstream: str, url: URL) -> URL:
+    """Return where a request for `url` goes. The base comes first whatever the path, so that no other host is met."""
+    # Clients put their key into the query.
+    query = "&".join(p for p in url.raw_query_string.split("&") if p.partition("=")[0].lower() not in _KEYS)
+    path = f"{url.raw_path}?{query}" if query else url.raw_path
+    return URL(f"{upstream.rstrip('/')}/{path.removeprefix('/')}", encoded=True)
 
 
 def _in_query(client: web.Request) -> str | None:

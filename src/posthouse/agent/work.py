@@ -1,7 +1,7 @@
 """Bodies that are read before they go to the model server, where clients cannot say how much work they are."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import Message
 from typing import Final
@@ -11,20 +11,17 @@ from aiohttp import web
 
 from posthouse.agent.settings import AgentSettings
 from posthouse.agent.workload import needs_body, workload_rule
-from posthouse.relay import in_time
+from posthouse.relay import Failure, Stalled, in_time
 
 _CHUNK_BYTES: Final = 2**16
 _MAX_HELD: Final = 256 * 2**20  # bytes of all of them; beyond it, what their clients announced counts
 
 
-class TooLarge(Exception):
-    pass
-
-
 class Work:
-    """Counts the work of requests by the rule of the settings."""
+    """Counts the work of requests by the rule of the settings. `refuse`: the error for a body that cannot be read."""
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, refuse: Callable[[Failure], Exception]) -> None:
+        self._refuse = refuse
         self._rule = workload_rule(settings.workload)
         self._needs_body = needs_body(settings.workload)
         self._max_body_bytes = settings.max_body_bytes
@@ -35,7 +32,7 @@ class Work:
     async def body(self, client: web.Request) -> AsyncIterator[bytes | None]:
         """The body of a client that has shown its proof elsewhere, if the rule needs it; else it is left unread.
 
-        Raises: TooLarge; Stalled where the client gives nothing.
+        Raises: the error that `refuse` makes.
         """
         size = client.content_length or 0
         plain = client.headers.get("Content-Encoding", "identity").lower() == "identity"
@@ -43,12 +40,15 @@ class Work:
             yield None
             return
         if size > self._max_body_bytes:
-            raise TooLarge
+            raise self._refuse("too large")
         self._held += size
         try:
             body = bytearray()
-            while chunk := await in_time(client.content.read(_CHUNK_BYTES), self._stall_s):
-                body += chunk
+            try:
+                while chunk := await in_time(client.content.read(_CHUNK_BYTES), self._stall_s):
+                    body += chunk
+            except Stalled:
+                raise self._refuse("too slow") from None
             yield bytes(body)
         finally:
             self._held -= size
