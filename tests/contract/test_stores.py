@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
@@ -30,8 +30,10 @@ from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord, 
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY
+from posthouse.store.migrate import migrate
 from posthouse.store.recordings import ROW_BYTES
-from posthouse.store.schema import metadata
+from posthouse.store.schema import metadata, schema_version
+from posthouse.store.sql import create
 from posthouse.template import Template
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
@@ -625,14 +627,20 @@ async def test_secrets_are_kept_replaced_and_dropped(store: Store) -> None:
         await store.drop_secret(DEFAULT_ACCOUNT, "A")
 
 
-async def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
-    path = tmp_path / "posthouse.db"
-    await (await open_store(sqlite_url(path))).close()
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        options = {"compare_server_default": True}
-        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
-    engine.dispose()
+def test_the_migrations_lead_to_what_a_new_database_has(tmp_path: Path) -> None:
+    found: list[dict[str, list[str]]] = []
+    for way in (create, lambda connection: migrate(connection, None)):
+        engine = create_engine(f"sqlite:///{tmp_path / str(len(found))}")
+        with engine.begin() as connection:
+            way(connection)
+            options = {"compare_server_default": True}
+            assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+            tables = (schema_version, *metadata.sorted_tables)
+            found.append({table.name: sorted(map(str, connection.execute(select(table)))) for table in tables})
+        engine.dispose()
+    new, migrated = found
+    assert new == migrated
+    assert new["accounts"]
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

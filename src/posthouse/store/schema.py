@@ -16,6 +16,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+VERSION = "0004_periods"
+"""The newest migration."""
+
 # Names for constraints, so that a later migration can name what it changes on every database.
 metadata = MetaData(
     naming_convention={
@@ -25,6 +28,9 @@ metadata = MetaData(
         "fk": "fk_%(table_name)s_%(column_0_name)s",
     }
 )
+
+# What Alembic keeps to know where a database stands.
+schema_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 installation = Table(
     "installation",

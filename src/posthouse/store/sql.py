@@ -7,22 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, func, insert, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME
 from posthouse.domain.errors import BadRequest, Refused
 from posthouse.store.catalogue import SqlCatalogue
+from posthouse.store.checksums import CATALOGUE
 from posthouse.store.fleets import DESTROYED_KEEP, JOURNAL_KEEP, SqlFleets
 from posthouse.store.integrity import Damaged, check_pages, check_rows, seal
 from posthouse.store.keys import SqlKeys
 from posthouse.store.recordings import SqlRecordings
-from posthouse.store.schema import fleets, installation, revisions
+from posthouse.store.schema import VERSION, accounts, fleets, installation, metadata, revisions, schema_version
 
 DRIVER = "sqlite+aiosqlite"
 
@@ -100,7 +98,7 @@ def _begin(connection: Connection) -> None:
 def open_schema(connection: Connection) -> str:
     """Sees that the database is whole and has this version's schema; the installation's name. Raises: Refused."""
     check_pages(connection)
-    is_new = _migrate(connection)
+    is_new = _bring_up(connection)
     names = connection.scalars(select(installation.c.name)).all()
     if is_new:
         names = [secrets.token_hex(4)]
@@ -112,22 +110,30 @@ def open_schema(connection: Connection) -> str:
     return str(names[0])
 
 
-def _migrate(connection: Connection) -> bool:
-    """Brings the schema up to this version's. True if there was none. Raises: Refused if it is newer already."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    script = ScriptDirectory.from_config(config)
-    found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in {known.revision for known in script.walk_revisions()}:
-        raise Refused(
-            f"the database has the schema {found}, and this Posthouse knows none newer than "
-            f"{script.get_current_head()}: upgrade Posthouse, or open another database"
-        )
-    if found is None and inspect(connection).has_table(installation.name):
+def _bring_up(connection: Connection) -> bool:
+    """Brings the schema up to this version's. True if there was none. Raises: Refused, Damaged."""
+    tables = inspect(connection)
+    found = connection.scalar(select(schema_version.c.version_num)) if tables.has_table(schema_version.name) else None
+    if found == VERSION:
+        return False
+    if found is not None:
+        from posthouse.store.migrate import migrate
+
+        migrate(connection, found)
+        return False
+    if tables.has_table(installation.name):
         raise Damaged("it has tables, and no version of them")
-    command.upgrade(config, "head")
-    return found is None
+    create(connection)
+    return True
+
+
+def create(connection: Connection) -> None:
+    """Makes what the migrations lead to, in an empty database; a test compares the two."""
+    schema_version.create(connection, checkfirst=True)
+    connection.execute(insert(schema_version).values(version_num=VERSION))
+    metadata.create_all(connection)
+    connection.execute(insert(revisions), [{"topic": table.name, "revision": 0} for table in CATALOGUE])
+    connection.execute(insert(accounts).values(id=DEFAULT_ACCOUNT, name=DEFAULT_ACCOUNT_NAME, created_at=0.0))
 
 
 class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings):
