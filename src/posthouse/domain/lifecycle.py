@@ -89,7 +89,8 @@ SERVING = frozenset({State.IDLE, State.ERROR})
 
 STATE_TIMEOUT_S: dict[State, float] = {
     # How long a passing state may last without any sign of progress before it counts as stuck, in seconds.
-    # Chosen for machines that pull 10 to 100 GB over 0.1 to 1 GB/s; progress restarts the clock.
+    # Chosen for machines that pull 10 to 100 GB over 0.1 to 1 GB/s; progress restarts the clock, which begins with the
+    # answer to the command that led there.
     State.CREATING: 300.0,
     State.LOADING: 600.0,
     State.MODEL_LOADING: 900.0,

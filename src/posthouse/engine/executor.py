@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,14 @@ class Executor:
     """Called with the provider's name after each answer: its list is worth a look."""
     counts: Counter[str] = field(default_factory=Counter)
     _slots: asyncio.Semaphore = field(init=False)
+    _rents: asyncio.Semaphore = field(init=False)
+    """Of the slots, those that rentals may have: however many of them wait for a market, what ends has a slot."""
     _tasks: dict[asyncio.Task[None], ManagedEndpoint | None] = field(default_factory=dict)
     """Commands that are on their way, with the endpoint whose worker each is for."""
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.most_at_once)
+        self._rents = asyncio.Semaphore(self.most_at_once - self.most_at_once // 4)
 
     def submit(self, managed: ManagedEndpoint, command: Run) -> None:
         """Begins to carry out a command; its answer is told to the controller."""
@@ -91,7 +95,7 @@ class Executor:
         if command is Command.DESTROY and worker.message and not managed.leaving:
             await asyncio.sleep(FAILURE_SHOWN_S)
         try:
-            async with self._slots:
+            async with self._rents if command is Command.RENT else nullcontext(), self._slots:
                 async with asyncio.timeout(self.timeout_s):
                     instance = await self._ask(provider, worker, command)
             self.counts[f"{command}_ok"] += 1

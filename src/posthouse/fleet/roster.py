@@ -175,7 +175,8 @@ class Roster:
             watched = self._watched[worker.id]
             silent = now - watched.reported_at > silent_s
             loading_s = 0.0 if silent else watched.loading_s
-            if overdue(worker.state, now, worker.since, worker.progressed_at, loading_s):
+            since = max(worker.since, watched.answered_at)  # a command may have waited for its turn
+            if not watched.in_flight and overdue(worker.state, now, since, worker.progressed_at, loading_s):
                 self._change(worker, message=_overdue_text(worker, loading_s, now))
                 self._see(worker.id, Observation.OVERDUE, now)
             elif worker.state is State.IDLE and silent:
