@@ -72,6 +72,10 @@ class Server:
         self._store = cast(Store, Connection(disk, self._before_store))
         self._kill_in: tuple[str, int, Callable[[], None]] | None = None
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Does something whose tasks end with this life."""
+        self._own.run(work)
+
     async def start(self) -> None:
         """As `wiring.running`. Raises: Unavailable where the store cannot be read; Gone."""
         await self.call(self._start())

@@ -37,15 +37,15 @@ async def seen(
 ) -> Instance:
     """The instance as it is listed. `moving`: a call of ours is about to start it."""
     label, message, progress = worker.place.label, "", ""
-    if worker.container:
-        if worker.state in layout.RUNNING:
-            state = Observation.RUNNING
-        elif moving or (worker.state in UNBEGUN and not worker.halted):
-            state = Observation.PULLING if making else Observation.PROVISIONING
-        elif worker.halted:
-            state = Observation.HALTED
-        else:
-            state, message = Observation.EXITED, await last_words(engine, worker.container)
+    begun = worker.container and worker.state not in UNBEGUN
+    if begun and worker.state in layout.RUNNING:
+        state = Observation.RUNNING
+    elif moving:
+        state = Observation.PROVISIONING
+    elif worker.halted:
+        state = Observation.HALTED
+    elif begun:
+        state, message = Observation.EXITED, await last_words(engine, worker.container)
     elif making is None or making.error:
         state = Observation.EXITED
         message = making.error if making else "the server ended while the worker was made"

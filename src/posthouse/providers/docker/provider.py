@@ -2,9 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from posthouse.providers.plugin import Context
 PORT_TRIES: Final = 5
 """How often a new worker is given other ports where something else has them."""
 EVENTS_AGAIN_S: Final = 5.0
+NONE: Final[Mapping[str, Making]] = MappingProxyType({})
 MOST_LINES: Final = 10_000
 BEFORE_BYTES: Final = 2**18
 """Most that is kept of what a worker printed before an update."""
@@ -68,7 +70,8 @@ class DockerProvider:
 
     async def instances(self) -> Sequence[Instance]:
         """Everything of this installation on the engine, whoever started it."""
-        return await asyncio.gather(*map(self._seen, (await self._found()).values()))
+        making = dict(self._making)  # what the list shows without a container, or before its start, may run by now
+        return await asyncio.gather(*(self._seen(worker, making) for worker in (await self._found()).values()))
 
     async def logs(self, instance_id: str, tail: int) -> str:
         """The last lines that its container printed and, if the template writes it, of model.log: half each then."""
@@ -119,23 +122,20 @@ class DockerProvider:
         return await self._seen_now(spec.label)
 
     async def start(self, instance_id: str) -> None:
-        """Runs onstart again in the same container. Raises: NotFound; Busy while no slot is free, or not its GPU."""
+        """Runs onstart again in the same container. Raises: NotFound; Busy while no slot is free, or not its GPU.
+
+        Its name says last that it is not meant to be stopped: should the server die before, it has not failed.
+        """
         with self._moved(instance_id):
-            async with self._choosing:
+            async with self._choosing:  # until it runs nothing else may have its slot
                 workers = await self._found()
                 worker = self._known(workers, instance_id)
                 if not worker.container:  # it starts as soon as its image is there
                     return
                 if worker.state not in layout.RUNNING:
                     self._room.require(worker, workers)
-                await self._name(worker, halted=False)
-            try:
-                if worker.state not in layout.RUNNING:
                     await self._engine.start(worker.container)
-            except PosthouseError:
-                if worker.halted:
-                    await self._name(replace(worker, halted=False), halted=True)
-                raise
+            await self._name(worker, halted=False)
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
         """Replaces its container by one of the new image on the same volumes and, as far as they are still published,
@@ -216,11 +216,13 @@ class DockerProvider:
             raise NotFound(f"instance {instance_id!r} is not on this engine")
         return worker
 
-    async def _seen(self, worker: Found) -> Instance:
+    async def _seen(self, worker: Found, making: Mapping[str, Making] = NONE) -> Instance:
+        """`making`: what was being made before it was found."""
         published = worker.place.ports if self._settings.network != "host" else worker.place.ports[:-2]
         addresses = frozenset(f"{self._host}:{outside}" for _, outside in published)
         label = worker.place.label
-        return await seen(self._engine, worker, self._making.get(label), addresses, label in self._moving)
+        made = self._making.get(label, making.get(label))
+        return await seen(self._engine, worker, made, addresses, label in self._moving)
 
     async def _seen_now(self, instance_id: str) -> Instance:
         worker = (await self._found()).get(instance_id)
