@@ -334,6 +334,20 @@ def test_a_redirect_of_a_worker_is_not_followed(world: World) -> None:
         world.client().chat.completions.create(model="chat", messages=MESSAGES, user="redirects")
 
 
+def test_a_request_with_an_idempotency_key_is_worked_out_once(world: World) -> None:
+    for stream in (True, False):
+        user, key = f"plain:once:{stream}", f"once-{stream}"
+        body = {"model": "chat", "messages": MESSAGES, "user": user, "stream": stream}
+        headers = {"Authorization": f"Bearer {world.key}", "Idempotency-Key": key}
+        first, again = (httpx.post(f"{world.url}/chat/completions", json=body, headers=headers) for _ in range(2))
+        assert (first.content, first.status_code) == (again.content, 200)
+        assert first.headers["content-type"] == again.headers["content-type"]
+        assert (first.headers.get("idempotent-replayed"), again.headers["idempotent-replayed"]) == (None, "true")
+        assert len(world.seen(user)) == 1
+        other = httpx.post(f"{world.url}/chat/completions", json={**body, "n": 1}, headers=headers)
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from posthouse.client.errors import ClientError
 from posthouse.gateway.asked import read
 from posthouse.gateway.counted import END_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
 from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.repeats import KEPT_S, MAX_ANSWER_BYTES, MAX_BYTES, Repeats
+from posthouse.gateway.retries import MOST, PER_S, SHARE, Retries
 from posthouse.gateway.upload import Field
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
@@ -194,3 +196,67 @@ def test_a_refusal_of_a_worker_becomes_an_event() -> None:
         event = as_event(418, odd)
         assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "worker_refused"
     assert Refused(500, "x", "two\nlines").event().count(b"\n") == 2
+
+
+def test_a_fifth_of_the_requests_may_be_tried_again_and_one_a_second() -> None:
+    now = 0.0
+    retries = Retries(lambda: now)
+    assert sum(retries.take() for _ in range(1000)) == MOST
+    for _ in range(100):
+        retries.began()
+    assert sum(retries.take() for _ in range(1000)) == pytest.approx(100 * SHARE, abs=1)
+    now += 7 * PER_S
+    assert sum(retries.take() for _ in range(1000)) == 7
+    now += 1e9
+    assert sum(retries.take() for _ in range(1000)) == MOST
+
+
+def test_an_answer_is_kept_for_whoever_repeats_the_request() -> None:
+    repeats = Repeats(lambda: 0.0)
+    first = repeats.begin("key", "once", CHAT, b"{}")
+    with pytest.raises(Refused, match="still worked on") as busy:
+        repeats.begin("key", "once", CHAT, b"{}")
+    assert (busy.value.status, busy.value.headers) == (409, {"Retry-After": "1"})
+    first.feed(b"an ")
+    first.feed(b"answer")
+    repeats.end(first, 200, {"Content-Type": "x"})
+    again = repeats.begin("key", "once", CHAT, b"{}")
+    assert (again.status, bytes(again.answer), again.headers) == (200, b"an answer", {"Content-Type": "x"})
+    for other in ((CHAT, b"{} "), (EMBEDDINGS, b"{}")):
+        with pytest.raises(Refused, match="used for another request"):
+            repeats.begin("key", "once", *other)
+    assert repeats.begin("another key", "once", CHAT, b"{}").status == 0
+    for wrong in ("", "x" * 256):
+        with pytest.raises(Refused, match="must have 1 to 255"):
+            repeats.begin("key", wrong, CHAT, b"{}")
+
+
+def test_what_failed_or_is_long_is_worked_out_again() -> None:
+    repeats = Repeats(lambda: 0.0)
+    for status, size in ((0, 1), (500, 1), (400, 1), (200, MAX_ANSWER_BYTES + 1)):
+        repeat = repeats.begin("key", "once", CHAT, b"{}")
+        assert repeat.status == 0
+        repeat.feed(bytes(size // 2))
+        repeat.feed(bytes(size - size // 2))
+        assert len(repeat.answer) <= MAX_ANSWER_BYTES
+        repeats.end(repeat, status, {})
+
+
+def test_old_answers_go_and_so_do_those_beyond_the_room() -> None:
+    now = 0.0
+    repeats = Repeats(lambda: now)
+
+    def ask(name: str) -> int:
+        repeat = repeats.begin("key", name, CHAT, b"{}")
+        before = repeat.status
+        if not before:
+            repeat.feed(bytes(MAX_ANSWER_BYTES))
+            repeats.end(repeat, 200, {})
+        return before
+
+    assert [ask("a"), ask("a")] == [0, 200]
+    for number in range(MAX_BYTES // MAX_ANSWER_BYTES):
+        ask(f"other {number}")
+    assert [ask("a"), ask("a")] == [0, 200]
+    now += KEPT_S + 1
+    assert ask("a") == 0

@@ -27,6 +27,8 @@ class Waiting(Struct, frozen=True):
     endpoint: str
     status: str = ""
     request_idx: int = 0
+    ready_in_s: float = 0.0
+    """When a worker is expected, in seconds from now; 0 where nobody can tell."""
 
 
 class Answer(Struct, frozen=True):

@@ -49,10 +49,13 @@ class Begun(NamedTuple, Generic[T]):
 
 
 class Requests:
-    """Sends jobs. `timeout_s` bounds each that states no bound of its own."""
+    """Sends jobs. `timeout_s` bounds each that states none. `estimate`: ask when a worker is expected."""
 
-    def __init__(self, http: Http, timeout_s: float, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(
+        self, http: Http, timeout_s: float, max_event_bytes: int = MAX_EVENT_BYTES, estimate: bool = False
+    ) -> None:
         self._http = http
+        self._estimate = estimate
         self._max_event_bytes = max_event_bytes
         self.timeout_s = timeout_s
 
@@ -61,6 +64,8 @@ class Requests:
         if not (cost is None or (isinstance(cost, int | float) and 0 <= cost < math.inf)):
             raise BadRequest(f"cost is {cost!r}; it must be a number of at least 0")
         body = {"endpoint": endpoint, "request_idx": request_idx} | ({} if cost is None else {"cost": cost})
+        if self._estimate:
+            body["estimate"] = True
         reply = await self._http.reply("POST", "/route/", body)
         try:
             if "url" in reply:

@@ -8,7 +8,7 @@ from posthouse.domain.errors import BadRequest
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.standing import why
+from posthouse.engine.standing import ready_in_s, why
 from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
@@ -178,7 +178,8 @@ def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float
     status = statuses(managed.fleet.workers.values())
     if managed.last_failures(now) and (failure := why(managed, now)):
         status = f"{status}; {failure}"
-    return WaitReply(ask.endpoint, status, outcome.request_idx if ask.polls else 0)
+    expected_s = (ask.estimate and round(ready_in_s(managed, now), 1)) or 0  # 0 itself: only that is left out
+    return WaitReply(ask.endpoint, status, outcome.request_idx if ask.polls else 0, expected_s)
 
 
 def _text(ask: RouteAsk, found: Assignment, scheme: str) -> bytes:

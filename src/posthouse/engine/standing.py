@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from statistics import median
 
 from posthouse.budget import Left
 from posthouse.domain.decision import Obstacle
@@ -9,6 +10,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.wire.rows import MoneyLeft, Standing
 
+_NEW = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING})
 MAX_WHY = 300
 """Longest sentence about failures, in characters."""
 
@@ -57,6 +59,25 @@ def why(managed: ManagedEndpoint, now: float) -> str:
     obstacles = [] if decision is None else [r.rule for r in decision.because if isinstance(r, Obstacle)]
     loading = [worker.message for worker in managed.fleet.workers.values() if worker.message]
     return next((_shortened(text) for text in (*obstacles, *loading)), "")
+
+
+def ready_in_s(managed: ManagedEndpoint, now: float) -> float:
+    """When a worker is expected to be free for a request that waits, in seconds from now; 0 where nobody can tell.
+
+    A worker that comes takes as long as others took; before one has come here, nobody can tell. Where some are ready,
+    the work that is at them and waits is shared by them.
+    """
+    fleet = managed.fleet
+    workers, ledger = list(fleet.workers.values()), fleet.requests.ledger
+    if ready := [worker.perf for worker in workers if worker.state is State.IDLE and worker.perf > 0]:
+        count = len(ledger) - len(ledger.waiting)
+        work = ledger.outstanding() * (1 + len(ledger.waiting) / count) if count else 0.0
+        return work / sum(ready)
+    learned = fleet.roster.estimator
+    start_s, create_s = (median(took or [0.0]) for took in (learned.start_s, learned.create_s))
+    left_s = [start_s - (now - worker.since) for worker in workers if worker.state is State.STARTING]
+    left_s += [create_s - (now - worker.created_at) for worker in workers if worker.state in _NEW]
+    return min((s for s in left_s if s > 0), default=0.0)
 
 
 def _shortened(text: str) -> str:

@@ -27,8 +27,8 @@ class Estimator:
         """By workergroup: since a worker of it last came to be ready."""
         self._kinds: dict[str, Latest[WorkerId, tuple[float, float]]] = {}  # performance and $/h
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
-        self._start_s: deque[float] = deque(maxlen=TUNING.samples)
-        self._create_s: deque[float] = deque(maxlen=TUNING.samples)
+        self.start_s: deque[float] = deque(maxlen=TUNING.samples)
+        self.create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
@@ -46,12 +46,12 @@ class Estimator:
         self.failures.pop(worker.machine, None)
         took_s = now - before.since
         if before.state is State.STARTING:
-            self._start_s.append(took_s)
+            self.start_s.append(took_s)
         elif before.state not in UPDATING:
             if before.loaded_at > 0:
                 return None
             took_s = now - worker.created_at
-            self._create_s.append(took_s)
+            self.create_s.append(took_s)
             self._loaded(worker, now, success=True)
         return took_s
 
@@ -86,8 +86,8 @@ class Estimator:
             perf={kind: median(perf for perf, _ in known.values()) for kind, known in self._kinds.items()},
             work_per_usd={kind: median(values) for kind, values in per_usd.items() if values},
             success_rate=self._success_rate(now),
-            start_s=median(self._start_s or [nothing.start_s]),
-            create_s=median(self._create_s or [nothing.create_s]),
+            start_s=median(self.start_s or [nothing.start_s]),
+            create_s=median(self.create_s or [nothing.create_s]),
         )
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:

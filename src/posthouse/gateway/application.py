@@ -111,7 +111,28 @@ class Gateway:
         if isinstance(asked.body, Upload):
             size = self._ways.settings.max_body_bytes if asked.body.size is None else asked.body.size
         with self._held(size):
+            if (once := client.headers.get("Idempotency-Key")) and isinstance(asked.body, bytes):
+                return await self._once(client, key, asked, asked.body, once)
             return await Exchange(self._ways, client, key, client["id"], asked).run()
+
+    async def _once(
+        self, client: web.Request, key: str, asked: Asked, body: bytes, once: str
+    ) -> web.StreamResponse | web.Response:
+        """The answer to a request that is to be worked on once. Raises: Refused."""
+        repeats = self._ways.repeats
+        repeat = repeats.begin(key, once, asked.path, body)
+        if repeat.status:
+            await self._reachable(client)  # the key is good still
+            headers = {**repeat.headers, REQUEST_ID: client["id"], "Idempotent-Replayed": "true"}
+            return web.Response(body=bytes(repeat.answer), status=repeat.status, headers=headers)
+        exchange, status, headers = Exchange(self._ways, client, key, client["id"], asked, repeat), 0, {}
+        try:
+            response = await exchange.run()
+            if exchange.is_complete:
+                status, headers = response.status, {"Content-Type": response.headers.get("Content-Type", "")}
+            return response
+        finally:
+            repeats.end(repeat, status, headers)
 
     def _upload(self, client: web.Request, begun: bytes) -> Upload:
         """The body of which that has come. Raises: Refused if it is too large by its head."""

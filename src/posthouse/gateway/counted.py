@@ -78,6 +78,8 @@ class Document:
 
     is_whole = False
     """Whether what has passed could be followed by an event."""
+    events = 0
+    """How many have passed: about the tokens of an answer that broke off."""
 
     def __init__(self) -> None:
         self._end = b""
@@ -108,6 +110,7 @@ class Events:
     def __init__(self, hides_usage: bool) -> None:
         """`hides_usage`: the event that says nothing else does not pass."""
         self.usage: Usage | None = None
+        self.events = 0
         self.is_whole = True
         self._hides_usage = hides_usage
         self._begun = b""
@@ -120,6 +123,7 @@ class Events:
         passes, self._begun = text[:end], text[end:]
         if b'"usage"' in passes:
             passes = b"".join(event for event in _EVENT.findall(passes) if self._may_pass(event))
+        self.events += len(_DATA.findall(passes))
         self.is_whole = self.is_whole or end > 0
         if len(self._begun) > MAX_EVENT_BYTES:
             passes += self._begun[:-_KEPT_BACK]

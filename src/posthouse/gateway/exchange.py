@@ -4,10 +4,11 @@ import asyncio
 import base64
 import io
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -17,14 +18,16 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from posthouse.client.answers import Routed, Waiting
-from posthouse.client.errors import ClientError, NotFound, Unauthorized
+from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerFailed
 from posthouse.client.http import MAX_ERROR_BYTES, Http, broken, failure, read
 from posthouse.client.management import Management
-from posthouse.client.requests import Job, Requests
+from posthouse.client.requests import MAX_BEGUN, Job, Requests
 from posthouse.gate import Gate
 from posthouse.gateway.asked import Asked
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.repeats import Repeat, Repeats
+from posthouse.gateway.retries import Retries
 from posthouse.gateway.settings import GatewaySettings
 from posthouse.gateway.upload import Upload
 from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
@@ -36,7 +39,7 @@ REQUEST_ID: Final = "X-Request-Id"
 ANTHROPIC_ID: Final = "Request-Id"
 """Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
-_COMMENT: Final = b": waiting for a worker\n\n"
+_COMMENT: Final = ": waiting for a worker%s\n\n"
 _LEFT: Final = 499  # a status that nobody reads; nginx's
 _EVENT_STREAM: Final = "text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
@@ -59,6 +62,8 @@ class Ways:
     workers: ClientSession
     """Made by `relay_session`."""
     gate: Gate
+    retries: Retries = field(default_factory=Retries)
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 def is_anthropic(client: web.Request) -> bool:
@@ -77,7 +82,10 @@ async def reachable(server: Http, key: str) -> list[tuple[str, float]]:
 class Exchange:
     """A request that may be sent, on its way to a worker and back."""
 
-    def __init__(self, ways: Ways, client: web.Request, key: str, request_id: str, asked: Asked) -> None:
+    def __init__(
+        self, ways: Ways, client: web.Request, key: str, request_id: str, asked: Asked, repeat: Repeat | None = None
+    ) -> None:
+        """`repeat`: gets the answer, too."""
         self._ways = ways
         self._client = client
         self._key = key
@@ -87,12 +95,21 @@ class Exchange:
         self._began_at = time.monotonic()
         self._response: web.StreamResponse | None = None
         self._passing: Document | Events = Document()
+        self._repeat = repeat
         self._worker = "none"
+        self._begun = 0  # how often a worker may have begun it, and failed
+        self._ready_at = 0.0  # when a worker is expected; 0: nobody knows
         self._wait_s = self._first_byte_s = 0.0
         self._outcome = "client left"
 
+    @property
+    def is_complete(self) -> bool:
+        """All of a worker's answer has been passed on."""
+        return self._outcome == "complete"
+
     async def run(self) -> web.StreamResponse:
         """The answer once all of it has been passed on. Raises: Refused while none has begun."""
+        self._ways.retries.began()
         beginning = asyncio.create_task(self._begin())
         try:
             try:
@@ -124,7 +141,9 @@ class Exchange:
                     headers[ANTHROPIC_ID] = self._request_id
                 await self._prepare(web.StreamResponse(headers=headers))
                 self._passing = Events(self._asked.hides_usage)
-            await self._write(_COMMENT)
+            left_s = self._ready_at - time.monotonic()
+            when = f", ready in about {math.ceil(left_s)} s" if left_s > 0 else ""
+            await self._given(self._sending.write((_COMMENT % when).encode()))
 
     async def _begin(self) -> tuple[ClientResponse, bytes]:
         """The answer of a worker, with the first of its body. Raises: Refused."""
@@ -132,7 +151,8 @@ class Exchange:
         limit_s = settings.hold_s + settings.silence_s
         job = Job(asked.model, asked.path, lambda _: asked.body, asked.cost, limit_s, _RETRIES, self._waits)
         try:
-            begun = await Requests(self._ways.server.with_key(self._key), limit_s).begin_with(job, self._ask)
+            server = self._ways.server.with_key(self._key)
+            begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
         except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
             names = [name for name, _ in await reachable(self._ways.server, self._key)]
             raise unknown_model(asked.model, names) from None
@@ -146,9 +166,12 @@ class Exchange:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
             raise Refused(503, "busy", f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
         self._ways.gate.prove(self._client)
+        self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
             text = f"no worker of {self._asked.model!r} was free within {self._ways.settings.hold_s:g} s"
-            raise Refused(503, "no_worker", f"{text}: {waiting.status}", retry_s=RETRY_S)
+            when = f"; the next is ready in about {math.ceil(waiting.ready_in_s)} s" if waiting.ready_in_s else ""
+            text = f"{text}: {waiting.status}{when}"
+            raise Refused(503, "no_worker", text, retry_s=waiting.ready_in_s or RETRY_S)
 
     def _hold_left_s(self) -> float:
         return self._began_at + self._ways.settings.hold_s - time.monotonic()
@@ -156,7 +179,7 @@ class Exchange:
     async def _ask(self, routed: Routed) -> tuple[ClientResponse, bytes]:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
         self._ways.gate.prove(self._client)
-        self._worker = routed.url
+        self._worker, self._ready_at = routed.url, 0.0
         asked, url = self._asked, routed.url.rstrip("/") + self._asked.path
         body = asked.body.pieces() if isinstance(asked.body, Upload) else asked.body and io.BytesIO(asked.body)
         answer = None
@@ -171,9 +194,7 @@ class Exchange:
                 allow_redirects=False,
             )
             if failed := await failure(answer, routed.url):
-                if failed.retry_after_s > self._hold_left_s():
-                    raise refusal(failed)
-                raise failed
+                raise self._retried(failed)
             if 300 <= answer.status < 400:  # the official clients would follow it
                 raise ClientError(f"worker {routed.url} answers with a redirect", answer.status)
             if answer.status < 400:
@@ -188,8 +209,19 @@ class Exchange:
             if isinstance(asked.body, Upload) and asked.body.refused:
                 raise asked.body.refused from None
             if isinstance(error, HttpError | OSError | ValueError):
-                raise broken(error, routed.url) from None
+                raise self._retried(broken(error, routed.url)) from None
             raise
+
+    def _retried(self, failed: WorkerFailed) -> WorkerFailed | Refused:
+        """The failure, where the request may be tried again; else what the caller is told."""
+        self._begun += failed.begun
+        if failed.retry_after_s > self._hold_left_s():
+            return refusal(failed)
+        if self._begun >= MAX_BEGUN or self._ways.retries.take():
+            return failed
+        said = f"{failed.message}; it is not tried again, because many others are"
+        status = 429 if failed.status == 429 else 503
+        return Refused(status, "too_many_retries", said, retry_s=failed.retry_after_s or RETRY_S)
 
     def _headers(self, routed: Routed) -> CIMultiDict[str]:
         proof = base64.b64encode(msgspec.json.encode(routed.auth_data)).decode()
@@ -237,15 +269,21 @@ class Exchange:
         self._response = response
         await self._given(response.prepare(self._client))
 
-    async def _write(self, data: bytes) -> None:
+    @property
+    def _sending(self) -> web.StreamResponse:
+        """The answer to the caller, which has begun."""
         assert self._response is not None
+        return self._response
+
+    async def _write(self, data: bytes) -> None:
         if data:
-            await self._given(self._response.write(data))
+            if self._repeat is not None:
+                self._repeat.feed(data)
+            await self._given(self._sending.write(data))
 
     async def _end_with(self, data: bytes) -> None:
-        assert self._response is not None
         await self._write(data)
-        await self._given(self._response.write_eof())
+        await self._given(self._sending.write_eof())
 
     async def _given(self, step: Awaitable[object]) -> None:
         """Wait for the client. Raises: Stalled if it takes nothing, or has left."""
@@ -267,5 +305,7 @@ class Exchange:
             self._wait_s,
             self._first_byte_s,
             time.monotonic() - self._began_at,
-            f"{usage.prompt_tokens} + {usage.completion_tokens}" if usage else "unknown",
+            f"{usage.prompt_tokens} + {usage.completion_tokens}"
+            if usage
+            else f"unknown, {self._passing.events} events",
         )

@@ -26,6 +26,8 @@ class RouteAsk(msgspec.Struct, gc=False):
     """Absent: a client that does not poll. 0: a new request. Above 0: the same request again."""
     api_key: str = ""
     api_token: str = ""
+    estimate: bool = False
+    """Posthouse's own clients: the reply is to say when a worker is expected."""
 
     @property
     def polls(self) -> bool:
@@ -61,6 +63,8 @@ class WaitReply(msgspec.Struct, omit_defaults=True, gc=False):
     endpoint: str
     status: str
     request_idx: int = 0
+    ready_in_s: float = 0
+    """When one is expected, in seconds from now; left out (0) where nobody can tell, and to who does not ask for it."""
 
 
 _usual = msgspec.json.Decoder(RouteAsk)

@@ -1,0 +1,95 @@
+"""What callers of a gateway are told while they wait, and how often it tries: at a server of ours."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from posthouse.gateway import GatewaySettings
+from posthouse.gateway.service import run
+from tests.kit.agent_world import free_port, listening
+
+pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")  # of 3.14; 3.11 has no other
+BODY = {"model": "chat", "messages": []}
+HEADERS = {"Authorization": "Bearer key"}
+
+
+class Server:
+    """A server whose `/route/` answers `reply`, and a worker that answers `status`."""
+
+    def __init__(self) -> None:
+        self.reply: dict[str, Any] = {}
+        self.status = 200
+        self.asked: list[dict[str, Any]] = []
+        self.worked = 0
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.add_routes([web.post("/route/", self.route), web.post("/v1/{path:.*}", self.work)])
+        return app
+
+    async def route(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        at = f"http://{request.host}"
+        there = {"cost": 1, "reqnum": 1, "signature": "s", "url": at, "request_idx": 7}
+        return web.json_response({"endpoint": "chat", **(self.reply or there)})
+
+    async def work(self, request: web.Request) -> web.Response:
+        self.worked += 1
+        return web.json_response({"choices": [], "error": {"message": "no"}}, status=self.status)
+
+
+@contextlib.asynccontextmanager
+async def gateway(server: Server, **settings: Any) -> AsyncIterator[str]:
+    port = free_port()
+    async with listening(server.app(), port):
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(
+            run(GatewaySettings(url=f"http://127.0.0.1:{port}", listen_port=0, **settings), address.set_result)
+        )
+        try:
+            yield f"{await address}/v1"
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def post(url: str, **body: Any) -> tuple[aiohttp.ClientResponse, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/chat/completions", json=BODY | body, headers=HEADERS) as answer,
+    ):
+        return answer, await answer.text()
+
+
+async def test_who_waits_is_told_when_a_worker_is_expected() -> None:
+    server = Server()
+    server.reply = {"status": "loading: 1", "request_idx": 7, "ready_in_s": 14.2}
+    async with gateway(server, hold_s=0.2, keep_alive_s=0.05) as url:
+        answer, text = await post(url)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "15")
+        assert "loading: 1; the next is ready in about 15 s" in text
+        answer, text = await post(url, stream=True)
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        assert ": waiting for a worker, ready in about 15 s\n\n" in text
+        assert '"code":"no_worker"' in text
+        server.reply = {"status": "no workers", "request_idx": 7}
+        answer, text = await post(url, stream=True)
+        assert text.startswith(": waiting for a worker\n\n")
+
+
+async def test_many_failures_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MOST", 1.0), ("PER_S", 0.0)):
+        monkeypatch.setattr(f"posthouse.gateway.retries.{name}", value)
+    server = Server()
+    server.status = 500
+    async with gateway(server) as url:
+        answers = [await post(url) for _ in range(5)]
+    assert [answer.status for answer, _ in answers] == [500, 503, 503, 503, 503]
+    assert "it is not tried again, because many others are" in answers[-1][1]
+    assert answers[-1][0].headers["Retry-After"]
+    assert server.worked == 2 + 4
