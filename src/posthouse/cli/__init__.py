@@ -14,6 +14,7 @@ from posthouse.cli import (
     account,
     advise,
     agent,
+    apply,
     config,
     demo,
     endpoint,
@@ -77,6 +78,10 @@ app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)
 app.command("up")(up.up)
 app.add_typer(recipe.app, name="recipe")
+app.command("apply")(apply.apply)
+app.command("diff")(apply.diff)
+app.command("export")(apply.export)
+app.command("delete")(apply.delete)
 app.command("gateway")(gateway.gateway)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from posthouse.cli.described import SCALING, with_options
-from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names, given
+from posthouse.cli.input import check_search, find
+from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names, given, template_names
 from posthouse.cli.output import plain, print_json, print_record, print_rows, waiting
 from posthouse.cli.serve import server_extra
+from posthouse.cli.template import KEYS
 from posthouse.domain.endpoint import PARAMETERS, EndpointState
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.errors import BadRequest, PosthouseError
 
 if TYPE_CHECKING:
     from posthouse.client import Client
@@ -61,6 +63,12 @@ def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = 
 @with_options("scaling", SCALING)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new endpoint.")],
+    template: Annotated[
+        str | None,
+        typer.Option(help="Give it a workergroup of this template: hash, id or name.", autocompletion=template_names),
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Where that rents.", show_default="the server's default")] = None,
+    search: Annotated[str | None, typer.Option(help="Offer filter of that.", show_default="the template's own")] = None,
     force: Force = False,
     *,
     scaling: dict[str, Any],
@@ -70,15 +78,32 @@ def create(
 ) -> None:
     """Create an endpoint. Parameters that are not given have the server's defaults.
 
-    Example:
+    Examples:
       posthouse endpoint create llama --min-load 0 --cold-workers 1 --max-workers 4
+      posthouse endpoint create llama --template llama-cpu --max-workers 4
     """
     if not force:
         _check_cold(scaling, PARAMETERS["max_workers"].default)
+        check_search(search, "search")
+    more = {key: value for key, value in (("provider", provider), ("search_params", search)) if value is not None}
+    if more and template is None:
+        raise BadRequest("--provider, --search: are of a workergroup, which --template gives")
     with connect(url, api_key) as client:
+        template_id = template and find(client.templates(), "template", template, KEYS).id
         endpoint_id = client.create_endpoint(name, **scaling)
+        made = {"id": endpoint_id}
+        if template_id is not None:
+            try:
+                made["workergroup_id"] = client.create_workergroup(
+                    endpoint_id=endpoint_id, template_id=template_id, **more
+                )
+            except PosthouseError:  # nothing is left of what could not be made whole
+                client.delete_endpoint(endpoint_id)
+                raise
     if as_json:
-        print_json({"id": endpoint_id})
+        print_json(made)
+    elif template_id is not None:
+        typer.echo(f"endpoint {endpoint_id} created, with workergroup {made['workergroup_id']}")
     else:
         typer.echo(f"endpoint {endpoint_id} created; give it workers with `posthouse workergroup create`")
 

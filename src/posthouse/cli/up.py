@@ -1,28 +1,26 @@
 """`posthouse up`"""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posthouse.cli.apply import carry_out, most_usd_h, planned
 from posthouse.cli.described import SCALING, with_options
-from posthouse.cli.input import check_search, named_value
+from posthouse.cli.input import check_search, named_value, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect
 from posthouse.cli.output import print_json
 from posthouse.cli.recipe import Param
-from posthouse.domain.errors import BadRequest
-from posthouse.recipes import names, recipe
-from posthouse.wire.search import parse_search
+from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.recipes import Recipe, names, recipe
 
 if TYPE_CHECKING:
-    from posthouse.client import Client
-    from posthouse.wire.rows import Endpoint, Template, Workergroup
+    from posthouse.cli.manifest import Found
 
 SMALL = {"min_load": 0, "cold_workers": 0, "max_workers": 1}
 """How a new endpoint scales where nothing is said: it costs nothing while nobody asks."""
 
-KEPT = "is as it was"
-Done = tuple[int, str]
-"""An id, and what became of it."""
+HEAD = "# Written by `posthouse up`, which writes it anew. Change it, delete this line, and `posthouse apply -f` it.\n"
 
 
 @with_options("scaling", SCALING)
@@ -38,7 +36,11 @@ def up(
     provider: Annotated[str | None, typer.Option(help="Where to rent.", show_default="the server's default")] = None,
     gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Only machines with this GPU, like RTX_4090.")] = None,
     gpu_ram_gb: Annotated[
-        float | None, typer.Option(min=1, help="Memory that each GPU must have.", show_default="the recipe's")
+        float | None,
+        typer.Option(min=1, help="Memory that each GPU must have.", show_default="the recipe's, or worked out"),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where the manifest is written.", show_default="NAME.yaml")
     ] = None,
     force: Force = False,
     *,
@@ -49,67 +51,95 @@ def up(
 ) -> None:
     """Make an endpoint that serves a model, or change it: template, endpoint and workergroup in one.
 
-    A new endpoint has no worker until somebody asks, and one at most, unless
-    options say otherwise. A second call changes what is given; workers are then
-    updated a few at a time.
+    It writes a manifest and applies it. A new endpoint has no worker until
+    somebody asks, and one at most, unless options say otherwise. A second call
+    changes what is given; workers are then updated a few at a time.
 
     Examples:
       posthouse up chat --recipe llama.cpp --model ./model.gguf
       posthouse up chat --recipe llama.cpp --model ./model.gguf --param context=8192 --max-workers 2
       posthouse up chat --recipe vllm --model Qwen/Qwen3-8B --provider vast --gpu RTX_4090
     """
+    from posthouse.cli import manifest as m
+
     given = dict(named_value(text, "--param") for text in param or [])
     own = {"model": model, "quantization": quantization, "max_model_len": max_model_len}
     given |= {key: value for key, value in own.items() if value is not None}
-    fields = recipe(recipe_name).template(given, force, name, gpu_ram_gb or 0.0)
-    group = {"provider": provider} if provider else {}
+    found_recipe = recipe(recipe_name)
+    values = found_recipe.values(given, force, name)
     if gpu is not None:
-        group["search_params"] = f"{fields.get('extra_filters', '')} gpu_name={gpu}".strip()
-        check_search(group["search_params"], "--gpu")
+        check_search(f"gpu_name={gpu}", "--gpu")
+    group = {key: value for key, value in (("provider", provider), ("gpu", gpu)) if value}
+    ram, told = (gpu_ram_gb, "") if gpu_ram_gb else _worked_out(found_recipe, values)
     with connect(url, api_key) as client:
-        template = next((row for row in client.templates() if row.name == name), None)
-        endpoint = next((row for row in client.endpoints() if row.endpoint_name == name), None)
-        groups = [row for row in client.workergroups() if endpoint is not None and row.endpoint_id == endpoint.id]
-        if any(template is None or row.template_id != template.id for row in groups):
-            raise BadRequest(f"NAME: {name!r} has workers of other templates; delete it first, or choose another name")
-        template_id, how_template = _template(client, template, {"name": name, **fields})
-        endpoint_id, how_endpoint = _endpoint(client, endpoint, name, scaling)
-        if groups:
-            group_id, how_group = _group(client, groups[0], group)
-        else:
-            group_id = client.create_workergroup(endpoint_id=endpoint_id, template_id=template_id, **group)
-            how_group = "created"
-        gateway = client.status().gateway
+        has = _checked(m.Found.at(client), name)
+        manifest: dict[str, Any] = {
+            "endpoint": name,
+            "scaling": {**SMALL, **has, **scaling},
+            "recipe": recipe_name,
+            "parameters": {key: values[key] for key in given},
+        }
+        manifest |= {"gpu_ram_gb": ram} if ram else {}
+        manifest |= {"workergroups": [group]} if group else {}
+        text = m.dumped([manifest], HEAD)
+        path = _written(Path(file or f"{name}.yaml"), text, named=file is not None)
+        wanted = m.manifests(text, path, force)
+        plans, found = planned(client, wanted)
+        carry_out(client, plans, quiet=as_json)
+        cost = most_usd_h(client, found, wanted[0])
+        found, gateway = m.Found.at(client), client.status().gateway
+    endpoint, template = found.endpoint(name), found.template(name)
     if as_json:
-        print_json({"endpoint_id": endpoint_id, "template_id": template_id, "workergroup_id": group_id})
+        ids = {"endpoint_id": endpoint and endpoint.id, "template_id": template and template.id}
+        print_json({**ids, "workergroup_id": found.groups_of(endpoint)[0].id, "file": path, "usd_h_at_most": cost})
         return
-    typer.echo(f"template {template_id} {how_template}")
-    typer.echo(f"endpoint {endpoint_id} {how_endpoint}")
-    typer.echo(f"workergroup {group_id} {how_group}")
+    for line in filter(None, [told, "" if plans[0].changes else "everything is as it was", f"at most: {cost}"]):
+        typer.echo(line)
+    typer.echo(f"{path} has it all, for `posthouse apply`")
     typer.echo(f"the model is {name!r} at {gateway or 'a gateway: `posthouse gateway`'}")
 
 
-def _group(client: "Client", there: "Workergroup", fields: dict[str, str]) -> Done:
-    if not fields:
-        return there.id, KEPT
-    client.update_workergroup(there.id, **fields)
-    return there.id, "changed"
+def _checked(found: "Found", name: str) -> dict[str, Any]:
+    """How the endpoint scales, where that is not the default. Raises: BadRequest if it is of another kind."""
+    from posthouse.cli.manifest import described
+
+    endpoint = found.endpoint(name)
+    if endpoint is None:
+        return {}
+    groups = found.groups_of(endpoint)
+    if any(found.name_of(row.template_id) != name for row in groups) or len(groups) > 1:
+        raise BadRequest(
+            f"NAME: {name!r} has workers of other templates, or several workergroups; "
+            "`posthouse apply` changes such, or choose another name"
+        )
+    return {key: value for key, value in described(found, endpoint)["scaling"].items() if value is not None}
 
 
-def _template(client: "Client", there: "Template | None", fields: dict[str, Any]) -> Done:
-    if there is None:
-        return client.create_template(**fields).id, "created"
-    said = {**fields, "extra_filters": parse_search(fields.get("extra_filters", ""))}
-    has = {**{field: getattr(there, field) for field in fields}, "extra_filters": parse_search(there.extra_filters)}
-    if said == has:
-        return there.id, KEPT
-    return client.update_template(there.id, **fields).id, "changed"
+def _worked_out(found: Recipe, values: dict[str, str]) -> tuple[float, str]:
+    """The memory in GB that each GPU must have where the recipe leaves that to the model, and a line about it."""
+    if not found.gpus or found.gpu_ram_gb or "model" not in found.parameters:
+        return 0.0, ""
+    from posthouse.recipes import memory
+
+    try:
+        shape = memory.read_model(values["model"])
+    except PosthouseError as error:
+        return 0.0, f"how much memory GPUs must have is not known ({error}); --gpu-ram-gb says it"
+    needed = memory.needed_bytes(
+        shape,
+        int(values.get(found.gpus, found.gpus)),
+        int(values.get("max_model_len") or 0),
+        values.get("quantization", ""),
+        1.0 if values.get("kv_cache_dtype", "").startswith("fp8") else 2.0,
+        float(values.get("gpu_memory_utilization", memory.UTILIZATION)),
+    )
+    gb = round(needed / 2**20 / 1000 + 0.05, 1)  # as offers state it: thousands of MiB
+    return gb, f"each GPU must have {gb:g} GB"
 
 
-def _endpoint(client: "Client", there: "Endpoint | None", name: str, scaling: dict[str, Any]) -> Done:
-    if there is None:
-        return client.create_endpoint(name, **SMALL | scaling), "created"
-    if not scaling:
-        return there.id, KEPT
-    client.update_endpoint(there.id, **scaling)
-    return there.id, "changed"
+def _written(path: Path, text: str, named: bool) -> str:
+    """Writes the manifest; returns where. Raises: BadRequest over a file that `up` has not written."""
+    if path.is_file() and not named and not read_text(str(path)).startswith(HEAD):
+        raise BadRequest(f"--file: {path} is here and was not written by `posthouse up`; give another, or apply that")
+    path.write_text(text, encoding="utf-8")
+    return str(path)
