@@ -233,7 +233,8 @@ def most_usd_h(client: "Client", found: "Found", wanted: "Manifest") -> str:
     usd_h = most * max(prices)
     if cap is not None and cap < usd_h:
         return f"${cap:g} an hour, its max_usd_h"
-    return f"${usd_h:.4g} an hour: {workers} at ${max(prices):.4g}, the dearest of {len(prices)} offer{'s' * (len(prices) != 1)}"
+    dearest = f"${max(prices):.4g}, the dearest of {len(prices)} offer{'s' * (len(prices) != 1)}"
+    return f"${usd_h:.4g} an hour: {workers} at {dearest}"
 
 
 def _ask(yes: bool, file: str, question: str) -> None:

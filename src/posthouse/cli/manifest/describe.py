@@ -98,7 +98,8 @@ def _manifest(document: Value, force: bool) -> Manifest:
         raise document.wrong("endpoint: is not given")
     name = _checked(fields["endpoint"], lambda said: _line(said, "a name of 1 to 128 characters"))
     template, template_name = _template(document, fields, name, force)
-    nothing = [Value({}, document.file, document.line, "workergroups[0]")]
+    what = fields.get("template") or fields["recipe"]
+    nothing = [Value({}, what.file, what.line, what.path)]
     groups = fields["workergroups"].items() if "workergroups" in fields else nothing
     if not 1 <= len(groups) <= _MOST_GROUPS:
         raise fields["workergroups"].wrong(f"must be 1 to {_MOST_GROUPS} workergroups")
