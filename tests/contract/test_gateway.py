@@ -521,7 +521,7 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
     made = world.site.json(*up, "context=256")
     assert world.site.json(*up, "context=512") == made
     again = world.site.run(*up, "context=512")
-    assert again.stdout.count("is as it was") == 3, again.stderr
+    assert "everything is as it was" in again.stdout, again.stderr
     client = world.client()
     options: Any = {"model": "llama", "max_tokens": 8, "extra_body": {"ignore_eos": True}}
     whole = client.chat.completions.create(messages=MESSAGES, logprobs=True, top_logprobs=2, **options)

@@ -9,10 +9,6 @@ TemplateId = NewType("TemplateId", int)
 WorkergroupId = NewType("WorkergroupId", int)
 
 
-GPU_RAM_GB = 24.0
-"""Size of a model of which nothing is said."""
-
-
 @dataclass(frozen=True, slots=True)
 class Workergroup:
     id: WorkergroupId
@@ -22,7 +18,7 @@ class Workergroup:
     """Offer filter as the user wrote it; empty means the template's own filters."""
     launch_args: str = ""
     """Stored and shown; only a provider that understands them uses them."""
-    gpu_ram: float = GPU_RAM_GB
+    gpu_ram: float = 24.0
     """Size of the model in GB: an estimate for downloads, not a filter."""
     provider: str = ""
     """Which provider to rent from; empty means the server's default."""

@@ -8,12 +8,13 @@ import yaml
 
 from posthouse.cli.manifest.plan import Found
 from posthouse.domain.endpoint import PARAMETERS, defaults
-from posthouse.domain.workergroup import GPU_RAM_GB
 from posthouse.wire.env import parse_env
 
 if TYPE_CHECKING:
     from posthouse.wire.rows import Endpoint, Template, Workergroup
 
+GPU_RAM_GB = 24.0
+"""What the server takes for the size of a model of which nothing is said."""
 ALWAYS = ("min_load", "cold_workers", "max_workers")
 """Scaling parameters that are written also where they are the defaults."""
 
