@@ -198,7 +198,7 @@ class Checks:
         if given.reqnum <= before:
             self.broken("reqnum rises", f"{url} was given {given.reqnum} after {before}")
         self._reqnums[url] = given.reqnum
-        request = fleet.ledger.find(given.request_idx)
+        request = fleet.ledger.open.get(given.request_idx)
         assert request is not None
         for older in fleet.ledger.line:
             asks = isinstance(event, Asked) and event.request_idx == older.idx  # it was not held when that was given

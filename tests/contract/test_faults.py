@@ -164,7 +164,7 @@ async def hot_calls_answer(http: aiohttp.ClientSession, server: Running, puppet:
     ended = {"request_idx": reply["request_idx"], "success": True, "status": "Success"}
     body = {"worker_id": puppet.id, "mtoken": puppet.token, "requests": [ended]}
     assert (await puppet.post("/delete_requests/", body))[0] == 200
-    assert fleet_of(server).ledger.find(reply["request_idx"]) is None
+    assert fleet_of(server).ledger.open.get(reply["request_idx"]) is None
 
 
 async def one_ready(server: Running, owner: AsyncClient, http: aiohttp.ClientSession, data_dir: Path) -> Puppet:

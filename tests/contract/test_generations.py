@@ -285,4 +285,4 @@ async def test_a_client_that_polls_keeps_its_index_and_one_that_does_not_is_give
     assert waiting.keys() == {"endpoint", "status", "request_idx"}
     polls = [asyncio.create_task(route(puppet, server, c1["body"] | {"request_idx": idx})) for _ in range(2)]
     assert [(await poll)["request_idx"] for poll in polls] == [idx, idx]
-    assert fleet(server).ledger.find(idx) is not None
+    assert fleet(server).ledger.open.get(idx) is not None

@@ -71,7 +71,7 @@ def test_the_ledger_always_adds_up(operations: list[tuple[str, int, int, float]]
     ledger = Ledger()
     requests: dict[int, Request] = {}
     for kind, idx, worker, cost in operations:
-        request = ledger.find(idx) or Request(idx, cost, 0.0, 0.0)
+        request = ledger.open.get(idx) or Request(idx, cost, 0.0, 0.0)
         requests[idx] = request
         if kind == "wait":
             ledger.wait(request)

@@ -83,7 +83,7 @@ def test_work_below_zero_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_request_that_is_forgotten_while_its_worker_has_it_is_seen() -> None:
     sick = world().run(60)
-    request = sick.fleet.ledger.find(next(idx for instance in sick.instances.values() for idx in instance.working))
+    request = sick.fleet.ledger.open.get(next(idx for instance in sick.instances.values() for idx in instance.working))
     assert request is not None
     sick.fleet.ledger.remove(request)
     assert broken(sick) in ("every request has one place", "outstanding work is that of open requests")

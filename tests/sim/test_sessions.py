@@ -121,7 +121,7 @@ def test_what_a_session_holds_is_known_again_after_a_restart() -> None:
     world.run(150)
     world.restart(stabilization_s=60)
     world.run(170)
-    assert world.fleet.ledger.at == {FIRST: {session.idx: world.fleet.ledger.find(session.idx)}}
+    assert world.fleet.ledger.at == {FIRST: {session.idx: world.fleet.ledger.open.get(session.idx)}}
     world.close(session)
     world.run(170 + SOON_S)
     assert len(world.fleet.ledger) == 0

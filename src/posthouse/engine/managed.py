@@ -172,11 +172,12 @@ class ManagedEndpoint:
     ) -> Assignment | Waiting:
         """What the controller's `assign` returns, with its other effects done."""
         outcome = self.fleet.assign(idx, cost, now, polls, hold_s)
+        if not (self.fleet.outbox or self.listeners):
+            return outcome
         effects = self.fleet.take_effects()
         for listener in self.listeners:
             listener(now, Asked(idx, cost, polls, hold_s), [Deliver(outcome.request_idx, outcome), *effects])
-        if effects:
-            self._do_all(effects, now)
+        self._do_all(effects, now)
         return outcome
 
     def handle(self, event: Event, now: float) -> None:

@@ -57,7 +57,7 @@ class Router:
         `hold_s`: None is the setting. Returns what is to be called if the client goes away first, and None where the
         reply was delivered at once. Called later it takes the worker back from a client that cannot have got it.
         """
-        if self._released or self._held_count >= MAX_HELD or self._held[caller] >= MAX_HELD_EACH:
+        if self._released or (self._held_count and self._has_most(caller)):
             hold_s = 0.0
         elif hold_s is None:
             hold_s = self.hold_s
@@ -102,6 +102,9 @@ class Router:
         self._count_held(caller, +1)
         managed.held[idx] = told
         return leave
+
+    def _has_most(self, caller: str) -> bool:
+        return self._held_count >= MAX_HELD or self._held[caller] >= MAX_HELD_EACH
 
     def _count_held(self, caller: str, change: int) -> None:
         self._held_count += change

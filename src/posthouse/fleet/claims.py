@@ -32,16 +32,23 @@ class Claims:
 
     def work(self, announced: float) -> float:
         """What a request counts in the ledger; all that is announced while no worker has shown what it does."""
-        return min(announced * self.factor, self._most(self.scaling.max_queue_time * BEYOND))
+        work, wait_s = announced * self.factor, self.scaling.max_queue_time * BEYOND
+        return work if work <= self.best_perf * wait_s else min(work, self._most(wait_s))
 
     def load(self, work: float) -> float:
         """What one counts in what more workers are made for; a unit while nobody knows: one worker is enough then."""
-        return min(work, self._most(self.scaling.target_queue_time) if self.best_perf else 1.0)
+        wait_s = self.scaling.target_queue_time
+        if work <= self.best_perf * wait_s:
+            return work
+        return min(work, self._most(wait_s) if self.best_perf else 1.0)
 
     def done(self, announced: float, most: float) -> float:
         """What a request was that is done, where its worker can have done no more than `most` for it."""
-        work = min(announced * self.factor, most)
-        self.largest = max(work, self.largest * FORGETS)
+        work = announced * self.factor
+        if work > most:
+            work = most
+        faded = self.largest * FORGETS
+        self.largest = work if work > faded else faded
         return work
 
     def unstated(self, default: float) -> tuple[float, float]:

@@ -72,9 +72,10 @@ class Controller:
         self.stabilized_at = now + stabilization_s
         """No scale-down before this time."""
         self.closed = False
-        self._outbox = Outbox()
-        self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self._outbox)
-        self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self._outbox)
+        self.outbox = Outbox()
+        """What is to be done and was not taken yet."""
+        self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self.outbox)
+        self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self.outbox)
         self.requests.claims.scaling = endpoint.scaling
         self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
         self._offers: tuple[GroupOffer, ...] = ()
@@ -94,7 +95,7 @@ class Controller:
             if worker.state is State.IDLE:
                 self.requests.may_be_busy(worker.id)
         if self.workers:
-            self._outbox.say(Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
+            self.outbox.say(Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
         self._follow(now)
         self._plan()
 
@@ -137,8 +138,8 @@ class Controller:
         return outcome
 
     def take_effects(self) -> list[Effect]:
-        """What is to be done and was not taken yet."""
-        return self._outbox.take() if self._outbox else []
+        """Empties `outbox`."""
+        return self.outbox.take() if self.outbox else []
 
     def _take_in(self, event: Event, now: float) -> None:
         roster, requests = self.roster, self.requests
@@ -152,7 +153,7 @@ class Controller:
                     self._reported(worker_id, report, now)
             case events.Asked(idx, cost, polls, hold_s):
                 outcome = self.assign(idx, cost, now, polls, hold_s)
-                self._outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
+                self.outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
             case events.Left(idx):
                 requests.forget(idx, now)
             case events.Failed(idx, worker_id, why):
@@ -234,7 +235,7 @@ class Controller:
         rows = self.roster.take_changes()
         if rows or self._unwritten:
             self._writing = Commit(rows, self._unwritten[0] if self._unwritten else None)
-            self._outbox.append(self._writing)
+            self.outbox.append(self._writing)
         else:
             self._begin(now)
 
@@ -245,7 +246,7 @@ class Controller:
         self.requests.end_drains(decision.ended)
         obstacles = [f"{o.what}: {o.rule}" for o in decision.because if isinstance(o, Obstacle)]
         for text in [text for text in obstacles if text not in self._obstacles]:
-            self._outbox.say(Level.INFO0, text)
+            self.outbox.say(Level.INFO0, text)
         self._obstacles = obstacles
         for rental, worker_id in zip(decision.rentals, ids, strict=False):
             self.roster.rent(rental, worker_id, self._label, now)
@@ -273,7 +274,7 @@ class Controller:
             if known and listed and worker_id not in self.roster.unsaved:
                 self.roster.command_sent(worker_id, command, now)
                 if (worker := self.workers.get(worker_id)) is not None:  # one that was only an intent is gone
-                    self._outbox.append(events.Run(worker, command))
+                    self.outbox.append(events.Run(worker, command))
 
     def _is_known(self) -> bool:
         """True once every provider that this endpoint uses was listed: before that, what exists is not known."""
@@ -294,7 +295,7 @@ class Controller:
         wake_at = min(self._tick_at if self._writing is None else math.inf, self.requests.ledger.next_end)
         if wake_at != self._wake_at:
             self._wake_at = wake_at
-            self._outbox.append(events.WakeAt(wake_at))
+            self.outbox.append(events.WakeAt(wake_at))
 
     # -- questions -----------------------------------------------------------------------------------------------------
 

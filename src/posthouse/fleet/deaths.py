@@ -33,12 +33,12 @@ class Deaths:
 
     def may_kill(self, request: Request) -> bool:
         """True if it may have killed more than one: of those that are dead, and that were not heard of since."""
-        failures = request.failures.items()
-        return sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures) > 1
+        failures = request.failures or {}
+        return sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1
 
     def deny(self, request: Request) -> str:
         """Why the request is given no worker any more, if enough died while they had it; else empty."""
-        found = [(self._died[i], f) for i, f in request.failures.items() if i in self._died]
+        found = [(self._died[i], f) for i, f in (request.failures or {}).items() if i in self._died]
         died = [text for (at, text), f in found if abs(f.last_at - at) < DIED_KEPT_S]
         if len(died) < MAX_DEATHS:
             return ""

@@ -3,8 +3,7 @@
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.worker import WorkerId
@@ -17,10 +16,8 @@ SENT_S = 5.0
 HOLDS_APART_S = 0.05
 """Holds that end within this time end together."""
 
-End = tuple[WorkerId, Mapping[WorkerId, Failures], int]
+End = tuple[WorkerId, Mapping[WorkerId, Failures] | None, int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
-
-_NONE: Mapping[WorkerId, Failures] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -47,8 +44,8 @@ class Request:
     """It is new, and never had a worker."""
     unproven: tuple[WorkerId, ...] = ()
     """Workers at which it failed by its client's word alone."""
-    failures: Mapping[WorkerId, Failures] = field(default_factory=lambda: _NONE)
-    """Where it failed, how often and when last. Kept when it ends, for it may be asked for again."""
+    failures: Mapping[WorkerId, Failures] | None = None
+    """Where it failed, if anywhere, how often and when last. Kept when it ends, for it may be asked for again."""
 
 
 class Ledger:
@@ -62,15 +59,13 @@ class Ledger:
         """Those of `waiting` that are held open; who was first asked for comes first."""
         self.next_end = math.inf
         """No hold ends before this."""
-        self._where: dict[int, Request] = {}
+        self.open: dict[int, Request] = {}
+        """Every one, wherever it is, by its index."""
         self._ended: dict[int, End] = {}
         self._ended_before: dict[int, End] = {}
 
     def __len__(self) -> int:
-        return len(self._where)
-
-    def find(self, idx: int) -> Request | None:
-        return self._where.get(idx)
+        return len(self.open)
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
@@ -80,7 +75,7 @@ class Ledger:
         """Puts the request away from any worker; one that waits already stays where it is."""
         if request.idx not in self.waiting:
             self.remove(request)
-            self._where[request.idx] = self.waiting[request.idx] = request
+            self.open[request.idx] = self.waiting[request.idx] = request
 
     def hold(self, request: Request, until: float) -> None:
         """Holds a request that waits; one that is held already gets this end instead."""
@@ -108,10 +103,10 @@ class Ledger:
     def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
         """Puts the request at a worker, away from wherever it was."""
         idx = request.idx
-        if idx in self._where:
+        if idx in self.open:
             self.remove(request)
         request.worker_id, request.assigned_at, request.seen = worker_id, now, False
-        self._where[idx] = request
+        self.open[idx] = request
         there = self.at.get(worker_id)
         request.alone = there is None
         if there is None:
@@ -124,7 +119,7 @@ class Ledger:
     def remove(self, request: Request, counted: int = 0) -> None:
         """Takes the request out, wherever it is; nothing if it is nowhere. `counted`: see `End`."""
         idx, worker_id = request.idx, request.worker_id
-        if self._where.pop(idx, None) is None:
+        if self.open.pop(idx, None) is None:
             return
         if worker_id is None:
             self.let_go(request)
@@ -134,7 +129,8 @@ class Ledger:
         there = self.at[worker_id]
         del there[idx]
         if there:  # exactly zero at rest: rounding must not leave phantom work behind
-            self.work[worker_id] = max(0.0, self.work[worker_id] - request.cost)
+            left = self.work[worker_id] - request.cost
+            self.work[worker_id] = left if left > 0.0 else 0.0
         else:
             del self.at[worker_id], self.work[worker_id]
         self._ended[idx] = worker_id, request.failures, counted
@@ -170,7 +166,7 @@ class Ledger:
 
     def expired(self, now: float) -> list[Request]:
         """Requests whose time has run out."""
-        return [r for r in self._where.values() if r.expires_at <= now]
+        return [r for r in self.open.values() if r.expires_at <= now]
 
     def validate(self) -> None:
         """Raises: AssertionError where something does not hold that always must."""

@@ -15,10 +15,10 @@ well, do not matter; too low an estimate only means that more counts as queue.""
 
 
 class Window:
-    """Sums of each of the last `span_s` seconds; the present one comes last."""
+    """Sums of each of the last `span_s` seconds, of amounts and of their squares; the present one comes last."""
 
     def __init__(self, span_s: int, now: float) -> None:
-        self._sums = [0.0] * span_s
+        self._sums, self._squares = [0.0] * span_s, [0.0] * span_s
         self._second = self._began = int(now)
 
     def known_s(self, now: float) -> int:
@@ -29,14 +29,22 @@ class Window:
         """Takes in an amount of now, or of a second before it; nothing where that is longer ago than the span."""
         if at >= self._second + 1:
             self._advance(at)
-        if (ago := self._second - int(at)) < len(self._sums):
-            self._sums[-1 - ago] += amount
+        row = -1 if at >= self._second else int(at) - self._second - 1
+        if row >= -len(self._sums):
+            self._sums[row] += amount
+            self._squares[row] += amount * amount
 
     def rate(self, over_s: int, now: float) -> float:
         """Mean per second over the last `over_s` seconds, the present one included as far as it has come."""
         self._advance(now)
         total = sum(self._sums[-over_s:])
         return total / (over_s - 1 + max(now - self._second, 0.0)) if over_s > 1 else total
+
+    def size(self, over_s: int, now: float) -> float:
+        """Mean amount of what came in the last `over_s` seconds, each weighed by itself; 0 if nothing did."""
+        self._advance(now)
+        total = sum(self._sums[-over_s:])
+        return sum(self._squares[-over_s:]) / total if total else 0.0
 
     def variance(self, block_s: int, latest: int, now: float) -> float:
         """Of the sums of blocks of `block_s` seconds but the `latest` ones, the present included; they begin at whole
@@ -49,6 +57,7 @@ class Window:
         passed = min(int(now) - self._second, len(self._sums))
         if passed > 0:
             self._sums = self._sums[passed:] + [0.0] * passed
+            self._squares = self._squares[passed:] + [0.0] * passed
             self._second = int(now)
 
 
@@ -59,14 +68,12 @@ class Load:
         self.service_s = self.slot_unit_s = 0.0
         """How long a request takes; and a unit of its work, by which the slots of workers are counted."""
         self._offered = Window(TUNING.long_window_s, now)
-        self._squares = Window(TUNING.long_window_s, now)  # of costs squared: tells the size of requests by work
         self._took: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)  # s for each unit of work, s
         self._took_alone: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)
 
     def asked(self, cost: float, now: float) -> None:
         """A new request."""
         self._offered.add(cost, now)
-        self._squares.add(cost * cost, now)
 
     def served(self, cost: float, took_s: float, alone: bool) -> None:
         """A request of some cost was done. `alone`: it came to an idle worker; others show only that it is no more."""
@@ -94,11 +101,10 @@ class Load:
         recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self.service_s)))
         # After a restart the minutes before it are not known: they are no minutes without load.
         long_s = min(TUNING.long_window_s, max(TUNING.window_s, self._offered.known_s(now)))
-        long_rate = self._offered.rate(long_s, now)
         return Demand(
-            cost=self._squares.rate(long_s, now) / long_rate if long_rate else 0.0,
+            cost=self._offered.size(long_s, now),
             rate=self._offered.rate(TUNING.window_s, now),
-            long_rate=long_rate,
+            long_rate=self._offered.rate(long_s, now),
             recent_rate=self._offered.rate(recent_s, now),
             recent_s=recent_s,
             variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,

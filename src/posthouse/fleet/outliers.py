@@ -44,7 +44,7 @@ class Outliers(dict[WorkerId, Failures]):
         """
         if told:
             self._add(worker_id, 1, now, 1)
-        return 0 if worker_id in request.failures else self._count(worker_id, 1, now, f"request {request.idx} {why}")
+        return 0 if worker_id in (request.failures or ()) else self._count(worker_id, 1, now, f"request {request.idx} {why}")
 
     def client_left(self, worker_id: WorkerId, now: float) -> None:
         """Notes that a client left before its answer was whole: it may be the worker's fault, or not."""
@@ -88,8 +88,9 @@ class Outliers(dict[WorkerId, Failures]):
 
     def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
         """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""
-        before = request.failures.get(worker_id, Failures())
-        request.failures = {**request.failures, worker_id: Failures(before.count + 1, now)}
+        known = request.failures or {}
+        before = known.get(worker_id, Failures())
+        request.failures = {**known, worker_id: Failures(before.count + 1, now)}
         if before.count == 0 and counted <= 0:  # nobody knows yet whether it was the worker's fault or the client's
             request.unproven += (worker_id,)
         if counted < 0:

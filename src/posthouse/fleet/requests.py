@@ -81,7 +81,7 @@ class Requests:
         if idx in self._deaths.denied:
             return Waiting(0, denied=self._deaths.denied[idx])
         self.last_request_at = now
-        request = ledger.find(idx) if idx else None
+        request = ledger.open.get(idx) if idx else None
         if ledger.line and (request is None or not request.held_until):
             self.serve(now)  # room that came with time alone is for those that wait already
         if request is None:
@@ -121,13 +121,15 @@ class Requests:
 
     def forget(self, idx: int, now: float) -> None:
         """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
-        if (request := self.ledger.find(idx)) is not None:
+        if (request := self.ledger.open.get(idx)) is not None:
             self._remove(request, now)
             self.ledger.withdraw(request)
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
         if idx == 0:
-            idx = next(idx for idx in self._indexes if self.ledger.find(idx) is None)  # else: one of before a restart
+            idx = next(self._indexes)
+            while idx in self.ledger.open:  # from before a restart
+                idx = next(self._indexes)
             request = Request(idx, self.claims.work(cost), now, now, cost, unserved=True)
             if self.claims.best_perf:  # before that nobody can tell how much of it to count
                 self.load.asked(self.claims.load(request.cost), now)
@@ -213,7 +215,7 @@ class Requests:
             self._remove(request, now, self.outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
 
     def _found(self, idx: int, worker_id: WorkerId) -> Request | None:
-        request = self.ledger.find(idx)
+        request = self.ledger.open.get(idx)
         if request is not None and request.worker_id == worker_id:
             return request
         self._counters.refused_ends += 1
@@ -242,7 +244,7 @@ class Requests:
                 self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
         self.claims.counted(worker_id, report.taken)
         for idx in sorted(report.working) if began_again else ():
-            if self.ledger.find(idx) is None and self.ledger.ended(idx) is None:
+            if idx not in self.ledger.open and self.ledger.ended(idx) is None:
                 cost = report.cur_load / len(report.working)
                 request = Request(idx, self.claims.work(cost), now, now + SEEN_KEPT_S, cost)
                 self.ledger.assign(request, worker_id, now)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -19,7 +19,8 @@ JSON: Final = b"application/json"
 """Without a charset: a command line of this protocol refuses to read any other spelling."""
 
 
-class Access(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Access:
     """Who may make a call, and what finds out who does."""
 
     name: str
@@ -39,7 +40,8 @@ Leave = Callable[[], None]
 """To be called when the client goes before it has been answered."""
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """A row of the table."""
 
     method: str

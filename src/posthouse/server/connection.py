@@ -128,7 +128,10 @@ class Connection(asyncio.Protocol):
             call = self._last_call
             assert call is not None  # and it has been answered
             call.body, call.counted = data[len(self._last_head) :], False
-            self._begin(call)
+            self._current = call
+            # Once all that has come has been read: by turns, reading and answering would put each other out of the
+            # processor's caches, which costs a tenth more.
+            self.loop.call_soon(self._answer, call)
             return
         between = not self.reading or self._headers is _NONE
         self._last_call, self._last_size = None, 0
@@ -269,15 +272,21 @@ class Connection(asyncio.Protocol):
     def _begin(self, call: Call | AsgiCall | Answer) -> None:
         self._current = call
         if isinstance(call, Call):
-            leave = self.server.fast.answer(call, self._respond)
-            if leave is not None:  # it is answered later
-                self._leave = leave
-            if call.proven and not self._proven:
-                self._prove()
+            self._answer(call)
         elif isinstance(call, AsgiCall):
             call.begin()
         else:
             self._respond(call)
+
+    def _answer(self, call: Call) -> None:
+        """Has the fast path answer the call, now or later, unless its client has gone."""
+        if self._current is not call or self.transport.is_closing():
+            return
+        leave = self.server.fast.answer(call, self._respond)
+        if leave is not None:  # it is answered later
+            self._leave = leave
+        if call.proven and not self._proven:
+            self._prove()
 
     def _respond(self, answer: Answer) -> None:
         """Writes the answer of the call that is being answered."""

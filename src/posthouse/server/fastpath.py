@@ -146,11 +146,11 @@ class FastPath:
 
     def _key(self, call: Call, message: Any) -> Principal:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
-        key = self._shown(call)
+        key, now = self._shown(call), self.hub.clock.now()
         in_body = "" if message is None else route.key_in(message)
         if call.query or (in_body and in_body != key):
             key = one_key(key, in_body, key_in_query(call.query))
-        principal = self.throttle.principal(self.keyring, key, call.address, self.hub.clock.now())
+        principal = self.keyring.remembered(key, now) or self.throttle.principal(self.keyring, key, call.address, now)
         if principal is None:
             raise Unauthorized("api_key: missing, wrong, revoked, or two that differ")
         call.proven = True

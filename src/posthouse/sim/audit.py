@@ -79,7 +79,7 @@ class Auditor:
         self._asked_at, self._begun_at_rest = now, 0
         self._take_away(idx)
         if isinstance(outcome, Waiting):
-            request = self._fleet.ledger.find(outcome.request_idx)
+            request = self._fleet.ledger.open.get(outcome.request_idx)
             if request is not None:
                 self._where[request.idx] = None
                 self._waiting[request.idx] = request
@@ -91,7 +91,7 @@ class Auditor:
         if worker is None or worker.state is not State.IDLE or worker.goal is not Goal.HOT:
             seen = "gone" if worker is None else f"{worker.state}, wanted {worker.goal}"
             self._break("only ready and wanted workers get requests", f"request {idx} went to {worker_id}, {seen}")
-        request = self._fleet.ledger.find(idx)
+        request = self._fleet.ledger.open.get(idx)
         if request is None or request.worker_id != worker_id:
             self._break("every request has one place", f"request {idx} went to {worker_id}, and no ledger has it there")
         assert request is not None
