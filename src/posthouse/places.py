@@ -18,17 +18,15 @@ MAX_UNPROVEN_BYTES_EACH: Final = MAX_UNPROVEN_BYTES // 4
 
 
 @lru_cache(maxsize=10_000)
-def _network(address: str) -> str:
+def place(address: str) -> str:
+    """What an address counts as: with IPv6 whoever has one has 2^64 of them."""
+    if ":" not in address:
+        return address
     try:
         mapped = IPv6Address(address).ipv4_mapped
         return str(mapped or ip_network((address.partition("%")[0], 64), strict=False))
     except ValueError:
         return address
-
-
-def place(address: str) -> str:
-    """What an address counts as: with IPv6 whoever has one has 2^64 of them."""
-    return _network(address) if ":" in address else address
 
 
 class _Place(Generic[T]):

@@ -24,7 +24,7 @@ def test_it_picks_what_the_policy_picks_from_the_same_workers(
     ids = [WorkerId(i + 1) for i in range(len(rows))]
     work = [w for _, w in rows]
     perf = {i: perf for i, (perf, _) in zip(ids, rows, strict=True)}
-    table.rebuild(perf, dict.fromkeys(ids, 1.0))
+    table.rebuild(perf)
     table.pick(3.0, max_queue_s, tie_break)  # what it keeps of an earlier request does not matter
     for worker_id, ahead in zip(ids, work, strict=True):
         table.set_work(worker_id, ahead)

@@ -1,10 +1,9 @@
 """What workers report, normalised from every generation of the wire."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True, gc=False):
     """One status report of a worker. Units: work (a client's `cost`), work per second, seconds, GB."""
 
     max_perf: float | None = 0.0
@@ -41,8 +40,7 @@ class Report:
     """Work that it refused since its report before: it had too much, or took a signature for wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True, gc=False):
     """The end of one request, as its worker reports it."""
 
     request_idx: int

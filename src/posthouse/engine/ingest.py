@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from posthouse.domain.errors import TooMany, Unauthorized
 from posthouse.domain.reports import Ended, Report

@@ -177,7 +177,8 @@ class ManagedEndpoint:
         effects = self.fleet.take_effects()
         for listener in self.listeners:
             listener(now, Asked(idx, cost, polls, hold_s), [Deliver(outcome.request_idx, outcome), *effects])
-        self._do_all(effects, now)
+        if effects:
+            self._do_all(effects, now)
         return outcome
 
     def handle(self, event: Event, now: float) -> None:
@@ -193,7 +194,8 @@ class ManagedEndpoint:
                 stats = self.stats[event.worker_id] = WorkerStats(now)
             if stats is not None:
                 stats.take(event.report, now)
-        self._do(event, effects, now)
+        if effects or self.listeners:
+            self._do(event, effects, now)
 
     def perform(self, event: Event | None, now: float) -> None:
         """Does what the controller asked for and nobody has done yet."""
@@ -203,11 +205,10 @@ class ManagedEndpoint:
     def _do(self, event: Event | None, effects: list[Effect], now: float) -> None:
         for listener in self.listeners:
             listener(now, event, effects)
-        self._do_all(effects, now)
+        if effects:
+            self._do_all(effects, now)
 
     def _do_all(self, effects: list[Effect], now: float) -> None:
-        if not effects:
-            return
         for watcher in self.watchers:
             watcher(now, effects)
         self._effects += effects

@@ -67,7 +67,7 @@ class Router:
             ask.cost = float(f"{usual:.3g}")
         outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s)
         if isinstance(outcome, Assignment):
-            return self._assigned(ask, outcome, deliver)
+            return self._assigned(ask, outcome, deliver, now)
         if outcome.held:
             return self._hold(managed, ask, outcome.request_idx, deliver, caller)
         deliver(_waits(managed, ask, outcome, now))
@@ -83,10 +83,11 @@ class Router:
     ) -> Callable[[], None]:
         def told(outcome: Assignment | Waiting) -> None:
             self._count_held(caller, -1)
+            now = self.hub.clock.now()
             if isinstance(outcome, Assignment):
-                self._assigned(ask, outcome, deliver)
+                self._assigned(ask, outcome, deliver, now)
             else:
-                deliver(_waits(managed, ask, outcome, self.hub.clock.now()))
+                deliver(_waits(managed, ask, outcome, now))
 
         def leave() -> None:
             if managed.held.get(idx) is told:
@@ -112,13 +113,13 @@ class Router:
         if not self._held[caller]:
             del self._held[caller]
 
-    def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver) -> Callable[[], None] | None:
+    def _assigned(self, ask: RouteAsk, found: Assignment, deliver: Deliver, now: float) -> Callable[[], None] | None:
         """Delivers the address of a worker with the signature that this worker verifies, now or when it is made."""
         worker = found.worker
         try:
             if worker.version.endswith(AGENT):
                 reply = self.reply(ask, found, "")
-                reply.signature = self._grant(reply, worker)
+                reply.signature = self._grant(reply, worker, now)
             elif worker.scheme in ADDRESS_ALONE:
                 reply = self.reply(ask, found, self._signatures.get(worker.url) or self._sign_address(ask, found))
             else:
@@ -151,7 +152,7 @@ class Router:
         idx = 0 if classic else found.request_idx
         return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
 
-    def _grant(self, reply: RouteReply, worker: Worker) -> str:
+    def _grant(self, reply: RouteReply, worker: Worker, now: float) -> str:
         return issued(
             self.grant_key(worker.id),
             url=reply.url,
@@ -161,7 +162,7 @@ class Router:
             request_idx=reply.request_idx,
             cost=reply.cost,
             perf=worker.perf,
-            now=self.hub.clock.now(),
+            now=now,
         )
 
 

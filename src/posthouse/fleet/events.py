@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 from posthouse.domain.decision import Cap, Decision
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.instance import Instance
@@ -29,7 +31,7 @@ class Level(IntEnum):
         return self.name.lower()
 
 
-class Assignment(NamedTuple):
+class Assignment(Struct, frozen=True, array_like=True, gc=False):
     """A request that has a worker."""
 
     worker: Worker

@@ -3,7 +3,8 @@
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.worker import WorkerId
@@ -20,8 +21,7 @@ End = tuple[WorkerId, Mapping[WorkerId, Failures] | None, int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct, gc=False):
     """One logical request, however often it is asked for."""
 
     idx: int

@@ -67,13 +67,10 @@ class Load:
     def __init__(self, now: float) -> None:
         self.service_s = self.slot_unit_s = 0.0
         """How long a request takes; and a unit of its work, by which the slots of workers are counted."""
-        self._offered = Window(TUNING.long_window_s, now)
+        self.offered = Window(TUNING.long_window_s, now)
+        """Work of new requests."""
         self._took: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)  # s for each unit of work, s
         self._took_alone: deque[tuple[float, float]] = deque(maxlen=TUNING.samples)
-
-    def asked(self, cost: float, now: float) -> None:
-        """A new request."""
-        self._offered.add(cost, now)
 
     def served(self, cost: float, took_s: float, alone: bool) -> None:
         """A request of some cost was done. `alone`: it came to an idle worker; others show only that it is no more."""
@@ -100,14 +97,14 @@ class Load:
         """What is asked now. `queued`: outstanding work that is not in service yet; see `Demand` for the others."""
         recent_s = int(min(TUNING.window_s, max(TUNING.recent_s, self.service_s)))
         # After a restart the minutes before it are not known: they are no minutes without load.
-        long_s = min(TUNING.long_window_s, max(TUNING.window_s, self._offered.known_s(now)))
+        long_s = min(TUNING.long_window_s, max(TUNING.window_s, self.offered.known_s(now)))
         return Demand(
-            cost=self._offered.size(long_s, now),
-            rate=self._offered.rate(TUNING.window_s, now),
-            long_rate=self._offered.rate(long_s, now),
-            recent_rate=self._offered.rate(recent_s, now),
+            cost=self.offered.size(long_s, now),
+            rate=self.offered.rate(TUNING.window_s, now),
+            long_rate=self.offered.rate(long_s, now),
+            recent_rate=self.offered.rate(recent_s, now),
             recent_s=recent_s,
-            variance=self._offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
+            variance=self.offered.variance(TUNING.recent_s, TUNING.window_s // TUNING.recent_s, now) / TUNING.recent_s,
             waiting=sum([claims.load(r.cost) for r in ledger.waiting.values()]),
             waiting_count=len(ledger.waiting),
             outstanding=ledger.outstanding(),

@@ -44,7 +44,9 @@ class Outliers(dict[WorkerId, Failures]):
         """
         if told:
             self._add(worker_id, 1, now, 1)
-        return 0 if worker_id in (request.failures or ()) else self._count(worker_id, 1, now, f"request {request.idx} {why}")
+        if request.failures and worker_id in request.failures:
+            return 0
+        return self._count(worker_id, 1, now, f"request {request.idx} {why}")
 
     def client_left(self, worker_id: WorkerId, now: float) -> None:
         """Notes that a client left before its answer was whole: it may be the worker's fault, or not."""

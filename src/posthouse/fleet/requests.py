@@ -98,7 +98,8 @@ class Requests:
         request.expires_at = now + hold_s + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
         left = request.worker_id
         ledger.wait(request)
-        self._note_work(left)
+        if left is not None:
+            self._note_work(left)
         if hold_s > 0:
             ledger.hold(request, now + hold_s)
         return Waiting(request.idx, hold_s > 0)
@@ -132,7 +133,7 @@ class Requests:
                 idx = next(self._indexes)
             request = Request(idx, self.claims.work(cost), now, now, cost, unserved=True)
             if self.claims.best_perf:  # before that nobody can tell how much of it to count
-                self.load.asked(self.claims.load(request.cost), now)
+                self.load.offered.add(self.claims.load(request.cost), now)
             self._traffic.asked(request.cost, now)
             return request
         request = Request(idx, self.claims.work(cost), now, now, cost)
@@ -168,7 +169,8 @@ class Requests:
         left = request.worker_id
         self.ledger.assign(request, worker_id, now)
         self._note_work(worker_id)
-        self._note_work(left)
+        if left is not None:
+            self._note_work(left)
         worker, known, kept_s = self._lives.workers[worker_id], self._known[worker_id], UNSEEN_S
         if known.mute:  # expect it done by then
             kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf)
@@ -309,11 +311,13 @@ class Requests:
         if claims.best_perf and not known:  # only now it can be told how large they may be
             for request in self.ledger.waiting.values():
                 request.cost = claims.work(request.announced)
-                self.load.asked(claims.load(request.cost), request.first_at)
+                self.load.offered.add(claims.load(request.cost), request.first_at)
         for worker in workers.values():  # Little's law, for one worker
             self._known[worker.id].slots = max(1.0, worker.perf * self.load.slot_unit_s)
         perf = {w.id: w.perf for w in ready(workers.values()) if w.url}
-        self._routing.rebuild(perf, {i: self._ahead(i) for i in perf})
+        self._routing.rebuild(perf)
+        for worker_id in self.ledger.at:
+            self._note_work(worker_id)
 
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
         """Work and number of the requests at a worker."""
@@ -327,16 +331,15 @@ class Requests:
     def _weigh(self, request: Request, most: float = math.inf) -> None:
         """Counts a request anew, as at most so much."""
         self.ledger.weigh(request, min(self.claims.work(request.announced), most))
-        self._note_work(request.worker_id)
+        if request.worker_id is not None:
+            self._note_work(request.worker_id)
 
-    def _ahead(self, worker_id: WorkerId) -> float:
-        """Work at a worker before it can begin with another request."""
-        there = self.ledger.at.get(worker_id)
-        return work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots) if there else 0.0
-
-    def _note_work(self, worker_id: WorkerId | None) -> None:
-        if worker_id is not None:
-            self._routing.set_work(worker_id, self._ahead(worker_id))
+    def _note_work(self, worker_id: WorkerId) -> None:
+        """Has requests go by what is at a worker now."""
+        there, ahead = self.ledger.at.get(worker_id), 0.0
+        if there:
+            ahead = work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots)
+        self._routing.set_work(worker_id, ahead)
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         left = request.worker_id

@@ -1,6 +1,5 @@
 """Which worker gets a request."""
 
-import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,10 +58,6 @@ def pick(
     sums_s: NDArray[np.floating[Any]] = end_s(work, unit_s, cost) if ends_s is None else ends_s
     if extra_s is not None:
         sums_s = sums_s + extra_s
-    if cost > 0.0 and sums_s.size:
-        row = int(sums_s.argmin())
-        if sums_s.item(row) <= max_queue_s < math.inf:  # and so is its wait, which is shorter
-            return row
     with np.errstate(invalid="ignore"):
         waits_s = work * unit_s if extra_s is None else work * unit_s + extra_s
         free = (waits_s <= max_queue_s) & (sums_s < np.inf)

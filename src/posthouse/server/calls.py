@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from posthouse.server.auth import key_in_header
 from posthouse.server.errors import Problem
 from posthouse.wire import route
 
@@ -74,9 +75,19 @@ class Call:
     is_head: bool = False
     """The answer is sent without its body."""
     body: bytes = b""
-    shown: str | None = None
-    """The key in its headers, once somebody has looked; empty if there is none."""
+    now: float = 0.0
+    """When it is answered, by the server's clock."""
+    shown: str = ""
+    """The key in its headers; empty if there is none."""
     proven: bool = False
     """It shows a key, or a worker's token, that is good."""
     counted: bool = False
     """It has been counted as a message of its worker."""
+
+    def __post_init__(self) -> None:
+        self.shown = key_in_header(authorization(self.headers))
+
+
+def authorization(headers: Headers) -> str:
+    """The header of that name; empty if there is none."""
+    return next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")

@@ -2,7 +2,8 @@
 
 httptools parses. Requests that come together are answered one after another; while one is answered, reading stops at
 the next. Clients send the same head again and again on a connection: one that is the last one's, byte for byte, is not
-parsed.
+parsed, and answered once all that has come on other connections has been read: reading and answering by turns would
+put each other out of the processor's caches.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ class Connection(asyncio.Protocol):
     """What came was not HTTP: nothing more is read."""
     _proven = False
     """It has shown a good key."""
-    _paused = _draining = False
+    _paused = _draining = _in_head = False
     _current: Call | AsgiCall | Answer | None = None
     """What is being answered."""
     _leave: Callable[[], None] | None = None
@@ -57,7 +58,6 @@ class Connection(asyncio.Protocol):
     _body: bytes | bytearray = b""
     _expects = False
     """The client sends the body once it is asked for it."""
-    _in_head = False
     _head_bytes = _came = _announced = 0
     _url = b""
     _headers: Headers
@@ -124,13 +124,10 @@ class Connection(asyncio.Protocol):
         if self._broken or self.transport.is_closing():
             return
         # What begins with the head of the last call, and is as long, the parser would read as it did the last.
-        if len(data) == self._last_size and self._is_free() and data.startswith(self._last_head):
-            call = self._last_call
-            assert call is not None  # and it has been answered
-            call.body, call.counted = data[len(self._last_head) :], False
+        call = self._last_call if self._current is None and not self.reading and self.writable.is_set() else None
+        if call is not None and len(data) == self._last_size and data.startswith(self._last_head):
             self._current = call
-            # Once all that has come has been read: by turns, reading and answering would put each other out of the
-            # processor's caches, which costs a tenth more.
+            call.body, call.counted = data[len(self._last_head) :], False
             self.loop.call_soon(self._answer, call)
             return
         between = not self.reading or self._headers is _NONE
@@ -155,10 +152,6 @@ class Connection(asyncio.Protocol):
     def _prove(self) -> None:
         self._proven = True
         self.server.places.prove(self)
-
-    def _is_free(self) -> bool:
-        """An answer can be written at once."""
-        return self._current is None and not self.reading and self.writable.is_set()
 
     # -- what the parser tells -------------------------------------------------------------------------------------
 
@@ -282,8 +275,7 @@ class Connection(asyncio.Protocol):
         """Has the fast path answer the call, now or later, unless its client has gone."""
         if self._current is not call or self.transport.is_closing():
             return
-        leave = self.server.fast.answer(call, self._respond)
-        if leave is not None:  # it is answered later
+        if (leave := self.server.fast.answer(call, self._respond)) is not None:  # it is answered later
             self._leave = leave
         if call.proven and not self._proven:
             self._prove()

@@ -21,7 +21,7 @@ from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
-from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route
+from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route, authorization
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
 from posthouse.wire import deletes, route, status
@@ -75,7 +75,7 @@ class FastPath:
 
     def knows(self, headers: Headers, query: bytes) -> bool:
         """Whether a request that is still to come shows a good key in its headers or its query."""
-        key = one_key(_key_shown(headers), key_in_query(query))
+        key = one_key(key_in_header(authorization(headers)), key_in_query(query))
         return bool(key) and self.keyring.check(key, self.hub.clock.now()) is not None
 
     def find(self, method: str, path: str) -> tuple[Route, str] | None:
@@ -91,7 +91,7 @@ class FastPath:
 
     def answer(self, call: Call, respond: Respond) -> Leave | None:
         """Calls `respond` once, now or later. Returns what is to be called if the client leaves before that."""
-        row, message = call.route, None
+        row, message, call.now = call.route, None, self.hub.clock.now()
         try:
             if len(call.body) > SHORT_BYTES:
                 self._check_long(call)
@@ -119,7 +119,7 @@ class FastPath:
         most = self.most_bytes(call.route)
         if len(call.body) > most:
             raise BadRequest(f"body: must be at most {most} bytes")
-        if call.route.access is KEY and self._shown(call):
+        if call.route.access is KEY and call.shown:
             self._key(call, None)
         elif len(call.body) > MAX_UNASKED_BYTES and call.route.access is WORKER:
             self._worker(call, sender(call.body))
@@ -146,7 +146,7 @@ class FastPath:
 
     def _key(self, call: Call, message: Any) -> Principal:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
-        key, now = self._shown(call), self.hub.clock.now()
+        key, now = call.shown, call.now
         in_body = "" if message is None else route.key_in(message)
         if call.query or (in_body and in_body != key):
             key = one_key(key, in_body, key_in_query(call.query))
@@ -155,12 +155,6 @@ class FastPath:
             raise Unauthorized("api_key: missing, wrong, revoked, or two that differ")
         call.proven = True
         return principal
-
-    def _shown(self, call: Call) -> str:
-        """The key in the call's headers; empty if there is none."""
-        if call.shown is None:
-            call.shown = _key_shown(call.headers)
-        return call.shown
 
     def _reader(self, call: Call, message: Any) -> Principal:
         principal = self._key(call, None)
@@ -172,7 +166,7 @@ class FastPath:
         """The endpoint of the worker that calls. Raises: Unauthorized, TooMany where it tells too much."""
         worker_id, in_body, *_ = message
         home = self.ingest.home(
-            worker_id, one_key(in_body, call.token, password_in_header(_authorization(call.headers)))
+            worker_id, one_key(in_body, call.token, password_in_header(authorization(call.headers)))
         )
         call.proven = True
         if not call.counted:
@@ -186,15 +180,15 @@ class FastPath:
         """Calls beyond the rates are answered that they wait, and nothing is remembered of them: the protocol's client
         gives a request up for any other answer."""
         ask = route.checked(message)
-        managed = self.hub.named(ask.endpoint, principal.account_id)
-        if managed is None:
-            if self.hub.directory.find(principal.account_id, ask.endpoint) is None:
-                raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+        listed = self.hub.directory.find(principal.account_id, ask.endpoint)
+        if listed is None:
+            raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
+        if (managed := listed.managed) is None:
             respond(_put_off(ask, "another server has this endpoint"))
             return None
         if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
-        if not self.throttle.allows_route(principal.key_id, call.address, self.hub.clock.now()):
+        if not self.throttle.allows_route(principal.key_id, call.address, call.now):
             respond(_put_off(ask, "too many calls"))
             return None
 
@@ -265,14 +259,6 @@ class FastPath:
             respond(Answer(200, b"", headers=headers))
         else:
             respond(Answer(405, route.encode({"error": f"method: {path} takes {allowed}"}), headers=headers))
-
-
-def _key_shown(headers: Headers) -> str:
-    return key_in_header(_authorization(headers))
-
-
-def _authorization(headers: Headers) -> str:
-    return next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")
 
 
 def _nothing(body: bytes) -> None:
