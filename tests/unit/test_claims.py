@@ -1,10 +1,10 @@
 """A number from outside moves nothing beyond what one request, or one worker, can honestly be."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.reports import Ended
@@ -30,7 +30,7 @@ def fleet() -> Fleet:
 def serve(fleet: Fleet, cost: float, took_s: float, counted: float | None = None, at: float = NOW) -> float:
     """One request from its beginning to its end; when it has ended."""
     idx = assigned(fleet.assign(0, cost, at)).request_idx
-    fleet.report(ONE, replace(ready_report(working=[idx]), taken=cost if counted is None else counted), at + 1)
+    fleet.report(ONE, structs.replace(ready_report(working=[idx]), taken=cost if counted is None else counted), at + 1)
     fleet.end(ONE, Ended(idx, True, "Success"), at + took_s)
     fleet.report(ONE, ready_report(), at + took_s)
     return at + took_s

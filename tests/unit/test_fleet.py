@@ -6,6 +6,7 @@ from itertools import count, pairwise
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.endpoint import Endpoint, EndpointId
@@ -266,7 +267,7 @@ def test_the_failure_of_a_duplicate_after_the_success_counts_for_nothing() -> No
 def test_a_request_that_never_came_to_its_worker_is_held_against_it(seen: bool, scheme: str, held_s: float) -> None:
     fleet = fleet_of(replace(worker(), scheme=scheme))
     if scheme == "A4":  # a generation that never says what it works on
-        fleet.report(ONE, replace(ready_report(), scheme=scheme, working=None), NOW)
+        fleet.report(ONE, structs.replace(ready_report(), scheme=scheme, working=None), NOW)
     idx = assigned(fleet.assign(0, 1, NOW)).request_idx
     if seen:
         fleet.report(ONE, ready_report(working=[idx]), NOW)
@@ -363,10 +364,12 @@ def test_a_request_that_its_worker_never_saw_is_not_believed_in_for_long() -> No
 
 def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm() -> None:
     fleet = fleet_of(worker(), stabilization_s=60)
-    report = replace(ready_report(working=[11, 12]), cur_load=300.0)
+    report = structs.replace(ready_report(working=[11, 12]), cur_load=300.0)
     fleet.report(ONE, report, NOW + 1)
     assert fleet.ledger.work == {ONE: 300}
-    fleet.report(ONE, replace(report, working=frozenset({11, 13})), NOW + 61)  # the calm is over: 13 is not ours
+    fleet.report(
+        ONE, structs.replace(report, working=frozenset({11, 13})), NOW + 61
+    )  # the calm is over: 13 is not ours
     assert fleet.ledger.work == {ONE: 150}
 
 
@@ -388,7 +391,7 @@ def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm()
 )
 def test_an_address_at_which_the_provider_did_not_place_the_worker_is_refused(url: str) -> None:
     fleet = fleet_of(replace(worker(state=State.MODEL_LOADING), url=""))
-    fleet.report(ONE, replace(ready_report(), url=url), NOW + 1)
+    fleet.report(ONE, structs.replace(ready_report(), url=url), NOW + 1)
     assert fleet.counters.refused_addresses == 1
     assert state_of(fleet) is State.MODEL_LOADING
     assert fleet.workers[ONE].url == ""
@@ -397,7 +400,7 @@ def test_an_address_at_which_the_provider_did_not_place_the_worker_is_refused(ur
 
 def test_a_worker_that_comes_back_at_another_address_gets_no_request_at_the_old_one() -> None:
     fleet = fleet_of(worker(state=State.STARTING))
-    moved = replace(ready_report(), url="http://10.0.0.1:9000")
+    moved = structs.replace(ready_report(), url="http://10.0.0.1:9000")
     fleet.report(ONE, moved, NOW + 1)  # before the provider has said so
     assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
     fleet.observe_instance(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 2)
@@ -408,7 +411,7 @@ def test_a_worker_that_comes_back_at_another_address_gets_no_request_at_the_old_
 def test_behind_a_tunnel_requests_go_to_the_url_that_the_provider_states() -> None:
     tunnel = "https://tunnel.example/w/1"
     fleet = fleet_of(replace(worker(state=State.STARTING), addresses=frozenset({tunnel})))
-    fleet.report(ONE, replace(ready_report(), url="http://10.0.0.1:8000"), NOW + 1)
+    fleet.report(ONE, structs.replace(ready_report(), url="http://10.0.0.1:8000"), NOW + 1)
     assert fleet.counters.refused_addresses == 0
     assert assigned(fleet.assign(0, 1, NOW + 1)).worker.url == tunnel
 
@@ -416,16 +419,16 @@ def test_behind_a_tunnel_requests_go_to_the_url_that_the_provider_states() -> No
 def test_a_worker_that_does_not_say_where_it_is_is_where_its_provider_placed_it() -> None:
     fleet = fleet_of(worker(state=State.STARTING))
     fleet.observe_instance(ONE, replace(instance(), addresses=frozenset({"10.0.0.1:9000"})), NOW + 1)
-    fleet.report(ONE, replace(ready_report(), url="", scheme="A4", working=None), NOW + 2)
+    fleet.report(ONE, structs.replace(ready_report(), url="", scheme="A4", working=None), NOW + 2)
     assert assigned(fleet.assign(0, 1, NOW + 2)).worker.url == "http://10.0.0.1:9000"
 
 
 def test_a_report_that_does_not_speak_of_performance_changes_nothing_about_readiness() -> None:
     ready = fleet_of(worker(state=State.IDLE))
-    ready.report(ONE, replace(ready_report(), max_perf=None), NOW + 1)
+    ready.report(ONE, structs.replace(ready_report(), max_perf=None), NOW + 1)
     assert state_of(ready) is State.IDLE
     starting = fleet_of(worker(state=State.STARTING))  # it was ready in its earlier life, and is not yet in this one
-    starting.report(ONE, replace(ready_report(), max_perf=None), NOW + 1)
+    starting.report(ONE, structs.replace(ready_report(), max_perf=None), NOW + 1)
     assert state_of(starting) is State.STARTING
 
 
@@ -448,7 +451,7 @@ def test_a_worker_without_a_report_is_unavailable_and_comes_back_with_the_next_o
 
 def test_a_worker_that_reports_an_error_is_not_used_and_its_words_are_kept() -> None:
     fleet = fleet_of(worker())
-    fleet.report(ONE, replace(ready_report(), error="CUDA out of memory"), NOW + 1)
+    fleet.report(ONE, structs.replace(ready_report(), error="CUDA out of memory"), NOW + 1)
     assert state_of(fleet) is State.ERROR
     assert fleet.workers[ONE].message == "CUDA out of memory"
     assert isinstance(fleet.assign(0, 1, NOW + 1), Waiting)
@@ -494,21 +497,21 @@ def test_a_busy_worker_is_stopped_only_when_its_last_request_has_ended() -> None
 
 def test_a_worker_that_says_it_works_is_busy_even_if_we_know_of_no_request() -> None:
     fleet = fleet_of(worker())
-    fleet.report(ONE, replace(ready_report(), working=None, working_count=1), NOW)
+    fleet.report(ONE, structs.replace(ready_report(), working=None, working_count=1), NOW)
     fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW) == ()
-    fleet.report(ONE, replace(ready_report(), working=None, working_count=0), NOW + 5)
+    fleet.report(ONE, structs.replace(ready_report(), working=None, working_count=0), NOW + 5)
     assert fleet.due(NOW + 5) == ((ONE, Command.DESTROY),)
 
 
 def test_what_a_worker_counts_ends_as_many_requests_as_it_leaves_no_room_for() -> None:
     fleet = fleet_of(worker())
-    counts = replace(ready_report(), working=None, received=0)
+    counts = structs.replace(ready_report(), working=None, received=0)
     fleet.report(ONE, counts, NOW)
     first, second, third = (fleet.assign(0, 10, NOW).request_idx for _ in range(3))
 
     def open_after(now: float, received: int, working: int) -> list[int]:
-        fleet.report(ONE, replace(counts, received=received, working_count=working), NOW + now)
+        fleet.report(ONE, structs.replace(counts, received=received, working_count=working), NOW + now)
         return list(fleet.ledger.at.get(ONE, ()))
 
     assert open_after(0.5, received=0, working=0) == [first, second, third]  # they are on their way
@@ -523,11 +526,11 @@ def test_what_a_worker_counts_ends_as_many_requests_as_it_leaves_no_room_for() -
 def test_a_failed_worker_may_finish_what_it_has_for_a_while_and_no_longer() -> None:
     fleet = fleet_of(worker())
     fleet.assign(0, 100, NOW)
-    fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
+    fleet.report(ONE, structs.replace(ready_report(), error="broken"), NOW)
     fleet.set_goal(ONE, Goal.GONE)
     assert fleet.due(NOW + 1) == ()
     for second in range(10, 70, 10):
-        fleet.report(ONE, replace(ready_report(), error="broken"), NOW + second)
+        fleet.report(ONE, structs.replace(ready_report(), error="broken"), NOW + second)
     assert fleet.due(NOW + 61) == ((ONE, Command.DESTROY),)
 
 
@@ -610,7 +613,7 @@ def test_what_began_before_the_last_failure_fails_no_second_time() -> None:
 
 def test_a_worker_that_becomes_ready_clears_the_failures_of_its_workergroup() -> None:
     fleet = fleet_of(worker(ONE, state=State.MODEL_LOADING), worker(TWO, state=State.MODEL_LOADING))
-    fleet.report(ONE, replace(ready_report(), error="broken"), NOW)
+    fleet.report(ONE, structs.replace(ready_report(), error="broken"), NOW)
     assert failures(fleet) == 1
     fleet.report(TWO, ready_report(TWO), NOW + 1)
     assert failures(fleet) == 0
@@ -632,7 +635,7 @@ def test_a_list_and_a_report_that_each_say_the_same_as_before_are_no_progress() 
     end_at = NOW + STATE_TIMEOUT_S[State.MODEL_LOADING] + 20
     for now in np.arange(NOW, end_at, 5):
         fleet.observe_instance(ONE, instance(progress="the last line"), now)
-        fleet.report(ONE, replace(ready_report(perf=0.0), disk_gb=12.5), now)
+        fleet.report(ONE, structs.replace(ready_report(perf=0.0), disk_gb=12.5), now)
     fleet.advance(end_at, SILENT_S)
     assert state_of(fleet) is State.ERROR
 
@@ -854,7 +857,7 @@ def test_what_does_not_load_on_three_machines_is_held_against_what_it_runs() -> 
 
     crew = [loading(n, machine) for n, machine in enumerate(["a", "a", "b", "c", "d", "e"], 1)]
     fleet = fleet_of(*crew, loading(7, "f", loaded_at=NOW - 60))
-    sick = replace(ready_report(), error="no such model")
+    sick = structs.replace(ready_report(), error="no such model")
     fleet.report(WorkerId(7), sick, NOW)  # that worked there before
     assert machines(fleet) == ()
     for number, failed in [(1, "a"), (2, "a"), (3, "ab"), (4, "abc"), (5, "abc")]:
@@ -963,11 +966,11 @@ def updating() -> Fleet:
 def test_what_runs_until_its_end_says_nothing_of_the_update() -> None:
     fleet = updating()
     fleet.report(ONE, ready_report(), NOW + 2)
-    fleet.report(ONE, replace(ready_report(), error="the model is gone"), NOW + 3)
+    fleet.report(ONE, structs.replace(ready_report(), error="the model is gone"), NOW + 3)
     assert state_of(fleet) is State.UPDATE_REBOOTING
     fleet.command_answered(ONE, NOW + 4)
     fleet.updated(ONE)
-    fleet.report(ONE, replace(ready_report(), max_perf=0.0), NOW + 5)
+    fleet.report(ONE, structs.replace(ready_report(), max_perf=0.0), NOW + 5)
     assert state_of(fleet) is State.UPDATE_REBOOTING
     fleet.report(ONE, ready_report(), NOW + 9)
     assert fleet.workers[ONE].outdated_at == 0
@@ -1066,7 +1069,7 @@ def killing(fleet: Fleet, deaths: int, observation: Observation | None = None) -
         given = assigned(fleet.assign(idx, 1, now))
         idx = given.request_idx
         if observation is None:
-            fleet.report(given.worker.id, replace(ready_report(), error="CUDA out of memory"), now + 1)
+            fleet.report(given.worker.id, structs.replace(ready_report(), error="CUDA out of memory"), now + 1)
         else:
             fleet.observe_instance(given.worker.id, instance(given.worker.id, observation), now + 1)
     return idx
@@ -1092,7 +1095,7 @@ def test_a_request_that_is_held_when_its_second_worker_is_seen_to_be_dead_is_tol
     second = assigned(fleet.assign(idx, 1, NOW + 10)).worker.id
     assert fleet.assign(idx, 1, NOW + 10.5, hold_s=4.0) == Waiting(idx, held=True)  # it may have killed that one, too
     fleet.managed.held[idx] = lambda outcome: fleet.delivered.append((idx, outcome))
-    fleet.report(second, replace(ready_report(), error="CUDA out of memory"), NOW + 11)
+    fleet.report(second, structs.replace(ready_report(), error="CUDA out of memory"), NOW + 11)
     ((_, outcome),) = fleet.delivered
     assert isinstance(outcome, Waiting)
     assert outcome.denied
@@ -1143,7 +1146,7 @@ def ticking(fleet: Fleet, until_s: int, ends: dict[WorkerId, list[Ended]]) -> li
             idx = next(fleet.requests._indexes)
             fleet.ledger.assign(Request(idx, 1.0, now, now + 30), worker_id, now)
             end = ends[worker_id][second % len(ends[worker_id])]
-            assert fleet.end(worker_id, replace(end, request_idx=idx), now)
+            assert fleet.end(worker_id, structs.replace(end, request_idx=idx), now)
         fleet.told(Ticked(), now)
         fleet.told(Written(ok=True), now)
     return given_up

@@ -1,9 +1,9 @@
 """What a fleet remembers for people: lines by level, and figures of workers."""
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from posthouse.domain.decision import Decision, Memory, Obstacle, Reason
 from posthouse.domain.instance import Instance
@@ -65,7 +65,7 @@ def test_the_way_of_a_worker_is_told_step_by_step() -> None:
 
 def test_a_worker_that_breaks_is_a_failure_with_its_own_words() -> None:
     fleet = fleet_of(worker())
-    fleet.report(ONE, replace(ready_report(), error="CUDA out of memory"), NOW + 1)
+    fleet.report(ONE, structs.replace(ready_report(), error="CUDA out of memory"), NOW + 1)
     assert told(fleet)[-1] == (Level.INFO0, "went from idle to error: it reports an error: CUDA out of memory")
     fleet.observe("sim", (), NOW + 2, NOW + 2)
     assert told(fleet)[-1] == (Level.INFO1, "went from error to destroyed: its provider lists it no more")
@@ -116,7 +116,7 @@ def test_an_obstacle_is_told_when_it_comes_and_not_at_every_tick() -> None:
 
 def test_an_address_that_is_not_the_workers_own_is_told() -> None:
     fleet = fleet_of(worker())
-    fleet.report(ONE, replace(ready_report(), url="http://6.6.6.6:1"), NOW + 1)
+    fleet.report(ONE, structs.replace(ready_report(), url="http://6.6.6.6:1"), NOW + 1)
     assert (Level.INFO0, "reported an address that is not its own: http://6.6.6.6:1") in told(fleet)
 
 
@@ -247,7 +247,7 @@ def test_a_worker_that_was_never_ready_has_nothing_held_against_it() -> None:
 
 def test_the_figures_of_a_worker_go_with_it() -> None:
     fleet = fleet_of(worker())
-    fleet.report(ONE, replace(ready_report(), disk_gb=5.0), NOW)
+    fleet.report(ONE, structs.replace(ready_report(), disk_gb=5.0), NOW)
     assert fleet.worker_stats(ONE).disk_gb == 5.0
     fleet.observe("sim", (), NOW + 1, NOW + 1)
     assert fleet.worker_stats(ONE).disk_gb == 0.0

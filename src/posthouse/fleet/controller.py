@@ -77,6 +77,10 @@ class Controller:
         self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self.outbox)
         self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self.outbox)
         self.requests.claims.scaling = endpoint.scaling
+        self.workers: Mapping[WorkerId, Worker] = MappingProxyType(self.roster.workers)
+        """Every worker that is not DESTROYED."""
+        self.ledger: Ledger = self.requests.ledger
+        """Every open request."""
         self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
         self._offers: tuple[GroupOffer, ...] = ()
         self._listed: set[str] = set()
@@ -298,16 +302,6 @@ class Controller:
             self.outbox.append(events.WakeAt(wake_at))
 
     # -- questions -----------------------------------------------------------------------------------------------------
-
-    @property
-    def workers(self) -> Mapping[WorkerId, Worker]:
-        """Every worker that is not DESTROYED."""
-        return MappingProxyType(self.roster.workers)
-
-    @property
-    def ledger(self) -> Ledger:
-        """Every open request."""
-        return self.requests.ledger
 
     def spent_usd(self, now: float) -> float:
         """Dollars spent until now, by every worker that ever was."""

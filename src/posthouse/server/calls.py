@@ -77,15 +77,18 @@ class Call:
     body: bytes = b""
     now: float = 0.0
     """When it is answered, by the server's clock."""
+    authorization: str = ""
+    """The header of that name; empty if there is none."""
     shown: str = ""
-    """The key in its headers; empty if there is none."""
+    """The key in it; empty if there is none."""
     proven: bool = False
     """It shows a key, or a worker's token, that is good."""
     counted: bool = False
     """It has been counted as a message of its worker."""
 
     def __post_init__(self) -> None:
-        self.shown = key_in_header(authorization(self.headers))
+        self.authorization = authorization(self.headers)
+        self.shown = key_in_header(self.authorization)
 
 
 def authorization(headers: Headers) -> str:

@@ -164,10 +164,10 @@ class FastPath:
 
     def _worker(self, call: Call, message: Any) -> ManagedEndpoint:
         """The endpoint of the worker that calls. Raises: Unauthorized, TooMany where it tells too much."""
-        worker_id, in_body, *_ = message
-        home = self.ingest.home(
-            worker_id, one_key(in_body, call.token, password_in_header(authorization(call.headers)))
-        )
+        worker_id, token, *_ = message
+        if call.token or call.authorization:
+            token = one_key(token, call.token, password_in_header(call.authorization))
+        home = self.ingest.home(worker_id, token)
         call.proven = True
         if not call.counted:
             call.counted = True

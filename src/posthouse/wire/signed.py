@@ -8,6 +8,7 @@ import json
 import math
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 
@@ -21,6 +22,8 @@ class Scheme(StrEnum):
 
 
 _EXACT_INTEGERS: Final = 2**53  # below it, every integer is a float and every JSON reader keeps it
+
+_TWINS: Final[dict[str, str]] = {Scheme.A5: Scheme.A5S, Scheme.A5S: Scheme.A5}
 
 _quoted: Final = json.encoder.encode_basestring_ascii
 
@@ -65,6 +68,7 @@ def wire_cost(cost: float) -> int | float:
     return whole if cost == whole and -_EXACT_INTEGERS < whole < _EXACT_INTEGERS else cost
 
 
+@lru_cache(1000)
 def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
     """Return the scheme that a worker verifies, by its last status report.
 
@@ -78,4 +82,4 @@ def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
 
 def other_scheme(scheme: str) -> str:
     """Return the scheme of workers that cannot be told from those of this one by what they report; else the same."""
-    return {Scheme.A5: Scheme.A5S, Scheme.A5S: Scheme.A5}.get(Scheme(scheme), scheme) if scheme else scheme
+    return _TWINS.get(scheme, scheme)

@@ -25,6 +25,7 @@ FLAT = "0"
 
 
 _Work = Annotated[float, Meta(ge=0.0, le=MAX_WORK)]
+_Sum = Annotated[float, Meta(ge=-MAX_WORK, le=MAX_WORK)]
 _Index = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -36,17 +37,17 @@ class StatusBody(msgspec.Struct):
     version: Annotated[str, Meta(max_length=MAX_VERSION)] | None = None
     message: str | None = None
     max_perf: _Work | None = None
-    cur_load: Annotated[float, Meta(ge=-MAX_WORK, le=MAX_WORK)] | None = None
-    new_load: float | None = None
-    cur_perf: float | None = None
+    cur_load: _Sum | None = None
+    new_load: _Work | None = None
+    cur_perf: _Work | None = None
     error_msg: str | None = None
     url: Annotated[str, Meta(max_length=MAX_URL)] | None = None
     num_requests_working: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     num_requests_recieved: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     working_request_idxs: Annotated[list[_Index], Meta(max_length=MAX_INDEXES)] | None = None
-    rej_load: float | None = None
-    disk_usage: float | None = None
-    additional_disk_usage: float | None = None
+    rej_load: _Work | None = None
+    disk_usage: _Work | None = None
+    additional_disk_usage: _Sum | None = None
     waits_for: str | None = None
     progress: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     loading_timeout_s: Annotated[float, Meta(ge=0, le=MAX_LOADING_S)] = 0.0
@@ -97,7 +98,7 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
     cur_load = max(0.0, body.cur_load or 0.0)
     level, came_in = (0.0, cur_load) if working is None else (cur_load, 0.0)
     summed = body.message == "data update" and body.url
-    done = _figure(body.cur_perf)
+    done = body.cur_perf or 0.0
     report = Report(
         max_perf,
         (body.error_msg or "")[:MAX_TEXT],
@@ -108,16 +109,16 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         body.num_requests_working or 0,
         None if working is not None or body.num_requests_working is None else body.num_requests_recieved,
         level,
-        taken=_figure(body.new_load) if working is not None else came_in if summed else 0.0,
+        taken=body.new_load or 0.0 if working is not None else came_in if summed else 0.0,
         taken_rate=0.0 if summed else came_in,
         done=0.0 if working is None else done,
         done_rate=done if working is None else 0.0,
-        disk_gb=_figure(body.disk_usage),
-        disk_added_gb=_figure(body.additional_disk_usage, low=-MAX_WORK),
+        disk_gb=body.disk_usage or 0.0,
+        disk_added_gb=body.additional_disk_usage or 0.0,
         waits_for=(body.waits_for or "")[:MAX_TEXT],
         progress=body.progress,
         loading_timeout_s=body.loading_timeout_s,
-        rejected=_figure(body.rej_load),
+        rejected=body.rej_load or 0.0,
     )
     return body.id, body.mtoken or "", report
 
