@@ -27,7 +27,7 @@ from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
@@ -38,7 +38,7 @@ from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Provider
 from posthouse.store.sql import open_store
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 SIZES = (100, 300, 1000)
 """How many endpoints the server has."""

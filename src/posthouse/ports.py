@@ -10,9 +10,9 @@ from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.recording.segment import Segment
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 
 class Clock(Protocol):

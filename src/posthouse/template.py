@@ -1,9 +1,10 @@
-"""A template: what a worker runs."""
+"""A template: what a worker runs. A workergroup: from which one an endpoint recruits, and among which offers."""
 
 from dataclasses import dataclass, field
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.workergroup import TemplateId
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,23 @@ class Template:
     def runs(self) -> tuple[str, str, str, str]:
         """What a worker runs: where two templates are equal in this, a worker of the one is one of the other."""
         return self.image, self.tag, self.env, self.onstart
+
+
+@dataclass(frozen=True, slots=True)
+class Workergroup:
+    id: WorkergroupId
+    endpoint_id: EndpointId
+    template_id: TemplateId
+    search_params: str = ""
+    """Offer filter as the user wrote it; empty means the template's own filters."""
+    launch_args: str = ""
+    """Stored and shown; only a provider that understands them uses them."""
+    gpu_ram: float = 24.0
+    """Size of the model in GB: an estimate for downloads, not a filter."""
+    provider: str = ""
+    """Which provider to rent from; empty means the server's default."""
+    signature_scheme: str = ""
+    """Overrides the scheme that a worker's report implies; empty means no override."""
+    created_at: float = 0.0
+    revision: int = 0
+    """Raised by the store at every change."""

@@ -11,10 +11,10 @@ from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 DESTROYED_KEEP = 2 * SHOW
 """Destroyed workers kept of each endpoint; more than are handed back."""

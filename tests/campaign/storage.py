@@ -12,14 +12,13 @@ from sqlalchemy.exc import DBAPIError
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import State
-from posthouse.domain.workergroup import Workergroup
 from posthouse.store import schema
 from posthouse.store.catalogue import endpoint_of, endpoint_row
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
 from posthouse.store.fleets import worker_of, worker_row
 from posthouse.store.integrity import Damaged
 from posthouse.store.sql import open_schema
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from tests.campaign.disk import Disk
 from tests.kit.pages import WAYS, damaged
 

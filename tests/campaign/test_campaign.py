@@ -14,7 +14,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import Orphans
@@ -26,7 +26,7 @@ from posthouse.policy import release
 from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
 from posthouse.store import open_store
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from tests.campaign.__main__ import KEPT
 from tests.campaign.awaits import AWAITS, MODULES
 from tests.campaign.day import run

@@ -25,7 +25,7 @@ from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
@@ -34,7 +34,7 @@ from posthouse.store.migrate import migrate
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 E1 = EndpointId(1)

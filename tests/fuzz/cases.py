@@ -10,9 +10,8 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import PARAMETERS
-from posthouse.domain.workergroup import Workergroup
 from posthouse.server.fastpath import ROUTES
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from tests.fuzz.site import ENDPOINT, WORKER_ID, Case, Site
 from tests.kit.bodies import DELETES, ROUTE, STATUS
 

@@ -7,9 +7,9 @@ from typing import Any
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.ports import JournalEntry, Store
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 NO_ID: Any = 0
 

@@ -12,11 +12,11 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation
-from posthouse.domain.workergroup import TemplateId, Workergroup
+from posthouse.domain.workergroup import TemplateId
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.ports import InstanceSpec, RegistryLogin, Store
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from tests.kit.fleets import GROUP, worker
 from tests.kit.shop import Clock, Shop
 

@@ -12,11 +12,12 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import HEARD_S, NOBODY, Orphans
 from posthouse.ports import Provider, Store
+from posthouse.template import Workergroup
 from tests.campaign.disk import Connection, Disk
 from tests.kit.fleets import fleet_of, worker
 from tests.kit.shop import Clock, Shop

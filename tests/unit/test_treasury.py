@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 import pytest
+from msgspec import structs
 
 from posthouse.budget import END_S, RESERVED_S, began
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
@@ -110,7 +111,7 @@ class House:
         for worker in managed.fleet.workers.values():
             if worker.label in machines and machines[worker.label].seen is Observation.RUNNING:
                 working = self.working.get(worker.id, ())
-                report = replace(ready_report(perf=100.0, working=working), url=f"http://10.0.0.1:{worker.id}")
+                report = structs.replace(ready_report(perf=100.0, working=working), url=f"http://10.0.0.1:{worker.id}")
                 managed.handle(Reported(worker.id, report), self.now)
         offer = Offer(f"o{self.price.ready_usd_h}", "sim", "m", self.price, "GPU", 1, available=9)
         managed.handle(Offered((GroupOffer(GROUP, offer),)), self.now)

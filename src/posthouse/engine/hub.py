@@ -12,7 +12,7 @@ from posthouse.domain.errors import NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.directory import Directory
 from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
@@ -23,7 +23,7 @@ from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""

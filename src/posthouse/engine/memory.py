@@ -1,11 +1,11 @@
 """Takes into memory what the store has now: made or changed here, or by another server."""
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import UpdateAsked
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 
 def take_endpoint(hub: Hub, endpoint: Endpoint) -> None:

@@ -10,9 +10,9 @@ import structlog
 
 from posthouse.domain.errors import BadRequest, Busy
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.ports import Clock, Provider
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 from posthouse.wire.matching import matches, values_of
 from posthouse.wire.search import parse_search
 

@@ -18,10 +18,11 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.worker_ids import ID_DIGITS
 from posthouse.ports import Provider
+from posthouse.template import Workergroup
 
 log = structlog.get_logger()
 

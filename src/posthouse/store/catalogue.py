@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
-from posthouse.domain.workergroup import TemplateId, Workergroup, WorkergroupId
+from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.store.checksums import fields_of
 from posthouse.store.database import Database, missing, note_change
 from posthouse.store.schema import endpoints, journal, segments, templates, workergroups, workers
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 
 class SqlCatalogue(Database):

@@ -9,7 +9,7 @@ from posthouse.config import Limits
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.domain.workergroup import Workergroup, WorkergroupId
+from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
@@ -17,7 +17,7 @@ from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
 from posthouse.fleet.events import UpdateAsked
 from posthouse.fleet.roster import can_be_updated
-from posthouse.template import Template
+from posthouse.template import Template, Workergroup
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would

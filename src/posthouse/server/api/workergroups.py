@@ -4,7 +4,6 @@ from fastapi import FastAPI
 
 from posthouse.domain.account import AccountId
 from posthouse.domain.errors import NotFound
-from posthouse.domain.workergroup import Workergroup
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewWorkergroup, WorkergroupChanges
@@ -19,6 +18,7 @@ from posthouse.server.api.replies import (
 )
 from posthouse.server.auth import Keyring
 from posthouse.server.middleware import Caller
+from posthouse.template import Workergroup
 from posthouse.wire import rows
 
 
