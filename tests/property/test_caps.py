@@ -6,6 +6,7 @@ from itertools import count
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from posthouse.budget import END_S, KINDS, SHORT_S, began
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
@@ -100,7 +101,7 @@ class Market:
                 managed.handle(RequestsEnded(worker.id, tuple(Ended(i, True, "Success") for i in over)), self.now)
                 for idx in over:
                     del there[idx]
-                report = replace(ready_report(perf=100.0, working=there), url=f"http://10.0.0.1:{worker.id}")
+                report = structs.replace(ready_report(perf=100.0, working=there), url=f"http://10.0.0.1:{worker.id}")
                 managed.handle(Reported(worker.id, report), self.now)
         if self.random.random() < 0.2:
             found = managed.assign(0, 500, self.now)

@@ -27,7 +27,7 @@ def test_of_a_request_that_ended_twice_the_latest_end_counts() -> None:
     for idx in range(ENDED_KEPT):
         run(ledger, idx)
     run(ledger, 0, OTHER)
-    assert ledger.ended(0) == (OTHER, {}, 0)
+    assert ledger.ended(0) == (OTHER, None, 0)
 
 
 def test_a_request_that_is_withdrawn_was_never_anywhere() -> None:
