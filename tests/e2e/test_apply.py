@@ -27,8 +27,15 @@ workergroups:
 """
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 class Quick(Site):
     """Runs commands in this process, which begins sooner than one of their own."""
+
+    stdin: type[io.StringIO] = io.StringIO
 
     def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
         out, err = io.StringIO(), io.StringIO()
@@ -37,14 +44,14 @@ class Quick(Site):
             redirect_stderr(err),
             chdir(self.directory),
             mock.patch.dict(os.environ, self.environ | environ, clear=True),
-            mock.patch("sys.stdin", io.StringIO(text or "")),
+            mock.patch("sys.stdin", self.stdin(text or "")),
         ):
             code = main(argv)
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     site = Quick(tmp_path_factory.mktemp("site"))
     site.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
     try:
@@ -97,6 +104,20 @@ def test_a_file_is_applied_and_what_drifts_is_shown_and_mended(site: Site) -> No
     exported = site.run("export", "demo").stdout
     (site.directory / "exported.yaml").write_text(exported)
     assert changes(site, "exported.yaml") == []
+
+
+def test_who_sits_at_a_terminal_is_asked(site: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = "endpoint: asked\nscaling: {max_workers: 0, cold_workers: 0}\ntemplate: {}\n"
+    (site.directory / "asked.yaml").write_text(none)
+    monkeypatch.setattr(site, "stdin", Terminal)
+    refused = site.run("apply", "-f", "asked.yaml", text="n\n")
+    assert refused.returncode == 130
+    assert "Apply? [y/N]" in refused.stdout
+    assert len(changes(site, "asked.yaml")) == 3
+    assert site.run("apply", "-f", "asked.yaml", text="y\n").returncode == 0
+    assert changes(site, "asked.yaml") == []
+    assert site.run("delete", "-f", "asked.yaml", text="y\n").returncode == 0
+    assert len(changes(site, "asked.yaml")) == 3
 
 
 def test_what_fails_half_way_leaves_what_was_there_and_goes_on(site: Site) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from posthouse.cli import main
 from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.recipes.memory import GPUS, Shape, fit, gpu, needed_bytes, read_model
+from posthouse.recipes import names, recipe
+from posthouse.recipes.memory import GPUS, Shape, fit, gpu, needed_by, needed_bytes, read_model
 from posthouse.recipes.memory.shape import shape
 
 GIB = 2**30
@@ -233,20 +234,23 @@ def whole(value: int) -> tuple[int, bytes]:
     return 4, struct.pack("<I", value)
 
 
+WORDS = struct.pack("<IQ", 8, 2) + text("a")[1] + text("b")[1]
+LLAMA_IN_GGUF = gguf(
+    {
+        "tokenizer.ggml.tokens": (9, WORDS),
+        "tokenizer.ggml.scores": (9, struct.pack("<IQ2f", 6, 2, 0.0, 0.0)),
+        "general.architecture": text("llama"),
+        "llama.block_count": whole(32),
+        "llama.embedding_length": whole(4096),
+        "llama.attention.head_count": whole(32),
+        "llama.attention.head_count_kv": (9, struct.pack("<IQ2i", 5, 2, 8, 8)),
+        "llama.context_length": whole(32768),
+    }
+)
+
+
 def test_a_file_in_gguf_says_what_it_keeps(tmp_path: Path) -> None:
-    words = struct.pack("<IQ", 8, 2) + text("a")[1] + text("b")[1]
-    content = gguf(
-        {
-            "tokenizer.ggml.tokens": (9, words),
-            "tokenizer.ggml.scores": (9, struct.pack("<IQ2f", 6, 2, 0.0, 0.0)),
-            "general.architecture": text("llama"),
-            "llama.block_count": whole(32),
-            "llama.embedding_length": whole(4096),
-            "llama.attention.head_count": whole(32),
-            "llama.attention.head_count_kv": (9, struct.pack("<IQ2i", 5, 2, 8, 8)),
-            "llama.context_length": whole(32768),
-        }
-    )
+    content = LLAMA_IN_GGUF
     file = tmp_path / "model-00001-of-00002.gguf"
     file.write_bytes(content)
     (tmp_path / "model-00002-of-00002.gguf").write_bytes(bytes(1000))
@@ -329,6 +333,27 @@ def test_the_command_says_what_fits(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*ask, "--quantization", "fp9"]) == 2
     assert "fp9: there is no such quantization. Did you mean fp8?" in capsys.readouterr().err
     assert main(["recipe", "size", "nowhere"]) == 4
+
+
+@pytest.mark.parametrize("name", [name for name in names() if recipe(name).memory])
+def test_the_memory_that_a_recipe_needs_follows_from_its_values(name: str, tmp_path: Path) -> None:
+    found = recipe(name)
+    if found.memory == "gguf":
+        file = tmp_path / "model.gguf"
+        file.write_bytes(LLAMA_IN_GGUF)
+        values = found.values({"model": str(file), "max_model_len": "8192", "parallel": "4"}, False, "chat")
+        # 4 x 8192 tokens of 131072 bytes and 2.5 GiB, beside a file of nothing
+        assert needed_by(found, values) / GIB == pytest.approx(4 + 2.5, abs=0.001)
+        with pytest.raises(NotFound, match="its file is not here"):
+            needed_by(found, values | {"model": "ORG/NAME:Q4_K_M"})
+        return
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    values = found.values({"model": str(tmp_path), "max_model_len": "8192"}, False, "chat")
+    assert needed_by(found, values) / GIB == pytest.approx((14.957 + 1 + 2.5) / 0.92, abs=0.01)
+    two = values | {found.gpus: "2"}
+    assert needed_by(found, two) / GIB == pytest.approx((14.957 / 2 + 0.5 + 2.5) / 0.92, abs=0.01)
+    for quantization in found.parameters["quantization"].choices:
+        assert needed_by(found, values | {"quantization": quantization}) <= needed_by(found, values)
 
 
 def test_a_shape_without_parameters_has_the_size_of_its_file() -> None:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from tinytag import TinyTag, TinyTagException
-
 MAX_WORK: Final = 1e9  # work units of one request; no real one comes near, and sums of thousands stay exact
 
 _TOKENS: Final = ("max_tokens", "max_new_tokens", "max_completion_tokens", "max_output_tokens")
@@ -115,6 +113,8 @@ def _length(value: object) -> int:
 def _seconds(payload: object) -> float | None:
     if not isinstance(payload, bytes):
         return None
+    from tinytag import TinyTag, TinyTagException  # here, because few workers need it
+
     try:
         return TinyTag.get(file_obj=io.BytesIO(payload), tags=False).duration
     except TinyTagException:  # no sound, or none that it knows

@@ -1,5 +1,6 @@
 """`posthouse up`"""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,23 +118,15 @@ def _checked(found: "Found", name: str) -> dict[str, Any]:
 
 def _worked_out(found: Recipe, values: dict[str, str]) -> tuple[float, str]:
     """The memory in GB that each GPU must have where the recipe leaves that to the model, and a line about it."""
-    if not found.gpus or found.gpu_ram_gb or "model" not in found.parameters:
+    if not found.memory:
         return 0.0, ""
     from posthouse.recipes import memory
 
     try:
-        shape = memory.read_model(values["model"])
+        needed = memory.needed_by(found, values)
     except PosthouseError as error:
         return 0.0, f"how much memory GPUs must have is not known ({error}); --gpu-ram-gb says it"
-    needed = memory.needed_bytes(
-        shape,
-        int(values.get(found.gpus, found.gpus)),
-        int(values.get("max_model_len") or 0),
-        values.get("quantization", ""),
-        1.0 if values.get("kv_cache_dtype", "").startswith("fp8") else 2.0,
-        float(values.get("gpu_memory_utilization", memory.UTILIZATION)),
-    )
-    gb = round(needed / 2**20 / 1000 + 0.05, 1)  # as offers state it: thousands of MiB
+    gb = math.ceil(needed / 2**20 / 100) / 10  # as offers state it: thousands of MiB
     return gb, f"each GPU must have {gb:g} GB"
 
 

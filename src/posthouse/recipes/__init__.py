@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -57,7 +57,10 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     gpus: str = ""
     """The parameter that says on how many GPUs of a machine a worker runs, or that number. Empty: on none."""
     gpu_ram_gb: float = 0.0
-    """Memory that each GPU must have; 0: it follows from the model."""
+    """Memory that each GPU must have, where it does not follow from the model."""
+    memory: Literal["", "transformers", "gguf"] = ""
+    """How that is worked out: of a configuration for one request of `max_model_len`, the least with which the engine
+    starts; or of a file in GGUF for all of `parallel` requests, which the engine takes at its start."""
     search: str = ""
     """What else an offer must satisfy."""
 

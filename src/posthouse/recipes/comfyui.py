@@ -63,18 +63,20 @@ class Front:
         except (ValueError, TypeError, LookupError):
             return web.json_response({"error": "prompt: must be a workflow in API format"}, status=400)
         job = str(uuid.uuid4())
-        status, answer = await self._call("POST", "/prompt", {"prompt": graph, "prompt_id": job})
-        if status != 200:
-            return web.json_response(answer, status=status)
-        self._since[job] = time.monotonic()
         try:
+            status, answer = await self._call("POST", "/prompt", {"prompt": graph, "prompt_id": job})
+            if status != 200:
+                return web.json_response(answer, status=status)
+            self._since[job] = time.monotonic()
             return await self._result(job)
+        except (ClientError, OSError, TimeoutError) as error:
+            return web.json_response({"error": f"ComfyUI does not answer: {type(error).__name__}"}, status=502)
         except asyncio.CancelledError:
             with suppress(ClientError, OSError, TimeoutError):
                 await asyncio.shield(self._cancel(job))
             raise
         finally:
-            del self._since[job]
+            self._since.pop(job, None)
 
     async def _result(self, job: str) -> web.Response:
         while True:

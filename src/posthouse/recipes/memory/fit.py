@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.recipes import Recipe
+from posthouse.recipes.memory.read import read_model
 from posthouse.recipes.memory.shape import Shape
 from posthouse.wire.checks import unknown
 
@@ -115,3 +117,24 @@ def needed_bytes(
     """Memory that each of `count` GPUs must have for one request of so many tokens; with less vLLM does not start."""
     each = shape.request_bytes(tokens or shape.most_tokens, number_bytes) / min(count, shape.kv_heads)
     return (shape.weight_bytes(quantization) / count + each + APART_BYTES) / utilization
+
+
+def needed_by(recipe: Recipe, values: Mapping[str, str]) -> float:
+    """Memory in bytes that each GPU must have for a recipe with these values. Raises: BadRequest, NotFound."""
+    count = int(values.get(recipe.gpus, recipe.gpus))
+    tokens = int(values.get("max_model_len") or 0)
+    kind = values.get("kv_cache_dtype", "")
+    if recipe.memory == "gguf":
+        if not values["model"].endswith(".gguf"):
+            raise NotFound("the model is at a hub, and its file is not here")
+        shape = read_model(values["model"])
+        cache = shape.request_bytes(tokens * int(values["parallel"]), {"q8_0": 1.06, "q4_0": 0.56}.get(kind, 2.0))
+        return (shape.weight_bytes() + cache) / count + APART_BYTES
+    return needed_bytes(
+        read_model(values["model"]),
+        count,
+        tokens,
+        values.get("quantization", ""),
+        1.0 if kind.startswith("fp8") else 2.0,
+        float(values.get("gpu_memory_utilization", UTILIZATION)),
+    )

@@ -71,9 +71,10 @@ class Shape:
         """The memory of its weights.
 
         Parameters times bytes each; what quantization leaves as it is has two: embeddings, and with MXFP4 all but the
-        experts. A checkpoint of known size that is not quantized further has that size.
+        experts. A checkpoint of known size that is not quantized further has that size. What is no known quantization
+        is that of the checkpoint.
         """
-        kind = QUANTIZATIONS[quantization] if quantization else self.kept_as
+        kind = QUANTIZATIONS.get(quantization, self.kept_as)
         if self.file_bytes and (not quantization or kind == self.kept_as or not self.parameters):
             return self.file_bytes
         if BYTES[kind] >= BYTES["float16"]:
