@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -113,6 +114,8 @@ class Day:
         self._aims = seed % 2 == 1
         """On every other day each crash is aimed at some await of the engine."""
         self.world.thorough = self._aims
+        self._operator = Random(seed)
+        """Apart from that of the day, which stays as it is whether an operator has to look or not."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._crashes = self.random.random() < 0.8
@@ -312,16 +315,16 @@ class Day:
 
     async def _end_orphans(self) -> None:
         """What the server leaves to an operator: each instance that nobody owns is adopted or destroyed."""
-        orphans, storage = self.server.orphans, self.storage
-        if storage is None or not orphans.troubles():
+        orphans, random = self.server.orphans, self.storage.random if self.storage is not None else self._operator
+        if not orphans.troubles():
             return
         for orphan in [orphan for orphan in orphans.all() if not orphan.known]:
             groups = list(self.server.hub.workergroups.values())
-            adopted = bool(groups) and storage.random.random() < 0.5
+            adopted = bool(groups) and random.random() < 0.5
             self.happened[f"operator: {'adopts' if adopted else 'destroys'}"] += 1
             try:
                 if adopted:
-                    await self.server.call(orphans.adopt(orphan, storage.random.choice(groups)))
+                    await self.server.call(orphans.adopt(orphan, random.choice(groups)))
                     self.checks.adopted.add(orphan.instance.label)
                 else:
                     await self.server.call(orphans.end([orphan]))

@@ -13,9 +13,12 @@ from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import WorkerId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
+from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import HEARD_S, NOBODY, Orphans
+from posthouse.fleet.events import Commit
 from posthouse.ports import Provider, Store
 from posthouse.template import Workergroup
 from tests.campaign.disk import Connection, Disk
@@ -116,11 +119,23 @@ async def test_where_most_is_unknown_nothing_goes_and_it_is_said(site: Site) -> 
     assert site.orphans.troubles() == []
 
 
-async def test_what_a_worker_here_left_behind_is_known(site: Site) -> None:
+@pytest.mark.parametrize("read", [True, False], ids=["read at the start", "written since"])
+async def test_what_a_worker_here_left_behind_is_known_though_it_was_never_listed(site: Site, read: bool) -> None:
     """Its row says that it was destroyed: that is proof, however little else there is."""
-    await site.look(after_s=STABILIZATION_S)
+    [managed] = site.hub.endpoints.values()
+    home, [mine] = managed.fleet.endpoint.id, managed.fleet.workers.values()
     site.hub.endpoints.clear()
+    site.hub.store = cast(Store, Connection(Disk(), _nothing))
+    if read:
+        await site.hub.store.commit(home, 0, 1, (mine,), None)
+        await site.hub.take_over(home)
+        site.hub.endpoints.clear()  # it was missed in two lists, and counts as gone
+    else:
+        loop = Loop(site.hub, cast(Executor, None))
+        loop.commit(managed, Commit((mine,), None), site.clock.now())
+        await loop.settle(managed)
     left = [listed("posthouse-here-1", "mine")]
+    site.clock.at += STABILIZATION_S
     await site.orphans.sweep(site.shop, left)
     site.clock.at += APART_S
     await site.orphans.sweep(site.shop, left)

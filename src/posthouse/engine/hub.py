@@ -9,7 +9,6 @@ from pathlib import Path
 from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound, StaleVersion
-from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
@@ -18,7 +17,7 @@ from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
 from posthouse.engine.treasury import Treasury
-from posthouse.engine.worker_ids import WorkerIds
+from posthouse.engine.worker_ids import KnownLabels, WorkerIds
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import Clock, FleetRecord, Lease, Provider, Store
@@ -76,8 +75,7 @@ class Hub:
     """Which installed provider each is, by name."""
     listing: dict[str, bool] = field(default_factory=dict)
     """Whether each provider's latest list came, by name."""
-    former_labels: set[str] = field(default_factory=set)
-    """Of workers that were destroyed before this start, as far as the store still knows them."""
+    known_labels: KnownLabels = field(default_factory=KnownLabels)
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     worker_ids: WorkerIds = field(init=False)
@@ -132,7 +130,7 @@ class Hub:
                 self._let_go(endpoint_id, await self.lease.holder(endpoint_id))
                 return False
             record = await self.store.open_fleet(endpoint_id, epoch)
-            self.former_labels |= {w.label for w in record.workers if w.state is State.DESTROYED}
+            self.known_labels.note(record.workers)
             self._let_go(endpoint_id)
             listed = self.directory.get(endpoint_id)
             endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
@@ -172,6 +170,7 @@ class Hub:
         if rows := managed.fleet.roster.take_changes():
             endpoint_id = managed.fleet.endpoint.id
             managed.version = await self.store.commit(endpoint_id, managed.version, managed.epoch, rows, None)
+            self.known_labels.note(rows)
 
     async def open_new(self, endpoint: Endpoint) -> None:
         """Begins to manage an endpoint that has just been made, if the lease gives it to this server."""

@@ -189,6 +189,7 @@ class Loop:
             managed.version = await self.hub.store.commit(
                 endpoint_id, managed.version, managed.epoch, commit.rows, entry
             )
+            self.hub.known_labels.note(commit.rows)
         except Exception as error:  # noqa: BLE001 - as in _tick
             failure = error
         self._writing.pop(endpoint_id, None)

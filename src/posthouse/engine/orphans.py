@@ -8,7 +8,6 @@ destroyed as workers are. One that is silent is destroyed.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
@@ -26,8 +25,8 @@ from posthouse.template import Workergroup
 
 log = structlog.get_logger()
 
-MAX_KNOWN = 100_000
-"""Most labels that are remembered of workers that were here, and most that were heard of; beyond it the oldest go."""
+MAX_HEARD = 100_000
+"""Most ids that are remembered of workers that are not here and were heard of; beyond it the oldest go."""
 HEARD_S = 60.0
 """For so long after a report a worker counts as one that serves. Reports come every 10 s."""
 NOBODY = EndpointId(0)
@@ -70,14 +69,11 @@ class Orphans:
     """Those of the latest list, by provider and id."""
     _doubtful: dict[str, set[str]] = field(default_factory=dict)
     """What was unknown when most of what carries our label was, by provider: an operator decides about each."""
-    _known: dict[str, None] = field(default_factory=dict)
-    """Labels of workers that were here: what has one of these was ended by us, and is not unknown."""
     _heard_at: dict[int, float] = field(default_factory=dict)
     """When each id that no worker here has was last reported with a good token."""
 
     def __post_init__(self) -> None:
         self._began_at = self.hub.clock.now()
-        self._known = dict.fromkeys(self.hub.former_labels)
 
     # -- what is seen --------------------------------------------------------------------------------------------------
 
@@ -85,7 +81,8 @@ class Orphans:
         """Notes a report with a good token of a worker that is not here."""
         self._heard_at.pop(worker_id, None)
         self._heard_at[worker_id] = self.hub.clock.now()
-        _bound(self._heard_at)
+        while len(self._heard_at) > MAX_HEARD:
+            del self._heard_at[next(iter(self._heard_at))]
 
     async def sweep(self, provider: Provider, instances: Sequence[Instance]) -> None:
         """Takes in a complete list of a provider, and ends what it proves to be nobody's."""
@@ -102,7 +99,7 @@ class Orphans:
                 instance,
                 self._worker_id(instance),
                 before[instance.id].since if instance.id in before else now,
-                instance.label in self._known,
+                instance.label in self.hub.known_labels,
             )
             for instance in without_owner
         ]
@@ -226,8 +223,6 @@ class Orphans:
     async def _without_owner(self, ours: Sequence[Instance]) -> list[Instance]:
         """What belongs to no worker, or was made twice."""
         here = self._here()
-        self._known |= dict.fromkeys(here)
-        _bound(self._known)
         listed = {i.id for i in ours}
         twice = [i for i in ours if i.label in here and i.id != here[i.label] and here[i.label] in listed]
         foreign = [i for i in ours if i.label not in here]
@@ -278,9 +273,3 @@ class Orphans:
             addresses=instance.addresses,
             message="adopted: no worker was known of it",
         )
-
-
-def _bound(memory: dict[Any, Any]) -> None:
-    """Forgets the oldest beyond `MAX_KNOWN`."""
-    while len(memory) > MAX_KNOWN:
-        del memory[next(iter(memory))]

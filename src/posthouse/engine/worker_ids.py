@@ -1,9 +1,13 @@
-"""Ids for workers that no two servers give: taken from the store in blocks, before they are needed."""
+"""Ids for workers that no two servers give: taken from the store in blocks, before they are needed. And which labels
+of workers are known."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from posthouse.domain.worker import WorkerId
+from posthouse.domain.worker import Worker, WorkerId
+
+MAX_KNOWN_LABELS = 100_000
+"""Most labels that are remembered; beyond it the oldest go."""
 
 ID_DIGITS = 15
 """Of the longest worker id that is believed: below 2^53, which every reader of JSON keeps."""
@@ -56,3 +60,22 @@ class WorkerIds:
             raise RuntimeError("no worker id was reserved")
         self._next += 1
         return WorkerId(self._next - 1)
+
+
+class KnownLabels:
+    """The labels of workers that are here or were, as far as the store still knew them at the start.
+
+    An instance with one of these was made by us, and if no worker has it any more, its end was decided here, too.
+    """
+
+    def __init__(self) -> None:
+        self._labels: dict[str, None] = {}
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._labels
+
+    def note(self, workers: Iterable[Worker]) -> None:
+        """Takes in workers that the store has."""
+        self._labels |= dict.fromkeys(worker.label for worker in workers)
+        while len(self._labels) > MAX_KNOWN_LABELS:
+            del self._labels[next(iter(self._labels))]
