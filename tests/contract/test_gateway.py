@@ -27,7 +27,7 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How w
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    flags = ("--keep-alive-s", "0.5", "--drain-s", "1", "--max-body-mib", "1")
+    flags = ("--keep-alive-s", "0.5", "--drain-s", "1", "--max-body-mib", "1", "--records", "requests.jsonl")
     with gateway_world(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("engine"), *flags) as made:
         folder = made.folder
         made.manage.create_template("engine-tls", env=f"-p 3000:3000 -e USE_SSL=true -e SEEN={folder}", onstart=ONSTART)
@@ -69,6 +69,13 @@ def test_a_chat_is_answered_whole_and_as_a_stream(world: World) -> None:
     assert whole.model_extra == {"x_engine": "kept"}
     stream = client.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
     assert text_of(stream) == "so it was"
+    file = world.site.directory / "requests.jsonl"
+    until(lambda: '"prompt_tokens":3' in file.read_text().splitlines()[-1], "it is written down")
+    record = file.read_text().splitlines()[-1]
+    told = json.loads(record)
+    assert (told["status"], told["outcome"], told["key"]) == (200, "complete", world.key[:11])
+    assert (told["prompt_tokens"], told["completion_tokens"], told["work"]) == (3, 2, None)
+    assert world.key not in record
 
 
 def test_completions_and_embeddings_are_answered(world: World) -> None:

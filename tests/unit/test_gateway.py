@@ -1,16 +1,22 @@
 """What the gateway reads of requests and answers while they pass."""
 
+import csv
+import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posthouse.cli import main
 from posthouse.client import BadRequest, Busy, TimedOut, Unauthorized, Unreachable, WorkerFailed
 from posthouse.client.errors import ClientError
 from posthouse.gateway.asked import read
 from posthouse.gateway.counted import END_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
 from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.records import Record, Records
+from posthouse.gateway.records import read as read_records
 from posthouse.gateway.repeats import KEPT_S, MAX_ANSWER_BYTES, MAX_BYTES, Repeats
 from posthouse.gateway.retries import MOST, PER_S, SHARE, Retries
 from posthouse.gateway.upload import Field
@@ -260,3 +266,66 @@ def test_old_answers_go_and_so_do_those_beyond_the_room() -> None:
     assert [ask("a"), ask("a")] == [0, 200]
     now += KEPT_S + 1
     assert ask("a") == 0
+
+
+def record(at: float = 1.0, model: str = "m", prompt_tokens: int | None = None) -> Record:
+    return Record(
+        at=at,
+        id="r",
+        key="k",
+        model=model,
+        path=CHAT,
+        worker="w",
+        status=200,
+        outcome="complete",
+        begun=0,
+        wait_s=0,
+        first_byte_s=0,
+        took_s=1,
+        work=None,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=None,
+        events=0,
+    )
+
+
+def test_records_stay_within_their_bounds_and_go_on_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    for begin in (0, 50):
+        records = Records(path, 10_000)
+        for number in range(begin, begin + 50):
+            records.add(record(at=float(number)))
+        records.close()
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["requests.jsonl", "requests.jsonl.1"]
+    assert 5_000 < sum(file.stat().st_size for file in files) <= 10_000
+    assert path.stat().st_mode & 0o077 == 0
+    kept = [found.at for found in read_records(path)]
+    assert kept == [float(number) for number in range(100 - len(kept), 100)]
+    with path.open("ab") as file:
+        file.write(b'{"at":')  # a crash
+    assert [found.at for found in read_records(path)] == kept
+
+
+def test_records_become_csv_without_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = Records(tmp_path / "r", 10_000)
+    for model, at in (("other", 1.0), ('=1+"a",b', 2.0), ('=1+"a",b', 3.0)):
+        records.add(record(model=model, at=at, prompt_tokens=3))
+    records.close()
+    assert main(["records", str(tmp_path / "r"), "--model", '=1+"a",b', "--json"]) == 0
+    assert [json.loads(line)["at"] for line in capsys.readouterr().out.splitlines()] == [2.0, 3.0]
+    assert main(["records", str(tmp_path / "r"), "--since", "60"]) == 0
+    assert capsys.readouterr().out == ",".join(Record.__struct_fields__) + "\r\n"
+    assert main(["records", str(tmp_path / "r")]) == 0
+    names, _, row, _ = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert names[:4] == ["at", "id", "key", "model"]
+    assert (row[3], row[names.index("prompt_tokens")]) == ('\'=1+"a",b', "3")
+
+
+def test_a_full_disk_costs_records_and_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "r").symlink_to("/dev/full")
+    records = Records(tmp_path / "r", 10_000)
+    for _ in range(2):
+        records.add(record())
+    records.close()
+    assert caplog.text.count("cannot be written: [Errno 28]") == 1

@@ -155,6 +155,8 @@ def own_gateway(
         url = settings.public_url  # whose name is in the certificate
     argv = [sys.executable, "-m", "posthouse", "gateway", "--url", url, "--drain-s", str(wanted.drain_s)]
     argv += ["--log-level", settings.server.log_level]
+    if wanted.records is not None:
+        argv += ["--records", str(wanted.records.expanduser().absolute())]
     environ = {"POSTHOUSE_CA": str(data_dir / "authority.cer")} if settings.server.tls == "self" else {}
     return OwnGateway(listener, wanted.drain_s, argv, environ)
 

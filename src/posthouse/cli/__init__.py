@@ -28,6 +28,7 @@ from posthouse.cli import (
     orphans,
     provider,
     recipe,
+    records,
     repeat,
     request,
     serve,
@@ -83,6 +84,7 @@ app.command("diff")(apply.diff)
 app.command("export")(apply.export)
 app.command("delete")(apply.delete)
 app.command("gateway")(gateway.gateway)
+app.command("records")(records.records)
 app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(workergroup.app, name="workergroup")

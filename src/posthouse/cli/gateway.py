@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -47,6 +48,13 @@ def gateway(
         int,
         typer.Option(min=16, max=1_000_000, help="Most connections; also bounded by how many files may be open."),
     ] = DEFAULT.max_connections,
+    records: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write what became of each request; see posthouse records."),
+    ] = None,
+    max_records_mib: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Size of that and one older file together; then the oldest go.")
+    ] = DEFAULT.max_records_bytes // MIB,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.")
     ] = "info",
@@ -80,6 +88,8 @@ def gateway(
         max_body_bytes=max_body_mib * MIB,
         max_held_bytes=max_held_mib * MIB,
         max_connections=max_connections,
+        records=str(records) if records else None,
+        max_records_bytes=max_records_mib * MIB,
     )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
 

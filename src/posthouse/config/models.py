@@ -86,6 +86,9 @@ class Gateway(Section):
     drain_s: float = Field(
         10.0, ge=0, le=3600, description="How long its requests may go on when the server stops, in seconds."
     )
+    records: Path | None = Field(
+        None, description="File for what became of each request, for `posthouse records`. Default: it is only logged."
+    )
 
 
 class Engine(Section):

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import logging
 import math
 import re
 import time
@@ -26,6 +25,7 @@ from posthouse.gate import Gate
 from posthouse.gateway.asked import Asked
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.records import Record, Records
 from posthouse.gateway.repeats import Repeat, Repeats
 from posthouse.gateway.retries import Retries
 from posthouse.gateway.settings import GatewaySettings
@@ -33,13 +33,12 @@ from posthouse.gateway.upload import Upload
 from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
 from posthouse.wire.grant import AUTH_HEADER
 
-log = logging.getLogger(__name__)
-
 REQUEST_ID: Final = "X-Request-Id"
 ANTHROPIC_ID: Final = "Request-Id"
 """Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
 _COMMENT: Final = ": waiting for a worker%s\n\n"
+_RECORDED_PATH: Final = 200  # characters of it
 _LEFT: Final = 499  # a status that nobody reads; nginx's
 _EVENT_STREAM: Final = "text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
@@ -62,6 +61,7 @@ class Ways:
     workers: ClientSession
     """Made by `relay_session`."""
     gate: Gate
+    records: Records
     retries: Retries = field(default_factory=Retries)
     repeats: Repeats = field(default_factory=Repeats)
 
@@ -92,7 +92,8 @@ class Exchange:
         self._request_id = request_id
         self._asked = asked
         self._anthropic = is_anthropic(client)
-        self._began_at = time.monotonic()
+        self._began_at, self._came_at = time.monotonic(), time.time()
+        self._status = 0  # where there is no answer of a worker
         self._response: web.StreamResponse | None = None
         self._passing: Document | Events = Document()
         self._repeat = repeat
@@ -117,7 +118,7 @@ class Exchange:
                     await self._keep_alive(beginning)
                 await self._pass_on(*await beginning)
             except Refused as refused:
-                self._outcome = refused.code
+                self._outcome, self._status = refused.code, refused.status
                 if self._response is None:
                     raise
                 await self._end_with(refused.event(self._anthropic))
@@ -293,19 +294,25 @@ class Exchange:
             raise Stalled from None
 
     def _tell(self) -> None:
-        """Log what became of it."""
+        """Write down what became of it."""
         usage, key = self._passing.usage, _KEY_ID.match(self._key)
-        log.info(
-            "request %s: %s, key %s, model %r, worker %s, waited %.3f s, first byte %.3f s, took %.3f s, tokens %s",
-            self._request_id,
-            self._outcome,
-            key[0] if key else "unknown",
-            self._asked.model,
-            self._worker,
-            self._wait_s,
-            self._first_byte_s,
-            time.monotonic() - self._began_at,
-            f"{usage.prompt_tokens} + {usage.completion_tokens}"
-            if usage
-            else f"unknown, {self._passing.events} events",
+        self._ways.records.add(
+            Record(
+                at=self._came_at,
+                id=self._request_id,
+                key=key[0] if key else "unknown",
+                model=self._asked.model,
+                path=self._client.path[:_RECORDED_PATH],
+                worker=self._worker,
+                status=self._response.status if self._response is not None else self._status,
+                outcome=self._outcome,
+                begun=self._begun,
+                wait_s=round(self._wait_s, 3),
+                first_byte_s=round(self._first_byte_s, 3),
+                took_s=round(time.monotonic() - self._began_at, 3),
+                work=self._asked.cost,
+                prompt_tokens=usage.prompt_tokens if usage else None,
+                completion_tokens=usage.completion_tokens if usage else None,
+                events=self._passing.events,
+            )
         )

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 
@@ -13,6 +14,7 @@ from posthouse.client.http import Http
 from posthouse.gate import Gate, listening
 from posthouse.gateway.application import Gateway
 from posthouse.gateway.exchange import Ways
+from posthouse.gateway.records import Records
 from posthouse.gateway.settings import GatewaySettings
 from posthouse.hosts import in_url
 from posthouse.relay import relay_session
@@ -40,7 +42,9 @@ async def run(
         stack.push_async_callback(server.close)
         workers = await stack.enter_async_context(relay_session(settings.silence_s, server.context))
         gate = Gate(settings.max_connections, settings.max_body_bytes)
-        app = Gateway(Ways(settings, server, workers, gate)).application()
+        records = Records(Path(settings.records) if settings.records else None, settings.max_records_bytes)
+        stack.callback(records.close)
+        app = Gateway(Ways(settings, server, workers, gate, records)).application()
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=settings.drain_s)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()

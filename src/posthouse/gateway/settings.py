@@ -31,3 +31,6 @@ class GatewaySettings:
     max_held_bytes: int = 512 * MIB
     """All bodies together, of requests whose answer has not ended."""
     max_connections: int = 4096
+    records: str | None = None
+    """File for what became of each request, as JSON lines; None: it is only logged."""
+    max_records_bytes: int = 64 * MIB
