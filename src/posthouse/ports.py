@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance
@@ -125,6 +125,18 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> str:
         """Base64 of the RSA PKCS#1 v1.5 signature over SHA-256 of `data`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who owns endpoints, templates, keys and secrets. An installation begins with one, and needs no other."""
+
+    id: AccountId
+    name: str
+    created_at: float = 0.0
+
+
+DEFAULT_ACCOUNT_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
-from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord
+from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Template, Workergroup
 

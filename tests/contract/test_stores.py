@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, select
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
-from posthouse.ports import FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
+from posthouse.ports import Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME, Account, AccountId
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
 from posthouse.domain.errors import NotFound, StaleVersion
 from posthouse.domain.offer import GroupOffer
@@ -20,7 +20,7 @@ from posthouse.engine.treasury import Treasury
 from posthouse.engine.worker_ids import KnownLabels, WorkerIds
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
-from posthouse.ports import Clock, FleetRecord, Lease, Provider, Store
+from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
 from posthouse.template import Template, Workergroup
 

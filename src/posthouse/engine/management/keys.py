@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT, Account, AccountId
+from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewAccount, NewKey
-from posthouse.ports import KeyRecord
+from posthouse.ports import Account, KeyRecord
 
 MAX_ACCOUNTS = 1_000
 """Most accounts of an installation: our choice."""

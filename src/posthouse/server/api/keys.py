@@ -4,12 +4,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from posthouse.domain.account import Account, AccountId
+from posthouse.domain.account import AccountId
 from posthouse.domain.errors import BadRequest
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewAccount, NewKey
-from posthouse.ports import KeyRecord
+from posthouse.ports import Account, KeyRecord
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
 from posthouse.server.middleware import Caller, check_installation_admin
