@@ -1,8 +1,10 @@
 # The server, in an image of its own: docker build -t posthouse .
 # BASE may be any image with Python 3.11 to 3.13 and venv; both stages must use the same one.
+# EXTRAS are further extras of the package: docker build --build-arg EXTRAS=kubernetes -t posthouse .
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
+ARG EXTRAS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python3 -m venv /opt/posthouse
@@ -12,7 +14,9 @@ RUN /opt/posthouse/bin/pip install --require-hashes -r requirements.lock && \
     /opt/posthouse/bin/pip uninstall -y matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
-RUN /opt/posthouse/bin/pip install --no-deps . && /opt/posthouse/bin/pip uninstall -y pip setuptools
+RUN /opt/posthouse/bin/pip install --no-deps . && \
+    if [ -n "${EXTRAS}" ]; then /opt/posthouse/bin/pip install ".[${EXTRAS}]"; fi && \
+    /opt/posthouse/bin/pip uninstall -y pip setuptools
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Posthouse" \

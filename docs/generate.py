@@ -37,6 +37,7 @@ from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
 from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.docker.settings import DockerSettings
+from posthouse.providers.kubernetes.settings import KubernetesSettings
 from posthouse.providers.process import ProcessProvider
 from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.providers.vast.settings import VastSettings
@@ -85,6 +86,7 @@ def settings() -> str:
     """Every setting of the server, with those of the providers that come with it."""
     models: dict[str, type[ProviderSettings]] = {
         "docker": DockerSettings,
+        "kubernetes": KubernetesSettings,
         "process": ProcessProvider.Settings,
         "ssh": SshSettings,
         "vast": VastSettings,

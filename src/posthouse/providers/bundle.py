@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -143,3 +144,12 @@ def _shared(programs: Iterable[Path], instead: str) -> set[Path]:
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(f"agent: ldd does not work here ({error}); set {instead}") from error
     return {path for path in found if "-packages" not in str(path)}
+
+
+def unpack(root: str, place: str) -> None:
+    """Writes into `place` the files that are to be found at `root` later. Raises: as `archive`."""
+    with tempfile.TemporaryFile() as out:
+        archive(root, out, "agent to image")
+        out.seek(0)
+        with tarfile.open(fileobj=out) as tar:
+            tar.extractall(place, filter="tar")
