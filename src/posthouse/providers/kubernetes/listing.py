@@ -70,6 +70,11 @@ class Found:
         return not self.record.halted or (self.pod is not None and not ended(self.pod))
 
 
+def outdated(worker: Found) -> bool:
+    """Whether its Pod is of before an update that was begun."""
+    return worker.pod is not None and record_of(worker.pod).generation != worker.record.generation
+
+
 def record_of(item: Json) -> Record:
     meta = _part(item, "metadata")
     told = _part(meta, "annotations")
@@ -129,6 +134,8 @@ def _seen(worker: Found, pod: Json, keeps: bool, cause: str) -> tuple[Observatio
         if worker.record.halted:
             return Observation.HALTED, ""
         return (interrupted, why) if why else (Observation.EXITED, last_words(pod))
+    if outdated(worker):
+        return interrupted, "its update was cut short"
     if why or (ending and not worker.record.halted):  # it may still end what it has, and gets nothing new
         return interrupted, why or "interrupted: its Pod is being deleted"
     if broken := _broken(pod, cause):

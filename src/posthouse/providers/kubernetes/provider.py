@@ -152,7 +152,7 @@ class KubernetesProvider:
                 raise NotFound(f"{instance_id}: it was not made to the end")
             keep = {}
             if worker.pod is not None:
-                if _lives(worker.pod):
+                if _lives(worker.pod) and not listing.outdated(worker):
                     await self._workers.note(instance_id, {HALTED: "no"}, {})
                     return
                 keep = {PRINTED: await self._workers.printed(record)}
