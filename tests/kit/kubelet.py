@@ -233,7 +233,10 @@ class Kubelet:
 
     async def _logs(self, request: web.Request) -> web.Response:
         pod = await self._ask("GET", "/api/v1/namespaces/{namespace}/pods/{pod}".format(**request.match_info))
-        lines = (self._folder / pod["metadata"]["uid"] / "log").read_bytes().splitlines(keepends=True)
+        file = self._folder / pod["metadata"]["uid"] / "log"
+        if not file.exists():
+            return web.Response(status=400, text='container "worker" is waiting to start: ContainerCreating')
+        lines = file.read_bytes().splitlines(keepends=True)
         return web.Response(body=b"".join(lines[-int(request.query.get("tailLines", len(lines))) :]))
 
 
