@@ -21,7 +21,7 @@ import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from posthouse.agent.settings import AgentSettings
-from posthouse.recipes import recipe
+from posthouse.recipes import examples, names, recipe
 from posthouse.recipes.comfyui import Front
 from posthouse.recipes.speech import SENTENCE, write
 from posthouse.relay import relay_session
@@ -51,6 +51,8 @@ FLAGS = {
     "comfyui": """--listen --port --disable-auto-launch --disable-metadata --log-stdout --base-directory --highvram
         -m --engine-port --""",
 }
+OURS = {"diffusers", "function"}
+"""Recipes whose server is our own."""
 # Values of the parameters that are left to the engine.
 OPTIONAL = {
     "max_model_len": "8192",
@@ -64,6 +66,12 @@ CHOSEN = {
     "llama.cpp-cuda": {"kv_cache_dtype": "q8_0"},
     "ollama": {"kv_cache_dtype": "q8_0"},
 }
+
+
+def test_every_engine_has_its_flags_and_its_stand_in() -> None:
+    wanted = set(names()) - set(examples())
+    assert set(FLAGS) == wanted - OURS
+    assert set(engines()) == wanted - OURS - {"comfyui"}
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -279,6 +279,14 @@ def test_what_differs_is_named() -> None:
     ]
 
 
+def test_what_looks_like_a_secret_is_not_shown() -> None:
+    said = "endpoint: a\ntemplate: {env: {HF_TOKEN: new, COUNT: 2}}"
+    [change] = plan(
+        manifests(said, "x.yaml")[0], found(template={"env": "-e HF_TOKEN=old -e COUNT=1 -p 3000:3000"})
+    ).changes
+    assert change.fields == {"env.HF_TOKEN": ("***", "***"), "env.COUNT": ("1", "2")}
+
+
 def test_workergroups_are_told_apart_by_provider_template_and_search() -> None:
     groups = {7: {"provider": "one"}, 8: {"provider": "two"}, 9: {"provider": "one", "search_params": "num_gpus=2"}}
     said = SAME + "workergroups:\n- {provider: one, search: num_gpus=2}\n- {provider: one}\n- {provider: two}"

@@ -1,5 +1,6 @@
 """The difference between a manifest and what a server has, and the calls that end it."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN = {"recommended_disk_space": "disk_gb", "extra_filters": "search", "search_params": "search"}
 """What a manifest calls fields that have another name on the wire."""
+
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASSW", re.IGNORECASE)
 
 Ids = dict[str, int]
 """Ids of what there is, by its kind and name: `template chat`."""
@@ -271,9 +274,14 @@ def _shown(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]
             continue
         (old, old_ports), (new, new_ports) = parse_env(before or ""), parse_env(after or "")
         names = [*old, *(name for name in new if name not in old)]
-        told |= {f"env.{n}": (old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n)}
+        told |= {f"env.{n}": (_told(n, old), _told(n, new)) for n in names if old.get(n) != new.get(n)}
         told |= {} if old_ports == new_ports else {"ports": (str(list(old_ports)), str(list(new_ports)))}
     return told
+
+
+def _told(name: str, variables: Mapping[str, str]) -> str | None:
+    """The value of a variable as it may stand in a log."""
+    return "***" if name in variables and _SECRET.search(name) else variables.get(name)
 
 
 def _of_provider(provider: str) -> str:
