@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 HUGE = 2_000_000
@@ -30,12 +31,21 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+@web.middleware
+async def refused(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What it cannot read it refuses, as engines do."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        return web.json_response({"error": {"message": repr(error)}}, status=400)
+
+
 class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=2**26)
+        app = web.Application(client_max_size=2**26, middlewares=[refused])
         app.router.add_get("/health", self.health)
         app.router.add_post("/v1/embeddings", self.embed)
         app.router.add_post("/v1/{path:chat/completions|completions}", self.generate)
