@@ -36,11 +36,11 @@ serve: .venv/.server ## run the server on 127.0.0.1:8080
 market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--run DIR" boots real workers there
 	$(BIN)/posthouse market $(ARGS)
 
-test: .venv/.dev ## run every test, four files at a time: most of them wait for something
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+test: .venv/.dev ## run every test, six files at a time: most of them wait for something
+	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 coverage: .venv/.dev ## run every test and show which lines they run; the table goes to coverage.md
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=markdown:coverage.md
+	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=markdown:coverage.md
 
 lint: .venv/.dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -27,6 +27,8 @@ from typing import Any
 
 import pytest
 
+from tests.kit.shared_fields import share_fields
+
 GENERATIONS = {
     "C0": "plain HTTP clients, as in the published examples",
     "C1": "the client of `vastai`",
@@ -98,6 +100,8 @@ class Record:
 
 
 WAITING = (
+    "tests/contract/test_provider_docker.py",
+    "tests/contract/test_provider_ssh.py",
     "tests/contract/test_peers_at_home.py",
     "tests/e2e/",
     "tests/resilience/",
@@ -112,8 +116,8 @@ WAITING = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Has files that wait take turns with files that compute, the longest first; in a file nothing moves.
 
-    `make test` begins files in this order, four at a time. Side by side those that wait would leave the processors
-    idle, and with a long one that is begun last three of the four have nothing to do.
+    `make test` begins files in this order, six at a time. Side by side those that wait would leave the processors
+    idle, and with a long one that is begun last the others have nothing to do.
     """
     files = list(dict.fromkeys(file_of(item) for item in items))
     waiting = list(dict.fromkeys(file for start in WAITING for file in files if file.startswith(start)))
@@ -131,6 +135,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    share_fields()
     config.addinivalue_line("markers", "peer(call, *generations, does, recorded, works): see tests/conftest.py")
     if path := config.getoption("--peers"):
         config.pluginmanager.register(Record(path))

@@ -118,7 +118,7 @@ def _bring_up(connection: Connection) -> bool:
     if found == VERSION:
         return False
     if found is not None:
-        from posthouse.store.migrate import migrate
+        from posthouse.store.migrate import migrate  # takes long: Alembic is needed for nothing else
 
         migrate(connection, found)
         return False
