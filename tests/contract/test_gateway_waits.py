@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from posthouse.gateway import GatewaySettings
+from posthouse.gateway.learned import AFTER
 from posthouse.gateway.service import run
 from tests.kit.agent_world import free_port, listening
 
@@ -40,7 +41,12 @@ class Server:
 
     async def work(self, request: web.Request) -> web.Response:
         self.worked += 1
-        return web.json_response({"choices": [], "error": {"message": "no"}}, status=self.status)
+        said = (
+            {"usage": {"prompt_tokens": 3, "completion_tokens": 40}}
+            if self.status < 400
+            else {"error": {"message": "no"}}
+        )
+        return web.json_response(said, status=self.status)
 
 
 @contextlib.asynccontextmanager
@@ -93,3 +99,13 @@ async def test_many_failures_are_not_tried_again(monkeypatch: pytest.MonkeyPatch
     assert "it is not tried again, because many others are" in answers[-1][1]
     assert answers[-1][0].headers["Retry-After"]
     assert server.worked == 2 + 4
+
+
+async def test_a_request_that_states_no_work_announces_what_others_came_to() -> None:
+    server = Server()
+    async with gateway(server) as url:
+        for _ in range(AFTER + 1):
+            answer, _ = await post(url)
+            assert answer.status == 200
+        await post(url, max_tokens=7)
+    assert [asked.get("cost") for asked in server.asked] == [None] * AFTER + [40, 7]

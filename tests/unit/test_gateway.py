@@ -15,6 +15,7 @@ from posthouse.client.errors import ClientError
 from posthouse.gateway.asked import read
 from posthouse.gateway.counted import END_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
 from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.learned import AFTER, MAX_KINDS, Learned
 from posthouse.gateway.records import Record, Records
 from posthouse.gateway.records import read as read_records
 from posthouse.gateway.repeats import KEPT_S, MAX_ANSWER_BYTES, MAX_BYTES, Repeats
@@ -329,3 +330,23 @@ def test_a_full_disk_costs_records_and_no_request(tmp_path: Path, caplog: pytest
         records.add(record())
     records.close()
     assert caplog.text.count("cannot be written: [Errno 28]") == 1
+
+
+def test_what_states_no_work_announces_what_its_kind_came_to() -> None:
+    learned, kind = Learned(), ("ph_1", "chat", CHAT)
+    for tokens in (100, 200, 300, 400):
+        learned.counted(kind, Usage(7, tokens))
+        assert learned.work(kind) is None
+    learned.counted(kind, Usage(7, 500))
+    assert learned.work(kind) == 300
+    for _ in range(100):
+        learned.counted(kind, Usage(7, 50))
+    assert learned.work(kind) == pytest.approx(50, abs=0.1)
+    for other in (("ph_2", "chat", CHAT), ("ph_1", "x", CHAT), ("ph_1", "chat", EMBEDDINGS)):
+        assert learned.work(other) is None
+    for _ in range(AFTER):
+        learned.counted(("ph_1", "chat", EMBEDDINGS), Usage(7, 0))
+    assert learned.work(("ph_1", "chat", EMBEDDINGS)) is None
+    for number in range(MAX_KINDS):
+        learned.counted(("ph_1", f"m{number}", CHAT), Usage(7, 1))
+    assert learned.work(kind) is None

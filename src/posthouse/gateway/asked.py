@@ -19,6 +19,8 @@ _TOKENS: Final = {
     "/v1/responses": ("max_output_tokens",),
     "/v1/messages": ("max_tokens",),
 }
+GENERATING: Final = frozenset(_TOKENS)
+"""Paths whose work is the tokens of the answer."""
 _SMALL: Final = ("/v1/messages/count_tokens",)
 _MAX_COST: Final = 1e9  # the most that the server takes
 

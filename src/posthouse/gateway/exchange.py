@@ -25,6 +25,7 @@ from posthouse.gate import Gate
 from posthouse.gateway.asked import Asked
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.learned import Learned
 from posthouse.gateway.records import Record, Records
 from posthouse.gateway.repeats import Repeat, Repeats
 from posthouse.gateway.retries import Retries
@@ -64,6 +65,7 @@ class Ways:
     records: Records
     retries: Retries = field(default_factory=Retries)
     repeats: Repeats = field(default_factory=Repeats)
+    learned: Learned = field(default_factory=Learned)
 
 
 def is_anthropic(client: web.Request) -> bool:
@@ -92,6 +94,10 @@ class Exchange:
         self._request_id = request_id
         self._asked = asked
         self._anthropic = is_anthropic(client)
+        key_id = _KEY_ID.match(key)
+        self._key_id = key_id[0] if key_id else "unknown"
+        self._kind = (self._key_id, asked.model, asked.path)
+        self._work = ways.learned.work(self._kind) if asked.cost is None else asked.cost
         self._began_at, self._came_at = time.monotonic(), time.time()
         self._status = 0  # where there is no answer of a worker
         self._response: web.StreamResponse | None = None
@@ -150,7 +156,7 @@ class Exchange:
         """The answer of a worker, with the first of its body. Raises: Refused."""
         asked, settings = self._asked, self._ways.settings
         limit_s = settings.hold_s + settings.silence_s
-        job = Job(asked.model, asked.path, lambda _: asked.body, asked.cost, limit_s, _RETRIES, self._waits)
+        job = Job(asked.model, asked.path, lambda _: asked.body, self._work, limit_s, _RETRIES, self._waits)
         try:
             server = self._ways.server.with_key(self._key)
             begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
@@ -295,12 +301,14 @@ class Exchange:
 
     def _tell(self) -> None:
         """Write down what became of it."""
-        usage, key = self._passing.usage, _KEY_ID.match(self._key)
+        usage = self._passing.usage
+        if usage is not None and self._asked.cost is None and self.is_complete:
+            self._ways.learned.counted(self._kind, usage)
         self._ways.records.add(
             Record(
                 at=self._came_at,
                 id=self._request_id,
-                key=key[0] if key else "unknown",
+                key=self._key_id,
                 model=self._asked.model,
                 path=self._client.path[:_RECORDED_PATH],
                 worker=self._worker,
@@ -310,7 +318,7 @@ class Exchange:
                 wait_s=round(self._wait_s, 3),
                 first_byte_s=round(self._first_byte_s, 3),
                 took_s=round(time.monotonic() - self._began_at, 3),
-                work=self._asked.cost,
+                work=self._work,
                 prompt_tokens=usage.prompt_tokens if usage else None,
                 completion_tokens=usage.completion_tokens if usage else None,
                 events=self._passing.events,
