@@ -9,10 +9,11 @@ from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.recording.segment import Segment
-from posthouse.template import Template, Workergroup
+from posthouse.template import Runs, Template, Workergroup
 
 
 class Clock(Protocol):
@@ -165,6 +166,8 @@ class FleetRecord:
     """Dollars spent by workers that are DESTROYED, all of them that ever were."""
     account_id: AccountId = DEFAULT_ACCOUNT
     """Who owns the endpoint, or did while there was one: who pays."""
+    rollouts: tuple[Rollout, ...] = ()
+    """Which version its workergroups run, and how far their updates are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,12 @@ class Catalogue(Protocol):
     async def add_template(self, template: Template) -> Template: ...
     async def put_template(self, template: Template) -> Template: ...
     async def drop_template(self, template_id: TemplateId) -> None: ...
+    async def version(self, build: str) -> Runs | None:
+        """What a template said before it was changed or dropped, by the name of that; None if it is not kept.
+
+        It is kept while an endpoint's `rollouts` name it.
+        """
+        ...
 
 
 class Keys(Protocol):
@@ -300,8 +309,11 @@ class Fleets(Protocol):
         epoch: int,
         workers: Sequence[Worker],
         entry: JournalEntry | None,
+        rollouts: Sequence[Rollout] = (),
     ) -> int:
         """The fleet's new version, with `workers` inserted or replaced and `entry` appended, all or nothing.
+
+        `rollouts`: all of them; empty if none has changed.
 
         Raises: StaleVersion if the stored version is not `expected_version`, or the fleet was opened or committed under
         a later epoch; nothing is written then.

@@ -1,10 +1,17 @@
 """A template: what a worker runs. A workergroup: from which one an endpoint recruits, and among which offers."""
 
+import hashlib
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgspec
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
+
+Runs: TypeAlias = tuple[str, str, str, str]
+"""Image, tag, environment and onstart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +39,13 @@ class Template:
     revision: int = 0
     """Raised by the store at every change."""
 
-    def runs(self) -> tuple[str, str, str, str]:
+    def runs(self) -> Runs:
         """What a worker runs: where two templates are equal in this, a worker of the one is one of the other."""
         return self.image, self.tag, self.env, self.onstart
+
+    def build(self) -> str:
+        """The name of what a worker runs: a digest of it."""
+        return hashlib.sha256(msgspec.json.encode(self.runs())).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,18 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import msgspec
+
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.lifecycle import State
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
-from posthouse.template import Template, Workergroup
+from posthouse.template import Runs, Template, Workergroup
 
 DESTROYED_KEEP = 2 * SHOW
 """Destroyed workers kept of each endpoint; more than are handed back."""
@@ -37,6 +40,8 @@ class Disk:
         self._revisions: Counter[str] = Counter()
         self._epochs: dict[EndpointId, int] = {}
         self._periods: dict[tuple[EndpointId, str], PeriodRecord] = {}
+        self._rollouts: dict[EndpointId, tuple[Rollout, ...]] = {}
+        self._kept: dict[str, Runs] = {}
 
     # -- all of it, to be written elsewhere and read again -------------------------------------------------------------
 
@@ -52,6 +57,7 @@ class Disk:
                 "epoch": self._epochs.get(endpoint_id, 0),
                 "version": self._versions.get(endpoint_id, 0),
                 "spent_usd": self._spent.get(endpoint_id, 0.0),
+                "rollouts": msgspec.json.encode(self._rollouts.get(endpoint_id, ())).decode(),
             }
             for endpoint_id in sorted(known)
         ]
@@ -73,9 +79,18 @@ class Disk:
         for worker in workers:
             self._workers.setdefault(worker.endpoint_id, {})[worker.id] = worker
 
-    def take_fleet(self, endpoint_id: EndpointId, version: int, epoch: int, spent_usd: float) -> None:
+    def take_fleet(
+        self, endpoint_id: EndpointId, version: int, epoch: int, spent_usd: float, rollouts: tuple[Rollout, ...]
+    ) -> None:
         self._versions[endpoint_id], self._epochs[endpoint_id] = version, epoch
+        self._rollouts[endpoint_id] = rollouts
         self._spent[endpoint_id] = spent_usd
+
+    def versions(self) -> dict[str, Runs]:
+        return {**self._kept}
+
+    def take_versions(self, kept: dict[str, Runs]) -> None:
+        self._kept = kept
 
     def take_journal(self, disk: "Disk") -> None:
         self._journal = disk._journal
@@ -147,12 +162,24 @@ class Disk:
         return self._add("template", template, "hash_id")
 
     def put_template(self, template: Template) -> Template:
-        return self._put("template", template, "hash_id")
+        before = self._rows["template"].get(template.id)
+        after = self._put("template", template, "hash_id")
+        self._keep_version(before)
+        return after
+
+    def version(self, build: str) -> Runs | None:
+        return self._kept.get(build)
+
+    def _keep_version(self, template: Template | None) -> None:
+        if template is not None:
+            self._kept[template.build()] = template.runs()
 
     def drop_template(self, template_id: TemplateId) -> None:
         if any(g.template_id == template_id for g in self.workergroups()):
             raise BadRequest(f"template_id {template_id} is used by a workergroup: remove that first")
+        before = self._rows["template"].get(template_id)
         self._drop("template", template_id)
+        self._keep_version(before)
 
     def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
         if self._epochs.get(endpoint_id, 0) > epoch:
@@ -162,7 +189,8 @@ class Disk:
         gone = sorted((w for w in rows if w.state is State.DESTROYED), key=lambda w: (-w.since, -w.id))
         told = {w.id for w in [*gone[:SHOW], *[w for w in gone if w.perf > 0][:LEARN_FROM]]}
         kept = tuple(sorted((w for w in rows if w.state is not State.DESTROYED or w.id in told), key=lambda w: w.id))
-        return FleetRecord(self._versions.get(endpoint_id, 0), kept, self._spent.get(endpoint_id, 0.0))
+        version, spent_usd = self._versions.get(endpoint_id, 0), self._spent.get(endpoint_id, 0.0)
+        return FleetRecord(version, kept, spent_usd, rollouts=self._rollouts.get(endpoint_id, ()))
 
     def fleet_ids(self) -> list[EndpointId]:
         return sorted(
@@ -189,11 +217,14 @@ class Disk:
         epoch: int,
         workers: tuple[Worker, ...],
         entry: JournalEntry | None,
+        rollouts: tuple[Rollout, ...] = (),
     ) -> int:
         if self._versions.get(endpoint_id, 0) != expected_version or self._epochs.get(endpoint_id, 0) > epoch:
             raise StaleVersion(f"fleet {endpoint_id} is not at version {expected_version} or of a later epoch")
         self._epochs[endpoint_id] = epoch
         version = self._versions[endpoint_id] = expected_version + 1
+        if rollouts:
+            self._rollouts[endpoint_id] = rollouts
         rows = self._workers.setdefault(endpoint_id, {})
         for worker in workers:
             for fleet in self._workers.values():

@@ -7,11 +7,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import State
+from posthouse.domain.rollout import Rollout
 from posthouse.store import schema
 from posthouse.store.catalogue import endpoint_of, endpoint_row
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
@@ -36,7 +38,7 @@ class Storage:
         self.random = Random(f"storage {seed}")
         self.backups: list[bytes] = []
         self._now = b""
-        self._rows: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._rows: dict[tuple[str, object], Mapping[str, Any]] = {}
 
     def back_up(self, disk: Disk) -> None:
         """Keeps the file as it is."""
@@ -76,7 +78,7 @@ class Storage:
                 open_schema(db)
                 rows = _rows(disk)
                 if not self._rows:
-                    for table in (*reversed(CATALOGUE), schema.fleets, schema.workers):
+                    for table in (*reversed(CATALOGUE), schema.fleets, schema.workers, schema.versions):
                         db.execute(delete(table))
                 for table, key in self._rows.keys() - rows.keys():
                     db.execute(delete(_table(table)).where(_key(_table(table)) == key))
@@ -106,7 +108,10 @@ def _read(file: bytes) -> Disk:
                     [worker_of(row) for row in db.execute(select(schema.workers))],
                 )
                 for row in db.execute(select(schema.fleets)):
-                    disk.take_fleet(EndpointId(row.endpoint_id), row.version, row.epoch, row.spent_usd)
+                    rollouts = msgspec.json.decode(row.rollouts, type=tuple[Rollout, ...])
+                    disk.take_fleet(EndpointId(row.endpoint_id), row.version, row.epoch, row.spent_usd, rollouts)
+                kept = db.execute(select(schema.versions)).all()
+                disk.take_versions({row.build: (row.image, row.tag, row.env, row.onstart) for row in kept})
                 disk.take_counters(*db.execute(select(*_counters())).one())
         finally:
             engine.dispose()
@@ -117,9 +122,9 @@ def _counters() -> tuple[Any, Any]:
     return schema.installation.c.epoch, schema.installation.c.last_worker_id
 
 
-def _rows(disk: Disk) -> dict[tuple[str, int], Mapping[str, Any]]:
+def _rows(disk: Disk) -> dict[tuple[str, object], Mapping[str, Any]]:
     """Every row with its checksum, by table and key."""
-    rows: dict[tuple[str, int], Mapping[str, Any]] = {}
+    rows: dict[tuple[str, object], Mapping[str, Any]] = {}
     for template in disk.templates():
         rows["templates", template.id] = with_checksum(schema.templates, asdict(template))
     for endpoint in disk.endpoints():
@@ -130,6 +135,9 @@ def _rows(disk: Disk) -> dict[tuple[str, int], Mapping[str, Any]]:
         rows["workers", worker.id] = worker_row(worker)
     for fleet in disk.fleets():
         rows["fleets", fleet["endpoint_id"]] = fleet
+    for build, runs in disk.versions().items():
+        row = {"build": build, **dict(zip(("image", "tag", "env", "onstart"), runs, strict=True))}
+        rows["versions", build] = with_checksum(schema.versions, row)
     return rows
 
 

@@ -24,6 +24,7 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
+from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.ports import Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
@@ -38,6 +39,7 @@ from posthouse.template import Template, Workergroup
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 E1 = EndpointId(1)
+GROUP = WorkergroupId(1)
 
 
 @pytest.fixture(params=["sqlite"])
@@ -302,6 +304,27 @@ async def test_a_commit_inserts_replaces_and_leaves_the_rest(store: Store) -> No
     assert await store.commit(E1, 1, 1, [changed, worker(3)], None) == 2
     assert await store.commit(E1, 2, 1, [], None) == 3
     assert await store.open_fleet(E1, 1) == FleetRecord(3, (worker(1), changed, worker(3)))
+
+
+async def test_updates_are_kept_with_their_fleet_and_what_they_may_go_back_to(store: Store) -> None:
+    rollout = Rollout(GROUP, "a1", "b2", Phase.ROLLED_BACK, 5.0, "it errs", canary=3, failed=1, failed_at=4.0)
+    other, one = EndpointId(9), worker(1, 9, build="a1")
+    await store.commit(other, 0, 1, [one], None, [rollout])
+    await store.commit(other, 1, 1, [replace(one, message="more")], None)
+    assert await store.open_fleet(other, 1) == FleetRecord(2, (replace(one, message="more"),), rollouts=(rollout,))
+
+    endpoint = await store.add_endpoint(Endpoint(EndpointId(0), "llm"))
+    template = await store.add_template(Template(NO_ID, "h", "t", image="i", tag="1", env="-e A=1", onstart="run"))
+    versions = [template]
+    for number in (2, 3, 4):
+        versions.append(await store.put_template(replace(versions[-1], tag=str(number))))
+        stable = Rollout(GROUP, template.build(), versions[-1].build())
+        await store.commit(endpoint.id, number - 2, 1, [], None, [stable])
+    assert await store.version(template.build()) == ("i", "1", "-e A=1", "run")
+    assert await store.version(versions[2].build()) == ("i", "3", "-e A=1", "run")
+    assert await store.version(versions[1].build()) is None  # nobody may want it any more
+    await store.drop_template(template.id)
+    assert await store.version(versions[3].build()) == versions[3].runs()
 
 
 async def test_fleets_are_apart(store: Store) -> None:

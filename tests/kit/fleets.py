@@ -29,7 +29,7 @@ from posthouse.fleet.events import (
     Waiting,
 )
 from posthouse.fleet.ledger import Request
-from posthouse.fleet.roster import can_be_updated
+from posthouse.policy.trial import can_be_updated
 from posthouse.recording.log import Slice
 
 NOW = 1_700_000_000.0

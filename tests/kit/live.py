@@ -64,6 +64,7 @@ async def live_server(data_dir: Path, **flags: Any) -> AsyncIterator[Running]:
             "providers.process.poll_s": 0.2,
             "providers.process.catalog_s": 0.2,
             "engine.stabilization_s": 0,
+            "engine.canary_s": 0,
             "engine.orphan_after_s": 1,
             "providers.process.slots": 8,
             "providers.process.grace_s": 3,

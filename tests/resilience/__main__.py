@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak")
+NAMES = ("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update")
 
 
 def main() -> int:

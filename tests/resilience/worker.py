@@ -7,6 +7,7 @@ once on SIGTERM: whoever stops it too early breaks a stream, and the drill sees 
 import asyncio
 import json
 import os
+import random
 from typing import Any
 
 REPORT_S = 0.25
@@ -16,6 +17,8 @@ PERF = float(os.environ.get("DRILL_PERF", "100"))
 """Work per second that it says it can do."""
 SLOTS = int(os.environ.get("DRILL_SLOTS", "1000"))
 """Requests that it works on at a time; others queue."""
+ERRORS = float(os.environ.get("DRILL_ERRORS", "0"))
+"""The share of requests that it answers with status 500, and reports as failed."""
 
 
 class Worker:
@@ -41,7 +44,7 @@ class Worker:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers one request with as many pieces as it asks for, and closes the connection."""
-        idx, ok = 0, False
+        idx, ok, fails = 0, False, random.random() < ERRORS
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = int(head.partition("content-length:")[2].partition("\r\n")[0])
@@ -51,7 +54,8 @@ class Worker:
             self.working[idx] = float(auth.get("cost") or 0.0)
             self.taken += 1
             self.changed.set()
-            lines = ("HTTP/1.1 200 OK", "content-type: application/json", "connection: close", "content-length: ")
+            status = "500 Internal Server Error" if fails else "200 OK"
+            lines = (f"HTTP/1.1 {status}", "content-type: application/json", "connection: close", "content-length: ")
             pieces = [b" "] * int(payload.get("pieces", 1)) + [b'{"done":true}']
             writer.write(("\r\n".join(lines) + f"{len(b''.join(pieces))}\r\n\r\n").encode())
             async with self.slots:
@@ -59,14 +63,15 @@ class Worker:
                     await asyncio.sleep(float(payload.get("piece_s", 0.0)))
                     writer.write(piece)
                     await writer.drain()
-            ok = True
+            ok = not fails
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client left
         finally:
             writer.close()
             if idx:
                 self.working.pop(idx, None)
-                self.ended.append({"request_idx": idx, "success": ok, "status": "Success" if ok else "Cancelled"})
+                status = "Success" if ok else "Error" if fails else "Cancelled"
+                self.ended.append({"request_idx": idx, "success": ok, "status": status})
                 self.changed.set()
 
     async def report(self) -> None:

@@ -32,6 +32,7 @@ from posthouse.fleet.events import (
     UpdateAsked,
     Written,
 )
+from posthouse.ports import FleetRecord
 from posthouse.recording.events import Began, EventLog, replay
 from tests.kit.fleets import GROUP, NOW, decision_to_rent, worker
 
@@ -52,7 +53,14 @@ class Life:
             return self.kept
 
         self.managed = ManagedEndpoint.open(
-            ENDPOINT, NOW, [worker()], 5.0, label="test-", known=frozenset({"sim"}), deeds=self, keep=keep
+            ENDPOINT,
+            NOW,
+            FleetRecord(1, (worker(),)),
+            5.0,
+            label="test-",
+            known=frozenset({"sim"}),
+            deeds=self,
+            keep=keep,
         )
         (offer,) = {rental.offer for rental in decision_to_rent(1).rentals}
         self.told(Configured(ENDPOINT, frozenset({"sim"})))

@@ -18,7 +18,7 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.treasury import Treasury
 from posthouse.fleet.events import Answered, Commit, Configured, Listed, Offered, Reported, Run, Ticked, Written
 from posthouse.policy.draft import committed_usd_h
-from posthouse.ports import PeriodRecord
+from posthouse.ports import FleetRecord, PeriodRecord
 from tests.kit.fleets import GROUP, ready_report
 
 EVENING = datetime(2026, 1, 31, 22, tzinfo=UTC).timestamp()
@@ -76,8 +76,7 @@ class House:
             managed = ManagedEndpoint.open(
                 Endpoint(endpoint_id, f"e{endpoint_id}", self.scaling[endpoint_id]),
                 self.now,
-                alive,
-                spent_usd=self.book.gone_usd.get(endpoint_id, 0.0),
+                FleetRecord(1, tuple(alive), self.book.gone_usd.get(endpoint_id, 0.0)),
                 deeds=self,
                 label=f"x{endpoint_id}-",
             )

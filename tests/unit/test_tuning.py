@@ -22,6 +22,17 @@ OTHERS = {
     "fleet/requests.py": {"UNSEEN_S", "UNSEEN_WORK_S"},
     # How often there is a round, and what is written down.
     "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "STORY"},
+    # How a new version is compared with the old one.
+    "policy/trial.py": {
+        "CANARY_SHARE",
+        "HELD_BACK_S",
+        "REQUESTS",
+        "UNASKED",
+        "TRIES",
+        "SIGMAS",
+        "ERROR_SHARE",
+        "SLOW_SHARE",
+    },
     # How long a state may last.
     "domain/lifecycle.py": {"MAX_PROGRESS_FACTOR"},
 }

@@ -172,6 +172,7 @@ async def _hub(
         SoleLease(await store.next_epoch()),
         tick_s=settings.engine.tick_s,
         silent_s=settings.engine.silent_s,
+        canary_s=settings.engine.canary_s,
         events_dir=settings.engine.events_dir or settings.data_dir / "events",
         keep_events_bytes=int(settings.engine.keep_events_mb * 1_000_000),
     )

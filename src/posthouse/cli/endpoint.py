@@ -12,6 +12,7 @@ from posthouse.cli.input import check_search, find
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names, given, template_names
 from posthouse.cli.output import plain, print_json, print_record, print_rows, waiting
 from posthouse.cli.serve import server_extra
+from posthouse.cli.status import update_lines
 from posthouse.cli.template import KEYS
 from posthouse.domain.endpoint import PARAMETERS, EndpointState
 from posthouse.domain.errors import BadRequest, PosthouseError
@@ -49,14 +50,17 @@ def list_endpoints(url: Url = None, api_key: ApiKey = None, as_json: AsJson = Fa
 
 @app.command()
 def show(name: Name, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Show one endpoint, with the key that can only route to it.
+    """Show one endpoint, with the key that can only route to it, and how far updates of its workers are.
 
     Example:
       posthouse endpoint show llama
     """
     with connect(url, api_key) as client:
-        row = client.endpoint(name)
-    (print_json if as_json else print_record)(row)
+        row, updates = client.endpoint(name), client.explain(name).updates
+    if as_json:
+        print_json({**plain(row), "updates": [plain(update) for update in updates]})
+    else:
+        print_record({**plain(row), "updates": "; ".join(update_lines(updates, time.time())) or "none"})
 
 
 @app.command()

@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
 from posthouse.cli.output import console, plain, print_json, printable, table
+from posthouse.cli.status import update_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,6 +59,7 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     from posthouse.engine.journal import orders  # here, because it takes its time
+    from posthouse.wire import rows
 
     demand, decision, estimates = facts["demand"], facts["decision"], facts["estimates"]
     lines = {
@@ -72,6 +75,9 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         whose = "" if cap["endpoint"] else "the installation's "
         level = "" if cap["level"] == "ok" else f" ({cap['level']})"
         lines["caps"] = "; ".join(filter(None, (lines.get("caps"), f"{whose}{cap['text']}{level}")))
+    if updates := facts.get("updates"):
+        told = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
+        lines["update"] = "; ".join(told) or "none for a day"
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
         lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"

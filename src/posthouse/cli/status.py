@@ -1,15 +1,34 @@
 """`posthouse status`"""
 
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
 from posthouse.cli.output import plain, print_json, print_rows, printable
 
+if TYPE_CHECKING:
+    from posthouse.wire import rows
+
 COLUMNS = ("endpoint", "state", "workers", "waiting", "oldest_wait_s", "usd_h", "spent_usd", "why")
 LESS = ("spent_usd", "oldest_wait_s", "state")
 """Columns that a narrow terminal goes without, the first first."""
+
+
+SHOWN_S = 86_400.0
+"""For how long an update that is over is told."""
+
+
+def update_lines(updates: Iterable["rows.Update"], now: float) -> Iterator[str]:
+    """How far updates are, a line each, for people; not of those that were over a day ago."""
+    for update in updates:
+        age_s = max(0.0, now - update.since)
+        if update.phase in ("canary", "inactive", "active", "rolled back") or age_s < SHOWN_S:
+            reason = f"; {printable(update.reason)}" if update.reason else ""
+            counts = f"{update.new} new and {update.old} old workers"
+            yield f"workergroup {update.workergroup_id}: {update.phase} for {age_s:,.0f} s, {counts}{reason}"
 
 
 def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
@@ -32,9 +51,12 @@ def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> 
     for cap in found.caps:
         whose = f"of {cap.endpoint}, " if cap.endpoint else ""
         typer.echo(f"cap       {whose}{cap.text}{'' if cap.level == 'ok' else f' ({cap.level})'}")
+    for row in found.standing:
+        for line in update_lines(row.updates, time.time()):
+            typer.echo(f"update    {row.endpoint}, {line}")
     typer.echo(f"troubles  {'; '.join(map(printable, found.troubles)) or 'none'}")
-    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for row in found.standing:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(row.workers.items()))
-        rows.append({**plain(row), "workers": counts or "none", "oldest_wait_s": round(row.oldest_wait_s, 1)})
-    print_rows(rows, COLUMNS, "no endpoints: posthouse endpoint create NAME", LESS)
+        table.append({**plain(row), "workers": counts or "none", "oldest_wait_s": round(row.oldest_wait_s, 1)})
+    print_rows(table, COLUMNS, "no endpoints: posthouse endpoint create NAME", LESS)

@@ -13,9 +13,21 @@ app = typer.Typer(help="Workers: what runs a model and answers requests.", no_ar
 
 COLUMNS = (
     *("id", "endpoint", "state", "goal", "busy", "perf", "outstanding", "gpu_name"),
-    *("price_usd_h", "spent_usd", "age_s", "url", "message"),
+    *("price_usd_h", "spent_usd", "age_s", "url", "build", "update", "message"),
 )
-LESS = ("outstanding", "spent_usd", "gpu_name", "url", "perf", "busy", "price_usd_h", "goal", "age_s")
+LESS = (
+    "build",
+    "outstanding",
+    "spent_usd",
+    "gpu_name",
+    "url",
+    "perf",
+    "busy",
+    "price_usd_h",
+    "goal",
+    "age_s",
+    "update",
+)
 """Columns that a narrow terminal goes without, the first first: what went wrong stays in sight."""
 
 WorkerId = Annotated[int, typer.Argument(metavar="WORKER", help="Id of the worker.", autocompletion=worker_ids)]

@@ -106,7 +106,7 @@ def update(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a workergroup. What is not given stays. With another template its workers are updated.
+    """Change a workergroup. What is not given stays. With another template its workers are updated, a canary first.
 
     Example:
       posthouse workergroup update 3 --search 'gpu_ram>=24'
@@ -141,7 +141,9 @@ def update_workers(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the workers of a workergroup anew with its template, a few at a time while the others serve.
+    """Start the workers of a workergroup anew with its template, a canary first, then a few at a time.
+
+    A version that was rolled back is tried again by this. `posthouse status` tells how far it is.
 
     Examples:
       posthouse workergroup update-workers 3

@@ -105,6 +105,13 @@ class Engine(Section):
     stabilization_s: float = Field(
         60.0, ge=0, le=3600, description="Time after a restart during which nothing is scaled down, in seconds."
     )
+    canary_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How long the first worker of a new version must serve before others follow, in seconds; five "
+        "times that where it gets few requests.",
+    )
     orphan_after_s: float = Field(
         120.0,
         ge=1,

@@ -9,6 +9,7 @@ from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -58,6 +59,7 @@ class Snapshot:
     stabilized_at: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
     cap: Cap | None = None
+    rollouts: Mapping[WorkergroupId, Rollout] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Rental:
 
     offer: GroupOffer
     goal: Goal
+    canary: bool = False
+    """It is the first to run the new version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class Worker:
     """What it or its provider last said went wrong, for people."""
     outdated_at: float = 0.0
     """When an update was asked for that it has not had yet; 0 if none."""
+    build: str = ""
+    """The version that it runs, or was ordered to run; empty if nobody knows."""
     capabilities: Capabilities = ALL_CAPABILITIES
 
     @property

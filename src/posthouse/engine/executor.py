@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Answered, Level, Run
 from posthouse.ports import InstanceSpec, Provider, RegistryLogin
+from posthouse.template import Template
 from posthouse.wire.env import parse_env
 
 log = structlog.get_logger()
@@ -139,13 +140,13 @@ class Executor:
 
     async def _ask_once(self, provider: Provider, worker: Worker, command: Command) -> Instance | None:
         if command is Command.RENT:
-            return await provider.create(worker.offer_id, self._spec(worker), _ceiling_usd_h(worker))
+            return await provider.create(worker.offer_id, await self._spec(worker), _ceiling_usd_h(worker))
         instance_id = worker.instance_id
         if not instance_id:  # its creation was never answered: look by label
             instance_id = next((i.id for i in await provider.instances() if i.label == worker.label), "")
         if instance_id:
             if command is Command.UPDATE:
-                return await provider.update(instance_id, self._spec(worker))
+                return await provider.update(instance_id, await self._spec(worker))
             if command is Command.START:
                 await provider.start(instance_id)
             elif command is Command.STOP:
@@ -154,10 +155,23 @@ class Executor:
                 await provider.destroy(instance_id)
         return None
 
-    def _spec(self, worker: Worker) -> InstanceSpec:
-        group, template = self.hub.workergroups.get(worker.group_id), self.hub.template_of(worker)
-        if group is None or template is None:
+    async def _template(self, worker: Worker) -> Template:
+        """The template that the worker is to run: that of its workergroup, or what it or a former one once was."""
+        template = self.hub.template_of(worker)
+        if template is None:
             raise Refused(f"workergroup {worker.group_id} or its template was deleted")
+        if worker.build in ("", template.build()):
+            return template
+        others = [t for t in self.hub.templates.values() if t.account_id == template.account_id]
+        runs = next((t.runs() for t in others if t.build() == worker.build), None)
+        runs = runs or await self.hub.store.version(worker.build)
+        if runs is None:
+            raise Refused(f"what version {worker.build} of workergroup {worker.group_id} runs is not kept any more")
+        image, tag, env, onstart = runs
+        return replace(template, image=image, tag=tag, env=env, onstart=onstart)
+
+    async def _spec(self, worker: Worker) -> InstanceSpec:
+        template, group = await self._template(worker), self.hub.workergroups[worker.group_id]
         variables, ports = parse_env(template.env)
         secrets = self.secrets(template.account_id)
         logins = {name for name in secrets if name.startswith(REGISTRY_LOGIN)}

@@ -1,7 +1,7 @@
 """What the running server knows, in memory: endpoints with their fleets, workergroups, templates, offers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,7 @@ class Hub:
     """How much of each endpoint since its start; 0: none."""
     tick_s: float = 1.0
     silent_s: float = 60.0
+    canary_s: float = 60.0
     seen: set[str] = field(default_factory=set)
     """Providers that have been listed at least once since the start."""
     provider_types: Mapping[str, str] = field(default_factory=dict)
@@ -167,9 +168,10 @@ class Hub:
 
     async def write_down(self, managed: ManagedEndpoint) -> None:
         """Commits every worker as it is. Raises: StaleVersion, Unavailable."""
-        if rows := managed.fleet.roster.take_changes():
-            endpoint_id = managed.fleet.endpoint.id
-            managed.version = await self.store.commit(endpoint_id, managed.version, managed.epoch, rows, None)
+        rows, rollouts = managed.fleet.roster.take_changes(), managed.fleet.roster.rollouts.take()
+        of_it = managed.fleet.endpoint.id, managed.version, managed.epoch
+        if rows or rollouts:
+            managed.version = await self.store.commit(*of_it, rows, None, rollouts)
             self.known_labels.note(rows)
 
     async def open_new(self, endpoint: Endpoint) -> None:
@@ -185,23 +187,21 @@ class Hub:
         managed = ManagedEndpoint.open(
             endpoint,
             now,
-            record.workers if record is not None else (),
+            record or FleetRecord(0, ()),
             self.stabilization_s if record is not None else 0.0,
-            record.spent_usd if record is not None else 0.0,
-            version=record.version if record is not None else 0,
             epoch=epoch,
             deeds=self.deeds,
             label=self.label_prefix,
             known=frozenset(self.providers),
             tick_s=self.tick_s,
             silent_s=self.silent_s,
+            canary_s=self.canary_s,
             keep=self._keep,
         )
         self.add(managed)
         self.configure(managed)
-        if record is None:  # nothing can be there yet, so where others have looked already it need not wait
-            for provider in self.seen:
-                managed.handle(Listed(provider, (), now), now)
+        for provider in self.seen if record is None else ():  # nothing is there, so what others saw is enough
+            managed.handle(Listed(provider, (), now), now)
         return managed
 
     def add(self, managed: ManagedEndpoint) -> None:
@@ -222,9 +222,9 @@ class Hub:
 
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
         """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
-        endpoint = endpoint or managed.fleet.endpoint
-        used = {group.provider or self.default_provider for group in self.groups_of(endpoint.id)}
-        managed.handle(Configured(endpoint, frozenset(used)), self.clock.now())
+        endpoint, groups = endpoint or managed.fleet.endpoint, self.groups_of(managed.fleet.endpoint.id)
+        used = frozenset(group.provider or self.default_provider for group in groups)
+        managed.handle(Configured(endpoint, used, _builds(groups, self.templates)), self.clock.now())
 
     def _point(self, endpoint_id: EndpointId, managed: ManagedEndpoint | None, server: str) -> None:
         listed = self.directory.get(endpoint_id)
@@ -329,6 +329,14 @@ class Hub:
     def provider_of(self, worker: Worker) -> Provider | None:
         """The provider that has the worker; None if it is no longer configured."""
         return self.providers.get(worker.provider)
+
+
+def _builds(
+    groups: Iterable[Workergroup], templates: Mapping[TemplateId, Template]
+) -> tuple[tuple[WorkergroupId, str], ...]:
+    """The version that each workergroup's template is."""
+    found = [(group.id, templates.get(group.template_id)) for group in groups]
+    return tuple((group_id, template.build()) for group_id, template in found if template is not None)
 
 
 def _deleted(endpoint_id: EndpointId, account_id: AccountId) -> Endpoint:

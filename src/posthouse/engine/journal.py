@@ -12,7 +12,7 @@ from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.decision import Decision, Obstacle
 from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.standing import money_left
+from posthouse.engine.standing import money_left, updates
 from posthouse.engine.treasury import Treasury
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows
@@ -66,6 +66,7 @@ def explain(managed: ManagedEndpoint, treasury: Treasury, now: float) -> rows.Ex
         messages={str(w.id): w.message for w in fleet.workers.values() if w.message},
         failures={str(w.id): w.message for w in managed.last_failures(now)},
         caps=money_left(treasury.left_of(managed, now), fleet.endpoint.name) + money_left(shared),
+        updates=updates(managed),
     )
 
 

@@ -187,7 +187,7 @@ class Loop:
         failure: Exception | None = None
         try:
             managed.version = await self.hub.store.commit(
-                endpoint_id, managed.version, managed.epoch, commit.rows, entry
+                endpoint_id, managed.version, managed.epoch, commit.rows, entry, commit.rollouts
             )
             self.hub.known_labels.note(commit.rows)
         except Exception as error:  # noqa: BLE001 - as in _tick

@@ -31,6 +31,7 @@ from posthouse.fleet.events import (
     Waiting,
     WakeAt,
 )
+from posthouse.ports import FleetRecord
 from posthouse.recording.events import Began, EventLog
 from posthouse.recording.log import Slice, TrafficLog
 from posthouse.recording.segment import Segment
@@ -40,6 +41,7 @@ SEGMENTS_KEPT = 12
 
 GONE_KEPT = 100
 """Workers of an endpoint that are gone and still shown."""
+NO_RECORD = FleetRecord(0, ())
 FAILURES_TOLD = 3
 """Most failures that are told where none is ready."""
 GONE_S = 86_400.0
@@ -133,27 +135,27 @@ class ManagedEndpoint:
         cls,
         endpoint: Endpoint,
         now: float,
-        workers: Iterable[Worker] = (),
+        record: FleetRecord = NO_RECORD,
         stabilization_s: float = 0.0,
-        spent_usd: float = 0.0,
         *,
-        version: int = 0,
         epoch: int = 1,
         deeds: Deeds | None = None,
         label: str = "",
         known: frozenset[str] | None = None,
         tick_s: float = 1.0,
         silent_s: float = 60.0,
+        canary_s: float = 60.0,
         keep: "Callable[[Began], EventLog | None]" = lambda began: None,
     ) -> "ManagedEndpoint":
-        """The endpoint with the workers of an earlier life; parameters as of `Controller`.
+        """The endpoint with what is stored of an earlier life; parameters as of `Controller`.
 
         `keep`: returns where its events are kept, if they are.
         """
-        rows = tuple(workers)
+        rows, spent_usd, rollouts = record.workers, record.spent_usd, record.rollouts
         log = Log(now, sum(w.state is not State.DESTROYED for w in rows))
-        began = Began(__version__, endpoint, now, rows, stabilization_s, spent_usd, label, known, tick_s, silent_s)
-        managed = cls(began.controller(traffic=log), log, version, deeds, epoch)
+        times = tick_s, silent_s, canary_s
+        began = Began(__version__, endpoint, now, rows, stabilization_s, spent_usd, label, known, *times, rollouts)
+        managed = cls(began.controller(traffic=log), log, record.version, deeds, epoch)
         managed.kept = keep(began)
         if managed.kept is not None:
             managed.listeners.append(managed.kept.heard)

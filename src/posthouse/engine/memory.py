@@ -3,8 +3,6 @@
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.hub import Hub
-from posthouse.engine.managed import ManagedEndpoint
-from posthouse.fleet.events import UpdateAsked
 from posthouse.template import Template, Workergroup
 
 
@@ -31,10 +29,7 @@ def drop_endpoint(hub: Hub, endpoint_id: EndpointId) -> int:
 
 def take_group(hub: Hub, group: Workergroup) -> None:
     """A workergroup, new or changed. If its workers would run something else now, they are updated."""
-    before = hub.workergroups.get(group.id)
     hub.put_group(group)
-    if before is not None:
-        _roll_out(hub, group, hub.templates.get(before.template_id))
     _configure(hub, group.endpoint_id)
 
 
@@ -51,10 +46,9 @@ def drop_group(hub: Hub, group_id: WorkergroupId) -> int:
 
 def take_template(hub: Hub, template: Template) -> None:
     """A template, new or changed. Workers that would run something else now are updated."""
-    before = hub.templates.get(template.id)
     hub.templates[template.id] = template
     for group in [g for g in hub.workergroups.values() if g.template_id == template.id]:
-        _roll_out(hub, group, before)
+        _configure(hub, group.endpoint_id)
 
 
 def drop_template(hub: Hub, template_id: TemplateId) -> None:
@@ -62,19 +56,7 @@ def drop_template(hub: Hub, template_id: TemplateId) -> None:
     hub.templates.pop(template_id, None)
 
 
-def _roll_out(hub: Hub, group: Workergroup, before: Template | None) -> None:
-    now = hub.templates.get(group.template_id)
-    managed = _here(hub, group.endpoint_id)
-    if managed is not None and before is not None and now is not None and now.runs() != before.runs():
-        managed.handle(UpdateAsked(group.id), hub.clock.now())
-
-
 def _configure(hub: Hub, endpoint_id: EndpointId) -> None:
-    managed = _here(hub, endpoint_id)
-    if managed is not None:
-        hub.configure(managed)
-
-
-def _here(hub: Hub, endpoint_id: EndpointId) -> ManagedEndpoint | None:
     managed = hub.endpoints.get(endpoint_id)
-    return None if managed is None or managed.leaving else managed
+    if managed is not None and not managed.leaving:
+        hub.configure(managed)

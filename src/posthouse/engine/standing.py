@@ -6,9 +6,12 @@ from statistics import median
 
 from posthouse.budget import Left
 from posthouse.domain.decision import Obstacle
-from posthouse.domain.lifecycle import State
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.domain.rollout import Phase
+from posthouse.domain.worker import Worker
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.wire.rows import MoneyLeft, Standing
+from posthouse.policy.rollout import INACTIVE
+from posthouse.wire.rows import MoneyLeft, Standing, Update
 
 _NEW = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING})
 MAX_WHY = 300
@@ -28,7 +31,38 @@ def standing(managed: ManagedEndpoint, now: float) -> Standing:
         why=why(managed, now),
         usd_h=sum(worker.usd_h() for worker in fleet.workers.values()),
         spent_usd=fleet.spent_usd(now),
+        updates=updates(managed),
     )
+
+
+def updates(managed: ManagedEndpoint) -> list[Update]:
+    """How far the updates of the endpoint's workergroups are, as rows."""
+    found = []
+    for rollout in managed.fleet.roster.rollouts.values():
+        there = [w for w in managed.of_group(rollout.group_id) if w.goal is not Goal.GONE]
+        new = sum(w.build == rollout.target and not w.outdated_at for w in there)
+        phase = str(rollout.phase)
+        if rollout.phase is Phase.ROLLING:
+            phase = "inactive" if any(w.outdated_at and w.state in INACTIVE for w in there) else "active"
+        if rollout.since:
+            row = Update(
+                workergroup_id=rollout.group_id,
+                phase=phase,
+                since=rollout.since,
+                new=new,
+                old=len(there) - new,
+                reason=rollout.reason,
+                stable=rollout.stable,
+                target=rollout.target,
+            )
+            found.append(row)
+    return found
+
+
+def update_of(managed: ManagedEndpoint, worker: Worker) -> str:
+    """What an update means for a worker, as `wire.rows.Worker` has it."""
+    canary = managed.fleet.roster.rollouts.of(worker).canary_is(worker)
+    return "canary" if canary else "due" if worker.outdated_at else ""
 
 
 def money_left(left: Iterable[Left], endpoint: str = "") -> list[MoneyLeft]:

@@ -7,7 +7,7 @@ server, the simulator and the campaign are drivers of it: they turn what happens
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Report
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet import events
 from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, Level, Outbox, Traffic, Waiting
@@ -40,6 +41,25 @@ STORY = 20
 """How many of the latest events an illegal move is shown with."""
 
 
+@dataclass(slots=True)
+class _Listings:
+    """Which providers have been listed since the start."""
+
+    known: frozenset[str] | None
+    """Those that there are; None are all that are named."""
+    awaited: frozenset[str] = frozenset()
+    """Those that the endpoint may rent from."""
+    came: set[str] = field(default_factory=set)
+
+    def has(self, provider: str) -> bool:
+        """True if the provider was listed, or is gone for good."""
+        return provider in self.came or (self.known is not None and provider not in self.known)
+
+    def has_all(self, workers: Iterable[Worker]) -> bool:
+        """True once every provider that the endpoint uses was listed: before that, what exists is not known."""
+        return all(map(self.has, self.awaited | {w.provider for w in workers}))
+
+
 class Controller:
     """One endpoint. Change it through `handle` and `assign` alone; its parts are there to be asked, *never* changed."""
 
@@ -58,12 +78,14 @@ class Controller:
         silent_s: float = 60.0,
         rings: bool = True,
         traffic: Traffic | None = None,
+        rollouts: Iterable[Rollout] = (),
+        canary_s: float = 60.0,
     ) -> None:
         """`workers`: those of an earlier life, DESTROYED ones for what they teach. `spent_usd`: by workers now gone.
 
         `label`: what every label begins with. `known`: the providers that there are; None is all that are named.
         `silent_s`: a worker without a report for this long is silent. `rings`: what happens brings the next tick
-        forward.
+        forward. `rollouts`: those of an earlier life. `canary_s`: how long a canary must serve.
         """
         self.endpoint, self.policy, self.memory = endpoint, policy, Memory()
         self.decision: Decision | None = None
@@ -74,17 +96,16 @@ class Controller:
         self.closed = False
         self.outbox = Outbox()
         """What is to be done and was not taken yet."""
-        self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self.outbox)
+        self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self.outbox, rollouts)
         self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self.outbox)
         self.requests.claims.scaling = endpoint.scaling
         self.workers: Mapping[WorkerId, Worker] = MappingProxyType(self.roster.workers)
         """Every worker that is not DESTROYED."""
         self.ledger: Ledger = self.requests.ledger
         """Every open request."""
-        self._label, self._known, self._tick_s, self._silent_s, self._rings = label, known, tick_s, silent_s, rings
+        self._label, self._tick_s, self._silent_s, self._canary_s = label, tick_s, silent_s, canary_s
+        self._rings, self._listings = rings, _Listings(known)
         self._offers: tuple[GroupOffer, ...] = ()
-        self._listed: set[str] = set()
-        self._awaited: frozenset[str] = frozenset()
         self._obstacles: list[str] = []
         self._tick_at, self._ticked_at = now, -math.inf
         self._wake_at: float | None = None
@@ -170,8 +191,8 @@ class Controller:
                 self._offers = offers
             case events.Listed(provider, instances, asked_at):
                 roster.listed(provider, instances, asked_at, now)
-                if provider not in self._listed or roster.moved:
-                    self._listed.add(provider)
+                if provider not in self._listings.came or roster.moved:
+                    self._listings.came.add(provider)
                     self._ring(now)
             case _:
                 self._take_in_wish(event, now)
@@ -200,14 +221,17 @@ class Controller:
                     if command is Command.UPDATE:
                         self.roster.updated(worker_id)
                     self.roster.observe_instance(worker_id, instance, now)
-            case events.Configured(endpoint, providers):
-                self.endpoint, self._awaited = endpoint, providers
+            case events.Configured(endpoint, providers, builds):
+                self.endpoint, self._listings.awaited = endpoint, providers
                 self.requests.claims.scaling = endpoint.scaling
+                self.roster.rollouts.told(builds, now)
+                self.roster.changed = True
             case events.Dismissed(worker_ids):
                 for worker_id in worker_ids:
                     self.roster.set_goal(worker_id, Goal.GONE)
             case events.UpdateAsked(group_id, wanted):
-                self.roster.update(group_id, wanted, now)
+                self.roster.rollouts.asked(group_id, wanted, now)
+                self.roster.changed = True
             case events.Released():
                 self.requests.let_go(math.inf)
             case events.Closed():
@@ -222,6 +246,7 @@ class Controller:
             return
         self._ticked_at, self._tick_at = now, now + self._tick_s
         self.roster.advance(now, self._silent_s)
+        self.roster.changed |= self.roster.rollouts.advance(now, self._canary_s)
         self._follow(now)
         self.requests.expire(now)
         if useless := self.requests.outliers.useless(now):
@@ -231,14 +256,14 @@ class Controller:
             for worker_id in list(self.workers):
                 self.roster.set_goal(worker_id, Goal.GONE)
             self.requests.end_drains(drains_ended(replace(self.snapshot(now), cap=cap)))
-        elif self._is_known():
+        elif self._listings.has_all(self.workers.values()):
             decision = self.policy(replace(self.snapshot(now), cap=cap), self.memory)
             self.decision, self.memory = decision, decision.memory
             self._take_on(decision, ids or (), now)
         # Everything that is wanted is written down before it is begun: intent before effect.
-        rows = self.roster.take_changes()
-        if rows or self._unwritten:
-            self._writing = Commit(rows, self._unwritten[0] if self._unwritten else None)
+        rows, rollouts = self.roster.take_changes(), self.roster.rollouts.take()
+        if rows or rollouts or self._unwritten:
+            self._writing = Commit(rows, self._unwritten[0] if self._unwritten else None, rollouts)
             self.outbox.append(self._writing)
         else:
             self._begin(now)
@@ -265,6 +290,7 @@ class Controller:
             return
         if not ok:
             self.roster.give_back(writing.rows)
+            self.roster.rollouts.unsaved |= bool(writing.rollouts)
             return
         if writing.decision is not None and self._unwritten and self._unwritten[0] is writing.decision:
             self._unwritten.popleft()
@@ -272,22 +298,13 @@ class Controller:
 
     def _begin(self, now: float) -> None:
         """Gives the commands that are due, but for workers that changed while the rest was written down."""
-        known = self.closed or self._is_known()
+        known = self.closed or self._listings.has_all(self.workers.values())
         for worker_id, command in list(self.roster.due(now, self.requests.keeps)):
-            listed = self._is_listed(self.workers[worker_id].provider)
+            listed = self._listings.has(self.workers[worker_id].provider)
             if known and listed and worker_id not in self.roster.unsaved:
                 self.roster.command_sent(worker_id, command, now)
                 if (worker := self.workers.get(worker_id)) is not None:  # one that was only an intent is gone
                     self.outbox.append(events.Run(worker, command))
-
-    def _is_known(self) -> bool:
-        """True once every provider that this endpoint uses was listed: before that, what exists is not known."""
-        used = self._awaited | {w.provider for w in self.workers.values()}
-        return all(self._is_listed(name) for name in used)
-
-    def _is_listed(self, provider: str) -> bool:
-        """True if the provider was listed since the start, or is gone for good."""
-        return provider in self._listed or (self._known is not None and provider not in self._known)
 
     def _ring(self, now: float) -> None:
         """Brings the next tick forward."""
@@ -323,6 +340,7 @@ class Controller:
             group_failures=dict(estimator.group_failures),
             machine_failures=dict(estimator.failures),
             stabilized_at=self.stabilized_at,
+            rollouts=dict(self.roster.rollouts),
         )
 
     def is_over(self) -> bool:

@@ -35,9 +35,13 @@ class Estimator:
         known = self._kinds.setdefault(kind_of(worker.group_id, worker), Latest(TUNING.samples))
         known[worker.id] = worker.perf, worker.price.running_usd_h
 
+    def perf(self) -> dict[str, float]:
+        """Work per second by kind of machine."""
+        return {kind: median(perf for perf, _ in known.values()) for kind, known in self._kinds.items()}
+
     def best_perf(self) -> float:
         """What a worker of the best kind does; 0 while nobody knows."""
-        return max((median(perf for perf, _ in known.values()) for known in self._kinds.values()), default=0.0)
+        return max(self.perf().values(), default=0.0)
 
     def arrived(self, before: Worker, worker: Worker, now: float) -> float | None:
         """A worker came to be ready: how long that took; None if it was only away for a moment."""
@@ -83,7 +87,7 @@ class Estimator:
         nothing = Estimates()
         per_usd = {kind: [p / usd_h for p, usd_h in known.values() if usd_h > 0] for kind, known in self._kinds.items()}
         return Estimates(
-            perf={kind: median(perf for perf, _ in known.values()) for kind, known in self._kinds.items()},
+            perf=self.perf(),
             work_per_usd={kind: median(values) for kind, values in per_usd.items() if values},
             success_rate=self._success_rate(now),
             start_s=median(self.start_s or [nothing.start_s]),

@@ -14,6 +14,7 @@ from posthouse.domain.lifecycle import Command
 from posthouse.domain.lifecycle import Event as Cause
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended, Report
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 
@@ -136,6 +137,8 @@ class Configured(NamedTuple):
     endpoint: Endpoint
     providers: frozenset[str] = frozenset()
     """They must have been listed before anything is decided."""
+    builds: tuple[tuple[WorkergroupId, str], ...] = ()
+    """The version that each workergroup's template is now. Another one than before begins an update."""
 
 
 class Dismissed(NamedTuple):
@@ -145,7 +148,8 @@ class Dismissed(NamedTuple):
 
 
 class UpdateAsked(NamedTuple):
-    """Every worker of a workergroup is to run what its template says now, or no more if that has not begun."""
+    """Every worker of a workergroup is to run what its template says now, also one that does already or that was rolled
+    back; or no more if that has not begun."""
 
     group_id: WorkergroupId
     wanted: bool = True
@@ -200,6 +204,8 @@ class Commit(NamedTuple):
     rows: tuple[Worker, ...]
     decision: Decision | None
     """One for the journal."""
+    rollouts: tuple[Rollout, ...] = ()
+    """All of the endpoint if one of them changed, else none."""
 
 
 class Moved(NamedTuple):

@@ -46,6 +46,7 @@ class Outliers(dict[WorkerId, Failures]):
             self._add(worker_id, 1, now, 1)
         if request.failures and worker_id in request.failures:
             return 0
+        self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=True)
         return self._count(worker_id, 1, now, f"request {request.idx} {why}")
 
     def client_left(self, worker_id: WorkerId, now: float) -> None:
@@ -59,6 +60,7 @@ class Outliers(dict[WorkerId, Failures]):
         and that not for good if the request is asked for again. Where it failed before, it was not to blame itself.
         """
         self._good_at[worker_id] = now
+        self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=False)
         for failed_at in request.unproven:
             self._add(failed_at, 1, now, 1)
         if worker_id in self.streaks:
@@ -95,6 +97,7 @@ class Outliers(dict[WorkerId, Failures]):
         request.failures = {**known, worker_id: Failures(before.count + 1, now)}
         if before.count == 0 and counted <= 0:  # nobody knows yet whether it was the worker's fault or the client's
             request.unproven += (worker_id,)
+            self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=True)
         if counted < 0:
             self._add(worker_id, 1, now, 1)
         once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker

@@ -20,6 +20,7 @@ from posthouse.fleet.routing_table import RoutingTable
 from posthouse.policy.capacity import ready
 from posthouse.policy.faults import resume_at
 from posthouse.policy.route import queued_work, work_ahead
+from posthouse.policy.trial import CANARY_SHARE, HELD_BACK_S
 from posthouse.policy.tuning import TUNING
 
 WAITING_KEPT_S = 20.0
@@ -74,6 +75,8 @@ class Requests:
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._deaths = Deaths(lives)
         self._ended: frozenset[WorkerId] = frozenset()
+        self._canaries: dict[WorkerId, float] = {}  # that serve beside others, and their performance
+        self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
@@ -168,6 +171,10 @@ class Requests:
                 self._traffic.waited(now - request.first_at, request.cost)
         left = request.worker_id
         self.ledger.assign(request, worker_id, now)
+        if self._canaries:
+            self._given, self._given_canaries = self._given + 1, self._given_canaries + (worker_id in self._canaries)
+            for canary in self._canaries:
+                self._note_work(canary)
         self._note_work(worker_id)
         if left is not None:
             self._note_work(left)
@@ -314,9 +321,11 @@ class Requests:
                 self.load.offered.add(claims.load(request.cost), request.first_at)
         for worker in workers.values():  # Little's law, for one worker
             self._known[worker.id].slots = max(1.0, worker.perf * self.load.slot_unit_s)
-        perf = {w.id: w.perf for w in ready(workers.values()) if w.url}
-        self._routing.rebuild(perf)
-        for worker_id in self.ledger.at:
+        takes = [w for w in ready(workers.values()) if w.url]
+        canaries = {w.id: w.perf for w in takes if self._lives.rollouts.of(w).canary_is(w)}
+        self._canaries = canaries if len(canaries) < len(takes) else {}
+        self._routing.rebuild({w.id: w.perf for w in takes})
+        for worker_id in (*self.ledger.at, *self._canaries):
             self._note_work(worker_id)
 
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
@@ -339,6 +348,8 @@ class Requests:
         there, ahead = self.ledger.at.get(worker_id), 0.0
         if there:
             ahead = work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots)
+        if worker_id in self._canaries and self._given_canaries > CANARY_SHARE * self._given:
+            ahead += HELD_BACK_S * self._canaries[worker_id]
         self._routing.set_work(worker_id, ahead)
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:

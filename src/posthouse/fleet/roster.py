@@ -28,10 +28,11 @@ from posthouse.domain.lifecycle import (
 )
 from posthouse.domain.offer import Price
 from posthouse.domain.reports import Report
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Counters, Level, Moved, Outbox
+from posthouse.fleet.rollouts import DEATHS, Rollouts
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.tuning import TUNING
 
@@ -58,6 +59,8 @@ class _Watched:
     """It has a command that was not answered yet."""
     loading_s: float = 0.0
     """How long it may load, where its template says that."""
+    ran: str = ""
+    """The version that it ran before its update."""
     progress: dict[str, str] = field(default_factory=dict)
     """What was last seen of its progress, by who tells of it."""
 
@@ -66,10 +69,17 @@ class Roster:
     """Every worker of one endpoint, from the intent to rent it until it is destroyed."""
 
     def __init__(
-        self, now: float, endpoint_id: EndpointId, spent_usd: float, counters: Counters, outbox: Outbox
+        self,
+        now: float,
+        endpoint_id: EndpointId,
+        spent_usd: float,
+        counters: Counters,
+        outbox: Outbox,
+        rollouts: Iterable[Rollout] = (),
     ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.estimator = Estimator()
+        self.rollouts = Rollouts(rollouts, self.workers, self._change, self.estimator, outbox)
         self.spent_gone_usd = spent_usd
         self.moved: list[Moved] = []
         """Changes of workers' states that nobody has followed yet."""
@@ -196,31 +206,17 @@ class Roster:
         if worker is not None and worker.goal is not goal:
             self._change(worker, goal=goal)
             self.changed = True
+            if goal is Goal.UPDATED:
+                self.rollouts.goes_first(worker.group_id, worker_id)
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
-        offer = rental.offer.offer
-        worker = self.workers[worker_id] = Worker(
-            id=worker_id,
-            endpoint_id=self._endpoint_id,
-            group_id=rental.offer.group_id,
-            label=f"{label}{worker_id}",
-            provider=offer.provider,
-            offer_id=offer.id,
-            machine=offer.machine,
-            gpu_name=offer.gpu_name,
-            num_gpus=offer.num_gpus,
-            price=offer.price,
-            capabilities=offer.capabilities,
-            created_at=now,
-            goal=rental.goal,
-            since=now,
-            progressed_at=now,
-        )
+        build = self.rollouts.build_for(rental, worker_id)
+        worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
-        text = f"is wanted {rental.goal}: offer {offer.id} of {offer.provider} for workergroup {rental.offer.group_id}"
-        self._outbox.say(Level.INFO1, text, worker)
+        offer = f"offer {worker.offer_id} of {worker.provider} for workergroup {worker.group_id}"
+        self._outbox.say(Level.INFO1, f"is wanted {rental.goal}: {offer}", worker)
 
     def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[tuple[WorkerId, Command]]:
         """The commands that move workers toward their goals, but for workers with a command on its way."""
@@ -237,7 +233,9 @@ class Roster:
         worker = self.workers[worker_id]
         state = after_command(worker.state, command)
         if command is Command.UPDATE:
-            self.set_goal(worker_id, goal_beyond_update(worker.state))
+            self._watched[worker_id].ran = worker.build
+            self._change(worker, goal=goal_beyond_update(worker.state), build=self.rollouts.of(worker).next)
+            self.changed = True
         self._watched[worker_id].in_flight = True
         self._enter(worker_id, state, now, command)
 
@@ -254,23 +252,13 @@ class Roster:
         # A start that was refused leaves it cold: whether to try again, or another, is decided at the next tick.
         was_cold = worker.state in (State.STARTING, State.UPDATE_STARTING)
         goal = Goal.COLD if was_cold and worker.goal is Goal.HOT else worker.goal
-        self._change(worker, message=failure[:500], goal=goal)
+        refused = self._change(worker, message=failure[:500], goal=goal)
         self._outbox.say(Level.INFO0, f"its command was refused: {failure}", worker)
         if blame:
-            self._blame(worker, now)
+            self._blame(refused, now)
+        if worker.state in UPDATING:
+            self._change(refused, build=watched.ran)
         self._see(worker_id, Observation.FAILED, now)
-
-    def update(self, group_id: WorkergroupId, wanted: bool, now: float) -> None:
-        """Asks for an update of every worker that a workergroup has, or calls off those that have not begun."""
-        workers = [w for w in self.workers.values() if w.group_id == group_id and (not wanted or can_be_updated(w))]
-        for worker in workers:
-            goal = goal_beyond_update(worker.state) if worker.goal is Goal.UPDATED and not wanted else worker.goal
-            self._change(worker, outdated_at=now if wanted else 0.0, goal=goal)
-        self.changed = True
-        if wanted:
-            self.estimator.group_failures.pop(group_id, None)  # what comes now may be the cure
-        what = f"is updated: {len(workers)} workers" if wanted else "is not updated any further"
-        self._outbox.say(Level.INFO1, f"workergroup {group_id} {what}")
 
     def updated(self, worker_id: WorkerId) -> None:
         """Notes that a worker's instance runs what its template says now; not if it was asked for again meanwhile."""
@@ -328,6 +316,8 @@ class Roster:
         if state is None:
             self._counters.late_observations += worker.state not in NOTHING_NEW.get(observation, ())
         elif state is not worker.state:
+            if worker.state is State.IDLE and observation in DEATHS:
+                self.rollouts.failed(worker, worker.message or "it ended", now, died=True)
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and observation is not Observation.FAILED:  # for a failed command, its answer says whom to blame
                 taken_away = observation is Observation.ABSENT
@@ -341,6 +331,7 @@ class Roster:
         worker = replace(before, state=state, since=now, progressed_at=now, spent_usd=before.spent_at(now))
         if why is Observation.REPORTED_READY and (took_s := self.estimator.arrived(before, worker, now)) is not None:
             worker = replace(worker, loaded_at=worker.loaded_at or now, load_s=took_s, message="")
+            self.rollouts.arrived(worker)
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
         moved = Moved(before, worker, why)
@@ -352,7 +343,9 @@ class Roster:
             del self._watched[worker_id]
 
     def _blame(self, worker: Worker, now: float, machine: str = "") -> None:
-        if self.estimator.blame(worker, now, machine):
+        if self.rollouts.failed(worker, worker.message, now):
+            self.estimator.failed(worker, now)
+        elif self.estimator.blame(worker, now, machine):
             machines = self.estimator.group_failures[worker.group_id].machines
             text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
             self._outbox.say(Level.INFO0, text, worker)
@@ -364,9 +357,27 @@ class Roster:
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
 
 
-def can_be_updated(worker: Worker) -> bool:
-    """True if an update of its workergroup is one of this worker."""
-    return worker.goal is not Goal.GONE and worker.state not in (State.WANTED, State.ERROR, State.DESTROYING)
+def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label: str, build: str, now: float) -> Worker:
+    """The intent to rent a worker."""
+    offer = rental.offer.offer
+    return Worker(
+        id=worker_id,
+        endpoint_id=endpoint_id,
+        group_id=rental.offer.group_id,
+        label=f"{label}{worker_id}",
+        provider=offer.provider,
+        offer_id=offer.id,
+        machine=offer.machine,
+        gpu_name=offer.gpu_name,
+        num_gpus=offer.num_gpus,
+        price=offer.price,
+        capabilities=offer.capabilities,
+        created_at=now,
+        goal=rental.goal,
+        since=now,
+        progressed_at=now,
+        build=build,
+    )
 
 
 def _most_perf(workers: Iterable[Worker]) -> dict[str, float]:

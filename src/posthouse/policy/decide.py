@@ -25,6 +25,7 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
         _stand_by(draft)
         return _decision(draft, memory, hot_need=0.0)
 
+    rollout.set_canaries_aside(draft)
     needs, memory = needs_of(draft, memory)
     hot_need = needs.hot.high
     turns, needs_help = rollout.turns(draft, needs)

@@ -1,7 +1,7 @@
 """A decision in the making, handed down the stages: each reads what those before it have settled."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from posthouse.domain.decision import Cap, Reason, Rental, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
@@ -41,6 +41,8 @@ class Draft:
     """What workers and rentals may come to cost per hour."""
     cap: Cap | None = None
     """The most that they may."""
+    aside: dict[WorkerId, Worker] = field(default_factory=dict)
+    """Canaries beside workers that serve: they count as workers, and not as capacity."""
     rented_perf: float = 0.0
     """What the rentals are expected to do together, in work per second."""
     ended: frozenset[WorkerId] = frozenset()
@@ -58,7 +60,8 @@ class Draft:
     @property
     def budget(self) -> int:
         """How many workers may still be added. Every worker counts that may exist, whatever its state."""
-        return max(0, self.s.endpoint.scaling.max_workers - len(self.workers) - len(self.rentals))
+        there = len(self.workers) + len(self.aside) + len(self.rentals)
+        return max(0, self.s.endpoint.scaling.max_workers - there)
 
     def set(self, worker: Worker, goal: Goal) -> None:
         """Gives a worker a goal."""
@@ -93,4 +96,5 @@ class Draft:
 
     def changes(self) -> dict[WorkerId, Goal]:
         """The goals that are not what they were."""
-        return {w.id: self.workers[w.id].goal for w in self.s.workers if self.workers[w.id].goal is not w.goal}
+        goals = {worker.id: worker.goal for worker in (*self.all(), *self.aside.values())}
+        return {w.id: goals[w.id] for w in self.s.workers if goals[w.id] is not w.goal}

@@ -101,7 +101,7 @@ def release(draft: Draft, needs: Needs, released_at: float) -> bool:
 
 def discard(draft: Draft, need: Need, count: int) -> None:
     """Destroys stopped workers beyond the total need and beyond `count`, and whatever is beyond `max_workers`."""
-    s, most = draft.s, draft.s.endpoint.scaling.max_workers
+    s, most = draft.s, draft.s.endpoint.scaling.max_workers - len(draft.aside)
     if s.now >= s.stabilized_at:
         there = kept(draft.all())
         surplus = draft.supply(there) - need.high if need.high > 0 else math.inf

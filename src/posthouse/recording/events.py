@@ -16,12 +16,13 @@ from posthouse.domain.decision import Cap
 from posthouse.domain.endpoint import Endpoint
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Ticked, Traffic
 from posthouse.policy.decide import decide
 
-FORMAT = 3
+FORMAT = 4
 """Raised when older files cannot be read any more."""
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Event)}
@@ -42,6 +43,8 @@ class Began:
     known: frozenset[str] | None
     tick_s: float
     silent_s: float
+    canary_s: float
+    rollouts: tuple[Rollout, ...]
     format: int = FORMAT
 
     def controller(self, policy: Policy = decide, traffic: Traffic | None = None) -> Controller:
@@ -58,6 +61,8 @@ class Began:
             tick_s=self.tick_s,
             silent_s=self.silent_s,
             traffic=traffic,
+            rollouts=self.rollouts,
+            canary_s=self.canary_s,
         )
 
 

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
+from posthouse.engine.standing import updates as updates_of
 
 
 class Meter(Protocol):
@@ -94,8 +95,19 @@ class Metrics(Collector):
         troubles = GaugeMetricFamily("posthouse_troubles", "How many parts fail now; /readyz says which.")
         troubles.add_metric([], len(self.troubles()))
         yield from (workers, outliers, *families.values(), capacity, spent, rate, requests, calls, work, tick)
-        yield troubles
+        yield from (troubles, self._updates())
         yield from self._providers()
+
+    def _updates(self) -> Metric:
+        labels = ["endpoint", "workergroup", "phase", "version"]
+        text = "Workers by version, of workergroups that were ever updated."
+        workers = GaugeMetricFamily("posthouse_update_workers", text, labels=labels)
+        for managed in self.hub.endpoints.values():
+            for update in updates_of(managed):
+                of_it = [managed.fleet.endpoint.name, str(update.workergroup_id), update.phase]
+                workers.add_metric([*of_it, "new"], update.new)
+                workers.add_metric([*of_it, "old"], update.old)
+        return workers
 
     def _providers(self) -> Iterable[Metric]:
         calls = CounterMetricFamily(

@@ -46,9 +46,11 @@ class SimProvider(Workers):
         self.refuse_creation = ""
         self.refuse_update: Callable[[SimInstance], str] = lambda instance: ""
         self.version = 0
-        """Of the template: what is made or updated from now on runs it."""
+        """Of the template."""
         self.broken: set[int] = set()
         """Versions that end as soon as they start."""
+        self.speeds: dict[int, float] = {}
+        """How fast a version is, as a share of what the machine can do."""
         self.lose_answers = False
         self.late_s: Callable[[SimInstance], float] = lambda instance: 0.0
         """How much longer than usual the first load takes; infinite: it never ends."""
@@ -144,7 +146,7 @@ class SimProvider(Workers):
         elif instance is not None and command is Command.START:
             failure = self._start(instance)
         elif instance is not None and command is Command.UPDATE:
-            failure = self._update(instance)
+            failure = self._update(instance, int(worker.build))
         elif instance is not None:
             self.cut.extend(instance.working)
             self.audit.cut_off(instance.worker_id, len(instance.working))
@@ -174,10 +176,8 @@ class SimProvider(Workers):
         if not self.market.take(worker.machine):
             return "the offer was taken", False
         self.audit.made(worker.label)
-        instance = self.instances[worker.label] = SimInstance(
-            worker.id, worker.label, host, kind.perf / host.factor, self.version
-        )
-        ends = self.version in self.broken
+        instance = self.instances[worker.label] = SimInstance(worker.id, worker.label, host, 0.0)
+        ends = self._run(instance, int(worker.build))
         self.after(create_s / 2, self._show, instance, Observation.PULLING)
         self.after(create_s, self._show, instance, Observation.EXITED if ends else Observation.RUNNING)
         late_s = math.inf if host.broken or ends else self.late_s(instance)
@@ -196,13 +196,18 @@ class SimProvider(Workers):
         self.after(start_s, self._become_ready, instance, instance.life)
         return ""
 
-    def _update(self, instance: SimInstance) -> str:
+    def _run(self, instance: SimInstance, version: int) -> bool:
+        """Has an instance run a version of the template; whether that ends as soon as it starts."""
+        instance.version = version
+        instance.perf = instance.host.hardware.perf / instance.host.factor * self.speeds.get(version, 1.0)
+        return version in self.broken
+
+    def _update(self, instance: SimInstance, version: int) -> str:
         if failure := self.refuse_update(instance):
             return failure
         self.cut.extend(instance.working)
         self.audit.cut_off(instance.worker_id, len(instance.working))
-        instance.version = self.version
-        ends = instance.version in self.broken
+        ends = self._run(instance, version)
         self.kill(instance, Observation.EXITED if ends else Observation.RUNNING)
         if not ends:
             self.after(

@@ -26,6 +26,10 @@ class Workers(Clients):
         self.lose_ends = False
         self.speed = 1.0
         """How fast workers really are, as a share of what they say."""
+        self.errors: dict[int, float] = {}
+        """The share of requests that fail, by version."""
+        self.failed = 0
+        """Requests that a worker answered with an error."""
 
     def _become_ready(self, instance: SimInstance, life: int) -> None:
         if instance.life != life:
@@ -109,9 +113,12 @@ class Workers(Clients):
     def _finish(self, instance: SimInstance, life: int, client: Client) -> None:
         if instance.life != life or client.gone:
             return
+        errs = self.errors.get(instance.version, 0.0)
+        failed = errs > 0 and self._chance.random() < errs
+        self.failed += failed
         client.answered_at = self.now
-        self.happened("request", client.idx, "is answered")
-        self._leave(instance, client, success=True)
+        self.happened("request", client.idx, "failed" if failed else "is answered")
+        self._leave(instance, client, success=not failed)
         self._close(client)
 
     def _leave(self, instance: SimInstance, client: Client, success: bool) -> None:

@@ -13,6 +13,7 @@ from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.offer import GroupOffer
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import (
@@ -25,7 +26,6 @@ from posthouse.fleet.events import (
     Offered,
     Run,
     Ticked,
-    UpdateAsked,
     WakeAt,
     Written,
 )
@@ -88,7 +88,9 @@ class World(SimProvider):
         super().__init__(traffic, behaviour or ClientBehaviour(), *times, hardware, seed, log)
         self.endpoint = Endpoint(EndpointId(1), "sim", scaling)
         self.rows: dict[WorkerId, Worker] = {}
-        """What is written down."""
+        """What is written down of workers."""
+        self.rollouts: tuple[Rollout, ...] = ()
+        """And of updates."""
         self.given: dict[Command, int] = dict.fromkeys(Command, 0)
         self._wake_at: float | None = None
         self._effects: deque[Effect] = deque()
@@ -101,11 +103,12 @@ class World(SimProvider):
         for first in (self._list, self._next_arrival):
             self.after(0.0, first)
         stock = [worker for kind in self.market.hardware for worker in self._stock(kind)]
+        self._configured()
         if stock:
             self.rows = {worker.id: worker for worker in stock}
             self.fleet = self._controller(stock, STABILIZATION_S, frozenset())
             self.audit.adopt(self.fleet, self.now)
-            self._perform()
+            self._configured()
         self._begin_market()
 
     def _controller(self, workers: Iterable[Worker], stabilization_s: float, known: frozenset[str]) -> Controller:
@@ -122,6 +125,7 @@ class World(SimProvider):
             silent_s=self.pace.silent_s,
             rings=self.pace.bell,
             traffic=self.recorder,
+            rollouts=self.rollouts,
         )
 
     @property
@@ -165,8 +169,9 @@ class World(SimProvider):
             case WakeAt(at):
                 self._wake_at = at
                 self.after(max(0.0, at - self.now), self._wake, at)
-            case Commit(rows, _):
+            case Commit(rows, _, rollouts):
                 self.rows.update({worker.id: worker for worker in rows})
+                self.rollouts = rollouts or self.rollouts
                 self.tell(Written(ok=True))
             case Moved(before, after, why):
                 if self.recorder is not None:
@@ -201,15 +206,22 @@ class World(SimProvider):
         """Changes the endpoint's parameters."""
         changed = replace(self.endpoint.scaling, **scaling)  # type: ignore[arg-type]
         self.endpoint = replace(self.endpoint, scaling=changed, state=state)
-        self.tell(Configured(self.endpoint))
+        self._configured()
         self.audit.disturb(self.now)
 
-    def update(self, broken: bool = False) -> None:
-        """The template changes, and its workers are to be updated. `broken`: the new version ends when it starts."""
+    def update(self, broken: bool = False, errors: float = 0.0, speed: float = 1.0) -> None:
+        """The template changes, and its workers are to be updated. `broken`: the new version ends when it starts.
+
+        `errors`: the share of its requests that fail. `speed`: how fast it is, as a share of what the machine can do.
+        """
         self.version += 1
         self.broken |= {self.version} if broken else set()
-        self.tell(UpdateAsked(GROUP))
+        self.errors[self.version], self.speeds[self.version] = errors, speed
+        self._configured()
         self.audit.disturb(self.now)
+
+    def _configured(self, providers: frozenset[str] = frozenset()) -> None:
+        self.tell(Configured(self.endpoint, providers, ((GROUP, str(self.version)),)))
 
     def restart(self, stabilization_s: float = STABILIZATION_S, away_s: float = 0.0) -> None:
         """The server dies and begins anew from what was written down; answers on their way are lost."""
@@ -223,6 +235,6 @@ class World(SimProvider):
             self.fleet = self._controller(self.rows.values(), stabilization_s, frozenset({PROVIDER}))
             self.audit.adopt(self.fleet, self.now)
             self._offers = ()
-            self.tell(Configured(self.endpoint, frozenset({PROVIDER})))
+            self._configured(frozenset({PROVIDER}))
 
         self.after(away_s, begin)

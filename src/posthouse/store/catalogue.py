@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,10 +12,10 @@ from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scali
 from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
-from posthouse.store.checksums import fields_of
+from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change
-from posthouse.store.schema import endpoints, journal, segments, templates, workergroups, workers
-from posthouse.template import Template, Workergroup
+from posthouse.store.schema import endpoints, fleets, journal, segments, templates, versions, workergroups, workers
+from posthouse.template import Runs, Template, Workergroup
 
 
 class SqlCatalogue(Database):
@@ -62,15 +62,32 @@ class SqlCatalogue(Database):
         return replace(template, id=TemplateId(await self._add(templates, asdict(template))))
 
     async def put_template(self, template: Template) -> Template:
-        await self._put(templates, asdict(template))
+        await self._put(templates, asdict(template), _keep_version)
         return replace(template, revision=template.revision + 1)
 
     async def drop_template(self, template_id: TemplateId) -> None:
         """Removes a template. Raises: BadRequest while a workergroup uses it."""
         try:
-            await self._drop(templates, template_id)
+            await self._drop(templates, template_id, first=_keep_version)
         except IntegrityError as error:
             raise BadRequest(f"template_id {template_id} is used by a workergroup: remove that first") from error
+
+    async def version(self, build: str) -> Runs | None:
+        kept = await self._all(select(versions).where(versions.c.build == build), lambda row: row)
+        return next(((row.image, row.tag, row.env, row.onstart) for row in kept), None)
+
+
+async def _keep_version(db: AsyncConnection, template_id: object) -> None:
+    """Keeps what a template runs before it is changed, and drops what no workergroup's workers run any more."""
+    row = (await db.execute(select(templates).where(templates.c.id == template_id))).one_or_none()
+    if row is None:
+        return
+    present = fleets.c.endpoint_id.in_(select(endpoints.c.id))
+    used = select(fleets.c.endpoint_id).where(present, func.instr(fleets.c.rollouts, versions.c.build) > 0)
+    before = Template(**fields_of(row))
+    await db.execute(delete(versions).where(~used.exists() | (versions.c.build == before.build())))
+    kept = dict(zip(("image", "tag", "env", "onstart"), before.runs(), strict=True))
+    await db.execute(insert(versions).values(with_checksum(versions, {"build": before.build(), **kept})))
 
 
 async def _sweep(db: AsyncConnection) -> None:

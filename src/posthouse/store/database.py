@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Row, Select, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
@@ -24,6 +24,7 @@ RETRY_S = 5.0
 FULL = "decisions are still written, into room that is kept for them, and traffic is not recorded"
 
 T = TypeVar("T")
+First: TypeAlias = Callable[[AsyncConnection, object], Awaitable[None]]
 
 UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys": "id"}
 """The field of each table that no two rows of one owner share."""
@@ -86,8 +87,11 @@ class Database:
         assert inserted is not None
         return inserted[0]
 
-    async def _put(self, table: Table, row: dict[str, Any]) -> None:
-        """Replaces a row that has the revision of `row`, and raises that by one. Raises: NotFound, StaleVersion."""
+    async def _put(self, table: Table, row: dict[str, Any], first: First | None = None) -> None:
+        """Replaces a row that has the revision of `row`, and raises that by one; does `first` before, with its id.
+
+        Raises: NotFound, StaleVersion.
+        """
         of_it, revision = table.c.id == row["id"], row["revision"]
         try:
             async with self._transaction() as db:
@@ -95,16 +99,20 @@ class Database:
                     raise missing(table, row["id"])
                 if found != revision:
                     raise StaleVersion(f"{_one_of(table)} {row['id']} has been changed meanwhile: try again")
+                if first is not None:
+                    await first(db, row["id"])
                 changed = with_checksum(table, {**row, "revision": revision + 1})
                 await db.execute(update(table).where(of_it).values(changed))
                 await note_change(db, table)
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
 
-    async def _drop(self, table: Table, *keys: object) -> None:
-        """Deletes the row with this primary key. Raises: NotFound."""
+    async def _drop(self, table: Table, *keys: object, first: First | None = None) -> None:
+        """Deletes the row with this primary key; does `first` before, with the key's last part. Raises: NotFound."""
         of_it = [column == key for column, key in zip(table.primary_key, keys, strict=True)]
         async with self._transaction() as db:
+            if first is not None:
+                await first(db, keys[-1])
             result = await db.execute(delete(table).where(*of_it))
             await note_change(db, table)
         if result.rowcount == 0:

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,6 +17,7 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import StaleVersion
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.ports import FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
@@ -32,6 +34,8 @@ SHOW = 100
 """The latest destroyed workers, handed back whatever became of them: for a day people want to see what failed."""
 LATEST = 1e11
 """No time is later: one that is comes from a damaged row, and a clock that began there would stand still."""
+UNKNOWN = "-"
+"""The build of a worker whose version nobody knows."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
 
@@ -46,9 +50,11 @@ class SqlFleets(Database):
 
     async def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
         async with self._transaction() as db:
-            version, spent_usd, account_id = await _fence(db, endpoint_id, epoch)
+            fleet = await _fence(db, endpoint_id, epoch)
             rows = await db.execute(_kept_workers(endpoint_id))
-            return FleetRecord(version, tuple(worker_of(row) for row in rows), spent_usd, account_id)
+            rollouts = msgspec.json.decode(fleet["rollouts"], type=tuple[Rollout, ...])
+            found = tuple(worker_of(row) for row in rows)
+            return FleetRecord(fleet["version"], found, fleet["spent_usd"], fleet["account_id"], rollouts)
 
     async def fleet_ids(self) -> Sequence[EndpointId]:
         alive = select(workers.c.endpoint_id).where(ALIVE)
@@ -77,11 +83,15 @@ class SqlFleets(Database):
         epoch: int,
         workers: Sequence[Worker],
         entry: JournalEntry | None,
+        rollouts: Sequence[Rollout] = (),
     ) -> int:
         version = expected_version + 1
         async with self._transaction() as db:
             await _advance(db, endpoint_id, expected_version, epoch, workers)
             await _replace(db, endpoint_id, workers)
+            if rollouts:
+                text = msgspec.json.encode(rollouts).decode()
+                await db.execute(update(fleets).where(fleets.c.endpoint_id == endpoint_id).values(rollouts=text))
             await _sum_up(db, endpoint_id)
             if entry is not None:
                 assert entry.endpoint_id == endpoint_id
@@ -142,24 +152,24 @@ def _kept_workers(endpoint_id: EndpointId) -> Any:
     return select(workers).where(workers.c.endpoint_id == endpoint_id, kept).order_by(workers.c.id)
 
 
-async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Any:
-    """Raises a fleet's epoch; its version, spend and owner. Raises: StaleVersion if the epoch is an old one."""
+async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Mapping[str, Any]:
+    """Raises a fleet's epoch; its row. Raises: StaleVersion if the epoch is an old one."""
     of_it = fleets.c.endpoint_id == endpoint_id
     found = (await db.execute(select(fleets).where(of_it))).one_or_none()
     if found is None:
-        fresh = await _add_fleet(db, endpoint_id, epoch)
-        return fresh["version"], fresh["spent_usd"], fresh["account_id"]
+        return await _add_fleet(db, endpoint_id, epoch)
     if found.epoch > epoch:
         raise StaleVersion(f"the fleet of endpoint {endpoint_id} was opened under a later epoch than {epoch}")
     await db.execute(update(fleets).where(of_it).values(epoch=epoch))
-    return found.version, found.spent_usd, found.account_id
+    return dict(found._mapping)
 
 
 async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[str, Any]:
     """The row of a fleet of which nothing is known yet."""
     owner = await db.scalar(select(endpoints.c.account_id).where(endpoints.c.id == endpoint_id))
     account_id = AccountId(owner or DEFAULT_ACCOUNT)
-    row = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch, "version": 0, "spent_usd": 0.0}
+    of_it: dict[str, Any] = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch}
+    row = {**of_it, "version": 0, "spent_usd": 0.0, "rollouts": "[]"}
     await db.execute(insert(fleets).values(with_checksum(fleets, row)))
     return row
 
@@ -210,6 +220,7 @@ def worker_row(worker: Worker) -> dict[str, Any]:
     row = asdict(worker)
     row |= row.pop("price")
     row |= {"state": worker.state.value, "goal": worker.goal.value, "addresses": sorted(worker.addresses)}
+    row["build"] = worker.build or UNKNOWN
     return with_checksum(workers, row)
 
 
@@ -224,6 +235,7 @@ def worker_of(row: Row[Any]) -> Worker:
             "state": State(values["state"]),
             "goal": Goal(values["goal"]),
             "addresses": frozenset(values["addresses"]),
+            "build": "" if values["build"] == UNKNOWN else values["build"],
             "capabilities": Capabilities(**values["capabilities"]),
         },
     )

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
 from posthouse.store.checksums import ALIVE, CATALOGUE, checksum, fields_of
-from posthouse.store.schema import fleets, installation, periods, revisions, workers
+from posthouse.store.schema import fleets, installation, periods, revisions, versions, workers
 
 
 class Damaged(Refused):
@@ -39,8 +39,9 @@ def check_rows(connection: Connection) -> None:
         total = sum(row["checksum"] for row in _whole_rows(connection, table))
         if stored.get(table.name) != total:
             raise Damaged(f"the table {table.name} has lost rows, or has old ones")
-    for _ in _whole_rows(connection, periods):
-        pass
+    for table in (periods, versions):
+        for _ in _whole_rows(connection, table):
+            pass
     alive = Counter[int]()
     for row in _whole_rows(connection, workers):
         if row["state"] != State.DESTROYED.value:

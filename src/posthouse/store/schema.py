@@ -101,6 +101,18 @@ templates = Table(
     sqlite_autoincrement=True,
 )
 
+# What templates said before they were changed, for workers that run it still or again.
+versions = Table(
+    "versions",
+    metadata,
+    Column("build", String, primary_key=True),
+    Column("image", String, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("env", Text, nullable=False),
+    Column("onstart", Text, nullable=False),
+    Column("checksum", Integer),
+)
+
 workergroups = Table(
     "workergroups",
     metadata,
@@ -151,6 +163,7 @@ fleets = Table(
     Column("version", Integer, nullable=False),
     Column("spent_usd", Double, nullable=False),  # by destroyed workers, whose own rows are trimmed
     Column("checksum", Integer),  # the sum of those of its living workers
+    Column("rollouts", Text, nullable=False, server_default="[]"),  # of its workergroups, as JSON
 )
 
 # When the present day and month of each endpoint began; -1 is the installation.
@@ -197,6 +210,7 @@ workers = Table(
     Column("outdated_at", Double, nullable=False),
     Column("capabilities", JSON, nullable=False),
     Column("checksum", Integer),
+    Column("build", String, nullable=False, server_default="-"),  # of one whose version nobody knows
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 

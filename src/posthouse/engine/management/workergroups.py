@@ -16,7 +16,7 @@ from posthouse.engine.management.inputs import NewWorkergroup, Search, Workergro
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
 from posthouse.fleet.events import UpdateAsked
-from posthouse.fleet.roster import can_be_updated
+from posthouse.policy.trial import can_be_updated
 from posthouse.template import Template, Workergroup
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"

@@ -16,7 +16,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
-from posthouse.engine.standing import money_left, standing
+from posthouse.engine.standing import money_left, standing, update_of
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
@@ -195,4 +195,6 @@ def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float, gone_at: f
         scheme=worker.scheme,
         message=managed.message_of(worker),
         gone_at=gone_at,
+        build=worker.build,
+        update="" if gone_at else update_of(managed, worker),
     )

@@ -27,6 +27,7 @@ from posthouse.wire.rows.own import (
     Reachable,
     Standing,
     Status,
+    Update,
     Worker,
     WorkerLogs,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "Status",
     "Template",
     "Traffic",
+    "Update",
     "User",
     "Worker",
     "WorkerCounts",

@@ -7,7 +7,7 @@ from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.estimates import Estimates
 from posthouse.wire.rows.base import Row
-from posthouse.wire.rows.own import MoneyLeft
+from posthouse.wire.rows.own import MoneyLeft, Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,8 @@ class Explanation(Row):
     """The same of the latest that failed within a day, also of those that are gone."""
     caps: list[MoneyLeft] = field(default_factory=list)
     """What each cap on money leaves: the endpoint's, and the installation's."""
+    updates: list[Update] = field(default_factory=list)
+    """Of each workergroup that was ever updated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

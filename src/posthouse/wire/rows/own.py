@@ -15,6 +15,28 @@ class Reachable(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Update(Row):
+    """How far the update of a workergroup is, or how the latest one ended."""
+
+    workergroup_id: int
+    phase: str
+    """`canary`: one worker runs the new version and is compared with the others. `inactive`, then `active`: workers
+    that take no requests follow, then those that serve. `done`, `rolled back` or `cancelled`: it is over."""
+    since: float
+    """When it came to be canary, inactive and active together, or over."""
+    new: int
+    """Workers that run the new version."""
+    old: int
+    """Workers that do not."""
+    reason: str
+    """Why it is over, what the canary showed, or what the latest worker of the new version that failed said."""
+    stable: str
+    """The version that is known to work; empty while none is."""
+    target: str
+    """The version that the template is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing(Row):
     """How an endpoint stands."""
 
@@ -29,6 +51,8 @@ class Standing(Row):
     """What keeps it from having a ready worker; empty where it has one, or wants none."""
     usd_h: float
     spent_usd: float
+    updates: list[Update] = field(default_factory=list)
+    """Of each workergroup that was ever updated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +143,10 @@ class Worker(Row):
     """What it or its provider last said went wrong."""
     gone_at: float = 0.0
     """When it was destroyed; 0 while it is there."""
+    build: str = ""
+    """The version of its template that it runs; empty if nobody knows."""
+    update: str = ""
+    """`canary`: it is the first of a new version; `due`: it waits for its update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
