@@ -165,6 +165,10 @@ def test_up_writes_a_file_and_applies_it(site: Site) -> None:
     assert site.json("endpoint", "show", "chat")["max_usd_h"] == 3
     site.json(*up, "--min-load", "0")
     assert "max_usd_h: 3.0\n" in (site.directory / "chat.yaml").read_text(), "what was said before stays"
+    before = (site.directory / "chat.yaml").read_text()
+    refused = site.run(*up, "--provider", "nowhere")
+    assert (refused.returncode, "there is no such provider" in refused.stderr) == (2, True)
+    assert (site.directory / "chat.yaml").read_text() == before
     (site.directory / "mine.yaml").write_text("endpoint: mine\ntemplate: chat\n")
     refused = site.run("up", "mine", "--recipe", "demo-llm")
     assert (refused.returncode, "was not written by `posthouse up`" in refused.stderr) == (2, True)

@@ -83,16 +83,17 @@ def up(
         manifest |= {"gpu_ram_gb": ram} if ram else {}
         manifest |= {"workergroups": [group]} if group else {}
         text = m.dumped([manifest], HEAD)
-        path = _written(Path(file or f"{name}.yaml"), text, named=file is not None)
-        wanted = m.manifests(text, path, force)
+        path = _ours(Path(file or f"{name}.yaml"), named=file is not None)
+        wanted = m.manifests(text, str(path), force)
         plans, found = planned(client, wanted)
+        path.write_text(text, encoding="utf-8")
         carry_out(client, plans, quiet=as_json)
         cost = most_usd_h(client, found, wanted[0])
         found, gateway = m.Found.at(client), client.status().gateway
     endpoint, template = found.endpoint(name), found.template(name)
     if as_json:
         ids = {"endpoint_id": endpoint and endpoint.id, "template_id": template and template.id}
-        print_json({**ids, "workergroup_id": found.groups_of(endpoint)[0].id, "file": path, "usd_h_at_most": cost})
+        print_json({**ids, "workergroup_id": found.groups_of(endpoint)[0].id, "file": str(path), "usd_h_at_most": cost})
         return
     for line in filter(None, [told, "" if plans[0].changes else "everything is as it was", f"at most: {cost}"]):
         typer.echo(line)
@@ -130,9 +131,8 @@ def _worked_out(found: Recipe, values: dict[str, str]) -> tuple[float, str]:
     return gb, f"each GPU must have {gb:g} GB"
 
 
-def _written(path: Path, text: str, named: bool) -> str:
-    """Writes the manifest; returns where. Raises: BadRequest over a file that `up` has not written."""
+def _ours(path: Path, named: bool) -> Path:
+    """The file to write. Raises: BadRequest where there is one that `up` has not written, if it was not named."""
     if path.is_file() and not named and not read_text(str(path)).startswith(HEAD):
         raise BadRequest(f"--file: {path} is here and was not written by `posthouse up`; give another, or apply that")
-    path.write_text(text, encoding="utf-8")
-    return str(path)
+    return path
