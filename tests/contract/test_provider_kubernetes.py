@@ -367,6 +367,29 @@ async def test_the_bell_rings_when_a_worker_ends(cluster: Cluster, node: Kubelet
         await kube.destroy(made.id)
 
 
+async def test_a_watch_of_what_the_cluster_has_forgotten_ends(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = api_module.Cluster("kube", cluster.kubeconfig(LEAST), "", 20.0)
+    old = cluster.ask("GET", f"{HERE}/pods")["metadata"]
+
+    async def list_of_before(*_: object, **__: object) -> dict[str, Any]:
+        return {"metadata": old}
+
+    async def begun() -> bool:
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
+        with object_of(cluster, "configmaps", body), suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                async for _ in client.changes(f"{HERE}/pods", {}):
+                    pass
+        return False
+
+    monkeypatch.setattr(client, "call", list_of_before)
+    with pytest.raises(api_module.Expired, match="too old"):
+        await eventually(begun)
+    await client.close()
+
+
 async def test_a_cluster_that_is_away_is_no_empty_list(cluster: Cluster) -> None:
     away = str(cluster.kubeconfig(url="https://127.0.0.1:1"))
     async with provider_at(cluster, kubeconfig=away) as kube:
