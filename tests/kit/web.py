@@ -144,6 +144,7 @@ class Web:
         listed = self.hub.directory.get(fleet.endpoint.id)
         assert listed is not None
         listed.managed = fleet.managed
+        self.hub.configure(fleet.managed)
         return fleet
 
 

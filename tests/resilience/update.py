@@ -75,16 +75,8 @@ async def updates(site: Ground, names: list[str]) -> tuple[dict[str, Any], list[
             sending.cancel()
             left = await traffic.finished(60.0)
             failed = len(traffic.broken) + len(traffic.refused) + left
-            print(
-                name,
-                len(traffic.broken),
-                traffic.refused[:3],
-                len(traffic.refused),
-                left,
-                len(traffic.answered_at),
-                max(t for _, t in traffic.took_s),
-            )
-            figures[name] = found | {"requests": traffic.asked, "failed": failed, "told_to_wait": traffic.waited}
+            how = {"at_workers": len(traffic.broken), "at_the_server": len(traffic.refused), "without_end": left}
+            figures[name] = found | {"requests": traffic.asked, "failed": failed, **how}
             if not found["as_wanted"]:
                 violations.append(f"{name}: the update ended as {found['phase']}: {found.get('reason')}")
             if failed > (0 if name == "good" else MAX_FAILED * traffic.asked):
