@@ -88,6 +88,7 @@ class Kubelet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._site.cleanup()
         await self._http.close()
+        await asyncio.sleep(1)  # TLS connections take their leave of the other side before they are gone
 
     async def _ask(self, method: str, path: str, body: Json | None = None, kind: str = MERGE["Content-Type"]) -> Json:
         headers = {"Content-Type": kind if method == "PATCH" else "application/json"}
@@ -237,7 +238,9 @@ class Kubelet:
         if not file.exists():
             return web.Response(status=400, text='container "worker" is waiting to start: ContainerCreating')
         lines = file.read_bytes().splitlines(keepends=True)
-        return web.Response(body=b"".join(lines[-int(request.query.get("tailLines", len(lines))) :]))
+        answer = web.Response(body=b"".join(lines[-int(request.query.get("tailLines", len(lines))) :]))
+        answer.force_close()
+        return answer
 
 
 def kill(process: asyncio.subprocess.Process, number: int) -> None:
