@@ -757,6 +757,26 @@ def test_an_intent_of_before_a_restart_is_looked_for_before_it_is_given_up() -> 
     assert state_of(fleet) is State.MODEL_LOADING
 
 
+@pytest.mark.parametrize(
+    ("state", "goal", "seen", "then"),
+    [
+        (State.STOPPING, Goal.COLD, Observation.RUNNING, Command.STOP),
+        (State.STARTING, Goal.HOT, Observation.HALTED, Command.START),
+    ],
+)
+def test_a_command_that_did_not_leave_before_the_server_died_is_given_again(
+    state: State, goal: Goal, seen: Observation, then: Command
+) -> None:
+    fleet = fleet_of(worker(state=state, goal=goal))
+    fleet.report(ONE, ready_report(), NOW)
+    fleet.observe("sim", [instance(seen=seen)], NOW + 1, NOW + 2)
+    assert fleet.due(NOW + 2) == ((ONE, then),)
+    fleet.command_sent(ONE, then, NOW + 2)
+    fleet.command_answered(ONE, NOW + 3)
+    fleet.observe("sim", [instance(seen=seen)], NOW + 4, NOW + 5)
+    assert fleet.workers[ONE].state is state, "the list may be older than what the command does"
+
+
 @pytest.mark.parametrize("state", sorted(STATE_TIMEOUT_S))
 def test_a_long_absence_of_the_server_makes_no_worker_overdue(state: State) -> None:
     fleet = Fleet(fleet_of().endpoint, NOW + 86_400, [worker(state=state)])

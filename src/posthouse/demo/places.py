@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from signal import SIGKILL
 from typing import Protocol
 
-import psutil
 from rich.console import Console
 
 from posthouse.domain.errors import BadRequest, Refused
+from posthouse.providers.process.procfs import census, send
 
 
 class Place(Protocol):
@@ -37,13 +39,10 @@ class Processes:
     settings: Mapping[str, object] = field(default_factory=dict)
 
     async def clear(self, installation: str) -> int:
-        left = 0
-        for process in psutil.process_iter(["cwd"]):
-            cwd = process.info["cwd"] or ""
-            if cwd.startswith(str(self.data_dir / "workers")) and process.status() != psutil.STATUS_ZOMBIE:
-                left += 1
-                process.kill()
-        return left
+        left = census(str(self.data_dir / "workers"))
+        for process in chain.from_iterable(left.values()):
+            send(process, SIGKILL)
+        return len(left)
 
 
 @asynccontextmanager

@@ -89,6 +89,7 @@ class Outliers(dict[WorkerId, Failures]):
         """The worker serves nothing any more."""
         for memory in (self, self.streaks, self._good_at):
             memory.pop(worker_id, None)
+        self._lives.throughput.forget(worker_id)
 
     def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
         """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""

@@ -43,6 +43,7 @@ FAULTS = ("", "Error")
 """Words of workers for an end that is their own fault; the older generations have none."""
 LEFT = "Cancelled"
 """Their word for an end whose client left."""
+DRAIN_ENDED = "its drain is ended with its {} requests: a cap has no money left for it"
 SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
@@ -73,8 +74,7 @@ class Requests:
         self._routing = RoutingTable()
         self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
-        self._deaths = Deaths(lives)
-        self._ended: frozenset[WorkerId] = frozenset()
+        self._deaths, self._ended = Deaths(lives), frozenset[WorkerId]()
         self._canaries: dict[WorkerId, float] = {}  # that serve beside others, and their performance
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
@@ -160,9 +160,9 @@ class Requests:
             lately = sum(f.last_at > now - TUNING.retry_s for f in failures.values())
             if (len(avoid) > 1 and lately > 1) or self._deaths.may_kill(request):
                 return None
-        max_queue_s = self.claims.scaling.max_queue_time
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
-        worker_id = self._routing.pick(request.cost, max_queue_s, request.idx, avoid, penalties_s)
+        most_s = self.claims.scaling.max_queue_time
+        worker_id = self._routing.pick(request.cost, most_s, request.idx, avoid, penalties_s)
         if worker_id is None:
             return None
         if request.unserved:
@@ -200,15 +200,15 @@ class Requests:
             if request.announced > 0 and not ended.session and took_s > 0:
                 work = self.claims.done(request.announced, took_s * self._lives.workers[worker_id].perf)
                 self.load.served(work, took_s, request.alone)
+                self._lives.throughput.ended(worker_id, work, took_s, whole=ended.status != LEFT)
                 if request.alone:
                     self._traffic.served(work, took_s)
         else:
             self._counters.failed += 1
-            status = ended.status or "failed"
-            text = f"request {request.idx} ended after {took_s:.1f} s: {status}"
+            text = f"request {request.idx} ended after {took_s:.1f} s: {ended.status or 'failed'}"
             self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
             if ended.status in FAULTS:
-                counted = self.outliers.blame(request, worker_id, now, f"failed here: {status}", told=True)
+                counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", told=True)
         self._counters.ended += 1
         self._remove(request, now, counted)
         if ended.certain:  # nothing to keep away from, should a client use its index once more
@@ -265,6 +265,7 @@ class Requests:
         if self.load.learn(self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)):
             self.membership_changed()
         self.outliers.fade(now)
+        self._lives.throughput.judge(self.ledger.at, self.load.slot_unit_s, self.claims.scaling.max_queue_time, now)
         for request in self.ledger.expired(now):
             counted, worker_id = 0, request.worker_id
             if worker_id is not None and not self._known[worker_id].mute and now < request.assigned_at + UNSEEN_KEPT_S:
@@ -279,19 +280,19 @@ class Requests:
                     counted = self.outliers.blame(request, worker_id, now, "never came here")
             self._remove(request, now, counted)
 
-    def busy(self, worker_id: WorkerId) -> bool:
-        """True if requests are on the worker, as far as we or it know."""
-        return worker_id in self.ledger.at or self._known[worker_id].working > 0
-
     def keeps(self, worker_id: WorkerId) -> bool:
         """True if the worker finishes what is on it before it goes."""
         return worker_id not in self._ended and self.busy(worker_id)
 
+    def busy(self, worker_id: WorkerId) -> bool:
+        """True if requests are on the worker, as far as we or it know."""
+        return worker_id in self.ledger.at or self._known[worker_id].working > 0
+
     def end_drains(self, worker_ids: frozenset[WorkerId]) -> None:
         """Lets these workers go with what is on them, and no others."""
         for worker_id in sorted(worker_ids - self._ended):
-            text = f"its drain is ended with its {self.load_at(worker_id)[1]} requests: a cap has no money left for it"
-            self._outbox.say(Level.INFO0, text, self._lives.workers[worker_id])
+            count = len(self.ledger.at.get(worker_id, ()))
+            self._outbox.say(Level.INFO0, DRAIN_ENDED.format(count), self._lives.workers[worker_id])
         self._ended = worker_ids
 
     def may_be_busy(self, worker_id: WorkerId) -> None:

@@ -1,9 +1,7 @@
 """The lives of one endpoint's workers: what is seen of each, what is wanted, which commands follow, what was spent."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median_low
 from typing import Any
 
 from posthouse.domain.address import believed
@@ -33,15 +31,15 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Counters, Level, Moved, Outbox
 from posthouse.fleet.rollouts import DEATHS, Rollouts
-from posthouse.policy.capacity import kind_of
+from posthouse.fleet.throughput import Throughput
 from posthouse.policy.tuning import TUNING
 
 UNCLEAR_S = 30.0
 """How long after a creation with an unknown outcome an instance that is not listed may still appear."""
 FAILED_DRAIN_S = 60.0
 """How long a worker that reported an error may finish what it has: it often serves on."""
-MAX_PERF_FACTOR = 2.0
-"""How many times the performance of its kind a worker is believed to have."""
+UNSENT = {(State.STOPPING, Observation.RUNNING), (State.STARTING, Observation.HALTED)}
+"""As what a list shows a worker whose command did not leave before the server died: it is given again."""
 MIN_GROWTH_GB = 0.001
 """Growth of a worker's disk that counts as progress."""
 
@@ -55,6 +53,8 @@ class _Watched:
     """When its latest command was answered."""
     rests_until: float = 0.0
     """A command was refused: until then it is given none."""
+    restored: bool = False
+    """It is of an earlier life, and no list has shown it since."""
     in_flight: bool = False
     """It has a command that was not answered yet."""
     loading_s: float = 0.0
@@ -78,16 +78,14 @@ class Roster:
         rollouts: Iterable[Rollout] = (),
     ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
-        self.estimator = Estimator()
+        self.estimator, self.throughput, self.spent_gone_usd = Estimator(), Throughput(), spent_usd
         self.rollouts = Rollouts(rollouts, self.workers, self._change, self.estimator, outbox)
-        self.spent_gone_usd = spent_usd
         self.moved: list[Moved] = []
         """Changes of workers' states that nobody has followed yet."""
         self.changed = True
         """Others may take requests now than before."""
         self._endpoint_id, self._born_at, self._counters, self._outbox = endpoint_id, now, counters, outbox
         self._watched: dict[WorkerId, _Watched] = {}
-        self._most_perf: dict[str, float] = {}  # that a worker is believed to have, by kind
         self.unsaved: dict[WorkerId, Worker | None] = {}
         """Workers that changed, and the rows of those that are gone."""
 
@@ -103,7 +101,7 @@ class Roster:
         if worker.state in STATE_TIMEOUT_S:  # nobody looked meanwhile, so its deadline begins again
             worker = replace(worker, since=now, progressed_at=now, spent_usd=worker.spent_at(now))
         self.workers[worker.id] = worker
-        self._watched[worker.id] = _Watched(now, now)
+        self._watched[worker.id] = _Watched(now, now, restored=True)
 
     # -- what workers and providers tell -------------------------------------------------------------------------------
 
@@ -117,7 +115,7 @@ class Roster:
         # A report that does not speak of it goes on as it was; one of a worker that comes back is not ready yet.
         perf = report.max_perf if report.max_perf is not None else before.perf if before.state is State.IDLE else 0.0
         ready = perf > 0 and not report.error and bool(url)
-        perf = min(perf, self._most_perf.get(kind_of(before.group_id, before), math.inf))
+        perf = min(perf, self.throughput.most(before)[0])
         foreign = f"reported an address that is not its own: {report.url[:200]}" if report.url and not url else ""
         self._counters.refused_addresses += bool(foreign)
         waits_for = report.waits_for[:500] if before.state in COMING else ""
@@ -154,6 +152,9 @@ class Roster:
                 continue  # the list may be older than our last command
             instance = by_id.get(worker.instance_id, by_label.get(worker.label))
             if instance is not None:
+                if watched.restored and (worker.state, instance.seen) in UNSENT:
+                    self._see(worker.id, Observation.FAILED, now)
+                watched.restored = False
                 self.observe_instance(worker.id, instance, now)
                 continue
             known = worker.instance_id and asked_at > watched.answered_at  # of the same moment, it may be older
@@ -174,19 +175,19 @@ class Roster:
         self._see(worker_id, instance.seen, now)
 
     def advance(self, now: float, silent_s: float) -> None:
-        """Lets time pass: deadlines and silence."""
-        self._most_perf = _most_perf(self.workers.values())
+        """Lets time pass: silence, and deadlines, which begin with a command's answer: it may have waited its turn."""
+        self.throughput.compare(self.workers.values())
         for worker in list(self.workers.values()):
-            if worker.perf > (most := self._most_perf.get(kind_of(worker.group_id, worker), math.inf)):
-                text = f"said that it does {worker.perf:g} work/s: counted as {most:g}, twice what its kind does"
-                worker = self._change(worker, perf=most, message=text)
+            if worker.perf > (most := self.throughput.most(worker))[0]:
+                text = f"said that it does {worker.perf:g} work/s: counted as {most[0]:g}, twice what {most[1]}"
+                worker = self._change(worker, perf=most[0], message=text)
                 self.estimator.measured(worker)
                 self.changed = True
             watched = self._watched[worker.id]
             silent = now - watched.reported_at > silent_s
             loading_s = 0.0 if silent else watched.loading_s
-            since = max(worker.since, watched.answered_at)  # a command may have waited for its turn
-            if not watched.in_flight and overdue(worker.state, now, since, worker.progressed_at, loading_s):
+            began_at = max(worker.since, watched.answered_at)
+            if not watched.in_flight and overdue(worker.state, now, began_at, worker.progressed_at, loading_s):
                 self._change(worker, message=_overdue_text(worker, loading_s, now))
                 self._see(worker.id, Observation.OVERDUE, now)
             elif worker.state is State.IDLE and silent:
@@ -334,9 +335,8 @@ class Roster:
             self.rollouts.arrived(worker)
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
-        moved = Moved(before, worker, why)
+        self.moved.append(moved := Moved(before, worker, why))
         self._outbox.append(moved)
-        self.moved.append(moved)
         if state is State.DESTROYED:
             self.spent_gone_usd += worker.spent_usd
             self.unsaved[worker_id] = self.workers.pop(worker_id)
@@ -378,15 +378,6 @@ def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label:
         progressed_at=now,
         build=build,
     )
-
-
-def _most_perf(workers: Iterable[Worker]) -> dict[str, float]:
-    """What a worker is believed to do at most, by kind."""
-    by_kind: dict[str, list[float]] = {}
-    for worker in workers:
-        if worker.perf > 0 and not worker.outdated_at:
-            by_kind.setdefault(kind_of(worker.group_id, worker), []).append(worker.perf)
-    return {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
 
 
 def _spent_before(worker: Worker, price: Price, now: float) -> float:

@@ -1,10 +1,12 @@
 """What the table of a provider of type `process` may say."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from posthouse.config import ProviderSettings
+from posthouse.providers.process.launch import Bounds
 
 
 class WorkerSettings(ProviderSettings):
@@ -34,6 +36,12 @@ class WorkerSettings(ProviderSettings):
     grace_s: float = Field(
         10.0, ge=0, le=600, description="Time that a worker has to end by itself before it is killed, in seconds."
     )
+
+    def bounds(self, hidden: Path | None) -> Bounds:
+        """The same without `grace_s`. `hidden`: what a worker must not read."""
+        return Bounds(
+            self.memory_gb or None, self.max_file_gb, self.max_disk_gb, self.min_free_gb, self.max_processes, hidden
+        )
 
 
 class ProcessSettings(WorkerSettings):

@@ -18,6 +18,7 @@ from posthouse.domain.offer import Offer, Price
 from posthouse.hosts import in_url
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
+from posthouse.providers.process.settings import WorkerSettings
 from posthouse.providers.ssh import stock
 from posthouse.providers.ssh.frames import Listing, Start
 from posthouse.providers.ssh.link import Link, connect
@@ -226,12 +227,7 @@ class Box:
             gpu_ram_gb=host.gpu_ram_gb,
             ports=(first, last),
             price=self._price,
-            grace_s=own.grace_s,
-            memory_gb=own.memory_gb,
-            max_file_gb=own.max_file_gb,
-            max_disk_gb=own.max_disk_gb,
-            min_free_gb=own.min_free_gb,
-            max_processes=own.max_processes,
+            workers=own.model_dump(include=set(WorkerSettings.model_fields)),
             wall=own.wall,
             users=own.users,
         )

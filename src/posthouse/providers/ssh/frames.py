@@ -32,12 +32,8 @@ class Start(msgspec.Struct, frozen=True):
     gpu_ram_gb: float
     ports: tuple[int, int]
     price: Price
-    grace_s: float
-    memory_gb: float
-    max_file_gb: float
-    max_disk_gb: float
-    min_free_gb: float
-    max_processes: int
+    workers: dict[str, Any]
+    """What each may have, as `WorkerSettings`."""
     wall: str
     users: str
 

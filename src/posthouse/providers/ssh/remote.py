@@ -18,7 +18,7 @@ import msgspec
 import posthouse
 from posthouse.domain.errors import Busy, PosthouseError, Refused
 from posthouse.providers.process import ProcessProvider, machine, users
-from posthouse.providers.process.launch import Bounds
+from posthouse.providers.process.settings import WorkerSettings
 from posthouse.providers.ssh.frames import BEGIN, CALLS, HEAD_BYTES, Answer, Call, Listing, Start, framed, length
 
 IDLE_S: Final = 1800.0
@@ -101,6 +101,7 @@ def opened(start: Start) -> ProcessProvider:
         ram_mb = int(start.gpu_ram_gb * 1000)
         gpu = machine.Slot(f"gpu {start.gpu_name} {ram_mb}", start.gpu_name, ram_mb, num_gpus=1)
         wanted = dict.fromkeys(range(start.gpus), gpu)
+    workers = WorkerSettings.model_validate(start.workers)
     first, last = start.ports
     hidden = root / "workers"
     provider = ProcessProvider(
@@ -108,17 +109,10 @@ def opened(start: Start) -> ProcessProvider:
         start.installation,
         host=start.host,
         slots=wanted,
-        bounds=Bounds(
-            start.memory_gb or None,
-            start.max_file_gb,
-            start.max_disk_gb,
-            start.min_free_gb,
-            start.max_processes,
-            hidden=hidden if start.wall == "auto" else None,
-        ),
+        bounds=workers.bounds(hidden if start.wall == "auto" else None),
         price=start.price,
         ports=range(first, last + 1),
-        grace_s=start.grace_s,
+        grace_s=workers.grace_s,
         name=start.name,
     )
     provider.users, _ = users.chosen(start.users, provider.wall or start.wall == "off", provider.root)
