@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0004_periods"
+VERSION = "0005_rollouts"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
