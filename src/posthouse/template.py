@@ -60,7 +60,7 @@ class Workergroup:
     gpu_ram: float = 24.0
     """Size of the model in GB: an estimate for downloads, not a filter."""
     provider: str = ""
-    """Which provider to rent from; empty means the server's default."""
+    """Where to rent: names, types or classes of providers, or `any`; empty means the server's default."""
     signature_scheme: str = ""
     """Overrides the scheme that a worker's report implies; empty means no override."""
     created_at: float = 0.0

@@ -24,6 +24,7 @@ from posthouse.policy.rollout import INACTIVE
 from posthouse.policy.tuning import TUNING
 
 NOW = 1e6
+ONE_PRICE = Price(1.0, 1.0, 0.1)
 amounts = st.sampled_from([0.0, 1e-9, 1e12]) | st.floats(0, 1e4)
 prices = st.builds(Price, st.floats(0, 10), st.floats(0, 10), st.floats(0, 1))
 scalings = st.builds(
@@ -57,7 +58,7 @@ demands = st.builds(
 )
 groups = st.sampled_from([WorkergroupId(1), WorkergroupId(2)])
 gpus = st.sampled_from(["A", "B"])
-kinds = st.sampled_from(["1/1xA", "1/1xB", "2/1xA"])
+kinds = st.sampled_from(["1/1xA@sim", "1/1xB@sim", "2/1xA@sim", "1/1xA@other"])
 learneds = st.builds(
     Estimates,
     perf=st.dictionaries(kinds, st.floats(0.01, 1e6)),
@@ -291,7 +292,7 @@ def test_what_is_short_is_taken_on_where_nothing_is_in_the_way(s: Snapshot, memo
         endpoint=replace(s.endpoint, scaling=replace(plenty, cold_mult=0.0, target_util=1.0)),
         offers=(GroupOffer(WorkergroupId(1), offer),),
         group_failures={},
-        estimates=Estimates({"1/1xA": 1e9}),
+        estimates=Estimates({"1/1xA@sim": 1e9}),
     )
     decision = decide(s, memory)
     rented = sum(1e9 for r in decision.rentals if r.goal is Goal.HOT)
@@ -324,12 +325,13 @@ def test_more_load_never_means_less_capacity(
 
 @given(snapshots(), memories, amounts, amounts)
 def test_more_load_never_means_fewer_hot_workers(s: Snapshot, memory: Memory, rate: float, waiting: float) -> None:
-    s = replace(  # of one kind, since one large worker may stand for two small ones
+    # Of one kind and price: one large worker may stand for two small ones, and what costs more is replaced in a lull.
+    s = replace(
         s,
         endpoint=replace(s.endpoint, scaling=replace(s.endpoint.scaling, max_usd_h=None)),
-        workers=tuple(replace(w, gpu_name="A", perf=100.0) for w in s.workers),
-        offers=tuple(replace(o, offer=replace(o.offer, gpu_name="A")) for o in s.offers),
-        estimates=replace(s.estimates, perf={"1/1xA": 100.0, "2/1xA": 100.0}),
+        workers=tuple(replace(w, gpu_name="A", perf=100.0, price=ONE_PRICE) for w in s.workers),
+        offers=tuple(replace(o, offer=replace(o.offer, gpu_name="A", price=ONE_PRICE)) for o in s.offers),
+        estimates=replace(s.estimates, perf={"1/1xA@sim": 100.0, "2/1xA@sim": 100.0}),
     )
     more = replace(
         s.demand, rate=s.demand.rate + rate, recent_rate=s.demand.recent_rate + rate, waiting=s.demand.waiting + waiting

@@ -62,7 +62,7 @@ def snapshot(t: float, requests: int, ready: int, busy: int = 0, coming: int = 0
         workers=workers,
         demand=Demand(outstanding=100.0 * requests, outstanding_count=requests, **demand),  # type: ignore[arg-type]
         offers=(OFFER,),
-        estimates=Estimates(perf={"1/1xGPU": 100.0}),
+        estimates=Estimates(perf={"1/1xGPU@sim": 100.0}),
         busy=frozenset(w.id for w in workers[:busy]),
     )
 

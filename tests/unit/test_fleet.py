@@ -793,10 +793,10 @@ def test_a_restart_does_not_count_as_silence_of_clients() -> None:
 
 def test_performance_and_start_times_are_learned() -> None:
     fleet = fleet_of(worker(ONE, state=State.STARTING), worker(TWO, state=State.DESTROYED, perf=300))
-    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU": 200.0}  # the mean of 100 and 300
+    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU@sim": 200.0}  # the mean of 100 and 300
     fleet.report(ONE, ready_report(perf=500), NOW + 8)
     estimates = fleet.snapshot(NOW + 8, ()).estimates
-    assert estimates.perf == {f"{GROUP}/1xGPU": 400.0}  # of 500 and 300: a worker counts once
+    assert estimates.perf == {f"{GROUP}/1xGPU@sim": 400.0}  # of 500 and 300: a worker counts once
     assert estimates.start_s == 8.0
 
 
@@ -807,7 +807,7 @@ def test_what_a_worker_says_that_it_does_counts_no_more_than_twice_what_its_kind
     fleet.report(ONE, ready_report(ONE, perf=1e12), NOW + 1)
     assert fleet.workers[ONE].perf == 200.0
     fleet.advance(NOW + 60, SILENT_S)
-    assert fleet.snapshot(NOW + 60, ()).estimates.perf == {f"{GROUP}/1xGPU": 100.0}
+    assert fleet.snapshot(NOW + 60, ()).estimates.perf == {f"{GROUP}/1xGPU@sim": 100.0}
     for second in range(10):  # and what all of them do better is believed soon
         for each in (ONE, TWO, WorkerId(3)):
             fleet.report(each, ready_report(each, perf=1000), NOW + 61 + second)
@@ -820,7 +820,7 @@ def test_who_said_too_much_before_others_of_its_kind_came_is_bounded_once_they_a
     fleet.advance(NOW, SILENT_S)
     assert fleet.workers[ONE].perf == 200.0
     assert "counted as 200" in fleet.workers[ONE].message
-    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU": 150.0}
+    assert fleet.snapshot(NOW, ()).estimates.perf == {f"{GROUP}/1xGPU@sim": 150.0}
 
 
 def test_a_price_that_rises_is_paid_from_then_on() -> None:
@@ -836,7 +836,7 @@ def test_a_price_that_rises_is_paid_from_then_on() -> None:
 def test_what_a_kind_does_for_its_money_is_learned() -> None:
     fleet = fleet_of(worker(ONE, perf=120), worker(TWO, perf=60))
     estimates = fleet.snapshot(NOW, ()).estimates
-    kind = f"{GROUP}/1xGPU"
+    kind = f"{GROUP}/1xGPU@sim"
     json.dumps(asdict(estimates))  # it is told as that
     assert estimates.work_per_usd == {kind: pytest.approx(75.0)}  # 100 and 50 for each dollar per hour
 
@@ -853,7 +853,7 @@ def test_what_is_remembered_of_machines_is_bounded() -> None:
 
 
 def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
-    kind = f"{GROUP}/1xGPU"
+    kind = f"{GROUP}/1xGPU@sim"
     fleet = new_fleet()
     (action,) = fleet.due(NOW)
     fleet.command_sent(*action, NOW)
@@ -903,6 +903,16 @@ def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:
     assert set(fleet.snapshot(later, ()).machine_failures) == {"m1", "m2"}
     assert failures(fleet, later) == 0
     assert fleet.snapshot(later, ()).estimates.success_rate == {}
+
+
+def test_a_host_has_a_reputation_that_a_success_does_not_mend_at_once() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    fleet.observe("sim", [instance(TWO)], NOW + 1, NOW + 1)  # the first was taken away
+    assert fleet.snapshot(NOW + 1, ()).hosts.failures == {"m1": 1.0}
+    half = NOW + 1 + TUNING.long_backoff_s
+    assert fleet.snapshot(half, ()).hosts.failures == {"m1": 0.5}
+    fleet.observe("sim", [], half, half)
+    assert fleet.snapshot(half, ()).hosts.failures == {"m1": 0.5, "m2": 1.0}
 
 
 def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_known() -> None:

@@ -147,6 +147,7 @@ async def served(site: Site) -> Site:
     """The same, with a store, and a stray that reports."""
     site.hub.store = cast(Store, Connection(Disk(), _nothing))
     site.hub.default_provider = "shop"
+    site.hub.providers = {"shop": site.shop}
     await site.look(STRAY, after_s=STABILIZATION_S)
     site.clock.at += APART_S
     site.orphans.heard(9)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.decision import Decision, Failures, Memory, Obstacle, Snapshot
+from posthouse.domain.decision import Decision, Failures, Hosts, Memory, Obstacle, Snapshot
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
 from posthouse.domain.estimates import Estimates
@@ -33,7 +33,7 @@ NOW = 10_000.0
 HOLD_S = TUNING.hold_starts * TUNING.recent_s
 """Where a start takes less."""
 GROUP = WorkergroupId(1)
-KIND = f"{GROUP}/1xGPU"
+KIND = f"{GROUP}/1xGPU@sim"
 PRICE = Price(ready_usd_h=1.0, loading_usd_h=0.5, stopped_usd_h=0.1)
 BARE = Scaling(min_load=0.0, target_util=1.0, cold_mult=0.0, cold_workers=0)
 """No floor, no reserve: what is wanted is what is asked for."""
@@ -191,7 +191,7 @@ def test_silent_and_failed_workers_are_not_counted_on() -> None:
 def test_while_nobody_knows_what_a_worker_can_do_one_is_tried() -> None:
     decision = decided(snapshot(demand=load(1e6), estimates=Estimates()))
     assert rented(decision) == (1, 0)
-    assert expected_perf("1/1xOther", 1.0, Estimates()) == math.inf
+    assert expected_perf("1/1xOther@sim", 1.0, Estimates()) == math.inf
 
 
 @pytest.mark.parametrize(("waiting", "outstanding"), [(0.0, 1001.0), (1.0, 1000.0)])
@@ -422,13 +422,13 @@ def test_a_worker_whose_start_was_just_refused_is_not_asked_again_before_another
 
 
 def test_the_cheapest_offer_per_unit_of_work_is_rented() -> None:
-    estimates = Estimates({KIND: 100.0, f"{GROUP}/1xBig": 400.0})
+    estimates = Estimates({KIND: 100.0, f"{GROUP}/1xBig@sim": 400.0})
     offers = (offer("small", 1.0), offer("big", 3.0, gpu_name="Big"))
     decision = decided(snapshot(demand=load(400), offers=offers, estimates=estimates))
     assert [r.offer.offer.id for r in decision.rentals] == ["big"]
 
 
-BIG = f"{GROUP}/1xBig"
+BIG = f"{GROUP}/1xBig@sim"
 TWO_KINDS = Estimates({KIND: 100.0, BIG: 400.0}, work_per_usd={KIND: 100.0, BIG: 400 / 3})
 
 
@@ -468,7 +468,7 @@ def test_offers_of_two_providers_with_one_name_are_two_offers() -> None:
 def test_two_workergroups_that_may_have_the_same_offer_are_tried_in_their_order() -> None:
     one = offer(available=1)
     other = replace(one, group_id=WorkergroupId(2))
-    estimates = Estimates({KIND: 100.0, "2/1xGPU": 100.0})
+    estimates = Estimates({KIND: 100.0, "2/1xGPU@sim": 100.0})
     for offers in [(one, other), (other, one)]:
         decision = decided(snapshot(demand=load(200), offers=offers, estimates=estimates))
         assert [r.offer.group_id for r in decision.rentals] == [GROUP]
@@ -816,12 +816,12 @@ def test_capacity_in_all_is_held_for_an_hour() -> None:
 
 
 def test_a_kind_that_was_never_measured_is_taken_to_do_as_much_for_its_money_as_the_others_of_its_workergroup() -> None:
-    perf = {"1/1xA": 100.0, "1/1xB": 900.0, "2/1xC": 1e6}
-    estimates = Estimates(perf, work_per_usd={"1/1xA": 200.0, "1/1xB": 300.0, "2/1xC": 1e6})
-    assert expected_perf("1/1xA", 9.0, estimates) == 100.0
-    assert expected_perf("1/1xOther", 2.0, estimates) == 250.0 * 2.0
-    assert expected_perf("3/1xOther", 2.0, estimates) == 300.0 * 2.0  # a workergroup that knows nothing itself
-    assert expected_perf("1/1xOther", 0.0, estimates) == 900.0  # where nothing costs anything: the median
+    perf = {"1/1xA@sim": 100.0, "1/1xB@sim": 900.0, "2/1xC@sim": 1e6}
+    estimates = Estimates(perf, work_per_usd={"1/1xA@sim": 200.0, "1/1xB@sim": 300.0, "2/1xC@sim": 1e6})
+    assert expected_perf("1/1xA@sim", 9.0, estimates) == 100.0
+    assert expected_perf("1/1xOther@sim", 2.0, estimates) == 250.0 * 2.0
+    assert expected_perf("3/1xOther@sim", 2.0, estimates) == 300.0 * 2.0  # a workergroup that knows nothing itself
+    assert expected_perf("1/1xOther@sim", 0.0, estimates) == 900.0  # where nothing costs anything: the median
 
 
 def test_where_nothing_is_known_what_is_made_first_is_of_several_kinds() -> None:
@@ -840,6 +840,77 @@ def test_a_kind_of_which_many_fail_is_dearer() -> None:
     for success_rate, taken in [(1.0, "a"), (0.9, "a"), (0.8, "b")]:
         estimates = Estimates({KIND: 100.0, BIG: 100.0}, success_rate={KIND: success_rate})
         assert decided(snapshot(demand=load(90), offers=offers, estimates=estimates)).rentals[0].offer.offer.id == taken
+
+
+def first(*offers: GroupOffer, **fields: object) -> str:
+    """The offer that is rented for one more worker."""
+    s = replace(snapshot(demand=load(90), offers=offers), **fields)  # type: ignore[arg-type]
+    return decided(s).rentals[0].offer.offer.id
+
+
+def at(provider: str, entry: GroupOffer, **fields: object) -> GroupOffer:
+    return replace(entry, offer=replace(entry.offer, provider=provider, **fields))  # type: ignore[arg-type]
+
+
+def test_an_equal_machine_of_another_provider_is_taken_to_do_the_same_until_it_is_measured() -> None:
+    here, there = offer("a", 1.0), at("other", offer("b", 0.9))
+    assert first(here, there) == "b"
+    slow = Estimates({KIND: 100.0, KIND.replace("sim", "other"): 60.0})
+    assert first(here, there, estimates=slow) == "a"
+
+
+def test_the_time_until_it_is_ready_is_paid_for() -> None:
+    quick, slow = offer("a", 1.05), at("slow", offer("b", 1.0))
+    estimates = Estimates({KIND: 100.0}, create_s=60.0, create_s_of={KIND.replace("sim", "slow"): 600.0})
+    assert first(quick, slow, estimates=estimates) == "a"  # 1.05 x (1 + 60/3600) = 1.07, 1.00 x (1 + 600/3600) = 1.17
+    # What has the model already starts like a stopped worker.
+    kept, loaded = at("slow", slow, keeps_files=True), Hosts(loaded=((GROUP, "m"),))
+    assert first(quick, kept, estimates=estimates, hosts=loaded) == "b"
+    assert first(quick, slow, estimates=estimates, hosts=loaded) == "a"
+
+
+def test_what_failed_on_a_host_is_held_against_it_for_some_hours() -> None:
+    bad, good = offer("a", 1.0, machine="bad"), offer("b", 1.4, machine="good")
+    for failures, taken in [(1.0, "b"), (0.5, "b"), (0.25, "a")]:
+        assert first(bad, good, hosts=Hosts({"bad": failures})) == taken
+
+
+def test_workers_of_one_price_are_spread_over_hosts_and_zones() -> None:
+    places = [(f"{zone}{n}", zone) for zone in ("east", "west") for n in (1, 2)]
+    offers = [at("sim", offer(name, 1.0, machine=name), zone=zone) for name, zone in places]
+    four = decided(snapshot(demand=load(400), offers=tuple(offers))).rentals
+    assert sorted(r.offer.offer.machine for r in four) == ["east1", "east2", "west1", "west2"]
+    assert [r.offer.offer.zone for r in four][:2] == ["east", "west"]
+    there = Hosts(zones={"m1": "east"})
+    assert rental_zones(snapshot(worker(1), demand=load(200), offers=tuple(offers), hosts=there)) == ["west"]
+    dear = [replace(o, offer=replace(o.offer, price=Price(1.2))) if o.offer.zone == "west" else o for o in offers]
+    assert rental_zones(snapshot(worker(1), demand=load(200), offers=tuple(dear), hosts=there)) == ["east"]
+
+
+def rental_zones(s: Snapshot) -> list[str]:
+    return [r.offer.offer.zone for r in decided(s).rentals]
+
+
+def test_what_got_dear_is_replaced_where_its_work_costs_a_tenth_less() -> None:
+    dear = worker(1, price=Price(2.0))
+    for usd_h, many in [(1.0, 1), (1.75, 1), (1.85, 0)]:
+        s = snapshot(dear, demand=load(95), offers=(at("other", offer("b", usd_h)),))
+        assert rented(decided(s)) == (many, 0), usd_h
+    s = snapshot(dear, demand=load(95), offers=(offer("b", 1.0, gpu_name="Unmeasured"),))
+    assert rented(decided(s)) == (0, 0)
+    full = snapshot(dear, demand=load(95), scaling=replace(BARE, max_workers=1))
+    assert [r.rule for r in decided(full).because if r.what == "not replaced"] == [
+        "its work costs 2 $/h, at sim 1.01 $/h; max_workers leaves no room for both"
+    ]
+
+
+def test_what_is_to_replace_a_dear_worker_is_waited_for_and_that_one_goes() -> None:
+    dear, coming = worker(1, price=Price(2.0)), worker(2, State.CREATING, perf=0.0)
+    assert decided(snapshot(dear, coming, demand=load(95))).goals == {}
+    both = snapshot(dear, worker(2), demand=load(95))
+    assert decided(both).goals == {WorkerId(1): Goal.COLD}
+    equal = snapshot(worker(1), coming, demand=load(95))
+    assert decided(equal).goals == {WorkerId(2): Goal.COLD}  # help that is not needed
 
 
 @given(st.floats(0.01, 10), st.floats(1, 1000), st.floats(0, 2000))

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from posthouse.config import ProviderSettings, Settings
+from posthouse.domain.errors import BadRequest, Refused
+from posthouse.engine.choice import chosen, words_of
 from posthouse.engine.observer import Observer
 from posthouse.engine.offers import Offers
 from posthouse.engine.orphans import Orphans
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
-from posthouse.providers.registry import opened, require
+from posthouse.providers.registry import opened
 from posthouse.providers.wrappers import Metered
 
 
@@ -36,7 +38,11 @@ async def open_providers(
             context = Context(name, installation, data_dir, bells[name].set, table.public_url or url)
             found[name], meters[name] = await opened(table, context)
             stack.push_async_callback(found[name].close)
-    require(settings.default_provider, found)
+    types = {name: settings.providers[name].type for name in found}
+    try:
+        chosen(settings.default_provider, types, {name: words_of(settings.providers[name].classes) for name in found})
+    except BadRequest as error:
+        raise Refused(f"default_provider: {str(error).partition(': ')[2]}") from None
     return found, meters
 
 

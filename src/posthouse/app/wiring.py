@@ -20,6 +20,7 @@ from posthouse.config import Settings
 from posthouse.engine import journal
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
+from posthouse.engine.choice import words_of
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
@@ -178,6 +179,8 @@ async def _hub(
     )
     hub.treasury.caps = settings.money
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
+    hub.provider_classes = {name: words_of(table.classes) for name, table in settings.providers.items()}
+    hub.offers.regions = {name: table.region for name, table in settings.providers.items()}
     await hub.load()
     return hub
 

@@ -58,12 +58,13 @@ def named_value(text: str, option: str) -> tuple[str, str]:
 
 def check_search(search: object, field: str) -> None:
     """Raises: BadRequest where an offer search asks for a field that offers of the protocol have not."""
-    from posthouse.wire.search import FIELDS, parse_search  # here, because it takes its time
+    from posthouse.wire.matching import OWN_FIELDS  # here, because it takes its time
+    from posthouse.wire.search import FIELDS, parse_search
 
     if isinstance(search, str | dict):
         for name in parse_search(search):
-            if name not in FIELDS:
-                raise BadRequest(f"{field}: {unknown(name, FIELDS)}; --force sends it all the same")
+            if name not in FIELDS + OWN_FIELDS:
+                raise BadRequest(f"{field}: {unknown(name, FIELDS + OWN_FIELDS)}; --force sends it all the same")
 
 
 def find(rows: Sequence[T], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> T:

@@ -20,7 +20,13 @@ Search = Annotated[
 ]
 LaunchArgs = Annotated[str | None, typer.Option(help="Further arguments, for providers that know them.")]
 GpuRam = Annotated[float | None, typer.Option(help="Size of the model in GB: an estimate, not a filter.")]
-Provider = Annotated[str | None, typer.Option(help="Where to rent.", show_default="the server's default")]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to rent: names, types or classes of providers, with commas between, or any.",
+        show_default="the server's default",
+    ),
+]
 Scheme = Annotated[
     str | None,
     typer.Option(help="Signature scheme of its workers: A4, A5, A5S or U.", show_default="by each worker's version"),

@@ -141,7 +141,9 @@ def _provider_models(given: Iterable[Given]) -> tuple[dict[str, tuple[str, type[
     types = installed(PROVIDERS)
     models: dict[str, tuple[str, type[ProviderSettings]]] = {}
     problems = []
-    for name in sorted({_provider_of(leaf) for leaf in last} - {""} | {name for name in (default,) if name in types}):
+    for name in sorted(
+        {_provider_of(leaf) for leaf in last} - {""} | {name for name in str(default).split(",") if name in types}
+    ):
         given_kind, origin = last.get(f"providers.{name}.type", ("", ""))
         kind = given_kind or name
         if not re.fullmatch(PROVIDER_NAME, name) or len(name) > MAX_PROVIDER_NAME:

@@ -219,6 +219,16 @@ class ProviderSettings(Section):
     calls_per_s: float = Field(
         0.0, ge=0, le=1e6, description="Most calls to it per second, as a mean; those beyond wait. 0: no limit."
     )
+    region: str = Field(
+        "",
+        max_length=64,
+        description="Where its machines are, if it does not say that itself: what a search for `region` finds.",
+    )
+    classes: str = Field(
+        "",
+        max_length=255,
+        description="Names that it shares with others, such as `own`, with commas between: a workergroup may name one.",
+    )
     public_url: Annotated[str, AfterValidator(_url_or_none)] = Field(
         "", description="URL at which its workers reach the server; default: `public_url`."
     )
@@ -249,7 +259,12 @@ class Settings(Section):
     providers: Mapping[str, SerializeAsAny[ProviderSettings]] = Field(
         default_factory=dict, description="By name; each is an instance of its own type's model."
     )
-    default_provider: str = Field("process", min_length=1, description="Provider of the workergroups that name none.")
+    default_provider: str = Field(
+        "process",
+        min_length=1,
+        description="Where workergroups rent that name no provider: names, types or classes of providers, with commas "
+        "between, or `any`.",
+    )
 
 
 def _is_section(kind: Any) -> TypeGuard[type[Section]]:

@@ -1,7 +1,7 @@
 """What a decision is made from, and what it says."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.demand import Demand
@@ -22,6 +22,18 @@ class Failures:
     last_at: float = 0.0
     machines: tuple[str, ...] = ()
     """Of a workergroup: where new workers did not come to be ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """What is known of single machines, by their names."""
+
+    failures: Mapping[str, float] = field(default_factory=dict)
+    """How many workers failed there, each counting half as much after an hour."""
+    loaded: Collection[tuple[WorkergroupId, str]] = ()
+    """Where a worker of a workergroup came to be ready."""
+    zones: Mapping[str, str] = field(default_factory=dict)
+    """Where machines stand that were rented, in their providers' words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class Snapshot:
     """Workers that have requests on them."""
     group_failures: Mapping[WorkergroupId, Failures] = field(default_factory=dict)
     machine_failures: Mapping[str, Failures] = field(default_factory=dict)
+    hosts: Hosts = Hosts()
     resting: frozenset[WorkerId] = frozenset()
     """Workers whose start was refused a moment ago: others are sooner."""
     outliers: frozenset[WorkerId] = frozenset()
@@ -76,6 +89,8 @@ class Memory:
     """Offered work per second, mean of the last hour: what was before counts the less, the longer ago it was."""
     at: float = -math.inf
     """When that was so; without it the present stands for the hour."""
+    compared_at: float = 0.0
+    """When it was last looked whether what serves could be had for less."""
 
 
 @dataclass(frozen=True, slots=True)

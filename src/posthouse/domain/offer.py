@@ -42,6 +42,8 @@ class Offer:
     """Of each GPU."""
     zone: str = ""
     """Where it stands, in the provider's words."""
+    keeps_files: bool = False
+    """What a worker downloaded is kept on the machine for the next one, as a model is."""
     reliability: float = 1.0
     """Share of the time that the machine is up, by its provider's count: 0 to 1."""
     expires_at: float = 0.0

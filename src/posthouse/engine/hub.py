@@ -8,10 +8,11 @@ from pathlib import Path
 
 from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
-from posthouse.domain.errors import NotFound, StaleVersion
+from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
 from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.engine.choice import chosen
 from posthouse.engine.directory import Directory
 from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
@@ -74,6 +75,8 @@ class Hub:
     """Providers that have been listed at least once since the start."""
     provider_types: Mapping[str, str] = field(default_factory=dict)
     """Which installed provider each is, by name."""
+    provider_classes: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The classes of each provider, by name."""
     listing: dict[str, bool] = field(default_factory=dict)
     """Whether each provider's latest list came, by name."""
     known_labels: KnownLabels = field(default_factory=KnownLabels)
@@ -223,7 +226,7 @@ class Hub:
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
         """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
         endpoint, groups = endpoint or managed.fleet.endpoint, self.groups_of(managed.fleet.endpoint.id)
-        used = frozenset(group.provider or self.default_provider for group in groups)
+        used = frozenset(name for group in groups for name in providers_of(self, group))
         managed.handle(Configured(endpoint, used, _builds(groups, self.templates)), self.clock.now())
 
     def _point(self, endpoint_id: EndpointId, managed: ManagedEndpoint | None, server: str) -> None:
@@ -307,10 +310,7 @@ class Hub:
 
     def offers_for(self, endpoint_id: EndpointId) -> tuple[GroupOffer, ...]:
         """What the endpoint's workergroups could rent, as last seen; the same object while nothing has changed."""
-        found = [
-            self.offers.for_group(g, g.provider or self.default_provider, self.templates.get(g.template_id))
-            for g in self.groups_of(endpoint_id)
-        ]
+        found = _found(self, endpoint_id)
         before, offers = self._offers_for.get(endpoint_id, ([], ()))
         if len(before) != len(found) or any(a is not b for a, b in zip(before, found, strict=True)):
             offers = tuple(offer for part in found for offer in part)
@@ -337,6 +337,29 @@ def _builds(
     """The version that each workergroup's template is."""
     found = [(group.id, templates.get(group.template_id)) for group in groups]
     return tuple((group_id, template.build()) for group_id, template in found if template is not None)
+
+
+def providers_named(hub: Hub, words: str) -> tuple[str, ...]:
+    """The providers that words name, by name, type or class; the default ones for no word. Raises: BadRequest."""
+    types = {name: hub.provider_types.get(name, name) for name in hub.providers}
+    return chosen(words or hub.default_provider, types, hub.provider_classes)
+
+
+def providers_of(hub: Hub, group: Workergroup) -> tuple[str, ...]:
+    """Where a workergroup may rent; none where what it names is there no more."""
+    try:
+        return providers_named(hub, group.provider)
+    except BadRequest:
+        return ()
+
+
+def _found(hub: Hub, endpoint_id: EndpointId) -> list[tuple[GroupOffer, ...]]:
+    """What each workergroup of an endpoint could rent, at each of its providers."""
+    return [
+        hub.offers.for_group(group, provider, hub.templates.get(group.template_id))
+        for group in hub.groups_of(endpoint_id)
+        for provider in providers_of(hub, group)
+    ]
 
 
 def _deleted(endpoint_id: EndpointId, account_id: AccountId) -> Endpoint:

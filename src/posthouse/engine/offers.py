@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -28,6 +28,9 @@ MAX_OF_A_KIND = 64
 MAX_OFFERS = 20_000
 """Most offers of one provider that are kept, the first ones; no market that we know shows more."""
 
+MAX_ZONES = 10_000
+"""Most zones of one provider that are remembered."""
+
 Filters = Mapping[str, Mapping[str, object]]
 _Key = tuple[object, ...]
 
@@ -52,9 +55,15 @@ class Offers:
     failing: set[str] = field(default_factory=set)
     """Providers whose latest catalogue failed."""
     catalogs: dict[str, Catalog] = field(default_factory=dict)
+    regions: Mapping[str, str] = field(default_factory=dict)
+    """Where the machines of providers are that do not say it themselves, by name."""
+    zones: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Where each provider was seen to have machines."""
     _versions: int = 0
-    _of_group: dict[WorkergroupId, tuple[_Key, tuple[GroupOffer, ...]]] = field(default_factory=dict)
-    """What was found for a workergroup, and all that it depends on."""
+    _of_group: defaultdict[WorkergroupId, dict[str, tuple[_Key, tuple[GroupOffer, ...]]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    """What was found for a workergroup at each provider, and all that it depends on."""
 
     async def run(self, provider: Provider, catalog_s: float) -> None:
         """Asks one provider for ever, every `catalog_s`."""
@@ -72,7 +81,12 @@ class Offers:
     async def refresh(self, provider: Provider, catalog_s: float = 0.0) -> None:
         """Takes in a provider's catalogue, whatever the number of workergroups."""
         asked_at = self.clock.now()
+        region = self.regions.get(provider.name, "")
         offers = {offer.id: offer for offer in islice(await provider.catalog(), MAX_OFFERS)}
+        if region:
+            offers = {name: replace(offer, zone=offer.zone or region) for name, offer in offers.items()}
+        seen = self.zones[provider.name] | {offer.zone for offer in offers.values() if offer.zone}
+        self.zones[provider.name] = set(islice(seen, MAX_ZONES))
         self._versions += 1
         self.catalogs[provider.name] = Catalog(offers, asked_at, catalog_s, self._versions)
         self.counts[f"{provider.name}_catalogs"] += 1
@@ -90,10 +104,10 @@ class Offers:
         """What the workergroup may rent of a provider; the same object while nothing has changed."""
         catalog = self._fresh(provider)
         if template is None or catalog is None:
-            self._of_group.pop(group.id, None)
+            self._of_group[group.id].pop(provider, None)
             return ()
-        key: _Key = (provider, catalog.version, group.search_params, template.hash_id)
-        before = self._of_group.get(group.id)
+        key: _Key = (catalog.version, group.search_params, template.hash_id)
+        before = self._of_group[group.id].get(provider)
         if before is not None and before[0] == key and not any(_ended(o.offer, self.clock) for o in before[1]):
             return before[1]
         try:
@@ -103,12 +117,17 @@ class Offers:
             log.warning("no offers for a workergroup", workergroup=group.id, why=str(error)[:300])
             found = []
         offers = tuple(GroupOffer(group.id, offer) for offer in found)
-        self._of_group[group.id] = key, offers
+        self._of_group[group.id][provider] = key, offers
         return offers
 
     def drop_group(self, group_id: WorkergroupId) -> None:
         """Forgets what was found for a workergroup that is gone."""
         self._of_group.pop(group_id, None)
+
+    def known_zones(self, providers: Iterable[str]) -> set[str] | None:
+        """Where these providers were seen to have machines; None while one of them has not said what it offers."""
+        names = list(providers)
+        return None if any(n not in self.catalogs for n in names) else {z for n in names for z in self.zones[n]}
 
     def search(self, provider: str, filters: Filters, disk_gb: float) -> list[Offer]:
         """What a provider offers that satisfies the filters, cheapest first, each at its price with that disk.

@@ -18,7 +18,7 @@ from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
-from posthouse.engine.hub import Hub
+from posthouse.engine.hub import Hub, providers_of
 from posthouse.engine.worker_ids import ID_DIGITS
 from posthouse.ports import Provider
 from posthouse.template import Workergroup
@@ -167,9 +167,9 @@ class Orphans:
 
     async def adopt(self, orphan: Orphan, group: Workergroup) -> Worker:
         """Makes it a worker of a workergroup, to serve. Raises: BadRequest, Busy."""
-        provider, label = group.provider or self.hub.default_provider, orphan.instance.label
-        if provider != orphan.provider.name:
-            raise BadRequest(f"workergroup_id: {group.id} rents from {provider}, and not from {orphan.provider.name}")
+        provider, label = orphan.provider.name, orphan.instance.label
+        if provider not in (there := providers_of(self.hub, group)):
+            raise BadRequest(f"workergroup_id: {group.id} rents from {', '.join(there)}, and not from {provider}")
         if label in self._here():
             raise BadRequest(
                 f"instance_id: {orphan.instance.id} was made twice, and a worker has its label: destroy it"

@@ -339,6 +339,7 @@ class Controller:
             outliers=frozenset(self.requests.outliers.penalties_s(now)),
             group_failures=dict(estimator.group_failures),
             machine_failures=dict(estimator.failures),
+            hosts=estimator.hosts(now),
             stabilized_at=self.stabilized_at,
             rollouts=dict(self.roster.rollouts),
         )

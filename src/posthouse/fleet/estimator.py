@@ -1,11 +1,13 @@
 """What the workers of an endpoint have taught about the machines they run on."""
 
+import math
 from collections import deque
 from statistics import median
 
-from posthouse.domain.decision import Failures
+from posthouse.domain.decision import Failures, Hosts
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
+from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.latest import Latest
@@ -25,10 +27,19 @@ class Estimator:
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
+        self._zones: Latest[str, str] = Latest(MAX_MACHINES)
+        self._host_failures: Latest[str, tuple[float, float]] = Latest(MAX_MACHINES)  # how many, as of when
+        self._loaded_on: Latest[tuple[WorkergroupId, str], None] = Latest(MAX_MACHINES)
+        self._create_s_of: dict[str, deque[float]] = {}
         self._kinds: dict[str, Latest[WorkerId, tuple[float, float]]] = {}  # performance and $/h
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
         self.start_s: deque[float] = deque(maxlen=TUNING.samples)
         self.create_s: deque[float] = deque(maxlen=TUNING.samples)
+
+    def rented(self, offer: Offer) -> Offer:
+        """The offer, of whose machine it is remembered where it stands."""
+        self._zones[offer.machine] = offer.zone
+        return offer
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
@@ -48,6 +59,7 @@ class Estimator:
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
             self.group_failures.pop(worker.group_id, None)
         self.failures.pop(worker.machine, None)
+        self._loaded_on[worker.group_id, worker.machine] = None
         took_s = now - before.since
         if before.state is State.STARTING:
             self.start_s.append(took_s)
@@ -56,6 +68,8 @@ class Estimator:
                 return None
             took_s = now - worker.created_at
             self.create_s.append(took_s)
+            kind = kind_of(worker.group_id, worker)
+            self._create_s_of.setdefault(kind, deque(maxlen=TUNING.samples)).append(took_s)
             self._loaded(worker, now, success=True)
         return took_s
 
@@ -63,6 +77,7 @@ class Estimator:
         """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
         count = self.failures.get(worker.machine, Failures()).count
         self.failures[worker.machine] = Failures(count + 1, now)
+        self._host_failures[worker.machine] = self._failures_left(worker.machine, now) + 1, now
         if worker.loaded_at == 0:
             self._loaded(worker, now, success=False)
 
@@ -90,9 +105,20 @@ class Estimator:
             perf=self.perf(),
             work_per_usd={kind: median(values) for kind, values in per_usd.items() if values},
             success_rate=self._success_rate(now),
+            create_s_of={kind: median(times) for kind, times in self._create_s_of.items()},
             start_s=median(self.start_s or [nothing.start_s]),
             create_s=median(self.create_s or [nothing.create_s]),
         )
+
+    def hosts(self, now: float) -> Hosts:
+        """What is known of single machines, for a decision."""
+        failures = {machine: self._failures_left(machine, now) for machine in self._host_failures}
+        return Hosts(failures, tuple(self._loaded_on), dict(self._zones))
+
+    def _failures_left(self, machine: str, now: float) -> float:
+        """What is still held against a machine, however well it did since: half of it each `long_backoff_s`."""
+        count, at = self._host_failures.get(machine, (0.0, now))
+        return count * math.exp2((at - now) / TUNING.long_backoff_s)
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
         self._loads.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append((now, success))

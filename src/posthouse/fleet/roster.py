@@ -212,12 +212,12 @@ class Roster:
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
-        build = self.rollouts.build_for(rental, worker_id)
+        offer, build = self.estimator.rented(rental.offer.offer), self.rollouts.build_for(rental, worker_id)
         worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
-        offer = f"offer {worker.offer_id} of {worker.provider} for workergroup {worker.group_id}"
-        self._outbox.say(Level.INFO1, f"is wanted {rental.goal}: {offer}", worker)
+        what = f"offer {offer.id} of {offer.provider} for workergroup {worker.group_id}"
+        self._outbox.say(Level.INFO1, f"is wanted {rental.goal}: {what}", worker)
 
     def due(self, now: float, busy: Callable[[WorkerId], bool]) -> Iterator[tuple[WorkerId, Command]]:
         """The commands that move workers toward their goals, but for workers with a command on its way."""

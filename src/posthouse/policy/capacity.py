@@ -15,17 +15,25 @@ USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 
 
 def kind_of(group_id: WorkergroupId, machine: Worker | Offer) -> str:
-    """What performance is learned by: workers of one group on equal machines do about the same work."""
-    return f"{group_id}/{machine.num_gpus}x{machine.gpu_name}"
+    """What is learned by: workers of one group on equal machines of a provider do about the same work."""
+    return f"{group_id}/{machine.num_gpus}x{machine.gpu_name}@{machine.provider}"
+
+
+def known_perf(kind: str, estimates: Estimates) -> float:
+    """As measured there, else on equal machines of other providers; 0 if nobody knows."""
+    if perf := estimates.perf.get(kind):
+        return perf
+    equal = kind.rpartition("@")[0] + "@"
+    return median([perf for known, perf in estimates.perf.items() if known.startswith(equal)] or [0.0])
 
 
 def expected_perf(worker_kind: str, usd_h: float, estimates: Estimates) -> float:
-    """What a worker of this kind at this price can do: as measured, else a guess, else infinite.
+    """What a worker of this kind at this price can do: as is known, else a guess, else infinite.
 
     The guess: as much for its money as the median of the kinds that its workergroup knows. Infinite stands for "nobody
     knows yet": one unmeasured worker is enough, until it has shown what it can do.
     """
-    if perf := estimates.perf.get(worker_kind):
+    if perf := known_perf(worker_kind, estimates):
         return perf
     if not estimates.perf:
         return math.inf

@@ -9,6 +9,7 @@ from posthouse.domain.worker import WorkerId
 from posthouse.policy import release, rollout
 from posthouse.policy.capacity import hot, ready, shown
 from posthouse.policy.draft import Draft
+from posthouse.policy.exchange import exchange
 from posthouse.policy.needs import needs_of
 from posthouse.policy.recruit import rent, wake
 from posthouse.policy.tuning import TUNING, Tuning
@@ -35,6 +36,9 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
     wake(draft, needs)
     rent(draft, Goal.HOT, needs.rent.low, needs.least)
     rent(draft, Goal.COLD, needs.total.low, s.endpoint.scaling.cold_workers)
+    if s.now - memory.compared_at >= tuning.window_s:
+        memory = replace(memory, compared_at=s.now)
+        exchange(draft, needs)
     if release.release(draft, needs, memory.released_at):
         memory = replace(memory, released_at=s.now)
     release.discard(draft, needs.total, s.endpoint.scaling.cold_workers)

@@ -94,6 +94,10 @@ class Draft:
         """What the worker can do."""
         return capacity.perf_of(worker, self.s.estimates)
 
+    def unit_usd_h(self, worker: Worker) -> float:
+        """What the worker costs per hour for each unit of work a second."""
+        return worker.price.running_usd_h / self.perf(worker)
+
     def changes(self) -> dict[WorkerId, Goal]:
         """The goals that are not what they were."""
         goals = {worker.id: worker.goal for worker in (*self.all(), *self.aside.values())}

@@ -198,4 +198,4 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     )  # fmt: skip
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
     needs = Needs(Need(hot_low, hot), Need(rent_low, rent), Need(total_low, total), least, urgent)
-    return needs, Memory(hot_needs, total_needs, memory.released_at, slow, s.now)
+    return needs, Memory(hot_needs, total_needs, memory.released_at, slow, s.now, memory.compared_at)

@@ -7,6 +7,7 @@ from posthouse.domain.lifecycle import COMING, SERVING, Goal, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.capacity import USABLE, hot, kept, ready
 from posthouse.policy.draft import RUNS_ON, Draft, staying_usd_h, will_run
+from posthouse.policy.exchange import replaces
 from posthouse.policy.needs import Need, Needs
 from posthouse.policy.tuning import TUNING, Tuning
 
@@ -75,8 +76,9 @@ def end_drains(draft: Draft) -> None:
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     """Lets hot workers rest as long as the rest can do the hot need; True if one does.
 
-    Help on its way goes first, if those that serve are enough; while it is needed none rests. None rests during the
-    calm after a restart, or sooner than `release_every_s` after the last. Where nothing is needed, all go at once.
+    Help on its way goes first, if those that serve are enough; while it is needed, or is to replace a dearer one, none
+    rests. None rests during the calm after a restart, or sooner than `release_every_s` after the last. Where nothing
+    is needed, all go at once.
     """
     s, tuning = draft.s, draft.tuning
     if s.now < s.stabilized_at:
@@ -90,7 +92,8 @@ def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     if need <= 0 and count == 0:
         going = there
     elif coming:
-        going = coming if len(serving) >= count and draft.supply(serving) >= need else []
+        enough = len(serving) >= count and draft.supply(serving) >= need
+        going = [w for w in coming if not replaces(draft, w, serving)] if enough else []
     elif s.now - released_at >= tuning.release_every_s:
         most = min(max(1, int(tuning.release_share * len(there))), len(there) - count)
         going = _surplus(draft, serving, draft.supply(there) - need)[: max(0, most)]
@@ -138,8 +141,7 @@ def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker
 
 
 def _least_worth_first(draft: Draft, worker: Worker) -> tuple[bool, float, bool, int]:
-    usd_h = worker.price.running_usd_h / draft.perf(worker)
-    return worker.id not in draft.s.outliers, -usd_h, worker.id in draft.s.busy, -worker.id
+    return worker.id not in draft.s.outliers, -draft.unit_usd_h(worker), worker.id in draft.s.busy, -worker.id
 
 
 def _least_use_first(worker: Worker) -> tuple[bool, bool, int]:

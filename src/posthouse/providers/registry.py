@@ -1,6 +1,5 @@
 """Opens the providers that the settings name, each behind its wrappers."""
 
-from collections.abc import Mapping
 from typing import cast
 
 from posthouse.config import ProviderSettings
@@ -23,9 +22,3 @@ async def opened(settings: ProviderSettings, context: Context) -> tuple[Provider
     """The provider behind its wrappers, and the one of them that counts. Raises: Refused."""
     metered = Metered(await plugin(settings.type).open(settings, context))
     return Breaker(Throttled(metered, settings.calls_per_s)), metered
-
-
-def require(default_provider: str, found: Mapping[str, Provider]) -> None:
-    """Raises: Refused where the default provider is not among those that were opened."""
-    if default_provider not in found:
-        raise Refused(f"default_provider: {default_provider!r} is not one of: {', '.join(found) or 'none'}")

@@ -178,7 +178,7 @@ class Auditor:
         at, workers, nothing = self._fleet.ledger.at, self._fleet.workers, ()
         for worker_id, worker in workers.items():
             before = self._life.get(worker_id)
-            same = before is not None and before[0].state is worker.state
+            same = before is not None and before[0].state is worker.state and before[0].price == worker.price
             if not same or len(at.get(worker_id, nothing)) != len(self._at.get(worker_id, nothing)):
                 self._touched.add(worker_id)
         if len(self._life) != len(workers):
@@ -248,7 +248,7 @@ class Auditor:
         before = self._life.get(worker_id)
         if before is not None:
             was, since = before
-            if worker is not None and worker.state is was.state and not closing:
+            if worker is not None and worker.state is was.state and worker.price == was.price and not closing:
                 return
             span_s = now - since
             self.state_s[was.state] += span_s

@@ -49,7 +49,9 @@ class SimInstance:
 
     def listed(self) -> Instance:
         """What its provider says of it."""
-        return Instance(self.label, self.label, self.seen, frozenset({self.address}), progress=str(self.progress))
+        price = self.host.price if self.host.hardware.price_changes else None
+        places = frozenset({self.address})
+        return Instance(self.label, self.label, self.seen, places, progress=str(self.progress), price=price)
 
     def report(self) -> Report:
         """What its worker says of itself."""

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from random import Random
 
 from posthouse.domain.offer import GroupOffer, Offer, Price
@@ -47,6 +47,10 @@ class Hardware:
     """One type of machine. Shares are of 1; rates are per hour."""
 
     gpu: str = "GPU"
+    provider: str = PROVIDER
+    """Who offers it."""
+    zone: str = ""
+    """Where its hosts stand."""
     perf: float = 100.0
     """Work per second with every slot busy."""
     slots: int = 4
@@ -86,6 +90,10 @@ class Hardware:
     """Mean time for which the type is offered; 0: always. When it ends, what runs is taken away."""
     away_h: float = 0.0
     """Mean time for which it is then not offered."""
+    price_changes: tuple[tuple[float, float], ...] = ()
+    """(seconds since the start, how many times the first price it then costs), for what runs, too."""
+    down: tuple[tuple[float, float], ...] = ()
+    """(from, to) in seconds since the start: its provider does not answer, and what runs there is gone."""
 
 
 @dataclass(slots=True)
@@ -96,6 +104,13 @@ class Host:
     factor: float
     """How many times as long everything takes."""
     used: int = 0
+    times_as_dear: float = 1.0
+
+    @property
+    def price(self) -> Price:
+        """What a worker on it costs now."""
+        own, times = self.hardware.price, self.times_as_dear
+        return own if times == 1 else Price(*(usd_h * times for usd_h in astuple(own)))
 
 
 class Market:
@@ -105,12 +120,13 @@ class Market:
         self.hardware = tuple(hardware)
         self._seed = seed
         self._hosts: dict[str, Host] = {}
-        self._by_type: dict[str, list[str]] = {}
+        self._by_type: dict[Hardware, list[str]] = {}
         for kind in self.hardware:
-            names = [f"{kind.gpu}-{n}" for n in range(-(-kind.available // kind.per_host))]
-            self._by_type[kind.gpu] = names
+            first = kind.gpu if kind.provider == PROVIDER else f"{kind.provider}/{kind.gpu}"
+            names = [f"{first}-{n}" for n in range(-(-kind.available // kind.per_host))]
+            self._by_type[kind] = names
             self._hosts |= {name: self._host(name, kind) for name in names}
-        self._away: set[str] = set()
+        self._away: set[Hardware] = set()
         self._offers: dict[str, GroupOffer] = {}
         for name in self._hosts:
             self._list(name)
@@ -122,9 +138,9 @@ class Market:
             self._shown = tuple(self._offers.values())
         return self._shown
 
-    def hosts(self, gpu: str) -> list[Host]:
+    def hosts(self, kind: Hardware) -> list[Host]:
         """Those that have a type."""
-        return [self._hosts[name] for name in self._by_type[gpu]]
+        return [self._hosts[name] for name in self._by_type[kind]]
 
     def host(self, name: str) -> Host:
         return self._hosts[name]
@@ -141,11 +157,17 @@ class Market:
         self._hosts[name].used -= 1
         self._list(name)
 
-    def set_offered(self, gpu: str, offered: bool) -> None:
+    def set_offered(self, kind: Hardware, offered: bool) -> None:
         """Lets a type come to the market, or go from it."""
-        (self._away.discard if offered else self._away.add)(gpu)
-        for name in self._by_type[gpu]:
+        (self._away.discard if offered else self._away.add)(kind)
+        for name in self._by_type[kind]:
             self._list(name)
+
+    def set_price(self, kind: Hardware, times: float) -> None:
+        """Lets a type cost so many times its first price."""
+        for host in self.hosts(kind):
+            host.times_as_dear = times
+            self._list(host.name)
 
     def _host(self, name: str, hardware: Hardware) -> Host:
         if not hardware.broken and not hardware.slow:
@@ -159,8 +181,8 @@ class Market:
         hardware = host.hardware
         room = min(hardware.per_host, hardware.available) - host.used
         self._shown = None
-        if room <= 0 or hardware.gpu in self._away:
+        if room <= 0 or hardware in self._away:
             self._offers.pop(name, None)
             return
-        offer = Offer(name, PROVIDER, name, hardware.price, hardware.gpu, 1, room)
+        offer = Offer(name, hardware.provider, name, host.price, hardware.gpu, 1, room, zone=hardware.zone)
         self._offers[name] = GroupOffer(GROUP, offer)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 
 from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Goal, Observation, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Answered, Listed
 from posthouse.sim.client import ClientBehaviour
 from posthouse.sim.instance import HEARTBEAT_S, SimInstance
-from posthouse.sim.market import GROUP, PROVIDER, Hardware, Market
+from posthouse.sim.market import GROUP, Hardware, Market
 from posthouse.sim.traffic import Arrival
 from posthouse.sim.workers import Workers
 
@@ -41,6 +42,8 @@ class SimProvider(Workers):
         super().__init__(traffic, behaviour, hold_s, seed, log)
         self.list_s, self.answer_s = list_s, answer_s
         self.market = Market(hardware, seed)
+        self.away: set[str] = set()
+        """Providers that do not answer."""
         self.cut: list[int] = []
         """Requests that a stop or a destruction cut off."""
         self.refuse_creation = ""
@@ -64,10 +67,15 @@ class SimProvider(Workers):
         for kind in self.market.hardware:
             if kind.offered_h > 0:
                 self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
+            for at_s, times in kind.price_changes:
+                self.after(at_s, self._reprice, kind, times)
+            for from_s, to_s in kind.down:
+                self.after(from_s, self._go_down, kind)
+                self.after(to_s, self._come_back, kind)
 
     def _stock(self, kind: Hardware) -> Iterator[Worker]:
         """The workers of a type that are there when the world begins, made as they are taken."""
-        rooms = (host for host in self.market.hosts(kind.gpu) for _ in range(kind.per_host))
+        rooms = (host for host in self.market.hosts(kind) for _ in range(kind.per_host))
         for number, host in enumerate(islice(rooms, kind.ready + kind.stopped)):
             if not self.market.take(host.name):
                 return
@@ -86,7 +94,7 @@ class SimProvider(Workers):
                 endpoint_id=self.endpoint.id,
                 group_id=GROUP,
                 label=instance.label,
-                provider=PROVIDER,
+                provider=kind.provider,
                 offer_id=host.name,
                 machine=host.name,
                 gpu_name=kind.gpu,
@@ -114,14 +122,18 @@ class SimProvider(Workers):
         if self.shows_progress:
             for instance in self.instances.values():
                 instance.progress += not instance.ready
-        found = [instance.listed() for instance in self.instances.values()]
+        found = [i.listed() for i in self.instances.values() if i.host.hardware.provider not in self.away]
+        lists: dict[str, list[Instance]] = {name: [] for name in self.providers - self.away}
+        for label, listed in ((i.label, i) for i in found):
+            lists[self.instances[label].host.hardware.provider].append(listed)
 
         def answer() -> None:
             if fleet is not self.fleet or self.down:
                 return
             self.audit.touch_all()
             before = self._facts()
-            self.tell(Listed(PROVIDER, tuple(found), asked_at))
+            for name in sorted(lists):
+                self.tell(Listed(name, tuple(lists[name]), asked_at))
             after = self._facts()
             fresh = all(b.seen is i.seen for b, i in zip(self.instances.values(), found, strict=False))
             every = len(self.instances) == len(found) == len(fleet.workers)
@@ -140,7 +152,9 @@ class SimProvider(Workers):
         instance, failure, blame = self.instances.get(worker.label), "", True
         self._in_flight -= 1
         self._settled_at = self.now
-        if command is Command.RENT:
+        if worker.provider in self.away:
+            failure, blame = "the provider does not answer", False
+        elif command is Command.RENT:
             failure, blame = self._rent(worker)
             instance = self.instances.get(worker.label)
         elif instance is not None and command is Command.START:
@@ -237,18 +251,43 @@ class SimProvider(Workers):
         self.kill(instance, Observation.EXITED)
         self._vanish(instance)
 
+    @property
+    def providers(self) -> set[str]:
+        """Who offers something."""
+        return {kind.provider for kind in self.market.hardware}
+
+    def _reprice(self, kind: Hardware, times: float) -> None:
+        self.market.set_price(kind, times)
+        self._listed_as = ()
+        self.happened(kind.provider, kind.gpu, "costs", times, "times as much as at first")
+
+    def _go_down(self, kind: Hardware) -> None:
+        """A provider answers no more, and what runs there is gone."""
+        self.away.add(kind.provider)
+        self.happened(kind.provider, "is down")
+        self._take_back(kind)
+
+    def _come_back(self, kind: Hardware) -> None:
+        self.away.discard(kind.provider)
+        self.market.set_offered(kind, offered=True)
+        self._listed_as = ()
+        self.happened(kind.provider, "is back")
+
     def _withdraw(self, kind: Hardware) -> None:
         """A type goes from the market, with what runs of it, and comes back later."""
-        self.market.set_offered(kind.gpu, offered=False)
         self.happened(kind.gpu, "is not offered any more")
+        self._take_back(kind)
+        self.after(self._chance.expovariate(1 / kind.away_h) * 3600 if kind.away_h > 0 else 0.0, self._restore, kind)
+
+    def _take_back(self, kind: Hardware) -> None:
+        self.market.set_offered(kind, offered=False)
         for instance in list(self.instances.values()):
             if instance.host.hardware is kind and instance.seen is not Observation.HALTED:
                 self.kill(instance, Observation.EXITED)
                 self._vanish(instance)
-        self.after(self._chance.expovariate(1 / kind.away_h) * 3600 if kind.away_h > 0 else 0.0, self._restore, kind)
 
     def _restore(self, kind: Hardware) -> None:
-        self.market.set_offered(kind.gpu, offered=True)
+        self.market.set_offered(kind, offered=True)
         self.happened(kind.gpu, "is offered again")
         self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
 

@@ -17,7 +17,7 @@ from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
 from posthouse.sim import traffic as shapes
 from posthouse.sim.client import ClientBehaviour, ClientKind
-from posthouse.sim.market import Duration, Hardware
+from posthouse.sim.market import PROVIDER, Duration, Hardware
 from posthouse.sim.trace import Reading, read
 from posthouse.sim.traffic import Arrival, Costs
 
@@ -47,6 +47,8 @@ class Workers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One type of machine. Figures are nominal: about what a small GPU of a market costs, and how long it takes."""
 
     gpu: Annotated[str, Meta(min_length=1, max_length=100)] = "RTX 4090"
+    provider: Annotated[str, Meta(min_length=1, max_length=64)] = PROVIDER
+    zone: Annotated[str, Meta(max_length=64)] = ""
     perf: Above0 = 400.0
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 8
     overhead_s: Seconds = 0.0
@@ -69,6 +71,8 @@ class Workers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     preempted_h: Hourly = 0.0
     offered_h: Amount = 0.0
     away_h: Amount = 0.0
+    price_changes: Annotated[tuple[tuple[Seconds, Above0], ...], Meta(max_length=1000)] = ()
+    down: Annotated[tuple[tuple[Seconds, Seconds], ...], Meta(max_length=1000)] = ()
 
     def hardware(self) -> Hardware:
         same = {f.name: getattr(self, f.name) for f in fields(Hardware) if hasattr(self, f.name)}
@@ -165,9 +169,9 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def hardware(self) -> tuple[Hardware, ...]:
         """Raises: BadRequest."""
-        names = [kind.gpu for kind in self.workers]
+        names = [f"{kind.gpu} of {kind.provider}" for kind in self.workers]
         if len(set(names)) < len(names):
-            raise BadRequest(f"workers: each `gpu` may be there once; there are {', '.join(names)}")
+            raise BadRequest(f"workers: each `gpu` may be there once at a provider; there are {', '.join(names)}")
         return tuple(kind.hardware() for kind in self.workers)
 
 

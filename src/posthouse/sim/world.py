@@ -34,7 +34,7 @@ from posthouse.recording.log import TrafficLog
 from posthouse.sim.audit import Auditor
 from posthouse.sim.client import ClientBehaviour
 from posthouse.sim.clients import FORGETFUL_S
-from posthouse.sim.market import GROUP, PROVIDER, Hardware
+from posthouse.sim.market import GROUP, Hardware
 from posthouse.sim.provider import SimProvider
 from posthouse.sim.timeline import START_AT as START_AT
 from posthouse.sim.traffic import Arrival
@@ -232,9 +232,9 @@ class World(SimProvider):
 
         def begin() -> None:
             self.down, self._listed_as = False, ()
-            self.fleet = self._controller(self.rows.values(), stabilization_s, frozenset({PROVIDER}))
+            self.fleet = self._controller(self.rows.values(), stabilization_s, frozenset(self.providers))
             self.audit.adopt(self.fleet, self.now)
             self._offers = ()
-            self._configured(frozenset({PROVIDER}))
+            self._configured(frozenset(self.providers))
 
         self.after(away_s, begin)

@@ -7,14 +7,19 @@ from typing import Final
 
 from posthouse.domain.offer import Offer
 
+REGION: Final = "region"
+OWN_FIELDS: Final = ("interruptible", "provider", REGION)
+"""What searches may ask for beyond the protocol."""
+
 
 def matches(filters: Mapping[str, Mapping[str, object]], values: Mapping[str, object]) -> bool:
     """True if `values` satisfies every filter on a field that it has; other fields are ignored.
 
-    Numbers are compared as numbers, also with a string that states one; text without regard to case and `_`.
+    Numbers are compared as numbers, also with a string that states one; text without regard to case and `_`. A region
+    is a hard bound: what does not say where it is satisfies no filter on it.
     """
     return all(
-        _TESTS[op](values[field], wanted)
+        _of_region(op, str(values[field]), wanted) if field == REGION else _TESTS[op](values[field], wanted)
         for field, conditions in filters.items()
         if field in values
         for op, wanted in conditions.items()
@@ -33,8 +38,29 @@ def values_of(offer: Offer, usd_h: float) -> dict[str, object]:
         "reliability": offer.reliability,
         **({"geolocation": offer.zone} if offer.zone else {}),
         **offer.attributes,
+        REGION: offer.zone,
+        "provider": offer.provider,
+        "interruptible": offer.capabilities.interruptible,
         "dph_total": usd_h,
     }
+
+
+def is_in_region(zone: str, region: str) -> bool:
+    """Whether a zone is in a region, in a provider's words: `eu-west-1` is in `eu` and in `eu-west`, and `Berlin, DE`
+    in `DE`."""
+    wanted = _plain(region)
+    parts = [part.strip() for part in (_plain(zone), *_plain(zone).split(","))]
+    return bool(wanted) and any(part == wanted or part.startswith((f"{wanted}-", f"{wanted}/")) for part in parts)
+
+
+def _of_region(op: str, zone: str, wanted: object) -> bool:
+    words = wanted if isinstance(wanted, list) else [wanted]
+    inside = any(is_in_region(zone, str(word)) for word in words)
+    return bool(zone) and (inside if op in ("eq", "in") else op in ("neq", "notin") and not inside)
+
+
+def _plain(value: object) -> str:
+    return str(value).replace("_", " ").casefold()
 
 
 def number(value: object) -> float | None:
@@ -49,7 +75,7 @@ def number(value: object) -> float | None:
 def _equal(actual: object, wanted: object) -> bool:
     if isinstance(actual, int | float):
         return number(wanted) == actual
-    return str(actual).replace("_", " ").casefold() == str(wanted).replace("_", " ").casefold()
+    return _plain(actual) == _plain(wanted)
 
 
 def _is_in(actual: object, wanted: object) -> bool:

@@ -173,7 +173,7 @@ class WorkergroupChanges(SpelledInput):
     gpu_ram: Gb | None = None
     """Size of the model in GB: an estimate, not a filter."""
     provider: Line | None = None
-    """Where to rent; empty: the server's default."""
+    """Where to rent: names, types or classes of providers, with commas between, or `any`; empty: as the server says."""
     signature_scheme: Annotated[Literal["", "A4", "A5", "A5S", "U"], BeforeValidator(_in_capitals)] | None = None
     """Signature scheme of its workers; empty: by each worker's version."""
 

@@ -11,13 +11,15 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine import memory
-from posthouse.engine.hub import Hub
+from posthouse.engine.choice import check_regions
+from posthouse.engine.hub import Hub, providers_named
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
 from posthouse.fleet.events import UpdateAsked
 from posthouse.policy.trial import can_be_updated
 from posthouse.template import Template, Workergroup
+from posthouse.wire.search import parse_search
 
 UNSAID_SEARCH = "verified=True rentable=True rented=False"
 """What the protocol's command line sends as `search_params` where its user said nothing. Taken at its word it would
@@ -53,7 +55,7 @@ class Workergroups:
             if template is None:
                 raise BadRequest("template_hash or template_id: one of them is required")
             blank = Workergroup(WorkergroupId(0), endpoint_id, template.id, created_at=self.hub.clock.now())
-            group = self._changed(blank, new)
+            group = self._changed(blank, new, template)
             check_room(len(self.hub.workergroups), self.limits.workergroups, "workergroups")
             group = await self.hub.store.add_workergroup(group)
             memory.take_group(self.hub, group)
@@ -75,7 +77,7 @@ class Workergroups:
             if self._named_endpoint(changes, owner, sees) not in (None, before.endpoint_id):
                 raise BadRequest(f"endpoint_id: workergroup {group_id} cannot move to another endpoint; make a new one")
             template = self._named_template(changes, before.endpoint_id)
-            group = self._changed(before, changes)
+            group = self._changed(before, changes, template or self.hub.templates[before.template_id])
             group = group if template is None else replace(group, template_id=template.id)
             group = await self.hub.store.put_workergroup(group)
             memory.take_group(self.hub, group)
@@ -100,12 +102,15 @@ class Workergroups:
             await self.hub.store.drop_workergroup(group.id)
             return memory.drop_group(self.hub, group.id)
 
-    def _changed(self, before: Workergroup, changes: WorkergroupChanges) -> Workergroup:
+    def _changed(self, before: Workergroup, changes: WorkergroupChanges, template: Template) -> Workergroup:
         plain = {"launch_args", "gpu_ram", "provider", "signature_scheme"}
         given = changes.model_dump(include=plain, exclude_none=True)
-        if given.get("provider", "") not in ("", *self.hub.providers):
-            raise BadRequest(f"provider: must be one of (empty), {', '.join(self.hub.providers)}")
-        return replace(before, search_params=_search(changes.search_params, before.search_params), **given)
+        group = replace(before, search_params=_search(changes.search_params, before.search_params), **given)
+        if given.get("provider") or changes.search_params is not None or not before.id:
+            names = providers_named(self.hub, group.provider)
+            search = parse_search(group.search_params or template.extra_filters)
+            check_regions(search, self.hub.offers.known_zones(names), ", ".join(names))
+        return group
 
     def _named_endpoint(self, named: WorkergroupChanges, owner: AccountId, sees: AccountId | None) -> EndpointId | None:
         """The endpoint that is named, by id, by name or by both; None if by neither. Raises: BadRequest."""

@@ -45,6 +45,7 @@ class Room:
             gpu_name=own.gpu_name if self.gpus_each else "CPU",
             num_gpus=self.gpus_each,
             available=max(0, self.slots - active),
+            keeps_files=bool(own.caches),
             gpu_ram_mb=own.gpu_ram_gb * 1000 if self.gpus_each else 0.0,
         )
 

@@ -11,8 +11,10 @@ from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker
+from posthouse.engine.hub import providers_named
 from posthouse.engine.management import Management
 from posthouse.server.api.bodies import OfferSearch, OfferSearchQuery
+from posthouse.server.api.providers import offered
 from posthouse.server.api.replies import Benchmarks, Offers, OneInstance, SeveralInstances
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
@@ -36,13 +38,13 @@ def add_market_routes(app: FastAPI, management: Management) -> None:
 
     async def search(wanted: OfferSearch) -> Offers:
         filters = parse_search(wanted.model_extra or {})
-        offers = hub.offers.search(hub.default_provider, filters, wanted.allocated_storage or 0.0)
+        offers = offered(hub, providers_named(hub, ""), filters, wanted.allocated_storage or 0.0)
         return Offers(offers=[_offer(offer) for offer in offers[: min(wanted.limit or MAX_OFFERS, MAX_OFFERS)]])
 
     @app.post("/api/v0/bundles")
     async def search_offers(wanted: OfferSearch) -> Offers:
-        """What the default provider would rent out now, cheapest first: by filters `{field: {op: value}}`, `limit`, and
-        `allocated_storage` in GB."""
+        """What the default providers would rent out now, cheapest first: by filters `{field: {op: value}}`, `limit`,
+        and `allocated_storage` in GB."""
         return await search(wanted)
 
     @app.put("/api/v0/search/asks")

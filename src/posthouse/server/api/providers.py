@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,8 +10,9 @@ from fastapi import FastAPI, Query
 
 from posthouse.domain.errors import BadRequest, Busy, NotFound
 from posthouse.domain.offer import Offer
-from posthouse.engine.hub import Hub
+from posthouse.engine.hub import Hub, providers_named
 from posthouse.engine.management import Management
+from posthouse.engine.offers import Filters
 from posthouse.policy.recruit import Candidate, ranked
 from posthouse.ports import Provider
 from posthouse.server.api.v1 import find_endpoint
@@ -59,13 +60,14 @@ def add_provider_routes(app: FastAPI, management: Management) -> None:
             raise BadRequest(
                 f"provider: there is no provider {provider[:64]!r}; allowed: {', '.join(sorted(hub.providers))}"
             )
+        names = [provider] if provider else list(hub.providers)
         if endpoint:
             if search or disk_gb:
                 raise BadRequest("search, disk_gb: leave them out with endpoint, whose workergroups have their own")
             fleet = hub.endpoints[find_endpoint(hub, caller, endpoint)].fleet
             found = [_ranked(*one) for one in ranked(fleet.snapshot(hub.clock.now()))]
         else:
-            found = [_offer(offer) for offer in _search(hub, provider, search, disk_gb)]
+            found = [_offer(offer) for offer in offered(hub, names, parse_search(search), disk_gb)]
         return [row for row in found if provider in ("", row.provider)][:limit]
 
 
@@ -74,7 +76,7 @@ def _row(hub: Hub, name: str) -> rows.Provider:
     return rows.Provider(
         name=name,
         type=hub.provider_types.get(name, name),
-        default=name == hub.default_provider,
+        default=name in providers_named(hub, ""),
         capabilities=[what for what in type(able).__slots__ if getattr(able, what)],
         answers=hub.listing.get(name, False) and catalog is not None and name not in hub.offers.failing,
         offers=None if catalog is None else sum(offer.available > 0 for offer in catalog.offers.values()),
@@ -107,12 +109,11 @@ async def _checked(provider: Provider) -> list[rows.ProviderCheck]:
     ]
 
 
-def _search(hub: Hub, provider: str, search: str, disk_gb: float) -> list[Offer]:
-    """What satisfies the search at each provider, or that one. Raises: Busy where none has said what it offers."""
-    filters = parse_search(search)
+def offered(hub: Hub, providers: Iterable[str], filters: Filters, disk_gb: float) -> list[Offer]:
+    """What satisfies the filters there, the cheapest first. Raises: Busy where no provider has said what it offers."""
     found: list[Offer] = []
     silent: list[Busy] = []
-    for name in [provider] if provider else sorted(hub.providers):
+    for name in sorted(providers):
         try:
             found += hub.offers.search(name, filters, disk_gb)
         except Busy as error:

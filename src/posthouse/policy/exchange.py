@@ -1,0 +1,60 @@
+"""Whether a worker that serves is worth replacing: prices move, and cheaper machines come to the market."""
+
+import math
+
+from posthouse.domain.decision import Obstacle, Reason
+from posthouse.domain.lifecycle import COMING, Goal
+from posthouse.domain.worker import Worker
+from posthouse.policy.capacity import hot, known_perf, ready
+from posthouse.policy.draft import Draft
+from posthouse.policy.needs import Needs
+from posthouse.policy.recruit import Candidate, open_candidates, over_cap, rent
+
+
+def exchange(draft: Draft, needs: Needs) -> None:
+    """Rents what does the work of the dearest worker for less; that one rests when it is no longer needed.
+
+    One worker at a time, where nothing waits and nothing is on its way. It is worth it where it costs a tenth less per
+    hour, with the time that it takes to be ready spread over an hour. What nobody has measured is not counted on.
+
+    Example: a worker of 100 work/s costs $0.60 by now. Another one of 100 costs $0.40 and takes 120 s to be ready: it
+    counts 0.40 x (1 + 120 / 3600) = $0.41, and with a tenth more $0.45.
+    """
+    s, serving = draft.s, ready(draft.all())
+    busy = needs.urgent or draft.rentals or any(w.state in COMING or w.goal is Goal.UPDATED for w in draft.all())
+    if busy or not serving or s.now < s.stabilized_at:
+        return
+    dearest = max(serving, key=lambda w: (draft.unit_usd_h(w), w.id))
+    have = draft.supply(hot(draft.all()))
+    missing = needs.hot.high - (have - draft.perf(dearest))
+    if missing <= 0:  # it is going to rest anyway
+        return
+    best, cost = _cheapest(draft, missing)
+    if best is None or cost * (1 + draft.tuning.tolerance) >= dearest.price.running_usd_h:
+        return
+    count = math.ceil(missing / best.perf)
+    why = f"its work costs {dearest.price.running_usd_h:g} $/h, at {best.entry.offer.provider} {cost:.3g} $/h"
+    if count > draft.budget:
+        draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; max_workers leaves no room for both"))
+    elif not draft.affords(count * best.entry.offer.price.running_usd_h):
+        draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; {over_cap(draft)}"))
+    else:
+        draft.because.append(Reason("to be replaced", int(dearest.id), why))
+        rent(draft, Goal.HOT, have + missing, 0)
+
+
+def replaces(draft: Draft, worker: Worker, serving: list[Worker]) -> bool:
+    """Whether a worker on its way is there to do for less what one that serves does."""
+    most = max((draft.unit_usd_h(w) for w in serving), default=0.0)
+    return draft.unit_usd_h(worker) * (1 + draft.tuning.tolerance) < most
+
+
+def _cheapest(draft: Draft, missing: float) -> tuple[Candidate | None, float]:
+    """What does what is missing at the least cost, in whole workers, and that cost in $/h."""
+    costs = [
+        (math.ceil(missing / found.perf) * found.usd_h, found)
+        for found, many in open_candidates(draft)
+        if known_perf(found.kind, draft.s.estimates) > 0 and many * found.perf >= missing
+    ]
+    cost, best = min(costs, key=lambda pair: (pair[0], pair[1].key), default=(math.inf, None))
+    return best, cost
