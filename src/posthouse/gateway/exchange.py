@@ -171,7 +171,9 @@ class Exchange:
 
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            raise Refused(503, "busy", f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
+            limited = waiting.status.startswith("too many ")
+            status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
+            raise Refused(status, code, f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
         self._ways.gate.prove(self._client)
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
