@@ -39,6 +39,7 @@ from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.kubernetes.settings import KubernetesSettings
 from posthouse.providers.process import ProcessProvider
+from posthouse.providers.skypilot.settings import SkypilotSettings
 from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.providers.vast.settings import VastSettings
 from posthouse.recipes import names, recipe
@@ -88,6 +89,7 @@ def settings() -> str:
         "docker": DockerSettings,
         "kubernetes": KubernetesSettings,
         "process": ProcessProvider.Settings,
+        "skypilot": SkypilotSettings,
         "ssh": SshSettings,
         "vast": VastSettings,
     }
