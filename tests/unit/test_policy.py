@@ -904,6 +904,12 @@ def test_what_got_dear_is_replaced_where_its_work_costs_a_tenth_less() -> None:
     ]
 
 
+def test_a_worker_that_does_its_work_for_less_is_not_replaced_by_a_smaller_one() -> None:
+    kinds = Estimates({KIND: 1000.0, KIND.replace("GPU", "Small"): 30.0}, start_s=5.0, create_s=30.0)
+    large, small = worker(1, perf=1000.0, price=Price(2.0)), offer("b", 0.5, gpu_name="Small")
+    assert rented(decided(snapshot(large, demand=load(20), offers=(small,), estimates=kinds))) == (0, 0)
+
+
 def test_what_is_to_replace_a_dear_worker_is_waited_for_and_that_one_goes() -> None:
     dear, coming = worker(1, price=Price(2.0)), worker(2, State.CREATING, perf=0.0)
     assert decided(snapshot(dear, coming, demand=load(95))).goals == {}

@@ -30,7 +30,12 @@ def exchange(draft: Draft, needs: Needs) -> None:
     if missing <= 0:  # it is going to rest anyway
         return
     best, cost = _cheapest(draft, missing)
-    if best is None or cost * (1 + draft.tuning.tolerance) >= dearest.price.running_usd_h:
+    factor = 1 + draft.tuning.tolerance
+    if best is None or cost * factor >= dearest.price.running_usd_h:
+        return
+    if best.usd_h / best.perf * factor >= draft.unit_usd_h(
+        dearest
+    ):  # else it is let go again as it comes, see `replaces`
         return
     count = math.ceil(missing / best.perf)
     why = f"its work costs {dearest.price.running_usd_h:g} $/h, at {best.entry.offer.provider} {cost:.3g} $/h"

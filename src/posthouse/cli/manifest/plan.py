@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN = {"recommended_disk_space": "disk_gb", "extra_filters": "search", "search_params": "search"}
 """What a manifest calls fields that have another name on the wire."""
 
-_SECRET = re.compile("TOKEN|KEY|SECRET|PASSW", re.IGNORECASE)
+_SECRET = re.compile("TOKEN(?!S)|KEY|SECRET|PASSW", re.IGNORECASE)  # TOKENS are counted
 
 Ids = dict[str, int]
 """Ids of what there is, by its kind and name: `template chat`."""
