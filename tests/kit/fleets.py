@@ -1,6 +1,7 @@
 """Fleets, workers and what happens to them, in a few words."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from posthouse.domain.decision import Decision, Memory, Rental
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
@@ -8,6 +9,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Goal, Observation, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Ended, Report
+from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History
@@ -49,13 +51,13 @@ class Fleet(Controller):
         workers: Iterable[Worker] = (),
         stabilization_s: float = 0.0,
         spent_usd: float = 0.0,
+        rollouts: Iterable[Rollout] = (),
     ) -> None:
         rows = tuple(workers)
         self.now = now
         self.log = Log(now, sum(w.state is not State.DESTROYED for w in rows))
-        super().__init__(
-            endpoint, now, rows, stabilization_s, spent_usd, label="test-", silent_s=SILENT_S, traffic=self.log
-        )
+        own: dict[str, Any] = {"label": "test-", "silent_s": SILENT_S, "traffic": self.log}
+        super().__init__(endpoint, now, rows, stabilization_s, spent_usd, rollouts=rollouts, **own)
         self.delivered: list[tuple[int, Assignment | Waiting]] = []
         self.managed = ManagedEndpoint(self, self.log)
         self.done(now)

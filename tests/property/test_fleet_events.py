@@ -121,7 +121,8 @@ class Story:
 
     def restart(self, pick: int, amount: float) -> None:
         self.store()
-        self.fleet = Fleet(self.fleet.endpoint, self.now, self.rows.values(), 5.0, self.fleet.spent_gone_usd)
+        before, rollouts = self.fleet, tuple(self.fleet.roster.rollouts.values())
+        self.fleet = Fleet(before.endpoint, self.now, self.rows.values(), 5.0, before.spent_gone_usd, rollouts)
         self.memory, self.spent_usd = Memory(), 0.0
 
     def store(self) -> None:
