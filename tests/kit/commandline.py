@@ -30,7 +30,7 @@ class Commandline:
         done = await asyncio.to_thread(
             forker("vastai").run, self._program, [*self._flags, *words], Path(), self._environment, None, 60
         )
-        return done.stdout + done.stderr
+        return done.stderr + done.stdout  # what is told in JSON comes last
 
     async def told(self, *words: str) -> Any:
         """The object at the end of what the command prints, in Python's spelling."""
