@@ -712,6 +712,8 @@ async def test_a_worker_is_shown_with_its_cost_and_can_be_sent_away(web: Web) ->
         "scheme": "",
         "message": "a log line",
         "gone_at": 0.0,
+        "build": "",
+        "update": "",
     }
     assert (await web.call("GET", "/v1/workers?endpoint=empty")).body == []
     assert (await web.call("GET", "/v1/workers?endpoint=7")).status == 404
