@@ -8,8 +8,8 @@ import pytest
 from posthouse.domain.errors import NotFound, OfferTaken, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.ports import Provider
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.skypilot import listing
-from posthouse.providers.skypilot.client import NoAnswer
 from tests.kit.provider_contract import ProviderContract, eventually, listed, rent, seen_as, spec
 from tests.kit.skypilot import SkyServer, provider_at, sky_server
 

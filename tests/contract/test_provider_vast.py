@@ -15,10 +15,10 @@ from posthouse.domain.lifecycle import Observation
 from posthouse.market.model import MICRO, Launch
 from posthouse.market.server import Api
 from posthouse.ports import Provider, RegistryLogin
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context
 from posthouse.providers.vast import VastProvider, launch
 from posthouse.providers.vast import provider as provider_module
-from posthouse.providers.vast.client import NoAnswer
 from posthouse.providers.vast.settings import VastSettings
 from posthouse.wire.matching import matches, values_of
 from posthouse.wire.search import parse_search

@@ -12,8 +12,9 @@ from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.errors import BadRequest, Busy, NotFound, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.ports import InstanceSpec, RegistryLogin
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import KubernetesPlugin, listing, objects
-from posthouse.providers.kubernetes.api import AlreadyThere, Expired, NoAnswer, meaning
+from posthouse.providers.kubernetes.api import AlreadyThere, Expired, meaning
 from posthouse.providers.kubernetes.listing import Found, Record
 from posthouse.providers.kubernetes.objects import Way
 from posthouse.providers.kubernetes.pools import Market, kind_of, quantity

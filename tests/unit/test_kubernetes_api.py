@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from posthouse.domain.errors import Busy, Refused
-from posthouse.providers.kubernetes.api import Cluster, Expired, NoAnswer
+from posthouse.providers.answers import NoAnswer
+from posthouse.providers.kubernetes.api import Cluster, Expired
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PODS = "/api/v1/pods"

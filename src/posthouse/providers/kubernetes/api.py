@@ -19,6 +19,7 @@ from kubernetes.aio import client as kube
 from kubernetes.aio import config as kube_config
 
 from posthouse.domain.errors import Busy, NotFound, Refused
+from posthouse.providers.answers import NoAnswer
 
 PAGE: Final = 250
 """Objects in one answer."""
@@ -46,10 +47,6 @@ class AlreadyThere(Exception):
 
 class Expired(Exception):
     """What was asked for is older than what the cluster remembers: 410."""
-
-
-class NoAnswer(Exception):
-    """The cluster gave no answer that can be used: nobody knows what became of the call."""
 
 
 def meaning(what: str, status: int, reply: Mapping[str, Any], retry_after: str = "") -> Exception:

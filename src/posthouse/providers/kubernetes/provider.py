@@ -19,8 +19,9 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer
 from posthouse.ports import InstanceSpec
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import listing, objects
-from posthouse.providers.kubernetes.api import RETRY_S, Cluster, Expired, NoAnswer
+from posthouse.providers.kubernetes.api import RETRY_S, Cluster, Expired
 from posthouse.providers.kubernetes.listing import Found
 from posthouse.providers.kubernetes.making import Maker
 from posthouse.providers.kubernetes.objects import GENERATION, HALTED, POD, PRINTED

@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from posthouse.domain.errors import Busy, NotFound, Refused
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import listing, objects
-from posthouse.providers.kubernetes.api import METADATA, RETRY_S, AlreadyThere, Cluster, NoAnswer
+from posthouse.providers.kubernetes.api import METADATA, RETRY_S, AlreadyThere, Cluster
 from posthouse.providers.kubernetes.listing import Found
 from posthouse.providers.kubernetes.objects import INSTALLATION, PRINTED
 

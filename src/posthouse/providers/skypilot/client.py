@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
+from posthouse.providers.answers import NoAnswer, read
 from posthouse.providers.skypilot.settings import SkypilotSettings
 
 REQUEST_ID: Final = "X-SkyPilot-Request-ID"
@@ -34,10 +35,6 @@ TROUBLES: Final = {
     "NoCloudAccessError": "no cloud is set up for its server; `sky check` there says what is missing",
     "PermissionDeniedError": "its token may not do that",
 }
-
-
-class NoAnswer(Exception):
-    """No answer, none that can be understood, or one that does not say what was done."""
 
 
 class RequestFailed(NoAnswer):
@@ -108,7 +105,7 @@ class Client:
                 headers={"Authorization": f"Bearer {settings.token}"} if settings.token else {},
                 allow_redirects=False,
             ) as response:
-                text = await _read(response, most_bytes)
+                text = await read(response, most_bytes)
         except (ClientError, OSError, TimeoutError) as error:
             raise NoAnswer(f"{what}: no answer: {error!r}"[:300]) from error
         if response.status == 200:
@@ -146,15 +143,6 @@ class Client:
             timeout = ClientTimeout(total=self._settings.call_s, connect=CONNECT_S)
             self._session = ClientSession(timeout=timeout, cookie_jar=DummyCookieJar())
         return self._session
-
-
-async def _read(response: ClientResponse, most_bytes: int) -> bytes:
-    text = bytearray()
-    async for chunk in response.content.iter_chunked(2**16):
-        text += chunk
-        if len(text) > most_bytes:
-            raise NoAnswer(f"the answer of {response.url.path} is longer than {most_bytes} bytes")
-    return bytes(text)
 
 
 def _plain(text: Any) -> str:

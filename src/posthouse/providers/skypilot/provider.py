@@ -15,9 +15,10 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer
 from posthouse.ports import InstanceSpec
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import BaseProvider, Context
 from posthouse.providers.skypilot import launch, listing
-from posthouse.providers.skypilot.client import Client, NoAnswer, RequestFailed
+from posthouse.providers.skypilot.client import Client, RequestFailed
 from posthouse.providers.skypilot.listing import Cluster, Machine
 from posthouse.providers.skypilot.settings import SkypilotSettings
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
+from posthouse.providers.answers import NoAnswer, read
 from posthouse.providers.vast.pace import Call, Pace, pace_of
 from posthouse.providers.vast.settings import VastSettings
 
@@ -24,10 +25,6 @@ MAX_RETRY_S: Final = 600.0
 DAY_S: Final = 86_400.0
 GONE: Final = ("no_such_instance", "not_found", "invalid_instance_id")
 TAKEN: Final = ("no_such_ask", "ask_not_available", "already_rented")
-
-
-class NoAnswer(Exception):
-    """No answer, or none that can be understood: nobody knows what was done."""
 
 
 class Client:
@@ -82,7 +79,7 @@ class Client:
             try:
                 async with self._open().get(url, allow_redirects=False) as response:
                     if response.status == 200:
-                        return (await _read(response, MAX_LOG_BYTES)).decode(errors="replace")
+                        return (await read(response, MAX_LOG_BYTES)).decode(errors="replace")
             except (ClientError, OSError, TimeoutError) as error:
                 raise NoAnswer(f"provider {self._name}: no log: {error!r}"[:300]) from error
             await asyncio.sleep(RESULT_S)
@@ -100,7 +97,7 @@ class Client:
             headers={"Authorization": f"Bearer {self._settings.api_key}", "Content-Type": "application/json"},
             allow_redirects=False,
         ) as response:
-            return response.status, response.headers, await _read(response, MAX_ANSWER_BYTES)
+            return response.status, response.headers, await read(response, MAX_ANSWER_BYTES)
 
     def _open(self) -> ClientSession:
         """The session, made within the loop that uses it."""
@@ -164,16 +161,6 @@ class Client:
     def _trouble(self, call: Call, kind: str, why: str, told: str) -> Refused:
         self._troubles[kind] = call, f"provider {self._name}: {why}"
         return Refused(f"{why} ({told})"[:400])
-
-
-async def _read(response: ClientResponse, most_bytes: int) -> bytes:
-    """Raises: NoAnswer for a longer one."""
-    text = bytearray()
-    async for chunk in response.content.iter_chunked(2**16):
-        text += chunk
-        if len(text) > most_bytes:
-            raise NoAnswer(f"the answer of {response.url.path} is longer than {most_bytes} bytes")
-    return bytes(text)
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
 from posthouse.hosts import in_url
-from posthouse.providers.vast.client import NoAnswer
+from posthouse.providers.answers import NoAnswer
 from posthouse.wire.matching import number
 from posthouse.wire.search import FIELDS
 

@@ -15,9 +15,10 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
 from posthouse.ports import InstanceSpec
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context
 from posthouse.providers.vast import launch, listing
-from posthouse.providers.vast.client import Client, NoAnswer
+from posthouse.providers.vast.client import Client
 from posthouse.providers.vast.listing import BID, Row
 from posthouse.providers.vast.pace import Call
 from posthouse.providers.vast.settings import VastSettings
