@@ -99,9 +99,8 @@ def fit(
     weights 14.99 GiB, 131,072 bytes a token); A: 2.5 GiB, where measurements go from 2 to 4.
     """
     tokens = tokens or shape.most_tokens
-    weights = shape.weight_bytes(quantization) / count
+    weights, each = _shares(shape, count, tokens, quantization, number_bytes)
     cache = utilization * memory_mib * 2**20 - weights - APART_BYTES
-    each = shape.request_bytes(tokens, number_bytes) / min(count, shape.kv_heads)
     requests = max(cache, 0.0) / each if each else 0.0
     return Fit(weights, cache, int(requests * tokens), requests)
 
@@ -115,8 +114,14 @@ def needed_bytes(
     utilization: float = UTILIZATION,
 ) -> float:
     """Memory that each of `count` GPUs must have for one request of so many tokens; with less vLLM does not start."""
-    each = shape.request_bytes(tokens or shape.most_tokens, number_bytes) / min(count, shape.kv_heads)
-    return (shape.weight_bytes(quantization) / count + each + APART_BYTES) / utilization
+    weights, each = _shares(shape, count, tokens or shape.most_tokens, quantization, number_bytes)
+    return (weights + each + APART_BYTES) / utilization
+
+
+def _shares(shape: Shape, count: int, tokens: int, quantization: str, number_bytes: float) -> tuple[float, float]:
+    """Bytes that each GPU holds of the weights, and of the cache of one request. See `fit`."""
+    cache = shape.request_bytes(tokens, number_bytes) / min(count, shape.kv_heads)
+    return shape.weight_bytes(quantization) / count, cache
 
 
 def needed_by(recipe: Recipe, values: Mapping[str, str]) -> float:
