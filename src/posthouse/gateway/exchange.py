@@ -33,6 +33,7 @@ from posthouse.gateway.settings import GatewaySettings
 from posthouse.gateway.upload import Upload
 from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
 from posthouse.wire.grant import AUTH_HEADER
+from posthouse.wire.route import TOO_MANY
 
 REQUEST_ID: Final = "X-Request-Id"
 ANTHROPIC_ID: Final = "Request-Id"
@@ -171,7 +172,7 @@ class Exchange:
 
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            limited = waiting.status.startswith("too many ")
+            limited = waiting.status.startswith(TOO_MANY)
             status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
             raise Refused(status, code, f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
         self._ways.gate.prove(self._client)

@@ -128,7 +128,7 @@ class FastPath:
         row = call.route
         if isinstance(error, TooMany) and row.access is KEY:
             try:
-                return _put_off(route.checked(message), "too many wrong keys")
+                return _put_off(route.checked(message), f"{route.TOO_MANY}wrong keys")
             except BadRequest as wrong:
                 error = wrong
         found = problem(error)
@@ -190,7 +190,7 @@ class FastPath:
         if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         if not self.throttle.allows_route(principal.key_id, call.address, call.now):
-            respond(_put_off(ask, "too many calls"))
+            respond(_put_off(ask, f"{route.TOO_MANY}calls"))
             return None
 
         def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:

@@ -1,6 +1,6 @@
 """`POST /route/`: a client asks for a worker."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -55,6 +55,10 @@ class RouteReply(msgspec.Struct, omit_defaults=True, gc=False):
     """What the worker verifies: a signature of its generation, or a grant where it runs our agent."""
     url: str
     request_idx: int = 0
+
+
+TOO_MANY: Final = "too many "
+"""How the status begins of a call that is put off because its key or address makes too many."""
 
 
 class WaitReply(msgspec.Struct, omit_defaults=True, gc=False):
