@@ -1,6 +1,5 @@
 """Token buckets: so many calls a second for each caller, and more of them at once after a pause."""
 
-import math
 from collections.abc import Hashable
 
 BURST_S = 10.0
@@ -31,7 +30,9 @@ class Buckets:
         """
         if not self._each_s:
             return 0.0
-        full_at = self._full_at.get(caller) or self._full_at_before.get(caller, -math.inf)
+        full_at = self._full_at.get(caller)
+        if full_at is None:
+            full_at = self._full_at_before.get(caller, now)
         if not now < full_at <= now + self._longest_s:  # it is full, or the clock went back
             full_at = now
         wait_s = full_at - now - self._slack_s

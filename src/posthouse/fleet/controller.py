@@ -169,8 +169,7 @@ class Controller:
     def _take_in(self, event: Event, now: float) -> None:
         roster, requests = self.roster, self.requests
         if type(event) is events.RequestsEnded:  # the most frequent one, and this is three times as fast as a pattern
-            for ended in event.ends:
-                requests.end(event.worker_id, ended, now)
+            requests.end(event.worker_id, event.ends, now)
             return
         match event:
             case events.Reported(worker_id, report):
@@ -313,7 +312,9 @@ class Controller:
 
     def _plan(self) -> None:
         """Says when to be told of the time next, if that has changed."""
-        wake_at = min(self._tick_at if self._writing is None else math.inf, self.requests.ledger.next_end)
+        wake_at = self._tick_at if self._writing is None else math.inf
+        if self.requests.ledger.next_end < wake_at:
+            wake_at = self.requests.ledger.next_end
         if wake_at != self._wake_at:
             self._wake_at = wake_at
             self.outbox.append(events.WakeAt(wake_at))

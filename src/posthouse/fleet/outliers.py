@@ -1,5 +1,6 @@
 """Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection."""
 
+import math
 from dataclasses import dataclass
 
 from posthouse.domain.decision import Failures
@@ -34,7 +35,9 @@ class Outliers(dict[WorkerId, Failures]):
         self.streaks: dict[WorkerId, Streak] = {}
         """What has not been made up for, however long ago it was."""
         self._lives, self._outbox = lives, outbox
-        self._good_at: dict[WorkerId, float] = {}
+        self._good: tuple[WorkerId | None, float] = None, -math.inf
+        self._good_elsewhere = -math.inf
+        """Where and when a request ended well last, and when it did last at any other worker."""
         self._gave_up = Failures()
 
     def blame(self, request: Request, worker_id: WorkerId, now: float, why: str, told: bool = False) -> int:
@@ -46,7 +49,7 @@ class Outliers(dict[WorkerId, Failures]):
             self._add(worker_id, 1, now, 1)
         if request.failures and worker_id in request.failures:
             return 0
-        self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=True)
+        self._lives.rollouts.ended(worker_id, failed=True)
         return self._count(worker_id, 1, now, f"request {request.idx} {why}")
 
     def client_left(self, worker_id: WorkerId, now: float) -> None:
@@ -59,8 +62,11 @@ class Outliers(dict[WorkerId, Failures]):
         A success is not certain: workers call it one when their model answers with an error. So it takes back only one,
         and that not for good if the request is asked for again. Where it failed before, it was not to blame itself.
         """
-        self._good_at[worker_id] = now
-        self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=False)
+        last_id, last_at = self._good
+        if worker_id != last_id:
+            self._good_elsewhere = last_at
+        self._good = worker_id, now
+        self._lives.rollouts.ended(worker_id, failed=False)
         for failed_at in request.unproven:
             self._add(failed_at, 1, now, 1)
         if worker_id in self.streaks:
@@ -75,7 +81,8 @@ class Outliers(dict[WorkerId, Failures]):
         """
         paused = now < resume_at(self._gave_up, TUNING.max_penalty_s, TUNING.long_backoff_s)
         for worker_id, streak in self.streaks.items() if not paused else ():
-            others = any(at > streak.since and i != worker_id for i, at in self._good_at.items())
+            last_id, last_at = self._good
+            others = (self._good_elsewhere if worker_id == last_id else last_at) > streak.since
             tried = streak.failed >= TUNING.max_failures or (others and streak.count >= TUNING.max_failures)
             worker = self._lives.workers.get(worker_id)
             lasted_s = streak.last_at - streak.since
@@ -87,7 +94,7 @@ class Outliers(dict[WorkerId, Failures]):
 
     def forget(self, worker_id: WorkerId) -> None:
         """The worker serves nothing any more."""
-        for memory in (self, self.streaks, self._good_at):
+        for memory in (self, self.streaks):
             memory.pop(worker_id, None)
         self._lives.throughput.forget(worker_id)
 
@@ -98,7 +105,7 @@ class Outliers(dict[WorkerId, Failures]):
         request.failures = {**known, worker_id: Failures(before.count + 1, now)}
         if before.count == 0 and counted <= 0:  # nobody knows yet whether it was the worker's fault or the client's
             request.unproven += (worker_id,)
-            self._lives.rollouts.ended(self._lives.workers.get(worker_id), failed=True)
+            self._lives.rollouts.ended(worker_id, failed=True)
         if counted < 0:
             self._add(worker_id, 1, now, 1)
         once = 1 if before.count == 0 else 0  # one request's many tries are one failure of the worker

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -101,8 +102,7 @@ class Requests:
         request.expires_at = now + hold_s + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
         left = request.worker_id
         ledger.wait(request)
-        if left is not None:
-            self._note_work(left)
+        self._note_work(left)
         if hold_s > 0:
             ledger.hold(request, now + hold_s)
         return Waiting(request.idx, hold_s > 0)
@@ -186,33 +186,35 @@ class Requests:
         self._counters.routed += 1
         return Assignment(worker, request.idx, known.reqnum)
 
-    def end(self, worker_id: WorkerId, ended: Ended, now: float) -> None:
-        """Ends a request that this worker has; one that it does not have is counted and ignored."""
-        if (request := self._found(ended.request_idx, worker_id)) is None:
-            return
-        took_s, counted = now - request.assigned_at, 0
-        if ended.success:
-            if ended.status == LEFT:
-                self.outliers.client_left(worker_id, now)
+    def end(self, worker_id: WorkerId, ends: Iterable[Ended], now: float) -> None:
+        """Ends requests that this worker has; those that it does not have are counted and ignored."""
+        for ended in ends:
+            if (request := self._found(ended.request_idx, worker_id)) is None:
+                continue
+            took_s, counted = now - request.assigned_at, 0
+            if ended.success:
+                if ended.status == LEFT:
+                    self.outliers.client_left(worker_id, now)
+                else:
+                    counted = self.outliers.ended_well(request, worker_id, now)
+                    self.claims.shown(request)
+                if request.announced > 0 and not ended.session and took_s > 0:
+                    work = self.claims.done(request.announced, took_s * self._lives.workers[worker_id].perf)
+                    self.load.served(work, took_s, request.alone)
+                    self._lives.throughput.ended(worker_id, work, took_s, whole=ended.status != LEFT)
+                    if request.alone:
+                        self._traffic.served(work, took_s)
             else:
-                counted = self.outliers.ended_well(request, worker_id, now)
-                self.claims.shown(request)
-            if request.announced > 0 and not ended.session and took_s > 0:
-                work = self.claims.done(request.announced, took_s * self._lives.workers[worker_id].perf)
-                self.load.served(work, took_s, request.alone)
-                self._lives.throughput.ended(worker_id, work, took_s, whole=ended.status != LEFT)
-                if request.alone:
-                    self._traffic.served(work, took_s)
-        else:
-            self._counters.failed += 1
-            text = f"request {request.idx} ended after {took_s:.1f} s: {ended.status or 'failed'}"
-            self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
-            if ended.status in FAULTS:
-                counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", told=True)
-        self._counters.ended += 1
-        self._remove(request, now, counted)
-        if ended.certain:  # nothing to keep away from, should a client use its index once more
-            self.ledger.withdraw(request)
+                self._counters.failed += 1
+                text = f"request {request.idx} ended after {took_s:.1f} s: {ended.status or 'failed'}"
+                self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
+                if ended.status in FAULTS:
+                    counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", told=True)
+            self._counters.ended += 1
+            self._remove(request, now, counted, note=False)
+            if ended.certain:  # nothing to keep away from, should a client use its index once more
+                self.ledger.withdraw(request)
+        self._note_work(worker_id)
 
     def failed(self, idx: int, worker_id: WorkerId, why: str, now: float) -> None:
         """Ends a request that failed at its worker, as its caller saw; one that is not there is counted and ignored.
@@ -290,9 +292,8 @@ class Requests:
 
     def end_drains(self, worker_ids: frozenset[WorkerId]) -> None:
         """Lets these workers go with what is on them, and no others."""
-        for worker_id in sorted(worker_ids - self._ended):
-            count = len(self.ledger.at.get(worker_id, ()))
-            self._outbox.say(Level.INFO0, DRAIN_ENDED.format(count), self._lives.workers[worker_id])
+        for worker in [self._lives.workers[i] for i in sorted(worker_ids - self._ended)]:
+            self._outbox.say(Level.INFO0, DRAIN_ENDED.format(self.load_at(worker.id)[1]), worker)
         self._ended = worker_ids
 
     def may_be_busy(self, worker_id: WorkerId) -> None:
@@ -341,19 +342,19 @@ class Requests:
     def _weigh(self, request: Request, most: float = math.inf) -> None:
         """Counts a request anew, as at most so much."""
         self.ledger.weigh(request, min(self.claims.work(request.announced), most))
-        if request.worker_id is not None:
-            self._note_work(request.worker_id)
+        self._note_work(request.worker_id)
 
-    def _note_work(self, worker_id: WorkerId) -> None:
-        """Has requests go by what is at a worker now."""
-        there, ahead = self.ledger.at.get(worker_id), 0.0
-        if there:
-            ahead = work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots)
+    def _note_work(self, worker_id: WorkerId | None) -> None:
+        """Has requests go by what is at a worker now; None: there is nothing to note."""
+        if worker_id is None:
+            return
+        there = self.ledger.at.get(worker_id)
+        ahead = work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots) if there else 0.0
         if worker_id in self._canaries and self._given_canaries > CANARY_SHARE * self._given:
             ahead += HELD_BACK_S * self._canaries[worker_id]
         self._routing.set_work(worker_id, ahead)
 
-    def _remove(self, request: Request, now: float, counted: int = 0) -> None:
+    def _remove(self, request: Request, now: float, counted: int = 0, note: bool = True) -> None:
         left = request.worker_id
         if request.unserved:
             request.unserved = False
@@ -362,4 +363,4 @@ class Requests:
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)
             self.last_request_at = now
-            self._note_work(left)
+            self._note_work(left if note else None)

@@ -153,8 +153,9 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         elif not rollout.stable:
             self.put(replace(rollout, stable=rollout.target))
 
-    def ended(self, worker: Worker | None, failed: bool) -> None:
+    def ended(self, worker_id: WorkerId, failed: bool) -> None:
         """A request ended at a worker."""
+        worker = self._workers.get(worker_id) if self._trials else None
         if worker is None or (trial := self._trials.get(worker.group_id)) is None:
             return
         tally = trial.new if self.of(worker).is_new(worker) else trial.old

@@ -59,7 +59,9 @@ class Throughput:
         """A request of some work ended, so long after it was sent there. `whole`: it was done."""
         if not whole:
             return
-        self._units_s.setdefault(worker_id, deque(maxlen=KEPT)).append(took_s / work)
+        if (units_s := self._units_s.get(worker_id)) is None:
+            units_s = self._units_s[worker_id] = deque(maxlen=KEPT)
+        units_s.append(took_s / work)
         if (crowd := self._crowds.get(worker_id)) is not None:
             crowd.work, crowd.took_s = crowd.work + work, crowd.took_s + took_s
 

@@ -9,6 +9,7 @@ put each other out of the processor's caches.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
 
@@ -335,15 +336,13 @@ def _written(answer: Answer, date: bytes, last: bool, is_head: bool) -> bytes:
     headers = b"connection: close\r\n" if last else b""
     for header in answer.headers:
         headers += b"%s: %s\r\n" % header
-    status, kind, body = STATUS_LINES[answer.status], answer.content_type, answer.body
-    return b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
-        status,
-        date,
-        kind,
-        headers,
-        len(body),
-        b"" if is_head else body,
-    )
+    head, body = _head(answer.status, date, answer.content_type), answer.body
+    return b"%s%scontent-length: %d\r\n\r\n%s" % (head, headers, len(body), b"" if is_head else body)
+
+
+@lru_cache(maxsize=64)  # the date changes once a second
+def _head(status: int, date: bytes, content_type: bytes) -> bytes:
+    return b"%s%scontent-type: %s\r\n" % (STATUS_LINES[status], date, content_type)
 
 
 def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: Headers) -> bytes:
