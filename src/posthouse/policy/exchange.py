@@ -1,6 +1,7 @@
 """Whether a worker that serves is worth replacing: prices move, and cheaper machines come to the market."""
 
 import math
+from collections import Counter
 
 from posthouse.domain.decision import Obstacle, Reason
 from posthouse.domain.lifecycle import COMING, Goal
@@ -8,7 +9,7 @@ from posthouse.domain.worker import Worker
 from posthouse.policy.capacity import hot, known_perf, ready
 from posthouse.policy.draft import Draft
 from posthouse.policy.needs import Needs
-from posthouse.policy.recruit import Candidate, open_candidates, over_cap, rent
+from posthouse.policy.recruit import Candidate, Market, over_cap, rent
 
 
 def exchange(draft: Draft, needs: Needs) -> None:
@@ -33,16 +34,15 @@ def exchange(draft: Draft, needs: Needs) -> None:
     factor = 1 + draft.tuning.tolerance
     if best is None or cost * factor >= dearest.price.running_usd_h:
         return
-    if best.usd_h / best.perf * factor >= draft.unit_usd_h(
-        dearest
-    ):  # else it is let go again as it comes, see `replaces`
+    if best.usd_h / best.perf * factor >= draft.unit_usd_h(dearest):  # it would be let go as it comes, see `replaces`
         return
     count = math.ceil(missing / best.perf)
     why = f"its work costs {dearest.price.running_usd_h:g} $/h, at {best.entry.offer.provider} {cost:.3g} $/h"
-    if count > draft.budget:
-        draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; max_workers leaves no room for both"))
-    elif not draft.affords(count * best.entry.offer.price.running_usd_h):
-        draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; {over_cap(draft)}"))
+    obstacle = "max_workers leaves no room for both" if count > draft.budget else ""
+    if not draft.affords(count * best.entry.offer.price.running_usd_h):
+        obstacle = obstacle or over_cap(draft)
+    if obstacle:
+        draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; {obstacle}"))
     else:
         draft.because.append(Reason("to be replaced", int(dearest.id), why))
         rent(draft, Goal.HOT, have + missing, 0)
@@ -56,10 +56,12 @@ def replaces(draft: Draft, worker: Worker, serving: list[Worker]) -> bool:
 
 def _cheapest(draft: Draft, missing: float) -> tuple[Candidate | None, float]:
     """What does what is missing at the least cost, in whole workers, and that cost in $/h."""
-    costs = [
-        (math.ceil(missing / found.perf) * found.usd_h, found)
-        for found, many in open_candidates(draft)
-        if known_perf(found.kind, draft.s.estimates) > 0 and many * found.perf >= missing
-    ]
+    market, known = Market(draft), draft.s.estimates
+    found = [c for c in market.all() if not c.failed and not market.obstacle(c)]
+    many = Counter[str]()
+    for candidate in found:
+        many[candidate.kind] += candidate.entry.offer.available
+    found = [c for c in found if known_perf(c.kind, known) > 0 and many[c.kind] * c.perf >= missing]
+    costs = [(math.ceil(missing / candidate.perf) * candidate.usd_h, candidate) for candidate in found]
     cost, best = min(costs, key=lambda pair: (pair[0], pair[1].key), default=(math.inf, None))
     return best, cost

@@ -2,12 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
 
 from posthouse.domain.decision import Failures, Obstacle, Reason, Rental, Snapshot
 from posthouse.domain.lifecycle import COMING, Goal, State
-from posthouse.domain.offer import GroupOffer, Offer
+from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
 from posthouse.policy.capacity import expected_perf, hot, kept, kind_of
 from posthouse.policy.draft import Draft
@@ -89,22 +88,6 @@ class Candidate(NamedTuple):
         """What two workergroups compete for, if both may have it."""
         return self.entry.offer.provider, self.entry.offer.id
 
-    def rank(self, missing: float, coming: int, crowd: float = 0.0) -> tuple[bool, float, float, tuple[str, str], int]:
-        """Which comes first: one to be trusted, that covers what is `missing` at the least cost.
-
-        An infinite `missing` asks for the cheapest per unit of work: cold workers are for loads that are not there yet.
-        Where nobody knows what it does, it counts as so many times as dear as there are `coming` of its kind, and once
-        more: so that what is made first is of several kinds. `crowd`: how much dearer it counts, as a share, for the
-        workers that stand where it does.
-        """
-        if self.perf == math.inf:
-            cost = self.usd_h * (1 + coming)
-        elif missing == math.inf:
-            cost = self.usd_h / self.perf
-        else:
-            cost = cover_usd_h(self.usd_h, self.perf, missing)
-        return self.failed, cost * (1 + crowd), self.usd_h, self.key, self.entry.group_id
-
     def why(self) -> str:
         """Why it was taken, for the explanation."""
         does = f"{self.perf:.0f} work/s" if self.perf < math.inf else "nobody knows what"
@@ -113,6 +96,103 @@ class Candidate(NamedTuple):
         host = f"; counts {1 + self.held_against:.2g} times: its machine failed" if self.held_against >= 0.1 else ""
         failed = "; its machine or its kind failed, and no other is left" if self.failed else ""
         return f"{self.entry.offer.price.running_usd_h:g} $/h for {does}{rate}{start}{host}{failed}"
+
+
+class Market:
+    """What an endpoint can rent from at one decision, and which of it comes first."""
+
+    def __init__(self, draft: Draft, goal: Goal = Goal.HOT) -> None:
+        self._draft = draft
+        rented = [r.offer for r in draft.rentals]
+        self._rented = Counter((o.offer.provider, o.offer.id) for o in rented)
+        self._coming = Counter(kind_of(w.group_id, w) for w in draft.all() if w.state in COMING)
+        self._coming.update(kind_of(o.group_id, o.offer) for o in rented)
+        self._trying = Counter(w.group_id for w in draft.all() if w.state in COMING)
+        self._trying.update(o.group_id for o in rented)
+        loaded = [w for w in kept(draft.all()) if w.loaded_at and w.state not in COMING]
+        self._proven = Counter(w.group_id for w in loaded if not w.outdated_at)
+        zones = {o.offer.machine: o.offer.zone for o in draft.s.offers} | {**draft.s.hosts.zones}
+        there = [w for w in draft.all() if w.goal is not Goal.GONE]
+        self._places = Counter(p for w in there for p in _places(w.provider, zones.get(w.machine, ""), w.machine))
+        self._places.update(p for o in rented for p in _places(o.offer.provider, o.offer.zone, o.offer.machine))
+        self._groups = self._grouped(goal)
+
+    def all(self) -> list[Candidate]:
+        """Every offer that a worker could be rented from."""
+        return [candidate for group in self._groups for candidate in group]
+
+    def obstacle(self, candidate: Candidate) -> str:
+        """Why an offer cannot be taken now; empty if it can.
+
+        A workergroup that failed tries as many at a time as it has workers that came to be ready, at least one.
+        """
+        draft, group, offer = self._draft, candidate.entry.group_id, candidate.entry.offer
+        if self._rented[candidate.key] >= offer.available:
+            return TAKEN
+        failures = draft.s.group_failures.get(group, Failures())
+        fault = same_fault(failures, draft.tuning)
+        if draft.s.now < group_resume_at(failures, draft.tuning):
+            where = f", on {len(failures.machines)} machines: see what its template runs" if fault else ""
+            return f"workergroup {group} failed {failures.count} times and waits before the next try{where}"
+        at_once = 1 if fault else max(1, self._proven[group])
+        if failures.count and self._trying[group] >= at_once:
+            return f"workergroup {group} failed before and tries {at_once} at a time"
+        return "" if draft.affords(offer.price.running_usd_h) else over_cap(draft)
+
+    def rank(self, candidate: Candidate, missing: float) -> tuple[bool, float, float, tuple[str, str], int]:
+        """Which comes first: one to be trusted, that covers what is `missing` at the least cost.
+
+        An infinite `missing` asks for the cheapest per unit of work: cold workers are for loads that are not there yet.
+        Where nobody knows what it does, it counts as so many times as dear as there are of its kind on their way, and
+        once more: so that what is made first is of several kinds. And what takes a machine or a zone away should not
+        take all workers: where all of them stand on one machine, one more counts `tolerance` dearer.
+        """
+        if candidate.perf == math.inf:
+            cost = candidate.usd_h * (1 + self._coming[candidate.kind])
+        elif missing == math.inf:
+            cost = candidate.usd_h / candidate.perf
+        else:
+            cost = cover_usd_h(candidate.usd_h, candidate.perf, missing)
+        offer = candidate.entry.offer
+        near = sum(self._places[place] for place in _places(offer.provider, offer.zone, offer.machine))
+        crowd = self._draft.tuning.tolerance * near / (self._places.total() or 1)
+        return candidate.failed, cost * (1 + crowd), candidate.usd_h, candidate.key, candidate.entry.group_id
+
+    def take(self, missing: float, obstacles: set[str]) -> Candidate | None:
+        """Takes what comes first; None if nothing is left. Adds what was in the way of others to `obstacles`."""
+        for group in self._groups:
+            while group and (text := self.obstacle(group[-1])):  # what is in the way now still is after a rental
+                obstacles.add(text)
+                group.pop()
+        self._groups = [group for group in self._groups if group]
+        if not self._groups:
+            return None
+        group = min(self._groups, key=lambda g: self.rank(g[-1], missing))
+        best = group.pop()
+        at = len(group)
+        while at and group[at - 1].usd_h == best.usd_h:  # behind those of its price: the next one stands elsewhere
+            at -= 1
+        group.insert(at, best)
+        offer = best.entry.offer
+        self._rented[best.key] += 1
+        self._coming[best.kind] += 1
+        self._trying[best.entry.group_id] += 1
+        self._places.update(_places(offer.provider, offer.zone, offer.machine))
+        return best
+
+    def _grouped(self, goal: Goal) -> list[list[Candidate]]:
+        """The offers in groups that differ in their price and their machine alone, the best at the end."""
+        there = Counter(w.machine for w in self._draft.all())
+        groups: dict[tuple[bool, str, str], list[Candidate]] = {}
+        for entry in self._draft.s.offers:
+            if goal is Goal.HOT or entry.offer.capabilities.stop:  # else it could not rest
+                found = _candidate(self._draft, entry, goal)
+                groups.setdefault((found.failed, found.kind, entry.offer.zone), []).append(found)
+        for group in groups.values():
+            group.sort(
+                key=lambda c: (c.usd_h, c.failures, there[c.entry.offer.machine], c.key, c.entry.group_id), reverse=True
+            )
+        return list(groups.values())
 
 
 def _candidate(draft: Draft, entry: GroupOffer, goal: Goal) -> Candidate:
@@ -131,70 +211,16 @@ def _candidate(draft: Draft, entry: GroupOffer, goal: Goal) -> Candidate:
     return Candidate(entry, name, perf, usd_h, success_rate, failed, failures.count, held_against, create_s, loaded)
 
 
-def _candidates(draft: Draft, goal: Goal) -> list[list[Candidate]]:
-    """The offers in groups that differ in their price and their machine alone, the best at the end."""
-    there = Counter(w.machine for w in draft.all())
-    groups: dict[tuple[bool, str, str], list[Candidate]] = {}
-    for entry in draft.s.offers:
-        if goal is Goal.HOT or entry.offer.capabilities.stop:  # else it could not rest
-            found = _candidate(draft, entry, goal)
-            groups.setdefault((found.failed, found.kind, entry.offer.zone), []).append(found)
-    for group in groups.values():
-        group.sort(
-            key=lambda c: (c.usd_h, c.failures, there[c.entry.offer.machine], c.key, c.entry.group_id), reverse=True
-        )
-    return list(groups.values())
-
-
-class _Crowd:
-    """Where an endpoint's workers stand: what takes a machine or a zone away should not take all of them."""
-
-    def __init__(self, draft: Draft) -> None:
-        self._tolerance = draft.tuning.tolerance
-        self._at: Counter[tuple[str, str, str]] = Counter()
-        self._many = 0
-        zones = {o.offer.machine: o.offer.zone for o in draft.s.offers} | {**draft.s.hosts.zones}
-        for worker in draft.all():
-            if worker.goal is not Goal.GONE:
-                self._add(worker.provider, zones.get(worker.machine, ""), worker.machine)
-        for rental in draft.rentals:
-            self.add(rental.offer.offer)
-
-    def add(self, offer: Offer) -> None:
-        """Takes in a worker that will be there."""
-        self._add(offer.provider, offer.zone, offer.machine)
-
-    def share(self, offer: Offer) -> float:
-        """How much dearer one more counts there, as a share: `tolerance` where all of them are on one machine.
-
-        Half of it is for the machine, half for its zone at its provider.
-        """
-        places = (offer.provider, offer.zone, ""), (offer.provider, "", offer.machine)
-        return self._tolerance * sum(self._at[place] for place in places) / (2 * self._many) if self._many else 0.0
-
-    def _add(self, provider: str, zone: str, machine: str) -> None:
-        self._many += 1
-        self._at[provider, zone, ""] += 1
-        self._at[provider, "", machine] += 1
+def _places(provider: str, zone: str, machine: str) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    """What workers have in common: a zone, a machine."""
+    return (provider, zone, ""), (provider, "", machine)
 
 
 def ranked(s: Snapshot, tuning: Tuning = TUNING) -> list[tuple[Candidate, str]]:
     """What a hot worker could be rented from, the cheapest per unit of work first, and what is in the way of each."""
-    draft = Draft.of(s, tuning)
-    in_the_way = _in_the_way(draft)
-    crowd = _Crowd(draft)
-    found = [candidate for group in _candidates(draft, Goal.HOT) for candidate in group]
-    found.sort(key=lambda c: c.rank(math.inf, 0, crowd.share(c.entry.offer)))
-    return [(candidate, in_the_way(candidate)) for candidate in found]
-
-
-def open_candidates(draft: Draft) -> list[tuple[Candidate, int]]:
-    """What a hot worker could be rented from now that did not fail, and how many of its kind there could be."""
-    in_the_way, many = _in_the_way(draft), Counter[str]()
-    found = [c for group in _candidates(draft, Goal.HOT) for c in group if not c.failed and not in_the_way(c)]
-    for candidate in found:
-        many[candidate.kind] += candidate.entry.offer.available
-    return [(candidate, many[candidate.kind]) for candidate in found]
+    market = Market(Draft.of(s, tuning))
+    found = sorted(market.all(), key=lambda candidate: market.rank(candidate, math.inf))
+    return [(candidate, market.obstacle(candidate)) for candidate in found]
 
 
 def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
@@ -203,77 +229,23 @@ def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
     Bounded by `max_workers`, by money, by what is offered, and by the back-off of workergroups that failed.
     """
     there = hot(draft.all()) if goal is Goal.HOT else kept(draft.all())
-    have = draft.supply(there) + draft.rented_perf
-    many = len(there) + len(draft.rentals)
+    have, many, rented = draft.supply(there) + draft.rented_perf, len(there) + len(draft.rentals), 0
     if have >= need and many >= count:
         return
-    in_the_way, groups, crowd = _in_the_way(draft), _candidates(draft, goal), _Crowd(draft)
-    coming = Counter(kind_of(w.group_id, w) for w in draft.all() if w.state in COMING)
-    coming.update(kind_of(r.offer.group_id, r.offer.offer) for r in draft.rentals)
-    obstacles: set[str] = set()
-    rented = 0
+    market, obstacles = Market(draft, goal), set[str]()
     while have < need or many < count:
         if draft.budget <= 0:
             most = draft.s.endpoint.scaling.max_workers
             obstacles = {f"max_workers {most} is reached{f', below cold_workers {count}' if count > most else ''}"}
             break
-        for group in groups:
-            while group and (text := in_the_way(group[-1])):  # what is in the way now still is after a rental
-                obstacles.add(text)
-                group.pop()
-        missing = need - have if goal is Goal.HOT else math.inf
-        groups = [group for group in groups if group]
-        if not groups:
+        best = market.take(need - have if goal is Goal.HOT else math.inf, obstacles)
+        if best is None:
             break
-        group = min(groups, key=lambda g: g[-1].rank(missing, coming[g[-1].kind], crowd.share(g[-1].entry.offer)))
-        best = _rotate(group)
-        offer = best.entry.offer
         draft.add(Rental(best.entry, goal), best.perf)
-        coming[best.kind] += 1
-        crowd.add(offer)
+        offer = best.entry.offer
         draft.because.append(Reason(f"{goal} worker", f"{offer.num_gpus}x {offer.gpu_name}", best.why()))
         have, many, rented = have + best.perf, many + 1, rented + 1
     if have < need or many < count:
         nothing = "no offer keeps the disk of a stopped worker" if draft.s.offers else "no workergroup has an offer"
         why_not = min(obstacles - {TAKEN} or obstacles, default=nothing)
         draft.because.append(Obstacle(f"no more {goal} workers", rented, why_not))
-
-
-def _rotate(group: list[Candidate]) -> Candidate:
-    """The best of a group, which goes behind those of its price: the next one stands elsewhere."""
-    best = group.pop()
-    at = len(group)
-    while at and group[at - 1].usd_h == best.usd_h:
-        at -= 1
-    group.insert(at, best)
-    return best
-
-
-def _in_the_way(draft: Draft) -> Callable[[Candidate], str]:
-    """Says of an offer why it cannot be taken now; empty if it can.
-
-    A workergroup that failed tries as many at a time as it has workers that came to be ready, at least one.
-    """
-    s, tuning = draft.s, draft.tuning
-    trying = Counter(w.group_id for w in draft.all() if w.state in COMING)
-    loaded = [w for w in kept(draft.all()) if w.loaded_at and w.state not in COMING]
-    proven = Counter(w.group_id for w in loaded if not w.outdated_at)
-
-    def why_not(candidate: Candidate) -> str:
-        group, offer = candidate.entry.group_id, candidate.entry.offer
-        failures = s.group_failures.get(group, Failures())
-        taken = sum((r.offer.offer.provider, r.offer.offer.id) == candidate.key for r in draft.rentals)
-        if taken >= offer.available:
-            return TAKEN
-        fault = same_fault(failures, tuning)
-        if s.now < group_resume_at(failures, tuning):
-            where = f", on {len(failures.machines)} machines: see what its template runs" if fault else ""
-            return f"workergroup {group} failed {failures.count} times and waits before the next try{where}"
-        at_once = 1 if fault else max(1, proven[group])
-        if failures.count and trying[group] + sum(r.offer.group_id == group for r in draft.rentals) >= at_once:
-            return f"workergroup {group} failed before and tries {at_once} at a time"
-        if not draft.affords(offer.price.running_usd_h):
-            return over_cap(draft)
-        return ""
-
-    return why_not
