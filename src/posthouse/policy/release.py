@@ -29,23 +29,19 @@ def within_cap(draft: Draft) -> None:
     if cap is None or draft.affords(0.0):
         return
     left_usd_h = cap.usd_h * (1 + 1e-9)
-    let_go: list[Worker] = []
-    running = [w for w in draft.all() if will_run(w)]
-    for worker in sorted(running, key=lambda w: (w.state is State.IDLE, *_least_worth_first(draft, w)), reverse=True):
-        if worker.price.running_usd_h <= left_usd_h:
-            left_usd_h -= worker.price.running_usd_h
-        else:
-            rests = worker.capabilities.stop and worker.state in USABLE - RUNS_ON
-            draft.set(worker, Goal.COLD if rests else Goal.GONE)
-            let_go.append(worker)
-    cold = [w for w in draft.all() if w.goal is Goal.COLD and not will_run(w)]
-    for worker in sorted(cold, key=lambda w: _least_worth_first(draft, w), reverse=True):
-        if worker.price.stopped_usd_h <= left_usd_h:
-            left_usd_h -= worker.price.stopped_usd_h
-        else:
-            draft.set(worker, Goal.GONE)
-            let_go.append(worker)
-    whose = f"let go: {', '.join(str(i) for i in sorted({w.id for w in let_go}))}" if let_go else "some still drain"
+    let_go: set[WorkerId] = set()
+    for runs in (True, False):
+        there = [w for w in draft.all() if (will_run(w) if runs else w.goal is Goal.COLD and not will_run(w))]
+        there.sort(key=lambda w: (will_run(w) and w.state is State.IDLE, *_least_worth_first(draft, w)), reverse=True)
+        for worker in there:
+            usd_h = worker.price.running_usd_h if runs else worker.price.stopped_usd_h
+            if usd_h <= left_usd_h:
+                left_usd_h -= usd_h
+            else:
+                rests = runs and worker.capabilities.stop and worker.state in USABLE - RUNS_ON
+                draft.set(worker, Goal.COLD if rests else Goal.GONE)
+                let_go.add(worker.id)
+    whose = f"let go: {', '.join(map(str, sorted(let_go)))}" if let_go else "some still drain"
     draft.because.append(Obstacle("cost per hour", over_usd_h, f"{cap.name} pays for no more; {whose}"))
 
 
@@ -61,14 +57,12 @@ def end_drains(draft: Draft) -> None:
     busy = [w for w in drains if w.id in draft.s.busy]
     over_usd_h = sum(map(staying_usd_h, draft.all())) - sum(staying_usd_h(w) for w in drains if w not in busy)
     over_usd_h -= last.usd_h * (1 + 1e-9)
-    ended: list[WorkerId] = []
     for worker in sorted(busy, key=lambda w: _least_worth_first(draft, w)):
         if over_usd_h > 0:
-            ended.append(worker.id)
+            draft.ended |= {worker.id}
             over_usd_h -= staying_usd_h(worker)
-    if ended:
-        draft.ended = frozenset(ended)
-        which = ", ".join(str(i) for i in sorted(ended))
+    if draft.ended:
+        which = ", ".join(map(str, sorted(draft.ended)))
         rule = f"{last.name} has no money left for those that drain; ended with their requests: {which}"
         draft.because.append(Obstacle("drains", "ended", rule))
 
@@ -130,7 +124,6 @@ def last_stays_s(s: Snapshot, tuning: Tuning = TUNING) -> float:
 
 def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker]:
     """Those that go: suspected ones first, then the dearest per unit of work; who does more than `surplus` stays."""
-
     going = []
     for worker in sorted(workers, key=lambda w: _least_worth_first(draft, w)):
         left = surplus - draft.perf(worker)
