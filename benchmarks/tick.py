@@ -20,14 +20,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from posthouse.domain.capabilities import ALL_CAPABILITIES
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, SloMode
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, SloMode, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import ALL_CAPABILITIES, Offer, Price
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
@@ -38,7 +36,7 @@ from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Provider
 from posthouse.store.sql import open_store
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 
 SIZES = (100, 300, 1000)
 """How many endpoints the server has."""

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from benchmarks.evaluate import report, score
 from benchmarks.evaluate.runs import BOUND, Progress, ResultCache, Row, is_ours, ours, results, rivals, settings, sweeps
 from benchmarks.evaluate.scenarios import Cell, Grid, traces_in
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

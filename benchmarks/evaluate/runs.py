@@ -26,8 +26,8 @@ from benchmarks.evaluate.foresight import Foresight
 from benchmarks.evaluate.markets import ONE_KIND
 from benchmarks.evaluate.scenarios import GOAL_S, GOALS_S, PERF, STOPPED_USD_H, Cell, Grid
 from posthouse.domain.decision import Decision, Memory, Snapshot
-from posthouse.domain.errors import PosthouseError
 from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.errors import PosthouseError
 from posthouse.fleet.controller import Policy
 from posthouse.sim import policies
 from posthouse.sim.record import Sample, share_over

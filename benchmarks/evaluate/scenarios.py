@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.evaluate.markets import MARKET_SIZES, MARKET_SPAN_S, MARKET_STARTS, MARKET_WARM_S, MARKETS, ONE_KIND
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.sim import traffic as shapes
 from posthouse.sim.scenario import Scenario, load
 from posthouse.sim.trace import Reading, read

@@ -13,12 +13,11 @@ import uvloop
 
 from posthouse.app import garbage
 from posthouse.config import Rates
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from posthouse import bootstrap
 from posthouse.config import ProviderSettings
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import OfferTaken
+from posthouse.domain.offer import Capabilities
+from posthouse.errors import OfferTaken
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price

@@ -8,7 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec
 
 DEFAULT_PORT = 3000

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
-from posthouse.domain.errors import PosthouseError
+from posthouse.errors import PosthouseError
 
 PROVIDERS = "posthouse.providers"
 """The group of entry points of providers: `NAME = "package.module:Class"`."""

@@ -4,16 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.recording.segment import Segment
-from posthouse.template import Runs, Template, Workergroup
+from posthouse.template import Runs, Template, TemplateId, Workergroup
 
 
 class Clock(Protocol):

@@ -2,14 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NewType, TypeAlias
 
 import msgspec
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId, WorkergroupId
 
+TemplateId = NewType("TemplateId", int)
 Runs: TypeAlias = tuple[str, str, str, str]
 """Image, tag, environment and onstart."""
 

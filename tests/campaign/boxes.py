@@ -20,12 +20,12 @@ import structlog
 
 from posthouse.config import Money
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import NotFound
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.reports import Report
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
+from posthouse.errors import NotFound
 from posthouse.ports import InstanceSpec, Provider
 from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import NameTaken

@@ -7,7 +7,6 @@ from math import fsum
 from typing import Any
 
 from posthouse.domain.endpoint import EndpointId, EndpointState
-from posthouse.domain.errors import PosthouseError
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Event, Goal, Observation, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
@@ -16,6 +15,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import NOBODY
+from posthouse.errors import PosthouseError
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Asked, Assignment, Deliver, Effect, Moved, Ticked
 from posthouse.fleet.requests import UNSEEN_KEPT_S

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import structlog
 
 from posthouse.domain.endpoint import EndpointId, EndpointState
-from posthouse.domain.errors import BadRequest, PosthouseError
 from posthouse.engine.management.inputs import (
     EndpointChanges,
     NewEndpoint,
@@ -24,6 +23,7 @@ from posthouse.engine.management.inputs import (
     TemplateRef,
     WorkergroupChanges,
 )
+from posthouse.errors import BadRequest, PosthouseError
 from posthouse.wire.route import RouteAsk, RouteReply
 from tests.campaign.awaits import AWAITS, CHANGES, Await
 from tests.campaign.checks import Broken, Checks

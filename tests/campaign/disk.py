@@ -8,16 +8,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.errors import BadRequest, NotFound, StaleVersion
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
-from posthouse.template import Runs, Template, Workergroup
+from posthouse.template import Runs, Template, TemplateId, Workergroup
 
 DESTROYED_KEEP = 2 * SHOW
 """Destroyed workers kept of each endpoint; more than are handed back."""

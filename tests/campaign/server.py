@@ -7,7 +7,6 @@ from typing import Any, TypeVar, cast
 
 from posthouse.app.supervise import keep_running
 from posthouse.config import Limits, Money
-from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.reports import Ended, Report
 from posthouse.engine.buckets import Buckets
@@ -22,6 +21,7 @@ from posthouse.engine.management import Management
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.router import Router
+from posthouse.errors import PosthouseError, Unavailable
 from posthouse.ports import Lease, Provider, Store
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import Orphans
+from posthouse.errors import BadRequest, NotFound, StaleVersion
 from posthouse.fleet import ledger as ledger_module
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
@@ -27,7 +26,7 @@ from posthouse.policy import release
 from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
 from posthouse.store import open_store
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 from tests.campaign.__main__ import KEPT
 from tests.campaign.awaits import AWAITS, MODULES
 from tests.campaign.day import run

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from posthouse.domain.capabilities import ALL_CAPABILITIES
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import ALL_CAPABILITIES, Offer, Price
 from posthouse.domain.reports import Ended, Report
+from posthouse.errors import Busy, NotFound, OfferTaken, Refused
 from posthouse.ports import InstanceSpec
 from tests.campaign.virtual import VirtualLoop
 

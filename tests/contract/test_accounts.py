@@ -10,7 +10,7 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from tests.kit.live import add_endpoint, live_server, pointed, until
 from tests.kit.peer import complete
 from tests.kit.web import Web, served, worker

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Double, Integer
 
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Refused
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
 from posthouse.domain.lifecycle import State
+from posthouse.errors import Refused
 from posthouse.ports import KeyRecord
 from posthouse.store import open_store
 from posthouse.store.schema import fleets, installation, keys, revisions

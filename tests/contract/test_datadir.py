@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from posthouse.app.datadir import LOCK_FILE, owner
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from tests.kit.live import live_server, until
 
 

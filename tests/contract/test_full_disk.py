@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Unavailable
 from posthouse.domain.lifecycle import Observation, State
+from posthouse.errors import Unavailable
 from posthouse.providers.process import ProcessProvider
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store

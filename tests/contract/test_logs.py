@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from posthouse.client import AsyncClient
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import Assignment, Level
 from posthouse.ports import JournalEntry
 from tests.kit.commandline import Commandline

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from posthouse.domain.endpoint import EndpointId, Scaling
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.endpoint import EndpointId, Scaling, WorkergroupId
 from tests.kit.web import Web, served, worker
 
 peer = pytest.mark.peer

@@ -18,8 +18,8 @@ import aiodocker
 import pytest
 
 from posthouse.config import load_settings
-from posthouse.domain.errors import BadRequest, Busy, Refused
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import BadRequest, Busy, Refused
 from posthouse.ports import Provider, RegistryLogin
 from posthouse.providers.docker import DockerPlugin
 from posthouse.providers.docker import engine as engine_module

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from posthouse.config import load_settings
-from posthouse.domain.errors import Busy, NotFound, Refused
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import Busy, NotFound, Refused
 from posthouse.ports import Provider, RegistryLogin
 from posthouse.providers.kubernetes import api as api_module
 from posthouse.providers.kubernetes import making as making_module

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.domain.errors import Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import Refused
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import ProcessProvider, provider, users
 from posthouse.providers.process.procfs import census

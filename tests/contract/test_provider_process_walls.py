@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.domain.errors import Busy, OfferTaken
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import Busy, OfferTaken
 from posthouse.providers.process import ProcessProvider, files, keeper, machine
 from posthouse.providers.process.launch import Bounds
 from posthouse.providers.process.procfs import census, send

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.domain.errors import NotFound, OfferTaken, Refused
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import NotFound, OfferTaken, Refused
 from posthouse.ports import Provider
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.skypilot import listing

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from posthouse.config import load_settings
-from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
+from posthouse.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import procfs

@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from posthouse.config import load_settings
-from posthouse.domain.errors import BadRequest, Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import BadRequest, Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.market.model import MICRO, Launch
 from posthouse.market.server import Api
 from posthouse.ports import Provider, RegistryLogin

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.domain.errors import Busy, OfferTaken, Refused
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
+from posthouse.errors import Busy, OfferTaken, Refused
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import ProcessProvider, keeper, machine, provider

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from posthouse.client import AsyncClient
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.errors import Refused
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.engine.management.secrets import MAX_NAME, MAX_SECRETS, MAX_TOTAL_BYTES
+from posthouse.errors import Refused
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from tests.kit.commandline import Commandline
 from tests.kit.live import live_server, until

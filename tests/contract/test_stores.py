@@ -19,14 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, select
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.errors import BadRequest, NotFound, Refused, StaleVersion
+from posthouse.domain.endpoint import (
+    DEFAULT_ACCOUNT,
+    AccountId,
+    Endpoint,
+    EndpointId,
+    EndpointState,
+    Scaling,
+    WorkergroupId,
+)
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.errors import BadRequest, NotFound, Refused, StaleVersion
 from posthouse.ports import Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
@@ -35,7 +41,7 @@ from posthouse.store.migrate import migrate
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 E1 = EndpointId(1)

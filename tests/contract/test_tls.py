@@ -27,8 +27,8 @@ from posthouse.agent.certificate import Certificate
 from posthouse.app.running import Running
 from posthouse.cli.options import ADMIN_KEY_FILE, connect
 from posthouse.client import AsyncClient, Unreachable
-from posthouse.domain.errors import Refused
 from posthouse.engine.certificates import MAX_GIVEN
+from posthouse.errors import Refused
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
 from tests.kit.agent_world import free_port, listening

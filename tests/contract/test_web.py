@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import PARAMETERS, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, PARAMETERS, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.fleet.events import Offered, Ticked, Written

@@ -18,10 +18,9 @@ from vastai.data.deployment import DeploymentConfig
 from vastai.data.endpoint import EndpointConfig
 from vastai.data.workergroup import WorkergroupConfig
 
-from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.domain.offer import Offer, Price
-from posthouse.domain.workergroup import WorkergroupId
 from tests.kit.commandline import Commandline
 from tests.kit.web import Web, served, worker
 

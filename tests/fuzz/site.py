@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from structlog.testing import capture_logs
 
 from posthouse.config import Limits, Rates
-from posthouse.domain.account import DEFAULT_ACCOUNT
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.ingest import Ingest

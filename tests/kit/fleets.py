@@ -4,14 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from posthouse.domain.decision import Decision, Memory, Rental
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Goal, Observation, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History
 from posthouse.engine.managed import Log, ManagedEndpoint
 from posthouse.engine.router import statuses

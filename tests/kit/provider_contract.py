@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.domain.errors import NotFound, OfferTaken, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer
+from posthouse.errors import NotFound, OfferTaken, Refused
 from posthouse.ports import InstanceSpec, Provider
 
 SLEEP = "echo up; exec sleep 600"

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.ports import JournalEntry, Store
 from posthouse.template import Template, Workergroup
 

@@ -13,16 +13,15 @@ import aiohttp
 from fastapi import FastAPI
 
 from posthouse.config import Limits
-from posthouse.domain.capabilities import ALL_CAPABILITIES
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import NotFound, OfferTaken
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import ALL_CAPABILITIES, Offer, Price
 from posthouse.domain.worker import Worker
 from posthouse.engine import journal
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
+from posthouse.errors import NotFound, OfferTaken
 from posthouse.ports import InstanceSpec
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.fastpath import FastPath

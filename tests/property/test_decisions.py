@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from posthouse.domain.decision import Cap, Decision, Failures, Memory, Snapshot
 from posthouse.domain.demand import Demand
-from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import SLO_MODES, Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State, goal_beyond_update
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.capacity import USABLE, hot, perf_of, ready, supply
 from posthouse.policy.decide import decide
 from posthouse.policy.draft import committed_usd_h

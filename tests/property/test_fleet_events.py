@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthouse.domain.decision import Memory
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.instance import LISTED, Instance
 from posthouse.domain.lifecycle import UPDATING, Command, Goal, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import Assignment
 from posthouse.policy.decide import decide
 from tests.kit.fleets import Fleet

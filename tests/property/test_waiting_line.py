@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
+from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Reported, RequestsEnded
 from posthouse.ports import Store
 from posthouse.wire.route import RouteAsk, RouteReply, WaitReply

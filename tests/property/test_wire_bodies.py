@@ -7,7 +7,7 @@ from contextlib import suppress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire import deletes, route, status
 from posthouse.wire.checks import MAX_WORK
 from tests.kit.bodies import DELETES, ROUTE, STATUS

@@ -16,8 +16,8 @@ from benchmarks.evaluate.scenarios import PERF, READY_USD_H, STARTS, Cell, Grid,
 from posthouse.domain.decision import Memory, Snapshot
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.estimates import Estimates
+from posthouse.errors import BadRequest
 from posthouse.policy.decide import decide
 from posthouse.sim.run import run
 from posthouse.sim.scenario import load

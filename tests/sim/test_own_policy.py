@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from posthouse.cli import app
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.sim.policies import own
 from posthouse.sim.scenario import load
 

@@ -12,8 +12,8 @@ import pytest
 from posthouse.cli import main
 from posthouse.client import Client
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.offer import Price
+from posthouse.errors import BadRequest, NotFound
 from posthouse.sim import traffic
 from posthouse.sim.advice import Advice, Search, too_short
 from posthouse.sim.market import Duration, Hardware

@@ -11,13 +11,12 @@ import pytest
 
 from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.domain.demand import Demand
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import GroupOffer, Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.errors import BadRequest
 from posthouse.fleet.controller import Policy
 from posthouse.sim.policies import POLICIES, parse, policy, sweep
 from posthouse.sim.record import Summary

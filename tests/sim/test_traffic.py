@@ -10,7 +10,7 @@ from statistics import mean, median, pstdev
 
 import pytest
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.sim import traffic
 from posthouse.sim.market import Duration
 from posthouse.sim.trace import Reading, read

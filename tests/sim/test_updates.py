@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posthouse.domain.endpoint import EndpointState, Scaling
+from posthouse.domain.endpoint import EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import Command, State
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import UpdateAsked
 from tests.sim.world import Machines, SimInstance, World
 

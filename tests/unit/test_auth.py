@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
 from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, key_in_query, keys_in, load_secret
 

@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 import pytest
 
 from posthouse import bootstrap
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec
 
 SPEC = InstanceSpec("posthouse-here-7", 7, "image", "run", 10.0, {"A": "x"})

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.offer import Capabilities
 from posthouse.engine.choice import check_regions, chosen
+from posthouse.errors import BadRequest
 from posthouse.wire.matching import matches, values_of
 from posthouse.wire.search import parse_search
 from tests.kit.shop import SMALL

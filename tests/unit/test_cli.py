@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.main import get_command
 
 from posthouse import __version__
+from posthouse import errors as domain
 from posthouse.agent import AgentSettings, Benchmark
 from posthouse.budget import Left
 from posthouse.cli import app, main, output, serve
@@ -33,7 +34,6 @@ from posthouse.client import (
     Unreachable,
     WorkerFailed,
 )
-from posthouse.domain import errors as domain
 from posthouse.domain.endpoint import PARAMETERS
 from posthouse.engine.standing import money_left
 from posthouse.wire import rows

@@ -20,7 +20,7 @@ from posthouse.config import (
     make_data_dir,
     value_of,
 )
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.errors import BadRequest, Refused
 from posthouse.plugins import PROVIDERS, installed
 from posthouse.providers.process import ProcessProvider
 

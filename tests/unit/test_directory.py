@@ -1,7 +1,6 @@
 from dataclasses import replace
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId
 from posthouse.engine.directory import Directory
 
 ACME = AccountId(2)

@@ -9,13 +9,12 @@ import pytest
 from msgspec import structs
 
 from posthouse.domain.decision import Failures
-from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import IllegalMove
+from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.offer import Price
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.errors import IllegalMove
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.estimator import MAX_MACHINES
 from posthouse.fleet.events import Assignment, Listed, Moved, Ticked, Waiting, WakeAt, Written

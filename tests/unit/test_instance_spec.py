@@ -7,16 +7,14 @@ from typing import cast
 import pytest
 
 from posthouse import bootstrap
-from posthouse.domain.account import AccountId
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Refused
+from posthouse.domain.endpoint import AccountId, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation
-from posthouse.domain.workergroup import TemplateId
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec, RegistryLogin, Store
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 from tests.kit.fleets import GROUP, worker
 from tests.kit.shop import Clock, Shop
 

@@ -6,14 +6,13 @@ from random import Random
 
 import pytest
 
-from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation, State
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.errors import BadRequest
 from posthouse.fleet.events import (
     Answered,
     Asked,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from posthouse.config import load_settings
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import BadRequest, Busy, NotFound, Refused
 from posthouse.domain.lifecycle import Observation
+from posthouse.domain.offer import Capabilities
+from posthouse.errors import BadRequest, Busy, NotFound, Refused
 from posthouse.ports import InstanceSpec, RegistryLogin
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import KubernetesPlugin, listing, objects

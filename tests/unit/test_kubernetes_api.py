@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from posthouse.domain.errors import Busy, Refused
+from posthouse.errors import Busy, Refused
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes.api import Cluster, Expired
 

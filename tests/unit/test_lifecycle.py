@@ -2,8 +2,6 @@
 
 import pytest
 
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import (
     BILLED_AS,
     COMING,
@@ -22,6 +20,8 @@ from posthouse.domain.lifecycle import (
     next_command,
     overdue,
 )
+from posthouse.domain.offer import Capabilities
+from posthouse.errors import IllegalMove
 
 STABLE = set(State) - set(STATE_TIMEOUT_S)
 """The states without a deadline. WANTED and ERROR call for a command at every tick, so they do not last either."""

@@ -17,7 +17,7 @@ from posthouse.cli.manifest.describe import FIELDS, GROUP, TEMPLATE
 from posthouse.cli.manifest.plan import deletion
 from posthouse.cli.manifest.read import documents
 from posthouse.domain.endpoint import PARAMETERS
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.recipes import recipe
 from posthouse.wire import rows
 from posthouse.wire.env import parse_env

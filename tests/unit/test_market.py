@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.market import rows
 from posthouse.market.faults import Faults, changed
 from posthouse.market.limits import Limits

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from posthouse.domain import errors
-from posthouse.domain.errors import BadRequest, Busy, IllegalMove, NotFound, OfferTaken, PosthouseError
+from posthouse import errors
+from posthouse.errors import BadRequest, Busy, IllegalMove, NotFound, OfferTaken, PosthouseError
 from posthouse.server.errors import TooLarge, problem
 from posthouse.server.middleware import BodyMiddleware, ErrorMiddleware, JsonMiddleware, RequestMiddleware
 

@@ -7,17 +7,15 @@ from typing import cast
 
 import pytest
 
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Busy
+from posthouse.domain.endpoint import EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
-from posthouse.domain.offer import Offer, Price
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.domain.offer import Capabilities, Offer, Price
 from posthouse.engine.hub import Hub
 from posthouse.engine.observer import Observer
 from posthouse.engine.offers import MAX_AGE_S, MAX_OF_A_KIND, Offers
+from posthouse.errors import Busy
 from posthouse.ports import Provider, Store
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 from tests.kit.shop import LARGE, SMALL, Clock, Shop
 
 TEMPLATE = Template(TemplateId(1), "hash", "name", disk_gb=100.0)

@@ -6,21 +6,20 @@ from typing import Any, cast
 
 import pytest
 
-from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import NotFound, Unavailable
+from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import WorkerId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.loop import Loop
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.orphans import HEARD_S, NOBODY, Orphans
+from posthouse.errors import NotFound, Unavailable
 from posthouse.fleet.events import Commit
 from posthouse.ports import Provider, Store
-from posthouse.template import Workergroup
+from posthouse.template import TemplateId, Workergroup
 from tests.campaign.disk import Connection, Disk
 from tests.kit.fleets import fleet_of, worker
 from tests.kit.shop import Clock, Shop

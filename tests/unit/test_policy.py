@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.decision import Decision, Failures, Hosts, Memory, Obstacle, Snapshot
 from posthouse.domain.demand import Demand
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.offer import GroupOffer, Offer, Price
+from posthouse.domain.offer import Capabilities, GroupOffer, Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.capacity import coming, expected_perf
 from posthouse.policy.decide import decide
 from posthouse.policy.draft import committed_usd_h

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from posthouse.domain.errors import OfferTaken, Unavailable
+from posthouse.errors import OfferTaken, Unavailable
 from posthouse.providers.wrappers import FAILURES, FIRST_PAUSE_S, MAX_PAUSE_S, Breaker, Metered, Throttled
 from tests.kit.shop import SMALL, Shop
 

@@ -12,7 +12,7 @@ ALLOWED = {
     *("abc", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "math", "operator"),
     *("array", "statistics", "types", "typing"),
     *("msgspec", "numpy"),
-    *(f"posthouse.{part}" for part in CORE),
+    *(f"posthouse.{part}" for part in (*CORE, "errors")),
 }
 """No clock, no socket, no randomness, no file; of libraries numpy, and msgspec for values that each request makes."""
 

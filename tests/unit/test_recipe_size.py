@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from posthouse.cli import main
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes import names, recipe
 from posthouse.recipes.memory import GPUS, Shape, fit, gpu, needed_by, needed_bytes, read_model
 from posthouse.recipes.memory.shape import shape

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posthouse.cli import main
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes import examples, names, recipe
 from posthouse.recipes.parameter import Parameter
 from posthouse.wire.env import parse_env

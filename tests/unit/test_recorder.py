@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.errors import Unavailable
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import SEGMENTS_KEPT
 from posthouse.engine.recorder import Recorder, traffic
+from posthouse.errors import Unavailable
 from posthouse.recording.log import SEGMENT_S, Slice, unpacked
 from posthouse.recording.segment import Segment
 from tests.kit.fleets import NOW, Fleet

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vastai.api.query import offers_alias, offers_fields, offers_mult, parse_query
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire.matching import matches
 from posthouse.wire.search import MAX_TEXT, OPS, parse_search
 

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Busy
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId
 from posthouse.engine import stream as module
 from posthouse.engine.stream import KEEP_ALIVE, EventStream
+from posthouse.errors import Busy
 from posthouse.wire.rows.events import Logged
 
 ACME = AccountId(2)

@@ -3,9 +3,9 @@
 import pytest
 
 from posthouse.config import Rates
-from posthouse.domain.errors import TooMany
 from posthouse.engine import buckets
 from posthouse.engine.buckets import BURST_S, Buckets
+from posthouse.errors import TooMany
 from posthouse.places import place
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
 from posthouse.server.throttle import Throttle

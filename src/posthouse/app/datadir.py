@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings, make_data_dir
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.ports import Store
 from posthouse.server.auth import Keyring, Scope
 

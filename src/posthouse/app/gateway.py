@@ -20,7 +20,7 @@ import structlog
 
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.hosts import in_url
 
 log = structlog.get_logger()

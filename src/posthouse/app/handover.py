@@ -14,7 +14,7 @@ import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 VARIABLE = "_POSTHOUSE_HANDOVER"
 """Environment of the new process: the file descriptors of the listening socket, the lock, the line and, if there is a

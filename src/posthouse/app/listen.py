@@ -12,7 +12,7 @@ import structlog
 
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.hosts import in_url
 from posthouse.ports import Clock
 from posthouse.server.http import BEYOND

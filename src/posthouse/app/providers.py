@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from posthouse.config import ProviderSettings, Settings
-from posthouse.domain.errors import BadRequest, Refused
 from posthouse.engine.choice import chosen, words_of
 from posthouse.engine.observer import Observer
 from posthouse.engine.offers import Offers
 from posthouse.engine.orphans import Orphans
+from posthouse.errors import BadRequest, Refused
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened

@@ -12,7 +12,6 @@ import structlog
 from posthouse.app.datadir import Lock
 from posthouse.app.gateway import OwnGateway
 from posthouse.app.handover import Successor
-from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
@@ -20,6 +19,7 @@ from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.router import Router
 from posthouse.engine.stream import EventStream
+from posthouse.errors import Refused
 from posthouse.server.http import HttpServer
 
 log = structlog.get_logger()

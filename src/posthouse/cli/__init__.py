@@ -171,8 +171,8 @@ def _usage(error: typer.TyperException) -> str:
 
 def _explained(error: BaseException) -> int:
     """Says what went wrong, with what helps if it is known, and returns the exit code."""
+    from posthouse import errors as domain
     from posthouse.client import errors as client  # here, because it takes its time
-    from posthouse.domain import errors as domain
 
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

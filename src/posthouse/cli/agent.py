@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from posthouse import agent as agents
 from posthouse.agent.settings import AgentSettings, Benchmark, Option
 from posthouse.cli.input import read_json
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 Command = Annotated[
     list[str] | None,

@@ -10,7 +10,7 @@ from posthouse.cli.input import read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names
 from posthouse.cli.output import one_line, print_json, printable
 from posthouse.domain.endpoint import PARAMETERS
-from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.errors import BadRequest, PosthouseError
 
 if TYPE_CHECKING:
     from posthouse.cli.manifest import Change, Found, Manifest, Plan

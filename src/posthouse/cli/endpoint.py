@@ -15,7 +15,7 @@ from posthouse.cli.serve import server_extra
 from posthouse.cli.status import update_lines
 from posthouse.cli.template import KEYS
 from posthouse.domain.endpoint import PARAMETERS, EndpointState
-from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.errors import BadRequest, PosthouseError
 
 if TYPE_CHECKING:
     from posthouse.client import Client

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from posthouse.cli.options import Url, own_root
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.gateway import GatewaySettings
 
 MIB = 2**20

@@ -9,7 +9,7 @@ import typer
 
 from posthouse.cli.options import AsJson
 from posthouse.cli.output import print_json
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.recipes import examples
 
 TEMPLATE = "template.json"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from posthouse.cli.input import named_value
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.hosts import is_loopback
 from posthouse.market.faults import Faults, changed
 

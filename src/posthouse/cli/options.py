@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,7 +6,7 @@ import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
 from posthouse.cli.output import print_json, print_rows
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 app = typer.Typer(
     help="Orphans: instances of this installation that no worker owns, as after a restored backup.",

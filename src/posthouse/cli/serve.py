@@ -12,7 +12,7 @@ import typer
 
 from posthouse import __version__
 from posthouse.cli.options import ADMIN_KEY_FILE, ConfigFile
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 if TYPE_CHECKING:
     from posthouse.app.running import Running

@@ -12,7 +12,7 @@ from posthouse.app.signals import TAKE_DOWN
 from posthouse.cli.options import AsJson, ConfigFile
 from posthouse.cli.output import print_json
 from posthouse.cli.serve import server_extra
-from posthouse.domain.errors import NotFound
+from posthouse.errors import NotFound
 
 LOOK_S = 0.1
 

@@ -14,7 +14,7 @@ from posthouse.cli.described import SCALING, with_options
 from posthouse.cli.options import ApiKey, AsJson, Url
 from posthouse.cli.output import console, print_json, table
 from posthouse.cli.serve import server_extra
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 if TYPE_CHECKING:
     from posthouse.sim.record import Summary

@@ -10,7 +10,7 @@ from posthouse.cli.described import with_options
 from posthouse.cli.input import check_search, find, read_json, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, given, template_names
 from posthouse.cli.output import print_json, print_record, print_rows
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 if TYPE_CHECKING:
     from posthouse.wire.rows import Template

@@ -12,7 +12,7 @@ from posthouse.cli.input import check_search, named_value, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect
 from posthouse.cli.output import print_json
 from posthouse.cli.recipe import Param
-from posthouse.domain.errors import BadRequest, PosthouseError
+from posthouse.errors import BadRequest, PosthouseError
 from posthouse.recipes import Recipe, names, recipe
 
 if TYPE_CHECKING:

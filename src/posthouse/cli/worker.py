@@ -7,7 +7,7 @@ import typer
 from posthouse.cli.input import find
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, endpoint_names, worker_ids
 from posthouse.cli.output import log_text, print_json, print_record, print_rows
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 app = typer.Typer(help="Workers: what runs a model and answers requests.", no_args_is_help=True)
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from posthouse.domain import errors
+from posthouse import errors
 
 MAX_MESSAGE = 500  # characters of an unknown error body that a message repeats
 NO_ENDPOINT = "endpoint: there is no endpoint"

@@ -21,7 +21,7 @@ from posthouse.config.models import (
     known_settings,
     shown,
 )
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.plugins import PROVIDERS, installed
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 ENV_PREFIX = "POSTHOUSE_"
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from posthouse.domain.errors import BadRequest, PosthouseError, Refused
+from posthouse.errors import BadRequest, PosthouseError, Refused
 from posthouse.providers.bundle import ldd
 from posthouse.providers.docker.engine import Engine
 from posthouse.providers.docker.layout import INSTALLATION, LABEL

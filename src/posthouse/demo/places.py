@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.errors import BadRequest, Refused
 from posthouse.providers.process.procfs import census, send
 
 

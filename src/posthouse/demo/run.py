@@ -23,10 +23,10 @@ from posthouse.config import Settings, load_settings
 from posthouse.demo import report
 from posthouse.demo.places import Place, opened
 from posthouse.demo.report import Outcome, Record, Sample
-from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
 from posthouse.engine import standing
 from posthouse.engine.managed import FAILURES_TOLD
+from posthouse.errors import Refused
 
 ENDPOINT = "demo"
 RECORDED_S = 108.0

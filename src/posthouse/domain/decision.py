@@ -5,13 +5,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.demand import Demand
-from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.endpoint import Endpoint, WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import Goal
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 
 
 @dataclass(frozen=True, slots=True)

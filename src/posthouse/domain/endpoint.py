@@ -6,10 +6,15 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NewType, get_type_hints
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
+AccountId = NewType("AccountId", int)
+"""Of who owns endpoints, templates, keys and secrets."""
 EndpointId = NewType("EndpointId", int)
+WorkergroupId = NewType("WorkergroupId", int)
+"""What it is, only those need who make workers: `posthouse.template`."""
+DEFAULT_ACCOUNT = AccountId(1)
+"""The installation's own account. Its admin keys see and change what every account has."""
 SloMode = Literal["fixed", "auto"]
 SLO_MODES: tuple[SloMode, ...] = ("fixed", "auto")
 ScalingValue = float | str | None

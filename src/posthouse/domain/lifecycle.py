@@ -11,8 +11,8 @@ allow is late, repeated or out of order: the state stays as it is, and the calle
 from collections.abc import Iterable
 from enum import StrEnum
 
-from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
-from posthouse.domain.errors import IllegalMove
+from posthouse.domain.offer import ALL_CAPABILITIES, Capabilities
+from posthouse.errors import IllegalMove
 
 
 class State(StrEnum):

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.endpoint import WorkergroupId
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -22,6 +21,23 @@ class Price:
     def running_usd_h(self) -> float:
         """The most a worker costs per hour while it is not stopped."""
         return max(self.ready_usd_h, self.loading_usd_h)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Of one worker: what is not here is never asked of its provider."""
+
+    stop: bool = True
+    """It can be stopped and started again, and keeps its disk meanwhile. Without it there are no cold workers."""
+    update: bool = True
+    """It can run another template where it is. Without it a worker is replaced."""
+    logs: bool = True
+    """What it prints can be read."""
+    interruptible: bool = False
+    """Its provider may take the machine away at any time, for somebody who pays more."""
+
+
+ALL_CAPABILITIES = Capabilities()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import WorkergroupId
 
 
 class Phase(StrEnum):

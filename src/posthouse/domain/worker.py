@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 from typing import NewType
 
-from posthouse.domain.capabilities import ALL_CAPABILITIES, Capabilities
-from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.endpoint import EndpointId, WorkergroupId
 from posthouse.domain.lifecycle import BILLED_AS, EXISTS, Billing, Goal, State
-from posthouse.domain.offer import SECONDS_PER_HOUR, Price
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.offer import ALL_CAPABILITIES, SECONDS_PER_HOUR, Capabilities, Price
 
 WorkerId = NewType("WorkerId", int)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
+from posthouse.errors import BadRequest, TooMany, Unauthorized
 
 log = structlog.get_logger()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire.matching import is_in_region
 
 ANY = "any"

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId
+from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId
 from posthouse.engine.managed import ManagedEndpoint
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import structlog
 
 from posthouse import bootstrap
-from posthouse.domain.account import AccountId
-from posthouse.domain.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
+from posthouse.domain.endpoint import AccountId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.errors import BadRequest, Busy, OfferTaken, Refused, Unavailable
 from posthouse.fleet.events import Answered, Level, Run
 from posthouse.ports import InstanceSpec, Provider, RegistryLogin
 from posthouse.template import Template

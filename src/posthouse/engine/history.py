@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.lifecycle import Command, Event, Observation, State
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.events import Level
 
 KEPT = 500

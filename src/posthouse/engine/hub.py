@@ -6,12 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState
-from posthouse.domain.errors import BadRequest, NotFound, StaleVersion
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, EndpointState, WorkergroupId
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
 from posthouse.engine.choice import chosen
 from posthouse.engine.directory import Directory
 from posthouse.engine.lease import SoleLease
@@ -19,11 +16,12 @@ from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
 from posthouse.engine.treasury import Treasury
 from posthouse.engine.worker_ids import KnownLabels, WorkerIds
+from posthouse.errors import BadRequest, NotFound, StaleVersion
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from posthouse.domain.errors import TooMany, Unauthorized
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.errors import TooMany, Unauthorized
 from posthouse.fleet.events import Reported, RequestsEnded
 from posthouse.wire.grant import AGENT
 from posthouse.wire.signed import other_scheme

@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from posthouse.domain.account import DEFAULT_ACCOUNT
 from posthouse.domain.decision import Decision, Obstacle
-from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import money_left, updates
 from posthouse.engine.treasury import Treasury

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.engine.history import Line
 from posthouse.engine.hub import Hub
 from posthouse.engine.journal import orders

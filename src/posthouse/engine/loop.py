@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Refused, StaleVersion
 from posthouse.engine import journal
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.worker_ids import WorkerIds
+from posthouse.errors import Refused, StaleVersion
 from posthouse.fleet.controller import MIN_GAP_S
 from posthouse.fleet.events import Closed, Commit, Offered, Run, Ticked, Written
 

@@ -6,11 +6,10 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from posthouse import __version__
 from posthouse.domain.decision import Decision
-from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.endpoint import Endpoint, WorkergroupId
 from posthouse.domain.lifecycle import COMING, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.history import History
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller

@@ -1,9 +1,8 @@
 """Takes into memory what the store has now: made or changed here, or by another server."""
 
-from posthouse.domain.endpoint import Endpoint, EndpointId
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.engine.hub import Hub
-from posthouse.template import Template, Workergroup
+from posthouse.template import Template, TemplateId, Workergroup
 
 
 def take_endpoint(hub: Hub, endpoint: Endpoint) -> None:

@@ -8,9 +8,9 @@ from itertools import islice
 
 import structlog
 
-from posthouse.domain.errors import BadRequest, Busy
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.errors import BadRequest, Busy
 from posthouse.ports import Clock, Provider
 from posthouse.template import Template, Workergroup
 from posthouse.wire.matching import matches, values_of

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import BadRequest, Busy, NotFound, PosthouseError, Unavailable
+from posthouse.domain.endpoint import EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Goal, Observation, State
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub, providers_of
 from posthouse.engine.worker_ids import ID_DIGITS
+from posthouse.errors import BadRequest, Busy, NotFound, PosthouseError, Unavailable
 from posthouse.ports import Provider
 from posthouse.template import Workergroup
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from posthouse.domain.account import AccountId
+from posthouse.domain.endpoint import AccountId
 from posthouse.engine import journal
 from posthouse.engine.history import Line
 from posthouse.engine.managed import ManagedEndpoint

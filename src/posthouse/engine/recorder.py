@@ -8,13 +8,12 @@ from typing import Any
 
 import structlog
 
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Unavailable
+from posthouse.domain.endpoint import EndpointId, WorkergroupId
 from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.errors import Unavailable
 from posthouse.policy.capacity import kind_of
 from posthouse.wire.grant import AGENT
 

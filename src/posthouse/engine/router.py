@@ -4,11 +4,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import ready_in_s, why
+from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued

@@ -8,9 +8,8 @@ from itertools import islice
 
 import msgspec
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Busy
+from posthouse.domain.endpoint import AccountId, EndpointId
+from posthouse.errors import Busy
 from posthouse.wire.rows.events import Happening, Lost
 
 MAX_KEPT = 5_000

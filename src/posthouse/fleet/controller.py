@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 from posthouse.domain.decision import Cap, Decision, Memory, Obstacle, Snapshot
 from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.errors import IllegalMove
 from posthouse.domain.lifecycle import Command, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.errors import IllegalMove
 from posthouse.fleet import events
 from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, Level, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger

@@ -5,11 +5,11 @@ from collections import deque
 from statistics import median
 
 from posthouse.domain.decision import Failures, Hosts
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.latest import Latest
 from posthouse.policy.capacity import kind_of
 from posthouse.policy.faults import same_fault

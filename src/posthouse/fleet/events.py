@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct
 
 from posthouse.domain.decision import Cap, Decision
-from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.endpoint import Endpoint, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.lifecycle import Event as Cause
@@ -16,7 +16,6 @@ from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 
 
 class Level(IntEnum):

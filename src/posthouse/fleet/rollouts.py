@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from posthouse.domain.decision import Rental
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.lifecycle import UPDATING, Goal, Observation, goal_beyond_update
 from posthouse.domain.rollout import Phase, Rollout, Trial
 from posthouse.domain.worker import Worker, WorkerId
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Level, Outbox
 from posthouse.policy.trial import TRIES, can_be_updated, judged

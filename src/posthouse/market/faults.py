@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]

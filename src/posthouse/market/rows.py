@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.market.model import MICRO, MONTH_H, Launch, Machine, Rental
 from posthouse.market.world import Market, Refusal
 from posthouse.wire.env import parse_env

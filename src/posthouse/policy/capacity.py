@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 from statistics import median
 
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import WorkergroupId
 
 USABLE = COMING | {State.IDLE, State.STOPPING, State.STOPPED}
 """States from which a worker will serve if we want it to. Silent and failed workers are not counted on."""

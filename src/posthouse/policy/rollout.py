@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from posthouse.domain.decision import Failures, Obstacle, Reason
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.lifecycle import COMING, UPDATING, Goal, State, goal_beyond_update
 from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
-from posthouse.domain.workergroup import WorkergroupId
 from posthouse.policy.capacity import USABLE, hot, kept, ready
 from posthouse.policy.draft import Draft
 from posthouse.policy.faults import group_resume_at

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import posthouse
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 COMPLETE: Final = "complete"
 """The last file of the archive."""

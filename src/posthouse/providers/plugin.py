@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from posthouse.config import ProviderSettings
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Refused
 from posthouse.domain.instance import Instance
+from posthouse.domain.offer import Capabilities
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec, Provider
 
 

@@ -3,7 +3,7 @@
 from typing import cast
 
 from posthouse.config import ProviderSettings
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.plugins import PROVIDERS, installed
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context, Plugin

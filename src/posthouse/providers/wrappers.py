@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from posthouse.domain.errors import PosthouseError, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
+from posthouse.errors import PosthouseError, Unavailable
 from posthouse.ports import InstanceSpec, Provider
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 import posthouse
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes.parameter import Parameter
 from posthouse.wire.checks import unknown
 from posthouse.wire.env import env_text, parse_env

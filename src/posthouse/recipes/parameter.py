@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,2}(:[\w.-]{1,64})?", re.ASCII)
 _WORD: Final = re.compile(r"[^\s\"'\\`$]{1,255}")

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.domain.lifecycle import Command, State
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recording.log import Numbers, unpacked
 
 

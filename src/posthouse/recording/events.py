@@ -14,10 +14,10 @@ import msgspec
 
 from posthouse.domain.decision import Cap
 from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import State
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.errors import BadRequest
 from posthouse.fleet.controller import Controller, Policy
 from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Ticked, Traffic
 from posthouse.policy.decide import decide

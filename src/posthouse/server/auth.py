@@ -19,9 +19,8 @@ from urllib.parse import parse_qs
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint
+from posthouse.errors import BadRequest, Refused
 from posthouse.ports import KeyRecord
 from posthouse.wire.grant import grant_key
 

@@ -52,7 +52,7 @@ class Route:
     """What its body says. Raises: BadRequest."""
     handle: "Callable[[FastPath, Call, Any, Any, Respond], Leave | None]"
     """Answers a call, what it says, and who makes it: now, or later, and then returns what to do if the client leaves
-    before. Raises: any error of `posthouse.domain.errors`; nothing has been done then."""
+    before. Raises: any error of `posthouse.errors`; nothing has been done then."""
     word: Callable[[Problem], bytes] = lambda problem: route.encode({"error": problem.text})
     """The body of an error."""
     max_bytes: int = 1 << 30

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from posthouse.domain.errors import (
+from posthouse.errors import (
     BadRequest,
     Busy,
     NotFound,

@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 import structlog
 
 from posthouse.config import Rates
-from posthouse.domain.errors import BadRequest, TooMany, Unauthorized
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
+from posthouse.errors import BadRequest, TooMany, Unauthorized
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
 from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route, authorization
 from posthouse.server.errors import Problem, problem, web_body

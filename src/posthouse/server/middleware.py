@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from posthouse.domain.errors import BadRequest, Unauthorized
+from posthouse.errors import BadRequest, Unauthorized
 from posthouse.ports import Clock
 from posthouse.server.api.validation import worded
 from posthouse.server.auth import Keyring, Principal, keys_in

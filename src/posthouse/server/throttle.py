@@ -3,8 +3,8 @@
 from collections import Counter
 
 from posthouse.config import Rates
-from posthouse.domain.errors import TooMany
 from posthouse.engine.buckets import Buckets
+from posthouse.errors import TooMany
 from posthouse.places import place
 from posthouse.server.auth import Keyring, Principal
 

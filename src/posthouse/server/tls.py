@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 
 class ServerCertificate:

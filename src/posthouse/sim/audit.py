@@ -7,10 +7,10 @@ compares. It looks only at the workers that an event touched.
 from collections.abc import Callable, Collection
 from math import fsum
 
-from posthouse.domain.errors import PosthouseError
 from posthouse.domain.lifecycle import BILLED_AS, COMING, Command, Goal, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.worker import Worker, WorkerId, price_in
+from posthouse.errors import PosthouseError
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Assignment, Waiting
 from posthouse.fleet.ledger import Request

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from random import Random
 
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.offer import GroupOffer, Offer, Price
-from posthouse.domain.workergroup import WorkergroupId
 
 PROVIDER = "sim"
 GROUP = WorkergroupId(1)

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from posthouse.domain.decision import Decision, Memory, Snapshot
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.fleet.controller import Policy
 from posthouse.policy.decide import decide
 from posthouse.sim.rivals.aibrix import Aibrix

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.recording.decode import Piece, decoded
 from posthouse.recording.log import Numbers
 from posthouse.sim import fit, measured

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from posthouse.domain.endpoint import Scaling, defaults
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.offer import SECONDS_PER_HOUR, Price
+from posthouse.errors import BadRequest
 from posthouse.sim import traffic as shapes
 from posthouse.sim.client import ClientBehaviour, ClientKind
 from posthouse.sim.market import PROVIDER, Duration, Hardware

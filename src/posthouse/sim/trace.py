@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.sim.traffic import Arrival, Costs
 
 MAX_ROWS = 20_000_000

@@ -8,14 +8,13 @@ from sqlalchemy import Row, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
-from posthouse.domain.workergroup import TemplateId, WorkergroupId
+from posthouse.errors import BadRequest
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change
 from posthouse.store.schema import endpoints, fleets, journal, segments, templates, versions, workergroups, workers
-from posthouse.template import Runs, Template, Workergroup
+from posthouse.template import Runs, Template, TemplateId, Workergroup
 
 
 class SqlCatalogue(Database):

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from posthouse.domain.errors import BadRequest, NotFound, StaleVersion, Unavailable
+from posthouse.errors import BadRequest, NotFound, StaleVersion, Unavailable
 from posthouse.store.checksums import sum_of, with_checksum
 from posthouse.store.reserve import Reserve
 from posthouse.store.schema import revisions

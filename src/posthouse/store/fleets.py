@@ -11,14 +11,12 @@ from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import StaleVersion
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.offer import Price
+from posthouse.domain.offer import Capabilities, Price
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.errors import StaleVersion
 from posthouse.ports import FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
 from posthouse.store.database import Database

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Double, Integer, Table, select, update
 from sqlalchemy.exc import DBAPIError
 
-from posthouse.domain.errors import Refused
 from posthouse.domain.lifecycle import State
+from posthouse.errors import Refused
 from posthouse.store.checksums import ALIVE, CATALOGUE, checksum, fields_of
 from posthouse.store.schema import fleets, installation, periods, revisions, versions, workers
 

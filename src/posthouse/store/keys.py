@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import case, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from posthouse.domain.account import AccountId
+from posthouse.domain.endpoint import AccountId
 from posthouse.ports import Account, KeyRecord
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change

@@ -7,7 +7,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 
 def migrate(connection: Connection, found: str | None) -> None:

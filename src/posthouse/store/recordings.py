@@ -7,7 +7,7 @@ from dataclasses import fields
 from sqlalchemy import delete, func, insert, select
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Unavailable
+from posthouse.errors import Unavailable
 from posthouse.recording.segment import Segment
 from posthouse.store.database import FULL, RETRY_S, Database
 from posthouse.store.schema import segments

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.errors import BadRequest, Refused
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT
+from posthouse.errors import BadRequest, Refused
 from posthouse.ports import DEFAULT_ACCOUNT_NAME
 from posthouse.store.catalogue import SqlCatalogue
 from posthouse.store.checksums import CATALOGUE

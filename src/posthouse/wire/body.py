@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire.checks import integer
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 MAX_WORK = 1e12
 """Largest amount of work, or work per second, that is believed in. Above it sums would lose whole units."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.reports import Ended
+from posthouse.errors import BadRequest
 from posthouse.wire.body import decoded
 from posthouse.wire.checks import integer
 from posthouse.wire.status import MAX_INDEXES, indexes, text

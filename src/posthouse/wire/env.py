@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 MAX_TEXT = 16_384
 """Longest text, in characters. Our choice; real ones are below 2,000."""

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire.matching import number
 
 MAX_TEXT: Final = 4096

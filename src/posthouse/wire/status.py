@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.reports import Report
+from posthouse.errors import BadRequest
 from posthouse.wire.body import decoded
 from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
 from posthouse.wire.signed import scheme_for

@@ -8,7 +8,7 @@ from typing import Any, Final
 from posthouse.cli.input import check_search
 from posthouse.cli.manifest.read import Value, documents
 from posthouse.domain.endpoint import PARAMETERS
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes import Parameter, recipe
 from posthouse.wire.checks import unknown
 from posthouse.wire.env import env_text, parse_env

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from posthouse.cli.manifest.describe import BLANK, Group, Manifest
 from posthouse.domain.endpoint import PARAMETERS
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire.checks import unknown
 from posthouse.wire.env import parse_env
 from posthouse.wire.search import parse_search

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 MAX_TEXT: Final = 2**20
 """Longest file, in characters."""

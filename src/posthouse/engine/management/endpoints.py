@@ -4,13 +4,12 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import Endpoint, EndpointId, defaults
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, defaults
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, EndpointChanges, NewEndpoint
 from posthouse.engine.management.shared import check_room
+from posthouse.errors import BadRequest
 
 DEFAULT_NAME = "default-endpoint"
 """Of an endpoint that is made without a name: the protocol's."""

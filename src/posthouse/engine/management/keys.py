@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.errors import BadRequest, NotFound
 from posthouse.ports import Account, KeyRecord
 
 MAX_ACCOUNTS = 1_000

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import Secret
+from posthouse.errors import BadRequest, NotFound
 
 MAX_SECRETS = 100
 """Most secrets: our choice."""

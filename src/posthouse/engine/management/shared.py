@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 from posthouse.wire import search
 
 

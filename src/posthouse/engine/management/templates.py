@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, replace
 import msgspec
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.domain.workergroup import TemplateId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, NewTemplate, TemplateChanges, TemplateRef
 from posthouse.engine.management.shared import check_room, filters
-from posthouse.template import Template
+from posthouse.errors import BadRequest, NotFound
+from posthouse.template import Template, TemplateId
 from posthouse.wire.env import env_text, parse_env
 
 NO_CONTENT = ("id", "hash_id", "created_at", "account_id", "revision")

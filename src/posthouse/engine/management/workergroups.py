@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from posthouse.config import Limits
-from posthouse.domain.account import DEFAULT_ACCOUNT, AccountId
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import BadRequest, NotFound
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId, WorkergroupId
 from posthouse.engine import memory
 from posthouse.engine.choice import check_regions
 from posthouse.engine.hub import Hub, providers_named
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
+from posthouse.errors import BadRequest, NotFound
 from posthouse.fleet.events import UpdateAsked
 from posthouse.policy.trial import can_be_updated
 from posthouse.template import Template, Workergroup

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.errors import NotFound
+from posthouse.domain.endpoint import AccountId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.errors import NotFound
 
 
 @dataclass(slots=True)

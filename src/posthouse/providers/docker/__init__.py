@@ -9,7 +9,7 @@ worker that was stopped from one that has ended.
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.hosts import is_loopback
 from posthouse.ports import Provider
 from posthouse.providers.docker.settings import DockerSettings

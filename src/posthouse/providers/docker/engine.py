@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 import aiodocker
 from aiodocker import DockerError
 
-from posthouse.domain.errors import Busy, NotFound, Refused
+from posthouse.errors import Busy, NotFound, Refused
 from posthouse.ports import RegistryLogin
 
 CALL_S: Final = 60.0

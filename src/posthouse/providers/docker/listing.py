@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 
-from posthouse.domain.errors import NotFound
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
+from posthouse.errors import NotFound
 from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import Engine
 from posthouse.providers.docker.layout import UNBEGUN, Found, Place

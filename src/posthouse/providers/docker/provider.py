@@ -10,10 +10,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, PosthouseError, Refused
 from posthouse.domain.instance import Instance
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
+from posthouse.errors import Busy, NotFound, PosthouseError, Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import RETRY_S, Engine, NameTaken, PortTaken

@@ -3,8 +3,8 @@
 import secrets
 from typing import Final
 
-from posthouse.domain.errors import Busy, OfferTaken, Refused
 from posthouse.domain.offer import Offer, Price
+from posthouse.errors import Busy, OfferTaken, Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.docker.engine import RETRY_S
 from posthouse.providers.docker.layout import Found, Place

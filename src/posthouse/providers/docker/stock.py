@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from posthouse.domain.errors import Busy
+from posthouse.errors import Busy
 from posthouse.ports import RegistryLogin
 from posthouse.providers import bundle
 from posthouse.providers.docker import layout

@@ -14,7 +14,7 @@ is told by its record.
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.hosts import is_loopback
 from posthouse.ports import Provider
 from posthouse.providers.kubernetes.settings import KubernetesSettings

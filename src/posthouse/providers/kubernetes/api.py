@@ -18,7 +18,7 @@ import yaml
 from kubernetes.aio import client as kube
 from kubernetes.aio import config as kube_config
 
-from posthouse.domain.errors import Busy, NotFound, Refused
+from posthouse.errors import Busy, NotFound, Refused
 from posthouse.providers.answers import NoAnswer
 
 PAGE: Final = 250

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.kubernetes import listing, objects
 from posthouse.providers.kubernetes.listing import Found

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
 from posthouse.providers.kubernetes.settings import KubernetesSettings
 
 Json = Mapping[str, Any]

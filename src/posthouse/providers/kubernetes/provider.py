@@ -13,11 +13,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, PosthouseError, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
+from posthouse.errors import Busy, NotFound, PosthouseError, Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import listing, objects

@@ -6,9 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, OfferTaken, Refused
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
+from posthouse.errors import Busy, OfferTaken, Refused
 from posthouse.providers.kubernetes.api import RETRY_S, Cluster
 from posthouse.providers.kubernetes.listing import Found
 from posthouse.providers.kubernetes.pools import Market, Pool

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from posthouse.domain.errors import Busy, NotFound, Refused
+from posthouse.errors import Busy, NotFound, Refused
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes import listing, objects
 from posthouse.providers.kubernetes.api import METADATA, RETRY_S, AlreadyThere, Cluster

@@ -13,10 +13,10 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from posthouse.domain.errors import Busy, NotFound, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Price
+from posthouse.errors import Busy, NotFound, Refused
 from posthouse.hosts import in_url, is_free
 from posthouse.providers.process import files, machine
 from posthouse.providers.process.files import Record, read_record

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.providers.process import keeper
 
 PORTS: Final = range(20_000, 32_000)

@@ -17,10 +17,9 @@ import msgspec
 import structlog
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, OfferTaken
 from posthouse.domain.instance import Instance
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
+from posthouse.errors import Busy, OfferTaken
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.process import files, keeper, machine, users

@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path
 from typing import Final
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 
 UNUSED: Final = range(60_706, 61_184)
 """User ids that no system gives to anybody. Source: systemd, docs/UIDS-GIDS.md."""

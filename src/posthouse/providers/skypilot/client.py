@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
+from posthouse.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.providers.answers import NoAnswer, read
 from posthouse.providers.skypilot.settings import SkypilotSettings
 

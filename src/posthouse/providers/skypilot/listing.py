@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
-from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
 
 MONTH_H: Final = 730.0
 SPOT: Final = "/spot"

@@ -9,11 +9,10 @@ from typing import Any, Final, Self
 from weakref import WeakValueDictionary
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
+from posthouse.errors import Busy, NotFound, OfferTaken, PosthouseError
 from posthouse.ports import InstanceSpec
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import BaseProvider, Context

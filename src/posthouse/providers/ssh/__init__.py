@@ -11,7 +11,7 @@ box must have first (`stock`), the box itself (`box`), and what is known of boxe
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.hosts import is_loopback
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context

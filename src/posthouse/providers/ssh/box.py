@@ -12,9 +12,9 @@ import asyncssh
 import structlog
 
 import posthouse
-from posthouse.domain.errors import Busy, Refused, Unavailable
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer, Price
+from posthouse.errors import Busy, Refused, Unavailable
 from posthouse.hosts import in_url
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context

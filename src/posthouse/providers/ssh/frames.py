@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True):
     value: msgspec.Raw = msgspec.Raw(b"\xc0")
     """MessagePack; nil."""
     error: str = ""
-    """The name of an error of `domain.errors`, or another, which means that the outcome is unknown."""
+    """The name of an error of `posthouse.errors`, or another, which means that the outcome is unknown."""
     text: str = ""
     retry_s: float = 0.0
 

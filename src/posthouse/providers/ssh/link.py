@@ -10,8 +10,8 @@ from typing import Any, Final
 import asyncssh
 import msgspec
 
-from posthouse.domain import errors
-from posthouse.domain.errors import Refused
+from posthouse import errors
+from posthouse.errors import Refused
 from posthouse.providers.ssh.frames import BEGIN, CALLS, HEAD_BYTES, Answer, Call, Start, framed, length
 from posthouse.providers.ssh.settings import Host
 

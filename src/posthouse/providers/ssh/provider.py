@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncssh
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.domain.instance import Instance
-from posthouse.domain.offer import Offer
+from posthouse.domain.offer import Capabilities, Offer
+from posthouse.errors import NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import Context
 from posthouse.providers.ssh.box import RETRY_S, Box

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 import posthouse
-from posthouse.domain.errors import Busy, PosthouseError, Refused
+from posthouse.errors import Busy, PosthouseError, Refused
 from posthouse.providers.process import ProcessProvider, machine, users
 from posthouse.providers.process.settings import WorkerSettings
 from posthouse.providers.ssh.frames import BEGIN, CALLS, HEAD_BYTES, Answer, Call, Listing, Start, framed, length

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 import asyncssh
 import structlog
 
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.providers import bundle
 from posthouse.providers.ssh.link import said
 from posthouse.providers.ssh.settings import Host

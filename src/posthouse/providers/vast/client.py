@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
+from posthouse.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
 from posthouse.providers.answers import NoAnswer, read
 from posthouse.providers.vast.pace import Call, Pace, pace_of
 from posthouse.providers.vast.settings import VastSettings

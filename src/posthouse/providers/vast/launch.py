@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from posthouse import bootstrap
-from posthouse.domain.errors import Refused
+from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.vast.settings import VastSettings
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from posthouse.domain.capabilities import Capabilities
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
 from posthouse.hosts import in_url
 from posthouse.providers.answers import NoAnswer
 from posthouse.wire.matching import number

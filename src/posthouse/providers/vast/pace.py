@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 from weakref import WeakValueDictionary
 
-from posthouse.domain.errors import Unavailable
+from posthouse.errors import Unavailable
 
 MAX_WAIT_S: Final = 60.0
 """Longest wait for a turn; beyond it the caller is told when to come again."""

@@ -9,11 +9,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from posthouse import bootstrap
-from posthouse.domain.capabilities import Capabilities
-from posthouse.domain.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
+from posthouse.errors import Busy, NotFound, OfferTaken, PosthouseError, Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context

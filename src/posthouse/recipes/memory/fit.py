@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes import Recipe
 from posthouse.recipes.memory.read import read_model
 from posthouse.recipes.memory.shape import Shape

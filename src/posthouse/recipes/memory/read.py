@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from posthouse.domain.errors import BadRequest, NotFound
+from posthouse.errors import BadRequest, NotFound
 from posthouse.recipes.memory.shape import Shape, shape
 
 _HUB: Final = "https://huggingface.co"

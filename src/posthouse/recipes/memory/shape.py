@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from posthouse.domain.errors import BadRequest
+from posthouse.errors import BadRequest
 
 BYTES: Final[Mapping[str, float]] = {
     "float32": 4.0,

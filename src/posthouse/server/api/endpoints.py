@@ -5,8 +5,7 @@ from dataclasses import asdict
 
 from fastapi import FastAPI
 
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import Endpoint
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, Endpoint
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
 from posthouse.engine.managed import ManagedEndpoint

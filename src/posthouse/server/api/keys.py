@@ -4,11 +4,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.errors import BadRequest
+from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.errors import BadRequest
 from posthouse.ports import Account, KeyRecord
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden

@@ -2,10 +2,10 @@
 
 from fastapi import FastAPI
 
-from posthouse.domain.errors import BadRequest, NotFound
 from posthouse.engine.logs import logs
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
+from posthouse.errors import BadRequest, NotFound
 from posthouse.fleet.events import Level
 from posthouse.server.api.bodies import EndpointLogsQuery, WorkergroupLogsQuery
 from posthouse.server.auth import Principal

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import FastAPI, Query
 
-from posthouse.domain.errors import BadRequest
 from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal
 from posthouse.domain.offer import Offer, Price
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import providers_named
 from posthouse.engine.management import Management
+from posthouse.errors import BadRequest
 from posthouse.server.api.bodies import OfferSearch, OfferSearchQuery
 from posthouse.server.api.providers import offered
 from posthouse.server.api.replies import Benchmarks, Offers, OneInstance, SeveralInstances

@@ -2,11 +2,11 @@
 
 from fastapi import FastAPI
 
-from posthouse.domain.errors import BadRequest
-from posthouse.domain.workergroup import WorkergroupId
+from posthouse.domain.endpoint import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import AdoptedOrphan, NamedOrphan
 from posthouse.engine.orphans import Orphan, Orphans
+from posthouse.errors import BadRequest
 from posthouse.server.api.replies import Message
 from posthouse.server.middleware import Caller, check_installation_admin
 from posthouse.wire import rows

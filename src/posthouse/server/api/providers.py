@@ -8,11 +8,11 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from posthouse.domain.errors import BadRequest, Busy, NotFound
 from posthouse.domain.offer import Offer
 from posthouse.engine.hub import Hub, providers_named
 from posthouse.engine.management import Management
 from posthouse.engine.offers import Filters
+from posthouse.errors import BadRequest, Busy, NotFound
 from posthouse.policy.recruit import Candidate, ranked
 from posthouse.ports import Provider
 from posthouse.server.api.v1 import find_endpoint

@@ -5,9 +5,9 @@ from dataclasses import asdict, fields, replace
 import msgspec
 from fastapi import FastAPI
 
-from posthouse.domain.errors import BadRequest
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewTemplate, TemplateChanges, TemplateRef
+from posthouse.errors import BadRequest
 from posthouse.server.api.replies import Message, OneTemplate, SeveralTemplates
 from posthouse.server.auth import Principal, Scope
 from posthouse.server.middleware import Caller

@@ -8,15 +8,14 @@ import msgspec
 from fastapi import FastAPI, Query, Response
 
 from posthouse import __version__
-from posthouse.domain.account import DEFAULT_ACCOUNT
-from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.errors import Busy, NotFound
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
 from posthouse.engine.standing import money_left, standing, update_of
+from posthouse.errors import Busy, NotFound
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows

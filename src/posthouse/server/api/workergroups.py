@@ -2,11 +2,11 @@
 
 from fastapi import FastAPI
 
-from posthouse.domain.account import AccountId
-from posthouse.domain.errors import NotFound
+from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.management.inputs import NewWorkergroup, WorkergroupChanges
+from posthouse.errors import NotFound
 from posthouse.server.api.bodies import WorkersUpdate
 from posthouse.server.api.replies import (
     CreatedWorkergroup,
