@@ -1,7 +1,6 @@
 """An update of a workergroup: from the version that is known to work to the one that its template says now."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from posthouse.domain.endpoint import WorkergroupId
@@ -67,23 +66,3 @@ class Rollout:
     def canary_is(self, worker: Worker) -> bool:
         """True if the worker goes first, and runs the new version already."""
         return self.phase is Phase.CANARY and self.is_new(worker)
-
-
-@dataclass(slots=True)
-class Tally:
-    """Requests that have ended."""
-
-    ended: int = 0
-    failed: int = 0
-    """Of these, by the worker's fault as far as anybody knows."""
-
-
-@dataclass(slots=True)
-class Trial:
-    """What was seen of both versions since an update began, or this server."""
-
-    since: float
-    perf: Mapping[str, float]
-    """Work per second that the old version does, by kind of machine."""
-    new: Tally = field(default_factory=Tally)
-    old: Tally = field(default_factory=Tally)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from posthouse.domain.decision import Rental
 from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.lifecycle import UPDATING, Goal, Observation, goal_beyond_update
-from posthouse.domain.rollout import Phase, Rollout, Trial
+from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Level, Outbox
-from posthouse.policy.trial import TRIES, can_be_updated, judged
+from posthouse.policy.trial import TRIES, Trial, can_be_updated, judged
 
 DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED, Observation.USELESS)
 """What shows that a worker died at work, or does none."""
@@ -33,15 +33,17 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         self._workers, self._change, self._estimator, self._outbox = workers, change, estimator, outbox
         self._trials: dict[WorkergroupId, Trial] = {}
 
+    def __missing__(self, group_id: WorkergroupId) -> Rollout:
+        return Rollout(group_id)
+
     def of(self, worker: Worker) -> Rollout:
         """That of its workergroup."""
-        return self.get(worker.group_id) or Rollout(worker.group_id)
+        return self[worker.group_id]
 
     def put(self, rollout: Rollout) -> None:
         """Takes in how an update stands now."""
-        if self.get(rollout.group_id) != rollout:
-            self[rollout.group_id] = rollout
-            self.unsaved = True
+        self.unsaved |= self.get(rollout.group_id) != rollout
+        self[rollout.group_id] = rollout
 
     def take(self) -> tuple[Rollout, ...]:
         """All of them, if one changed since they were last taken; else none."""
@@ -65,13 +67,13 @@ class Rollouts(dict[WorkergroupId, Rollout]):
     def asked(self, group_id: WorkergroupId, wanted: bool, now: float) -> None:
         """See `events.UpdateAsked`."""
         if wanted:
-            self._begin(group_id, self.get(group_id, Rollout(group_id)).target, now, everyone=True)
-        else:
+            self._begin(group_id, self[group_id].target, now, everyone=True)
+        elif self[group_id].under_way:
             self._cancel(group_id, now)
 
     def _begin(self, group_id: WorkergroupId, target: str, now: float, everyone: bool = False) -> None:
         """Begins an update; `everyone`: also of workers that run its version already."""
-        stable = self.get(group_id, Rollout(group_id)).stable
+        stable = self[group_id].stable
         phase = Phase.CANARY if stable and (everyone or stable != target) else Phase.ROLLING
         self.put(Rollout(group_id, stable, target, phase, now))
         self._trials[group_id] = Trial(now, self._estimator.perf())
@@ -81,9 +83,7 @@ class Rollouts(dict[WorkergroupId, Rollout]):
 
     def _cancel(self, group_id: WorkergroupId, now: float) -> None:
         """Leaves those as they are whose update has not begun."""
-        rollout = self.get(group_id)
-        if rollout is None or not rollout.under_way:
-            return
+        rollout = self[group_id]
         stable = rollout.wanted if rollout.stable else ""
         self.put(Rollout(group_id, stable, rollout.target, Phase.CANCELLED, now, "a person cancelled it"))
         self._trials.pop(group_id, None)
@@ -121,13 +121,12 @@ class Rollouts(dict[WorkergroupId, Rollout]):
 
     def goes_first(self, group_id: WorkergroupId, worker_id: WorkerId) -> None:
         """Notes whose turn to be updated it is: where a canary is due, that is it."""
-        rollout = self.get(group_id, Rollout(group_id))
-        if rollout.phase is Phase.CANARY:
-            self.put(replace(rollout, canary=int(worker_id)))
+        if self[group_id].phase is Phase.CANARY:
+            self.put(replace(self[group_id], canary=int(worker_id)))
 
     def build_for(self, rental: Rental, worker_id: WorkerId) -> str:
         """What a worker that is rented is to run."""
-        rollout = self.get(rental.offer.group_id, Rollout(rental.offer.group_id))
+        rollout = self[rental.offer.group_id]
         if rental.canary:
             self.goes_first(rollout.group_id, worker_id)
         return rollout.target if rental.canary else rollout.wanted
@@ -158,9 +157,9 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         worker = self._workers.get(worker_id) if self._trials else None
         if worker is None or (trial := self._trials.get(worker.group_id)) is None:
             return
-        tally = trial.new if self.of(worker).is_new(worker) else trial.old
-        tally.ended += 1
-        tally.failed += failed
+        is_new = self.of(worker).is_new(worker)
+        trial.ended[is_new] += 1
+        trial.failed[is_new] += failed
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

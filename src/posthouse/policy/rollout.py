@@ -48,14 +48,14 @@ def turns(draft: Draft, needs: Needs) -> tuple[list[Worker], Worker | None]:
     trying = {w.group_id for w in draft.all() if w.state in COMING}
     led: set[WorkergroupId] = set()  # workergroups that have their canary now
 
-    def may_try(worker: Worker) -> bool:
+    def taken(worker: Worker) -> bool:
         failing = _failures(draft, worker).count > 0 and worker.group_id in trying
-        return not failing and worker.group_id not in led
-
-    def take(worker: Worker) -> None:
+        if failing or worker.group_id in led:
+            return False
         trying.add(worker.group_id)
-        if _phase(draft, worker) is Phase.CANARY:
+        if _rollout(draft, worker).phase is Phase.CANARY:
             led.add(worker.group_id)
+        return True
 
     for worker in ready(draft.all()):
         found, refused = _rollout(draft, worker), worker.id in draft.s.resting
@@ -64,10 +64,9 @@ def turns(draft: Draft, needs: Needs) -> tuple[list[Worker], Worker | None]:
     going = _going(draft, INACTIVE | {State.UPDATE_STARTING})
     inactive: list[Worker] = []
     for worker in _due(draft, draft.all(), INACTIVE):
-        spare = worker.state is State.STOPPED or _phase(draft, worker) is not Phase.CANARY
+        spare = worker.state is State.STOPPED or _rollout(draft, worker).phase is not Phase.CANARY
         room = len(inactive) < _at_once(draft) - len(going)
-        if room and spare and may_try(worker) and draft.affords_running(worker):
-            take(worker)
+        if room and spare and draft.affords_running(worker) and taken(worker):
             inactive.append(worker)
     refused = any(w.outdated_at and w.id in draft.s.resting for w in draft.all())
     if (going or inactive) and not refused:
@@ -80,9 +79,8 @@ def turns(draft: Draft, needs: Needs) -> tuple[list[Worker], Worker | None]:
             break
         if len(rest) < needs.least or draft.supply(rest) < needs.hot.low:
             needs_help = needs_help or worker  # also while one is on its way: it may be the help
-        elif may_try(worker):
+        elif taken(worker):
             draft.set(worker, Goal.UPDATED)
-            take(worker)
             going.append(worker)
     return inactive, None if going else needs_help
 
@@ -95,7 +93,7 @@ def begin(draft: Draft, inactive: Iterable[Worker], needs_help: Worker | None) -
     one, a failure is history after the longest back-off.
     """
     for worker in (draft.workers[w.id] for w in inactive):
-        needed = worker.goal is Goal.HOT and _phase(draft, worker) is Phase.CANARY  # since a moment ago, and at once
+        needed = worker.goal is Goal.HOT and _rollout(draft, worker).phase is Phase.CANARY  # since a moment ago
         if worker.goal is not Goal.GONE and not needed and draft.affords_running(worker):
             draft.set(worker, Goal.UPDATED)
     led = _led(draft)
@@ -145,8 +143,8 @@ def _due(draft: Draft, workers: Iterable[Worker], states: frozenset[State]) -> l
     """Workers in these states that wait for their turn and may be tried: who is free first, who was asked first."""
     s, tuning, led = draft.s, draft.tuning, _led(draft)
     due = [w for w in workers if w.outdated_at and w.state in states and w.goal in (Goal.HOT, Goal.COLD)]
-    due = [w for w in due if w.id not in s.resting and s.now >= group_resume_at(_failures(draft, w), tuning)]
-    due = [w for w in due if w.group_id not in led]
+    due = [w for w in due if w.id not in s.resting and w.group_id not in led]
+    due = [w for w in due if s.now >= group_resume_at(_failures(draft, w), tuning)]
     return sorted(due, key=lambda w: (w.id in s.busy, w.outdated_at, w.id))
 
 
@@ -165,10 +163,6 @@ def _is_canary(draft: Draft, worker: Worker) -> bool:
 
 def _rollout(draft: Draft, worker: Worker) -> Rollout:
     return draft.s.rollouts.get(worker.group_id) or Rollout(worker.group_id)
-
-
-def _phase(draft: Draft, worker: Worker) -> Phase:
-    return _rollout(draft, worker).phase
 
 
 def _failures(draft: Draft, worker: Worker) -> Failures:

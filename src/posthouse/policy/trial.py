@@ -1,11 +1,12 @@
 """Whether a new version may go on: compared with the old one by its starts, its benchmark and its errors."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.domain.rollout import Phase, Rollout, Trial
+from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
 from posthouse.policy.capacity import kind_of, ready
 
@@ -28,6 +29,19 @@ SLOW_SHARE = 0.7
 """A version that does less than this share of the old one's work per second is too slow."""
 
 
+@dataclass(slots=True)
+class Trial:
+    """What was seen of the new version (True) and the old one (False) since an update began, or this server."""
+
+    since: float
+    perf: Mapping[str, float]
+    """Work per second that the old version does, by kind of machine."""
+    ended: Counter[bool] = field(default_factory=Counter)
+    """Requests that have ended."""
+    failed: Counter[bool] = field(default_factory=Counter)
+    """Of these, by the worker's fault as far as anybody knows."""
+
+
 def can_be_updated(worker: Worker) -> bool:
     """True if an update of its workergroup is one of this worker."""
     return worker.goal is not Goal.GONE and worker.state not in (State.WANTED, State.ERROR, State.DESTROYING)
@@ -46,9 +60,9 @@ def judged(rollout: Rollout, workers: Iterable[Worker], trial: Trial, now: float
         proven = rollout.stable or any(w.loaded_at for w in there)
         return replace(rollout, phase=Phase.DONE, since=now, stable=rollout.target if proven else "", reason="")
     served_s = max((now - max(w.since, trial.since) for w in fresh), default=-1.0)
-    if served_s < canary_s or (trial.new.ended < REQUESTS and served_s < UNASKED * canary_s):
+    if served_s < canary_s or (trial.ended[True] < REQUESTS and served_s < UNASKED * canary_s):
         return rollout
-    reason = f"the canary served {trial.new.ended} requests in {served_s:.0f} s, of which {trial.new.failed} failed"
+    reason = f"the canary served {trial.ended[True]} requests in {served_s:.0f} s, of which {trial.failed[True]} failed"
     return replace(rollout, phase=Phase.ROLLING, since=now, reason=reason, failed=0)
 
 
@@ -56,10 +70,11 @@ def _fault(rollout: Rollout, others: bool, fresh: list[Worker], trial: Trial) ->
     """What is wrong with the new version; empty if nothing is known of it. `others`: workers of the old one serve."""
     if rollout.failed >= (TRIES if others or rollout.phase is Phase.ROLLING else 1):
         return f"{rollout.failed} workers failed; the last one: {rollout.reason or 'it ended'}"
-    new, old = trial.new, trial.old
-    expected = new.ended * max(ERROR_SHARE, old.failed / max(1, old.ended))
-    if new.failed >= TRIES and new.failed > expected + SIGMAS * math.sqrt(expected):
-        return f"{new.failed} of {new.ended} requests failed; of the old version {old.failed} of {old.ended}"
+    ended, failed = trial.ended, trial.failed
+    expected = ended[True] * max(ERROR_SHARE, failed[False] / max(1, ended[False]))
+    if failed[True] >= TRIES and failed[True] > expected + SIGMAS * math.sqrt(expected):
+        old = f"of the old version {failed[False]} of {ended[False]}"
+        return f"{failed[True]} of {ended[True]} requests failed; {old}"
     for worker in fresh:
         usual = trial.perf.get(kind_of(worker.group_id, worker), 0.0)
         if worker.perf < usual * SLOW_SHARE:
