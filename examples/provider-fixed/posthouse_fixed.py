@@ -13,11 +13,10 @@ from pydantic import Field
 
 from posthouse import bootstrap
 from posthouse.config import ProviderSettings
-from posthouse.domain.offer import Capabilities
-from posthouse.errors import OfferTaken
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
-from posthouse.domain.offer import Offer, Price
+from posthouse.domain.offer import Capabilities, Offer, Price
+from posthouse.errors import OfferTaken
 from posthouse.ports import InstanceSpec
 from posthouse.providers.plugin import BaseProvider, Context
 
