@@ -310,10 +310,10 @@ def test_a_call_says_which_methods_it_takes(served: Served, method: str, status:
     assert b"\r\nallow: OPTIONS, POST\r\n" in said
 
 
-def alike(body: Any) -> bytes:
-    """A request whose head is the same as that of all others made here."""
+def alike(body: Any, size: int = 120) -> bytes:
+    """A request whose head is the same as that of all others made here, but for the length of the body."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return request(raw.ljust(120))
+    return request(raw.ljust(size))
 
 
 ALIKE = {
@@ -325,11 +325,15 @@ ALIKE = {
     "negative cost": alike({**ASK, "cost": -1}),
     "not JSON": alike(b"{"),
     "a request in its body": alike(request(b"", path="/pubkey/", method="GET")[:120]),
+    "longer body": alike(ASK, 1_234),
+    "shorter body": alike(ASK, 99),
+    "a call after its body": alike(ASK, 1_234).replace(b": 1234", b": 1000")[:-234] + alike(ASK),
     "longer": request(ASK, "X-Note: " + "x" * 20),
     "wrong key": request(ASK, key="wrong"),
     "another call": request(b"", path="/pubkey/", method="GET"),
     "two at once": alike(ASK) + alike(ASK),
 }
+TWICE = dict.fromkeys(("two at once", "a call after its body"), ("good", "good"))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -337,9 +341,9 @@ ALIKE = {
 def test_a_call_with_the_head_of_the_last_is_answered_as_alone(
     served: Served, alone: dict[str, Any], names: list[str]
 ) -> None:
-    twice = names.count("two at once")
+    twice = sum(n in TWICE for n in names)
     answers = [meaning(a) for a in served.talk([ALIKE[n] for n in names], len(names) + twice, in_turn=True)]
-    assert answers == [alone[one] for n in names for one in (("good", "good") if n == "two at once" else (n,))]
+    assert answers == [alone[one] for n in names for one in TWICE.get(n, (n,))]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +352,8 @@ def test_a_call_with_the_head_of_the_last_is_answered_as_alone(
         ("good, another", True),
         ("good, each signed", True),
         ("waits", True),
+        ("longer body", True),
+        ("shorter body", True),
         ("a header more", False),
         ("a letter else", False),
         ("longer", False),

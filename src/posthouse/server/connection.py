@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection: reads requests, answers the calls of the fast path at once, and hands the rest on.
 
 httptools parses. Requests that come together are answered one after another; while one is answered, reading stops at
-the next. Clients send the same head again and again on a connection: one that is the last one's, byte for byte, is not
-parsed, and answered once all that has come on other connections has been read: reading and answering by turns would
-put each other out of the processor's caches.
+the next. Clients send the same head again and again on a connection: one that is the last one's, but for the body's
+length, is not parsed, and answered once all that has come on other connections has been read: reading and answering by
+turns would put each other out of the processor's caches.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import httptools
 from posthouse.server.asgi import CONTINUE, STATUS_LINES, AsgiCall, http_scope
 from posthouse.server.calls import JSON, Answer, Call, Headers
 from posthouse.server.errors import Problem, web_body
+from posthouse.server.heads import KnownHead
 
 if TYPE_CHECKING:
     from posthouse.server.http import HttpServer
@@ -64,9 +65,8 @@ class Connection(asyncio.Protocol):
     _headers: Headers
     _last_call: Call | None = None
     """The latest call of the fast path that has been read."""
-    _last_head = b""
-    _last_size = 0
-    """The head of that call and its size with its body, if it came in one piece; 0 if it did not."""
+    _last_head: KnownHead | None = None
+    """The head of that call."""
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
@@ -124,15 +124,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._broken or self.transport.is_closing():
             return
-        # What begins with the head of the last call, and is as long, the parser would read as it did the last.
-        call = self._last_call if self._current is None and not self.reading and self.writable.is_set() else None
-        if call is not None and len(data) == self._last_size and data.startswith(self._last_head):
-            self._current = call
-            call.body, call.counted = data[len(self._last_head) :], False
+        # What has the head of the last call the parser would read as it did that one.
+        head = self._last_head if self._current is None and not self.reading and self.writable.is_set() else None
+        if head is not None and (body := head.body_of(data)) is not None:
+            self._current = call = head.call
+            call.body, call.counted = body, False
             self.loop.call_soon(self._answer, call)
             return
         between = not self.reading or self._headers is _NONE
-        self._last_call, self._last_size = None, 0
+        self._last_call = self._last_head = None
         if self._in_head:
             self._head_bytes += len(data)
         self._parse(data)
@@ -146,9 +146,7 @@ class Connection(asyncio.Protocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(b"The head of the request is too long.")
         elif between and self._last_call is not None:
-            head, end, body = data.partition(b"\r\n\r\n")
-            if body == self._last_call.body:
-                self._last_head, self._last_size = head + end, len(data)
+            self._last_head = KnownHead.of(data, self._last_call)
 
     def _prove(self) -> None:
         self._proven = True
