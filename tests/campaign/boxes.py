@@ -99,6 +99,11 @@ class SimEngine(Wire):
         ours = [c["Names"][0] for c in self.containers.values() if layout.LABEL in c["Labels"]]
         return sorted(ours + [name for name in self.volumes if name != FOREIGN])
 
+    def misnamed(self) -> list[str]:
+        """What runs under a name that says that it is meant to be stopped."""
+        running = [c["Names"][0] for c in self.containers.values() if c["State"] == "running"]
+        return [name for name in running if name.endswith(layout.HALTED)]
+
     def foreign_is_there(self) -> bool:
         return FOREIGN in self.volumes and any(
             c["State"] == "running" and not c["Labels"] for c in self.containers.values()
@@ -198,6 +203,9 @@ class SimBox(Wire):
 
     def left(self) -> list[str]:
         return sorted(self.workers)
+
+    def misnamed(self) -> list[str]:
+        return []
 
     def foreign_is_there(self) -> bool:
         return True  # the program on a box knows its own workers alone
@@ -417,6 +425,7 @@ class Crash(Life):
         self.labels = sorted(w.label for w in workers)
         self.running = sorted(label for label, _, _ in self.shop.place.running())
         self.left = self.shop.place.left()
+        self.misnamed = self.shop.place.misnamed()
         self.foreign = self.shop.place.foreign_is_there()
         self.made = self.shop.place.made
         reporting.cancel()
@@ -444,6 +453,7 @@ def broken(crash: Crash) -> list[str]:
         "nothing is made twice": len(set(crash.made)) == len(crash.made),
         "nothing is made again": crash.change == "rent" or len(crash.made) == crash.made_before,
         "nothing foreign is touched": crash.foreign,
+        "what runs is named so": not crash.misnamed,
     }
     return [rule for rule, holds in rules.items() if not holds]
 

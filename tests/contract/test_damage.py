@@ -95,7 +95,12 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
     with sqlite3.connect(path) as db:
         db.execute("alter table templates drop column loading_timeout_s")
         db.execute("drop table periods")
-        for table, column in (("workers", "build"), ("fleets", "rollouts")):
+        for table, column in (
+            ("workers", "build"),
+            ("fleets", "rollouts"),
+            ("workers", "zone"),
+            ("workers", "failed_at"),
+        ):
             db.execute(f"alter table {table} drop column {column}")
         db.execute("drop table versions")
         db.execute("update alembic_version set version_num = '0002_checksums'")

@@ -851,6 +851,21 @@ def test_what_is_remembered_of_machines_is_bounded() -> None:
     assert gone[-1].machine in failed
 
 
+def test_what_is_known_of_hosts_and_of_start_times_outlives_a_restart() -> None:
+    fleet = fleet_of(worker(ONE), worker(TWO))
+    fleet.observe_instance(ONE, instance(ONE, Observation.EXITED), NOW)
+    fleet.advance(NOW + STATE_TIMEOUT_S[State.UNAVAIL] + 1, SILENT_S)
+    later = NOW + 600
+    before, after = (
+        known.snapshot(later, ()) for known in (fleet, Fleet(fleet.endpoint, later, fleet.take_changes(True)))
+    )
+    assert after.hosts.failures == before.hosts.failures
+    assert 0.8 < after.hosts.failures["m1"] < 1
+    assert after.machine_failures == before.machine_failures == {"m1": before.machine_failures["m1"]}
+    assert set(after.hosts.loaded) == {(GROUP, "m1"), (GROUP, "m2")}
+    assert after.estimates.create_s_of == {f"{GROUP}/1xGPU@sim": 40.0}
+
+
 def test_how_many_new_workers_of_a_kind_come_to_be_ready_is_learned() -> None:
     kind = f"{GROUP}/1xGPU@sim"
     fleet = new_fleet()

@@ -39,7 +39,12 @@ PAIR = replace(BARE, cold_workers=2)
 
 
 def worker(
-    number: int, state: State = State.IDLE, goal: Goal = Goal.HOT, perf: float = 100.0, price: Price = PRICE
+    number: int,
+    state: State = State.IDLE,
+    goal: Goal = Goal.HOT,
+    perf: float = 100.0,
+    price: Price = PRICE,
+    zone: str = "",
 ) -> Worker:
     return Worker(
         id=WorkerId(number),
@@ -56,6 +61,7 @@ def worker(
         state=state,
         goal=goal,
         perf=perf,
+        zone=zone,
     )
 
 
@@ -879,10 +885,10 @@ def test_workers_of_one_price_are_spread_over_hosts_and_zones() -> None:
     four = decided(snapshot(demand=load(400), offers=tuple(offers))).rentals
     assert sorted(r.offer.offer.machine for r in four) == ["east1", "east2", "west1", "west2"]
     assert [r.offer.offer.zone for r in four][:2] == ["east", "west"]
-    there = Hosts(zones={"m1": "east"})
-    assert rental_zones(snapshot(worker(1), demand=load(200), offers=tuple(offers), hosts=there)) == ["west"]
+    there = worker(1, zone="east")
+    assert rental_zones(snapshot(there, demand=load(200), offers=tuple(offers))) == ["west"]
     dear = [replace(o, offer=replace(o.offer, price=Price(1.2))) if o.offer.zone == "west" else o for o in offers]
-    assert rental_zones(snapshot(worker(1), demand=load(200), offers=tuple(dear), hosts=there)) == ["east"]
+    assert rental_zones(snapshot(there, demand=load(200), offers=tuple(dear))) == ["east"]
 
 
 def rental_zones(s: Snapshot) -> list[str]:

@@ -31,8 +31,6 @@ class Hosts:
     """How many workers failed there, each counting half as much after an hour."""
     loaded: Collection[tuple[WorkergroupId, str]] = ()
     """Where a worker of a workergroup came to be ready."""
-    zones: Mapping[str, str] = field(default_factory=dict)
-    """Where machines stand that were rented, in their providers' words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,10 @@ class Worker:
     build: str = ""
     """The version that it runs, or was ordered to run; empty if nobody knows."""
     capabilities: Capabilities = ALL_CAPABILITIES
+    zone: str = ""
+    """Where its machine stands, in its provider's words."""
+    failed_at: float = 0.0
+    """When a failure of it was last held against its machine; 0 if never."""
 
     @property
     def began_at(self) -> float:

@@ -8,7 +8,6 @@ from posthouse.domain.decision import Failures, Hosts
 from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
-from posthouse.domain.offer import Offer
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.latest import Latest
 from posthouse.policy.capacity import kind_of
@@ -27,7 +26,6 @@ class Estimator:
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
-        self._zones: Latest[str, str] = Latest(MAX_MACHINES)
         self._host_failures: Latest[str, tuple[float, float]] = Latest(MAX_MACHINES)  # how many, as of when
         self._loaded_on: Latest[tuple[WorkergroupId, str], None] = Latest(MAX_MACHINES)
         self._create_s_of: dict[str, deque[float]] = {}
@@ -36,10 +34,18 @@ class Estimator:
         self.start_s: deque[float] = deque(maxlen=TUNING.samples)
         self.create_s: deque[float] = deque(maxlen=TUNING.samples)
 
-    def rented(self, offer: Offer) -> Offer:
-        """The offer, of whose machine it is remembered where it stands."""
-        self._zones[offer.machine] = offer.zone
-        return offer
+    def restore(self, worker: Worker) -> None:
+        """Takes in what a worker of an earlier life teaches; those that were made first come first."""
+        if worker.perf > 0:
+            self.measured(worker)
+        if worker.loaded_at:
+            self.failures.pop(worker.machine, None)
+            self._loaded_on[worker.group_id, worker.machine] = None
+            self._loaded(worker, worker.loaded_at, success=True)
+            if (took_s := worker.loaded_at - worker.created_at) > 0:
+                self._created(worker, took_s)
+        if worker.failed_at:
+            self.failed(worker, worker.failed_at)
 
     def measured(self, worker: Worker) -> None:
         """A worker has measured its performance: that tells of its kind."""
@@ -67,9 +73,7 @@ class Estimator:
             if before.loaded_at > 0:
                 return None
             took_s = now - worker.created_at
-            self.create_s.append(took_s)
-            kind = kind_of(worker.group_id, worker)
-            self._create_s_of.setdefault(kind, deque(maxlen=TUNING.samples)).append(took_s)
+            self._created(worker, took_s)
             self._loaded(worker, now, success=True)
         return took_s
 
@@ -113,12 +117,16 @@ class Estimator:
     def hosts(self, now: float) -> Hosts:
         """What is known of single machines, for a decision."""
         failures = {machine: self._failures_left(machine, now) for machine in self._host_failures}
-        return Hosts(failures, tuple(self._loaded_on), dict(self._zones))
+        return Hosts(failures, tuple(self._loaded_on))
 
     def _failures_left(self, machine: str, now: float) -> float:
         """What is still held against a machine, however well it did since: half of it each `long_backoff_s`."""
         count, at = self._host_failures.get(machine, (0.0, now))
         return count * math.exp2((at - now) / TUNING.long_backoff_s)
+
+    def _created(self, worker: Worker, took_s: float) -> None:
+        self.create_s.append(took_s)
+        self._create_s_of.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append(took_s)
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
         self._loads.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append((now, success))

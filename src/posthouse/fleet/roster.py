@@ -91,8 +91,7 @@ class Roster:
 
     def restore(self, worker: Worker, now: float) -> None:
         """Takes in a worker of an earlier life; a DESTROYED one for what it teaches."""
-        if worker.perf > 0:
-            self.estimator.measured(worker)
+        self.estimator.restore(worker)
         if worker.state is State.DESTROYED:
             return
         if worker.state is State.WANTED:
@@ -212,7 +211,7 @@ class Roster:
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
-        offer, build = self.estimator.rented(rental.offer.offer), self.rollouts.build_for(rental, worker_id)
+        offer, build = rental.offer.offer, self.rollouts.build_for(rental, worker_id)
         worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
@@ -258,7 +257,7 @@ class Roster:
         if blame:
             self._blame(refused, now)
         if worker.state in UPDATING:
-            self._change(refused, build=watched.ran)
+            self._change(self.workers[worker_id], build=watched.ran)
         self._see(worker_id, Observation.FAILED, now)
 
     def updated(self, worker_id: WorkerId) -> None:
@@ -325,6 +324,7 @@ class Roster:
                 self._blame(worker, now, "" if taken_away or worker.loaded_at else worker.machine)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
                 self.estimator.failed(worker, now)  # it died at work, or was taken away
+                self._change(self.workers[worker_id], failed_at=now)
             self._enter(worker_id, state, now, observation)
 
     def _enter(self, worker_id: WorkerId, state: State, now: float, why: Event) -> None:
@@ -349,6 +349,7 @@ class Roster:
             machines = self.estimator.group_failures[worker.group_id].machines
             text = f"workergroup {worker.group_id} failed on {len(machines)} machines: see what its template runs"
             self._outbox.say(Level.INFO0, text, worker)
+        self._change(self.workers[worker.id], failed_at=now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
         watched = self._watched.get(worker_id)
@@ -370,6 +371,7 @@ def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label:
         machine=offer.machine,
         gpu_name=offer.gpu_name,
         num_gpus=offer.num_gpus,
+        zone=offer.zone,
         price=offer.price,
         capabilities=offer.capabilities,
         created_at=now,

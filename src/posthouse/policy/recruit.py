@@ -111,9 +111,8 @@ class Market:
         self._trying.update(o.group_id for o in rented)
         loaded = [w for w in kept(draft.all()) if w.loaded_at and w.state not in COMING]
         self._proven = Counter(w.group_id for w in loaded if not w.outdated_at)
-        zones = {o.offer.machine: o.offer.zone for o in draft.s.offers} | {**draft.s.hosts.zones}
         there = [w for w in draft.all() if w.goal is not Goal.GONE]
-        self._places = Counter(p for w in there for p in _places(w.provider, zones.get(w.machine, ""), w.machine))
+        self._places = Counter(p for w in there for p in _places(w.provider, w.zone, w.machine))
         self._places.update(p for o in rented for p in _places(o.offer.provider, o.offer.zone, o.offer.machine))
         self._groups = self._grouped(goal)
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0005_rollouts"
+VERSION = "0006_hosts"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -211,6 +211,8 @@ workers = Table(
     Column("capabilities", JSON, nullable=False),
     Column("checksum", Integer),
     Column("build", String, nullable=False, server_default="-"),  # of one whose version nobody knows
+    Column("zone", String, nullable=False, server_default=""),
+    Column("failed_at", Double, nullable=False, server_default="0"),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )
 

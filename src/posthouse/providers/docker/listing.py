@@ -1,6 +1,7 @@
 """A worker as it is listed: what an engine says of it, in Posthouse's words."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from posthouse.domain.instance import Instance
@@ -30,6 +31,19 @@ class Making:
     @property
     def message(self) -> str:
         return f"pulling {self.image}: {layout.progress(self.pull.layers if self.pull else {})}"
+
+
+class Misnamed:
+    """Containers that run though their names say that they are meant to be stopped: their start was cut short."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def overdue(self, workers: Mapping[str, Found], after_s: float, now: float) -> list[Found]:
+        """Those that were so for longer than a stop takes."""
+        found = [label for label, worker in workers.items() if worker.halted and worker.state == "running"]
+        self._since = {label: self._since.get(label, now) for label in found}
+        return [workers[label] for label, since in self._since.items() if now - since > after_s]
 
 
 async def seen(

@@ -17,7 +17,7 @@ from posthouse.ports import InstanceSpec
 from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import RETRY_S, Engine, NameTaken, PortTaken
 from posthouse.providers.docker.layout import UNBEGUN, Found, Place
-from posthouse.providers.docker.listing import Making, lines_of, seen
+from posthouse.providers.docker.listing import Making, Misnamed, lines_of, seen
 from posthouse.providers.docker.room import Room
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.docker.stock import Stock
@@ -26,6 +26,8 @@ from posthouse.providers.plugin import Context
 PORT_TRIES: Final = 5
 """How often a new worker is given other ports where something else has them."""
 EVENTS_AGAIN_S: Final = 5.0
+STOPPED_BY_S: Final = 30.0
+"""A stop is over so long after the time that a worker has to end."""
 NONE: Final[Mapping[str, Making]] = MappingProxyType({})
 MOST_LINES: Final = 10_000
 BEFORE_BYTES: Final = 2**18
@@ -53,9 +55,12 @@ class DockerProvider:
         """Held while a worker takes a slot, so that no two take the same."""
         self._making: dict[str, Making] = {}
         self._moving: set[str] = set()
+        self._misnamed = Misnamed()
+        self._naming = asyncio.Lock()
+        """Held while a name is mended, so that a stop sees the one or the other."""
         self._unreached = ""
         self._bell = context.bell
-        self._events = asyncio.create_task(self._listen())
+        self._events = asyncio.create_task(_listen(self))
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
@@ -70,7 +75,9 @@ class DockerProvider:
     async def instances(self) -> Sequence[Instance]:
         """Everything of this installation on the engine, whoever started it."""
         making = dict(self._making)  # what the list shows without a container, or before its start, may run by now
-        return await asyncio.gather(*(self._seen(worker, making) for worker in (await self._found()).values()))
+        workers = await self._found()
+        await self._mend(workers)
+        return await asyncio.gather(*(self._seen(worker, making) for worker in workers.values()))
 
     async def logs(self, instance_id: str, tail: int) -> str:
         """The last lines that its container printed and, if the template writes it, of model.log: half each then."""
@@ -173,11 +180,13 @@ class DockerProvider:
 
     async def stop(self, instance_id: str) -> None:
         """Ends its processes and keeps its container."""
-        worker = (await self._found()).get(instance_id)
-        if worker is not None and worker.container:
-            await self._halt(worker)
-        elif instance_id in self._making:
-            raise Busy(f"{instance_id}: its image is still being pulled", RETRY_S)
+        with self._moved(instance_id):
+            async with self._naming:
+                worker = (await self._found()).get(instance_id)
+            if worker is not None and worker.container:
+                await self._halt(worker)
+            elif instance_id in self._making:
+                raise Busy(f"{instance_id}: its image is still being pulled", RETRY_S)
 
     async def destroy(self, instance_id: str) -> None:
         """Removes its containers, its own volume and those without a name. What workers share stays."""
@@ -244,6 +253,15 @@ class DockerProvider:
         await self._name(worker, halted=True)
         if worker.state in layout.RUNNING:
             await self._engine.stop(worker.container, self._settings.grace_s)
+
+    async def _mend(self, workers: Mapping[str, Found]) -> None:
+        """Names what has run for longer than a stop takes as what is meant to run."""
+        now = asyncio.get_running_loop().time()
+        for worker in self._misnamed.overdue(workers, self._settings.grace_s + STOPPED_BY_S, now):
+            async with self._naming:
+                if worker.place.label not in self._moving:
+                    with suppress(NotFound):
+                        await self._name(worker, halted=False)
 
     async def _name(self, worker: Found, halted: bool) -> None:
         """Lets the name of a worker's container say whether it is meant to be stopped."""
@@ -317,10 +335,11 @@ class DockerProvider:
             return image
         raise Refused(f"image: its template names none, and neither does providers.{self.name}.image")
 
-    async def _listen(self) -> None:
-        """Rings the bell at what the engine tells of our containers. The list is the truth; this only hastens it."""
-        while True:
-            with suppress(OSError, PosthouseError):
-                async for _ in self._engine.events(self._mark):
-                    self._bell()
-            await asyncio.sleep(EVENTS_AGAIN_S)
+
+async def _listen(provider: DockerProvider) -> None:
+    """Rings the bell at what the engine tells of our containers. The list is the truth; this only hastens it."""
+    while True:
+        with suppress(OSError, PosthouseError):
+            async for _ in provider._engine.events(provider._mark):
+                provider._bell()
+        await asyncio.sleep(EVENTS_AGAIN_S)
