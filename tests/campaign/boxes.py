@@ -1,13 +1,15 @@
-"""The real engine and the real providers `docker` and `ssh`, in virtual time, on an engine and on boxes that are only
-remembered: a server is killed between any two steps of its tasks, and another one takes over.
+"""The real engine and the real providers `docker`, `ssh`, `kubernetes` and `skypilot`, in virtual time, on an engine,
+boxes, a cluster and a server that are only remembered: ours is killed between any two steps of its tasks, and another
+one takes over.
 
-`python -m tests.campaign.boxes STEPS STRIDE` kills it at every STRIDEth of so many steps after each change.
+`python -m tests.campaign.boxes STEPS STRIDE [PROVIDER ...]` kills it at every STRIDEth of so many steps after each
+change.
 """
 
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -31,38 +33,31 @@ from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import NameTaken
 from posthouse.providers.docker.provider import DockerProvider
 from posthouse.providers.docker.settings import DockerSettings
+from posthouse.providers.kubernetes.provider import KubernetesProvider
+from posthouse.providers.kubernetes.settings import KubernetesSettings
 from posthouse.providers.plugin import Context
+from posthouse.providers.skypilot.provider import SkypilotProvider
+from posthouse.providers.skypilot.settings import SkypilotSettings
 from posthouse.providers.ssh import provider as ssh_provider
 from posthouse.providers.ssh.frames import Listing
 from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.providers.wrappers import Breaker, Throttled
+from tests.campaign.clouds import ClusterClient, SimCluster, SimSky, SkyClient
 from tests.campaign.disk import Disk
 from tests.campaign.market import NoChecks
 from tests.campaign.server import Server
 from tests.campaign.virtual import VirtualLoop
+from tests.campaign.wire import FOREIGN, PORTS, PULL_S, Wire
 from tests.campaign.world import World
 
 STARTED_AT = 1.7e9
 REPORT_S = 5.0
 LOAD_S = 20.0
-PULL_S = 10.0
 SETTLES_S = 180.0
 """After a crash all is as it should be within this time."""
 PERF = 100.0
-FOREIGN = "somebody-elses"
-PROVIDERS = ("docker", "ssh")
+PROVIDERS = ("docker", "ssh", "kubernetes", "skypilot")
 CHANGES = ("rent", "rest", "wake", "leave")
-PORTS = count(20_000)
-
-
-class Wire:
-    """Calls that take their time, both ways: one that is cut short on its way back was carried out."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self.loop, self.random = loop, Random(1)
-
-    async def way(self) -> None:
-        await asyncio.sleep(self.random.uniform(0.02, 0.3))
 
 
 class SimEngine(Wire):
@@ -74,8 +69,6 @@ class SimEngine(Wire):
         self.volumes: dict[str, Mapping[str, str]] = {FOREIGN: {}}
         self.containers: dict[str, dict[str, Any]] = {}
         self.images: set[str] = set()
-        self.made: list[str] = []
-        """The label of each container that ever was."""
         self._put(FOREIGN, {}, "running")
 
     def _put(self, name: str, labels: Mapping[str, str], state: str) -> str:
@@ -89,18 +82,15 @@ class SimEngine(Wire):
         return self.containers[container]
 
     def running(self) -> list[tuple[str, str, str]]:
-        """What each worker that runs is: its label, something that changes when it starts anew, and its address."""
         there = [c for c in self.containers.values() if c["State"] == "running" and layout.LABEL in c["Labels"]]
         places = [(c, layout.place_of(c["Labels"])) for c in there]
         return [(p.label, f"{c['Id']} {c['began']}", f"127.0.0.1:{p.ports[0][1]}") for c, p in places]
 
     def left(self) -> list[str]:
-        """What is there of ours."""
         ours = [c["Names"][0] for c in self.containers.values() if layout.LABEL in c["Labels"]]
         return sorted(ours + [name for name in self.volumes if name != FOREIGN])
 
     def misnamed(self) -> list[str]:
-        """What runs under a name that says that it is meant to be stopped."""
         running = [c["Names"][0] for c in self.containers.values() if c["State"] == "running"]
         return [name for name in running if name.endswith(layout.HALTED)]
 
@@ -190,7 +180,6 @@ class SimBox(Wire):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__(loop)
         self.workers: dict[str, dict[str, Any]] = {}
-        self.made: list[str] = []
         self.slots, self.pace_s = 8, 0.0
         self._turn = asyncio.Lock()
 
@@ -203,12 +192,6 @@ class SimBox(Wire):
 
     def left(self) -> list[str]:
         return sorted(self.workers)
-
-    def misnamed(self) -> list[str]:
-        return []
-
-    def foreign_is_there(self) -> bool:
-        return True  # the program on a box knows its own workers alone
 
     def _instance(self, label: str) -> Instance:
         worker = self.workers[label]
@@ -273,7 +256,8 @@ class Shop:
 
     def __init__(self, name: str, loop: VirtualLoop, folder: Path) -> None:
         self.name, self.loop, self.random, self._folder = name, loop, Random(2), folder
-        self.place: SimEngine | SimBox = SimEngine(loop) if name == "docker" else SimBox(loop)
+        kinds = {"docker": SimEngine, "ssh": SimBox, "kubernetes": SimCluster, "skypilot": SimSky}
+        self.place: Wire = kinds[name](loop)
         self.tell: Any = lambda instance, message: None
         self._ran: dict[str, tuple[str, float]] = {}
 
@@ -285,7 +269,17 @@ class Shop:
             docker = DockerProvider(DockerSettings(type="docker", image="demo", agent="image", slots=8), context)
             docker._engine = docker._stock._engine = cast(Any, EngineClient(self.place))
             provider = docker
+        elif isinstance(self.place, SimCluster):
+            kubernetes = KubernetesProvider(KubernetesSettings(type="kubernetes", image="demo", address="pod"), context)
+            client = cast(Any, ClusterClient(self.place))
+            kubernetes._cluster = kubernetes._workers._cluster = kubernetes._room._cluster = client
+            provider = kubernetes
+        elif isinstance(self.place, SimSky):
+            skypilot = SkypilotProvider(SkypilotSettings(type="skypilot"), context)
+            skypilot._client = cast(Any, SkyClient(self.place))
+            provider = skypilot
         else:
+            assert isinstance(self.place, SimBox)
             link, key = BoxLink(self.place), Path("key")
             host = Host(name="a", address="10.0.0.1", user="posthouse", key_file=key, slots=8)
             with patch.object(ssh_provider, "_key", lambda path, where: None):
@@ -458,14 +452,14 @@ def broken(crash: Crash) -> list[str]:
     return [rule for rule, holds in rules.items() if not holds]
 
 
-def crashes(last: int, stride: int) -> Iterator[tuple[str, str, int]]:
+def crashes(last: int, stride: int, providers: Sequence[str] = PROVIDERS) -> Iterator[tuple[str, str, int]]:
     """Arguments of `Crash`: each change at each provider, at every `stride`th step up to `last`."""
-    return ((p, c, n) for p in PROVIDERS for c in CHANGES for n in range(1, last, stride))
+    return ((p, c, n) for p in providers for c in CHANGES for n in range(1, last, stride))
 
 
 if __name__ == "__main__":
     wrong, total = 0, 0
-    for at in crashes(int(sys.argv[1]), int(sys.argv[2])):
+    for at in crashes(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or PROVIDERS):
         found, total = broken(Crash(*at)), total + 1
         if found:
             wrong += 1

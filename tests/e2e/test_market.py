@@ -1,8 +1,5 @@
 """The whole road over a simulated market with real workers: offer, rent, boot, report, route, answer, destroy."""
 
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.market.model import MICRO
 from posthouse.market.server import Api
 from tests.kit.live import AGENT, add_endpoint, live_server, ready, until, worker_processes
-from tests.kit.market import KEY, go_wrong, market
-from tests.kit.site import START_S, Site
+from tests.kit.market import KEY, MarketProcess, go_wrong, market, market_process
+from tests.kit.site import Site
 from tests.kit.site import until as until_site
 
 TEMPLATE = """
@@ -26,20 +23,13 @@ exec "$PYTHON" -m posthouse agent --parallel 4 --perf 2000 \\
 
 
 @pytest.fixture
-def market_process(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Where a market listens that runs in a process of its own, and its key."""
-    argv = [sys.executable, "-m", "posthouse", "market", "--json", "--port", "0", "--run", str(tmp_path / "machines")]
-    for fault in ("schedule_s=0.2", "pull_s=0.5", "stop_s=0.2", "start_s=0.2", "limits=0.02"):
-        argv += ["--fault", fault]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.terminate()
-        assert process.wait(START_S) == 0
+def elsewhere(tmp_path: Path) -> Iterator[MarketProcess]:
+    with market_process(tmp_path / "machines") as found:
+        yield found
 
 
 @pytest.fixture
-def site(tmp_path: Path, market_process: dict[str, str]) -> Iterator[Site]:
+def site(tmp_path: Path, elsewhere: MarketProcess) -> Iterator[Site]:
     made = Site(tmp_path)
     (tmp_path / "posthouse.toml").write_text(f"""
 default_provider = "vast"
@@ -50,22 +40,22 @@ stabilization_s = 1
 orphan_after_s = 1
 
 [providers.vast]
-url = "{market_process["url"]}"
+url = "{elsewhere.url}"
 image = "demo/image"
 pace = 0.02
 poll_s = 0.5
 catalog_s = 0.5
 """)
-    made.environ["POSTHOUSE_PROVIDERS__VAST__API_KEY"] = market_process["api_key"]
+    made.environ["POSTHOUSE_PROVIDERS__VAST__API_KEY"] = elsewhere.api_key
     yield made
     made.clear()
 
 
 def test_a_request_is_answered_by_a_worker_that_was_rented_for_it(
-    site: Site, market_process: dict[str, str], tmp_path: Path
+    site: Site, elsewhere: MarketProcess, tmp_path: Path
 ) -> None:
     site.start()
-    assert market_process["api_key"] not in site.run("config", "show").stdout
+    assert elsewhere.api_key not in site.run("config", "show").stdout
     (site.directory / "onstart.sh").write_text(TEMPLATE)
     site.json("template", "create", "--name", "llm", "--env", "-p 3000:3000", "--onstart", "onstart.sh")
     site.json("endpoint", "create", "llm", "--min-load", "0", "--cold-workers", "0", "--cold-mult", "1")

@@ -1,9 +1,13 @@
 """A simulated GPU market of a test's own, with a provider at it."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from posthouse.market.world import Market
 from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
+from tests.kit.site import START_S
 
 KEY, READ_KEY = "renter-key", "reader-key"
 QUICK = {"schedule_s": 0.0, "pull_s": 0.05, "stop_s": 0.05, "start_s": 0.05, "limits": 0.0}
@@ -50,6 +55,28 @@ async def provider_at(api: Api, name: str = "market", **table: Any) -> AsyncIter
         yield provider
     finally:
         await provider.close()
+
+
+@dataclass(frozen=True, slots=True)
+class MarketProcess:
+    """A market in a process of its own."""
+
+    url: str
+    api_key: str
+    process: "subprocess.Popen[str]"
+
+
+@contextmanager
+def market_process(machines: Path, *flags: str) -> Iterator[MarketProcess]:
+    """A market that runs what is rented there as processes, with their files in a directory."""
+    argv = [sys.executable, "-m", "posthouse", "market", "--json", "--port", "0", "--run", str(machines), *flags]
+    for fault in ("schedule_s=0.2", "pull_s=0.5", "stop_s=0.2", "start_s=0.2", "limits=0.02"):
+        argv += ["--fault", fault]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield MarketProcess(**json.loads(process.stdout.readline()), process=process)
+        process.terminate()
+        assert process.wait(START_S) == 0
 
 
 def go_wrong(api: Api, **values: Any) -> None:

@@ -3,7 +3,10 @@
 import sys
 from importlib import import_module
 
-NAMES = ("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update")
+NAMES = (
+    *("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update"),
+    *("across", "providers"),
+)
 
 
 def main() -> int:

@@ -40,14 +40,18 @@ class Ground(Site):
         self.key = ""
 
     def begin(self, onstart: str = ONSTART, env: str = "-p 3000:3000", **scaling: Any) -> None:
-        """Starts the server and makes the endpoint."""
+        """Starts the server, makes the endpoint, and gives it what it may rent."""
+        self.open(onstart, env, **scaling)
+        self.json("workergroup", "create", "--endpoint", "drill", "--template", "drill")
+
+    def open(self, onstart: str = ONSTART, env: str = "-p 3000:3000", **scaling: Any) -> None:
+        """Starts the server and makes the endpoint, which may rent nothing yet."""
         facts = self.start()
         self.url, self.key = facts["url"], Path(facts["admin_key_file"]).read_text().strip()
         (self.directory / "onstart.sh").write_text(onstart)
         self.json("template", "create", "--name", "drill", "--env", env, "--onstart", "onstart.sh")
         flags = [word for name, value in scaling.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         self.json("endpoint", "create", "drill", *flags)
-        self.json("workergroup", "create", "--endpoint", "drill", "--template", "drill")
 
     def start_again(self) -> None:
         """Starts the server at the address where it was."""

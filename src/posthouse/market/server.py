@@ -281,7 +281,8 @@ class Api:
         return msgspec.to_builtins(self.market.faults)
 
     def _set_machine(self, body: Mapping[str, Any], request: web.Request) -> Any:
-        """`{"offline": true}`, or `{"price": dollars, "min_bid": dollars}`."""
+        """`{"offline": true}`, or `{"price": dollars, "min_bid": dollars}`; with `"running": true` of what runs there,
+        too, as when a contract ends."""
         machine = self.market.machines.get(_id(request))
         if machine is None:
             raise Refusal(404, "no_such_machine", "no machine has that number")
@@ -289,7 +290,8 @@ class Api:
             self.market.go_offline(machine)
         else:
             price, bid = body.get("price", machine.price / MICRO), body.get("min_bid", machine.min_bid / MICRO)
-            self.market.set_price(machine, round(float(price) * MICRO), round(float(bid) * MICRO))
+            running = body.get("running") is True
+            self.market.set_price(machine, round(float(price) * MICRO), round(float(bid) * MICRO), running)
         return {"success": True}
 
 

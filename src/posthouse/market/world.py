@@ -140,11 +140,15 @@ class Market:
         """Machines that can be rented."""
         return [machine for machine in self.machines.values() if machine.online and not machine.tenant]
 
-    def set_price(self, machine: Machine, price: int, min_bid: int) -> None:
-        """Another price from now on: of new rentals, and of the bid that others make."""
+    def set_price(self, machine: Machine, price: int, min_bid: int, running: bool = False) -> None:
+        """Another price from now on: of new rentals, and of the bid that others make. `running`: of present ones, too,
+        as when a contract ends."""
         machine.price, machine.min_bid = max(1, price), max(1, min_bid)
-        for rental in [r for r in self.rentals.values() if r.machine is machine and r.is_bid]:
-            if rental.has_gpus and rental.price < machine.min_bid:
+        for rental in [r for r in self.rentals.values() if r.machine is machine]:
+            if running and not rental.is_bid:
+                rental.bill(self.now)
+                rental.price = machine.price
+            if rental.is_bid and rental.has_gpus and rental.price < machine.min_bid:
                 self._outbid(rental)
         self._serve_waiting(machine)
 

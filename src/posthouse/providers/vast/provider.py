@@ -178,7 +178,9 @@ class VastProvider:
     async def _rent(self, offer_id: str, ask: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         offer = self._offers.get(offer_id)
         bid = offer.price.ready_usd_h if offer and offer_id.startswith(BID) else 0.0
-        if offer is None and (self._offers or offer_id.startswith(BID)):  # it waited for its turn, and somebody else was faster
+        if offer is None and (
+            self._offers or offer_id.startswith(BID)
+        ):  # it waited for its turn, and somebody else was faster
             raise OfferTaken(f"{offer_id}: it is not among the latest offers")
         if offer is not None and (usd_h := _with_disk(offer, spec.disk_gb)) > max_usd_h * (1 + 1e-9):
             raise OfferTaken(f"{offer_id}: costs {usd_h:g} $/h, more than {max_usd_h:g}")
