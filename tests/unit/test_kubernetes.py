@@ -122,6 +122,13 @@ def test_only_nodes_count_that_a_worker_may_use() -> None:
     assert market.offer(pool, "kube", 0, Capabilities()).gpu_name == "CPU"
 
 
+@pytest.mark.parametrize("caches", [[], ["models:/root/.cache"]])
+def test_a_cluster_with_a_cache_of_all_workers_keeps_what_they_download(caches: list[str]) -> None:
+    market = Market(KubernetesSettings(caches=caches))
+    [pool] = market.pools([node("a")], []).values()
+    assert market.offer(pool, "kube", 0, Capabilities()).keeps_files is bool(caches)
+
+
 # -- what is made ----------------------------------------------------------------------------------------------------
 
 

@@ -115,6 +115,7 @@ class Market:
             num_gpus=gpus,
             available=max(0, pool.slots - active),
             capabilities=capabilities,
+            keeps_files=bool(own.caches),
             gpu_ram_mb=pool.gpu_ram_mb if gpus else 0.0,
             zone=labels.get(ZONE, ""),
             attributes={"cpu_cores": pool.cores, "cpu_ram": pool.memory_mb},
