@@ -270,7 +270,9 @@ class Shop:
             docker._engine = docker._stock._engine = cast(Any, EngineClient(self.place))
             provider = docker
         elif isinstance(self.place, SimCluster):
-            kubernetes = KubernetesProvider(KubernetesSettings(type="kubernetes", image="demo", address="pod"), context)
+            kubernetes = KubernetesProvider(
+                KubernetesSettings(type="kubernetes", image="demo", address="pod", gpus_per_worker=0), context
+            )
             client = cast(Any, ClusterClient(self.place))
             kubernetes._cluster = kubernetes._workers._cluster = kubernetes._room._cluster = client
             provider = kubernetes

@@ -124,7 +124,7 @@ def test_only_nodes_count_that_a_worker_may_use() -> None:
 
 @pytest.mark.parametrize("caches", [[], ["models:/root/.cache"]])
 def test_a_cluster_with_a_cache_of_all_workers_keeps_what_they_download(caches: list[str]) -> None:
-    market = Market(KubernetesSettings(caches=caches))
+    market = Market(KubernetesSettings(gpus_per_worker=0, caches=caches))
     [pool] = market.pools([node("a")], []).values()
     assert market.offer(pool, "kube", 0, Capabilities()).keeps_files is bool(caches)
 
