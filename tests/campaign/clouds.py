@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from posthouse.domain.errors import NotFound
+from posthouse.errors import NotFound
 from posthouse.providers.kubernetes.api import AlreadyThere
 from posthouse.providers.kubernetes.objects import WORKER
 from posthouse.providers.skypilot.launch import RUN
