@@ -859,10 +859,10 @@ def test_what_is_known_of_hosts_and_of_start_times_outlives_a_restart() -> None:
     before, after = (
         known.snapshot(later, ()) for known in (fleet, Fleet(fleet.endpoint, later, fleet.take_changes(True)))
     )
-    assert after.hosts.failures == before.hosts.failures
-    assert 0.8 < after.hosts.failures["m1"] < 1
+    assert after.held_against == before.held_against
+    assert 0.8 < after.held_against["m1"] < 1
     assert after.machine_failures == before.machine_failures == {"m1": before.machine_failures["m1"]}
-    assert set(after.hosts.loaded) == {(GROUP, "m1"), (GROUP, "m2")}
+    assert set(after.loaded_on) == {(GROUP, "m1"), (GROUP, "m2")}
     assert after.estimates.create_s_of == {f"{GROUP}/1xGPU@sim": 40.0}
 
 
@@ -922,11 +922,11 @@ def test_a_worker_that_dies_at_work_is_held_against_its_machine_alone() -> None:
 def test_a_host_has_a_reputation_that_a_success_does_not_mend_at_once() -> None:
     fleet = fleet_of(worker(ONE), worker(TWO))
     fleet.observe("sim", [instance(TWO)], NOW + 1, NOW + 1)  # the first was taken away
-    assert fleet.snapshot(NOW + 1, ()).hosts.failures == {"m1": 1.0}
+    assert fleet.snapshot(NOW + 1, ()).held_against == {"m1": 1.0}
     half = NOW + 1 + TUNING.long_backoff_s
-    assert fleet.snapshot(half, ()).hosts.failures == {"m1": 0.5}
+    assert fleet.snapshot(half, ()).held_against == {"m1": 0.5}
     fleet.observe("sim", [], half, half)
-    assert fleet.snapshot(half, ()).hosts.failures == {"m1": 0.5, "m2": 1.0}
+    assert fleet.snapshot(half, ()).held_against == {"m1": 0.5, "m2": 1.0}
 
 
 def test_a_worker_at_full_performance_is_no_queue_once_the_time_of_service_is_known() -> None:

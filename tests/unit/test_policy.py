@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.domain.decision import Decision, Failures, Hosts, Memory, Obstacle, Snapshot
+from posthouse.domain.decision import Decision, Failures, Memory, Obstacle, Snapshot
 from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.estimates import Estimates
@@ -868,15 +868,15 @@ def test_the_time_until_it_is_ready_is_paid_for() -> None:
     estimates = Estimates({KIND: 100.0}, create_s=60.0, create_s_of={KIND.replace("sim", "slow"): 600.0})
     assert first(quick, slow, estimates=estimates) == "a"  # 1.05 x (1 + 60/3600) = 1.07, 1.00 x (1 + 600/3600) = 1.17
     # What has the model already starts like a stopped worker.
-    kept, loaded = at("slow", slow, keeps_files=True), Hosts(loaded=((GROUP, "m"),))
-    assert first(quick, kept, estimates=estimates, hosts=loaded) == "b"
-    assert first(quick, slow, estimates=estimates, hosts=loaded) == "a"
+    kept, loaded = at("slow", slow, keeps_files=True), ((GROUP, "m"),)
+    assert first(quick, kept, estimates=estimates, loaded_on=loaded) == "b"
+    assert first(quick, slow, estimates=estimates, loaded_on=loaded) == "a"
 
 
 def test_what_failed_on_a_host_is_held_against_it_for_some_hours() -> None:
     bad, good = offer("a", 1.0, machine="bad"), offer("b", 1.4, machine="good")
     for failures, taken in [(1.0, "b"), (0.5, "b"), (0.25, "a")]:
-        assert first(bad, good, hosts=Hosts({"bad": failures})) == taken
+        assert first(bad, good, held_against={"bad": failures}) == taken
 
 
 def test_workers_of_one_price_are_spread_over_hosts_and_zones() -> None:

@@ -24,16 +24,6 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
-    """What is known of single machines, by their names."""
-
-    failures: Mapping[str, float] = field(default_factory=dict)
-    """How many workers failed there, each counting half as much after an hour."""
-    loaded: Collection[tuple[WorkergroupId, str]] = ()
-    """Where a worker of a workergroup came to be ready."""
-
-
-@dataclass(frozen=True, slots=True)
 class Cap:
     """The most that an endpoint may come to cost now, beside its own `max_usd_h`."""
 
@@ -61,7 +51,10 @@ class Snapshot:
     """Workers that have requests on them."""
     group_failures: Mapping[WorkergroupId, Failures] = field(default_factory=dict)
     machine_failures: Mapping[str, Failures] = field(default_factory=dict)
-    hosts: Hosts = Hosts()
+    held_against: Mapping[str, float] = field(default_factory=dict)
+    """How many workers failed on each machine, each counting half as much after an hour."""
+    loaded_on: Collection[tuple[WorkergroupId, str]] = ()
+    """Machines on which a worker of a workergroup came to be ready."""
     resting: frozenset[WorkerId] = frozenset()
     """Workers whose start was refused a moment ago: others are sooner."""
     outliers: frozenset[WorkerId] = frozenset()

@@ -340,7 +340,8 @@ class Controller:
             outliers=frozenset(self.requests.outliers.penalties_s(now)),
             group_failures=dict(estimator.group_failures),
             machine_failures=dict(estimator.failures),
-            hosts=estimator.hosts(now),
+            held_against={machine: estimator.held_against(machine, now) for machine in estimator.held},
+            loaded_on=tuple(estimator.loaded_on),
             stabilized_at=self.stabilized_at,
             rollouts=dict(self.roster.rollouts),
         )

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from statistics import median
 
-from posthouse.domain.decision import Failures, Hosts
+from posthouse.domain.decision import Failures
 from posthouse.domain.endpoint import WorkergroupId
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import UPDATING, State
@@ -26,8 +26,9 @@ class Estimator:
         """By machine: since a worker last came to be ready there."""
         self.group_failures: dict[WorkergroupId, Failures] = {}
         """By workergroup: since a worker of it last came to be ready."""
-        self._host_failures: Latest[str, tuple[float, float]] = Latest(MAX_MACHINES)  # how many, as of when
-        self._loaded_on: Latest[tuple[WorkergroupId, str], None] = Latest(MAX_MACHINES)
+        self.held: Latest[str, tuple[float, float]] = Latest(MAX_MACHINES)
+        """How many failures are held against each machine, as of when."""
+        self.loaded_on: Latest[tuple[WorkergroupId, str], None] = Latest(MAX_MACHINES)
         self._create_s_of: dict[str, deque[float]] = {}
         self._kinds: dict[str, Latest[WorkerId, tuple[float, float]]] = {}  # performance and $/h
         self._loads: dict[str, deque[tuple[float, bool]]] = {}
@@ -40,10 +41,8 @@ class Estimator:
             self.measured(worker)
         if worker.loaded_at:
             self.failures.pop(worker.machine, None)
-            self._loaded_on[worker.group_id, worker.machine] = None
-            self._loaded(worker, worker.loaded_at, success=True)
-            if (took_s := worker.loaded_at - worker.created_at) > 0:
-                self._created(worker, took_s)
+            self.loaded_on[worker.group_id, worker.machine] = None
+            self._created(worker, worker.loaded_at)
         if worker.failed_at:
             self.failed(worker, worker.failed_at)
 
@@ -65,23 +64,21 @@ class Estimator:
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes
             self.group_failures.pop(worker.group_id, None)
         self.failures.pop(worker.machine, None)
-        self._loaded_on[worker.group_id, worker.machine] = None
+        self.loaded_on[worker.group_id, worker.machine] = None
         took_s = now - before.since
         if before.state is State.STARTING:
             self.start_s.append(took_s)
         elif before.state not in UPDATING:
             if before.loaded_at > 0:
                 return None
-            took_s = now - worker.created_at
-            self._created(worker, took_s)
-            self._loaded(worker, now, success=True)
+            took_s = self._created(worker, now)
         return took_s
 
     def failed(self, worker: Worker, now: float) -> None:
         """A worker failed: that is held against its machine, and against its kind if it never came to be ready."""
         count = self.failures.get(worker.machine, Failures()).count
         self.failures[worker.machine] = Failures(count + 1, now)
-        self._host_failures[worker.machine] = self._failures_left(worker.machine, now) + 1, now
+        self.held[worker.machine] = self.held_against(worker.machine, now) + 1, now
         if worker.loaded_at == 0:
             self._loaded(worker, now, success=False)
 
@@ -114,19 +111,17 @@ class Estimator:
             create_s=median(self.create_s or [nothing.create_s]),
         )
 
-    def hosts(self, now: float) -> Hosts:
-        """What is known of single machines, for a decision."""
-        failures = {machine: self._failures_left(machine, now) for machine in self._host_failures}
-        return Hosts(failures, tuple(self._loaded_on))
-
-    def _failures_left(self, machine: str, now: float) -> float:
+    def held_against(self, machine: str, now: float) -> float:
         """What is still held against a machine, however well it did since: half of it each `long_backoff_s`."""
-        count, at = self._host_failures.get(machine, (0.0, now))
+        count, at = self.held.get(machine, (0.0, now))
         return count * math.exp2((at - now) / TUNING.long_backoff_s)
 
-    def _created(self, worker: Worker, took_s: float) -> None:
-        self.create_s.append(took_s)
-        self._create_s_of.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append(took_s)
+    def _created(self, worker: Worker, now: float) -> float:
+        if (took_s := now - worker.created_at) > 0:  # one that was there from the start took none
+            self.create_s.append(took_s)
+            self._create_s_of.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append(took_s)
+        self._loaded(worker, now, success=True)
+        return took_s
 
     def _loaded(self, worker: Worker, now: float, success: bool) -> None:
         self._loads.setdefault(kind_of(worker.group_id, worker), deque(maxlen=TUNING.samples)).append((now, success))

@@ -109,6 +109,11 @@ class Rental:
         self.storage += self.storage_price * passed
         self.billed_at = now
 
+    def reprice(self, price: int, now: float) -> None:
+        """It costs so much from now on."""
+        self.bill(now)
+        self.price = price
+
     def become(self, actual: str | None, now: float, message: str = "") -> None:
         """It has another status from now on."""
         self.bill(now)

@@ -141,13 +141,11 @@ class Market:
         return [machine for machine in self.machines.values() if machine.online and not machine.tenant]
 
     def set_price(self, machine: Machine, price: int, min_bid: int, running: bool = False) -> None:
-        """Another price from now on: of new rentals, and of the bid that others make. `running`: of present ones, too,
-        as when a contract ends."""
+        """Another price from now on: of new rentals, of others' bids, and with `running` of present rentals."""
         machine.price, machine.min_bid = max(1, price), max(1, min_bid)
         for rental in [r for r in self.rentals.values() if r.machine is machine]:
             if running and not rental.is_bid:
-                rental.bill(self.now)
-                rental.price = machine.price
+                rental.reprice(machine.price, self.now)
             if rental.is_bid and rental.has_gpus and rental.price < machine.min_bid:
                 self._outbid(rental)
         self._serve_waiting(machine)
@@ -283,8 +281,7 @@ class Market:
         """Raises: Refusal."""
         if not rental.is_bid or bid < 1:
             raise Refusal(400, "invalid_price", "the instance is no bid, or the price is not above 0")
-        rental.bill(self.now)
-        rental.price = bid
+        rental.reprice(bid, self.now)
         if rental.has_gpus and bid < rental.machine.min_bid:
             self._outbid(rental)
         self._serve_waiting(rental.machine)

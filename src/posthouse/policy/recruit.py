@@ -198,10 +198,10 @@ def _candidate(draft: Draft, entry: GroupOffer, goal: Goal) -> Candidate:
     s, known, offer = draft.s, draft.s.estimates, entry.offer
     name = kind_of(entry.group_id, offer)
     success_rate = known.success_rate.get(name, 1.0)
-    loaded = offer.keeps_files and (entry.group_id, offer.machine) in s.hosts.loaded
+    loaded = offer.keeps_files and (entry.group_id, offer.machine) in s.loaded_on
     create_s = known.create_s_of.get(name, known.create_s)
     create_s = min(create_s, known.start_s) if loaded else create_s
-    held_against = s.hosts.failures.get(offer.machine, 0.0)
+    held_against = s.held_against.get(offer.machine, 0.0)
     times = (1 + create_s / draft.tuning.reserve_s) * (1 + held_against) / success_rate
     usd_h = offer.price.running_usd_h * times + (offer.price.stopped_usd_h if goal is Goal.COLD else 0.0)
     failures = s.machine_failures.get(offer.machine, Failures())
