@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextvars import Context
 from copy import deepcopy
 from itertools import count
 from typing import Any
@@ -169,7 +170,7 @@ class SimSky(Wire):
         """The id of a new request."""
         number = f"r{next(self._ids)}"
         work = getattr(self, f"do{path.replace('/', '_')}")(body)
-        self.requests[number] = path, str(body.get("cluster_name")), self.loop.create_task(work)
+        self.requests[number] = path, str(body.get("cluster_name")), self.loop.create_task(work, context=Context())
         return number
 
     def of(self, name: str) -> Json:

@@ -137,7 +137,7 @@ def run() -> tuple[dict[str, Any], list[str]]:
         text = SETTINGS.format(left=left, right=right, rest=REST)
         (site.directory / "posthouse.toml").write_text(text)
         site.environ = {name: value for name, value in site.environ.items() if "PROVIDERS__PROCESS" not in name}
-        load = {"min_load": (HOT - 0.1) * PERF, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
+        load: dict[str, Any] = {"min_load": (HOT - 0.1) * PERF, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
         site.open(**load, max_workers=2 * HOT)
         return asyncio.run(_providers(site, {"left": left, "right": right}))
 

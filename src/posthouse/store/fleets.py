@@ -33,7 +33,7 @@ SHOW = 100
 LATEST = 1e11
 """No time is later: one that is comes from a damaged row, and a clock that began there would stand still."""
 UNKNOWN = "-"
-"""The build of a worker whose version nobody knows."""
+"""The build of a worker whose version nobody knows, and the zone of one of which nobody knows where it is."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
 
@@ -218,7 +218,7 @@ def worker_row(worker: Worker) -> dict[str, Any]:
     row = asdict(worker)
     row |= row.pop("price")
     row |= {"state": worker.state.value, "goal": worker.goal.value, "addresses": sorted(worker.addresses)}
-    row["build"] = worker.build or UNKNOWN
+    row |= {"build": worker.build or UNKNOWN, "zone": worker.zone or UNKNOWN}
     return with_checksum(workers, row)
 
 
@@ -233,7 +233,7 @@ def worker_of(row: Row[Any]) -> Worker:
             "state": State(values["state"]),
             "goal": Goal(values["goal"]),
             "addresses": frozenset(values["addresses"]),
-            "build": "" if values["build"] == UNKNOWN else values["build"],
+            **{name: "" if values[name] == UNKNOWN else values[name] for name in ("build", "zone")},
             "capabilities": Capabilities(**values["capabilities"]),
         },
     )

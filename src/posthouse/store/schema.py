@@ -211,7 +211,7 @@ workers = Table(
     Column("capabilities", JSON, nullable=False),
     Column("checksum", Integer),
     Column("build", String, nullable=False, server_default="-"),  # of one whose version nobody knows
-    Column("zone", String, nullable=False, server_default=""),
+    Column("zone", String, nullable=False, server_default="-"),
     Column("failed_at", Double, nullable=False, server_default="0"),
     Index("ix_workers_endpoint_id_state", "endpoint_id", "state"),
 )

@@ -8,5 +8,5 @@ down_revision = "0005_rollouts"
 
 
 def upgrade() -> None:
-    op.add_column("workers", sa.Column("zone", sa.String, nullable=False, server_default=""))
+    op.add_column("workers", sa.Column("zone", sa.String, nullable=False, server_default="-"))
     op.add_column("workers", sa.Column("failed_at", sa.Double, nullable=False, server_default="0"))
