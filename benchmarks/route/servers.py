@@ -26,7 +26,8 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import RequestsEnded
-from posthouse.ports import KeyRecord, Store
+from posthouse.keys import KeyRecord
+from posthouse.ports import Store
 from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring
 from posthouse.server.calls import Answer, Call, Leave, Respond

@@ -9,6 +9,7 @@ from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Capabilities, Offer
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.keys import KeyRecord, KeyUse
 from posthouse.recording.segment import Segment
 from posthouse.template import Runs, Template, TemplateId, Workergroup
 
@@ -138,21 +139,6 @@ DEFAULT_ACCOUNT_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """An account key as it is stored: never the key itself."""
-
-    id: str
-    name: str
-    scope: str
-    digest: str
-    """HMAC-SHA-256 of the key with the installation's secret, hex."""
-    created_at: float
-    last_used_at: float = 0.0
-    revoked_at: float = 0.0
-    account_id: AccountId = DEFAULT_ACCOUNT
-
-
-@dataclass(frozen=True, slots=True)
 class FleetRecord:
     """What the store remembers of one endpoint's fleet."""
 
@@ -262,8 +248,12 @@ class Keys(Protocol):
         """Revokes a key. One that is revoked already stays as it was."""
         ...
 
-    async def note_key_use(self, key_id: str, used_at: float) -> None:
-        """Notes a use of a key, unless a later one is noted."""
+    async def change_key(self, key: KeyRecord) -> None:
+        """Changes the name and the limits of a key to these. Raises: NotFound."""
+        ...
+
+    async def note_key_use(self, key_id: str, used_at: float, use: KeyUse | None = None) -> None:
+        """Notes when a key was used, unless a later time is noted, and adds what it used meanwhile."""
         ...
 
     async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:

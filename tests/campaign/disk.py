@@ -13,7 +13,8 @@ from posthouse.domain.lifecycle import State
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.errors import BadRequest, NotFound, StaleVersion
-from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord
+from posthouse.keys import KeyRecord
+from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Runs, Template, TemplateId, Workergroup
 

@@ -410,6 +410,7 @@ EXPLAINED = whole(
     decision=DECISION,
     messages={"1": "m"},
     failures={"2": "f"},
+    limited={"requests": 1},
 )
 SEGMENT = whole(rows.Segment, figures={"usd": 1.0})
 TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)], segments=[SEGMENT])
@@ -476,6 +477,10 @@ TRAFFIC = whole(rows.Traffic, scaling=Scaling(), kinds=[whole(rows.MachineKind)]
         (
             *("create_key", ("ci", "route"), {}, "POST /v1/keys"),
             *({"name": "ci", "scope": "route"}, (201, asdict(MINTED)), MINTED),
+        ),
+        (
+            *("update_key", ("a",), {"at_once": 2}, "PUT /v1/keys/a"),
+            *({"name": None, "at_once": 2}, (200, asdict(KEY_ROW)), KEY_ROW),
         ),
         ("delete_key", ("a",), {}, "DELETE /v1/keys/a", None, OK, None),
         ("status", (), {}, "GET /v1/status", None, (200, asdict(STATUS)), STATUS),

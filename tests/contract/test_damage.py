@@ -12,7 +12,7 @@ from sqlalchemy import Double, Integer
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
 from posthouse.domain.lifecycle import State
 from posthouse.errors import Refused
-from posthouse.ports import KeyRecord
+from posthouse.keys import KeyRecord
 from posthouse.store import open_store
 from posthouse.store.schema import fleets, installation, keys, revisions
 from posthouse.store.sql import SqlStore
@@ -100,6 +100,8 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
             ("fleets", "rollouts"),
             ("workers", "zone"),
             ("workers", "failed_at"),
+            *(("keys", name) for name in ("requests_per_minute", "work_per_minute", "at_once")),
+            *(("keys", name) for name in ("used_requests", "used_work", "refused_requests")),
         ):
             db.execute(f"alter table {table} drop column {column}")
         db.execute("drop table versions")

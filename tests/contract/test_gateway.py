@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from anthropic import Anthropic
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
+from posthouse.gateway.records import read
 from tests.kit import openai_engine
 from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
 from tests.kit.site import TIMEOUT_S
@@ -359,6 +361,50 @@ def test_a_request_with_an_idempotency_key_is_worked_out_once(world: World) -> N
         assert len(world.seen(user)) == 1
         other = httpx.post(f"{world.url}/chat/completions", json={**body, "n": 1}, headers=headers)
         assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+# -- limits of keys ----------------------------------------------------------------------------------------------------
+
+
+def outcomes(world: World, key_id: str) -> list[str]:
+    """What the records say became of this key's requests."""
+    return [one.outcome for one in read(world.site.directory / "requests.jsonl") if one.key == f"ph_{key_id}"]
+
+
+def test_a_key_at_its_limits_is_told_as_openai_tells_it(world: World) -> None:
+    made = world.manage.create_key("alice", "route", requests_per_minute=2, work_per_minute=1000)
+    client = world.client(made.key)
+    first = client.chat.completions.with_raw_response.create(model="chat", messages=MESSAGES, max_tokens=10)
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert first.headers["x-ratelimit-limit-tokens"] == "1000"
+    assert 990 <= int(first.headers["x-ratelimit-remaining-tokens"]) <= 1000
+    assert re.fullmatch(r"\d+(\.\d)?s", first.headers["x-ratelimit-reset-requests"])
+    with client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=10, stream=True) as stream:
+        assert text_of(stream) == "so it was"
+    once = {"Idempotency-Key": "limited"}
+    with pytest.raises(
+        openai.RateLimitError, match="this key may have 2 requests per minute; room for this in"
+    ) as caught:
+        client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=10, extra_headers=once)
+    assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 30
+    assert caught.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+    with pytest.raises(openai.BadRequestError, match="cost: is 1001, and this key may have 1000 work per minute"):
+        client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=1001)
+    until(lambda: len(outcomes(world, made.id)) == 4, "each has its record")
+    assert outcomes(world, made.id) == ["complete", "complete", "rate_limit_exceeded", "invalid_request"]
+    world.manage.update_key(made.id, requests_per_minute=0)
+    client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=10, extra_headers=once)
+
+
+def test_the_official_client_comes_again_when_there_is_room(world: World) -> None:
+    made = world.manage.create_key("bob", "route", work_per_minute=600)
+    client = world.client(made.key, max_retries=5)
+    for cost in ("600", "30"):
+        client.embeddings.create(model="chat", input="x", extra_headers={"X-Posthouse-Cost": cost})
+    until(lambda: outcomes(world, made.id).count("complete") == 2, "both have their records")
+    assert "rate_limit_exceeded" in outcomes(world, made.id)
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------

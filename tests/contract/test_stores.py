@@ -33,7 +33,8 @@ from posthouse.domain.offer import Price
 from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
 from posthouse.errors import BadRequest, NotFound, Refused, StaleVersion
-from posthouse.ports import Account, FleetRecord, JournalEntry, KeyRecord, PeriodRecord, Store
+from posthouse.keys import KeyRecord, KeyUse
+from posthouse.ports import Account, FleetRecord, JournalEntry, PeriodRecord, Store
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY
@@ -264,6 +265,18 @@ async def test_a_revocation_is_not_undone_by_a_late_note_of_use(store: Store) ->
     assert await store.keys() == [replace(key, last_used_at=4.0, revoked_at=5.0)]
 
 
+async def test_a_key_has_other_limits_and_what_it_used_is_added_up(store: Store) -> None:
+    key = KeyRecord("0a", "one", "read", "d", 1.0)
+    await store.add_key(key)
+    await store.note_key_use("0a", 4.0, KeyUse(2, 20.5, 1))
+    await store.note_key_use("0a", 3.0, KeyUse(-1, -0.5))
+    await store.change_key(replace(key, name="two", work_per_minute=2**40, scope="admin", used_requests=99))
+    used: dict[str, Any] = {"last_used_at": 4.0, "used_requests": 1, "used_work": 20.0, "refused_requests": 1}
+    assert await store.keys() == [replace(key, name="two", work_per_minute=2**40, **used)]
+    with pytest.raises(NotFound, match="7"):
+        await store.change_key(replace(key, id="7"))
+
+
 async def test_a_dropped_endpoint_takes_its_workergroups_and_leaves_its_workers(store: Store) -> None:
     group = await add_group(store)
     kept = await add_group(store, "other")
@@ -479,6 +492,7 @@ async def test_every_change_of_what_servers_keep_in_memory_raises_the_revision_o
         (lambda: store.put_template(template), {"templates"}),
         (lambda: store.put_workergroup(group), {"workergroups"}),
         (lambda: store.add_key(KeyRecord("0a", "one", "read", "d", 1.0)), {"keys"}),
+        (lambda: store.change_key(KeyRecord("0a", "two", "read", "d", 1.0, at_once=1)), {"keys"}),
         (lambda: store.revoke_key("0a", 2.0), {"keys"}),
         (lambda: store.note_key_use("0a", 2.0), set()),
         (lambda: store.put_secret(DEFAULT_ACCOUNT, "A", "sealed"), {"secrets"}),

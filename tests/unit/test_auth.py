@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.errors import BadRequest, Refused
-from posthouse.ports import KeyRecord
+from posthouse.keys import KeyRecord, KeyUse
 from posthouse.server.auth import MAX_KEY, Keyring, Principal, Scope, key_in_query, keys_in, load_secret
 
 SECRET = bytes(range(32))
@@ -71,7 +71,7 @@ def test_the_last_use_is_kept_and_handed_out_once_to_be_stored() -> None:
     keys.check(key, 6.0)
     keys.check(key, 7.0)
     assert keys.records() == [replace(used, last_used_at=7.0), unused]
-    assert keys.dirty() == [replace(used, last_used_at=7.0)]
+    assert keys.dirty() == [(replace(used, last_used_at=7.0), KeyUse())]
     assert keys.dirty() == []
     assert keys.records() == [replace(used, last_used_at=7.0), unused]
 

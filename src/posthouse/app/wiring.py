@@ -287,8 +287,8 @@ def _tasks(
     async def housekeeping() -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
         renew_certificate()
-        for record in parts.keyring.dirty():  # last, so that nothing expires while the database cannot be used
-            await parts.hub.store.note_key_use(record.id, record.last_used_at)
+        for record, use in parts.keyring.dirty():  # last, so that nothing expires while the database cannot be used
+            await parts.hub.store.note_key_use(record.id, record.last_used_at, use)
 
     async def money() -> None:
         await asyncio.sleep(MONEY_S)
@@ -313,8 +313,8 @@ async def _save(parts: Parts) -> None:
     """Writes down what is only in memory. Best effort: everything that matters was written before."""
     hub = parts.hub
     with suppress(Exception):
-        for record in parts.keyring.dirty():
-            await hub.store.note_key_use(record.id, record.last_used_at)
+        for record, use in parts.keyring.dirty():
+            await hub.store.note_key_use(record.id, record.last_used_at, use)
         for managed in hub.endpoints.values():
             await hub.write_down(managed)
         await parts.recorder.keep_all(at_once=True)

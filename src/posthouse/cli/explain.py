@@ -10,7 +10,7 @@ import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
 from posthouse.cli.output import console, plain, print_json, printable, table
-from posthouse.cli.status import update_lines
+from posthouse.cli.status import limited_text, update_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,6 +78,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     if updates := facts.get("updates"):
         told = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
         lines["update"] = "; ".join(told) or "none for a day"
+    if limited := facts.get("limited"):
+        lines["limits"] = f"of keys; refused {limited_text(limited)}"
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
         lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"

@@ -9,12 +9,35 @@ from posthouse.cli.output import print_json, print_rows
 
 app = typer.Typer(help="Account keys, with the scopes route < read < operate < admin.", no_args_is_help=True)
 
-COLUMNS = ("id", "name", "scope", "account", "created_at", "last_used_at", "revoked_at")
+LIMITS = ("requests_per_minute", "work_per_minute", "at_once")
+USED = ("used_requests", "used_work", "refused_requests")
+COLUMNS = ("id", "name", "scope", "account", *LIMITS, *USED, "created_at", "last_used_at", "revoked_at")
+LESS = ("created_at", "revoked_at", "last_used_at")
+"""Columns that a narrow terminal goes without, the first first."""
+
+RequestsPerMinute = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Most requests per minute; 0: no limit.", show_default=False),
+]
+WorkPerMinute = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Most work per minute, in the units of the endpoints: of models of text, tokens that they write. "
+        "0: no limit.",
+        show_default=False,
+    ),
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Most requests that wait or run at once; 0: no limit.", show_default=False),
+]
 
 
 @app.command("list")
 def list_keys(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List every key, without the keys themselves.
+    """List every key, without the keys themselves; of those with limits, also what they used.
 
     Example:
       posthouse key list
@@ -24,8 +47,11 @@ def list_keys(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) 
     if as_json:
         print_json(rows)
     else:
-        several = len({row.account for row in rows}) > 1
-        print_rows(rows, COLUMNS if several else [c for c in COLUMNS if c != "account"], "no keys")
+        without = set() if len({row.account for row in rows}) > 1 else {"account"}
+        without |= {name for name in LIMITS if not any(getattr(row, name) for row in rows)}
+        if without >= {*LIMITS} and not any(row.used_requests or row.refused_requests for row in rows):
+            without |= {*USED}
+        print_rows(rows, [c for c in COLUMNS if c not in without], "no keys", LESS)
 
 
 @app.command()
@@ -36,21 +62,62 @@ def create(
         str,
         typer.Option(metavar="NAME", help="Whose it is, as `account list` says.", show_default="yours"),
     ] = "",
+    requests_per_minute: RequestsPerMinute = None,
+    work_per_minute: WorkPerMinute = None,
+    at_once: AtOnce = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it. It is shown this once.
 
-    Example:
+    Examples:
       posthouse key create website --scope route
+      posthouse key create alice --requests-per-minute 60 --work-per-minute 20000 --at-once 4
     """
     with connect(url, api_key) as client:
-        row = client.create_key(name, scope, account)
+        row = client.create_key(
+            name,
+            scope,
+            account,
+            requests_per_minute=requests_per_minute,
+            work_per_minute=work_per_minute,
+            at_once=at_once,
+        )
     if as_json:
         print_json(row)
     else:
         typer.echo(row.key)
+
+
+@app.command()
+def update(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id of the key, as `key list` shows it.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What the key is for.", show_default=False)] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    work_per_minute: WorkPerMinute = None,
+    at_once: AtOnce = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key other limits, or another name. What is not said stays.
+
+    Example:
+      posthouse key update 1f0c7a9e --work-per-minute 50000
+    """
+    with connect(url, api_key) as client:
+        row = client.update_key(
+            key_id,
+            name,
+            requests_per_minute=requests_per_minute,
+            work_per_minute=work_per_minute,
+            at_once=at_once,
+        )
+    if as_json:
+        print_json(row)
+    else:
+        typer.echo(f"key {key_id} changed")
 
 
 @app.command()

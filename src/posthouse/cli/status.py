@@ -1,7 +1,7 @@
 """`posthouse status`"""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,6 +31,11 @@ def update_lines(updates: Iterable["rows.Update"], now: float) -> Iterator[str]:
             yield f"workergroup {update.workergroup_id}: {update.phase} for {age_s:,.0f} s, {counts}{reason}"
 
 
+def limited_text(limited: Mapping[str, int]) -> str:
+    """Requests that were refused for limits of their keys, for people."""
+    return ", ".join(f"{count:,} for the limit {limit}" for limit, count in limited.items())
+
+
 def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Tell how all stands: the server, what fails, each endpoint, what waits and why, and what it costs.
 
@@ -54,6 +59,9 @@ def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> 
     for row in found.standing:
         for line in update_lines(row.updates, time.time()):
             typer.echo(f"update    {row.endpoint}, {line}")
+    for row in found.standing:
+        if row.limited:
+            typer.echo(f"limits    {row.endpoint} refused {limited_text(row.limited)}")
     typer.echo(f"troubles  {'; '.join(map(printable, found.troubles)) or 'none'}")
     table: list[dict[str, Any]] = []
     for row in found.standing:

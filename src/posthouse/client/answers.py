@@ -19,6 +19,8 @@ class Routed(Struct, frozen=True):
     auth_data: dict[str, Any]
     """The whole reply, as a worker expects it."""
     request_idx: int = 0
+    limits: dict[str, str] | None = None
+    """What is left of the limits of the key, as headers of OpenAI's API; None where it has none, or nobody asked."""
 
 
 class Waiting(Struct, frozen=True):
@@ -29,6 +31,10 @@ class Waiting(Struct, frozen=True):
     request_idx: int = 0
     ready_in_s: float = 0.0
     """When a worker is expected, in seconds from now; 0 where nobody can tell."""
+    retry_after_s: float = 0.0
+    """The key is at its limits: when there is room, in seconds from now."""
+    limits: dict[str, str] | None = None
+    """As of `Routed`."""
 
 
 class Answer(Struct, frozen=True):

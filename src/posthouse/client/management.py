@@ -128,10 +128,18 @@ class Management:
     async def keys(self) -> list[rows.Key]:
         return await self._http.call("GET", "/v1/keys", list[rows.Key])
 
-    async def create_key(self, name: str, scope: str, account: str = "") -> rows.MintedKey:
-        """Creates an account key and returns it; its `key` is shown this once. `account`: whose, if another's."""
+    async def create_key(self, /, name: str, scope: str, account: str = "", **limits: int | None) -> rows.MintedKey:
+        """Creates an account key and returns it; its `key` is shown this once. `account`: whose, if another's.
+
+        `limits`: `requests_per_minute`, `work_per_minute` and `at_once`.
+        """
         owner = {"account": account} if account else {}
-        return await self._http.call("POST", "/v1/keys", rows.MintedKey, {"name": name, "scope": scope, **owner})
+        body = {"name": name, "scope": scope, **owner, **limits}
+        return await self._http.call("POST", "/v1/keys", rows.MintedKey, body)
+
+    async def update_key(self, key_id: Id, /, name: str | None = None, **limits: int | None) -> rows.Key:
+        """Changes the name or the limits of a key and returns it; None changes nothing, 0 takes a limit away."""
+        return await self._http.call("PUT", f"/v1/keys/{_quoted(key_id)}", rows.Key, {"name": name, **limits})
 
     async def delete_key(self, key_id: Id) -> None:
         await self._http.reply("DELETE", f"/v1/keys/{_quoted(key_id)}")

@@ -69,7 +69,8 @@ class Requests:
         reply = await self._http.reply("POST", "/route/", body)
         try:
             if "url" in reply:
-                return msgspec.convert({**reply, "auth_data": reply}, Routed)
+                limits = reply.pop("limits", None)  # not for the worker
+                return msgspec.convert({**reply, "auth_data": reply, "limits": limits}, Routed)
             return msgspec.convert(reply, Waiting)
         except (TypeError, msgspec.ValidationError) as error:
             raise ClientError(f"{self._http.url}/route/ gave an answer of another protocol: {error}", 200) from error
@@ -129,7 +130,8 @@ class Requests:
                             status = routed.status
                             if job.on_waiting:
                                 job.on_waiting(routed)
-                            await asyncio.sleep(random.uniform(*POLL_S))  # noqa: S311 - spreads load, hides nothing
+                            spread_s = random.uniform(*POLL_S)  # noqa: S311 - spreads load, hides nothing
+                            await asyncio.sleep(max(routed.retry_after_s, spread_s))
                             continue
                         wait_s = clock() - started_at
                         attempts += 1

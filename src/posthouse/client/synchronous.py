@@ -194,6 +194,7 @@ class Client(_Shell[AsyncClient]):
     worker_logs = _blocking(AsyncClient.worker_logs)
     keys = _blocking(AsyncClient.keys)
     create_key = _blocking(AsyncClient.create_key)
+    update_key = _blocking(AsyncClient.update_key)
     delete_key = _blocking(AsyncClient.delete_key)
     accounts = _blocking(AsyncClient.accounts)
     create_account = _blocking(AsyncClient.create_account)

@@ -50,3 +50,5 @@ class Ended(Struct, frozen=True, gc=False):
     """It was a session, which lasts as long as its client likes."""
     certain: bool = False
     """A success that is one: other workers than ours also call it so when their model answers with an error."""
+    work: float | None = None
+    """What our agent counted in its answer; None where nobody did."""

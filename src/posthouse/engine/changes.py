@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
-from posthouse.ports import KeyRecord
+from posthouse.keys import KeyRecord
 
 POLL_S = 2.0
 """How often the revisions are read: how late a change of another server is known here."""

@@ -239,6 +239,7 @@ class Hub:
         if managed is not None:
             managed.closing = True
             managed.handle(Released(), self.clock.now())
+            managed.let_go(self.clock.now())
 
     def release(self) -> None:
         """Tells everybody who is held open that they wait."""

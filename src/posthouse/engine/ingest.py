@@ -53,6 +53,8 @@ class Ingest:
         now = self.hub.clock.now()
         if managed.fleet.workers[WorkerId(worker_id)].version.endswith(AGENT):
             ended = tuple(replace(e, certain=e.success and e.status == "Success") for e in ended)
+        if managed.fleet.ledger.on_end:
+            managed.settle(WorkerId(worker_id), ended, now)
         managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:

@@ -66,6 +66,7 @@ def explain(managed: ManagedEndpoint, treasury: Treasury, now: float) -> rows.Ex
         failures={str(w.id): w.message for w in managed.last_failures(now)},
         caps=money_left(treasury.left_of(managed, now), fleet.endpoint.name) + money_left(shared),
         updates=updates(managed),
+        limited=managed.limited,
     )
 
 

@@ -157,6 +157,7 @@ class Loop:
         self._unwritten &= self.hub.endpoints.keys()
         if managed.leaving and managed.fleet.is_over():
             self.hub.endpoints.pop(endpoint_id, None)
+            managed.let_go(self.hub.clock.now())
 
     def _failed(self, managed: ManagedEndpoint, error: Exception) -> None:
         endpoint = managed.fleet.endpoint

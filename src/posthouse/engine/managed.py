@@ -1,6 +1,6 @@
 """One endpoint in the running server: its controller, and the deeds that its effects ask for."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -9,6 +9,7 @@ from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint, WorkergroupId
 from posthouse.domain.lifecycle import COMING, State
 from posthouse.domain.offer import GroupOffer
+from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.history import History
 from posthouse.engine.worker_stats import WorkerStats
@@ -30,6 +31,7 @@ from posthouse.fleet.events import (
     Waiting,
     WakeAt,
 )
+from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import FleetRecord
 from posthouse.recording.events import Began, EventLog
 from posthouse.recording.log import Slice, TrafficLog
@@ -122,6 +124,8 @@ class ManagedEndpoint:
         """Told of effects alone: a request that has a worker at once has none."""
         self.kept: EventLog | None = None
         """Where its events are kept, if they are."""
+        self.limited: Counter[str] = Counter()
+        """Requests that were refused since the start, by the limit of their key."""
         self._refusals: dict[WorkerId, Refusal] = {}
         self._effects: deque[Effect] = deque()
         self._at_work = False
@@ -181,6 +185,25 @@ class ManagedEndpoint:
         if effects:
             self._do_all(effects, now)
         return outcome
+
+    def tell_end(self, idx: int, on_end: OnEnd) -> None:
+        """Has `on_end` told when this request, which is open, ends."""
+        self.fleet.ledger.on_end[idx] = on_end
+
+    def let_go(self, now: float) -> None:
+        """Tells every one of those that what becomes of its request is not known here any more."""
+        ledger = self.fleet.ledger
+        for idx, tell in ledger.on_end.items():
+            tell(ledger.open[idx].announced, now)
+        ledger.on_end.clear()
+
+    def settle(self, worker_id: WorkerId, ends: Iterable[Ended], now: float) -> None:
+        """Tells who is to be told of these ends what was done, before they are handled."""
+        ledger = self.fleet.ledger
+        for ended in ends:
+            request, tell = ledger.open.get(ended.request_idx), ledger.on_end.get(ended.request_idx)
+            if tell is not None and request is not None and request.worker_id == worker_id:
+                tell(ended.work if ended.work is not None or not ended.success else request.announced, now)
 
     def handle(self, event: Event, now: float) -> None:
         """Tells the controller what happened, and does what it asks for. Raises: what the controller raises."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
+from posthouse.engine.limits import Meter, OverLimit, Reserved
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import ready_in_s, why
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Left, Waiting
+from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
 from posthouse.wire.route import DEFAULT_COST, NOT_STATED, RouteAsk, RouteReply, WaitReply
@@ -50,12 +52,19 @@ class Router:
     _signatures: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     def route(
-        self, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, hold_s: float | None = None, caller: str = ""
+        self,
+        managed: ManagedEndpoint,
+        ask: RouteAsk,
+        deliver: Deliver,
+        hold_s: float | None = None,
+        caller: str = "",
+        on_end: OnEnd | None = None,
     ) -> Callable[[], None] | None:
         """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
 
-        `hold_s`: None is the setting. Returns what is to be called if the client goes away first, and None where the
-        reply was delivered at once. Called later it takes the worker back from a client that cannot have got it.
+        `hold_s`: None is the setting. `on_end`: is told when a new request ends, also where it is not taken in. Returns
+        what is to be called if the client goes away first, and None where the reply was delivered at once. Called later
+        it takes the worker back from a client that cannot have got it.
         """
         if self._released or (self._held_count and self._has_most(caller)):
             hold_s = 0.0
@@ -66,12 +75,42 @@ class Router:
             announced, usual = managed.fleet.requests.claims.unstated(DEFAULT_COST)
             ask.cost = float(f"{usual:.3g}")
         outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s)
+        if on_end is not None:
+            if outcome.request_idx:
+                managed.tell_end(outcome.request_idx, on_end)
+            else:
+                on_end(None, now)
         if isinstance(outcome, Assignment):
             return self._assigned(ask, outcome, deliver, now)
         if outcome.held:
             return self._hold(managed, ask, outcome.request_idx, deliver, caller)
         deliver(_waits(managed, ask, outcome, now))
         return None
+
+    def route_within(
+        self, meter: Meter, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, caller: str
+    ) -> Callable[[], None] | None:
+        """The same for a key that has limits: delivers an `OverLimit` beyond them. Raises: BadRequest."""
+        ledger, idx = managed.fleet.ledger, ask.request_idx or 0
+        reserved = ledger.on_end.get(idx)
+        if isinstance(reserved, Reserved) and reserved.meter is meter:
+            return self.route(managed, ask, deliver, caller=caller)  # it has its share, however often it asks
+        if idx in ledger.open:  # of somebody else, who pays for it: this one is another
+            ask.request_idx = 0
+
+        def go(found: Reserved | OverLimit) -> Callable[[], None] | None:
+            if isinstance(found, OverLimit):
+                managed.limited[found.limit] += 1
+                deliver(found)
+            elif managed.closing or managed.leaving:  # meanwhile
+                found(None, self.hub.clock.now())
+                deliver(WaitReply(ask.endpoint, "the endpoint is moving or was deleted", ask.request_idx or 0))
+            else:
+                return self.route(managed, ask, deliver, caller=caller, on_end=found)
+            return None
+
+        work = managed.fleet.requests.claims.unstated(DEFAULT_COST)[1] if ask.cost == NOT_STATED else ask.cost
+        return meter.admit(work, self.hub.clock.now(), go)
 
     def release(self) -> None:
         """Tells every held request that it waits, and holds none from now on."""

@@ -32,6 +32,7 @@ def standing(managed: ManagedEndpoint, now: float) -> Standing:
         usd_h=sum(worker.usd_h() for worker in fleet.workers.values()),
         spent_usd=fleet.spent_usd(now),
         updates=updates(managed),
+        limited=managed.limited,
     )
 
 

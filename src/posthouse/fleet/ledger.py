@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -17,6 +17,8 @@ SENT_S = 5.0
 HOLDS_APART_S = 0.05
 """Holds that end within this time end together."""
 
+OnEnd = Callable[[float | None, float], None]
+"""Told when a request ends: the work that was done, None where nothing was, and the time."""
 End = tuple[WorkerId, Mapping[WorkerId, Failures] | None, int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
 
@@ -61,6 +63,8 @@ class Ledger:
         """No hold ends before this."""
         self.open: dict[int, Request] = {}
         """Every one, wherever it is, by its index."""
+        self.on_end: dict[int, OnEnd] = {}
+        """Who is told of the end of a request, by its index; few are."""
         self._ended: dict[int, End] = {}
         self._ended_before: dict[int, End] = {}
 
@@ -74,7 +78,7 @@ class Ledger:
     def wait(self, request: Request) -> None:
         """Puts the request away from any worker; one that waits already stays where it is."""
         if request.idx not in self.waiting:
-            self.remove(request)
+            self._take_out(request)
             self.open[request.idx] = self.waiting[request.idx] = request
 
     def hold(self, request: Request, until: float) -> None:
@@ -104,7 +108,7 @@ class Ledger:
         """Puts the request at a worker, away from wherever it was."""
         idx = request.idx
         if idx in self.open:
-            self.remove(request)
+            self._take_out(request)
         request.worker_id, request.assigned_at, request.seen = worker_id, now, False
         self.open[idx] = request
         there = self.at.get(worker_id)
@@ -116,8 +120,13 @@ class Ledger:
             there[idx] = request
             self.work[worker_id] += request.cost
 
-    def remove(self, request: Request, counted: int = 0) -> None:
+    def remove(self, request: Request, counted: int = 0, now: float = 0.0) -> None:
         """Takes the request out, wherever it is; nothing if it is nowhere. `counted`: see `End`."""
+        self._take_out(request, counted)
+        if self.on_end and (tell := self.on_end.pop(request.idx, None)) is not None:
+            tell(request.announced if request.seen else None, now)
+
+    def _take_out(self, request: Request, counted: int = 0) -> None:
         idx, worker_id = request.idx, request.worker_id
         if self.open.pop(idx, None) is None:
             return
@@ -146,7 +155,7 @@ class Ledger:
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
-        self.remove(request)
+        self._take_out(request)
         for ended in (self._ended, self._ended_before):
             ended.pop(request.idx, None)
 

@@ -71,8 +71,7 @@ class Requests:
         self.ledger, self.load, self.claims = Ledger(), Load(now), Claims()
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
-        self.outliers = Outliers(lives, outbox)
-        self._routing = RoutingTable()
+        self.outliers, self._routing = Outliers(lives, outbox), RoutingTable()
         self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._deaths, self._ended = Deaths(lives), frozenset[WorkerId]()
@@ -308,6 +307,7 @@ class Requests:
         self._known[worker.id].working = self._known[worker.id].received = 0
         self.outliers.forget(worker.id)
         for request in list(self.ledger.at.get(worker.id, {}).values()):
+            request.seen = False  # nothing was done for it that counts
             self._remove(request, now)
         if worker.state is State.DESTROYED:
             del self._known[worker.id]
@@ -359,7 +359,7 @@ class Requests:
         if request.unserved:
             request.unserved = False
             self._traffic.gave_up(request.cost)
-        self.ledger.remove(request, counted)
+        self.ledger.remove(request, counted, now)
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)
             self.last_request_at = now

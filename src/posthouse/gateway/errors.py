@@ -1,6 +1,7 @@
 """Errors in the shape of OpenAI's API, or of Anthropic's: what a caller is told, and how its client acts on it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,13 +35,17 @@ class Refused(Exception):
         *,
         retry_s: float = 0.0,
         final: bool = False,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
-        """`retry_s`: after which it may be tried again; 0 says nothing. `final`: the official clients shall not."""
+        """`retry_s`: after which it may be tried again; 0 says nothing. `final`: the official clients shall not.
+
+        `limits`: headers that say what is left of the limits of the caller's key.
+        """
         super().__init__(message)
         self.status = status
         self.code = code
         self._error = {"message": message, "type": _kind(status), "param": param, "code": code}
-        self.headers: dict[str, str] = {}
+        self.headers: dict[str, str] = {**(limits or {})}
         if retry_s:
             self.headers["Retry-After"] = str(math.ceil(retry_s))
         if final:

@@ -107,6 +107,7 @@ class Exchange:
         self._worker = "none"
         self._begun = 0  # how often a worker may have begun it, and failed
         self._ready_at = 0.0  # when a worker is expected; 0: nobody knows
+        self._limits: dict[str, str] = {}  # headers that say what is left of the limits of the key
         self._wait_s = self._first_byte_s = 0.0
         self._outcome = "client left"
 
@@ -174,7 +175,8 @@ class Exchange:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
             limited = waiting.status.startswith(TOO_MANY)
             status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
-            raise Refused(status, code, f"the server puts this off: {waiting.status}", retry_s=RETRY_S)
+            text, retry_s = f"the server puts this off: {waiting.status}", waiting.retry_after_s or RETRY_S
+            raise Refused(status, code, text, retry_s=retry_s, limits=waiting.limits)
         self._ways.gate.prove(self._client)
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
@@ -189,7 +191,7 @@ class Exchange:
     async def _ask(self, routed: Routed) -> tuple[ClientResponse, bytes]:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
         self._ways.gate.prove(self._client)
-        self._worker, self._ready_at = routed.url, 0.0
+        self._worker, self._ready_at, self._limits = routed.url, 0.0, routed.limits or {}
         asked, url = self._asked, routed.url.rstrip("/") + self._asked.path
         body = asked.body.pieces() if isinstance(asked.body, Upload) else asked.body and io.BytesIO(asked.body)
         answer = None
@@ -253,6 +255,7 @@ class Exchange:
             headers.setdefault(REQUEST_ID, self._request_id)
             if self._anthropic:
                 headers.setdefault(ANTHROPIC_ID, headers[REQUEST_ID])
+            headers.update(self._limits)
             await self._prepare(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers))
             self._passing = Events(self._asked.hides_usage) if is_stream else Document()
         try:

@@ -20,8 +20,9 @@ from urllib.parse import parse_qs
 from cryptography.fernet import Fernet, InvalidToken
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint
+from posthouse.engine.limits import Meter
 from posthouse.errors import BadRequest, Refused
-from posthouse.ports import KeyRecord
+from posthouse.keys import KeyLimits, KeyRecord, KeyUse
 from posthouse.wire.grant import grant_key
 
 SECRET_BYTES = 32
@@ -68,6 +69,8 @@ class Principal:
     """Safe to log."""
     account_id: AccountId = DEFAULT_ACCOUNT
     """Whose key it is. Names in a request are names of this account."""
+    meter: Meter | None = None
+    """What its key has of its limits; None where it has none."""
 
     @property
     def sees(self) -> AccountId | None:
@@ -102,6 +105,8 @@ class Keyring:
         """Keys that were found good, by their hash: the key itself, whose it is, and an endpoint key's version."""
         self._used_at: dict[str, float] = {}
         """Last uses that no record has yet."""
+        self._meters: dict[str, Meter] = {}
+        """Of the keys that have limits, or had."""
         self.replace(records)
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
@@ -146,8 +151,17 @@ class Keyring:
 
     def put(self, record: KeyRecord) -> None:
         """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
-        self._principals[record.id] = Principal(Scope.named(record.scope), None, record.id, record.account_id)
+        scope, meter = Scope.named(record.scope), self._meters.get(record.id)
+        if meter is not None:
+            meter.change(record.limits)
+        elif record.limits != KeyLimits():
+            meter = self._meters[record.id] = Meter(record.limits)
+        limited = meter if record.limits != KeyLimits() else None
+        self._principals[record.id] = Principal(scope, None, record.id, record.account_id, limited)
         self._proven.clear()
+        if (known := self._records.get(record.id)) is not None:  # what it used is counted here alone
+            used = {name: getattr(known, name) for name in ("used_requests", "used_work", "refused_requests")}
+            record = replace(record, **used)
         self._records[record.id] = record
 
     def check(self, key: str, now: float) -> Principal | None:
@@ -197,16 +211,28 @@ class Keyring:
             return principal
         return None
 
-    def dirty(self) -> list[KeyRecord]:
-        """The records used since the last call, for somebody to store at leisure."""
-        used = [self._latest(key_id) for key_id in self._used_at if key_id in self._records]
-        self._records.update((record.id, record) for record in used)
+    def dirty(self) -> list[tuple[KeyRecord, KeyUse]]:
+        """The records used since the last call and what each used meanwhile, for somebody to store at leisure."""
+        ids = [i for i in self._records if i in self._used_at or self._unsaved(i) != KeyUse()]
+        used = [(self._latest(key_id), self._unsaved(key_id)) for key_id in ids]
+        self._records.update((record.id, record) for record, _ in used)
         self._used_at.clear()
+        for meter in self._meters.values():
+            meter.unsaved = KeyUse()
         return used
 
+    def _unsaved(self, key_id: str) -> KeyUse:
+        return self._meters[key_id].unsaved if key_id in self._meters else KeyUse()
+
     def _latest(self, key_id: str) -> KeyRecord:
-        record = self._records[key_id]
-        return replace(record, last_used_at=self._used_at.get(key_id, record.last_used_at))
+        record, use = self._records[key_id], self._unsaved(key_id)
+        return replace(
+            record,
+            last_used_at=self._used_at.get(key_id, record.last_used_at),
+            used_requests=record.used_requests + use.requests,
+            used_work=record.used_work + use.work,
+            refused_requests=record.refused_requests + use.refused,
+        )
 
     def endpoint_key(self, endpoint_id: int, key_version: int) -> str:
         """The key that can only route, and only to this endpoint."""

@@ -17,6 +17,7 @@ from posthouse.config import Rates
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.limits import OverLimit
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.errors import BadRequest, TooMany, Unauthorized
@@ -198,7 +199,20 @@ class FastPath:
                 self._failed(call, message, reply) if isinstance(reply, Exception) else Answer(200, route.encode(reply))
             )
 
-        return self.router.route(managed, ask, deliver, caller=principal.key_id)
+        if principal.meter is None:
+            return self.router.route(managed, ask, deliver, caller=principal.key_id)
+        meter = principal.meter
+
+        def deliver_within(reply: route.RouteReply | route.WaitReply | Exception) -> None:
+            if isinstance(reply, OverLimit):
+                status = f"{route.TOO_MANY}requests: {reply}"
+                after_s = round(reply.retry_after_s, 3)
+                reply = route.WaitReply(ask.endpoint, status, ask.request_idx or 0, retry_after_s=after_s)
+            if ask.estimate and not isinstance(reply, Exception):
+                reply.limits = meter.left(self.hub.clock.now())
+            deliver(reply)
+
+        return self.router.route_within(meter, managed, ask, deliver_within, principal.key_id)
 
     def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, report = message

@@ -67,6 +67,9 @@ class Metrics(Collector):
         requests = CounterMetricFamily(
             "posthouse_requests", "Requests by what became of them.", labels=["endpoint", "what"]
         )
+        limited = CounterMetricFamily(
+            "posthouse_limited_requests", "Requests refused, by the limit of their key.", labels=["endpoint", "limit"]
+        )
         now = self.hub.clock.now()
         for managed in self.hub.endpoints.values():
             fleet, name = managed.fleet, managed.fleet.endpoint.name
@@ -83,6 +86,8 @@ class Metrics(Collector):
             rate.add_metric([name], sum(w.usd_h() for w in fleet.workers.values()))
             for what, count in asdict(fleet.counters).items():
                 requests.add_metric([name, what], count)
+            for limit, count in managed.limited.items():
+                limited.add_metric([name, limit], count)
         calls = CounterMetricFamily("posthouse_calls", "Calls answered, by path and status.", labels=["path", "status"])
         for (path, code), count in self.answers.items():
             calls.add_metric([path, str(code)], count)
@@ -94,7 +99,7 @@ class Metrics(Collector):
         tick.add_metric([], self.loop.last_tick_s)
         troubles = GaugeMetricFamily("posthouse_troubles", "How many parts fail now; /readyz says which.")
         troubles.add_metric([], len(self.troubles()))
-        yield from (workers, outliers, *families.values(), capacity, spent, rate, requests, calls, work, tick)
+        yield from (workers, outliers, *families.values(), capacity, spent, rate, requests, limited, calls, work, tick)
         yield from (troubles, self._updates())
         yield from self._providers()
 

@@ -68,6 +68,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/workers/{worker_id}/logs"): Scope.READ,
     ("GET", "/v1/keys"): Scope.ADMIN,
     ("POST", "/v1/keys"): Scope.ADMIN,
+    ("PUT", "/v1/keys/{key_id}"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{key_id}"): Scope.ADMIN,
     ("GET", "/v1/orphans"): Scope.ADMIN,
     ("POST", "/v1/orphans/adopt"): Scope.ADMIN,

@@ -16,7 +16,12 @@ from posthouse.store.schema import accounts, endpoints, keys, secrets, templates
 
 CATALOGUE = (accounts, endpoints, templates, workergroups, keys, secrets)
 """Tables whose sum is beside their revision."""
-UNCOUNTED = frozenset({"id", "checksum", "last_used_at", "revoked_at", "epoch", "last_worker_id"})
+UNCOUNTED = frozenset(
+    {
+        *("id", "checksum", "last_used_at", "revoked_at", "epoch", "last_worker_id"),
+        *("used_requests", "used_work", "refused_requests"),
+    }
+)
 """Columns that a checksum leaves out: what the database chooses, and what changes by itself."""
 ALIVE = workers.c.state != State.DESTROYED.value
 

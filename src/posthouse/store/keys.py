@@ -8,7 +8,8 @@ from sqlalchemy import case, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from posthouse.domain.endpoint import AccountId
-from posthouse.ports import Account, KeyRecord
+from posthouse.keys import KeyRecord, KeyUse
+from posthouse.ports import Account
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change
 from posthouse.store.schema import accounts, keys, secrets
@@ -37,10 +38,23 @@ class SqlKeys(Database):
             await self._change(db, key_id, revoked_at=first)
             await note_change(db, keys)
 
-    async def note_key_use(self, key_id: str, used_at: float) -> None:
-        latest = case((keys.c.last_used_at > used_at, keys.c.last_used_at), else_=used_at)
+    async def change_key(self, key: KeyRecord) -> None:
+        row = with_checksum(keys, asdict(key))
+        changed = {name: row[name] for name in ("name", *asdict(key.limits), "checksum")}
         async with self._transaction() as db:
-            await self._change(db, key_id, last_used_at=latest)
+            await self._change(db, key.id, **changed)
+            await note_change(db, keys)
+
+    async def note_key_use(self, key_id: str, used_at: float, use: KeyUse | None = None) -> None:
+        use = use or KeyUse()
+        more = {
+            "last_used_at": case((keys.c.last_used_at > used_at, keys.c.last_used_at), else_=used_at),
+            "used_requests": keys.c.used_requests + use.requests,
+            "used_work": keys.c.used_work + use.work,
+            "refused_requests": keys.c.refused_requests + use.refused,
+        }
+        async with self._transaction() as db:
+            await self._change(db, key_id, **more)
 
     async def _change(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
         result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0006_hosts"
+VERSION = "0007_key_limits"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -141,6 +141,12 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("last_used_at", Double, nullable=False),
     Column("revoked_at", Double, nullable=False),
+    Column("requests_per_minute", Integer, nullable=False, server_default="0"),
+    Column("work_per_minute", Integer, nullable=False, server_default="0"),
+    Column("at_once", Integer, nullable=False, server_default="0"),
+    Column("used_requests", Integer, nullable=False, server_default="0"),
+    Column("used_work", Double, nullable=False, server_default="0"),
+    Column("refused_requests", Integer, nullable=False, server_default="0"),
     Column("checksum", Integer),
 )
 

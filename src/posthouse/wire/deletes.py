@@ -7,7 +7,7 @@ import msgspec
 from posthouse.domain.reports import Ended
 from posthouse.errors import BadRequest
 from posthouse.wire.body import decoded
-from posthouse.wire.checks import integer
+from posthouse.wire.checks import integer, number
 from posthouse.wire.status import MAX_INDEXES, indexes, text
 
 
@@ -41,4 +41,6 @@ def _ended(row: object) -> Ended:
     idx = integer(row.get("request_idx"), "requests.request_idx", low=-(2**63), high=2**63)
     # Workers say of a session that it was begun the moment it came; of a request, that it was a little later.
     session = row.get("entered_queue_at") == row.get("work_started_at") not in (None, 0)
-    return Ended(idx, bool(row.get("success", True)), text(row.get("status"), "requests.status", 64, cut=True), session)
+    status = text(row.get("status"), "requests.status", 64, cut=True)
+    work = None if row.get("work") is None else number(row["work"], "requests.work")
+    return Ended(idx, bool(row.get("success", True)), status, session, work=work)

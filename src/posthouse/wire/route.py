@@ -55,6 +55,8 @@ class RouteReply(msgspec.Struct, omit_defaults=True, gc=False):
     """What the worker verifies: a signature of its generation, or a grant where it runs our agent."""
     url: str
     request_idx: int = 0
+    limits: dict[str, str] | None = None
+    """What is left of the limits of the caller's key, as headers of OpenAI's API; for who asks for an estimate."""
 
 
 TOO_MANY: Final = "too many "
@@ -69,6 +71,10 @@ class WaitReply(msgspec.Struct, omit_defaults=True, gc=False):
     request_idx: int = 0
     ready_in_s: float = 0
     """When one is expected, in seconds from now; left out (0) where nobody can tell, and to who does not ask for it."""
+    retry_after_s: float = 0
+    """Where the caller's key is at its limits: when there is room."""
+    limits: dict[str, str] | None = None
+    """As in the other reply."""
 
 
 _usual = msgspec.json.Decoder(RouteAsk)

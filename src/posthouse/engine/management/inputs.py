@@ -5,6 +5,7 @@ The schemas in the OpenAPI document and the checks both come from here. null mea
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from posthouse.domain.endpoint import PARAMETERS, EndpointState, Parameter
+from posthouse.keys import KeyLimits
 from posthouse.wire.checks import MAX_INTEGER, unknown
 from posthouse.wire.status import MAX_LOADING_S
 
@@ -33,6 +35,8 @@ MAX_TEXT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
 MAX_GB = 1e6
 """Largest disk, and largest model, in GB: our choice, far above real ones."""
+
+KEY_LIMITS = tuple(one.name for one in fields(KeyLimits))
 
 NEAR = 0.85
 """How alike a misspelled name and the one that was meant are at least: `difflib` says 0.88 of min_laod."""
@@ -71,6 +75,7 @@ YesOrNo = Annotated[bool, Strict()]
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Id = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MAX_INTEGER)]
 Gb = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MAX_GB, allow_inf_nan=False)]
+Limit = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10**12)]
 Search = Annotated[str, Strict()] | dict[str, Any]
 """An offer filter: text, or an object `{field: {op: value}}`."""
 
@@ -256,7 +261,27 @@ class AdoptedOrphan(NamedOrphan):
     """Of the workergroup that it is to be a worker of."""
 
 
-class NewKey(OwnInput):
+class _KeyLimits(OwnInput):
+    requests_per_minute: Limit | None = None
+    """Most requests per minute, as a mean: that many at once after a minute without any. 0: no limit."""
+    work_per_minute: Limit | None = None
+    """Most work per minute, in the units of the endpoints: for models of text, tokens that they write. 0: no limit."""
+    at_once: Limit | None = None
+    """Most requests that wait or run at once. 0: no limit."""
+
+    def limits(self, before: KeyLimits) -> KeyLimits:
+        """The limits that are given; those that are not stay as they were."""
+        given = {name: getattr(self, name) for name in KEY_LIMITS}
+        return replace(before, **{name: value for name, value in given.items() if value is not None})
+
+
+class KeyChanges(_KeyLimits):
+    """What changes of a key; what is absent or null stays."""
+
+    name: Name | None = None
+
+
+class NewKey(_KeyLimits):
     """A new key of an account."""
 
     name: Name

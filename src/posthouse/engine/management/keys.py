@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from posthouse.config import Limits
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from posthouse.engine.hub import Hub
-from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.engine.management.inputs import KeyChanges, NewAccount, NewKey
 from posthouse.errors import BadRequest, NotFound
-from posthouse.ports import Account, KeyRecord
+from posthouse.keys import KeyLimits, KeyRecord
+from posthouse.ports import Account
 
 MAX_ACCOUNTS = 1_000
 """Most accounts of an installation: our choice."""
@@ -50,19 +51,39 @@ class Keys:
                 raise BadRequest(f"there are {self.limits.keys} keys, revoked ones included: the server's limit")
             _check_name(new.name)
             record, key = self.stock.mint_key(new.name, new.scope, self.hub.clock.now(), owner)
+            record = record.within(new.limits(KeyLimits()))
             await self.hub.store.add_key(record)
             self.stock.put(record)
             return record, key
 
+    async def change(self, key_id: str, changes: KeyChanges, sees: AccountId | None) -> KeyRecord:
+        """The record of the key with another name or other limits. Raises: BadRequest, NotFound."""
+        async with self.lock:
+            record = self._one(key_id, sees)
+            if record.revoked_at:
+                raise BadRequest(f"the key {key_id} is revoked")
+            if changes.name is not None:
+                _check_name(changes.name)
+                record = replace(record, name=changes.name)
+            record = record.within(changes.limits(record.limits))
+            await self.hub.store.change_key(record)
+            self.stock.put(record)
+            return self.stock.record(key_id)
+
+    def _one(self, key_id: str, sees: AccountId | None) -> KeyRecord:
+        """Raises: NotFound."""
+        for record in self.seen(sees):
+            if record.id == key_id:
+                return record
+        raise NotFound(f"there is no key {key_id[:64]!r}")
+
     async def revoke(self, key_id: str, sees: AccountId | None) -> KeyRecord:
         """The record of the key, which is worth nothing from now on. Raises: BadRequest, NotFound."""
         async with self.lock:
-            records = {r.id: r for r in self.seen(sees)}
-            if key_id not in records:
-                raise NotFound(f"there is no key {key_id[:64]!r}")
+            record = self._one(key_id, sees)
             if self._is_last_admin(key_id):
                 raise BadRequest("this is the last admin key: make another one before you revoke it")
-            if not records[key_id].revoked_at:
+            if not record.revoked_at:
                 now = self.hub.clock.now()
                 await self.hub.store.revoke_key(key_id, now)
                 self.stock.revoke(key_id, now)

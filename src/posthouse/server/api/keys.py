@@ -7,9 +7,10 @@ from fastapi import FastAPI
 from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
-from posthouse.engine.management.inputs import NewAccount, NewKey
+from posthouse.engine.management.inputs import KEY_LIMITS, KeyChanges, NewAccount, NewKey
 from posthouse.errors import BadRequest
-from posthouse.ports import Account, KeyRecord
+from posthouse.keys import KeyRecord
+from posthouse.ports import Account
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
 from posthouse.server.middleware import Caller, check_installation_admin
@@ -29,6 +30,11 @@ def add_key_routes(app: FastAPI, management: Management) -> None:
         """Makes a key. It is in this answer and nowhere else."""
         record, key = await keys.create(new, _account_id(hub, new.account, caller))
         return rows.MintedKey(**_key_fields(hub, record), key=key)
+
+    @app.put("/v1/keys/{key_id}")
+    async def change_key(key_id: str, changes: KeyChanges, caller: Caller) -> rows.Key:
+        """Gives a key other limits, or another name. The key itself, and what it has used, stay."""
+        return rows.Key(**_key_fields(hub, await keys.change(key_id, changes, caller.sees)))
 
     @app.delete("/v1/keys/{key_id}")
     async def revoke_key(key_id: str, caller: Caller) -> rows.Key:
@@ -69,6 +75,10 @@ def _key_fields(hub: Hub, record: KeyRecord) -> dict[str, Any]:
         "created_at": record.created_at,
         "last_used_at": record.last_used_at or None,
         "revoked_at": record.revoked_at or None,
+        **{name: getattr(record, name) or None for name in KEY_LIMITS},
+        "used_requests": record.used_requests,
+        "used_work": record.used_work,
+        "refused_requests": record.refused_requests,
     }
 
 

@@ -88,6 +88,8 @@ class Explanation(Row):
     """What each cap on money leaves: the endpoint's, and the installation's."""
     updates: list[Update] = field(default_factory=list)
     """Of each workergroup that was ever updated."""
+    limited: dict[str, int] = field(default_factory=dict)
+    """Requests that were refused since the server started, by the limit of their key: `requests`, `work`, `at once`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,8 @@ class Standing(Row):
     spent_usd: float
     updates: list[Update] = field(default_factory=list)
     """Of each workergroup that was ever updated."""
+    limited: dict[str, int] = field(default_factory=dict)
+    """Requests that were refused since the server started, by the limit of their key: `requests`, `work`, `at once`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,14 @@ class Key(Row):
     created_at: float
     last_used_at: float | None
     revoked_at: float | None
+    requests_per_minute: int | None = None
+    work_per_minute: int | None = None
+    at_once: int | None = None
+    """Its limits; null: none."""
+    used_requests: int = 0
+    used_work: float = 0.0
+    refused_requests: int = 0
+    """What it used, and how often it was refused, counted while it has limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
