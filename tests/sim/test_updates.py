@@ -51,6 +51,20 @@ def test_an_update_reaches_every_worker_while_the_rest_can_do_the_work() -> None
     assert_served(world)
 
 
+def test_an_update_of_an_endpoint_that_nobody_asks_ends_and_all_rest_again() -> None:
+    load = [300.0]
+    scaling = replace(BARE, min_cold_load=300.0, inactivity_timeout=0.0)
+    world = World(scaling, load=lambda t: load[0]).run(AT)
+    load[0] = 0.0
+    world.run(world.t + 200)
+    assert world.count(State.STOPPED) == len(world.fleet.workers) > 0
+    world.update()
+    world.run(world.t + 700)
+    assert done(world)
+    assert set(versions(world)) == {1}
+    assert world.count(State.IDLE) == 0
+
+
 def test_workers_that_rest_are_updated_first_and_rest_again() -> None:
     world = busy_world(replace(BARE, min_cold_load=700.0)).run(AT)
     resting = {w.id for w in world.fleet.workers.values() if w.state is State.STOPPED}

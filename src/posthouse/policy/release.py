@@ -9,6 +9,7 @@ from posthouse.policy.capacity import USABLE, hot, kept, ready
 from posthouse.policy.draft import RUNS_ON, Draft, staying_usd_h, will_run
 from posthouse.policy.exchange import replaces
 from posthouse.policy.needs import Need, Needs
+from posthouse.policy.rollout import is_canary
 from posthouse.policy.tuning import TUNING, Tuning
 
 
@@ -84,7 +85,7 @@ def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     coming, serving = [w for w in there if w.state in COMING or w.state is State.STOPPED], ready(draft.all())
     going: list[Worker] = []
     if need <= 0 and count == 0:
-        going = there
+        going = [w for w in there if not is_canary(draft, w)]  # it serves until it is judged, though nobody asks
     elif coming:
         enough = len(serving) >= count and draft.supply(serving) >= need
         going = [w for w in coming if not replaces(draft, w, serving)] if enough else []

@@ -31,10 +31,10 @@ def call_off(draft: Draft, active: bool) -> None:
 
 def set_canaries_aside(draft: Draft) -> None:
     """Keeps canaries ready, and out of what is counted on wherever another worker serves."""
-    for canary in [w for w in list(draft.all()) if _is_canary(draft, w)]:
+    for canary in [w for w in list(draft.all()) if is_canary(draft, w)]:
         if canary.goal is Goal.COLD and draft.affords_running(canary):
             draft.set(canary, Goal.HOT)
-        if any(w.id != canary.id and not _is_canary(draft, w) for w in ready(draft.all())):
+        if any(w.id != canary.id and not is_canary(draft, w) for w in ready(draft.all())):
             draft.aside[canary.id] = draft.workers.pop(canary.id)
 
 
@@ -150,10 +150,10 @@ def _due(draft: Draft, workers: Iterable[Worker], states: frozenset[State]) -> l
 
 def _led(draft: Draft) -> set[WorkergroupId]:
     """Workergroups that have a canary."""
-    return {w.group_id for w in (*draft.all(), *draft.aside.values()) if _is_canary(draft, w)}
+    return {w.group_id for w in (*draft.all(), *draft.aside.values()) if is_canary(draft, w)}
 
 
-def _is_canary(draft: Draft, worker: Worker) -> bool:
+def is_canary(draft: Draft, worker: Worker) -> bool:
     """True if the worker goes first: its turn has begun, or it runs the new version."""
     found = _rollout(draft, worker)
     there = worker.goal is not Goal.GONE and worker.state in USABLE | {State.UNAVAIL}
