@@ -8,7 +8,6 @@ A *command* that `TRANSITIONS` does not allow is our own bug and raises `Illegal
 allow is late, repeated or out of order: the state stays as it is, and the caller counts it unless it is a repeat.
 """
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 from posthouse.domain.offer import ALL_CAPABILITIES, Capabilities
@@ -106,49 +105,45 @@ MAX_PROGRESS_FACTOR = 6.0
 """How many times its timeout a passing state may last in all, whatever progress it shows: the machine is billed."""
 
 
-def _from(states: Iterable[State], after: State) -> dict[State, State]:
-    return dict.fromkeys(states, after)
-
-
 _MOVES: dict[Event, dict[State, State]] = {
     # What follows in which state. In all other states a command is illegal, and an observation means nothing.
     Command.RENT: {State.WANTED: State.CREATING},
     Command.START: {State.STOPPED: State.STARTING},
-    Command.STOP: _from((State.IDLE, State.STARTING), State.STOPPING),
+    Command.STOP: dict.fromkeys((State.IDLE, State.STARTING), State.STOPPING),
     Command.UPDATE: {
-        **_from((State.MODEL_LOADING, State.STOPPED, State.STARTING), State.UPDATE_STARTING),
+        **dict.fromkeys((State.MODEL_LOADING, State.STOPPED, State.STARTING), State.UPDATE_STARTING),
         State.IDLE: State.UPDATE_REBOOTING,
     },
     Command.DESTROY: {
-        **_from(EXISTS - {State.DESTROYING}, State.DESTROYING),
+        **dict.fromkeys(EXISTS - {State.DESTROYING}, State.DESTROYING),
         State.WANTED: State.DESTROYED,  # nobody was asked, so nothing can exist
     },
     Observation.PROVISIONING: {},
     Observation.PULLING: {State.CREATING: State.LOADING},
     Observation.RUNNING: {
-        **_from((State.CREATING, State.LOADING), State.MODEL_LOADING),
+        **dict.fromkeys((State.CREATING, State.LOADING), State.MODEL_LOADING),
         State.STOPPED: State.STARTING,  # started behind our back, or by an order whose answer we lost
     },
     # Not of one that is starting: a listing taken just before the start took effect would undo it.
     Observation.HALTED: {
-        **_from(_BORN, State.ERROR),
-        **_from(UPDATING, State.STOPPED),  # the server died between its end and its new start
-        **_from((State.IDLE, State.STOPPING), State.STOPPED),  # also behind our back, by its owner or by spot
+        **dict.fromkeys(_BORN, State.ERROR),
+        **dict.fromkeys(UPDATING, State.STOPPED),  # the server died between its end and its new start
+        **dict.fromkeys((State.IDLE, State.STOPPING), State.STOPPED),  # also behind our back, by its owner or by spot
     },
     Observation.EXITED: {
-        **_from(_BORN | UPDATING, State.ERROR),
-        **_from((State.IDLE, State.STOPPING, State.STOPPED, State.STARTING), State.UNAVAIL),
+        **dict.fromkeys(_BORN | UPDATING, State.ERROR),
+        **dict.fromkeys((State.IDLE, State.STOPPING, State.STOPPED, State.STARTING), State.UNAVAIL),
     },
-    Observation.ABSENT: _from(EXISTS, State.DESTROYED),
+    Observation.ABSENT: dict.fromkeys(EXISTS, State.DESTROYED),
     Observation.REPORTED_LOADING: {
-        **_from((State.CREATING, State.LOADING), State.MODEL_LOADING),
+        **dict.fromkeys((State.CREATING, State.LOADING), State.MODEL_LOADING),
         State.IDLE: State.STARTING,  # its server began anew inside the same instance
     },
-    Observation.REPORTED_READY: _from((COMING | {State.UNAVAIL}) - {State.WANTED}, State.IDLE),
-    Observation.REPORTED_ERROR: _from((COMING | {State.IDLE, State.UNAVAIL}) - {State.WANTED}, State.ERROR),
+    Observation.REPORTED_READY: dict.fromkeys((COMING | {State.UNAVAIL}) - {State.WANTED}, State.IDLE),
+    Observation.REPORTED_ERROR: dict.fromkeys((COMING | {State.IDLE, State.UNAVAIL}) - {State.WANTED}, State.ERROR),
     Observation.SILENT: {State.IDLE: State.UNAVAIL},
     Observation.USELESS: {State.IDLE: State.ERROR},
-    Observation.OVERDUE: _from(STATE_TIMEOUT_S, State.ERROR),  # one in DESTROYING is destroyed again, until it is gone
+    Observation.OVERDUE: dict.fromkeys(STATE_TIMEOUT_S, State.ERROR),  # in DESTROYING it is destroyed again
     # A clear refusal: it is as it was. One that loaded is listed as running again, and so goes on.
     Observation.FAILED: {
         State.CREATING: State.DESTROYED,

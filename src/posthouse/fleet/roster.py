@@ -24,7 +24,6 @@ from posthouse.domain.lifecycle import (
     next_command,
     overdue,
 )
-from posthouse.domain.offer import Price
 from posthouse.domain.reports import Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
@@ -168,8 +167,9 @@ class Roster:
             addresses=instance.addresses or self.workers[worker_id].addresses,
             message=instance.message or self.workers[worker_id].message,
         )
-        if instance.price not in (None, worker.price):
-            self._change(worker, price=instance.price, spent_usd=_spent_before(worker, instance.price, now))
+        if instance.price not in (None, worker.price):  # what it cost until now stays
+            extra_usd = worker.spent_at(now) - replace(worker, price=instance.price).spent_at(now)
+            self._change(worker, price=instance.price, spent_usd=worker.spent_usd + extra_usd)
         self._note_progress(worker_id, "instance", instance.progress, now)
         self._see(worker_id, instance.seen, now)
 
@@ -211,8 +211,26 @@ class Roster:
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
-        offer, build = rental.offer.offer, self.rollouts.build_for(rental, worker_id)
-        worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
+        offer = rental.offer.offer
+        worker = self.workers[worker_id] = Worker(
+            id=worker_id,
+            endpoint_id=self._endpoint_id,
+            group_id=rental.offer.group_id,
+            label=f"{label}{worker_id}",
+            provider=offer.provider,
+            offer_id=offer.id,
+            machine=offer.machine,
+            gpu_name=offer.gpu_name,
+            num_gpus=offer.num_gpus,
+            zone=offer.zone,
+            price=offer.price,
+            capabilities=offer.capabilities,
+            created_at=now,
+            goal=rental.goal,
+            since=now,
+            progressed_at=now,
+            build=self.rollouts.build_for(rental, worker_id),
+        )
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
         what = f"offer {offer.id} of {offer.provider} for workergroup {worker.group_id}"
@@ -356,35 +374,6 @@ class Roster:
         if watched is not None and watched.progress.get(source) != text:
             watched.progress[source] = text
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
-
-
-def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label: str, build: str, now: float) -> Worker:
-    """The intent to rent a worker."""
-    offer = rental.offer.offer
-    return Worker(
-        id=worker_id,
-        endpoint_id=endpoint_id,
-        group_id=rental.offer.group_id,
-        label=f"{label}{worker_id}",
-        provider=offer.provider,
-        offer_id=offer.id,
-        machine=offer.machine,
-        gpu_name=offer.gpu_name,
-        num_gpus=offer.num_gpus,
-        zone=offer.zone,
-        price=offer.price,
-        capabilities=offer.capabilities,
-        created_at=now,
-        goal=rental.goal,
-        since=now,
-        progressed_at=now,
-        build=build,
-    )
-
-
-def _spent_before(worker: Worker, price: Price, now: float) -> float:
-    """What it spent before its state began if it has had this price since, so that what it cost until now stays."""
-    return worker.spent_usd + worker.spent_at(now) - replace(worker, price=price).spent_at(now)
 
 
 def _overdue_text(worker: Worker, loading_s: float, now: float) -> str:

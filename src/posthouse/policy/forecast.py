@@ -24,14 +24,6 @@ def predicted_load(demand: Demand, tuning: Tuning) -> float:
     return max(steady, demand.recent_rate - recently)
 
 
-def slow_mean(before: float, value: float, elapsed_s: float, span_s: float) -> float:
-    """The mean that was `before`, `elapsed_s` later: the last `span_s` make 63 % of it.
-
-    Exponentially weighted, so that no more than this number is remembered. Source: Brown 1956, in continuous time.
-    """
-    return before + (value - before) * (1 - math.exp(-elapsed_s / span_s))
-
-
 def sliding_max(
     history: tuple[tuple[float, float], ...], now: float, value: float, hold_s: float
 ) -> tuple[tuple[float, float], ...]:

@@ -1,5 +1,6 @@
 """How much capacity is needed. Units: work per second, unless a name says otherwise."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.policy import capacity
 from posthouse.policy.draft import Draft
-from posthouse.policy.forecast import predicted_load, sliding_max, slow_mean
+from posthouse.policy.forecast import predicted_load, sliding_max
 from posthouse.policy.headroom import slots_for
 from posthouse.policy.tuning import Tuning
 
@@ -155,6 +156,9 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     def needed(help_s: float) -> HotNeed:
         return hot_need(scaling, demand, load, ready_supply, arrivals, help_s, tuning)
 
+    def tolerant(high: float, floor: float) -> Need:
+        return Need(max(high * (1 - tuning.tolerance), min(high, floor)), high)
+
     stopped = any(w.state is State.STOPPED for w in capacity.kept(draft.all()))
     asked, now_needed, because = needed(s.estimates.start_s if stopped else s.estimates.create_s)
     least = least_hot(scaling, demand, s.now)
@@ -163,39 +167,35 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     hold_s = tuning.hold_starts * max(s.estimates.start_s, tuning.recent_s)
     hot_needs = sliding_max(memory.hot_needs, s.now, now_needed, hold_s)
-    hot = hot_needs[0][1]
+    hot = tolerant(hot_needs[0][1], asked)
     later = needed(s.estimates.create_s)
-    rent = min(hot, later.need)  # what is needed for less than a creation takes is not rented
+    rent = tolerant(
+        min(hot.high, later.need), later.asked
+    )  # what is needed for less than a creation takes is not rented
     # Cold workers are for load that lasts: a backlog, and a spike, are over before a worker made for them is there.
-    passed_s = s.now - memory.at
-    slow = (
-        demand.rate if s.now < s.stabilized_at else slow_mean(memory.hour_rate, demand.rate, passed_s, tuning.reserve_s)
-    )
-    lasting = max(min(demand.rate, demand.long_rate, slow), scaling.min_load) / scaling.target_util
-    reserve = scaling.cold_mult * min(now_needed, lasting)
-    total_needs = sliding_max(memory.total_needs, s.now, max(reserve, scaling.min_cold_load, rent), tuning.reserve_s)
-    total = total_needs[0][1]
-
-    def low(need: float, floor: float) -> float:
-        return max(need * (1 - tuning.tolerance), min(need, floor))
-
-    hot_low, rent_low = low(hot, asked), low(rent, later.asked)
-    total_low = low(total, max(scaling.min_cold_load, rent_low))
+    hour_rate = demand.rate
+    if s.now >= s.stabilized_at:  # exponentially weighted: no more than this number is remembered
+        new_share = 1 - math.exp((memory.at - s.now) / tuning.reserve_s)
+        hour_rate = memory.hour_rate + (demand.rate - memory.hour_rate) * new_share
+    lasting = max(min(demand.rate, demand.long_rate, hour_rate), scaling.min_load) / scaling.target_util
+    reserve = max(scaling.cold_mult * min(now_needed, lasting), scaling.min_cold_load, rent.high)
+    total_needs = sliding_max(memory.total_needs, s.now, reserve, tuning.reserve_s)
+    total = tolerant(total_needs[0][1], max(scaling.min_cold_load, rent.low))
     if demand.factor != 1.0:
         rule = "work that workers count for each unit of cost that clients announce; 1 was expected"
         draft.because.append(Reason("cost factor", demand.factor, rule))
     draft.because += (
         *because,
-        Reason("hot need", hot, f"highest need of the last {hold_s:.0f} s; workers start below {hot_low:.4g}"),
-        Reason("need to rent for", rent, "of that, what is still needed when a new worker could be ready"),
+        Reason("hot need", hot.high, f"highest need of the last {hold_s:.0f} s; workers start below {hot.low:.4g}"),
+        Reason("need to rent for", rent.high, "of that, what is still needed when a new worker could be ready"),
         Reason("ready supply", capacity.shown(ready_supply), "workers that take requests now"),
         Reason("least hot workers", least, "min_load, inactivity_timeout and open requests"),
         Reason(
-            "total need", total,
+            "total need", total.high,
             f"highest of the last {tuning.reserve_s / 60:.0f} min of cold_mult {scaling.cold_mult:g} x what lasts, "
-            f"{lasting:.4g}, min_cold_load and the need to rent for; cold ones are made below {total_low:.4g}",
+            f"{lasting:.4g}, min_cold_load and the need to rent for; cold ones are made below {total.low:.4g}",
         ),
     )  # fmt: skip
     urgent = demand.waiting > 0 or expected_wait_s(demand, ready_supply) > scaling.target_queue_time
-    needs = Needs(Need(hot_low, hot), Need(rent_low, rent), Need(total_low, total), least, urgent)
-    return needs, Memory(hot_needs, total_needs, memory.released_at, slow, s.now, memory.compared_at)
+    memory = replace(memory, hot_needs=hot_needs, total_needs=total_needs, hour_rate=hour_rate, at=s.now)
+    return Needs(hot, rent, total, least, urgent), memory

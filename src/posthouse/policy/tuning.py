@@ -4,6 +4,7 @@ What an endpoint's owner chooses is in `Scaling`; how long a state may last is i
 cost and waits when one of these is doubled or halved is measured in `docs/reference/tuning.md`.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -74,10 +75,7 @@ class Tuning:
     @property
     def max_failures(self) -> int:
         """How many failures make the longest penalty; more are not counted."""
-        failures = 1
-        while self.penalty_s * 2 ** (failures - 1) < self.max_penalty_s:
-            failures += 1
-        return failures
+        return 1 + math.ceil(math.log2(self.max_penalty_s / self.penalty_s))
 
 
 TUNING = Tuning()
