@@ -70,6 +70,9 @@ class Observation(StrEnum):
     FAILED = "failed"  # the provider refused or broke our last command
 
 
+DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED)
+"""What shows that a worker died at work. One that falls silent, or is taken away, may have lost its network or host."""
+
 Event = Command | Observation
 
 UPDATING = frozenset({State.UPDATE_REBOOTING, State.UPDATE_STARTING})

@@ -1,17 +1,27 @@
-"""Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection."""
+"""Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection.
+
+And requests at which workers failed: one that several died of gets none any more.
+"""
 
 import math
 from dataclasses import dataclass
 
 from posthouse.domain.decision import Failures
-from posthouse.domain.lifecycle import State
+from posthouse.domain.lifecycle import DEATHS, State
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.events import Level, Outbox
+from posthouse.fleet.events import Level, Moved, Outbox
+from posthouse.fleet.latest import Latest
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.roster import Roster
 from posthouse.policy.faults import penalty_s, resume_at
 from posthouse.policy.tuning import TUNING
 
+MAX_DEATHS = 2
+"""So many workers may die while they have a request, and no more."""
+DIED_KEPT_S = 90.0
+"""Within this time a request failed at a worker that died of it: longer than one is silent before it counts as dead."""
+MAX_DENIED = 1_000
+"""How many requests that are given no worker any more are remembered, and as many dead workers."""
 MAX_STREAK = 10
 """So many requests that ended well make up for any number that did not."""
 
@@ -39,6 +49,9 @@ class Outliers(dict[WorkerId, Failures]):
         self._good_elsewhere = -math.inf
         """Where and when a request ended well last, and when it did last at any other worker."""
         self._gave_up = Failures()
+        self.denied: Latest[int, str] = Latest(MAX_DENIED)
+        """Why a request is given no worker any more."""
+        self._died: Latest[WorkerId, tuple[float, str]] = Latest(MAX_DENIED)  # when, and what was said of it
 
     def blame(self, request: Request, worker_id: WorkerId, now: float, why: str, told: bool = False) -> int:
         """Holds a request's failure against its worker, unless it is already; returns how many failures that added.
@@ -92,11 +105,31 @@ class Outliers(dict[WorkerId, Failures]):
                 return worker_id, f"the last {streak.count} requests here did not end well, over {lasted_s:.0f} s"
         return None
 
+    def moved(self, moved: Moved, now: float) -> None:
+        """A worker changed its state."""
+        if moved.before.state is State.IDLE and moved.why in DEATHS:
+            self._died[moved.after.id] = now, moved.after.message or "it ended"
+
     def forget(self, worker_id: WorkerId) -> None:
         """The worker serves nothing any more."""
-        for memory in (self, self.streaks):
-            memory.pop(worker_id, None)
+        self.pop(worker_id, None)
+        self.streaks.pop(worker_id, None)
         self._lives.throughput.forget(worker_id)
+
+    def may_kill(self, request: Request) -> bool:
+        """True if it may have killed more than one: of those that are dead, and that were not heard of since."""
+        failures = request.failures or {}
+        return sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1
+
+    def deny(self, request: Request) -> str:
+        """Why the request is given no worker any more, if enough died while they had it; else empty."""
+        found = [(self._died[i], f) for i, f in (request.failures or {}).items() if i in self._died]
+        died = [text for (at, text), f in found if abs(f.last_at - at) < DIED_KEPT_S]
+        if len(died) < MAX_DEATHS:
+            return ""
+        why = f"it is given no worker any more, for {len(died)} died while they had it; the last one: {died[-1]}"
+        self.denied[request.idx] = why
+        return why
 
     def keep_away(self, request: Request, worker_id: WorkerId, now: float, counted: int = 0) -> None:
         """Keeps a request that is asked for again from where it failed. `counted`: what its end counted already."""

@@ -11,7 +11,6 @@ from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.claims import Claims
-from posthouse.fleet.deaths import Deaths
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Traffic, Waiting
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.load import Load
@@ -74,15 +73,15 @@ class Requests:
         self.outliers, self._routing = Outliers(lives, outbox), RoutingTable()
         self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
-        self._deaths, self._ended = Deaths(lives), frozenset[WorkerId]()
+        self._ended = frozenset[WorkerId]()
         self._canaries: dict[WorkerId, float] = {}  # that serve beside others, and their performance
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
         """See `Controller.assign`."""
         ledger = self.ledger
-        if idx in self._deaths.denied:
-            return Waiting(0, denied=self._deaths.denied[idx])
+        if idx in self.outliers.denied:
+            return Waiting(0, denied=self.outliers.denied[idx])
         self.last_request_at = now
         request = ledger.open.get(idx) if idx else None
         if ledger.line and (request is None or not request.held_until):
@@ -151,13 +150,13 @@ class Requests:
         """
         avoid: tuple[WorkerId, ...] = ()
         if failures := request.failures:
-            if why := self._deaths.deny(request):
+            if why := self.outliers.deny(request):
                 self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
                 self._remove(request, now)
                 return Waiting(0, denied=why)
             avoid = tuple(i for i, f in failures.items() if resume_at(f, TUNING.retry_s, TUNING.max_penalty_s) > now)
             lately = sum(f.last_at > now - TUNING.retry_s for f in failures.values())
-            if (len(avoid) > 1 and lately > 1) or self._deaths.may_kill(request):
+            if (len(avoid) > 1 and lately > 1) or self.outliers.may_kill(request):
                 return None
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
         most_s = self.claims.scaling.max_queue_time
@@ -301,7 +300,7 @@ class Requests:
 
     def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""
-        self._deaths.moved(moved, now)
+        self.outliers.moved(moved, now)
         if (worker := moved.after).state not in SERVES_NOTHING:
             return
         self._known[worker.id].working = self._known[worker.id].received = 0

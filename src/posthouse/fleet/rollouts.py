@@ -5,15 +5,12 @@ from dataclasses import replace
 
 from posthouse.domain.decision import Rental
 from posthouse.domain.endpoint import WorkergroupId
-from posthouse.domain.lifecycle import UPDATING, Goal, Observation, goal_beyond_update
+from posthouse.domain.lifecycle import UPDATING, Goal, goal_beyond_update
 from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Level, Outbox
 from posthouse.policy.trial import TRIES, Trial, can_be_updated, judged
-
-DEATHS = (Observation.REPORTED_ERROR, Observation.REPORTED_LOADING, Observation.EXITED, Observation.USELESS)
-"""What shows that a worker died at work, or does none."""
 
 
 class Rollouts(dict[WorkergroupId, Rollout]):

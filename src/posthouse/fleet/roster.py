@@ -10,6 +10,7 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import (
     COMING,
+    DEATHS,
     NOTHING_NEW,
     STATE_TIMEOUT_S,
     TRANSITIONS,
@@ -29,7 +30,7 @@ from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.estimator import Estimator
 from posthouse.fleet.events import Counters, Level, Moved, Outbox
-from posthouse.fleet.rollouts import DEATHS, Rollouts
+from posthouse.fleet.rollouts import Rollouts
 from posthouse.fleet.throughput import Throughput
 from posthouse.policy.tuning import TUNING
 
@@ -334,7 +335,7 @@ class Roster:
         if state is None:
             self._counters.late_observations += worker.state not in NOTHING_NEW.get(observation, ())
         elif state is not worker.state:
-            if worker.state is State.IDLE and observation in DEATHS:
+            if worker.state is State.IDLE and observation in (*DEATHS, Observation.USELESS):
                 self.rollouts.failed(worker, worker.message or "it ended", now, died=True)
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and observation is not Observation.FAILED:  # for a failed command, its answer says whom to blame
