@@ -85,8 +85,6 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Rental:
-    """A worker to be rented."""
-
     offer: GroupOffer
     goal: Goal
     canary: bool = False

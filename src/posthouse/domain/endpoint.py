@@ -121,7 +121,6 @@ def _parameters() -> dict[str, Parameter]:
 
 
 PARAMETERS = _parameters()
-"""The scaling parameters by name."""
 
 
 def defaults(slo_mode: object) -> Scaling:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What an endpoint has learned about its workers, by the kind of machine they run on."""
-
     perf: dict[str, float] = field(default_factory=dict)
     """Work per second by kind of machine."""
     work_per_usd: dict[str, float] = field(default_factory=dict)

@@ -8,8 +8,6 @@ from posthouse.domain.worker import Worker
 
 
 class Phase(StrEnum):
-    """How far an update is."""
-
     CANARY = "canary"  # one worker runs the new version, and is compared with the others
     ROLLING = "rolling"  # the others follow
     DONE = "done"

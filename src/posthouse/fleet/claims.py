@@ -74,7 +74,6 @@ class Claims:
             self.usual = _step(self.usual, median([counted / count for _, counted, count in known]))
 
     def forget(self, worker_id: WorkerId) -> None:
-        """The worker is gone."""
         self._shown.pop(worker_id, None)
         self._compared.pop(worker_id, None)
 

@@ -27,7 +27,6 @@ from posthouse.fleet.roster import Roster
 from posthouse.policy.decide import decide, drains_ended
 
 Policy: TypeAlias = Callable[[Snapshot, Memory], Decision]
-"""What decides."""
 
 MIN_GAP_S = 0.05
 """Shortest time between two ticks, however often the bell rings."""
@@ -89,10 +88,8 @@ class Controller:
         """
         self.endpoint, self.policy, self.memory = endpoint, policy, Memory()
         self.decision: Decision | None = None
-        """The latest."""
         self.counters = Counters()
         self.stabilized_at = now + stabilization_s
-        """No scale-down before this time."""
         self.closed = False
         self.outbox = Outbox()
         """What is to be done and was not taken yet."""
@@ -102,7 +99,6 @@ class Controller:
         self.workers: Mapping[WorkerId, Worker] = MappingProxyType(self.roster.workers)
         """Every worker that is not DESTROYED."""
         self.ledger: Ledger = self.requests.ledger
-        """Every open request."""
         self._label, self._tick_s, self._silent_s, self._canary_s = label, tick_s, silent_s, canary_s
         self._rings, self._listings = rings, _Listings(known)
         self._offers: tuple[GroupOffer, ...] = ()
@@ -163,7 +159,6 @@ class Controller:
         return outcome
 
     def take_effects(self) -> list[Effect]:
-        """Empties `outbox`."""
         return self.outbox.take() if self.outbox else []
 
     def _take_in(self, event: Event, now: float) -> None:
@@ -322,7 +317,6 @@ class Controller:
     # -- questions -----------------------------------------------------------------------------------------------------
 
     def spent_usd(self, now: float) -> float:
-        """Dollars spent until now, by every worker that ever was."""
         return self.roster.spent_usd(now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...] | None = None) -> Snapshot:

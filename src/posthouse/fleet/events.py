@@ -27,7 +27,6 @@ class Level(IntEnum):
     DEBUG = 3  # answers to commands, and requests that failed or were given up
 
     def __str__(self) -> str:
-        """The level's name on the wire."""
         return self.name.lower()
 
 
@@ -76,8 +75,6 @@ class Failed(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """A worker reported."""
-
     worker_id: WorkerId
     report: Report
 
@@ -141,8 +138,6 @@ class Configured(NamedTuple):
 
 
 class Dismissed(NamedTuple):
-    """These workers are to go."""
-
     worker_ids: tuple[WorkerId, ...]
 
 
@@ -208,8 +203,6 @@ class Commit(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A worker changed its state."""
-
     before: Worker
     after: Worker
     why: Cause

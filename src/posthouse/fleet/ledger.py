@@ -89,7 +89,6 @@ class Ledger:
         self.next_end = min(self.next_end, until)
 
     def let_go(self, request: Request) -> None:
-        """Holds a request no more."""
         if request.held_until:
             request.held_until = 0.0
             del self.line[bisect_left(self.line, _first(request), key=_first)]
@@ -174,7 +173,6 @@ class Ledger:
         return sum(self.work.values())
 
     def expired(self, now: float) -> list[Request]:
-        """Requests whose time has run out."""
         return [r for r in self.open.values() if r.expires_at <= now]
 
     def validate(self) -> None:

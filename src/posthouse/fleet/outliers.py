@@ -106,7 +106,6 @@ class Outliers(dict[WorkerId, Failures]):
         return None
 
     def moved(self, moved: Moved, now: float) -> None:
-        """A worker changed its state."""
         if moved.before.state is State.IDLE and moved.why in DEATHS:
             self._died[moved.after.id] = now, moved.after.message or "it ended"
 

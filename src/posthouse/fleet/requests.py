@@ -78,7 +78,6 @@ class Requests:
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
-        """See `Controller.assign`."""
         ledger = self.ledger
         if idx in self.outliers.denied:
             return Waiting(0, denied=self.outliers.denied[idx])
@@ -334,7 +333,6 @@ class Requests:
         return self.ledger.work.get(worker_id, 0.0), len(self.ledger.at.get(worker_id, ()))
 
     def demand(self, now: float) -> Demand:
-        """What is asked of the endpoint now."""
         queued = sum(queued_work(*self.load_at(i), self._known[i].slots) for i in self.ledger.at)
         return self.load.demand(self.ledger, self.claims, queued, self.last_request_at, now)
 

@@ -34,11 +34,9 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         return Rollout(group_id)
 
     def of(self, worker: Worker) -> Rollout:
-        """That of its workergroup."""
         return self[worker.group_id]
 
     def put(self, rollout: Rollout) -> None:
-        """Takes in how an update stands now."""
         self.unsaved |= self.get(rollout.group_id) != rollout
         self[rollout.group_id] = rollout
 
@@ -62,7 +60,6 @@ class Rollouts(dict[WorkergroupId, Rollout]):
                 self._begin(group_id, build, now)
 
     def asked(self, group_id: WorkergroupId, wanted: bool, now: float) -> None:
-        """See `events.UpdateAsked`."""
         if wanted:
             self._begin(group_id, self[group_id].target, now, everyone=True)
         elif self[group_id].under_way:

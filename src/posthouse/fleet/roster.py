@@ -50,7 +50,6 @@ class _Watched:
 
     reported_at: float = 0.0
     answered_at: float = 0.0
-    """When its latest command was answered."""
     rests_until: float = 0.0
     """A command was refused: until then it is given none."""
     restored: bool = False
@@ -202,7 +201,6 @@ class Roster:
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
-        """Sets what we want of a worker."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.goal is not goal:
             self._change(worker, goal=goal)

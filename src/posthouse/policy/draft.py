@@ -64,7 +64,6 @@ class Draft:
         return max(0, self.s.endpoint.scaling.max_workers - there)
 
     def set(self, worker: Worker, goal: Goal) -> None:
-        """Gives a worker a goal."""
         changed = self.workers[worker.id] = replace(worker, goal=goal)
         self.committed_usd_h += committed_usd_h(changed) - committed_usd_h(worker)
 
@@ -79,11 +78,9 @@ class Draft:
         return self.cap is None or self.committed_usd_h + extra_usd_h <= self.cap.usd_h * (1 + 1e-9)
 
     def affords_running(self, worker: Worker) -> bool:
-        """True if the worker may run."""
         return self.affords(max(0.0, worker.price.running_usd_h - committed_usd_h(worker)))
 
     def all(self) -> Iterable[Worker]:
-        """Every worker."""
         return self.workers.values()
 
     def supply(self, workers: Iterable[Worker]) -> float:
@@ -91,7 +88,6 @@ class Draft:
         return capacity.supply(workers, self.s.estimates)
 
     def perf(self, worker: Worker) -> float:
-        """What the worker can do."""
         return capacity.perf_of(worker, self.s.estimates)
 
     def unit_usd_h(self, worker: Worker) -> float:
@@ -99,6 +95,5 @@ class Draft:
         return worker.price.running_usd_h / self.perf(worker)
 
     def changes(self) -> dict[WorkerId, Goal]:
-        """The goals that are not what they were."""
         goals = {worker.id: worker.goal for worker in (*self.all(), *self.aside.values())}
         return {w.id: goals[w.id] for w in self.s.workers if goals[w.id] is not w.goal}

@@ -57,7 +57,6 @@ def wake(draft: Draft, needs: Needs) -> None:
 
 
 def over_cap(draft: Draft) -> str:
-    """Why something cannot be afforded."""
     return f"{'' if draft.cap is None else draft.cap.name} would be passed"
 
 

@@ -114,7 +114,6 @@ def begin(draft: Draft, inactive: Iterable[Worker], needs_help: Worker | None) -
 
 
 def progress(draft: Draft, needs_help: Worker | None) -> None:
-    """Says how far the update is."""
     for found in draft.s.rollouts.values():
         if found.under_way:
             draft.because.append(Reason(f"update of workergroup {found.group_id}", str(found.phase), found.reason))
