@@ -7,7 +7,7 @@ server, the simulator and the campaign are drivers of it: they turn what happens
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -38,25 +38,6 @@ PHASE_SPREAD = 0.6180339887
 """The golden ratio: its multiples spread the moments of any number of endpoints evenly."""
 STORY = 20
 """How many of the latest events an illegal move is shown with."""
-
-
-@dataclass(slots=True)
-class _Listings:
-    """Which providers have been listed since the start."""
-
-    known: frozenset[str] | None
-    """Those that there are; None are all that are named."""
-    awaited: frozenset[str] = frozenset()
-    """Those that the endpoint may rent from."""
-    came: set[str] = field(default_factory=set)
-
-    def has(self, provider: str) -> bool:
-        """True if the provider was listed, or is gone for good."""
-        return provider in self.came or (self.known is not None and provider not in self.known)
-
-    def has_all(self, workers: Iterable[Worker]) -> bool:
-        """True once every provider that the endpoint uses was listed: before that, what exists is not known."""
-        return all(map(self.has, self.awaited | {w.provider for w in workers}))
 
 
 class Controller:
@@ -100,7 +81,11 @@ class Controller:
         """Every worker that is not DESTROYED."""
         self.ledger: Ledger = self.requests.ledger
         self._label, self._tick_s, self._silent_s, self._canary_s = label, tick_s, silent_s, canary_s
-        self._rings, self._listings = rings, _Listings(known)
+        self._rings, self._providers = rings, known
+        self._awaited: frozenset[str] = frozenset()
+        """Providers that the endpoint may rent from."""
+        self._listed: set[str] = set()
+        """Those that were listed since the start."""
         self._offers: tuple[GroupOffer, ...] = ()
         self._obstacles: list[str] = []
         self._tick_at, self._ticked_at = now, -math.inf
@@ -185,8 +170,8 @@ class Controller:
                 self._offers = offers
             case events.Listed(provider, instances, asked_at):
                 roster.listed(provider, instances, asked_at, now)
-                if provider not in self._listings.came or roster.moved:
-                    self._listings.came.add(provider)
+                if provider not in self._listed or roster.moved:
+                    self._listed.add(provider)
                     self._ring(now)
             case _:
                 self._take_in_wish(event, now)
@@ -216,7 +201,7 @@ class Controller:
                         self.roster.updated(worker_id)
                     self.roster.observe_instance(worker_id, instance, now)
             case events.Configured(endpoint, providers, builds):
-                self.endpoint, self._listings.awaited = endpoint, providers
+                self.endpoint, self._awaited = endpoint, providers
                 self.requests.claims.scaling = endpoint.scaling
                 self.roster.rollouts.told(builds, now)
                 self.roster.changed = True
@@ -250,7 +235,7 @@ class Controller:
             for worker_id in list(self.workers):
                 self.roster.set_goal(worker_id, Goal.GONE)
             self.requests.end_drains(drains_ended(replace(self.snapshot(now), cap=cap)))
-        elif self._listings.has_all(self.workers.values()):
+        elif self._knows_all():
             decision = self.policy(replace(self.snapshot(now), cap=cap), self.memory)
             self.decision, self.memory = decision, decision.memory
             self._take_on(decision, ids or (), now)
@@ -292,13 +277,21 @@ class Controller:
 
     def _begin(self, now: float) -> None:
         """Gives the commands that are due, but for workers that changed while the rest was written down."""
-        known = self.closed or self._listings.has_all(self.workers.values())
+        known = self.closed or self._knows_all()
         for worker_id, command in list(self.roster.due(now, self.requests.keeps)):
-            listed = self._listings.has(self.workers[worker_id].provider)
+            listed = self._is_listed(self.workers[worker_id].provider)
             if known and listed and worker_id not in self.roster.unsaved:
                 self.roster.command_sent(worker_id, command, now)
                 if (worker := self.workers.get(worker_id)) is not None:  # one that was only an intent is gone
                     self.outbox.append(events.Run(worker, command))
+
+    def _is_listed(self, provider: str) -> bool:
+        """True if the provider was listed since the start, or is gone for good."""
+        return provider in self._listed or (self._providers is not None and provider not in self._providers)
+
+    def _knows_all(self) -> bool:
+        """True once every provider that the endpoint uses was listed: before that, what exists is not known."""
+        return all(map(self._is_listed, self._awaited | {w.provider for w in self.workers.values()}))
 
     def _ring(self, now: float) -> None:
         """Brings the next tick forward."""

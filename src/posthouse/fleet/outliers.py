@@ -117,8 +117,10 @@ class Outliers(dict[WorkerId, Failures]):
 
     def may_kill(self, request: Request) -> bool:
         """True if it may have killed more than one: of those that are dead, and that were not heard of since."""
-        failures = request.failures or {}
-        return sum(i in self._died or self._lives.owes_word(i, f.last_at) for i, f in failures.items()) > 1
+        failures, lives = request.failures or {}, self._lives
+        ready = {i for i in failures if i in lives.workers and lives.workers[i].state is State.IDLE}
+        silent = {i for i in ready if lives.reported_at(i) <= failures[i].last_at}
+        return len(silent | (failures.keys() & self._died.keys())) > 1
 
     def deny(self, request: Request) -> str:
         """Why the request is given no worker any more, if enough died while they had it; else empty."""

@@ -303,11 +303,6 @@ class Roster:
         watched = self._watched.get(worker_id)
         return watched.reported_at if watched is not None else 0.0
 
-    def owes_word(self, worker_id: WorkerId, since: float) -> bool:
-        """True if the worker is taken to be ready, and has not reported since."""
-        worker = self.workers.get(worker_id)
-        return worker is not None and worker.state is State.IDLE and self._watched[worker_id].reported_at <= since
-
     def resting(self, now: float) -> frozenset[WorkerId]:
         """Workers whose command was refused a moment ago."""
         return frozenset(i for i, watched in self._watched.items() if watched.rests_until > now)
