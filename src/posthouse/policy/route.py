@@ -1,13 +1,11 @@
 """Which worker gets a request."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posthouse.policy.faults import Floats
-
-_T = TypeVar("_T", float, NDArray[np.float64])
 
 IN_SERVICE_SHARE = 1e-3
 """What work in service counts where a slot is free: enough that of two such workers the less loaded one is taken."""
@@ -31,8 +29,8 @@ def queued_work(work: float, count: int, slots: float) -> float:
     return work * max(0.0, count - slots) / count if count else 0.0
 
 
-def end_s(work: _T, unit_s: _T, cost: float) -> _T:
-    """When a worker would have finished a request: work ahead and its own, at the worker's seconds for a unit of it."""
+def end_s(work: Floats, unit_s: Floats, cost: float) -> Floats:
+    """When workers would have finished a request: work ahead and its own, at their seconds for a unit of it."""
     with np.errstate(over="ignore", invalid="ignore"):
         return (work + cost) * unit_s
 
