@@ -168,8 +168,9 @@ class Roster:
             message=instance.message or self.workers[worker_id].message,
         )
         if instance.price not in (None, worker.price):  # what it cost until now stays
-            extra_usd = worker.spent_at(now) - replace(worker, price=instance.price).spent_at(now)
-            self._change(worker, price=instance.price, spent_usd=worker.spent_usd + extra_usd)
+            at_new_usd = replace(worker, price=instance.price).spent_at(now)
+            spent_usd = worker.spent_usd + worker.spent_at(now) - at_new_usd
+            self._change(worker, price=instance.price, spent_usd=spent_usd)
         self._note_progress(worker_id, "instance", instance.progress, now)
         self._see(worker_id, instance.seen, now)
 
