@@ -82,10 +82,7 @@ class Controller:
         self.ledger: Ledger = self.requests.ledger
         self._label, self._tick_s, self._silent_s, self._canary_s = label, tick_s, silent_s, canary_s
         self._rings, self._providers = rings, known
-        self._awaited: frozenset[str] = frozenset()
-        """Providers that the endpoint may rent from."""
-        self._listed: set[str] = set()
-        """Those that were listed since the start."""
+        self._awaited, self._listed = frozenset[str](), set[str]()  # providers that it may rent from; that were listed
         self._offers: tuple[GroupOffer, ...] = ()
         self._obstacles: list[str] = []
         self._tick_at, self._ticked_at = now, -math.inf

@@ -74,7 +74,7 @@ class Roster:
         spent_usd: float,
         counters: Counters,
         outbox: Outbox,
-        rollouts: Iterable[Rollout] = (),
+        rollouts: Iterable[Rollout],
     ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.estimator, self.throughput, self.spent_gone_usd = Estimator(), Throughput(), spent_usd
@@ -211,26 +211,8 @@ class Roster:
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
         """Takes down the intent to rent a worker. `label`: what every label begins with."""
-        offer = rental.offer.offer
-        worker = self.workers[worker_id] = Worker(
-            id=worker_id,
-            endpoint_id=self._endpoint_id,
-            group_id=rental.offer.group_id,
-            label=f"{label}{worker_id}",
-            provider=offer.provider,
-            offer_id=offer.id,
-            machine=offer.machine,
-            gpu_name=offer.gpu_name,
-            num_gpus=offer.num_gpus,
-            zone=offer.zone,
-            price=offer.price,
-            capabilities=offer.capabilities,
-            created_at=now,
-            goal=rental.goal,
-            since=now,
-            progressed_at=now,
-            build=self.rollouts.build_for(rental, worker_id),
-        )
+        offer, build = rental.offer.offer, self.rollouts.build_for(rental, worker_id)
+        worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
         self.unsaved[worker_id] = None
         self._watched[worker_id] = _Watched(self._born_at, self._born_at)
         what = f"offer {offer.id} of {offer.provider} for workergroup {worker.group_id}"
@@ -369,6 +351,29 @@ class Roster:
         if watched is not None and watched.progress.get(source) != text:
             watched.progress[source] = text
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
+
+
+def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label: str, build: str, now: float) -> Worker:
+    offer = rental.offer.offer
+    return Worker(
+        id=worker_id,
+        endpoint_id=endpoint_id,
+        group_id=rental.offer.group_id,
+        label=f"{label}{worker_id}",
+        provider=offer.provider,
+        offer_id=offer.id,
+        machine=offer.machine,
+        gpu_name=offer.gpu_name,
+        num_gpus=offer.num_gpus,
+        zone=offer.zone,
+        price=offer.price,
+        capabilities=offer.capabilities,
+        created_at=now,
+        goal=rental.goal,
+        since=now,
+        progressed_at=now,
+        build=build,
+    )
 
 
 def _overdue_text(worker: Worker, loading_s: float, now: float) -> str:
