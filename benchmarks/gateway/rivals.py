@@ -16,6 +16,8 @@ from urllib.request import Request, urlopen
 import psutil
 
 START_S = 90.0
+KEY = "sk-0123456789abcdef"
+"""That is shown to a rival; LiteLLM starts with no weaker one."""
 NGINX = """
 daemon off; master_process off; worker_processes 1; error_log {folder}/error.log; pid {folder}/pid;
 events {{ worker_connections 4096; }}
@@ -80,7 +82,7 @@ def command(
             return [found, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], {}
         case "litellm":
             (folder / "litellm.yaml").write_text(LITELLM.format(engine=engine))
-            more = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+            more = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}
             return [found, "--config", str(folder / "litellm.yaml"), *listen, "--num_workers", "1"], more
         case _:
             launch = ["launch"] if name == "sglang-router" else []
@@ -102,13 +104,13 @@ def rival(name: str, engine: int, folder: Path, rivals: Path, core: int) -> Iter
     with log, subprocess.Popen(pinned, stdout=log, stderr=log, env=whole) as process:
         try:
             began = time.monotonic()
-            while not answers(port, "x"):
+            while not answers(port, KEY):
                 if process.poll() is not None or time.monotonic() - began > START_S:
                     said = (folder / f"{name}.log").read_text(errors="replace")[-2000:]
                     raise SystemExit(f"{name} does not answer:\n{said}")
                 time.sleep(0.2)
             top = psutil.Process(process.pid)
-            yield Running(name, port, "x", [top, *top.children(recursive=True)])
+            yield Running(name, port, KEY, [top, *top.children(recursive=True)])
         finally:
             if process.poll() is None:
                 for child in psutil.Process(process.pid).children(recursive=True):

@@ -26,11 +26,12 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import RequestsEnded
+from posthouse.http1.messages import Answer
 from posthouse.keys import KeyRecord
 from posthouse.ports import Store
 from posthouse.server.asgi import Message, Receive, Send
 from posthouse.server.auth import Keyring
-from posthouse.server.calls import Answer, Call, Leave, Respond
+from posthouse.server.calls import Call, Leave, Respond
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle

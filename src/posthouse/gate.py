@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
@@ -225,8 +225,8 @@ class Reader:
         self._client = client
         self._max_bytes = max_bytes
 
-    async def read(self, enough: Callable[[bytearray], bool] = lambda body: False) -> bytes:
-        """Return the body, or its beginning once that is `enough`. Raises: TooLarge, TooSlow, and what that raises."""
+    async def read(self) -> bytes:
+        """Return the body. Raises: TooLarge, TooSlow."""
         client = self._client
         if (client.content_length or 0) > self._max_bytes:
             raise TooLarge
@@ -240,8 +240,6 @@ class Reader:
                     if len(body) > self._max_bytes:
                         raise TooLarge
                     self._hold(len(chunk))
-                    if enough(body):
-                        break
         except TimeoutError:
             raise TooSlow from None
         return bytes(body)

@@ -1,7 +1,6 @@
 """One HTTP request on its way from a client to another server, and the answer on its way back, piece by piece.
 
-The agent relays to its model server, a gateway to workers. They decide what is relayed, where to, and how a
-failure is reported to the client.
+The agent relays to its model server. It decides what is relayed, where to, and how a failure is reported to the client.
 """
 
 import asyncio
@@ -16,6 +15,8 @@ from typing import Final, Literal, TypeVar
 from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from posthouse.http1.messages import HOP_BY_HOP
 
 T = TypeVar("T")
 
@@ -33,20 +34,6 @@ _MAX_HEAD_BYTES: Final = 65_536  # of a line in the head of an answer
 _USUAL_LINE_BYTES: Final = 8000  # many servers take no longer line in a head, and answer a bare 400
 _CLIENT_LEFT: Final = 499  # a status that nobody reads; nginx's
 
-# Source: RFC 9110, 7.6.1, and RFC 2616, 13.5.1.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 _RESTATED: Final = frozenset({"content-length", "expect", "host"})
 _OF_THE_BODY: Final = frozenset({"content-encoding"})  # of what the client sent
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -176,7 +163,8 @@ class Relay:
 
     def headers(self, client: web.Request, own_body: bool, more: Mapping[str, str]) -> CIMultiDict[str]:
         """Return the client's headers as they are passed on. `own_body`: with the body that it sent."""
-        headers = sent_on(client.headers, self.withheld if own_body else self.withheld | _OF_THE_BODY)
+        withheld = self.withheld if own_body else self.withheld | _OF_THE_BODY
+        headers = end_to_end(client.headers, _RESTATED | withheld)
         if own_body and client.content_length is not None:
             headers["Content-Length"] = str(client.content_length)  # not every server takes chunks
         for name, value in more.items():
@@ -201,13 +189,8 @@ async def in_time(step: Awaitable[T], stall_s: float) -> T:
         raise Stalled from None
 
 
-def sent_on(headers: CIMultiDictProxy[str], withheld: frozenset[str]) -> CIMultiDict[str]:
-    """Return the headers of a request as they are passed on: without those in `withheld`, in lower case."""
-    return end_to_end(headers, _RESTATED | withheld)
-
-
 def end_to_end(headers: CIMultiDictProxy[str], dropped: frozenset[str] = frozenset()) -> CIMultiDict[str]:
     """Return the headers, without those in `dropped` and those that only concern one connection."""
     named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    named |= _HOP_BY_HOP | dropped
+    named |= HOP_BY_HOP | dropped
     return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in named)

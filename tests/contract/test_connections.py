@@ -16,7 +16,8 @@ from posthouse.app import listen
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.engine import router
-from posthouse.server import http
+from posthouse.http1 import server as http
+from posthouse.server import connection
 from tests.kit.live import live_server, until
 
 MOST = 10
@@ -181,7 +182,7 @@ async def test_a_request_that_does_not_arrive_is_not_waited_for(
         for caller in (fresh, used):
             if sent:
                 caller.send(sent)
-        monkeypatch.setattr(http, "READ_WAIT_S", 0.2)
+        monkeypatch.setattr(connection, "READ_WAIT_S", 0.2)
         await until(fresh.closed, "the first request is given up")
         await until(lambda: used.closed() or not sent, "so is a later one; one that is idle may stay")
         assert used.closed() is bool(sent)

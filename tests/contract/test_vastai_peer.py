@@ -12,7 +12,7 @@ from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.worker import Worker
 from posthouse.fleet.controller import Controller
-from posthouse.server.http import KEEP_ALIVE_S
+from posthouse.http1.server import KEEP_ALIVE_S
 from tests.kit.commandline import Commandline
 from tests.kit.live import (
     AGENT,

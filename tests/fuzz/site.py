@@ -18,7 +18,8 @@ from posthouse.engine.buckets import Buckets
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.router import Router
-from posthouse.server.calls import Answer, Call
+from posthouse.http1.messages import Answer
+from posthouse.server.calls import Call
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle

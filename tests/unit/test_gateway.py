@@ -226,9 +226,9 @@ def test_an_answer_is_kept_for_whoever_repeats_the_request() -> None:
     assert (busy.value.status, busy.value.headers) == (409, {"Retry-After": "1"})
     first.feed(b"an ")
     first.feed(b"answer")
-    repeats.end(first, 200, {"Content-Type": "x"})
+    repeats.end(first, 200, b"x")
     again = repeats.begin("key", "once", CHAT, b"{}")
-    assert (again.status, bytes(again.answer), again.headers) == (200, b"an answer", {"Content-Type": "x"})
+    assert (again.status, bytes(again.answer), again.content_type) == (200, b"an answer", b"x")
     for other in ((CHAT, b"{} "), (EMBEDDINGS, b"{}")):
         with pytest.raises(Refused, match="used for another request"):
             repeats.begin("key", "once", *other)
@@ -246,7 +246,7 @@ def test_what_failed_or_is_long_is_worked_out_again() -> None:
         repeat.feed(bytes(size // 2))
         repeat.feed(bytes(size - size // 2))
         assert len(repeat.answer) <= MAX_ANSWER_BYTES
-        repeats.end(repeat, status, {})
+        repeats.end(repeat, status, b"")
 
 
 def test_old_answers_go_and_so_do_those_beyond_the_room() -> None:
@@ -258,7 +258,7 @@ def test_old_answers_go_and_so_do_those_beyond_the_room() -> None:
         before = repeat.status
         if not before:
             repeat.feed(bytes(MAX_ANSWER_BYTES))
-            repeats.end(repeat, 200, {})
+            repeats.end(repeat, 200, b"")
         return before
 
     assert [ask("a"), ask("a")] == [0, 200]

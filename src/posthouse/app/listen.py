@@ -14,8 +14,8 @@ from posthouse.app.handover import Inheritance
 from posthouse.config import Settings
 from posthouse.errors import Refused
 from posthouse.hosts import in_url
+from posthouse.http1.server import BEYOND
 from posthouse.ports import Clock
-from posthouse.server.http import BEYOND
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import Authority
 

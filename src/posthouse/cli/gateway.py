@@ -1,6 +1,5 @@
 """`posthouse gateway`"""
 
-import asyncio
 import json
 import logging
 import socket
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from posthouse.cli.options import Url, own_root
+from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest
 from posthouse.gateway import GatewaySettings
 
@@ -71,7 +71,10 @@ def gateway(
       posthouse gateway
       posthouse gateway --listen 0.0.0.0:8081 --url https://posthouse.example:8080
     """
-    from posthouse.gateway.service import run  # here, because it takes its time
+    with server_extra():
+        import uvloop
+
+        from posthouse.gateway.service import run  # here, because it takes its time
 
     host, port = _listen(listen)
     root = own_root(url)
@@ -98,7 +101,7 @@ def gateway(
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
 
     own = _sockets(from_server) if from_server else None
-    asyncio.run(run(settings, listens, own))
+    uvloop.run(run(settings, listens, own))
 
 
 def _listen(text: str) -> tuple[str, int]:

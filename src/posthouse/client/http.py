@@ -1,10 +1,9 @@
 """HTTP as the client speaks it: calls of the server, and requests to workers."""
 
-import copy
 import io
 import os
 import ssl
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -42,13 +41,6 @@ class Http:
             session, self._session = self._session, None
             await session.close()
 
-    def with_key(self, api_key: str) -> Self:
-        """The same connections, with another key."""
-        self._connections()
-        other = copy.copy(self)
-        other._api_key = api_key
-        return other
-
     async def call(self, method: str, path: str, kind: type[T], body: object = None, key: str = "") -> T:
         """The answer of the server as a `kind`; of an object with the field `key`, that field.
 
@@ -62,21 +54,7 @@ class Http:
 
     async def reply(self, method: str, path: str, body: object = None) -> Any:
         """The decoded answer of the server. Raises: what its error means."""
-        headers = {"Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        try:
-            async with self._connections().request(
-                method,
-                self.url + path,
-                data=None if body is None else msgspec.json.encode(body),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S),
-                allow_redirects=False,
-            ) as response:
-                status, raw = response.status, await read(response)
-        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
-            raise Unreachable(f"{self.url} gives no answer: {reason(error)}") from error
+        status, raw = await self._send(method, path, None if body is None else msgspec.json.encode(body))
         if status >= 300:
             raise refusal(status, raw, "")
         try:
@@ -86,6 +64,24 @@ class Http:
         if isinstance(reply, dict) and reply.get("success") is False:
             raise refusal(400, raw, "")
         return reply
+
+    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """The status and the body of what the server answers. Raises: Unreachable."""
+        headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        try:
+            async with self._connections().request(
+                method,
+                self.url + path,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S),
+                allow_redirects=False,
+            ) as response:
+                return response.status, await read(response)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
+            raise Unreachable(f"{self.url} gives no answer: {reason(error)}") from error
 
     async def ask_worker(
         self, url: str, body: object, silence_s: float, whole: bool
@@ -107,8 +103,9 @@ class Http:
             try:
                 if response.status < 300:
                     return response, (await read(response) if whole else b"")
-                failed = await failure(response, url)
-                raise failed or refusal(response.status, await read(response, MAX_ERROR_BYTES), f"worker {url}")
+                said, after = await read(response, MAX_ERROR_BYTES), response.headers.get("Retry-After", "")
+                failed = worker_failed(response.status, said, after, url)
+                raise failed or refusal(response.status, said, f"worker {url}")
             except BaseException:
                 response.close()
                 raise
@@ -119,10 +116,9 @@ class Http:
         """Trusts the root of workers' certificates. The server says where workers are, so its word is as good here."""
         if self._workers_trusted:
             return
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-        async with self._connections().get(f"{self.url}/static/jvastai_root.cer", timeout=timeout) as response:
-            if response.status == 200:  # a server without one has workers that every machine trusts
-                self.context.load_verify_locations(cadata=(await read(response)).decode("ascii"))
+        status, root = await self._send("GET", "/static/jvastai_root.cer", None)
+        if status == 200:  # a server without one has workers that every machine trusts
+            self.context.load_verify_locations(cadata=root.decode("ascii"))
         self._workers_trusted = True
 
     def _connections(self) -> aiohttp.ClientSession:
@@ -132,17 +128,15 @@ class Http:
         return self._session
 
 
-async def failure(response: aiohttp.ClientResponse, url: str) -> WorkerFailed | None:
+def worker_failed(status: int, body: bytes, retry_after: str, url: str) -> WorkerFailed | None:
     """What the answer of the worker at `url` means, if another one may do better; else None.
 
-    Raises: what `read` raises.
+    `body`: MAX_ERROR_BYTES of it suffice. `retry_after`: its header of that name.
     """
-    if response.status not in (408, 429) and response.status < 500:
+    if status not in (408, 429) and status < 500:
         return None
-    error = refusal(response.status, await read(response, MAX_ERROR_BYTES), f"worker {url}")
-    begun = response.status not in _NEVER_BEGUN
-    after_s = _seconds(response.headers.get("Retry-After", ""))
-    return WorkerFailed(error.message, error.status, error.code, begun, after_s)
+    error = refusal(status, body, f"worker {url}")
+    return WorkerFailed(error.message, error.status, error.code, status not in _NEVER_BEGUN, _seconds(retry_after))
 
 
 def broken(error: Exception, url: str) -> WorkerFailed:

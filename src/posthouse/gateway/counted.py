@@ -117,6 +117,11 @@ class Events:
 
     def feed(self, chunk: bytes) -> bytes:
         """What passes now: events that have come in full, and long ones as they come."""
+        if not self._begun and chunk.endswith(b"\n\n") and b'"usage"' not in chunk:  # most of all pieces
+            is_one = chunk.startswith(b"data:") and chunk.count(b"data:") == 1
+            self.events += 1 if is_one else len(_DATA.findall(chunk))
+            self.is_whole = True
+            return chunk
         text = self._begun + chunk
         ends = [at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0]
         end = max(ends, default=0)

@@ -2,56 +2,57 @@
 
 import asyncio
 import base64
-import io
 import math
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-from aiohttp import ClientError as HttpError
-from aiohttp import ClientResponse, ClientSession, web
-from multidict import CIMultiDict
-from yarl import URL
 
 from posthouse.client.answers import Routed, Waiting
 from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerFailed
-from posthouse.client.http import MAX_ERROR_BYTES, Http, broken, failure, read
+from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
 from posthouse.client.requests import MAX_BEGUN, Job, Requests
-from posthouse.gate import Gate
 from posthouse.gateway.asked import Asked
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.inward import Request
 from posthouse.gateway.learned import Learned
 from posthouse.gateway.records import Record, Records
 from posthouse.gateway.repeats import Repeat, Repeats
 from posthouse.gateway.retries import Retries
+from posthouse.gateway.server import Server
 from posthouse.gateway.settings import GatewaySettings
 from posthouse.gateway.upload import Upload
-from posthouse.relay import Stalled, end_to_end, forwarded, in_time, sent_on
+from posthouse.http1.messages import JSON, Headers, end_to_end, head, value_of
+from posthouse.http1.reply import Lost, Reply
+from posthouse.http1.upstream import place_of
 from posthouse.wire.grant import AUTH_HEADER
 from posthouse.wire.route import TOO_MANY
 
-REQUEST_ID: Final = "X-Request-Id"
-ANTHROPIC_ID: Final = "Request-Id"
+REQUEST_ID: Final = b"x-request-id"
+ANTHROPIC_ID: Final = b"request-id"
 """Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
 _COMMENT: Final = ": waiting for a worker%s\n\n"
 _RECORDED_PATH: Final = 200  # characters of it
-_LEFT: Final = 499  # a status that nobody reads; nginx's
-_EVENT_STREAM: Final = "text/event-stream"
+_EVENT_STREAM: Final = b"text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
-_OF_WORKER: Final = frozenset({"set-cookie"})  # its caller would show it to every model
-# Keys, and codings that would hide what is counted.
+# Its caller would show a cookie to every model.
+_DROPPED: Final = {False: frozenset({b"set-cookie"}), True: frozenset({b"set-cookie", b"content-length"})}
+_AUTH: Final = AUTH_HEADER.lower().encode()
+# Keys, codings that would hide what is counted, and what is said anew.
 _WITHHELD: Final = frozenset(
     {
-        *("authorization", "x-api-key", "api-key", "cookie", AUTH_HEADER.lower()),
-        *("accept-encoding", "content-encoding"),
+        *(b"authorization", b"x-api-key", b"api-key", b"cookie", _AUTH, REQUEST_ID),
+        *(b"accept-encoding", b"content-encoding", b"content-length", b"expect", b"host"),
+        *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
     }
 )
+_WITHHELD_OF_JSON: Final = _WITHHELD | {b"content-type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,19 @@ class Ways:
     """What every request uses."""
 
     settings: GatewaySettings
-    server: Http
-    workers: ClientSession
-    """Made by `relay_session`."""
-    gate: Gate
+    server: Server
     records: Records
     retries: Retries = field(default_factory=Retries)
     repeats: Repeats = field(default_factory=Repeats)
     learned: Learned = field(default_factory=Learned)
 
 
-def is_anthropic(client: web.Request) -> bool:
+def is_anthropic(client: Request) -> bool:
     """Whether the request is one of Anthropic's API; of two calls both have, its clients send this header."""
-    return client.path.startswith("/v1/messages") or "anthropic-version" in client.headers
+    return client.path.startswith("/v1/messages") or bool(client.header(b"anthropic-version"))
 
 
-async def reachable(server: Http, key: str) -> list[tuple[str, float]]:
+async def reachable(server: Server, key: str) -> list[tuple[str, float]]:
     """The endpoints that the key reaches: their names, and when they were made. Raises: Refused."""
     try:
         return [(row.name, row.created_at) for row in await Management(server.with_key(key)).reachable()]
@@ -85,14 +83,11 @@ async def reachable(server: Http, key: str) -> list[tuple[str, float]]:
 class Exchange:
     """A request that may be sent, on its way to a worker and back."""
 
-    def __init__(
-        self, ways: Ways, client: web.Request, key: str, request_id: str, asked: Asked, repeat: Repeat | None = None
-    ) -> None:
+    def __init__(self, ways: Ways, client: Request, key: str, asked: Asked, repeat: Repeat | None = None) -> None:
         """`repeat`: gets the answer, too."""
         self._ways = ways
         self._client = client
         self._key = key
-        self._request_id = request_id
         self._asked = asked
         self._anthropic = is_anthropic(client)
         key_id = _KEY_ID.match(key)
@@ -100,10 +95,13 @@ class Exchange:
         self._kind = (self._key_id, asked.model, asked.path)
         self._work = ways.learned.work(self._kind) if asked.cost is None else asked.cost
         self._began_at, self._came_at = time.monotonic(), time.time()
-        self._status = 0  # where there is no answer of a worker
-        self._response: web.StreamResponse | None = None
+        self.status = 0
+        """That the caller got; 0 where it left before."""
+        self.content_type = b""
+        """Of the answer, as its header says."""
         self._passing: Document | Events = Document()
         self._repeat = repeat
+        self._comments: asyncio.TimerHandle | None = None
         self._worker = "none"
         self._begun = 0  # how often a worker may have begun it, and failed
         self._ready_at = 0.0  # when a worker is expected; 0: nobody knows
@@ -116,45 +114,55 @@ class Exchange:
         """All of a worker's answer has been passed on."""
         return self._outcome == "complete"
 
-    async def run(self) -> web.StreamResponse:
-        """The answer once all of it has been passed on. Raises: Refused while none has begun."""
+    async def run(self) -> None:
+        """Pass on the answer. Raises: Refused while none has begun."""
         self._ways.retries.began()
-        beginning = asyncio.create_task(self._begin())
+        reply: Reply | None = None
         try:
             try:
                 if self._asked.stream:
-                    await self._keep_alive(beginning)
-                await self._pass_on(*await beginning)
+                    self._comment_later()
+                reply, first = await self._begin()
+                self._begin_no_more_comments()
+                await self._pass_on(reply, first)
             except Refused as refused:
-                self._outcome, self._status = refused.code, refused.status
-                if self._response is None:
+                self._outcome = refused.code
+                if not self._client.started:
+                    self.status = refused.status
                     raise
-                await self._end_with(refused.event(self._anthropic))
-        except Stalled:
-            if client_side := self._client.transport:
-                client_side.abort()  # so that the client, if it is there, sees that the answer is not complete
+                if isinstance(self._passing, Events):
+                    self._end_with(refused.event(self._anthropic))
+                else:
+                    self._client.abort()
         finally:
-            if not beginning.cancel() and not beginning.cancelled() and not beginning.exception():
-                beginning.result()[0].close()  # before its end: the worker stops
+            self._begin_no_more_comments()
+            if reply is not None:
+                reply.close()  # before its end: the worker stops
             self._tell()
-        return self._response or web.Response(status=_LEFT)
+
+    # -- while it waits --------------------------------------------------------------------------------------------
+
+    def _comment_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._comments = loop.call_later(self._ways.settings.keep_alive_s, self._comment)
+
+    def _comment(self) -> None:
+        """Show the caller and what is between that the request lives."""
+        if not self._client.started:
+            self._start(200, [(b"content-type", _EVENT_STREAM), (b"cache-control", b"no-cache")])
+            self._passing = Events(self._asked.hides_usage)
+        left_s = self._ready_at - time.monotonic()
+        when = f", ready in about {math.ceil(left_s)} s" if left_s > 0 else ""
+        self._write((_COMMENT % when).encode())
+        self._comment_later()
+
+    def _begin_no_more_comments(self) -> None:
+        if self._comments is not None:
+            self._comments.cancel()
 
     # -- to a worker -----------------------------------------------------------------------------------------------
 
-    async def _keep_alive(self, beginning: "asyncio.Task[tuple[ClientResponse, bytes]]") -> None:
-        """Wait for the beginning, and meanwhile show the caller and what is between that the request lives."""
-        while not (await asyncio.wait({beginning}, timeout=self._ways.settings.keep_alive_s))[0]:
-            if self._response is None:
-                headers = {"Content-Type": _EVENT_STREAM, "Cache-Control": "no-cache", REQUEST_ID: self._request_id}
-                if self._anthropic:
-                    headers[ANTHROPIC_ID] = self._request_id
-                await self._prepare(web.StreamResponse(headers=headers))
-                self._passing = Events(self._asked.hides_usage)
-            left_s = self._ready_at - time.monotonic()
-            when = f", ready in about {math.ceil(left_s)} s" if left_s > 0 else ""
-            await self._given(self._sending.write((_COMMENT % when).encode()))
-
-    async def _begin(self) -> tuple[ClientResponse, bytes]:
+    async def _begin(self) -> tuple[Reply, bytes]:
         """The answer of a worker, with the first of its body. Raises: Refused."""
         asked, settings = self._asked, self._ways.settings
         limit_s = settings.hold_s + settings.silence_s
@@ -177,7 +185,7 @@ class Exchange:
             status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
             text, retry_s = f"the server puts this off: {waiting.status}", waiting.retry_after_s or RETRY_S
             raise Refused(status, code, text, retry_s=retry_s, limits=waiting.limits)
-        self._ways.gate.prove(self._client)
+        self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
             text = f"no worker of {self._asked.model!r} was free within {self._ways.settings.hold_s:g} s"
@@ -188,41 +196,67 @@ class Exchange:
     def _hold_left_s(self) -> float:
         return self._began_at + self._ways.settings.hold_s - time.monotonic()
 
-    async def _ask(self, routed: Routed) -> tuple[ClientResponse, bytes]:
+    async def _ask(self, routed: Routed) -> tuple[Reply, bytes]:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
-        self._ways.gate.prove(self._client)
+        self._client.prove()
         self._worker, self._ready_at, self._limits = routed.url, 0.0, routed.limits or {}
-        asked, url = self._asked, routed.url.rstrip("/") + self._asked.path
-        body = asked.body.pieces() if isinstance(asked.body, Upload) else asked.body and io.BytesIO(asked.body)
-        answer = None
+        asked, reply = self._asked, None
         try:
-            if url.startswith("https://"):
+            origin, host, prefix = place_of(routed.url)
+            if origin.tls:
                 await self._ways.server.trust_workers()
-            answer = await self._ways.workers.request(
-                asked.method,
-                URL(url, encoded=True),
-                data=body,
-                headers=self._headers(routed),
-                allow_redirects=False,
-            )
-            if failed := await failure(answer, routed.url):
+            reply = await self._ways.server.workers.ask(origin, *self._request(routed, host, prefix))
+            first = await reply.begin()
+            if 300 <= reply.status < 400:  # the official clients would follow it
+                raise ClientError(f"worker {routed.url} answers with a redirect", reply.status)
+            if reply.status < 400:
+                return reply, first
+            said = await reply.read(MAX_ERROR_BYTES, first)
+            if failed := worker_failed(reply.status, said, value_of(reply.headers, b"retry-after"), routed.url):
                 raise self._retried(failed)
-            if 300 <= answer.status < 400:  # the official clients would follow it
-                raise ClientError(f"worker {routed.url} answers with a redirect", answer.status)
-            if answer.status < 400:
-                return answer, await answer.content.readany()
-            text = await read(answer, MAX_ERROR_BYTES)
-            if refused := refused_by_agent(answer.status, text, asked.opaque):
+            if refused := refused_by_agent(reply.status, said, asked.opaque):
                 raise refused
-            return answer, text
+            return reply, said
         except BaseException as error:
-            if answer is not None:
-                answer.close()
-            if isinstance(asked.body, Upload) and asked.body.refused:
-                raise asked.body.refused from None
-            if isinstance(error, HttpError | OSError | ValueError):
-                raise self._retried(broken(error, routed.url)) from None
+            if reply is not None:
+                reply.close()
+            if isinstance(error, Lost):
+                raise self._retried(WorkerFailed(f"worker {routed.url}: {error}", begun=error.begun)) from None
             raise
+
+    def _request(
+        self, routed: Routed, host: bytes, prefix: bytes
+    ) -> tuple[bytes, bytes | AsyncIterator[bytes], bool, bool]:
+        """What `Upstreams.ask` is told of it."""
+        client, asked = self._client, self._asked
+        first = b"%s %s%s HTTP/1.1\r\n" % (asked.method.encode(), prefix, asked.path.encode("latin-1"))
+        proof = base64.b64encode(msgspec.json.encode(routed.auth_data))
+        own = [(b"host", host), (_AUTH, proof), (REQUEST_ID, client.id.encode())]
+        chunked, is_json = False, isinstance(asked.body, bytes)
+        body: bytes | AsyncIterator[bytes] = b""
+        if isinstance(asked.body, Upload):
+            body, chunked = asked.body.pieces(), asked.body.size is None
+            size = asked.body.size
+            own.append((b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size))
+        elif asked.body is not None:
+            body = asked.body
+            own += [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
+        return head(first, own + self._passed_on(is_json)) + b"\r\n", body, chunked, asked.method == "HEAD"
+
+    def _passed_on(self, is_json: bool) -> Headers:
+        """What the worker gets of the caller's headers, and where they are from."""
+        client = self._client
+        found = client.head.passed_on.get(is_json)
+        if found is None:
+            before, remote = client.header(b"x-forwarded-for"), client.connection.address or "unknown"
+            found = end_to_end(client.headers, _WITHHELD_OF_JSON if is_json else _WITHHELD)
+            found += [
+                (b"x-forwarded-for", (f"{before}, {remote}" if before else remote).encode("latin-1")),
+                (b"x-forwarded-host", client.header(b"host").encode("latin-1")),
+                (b"x-forwarded-proto", b"http"),
+            ]
+            client.head.passed_on[is_json] = found
+        return found
 
     def _retried(self, failed: WorkerFailed) -> WorkerFailed | Refused:
         """The failure, where the request may be tried again; else what the caller is told."""
@@ -235,90 +269,80 @@ class Exchange:
         status = 429 if failed.status == 429 else 503
         return Refused(status, "too_many_retries", said, retry_s=failed.retry_after_s or RETRY_S)
 
-    def _headers(self, routed: Routed) -> CIMultiDict[str]:
-        proof = base64.b64encode(msgspec.json.encode(routed.auth_data)).decode()
-        own = {AUTH_HEADER: proof, REQUEST_ID: self._request_id}
-        if isinstance(self._asked.body, bytes):
-            own["Content-Type"] = "application/json"
-        elif isinstance(self._asked.body, Upload) and self._asked.body.size is not None:
-            own["Content-Length"] = str(self._asked.body.size)
-        headers = sent_on(self._client.headers, _WITHHELD)
-        headers.update(forwarded(self._client) | own)
-        return headers
-
     # -- and back --------------------------------------------------------------------------------------------------
 
-    async def _pass_on(self, answer: ClientResponse, first: bytes) -> None:
-        is_stream = answer.content_type == _EVENT_STREAM
-        if self._response is None:
-            headers = end_to_end(answer.headers, _OF_WORKER | ({"content-length"} if is_stream else set()))
-            headers.setdefault(REQUEST_ID, self._request_id)
-            if self._anthropic:
-                headers.setdefault(ANTHROPIC_ID, headers[REQUEST_ID])
-            headers.update(self._limits)
-            await self._prepare(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers))
+    async def _pass_on(self, reply: Reply, first: bytes) -> None:
+        client = self._client
+        is_stream = value_of(reply.headers, b"content-type").partition(";")[0].strip().lower() == "text/event-stream"
+        if not client.started:
+            limits = [(name.lower().encode(), value.encode()) for name, value in self._limits.items()]
+            dropped = _DROPPED[is_stream] | {name for name, _ in limits}
+            self._start(reply.status, end_to_end(reply.headers, dropped) + limits, reply.reason)
             self._passing = Events(self._asked.hides_usage) if is_stream else Document()
         try:
             if not is_stream and isinstance(self._passing, Events):  # a comment has promised a stream
-                self._outcome = f"status {answer.status}"
-                said = first + await read(answer, MAX_ERROR_BYTES)
-                await self._end_with(as_event(answer.status, said, self._anthropic))
+                self._outcome = f"status {reply.status}"
+                said = await reply.read(MAX_ERROR_BYTES, first)
+                self._end_with(as_event(reply.status, said, self._anthropic))
                 return
-            chunk = first
-            while chunk:
-                await self._write(self._passing.feed(chunk))
-                chunk = await answer.content.readany()
-        except (HttpError, OSError, ValueError) as error:
+            if reply.whole:
+                self._outcome = "complete"
+                self._end_with(self._passing.feed(first) + self._passing.rest())
+                return
+            self._pour(first)
+            await reply.pour(self._pour, client.connection.writable)
+        except (Lost, ValueError) as error:
             self._outcome = "broken"
             if not self._passing.is_whole:  # nothing more can be said
-                raise Stalled from error
-            failed = Refused(502, "worker_failed", str(broken(error, self._worker)), final=True)
-            await self._end_with(failed.event(self._anthropic))
+                client.abort()
+                return
+            failed = Refused(502, "worker_failed", f"worker {self._worker}: {error}", final=True)
+            self._end_with(failed.event(self._anthropic))
             return
-        await self._end_with(self._passing.rest())
         self._outcome = "complete"
+        self._end_with(self._passing.rest())
 
-    async def _prepare(self, response: web.StreamResponse) -> None:
-        self._response = response
-        await self._given(response.prepare(self._client))
+    def _start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
+        said = self._client.id.encode()
+        for name in (REQUEST_ID, ANTHROPIC_ID) if self._anthropic else (REQUEST_ID,):
+            if named := value_of(headers, name):
+                said = named.encode("latin-1")
+            else:
+                headers.append((name, said))
+        self.status, self.content_type = status, value_of(headers, b"content-type").encode("latin-1")
+        self._client.start(status, headers, reason)
 
-    @property
-    def _sending(self) -> web.StreamResponse:
-        """The answer to the caller, which has begun."""
-        assert self._response is not None
-        return self._response
+    def _pour(self, data: bytes) -> None:
+        if passes := self._passing.feed(data):
+            self._write(passes)
 
-    async def _write(self, data: bytes) -> None:
-        if data:
-            if self._repeat is not None:
-                self._repeat.feed(data)
-            await self._given(self._sending.write(data))
+    def _write(self, data: bytes) -> None:
+        if self._repeat is not None:
+            self._repeat.feed(data)
+        self._client.write(data)
 
-    async def _end_with(self, data: bytes) -> None:
-        await self._write(data)
-        await self._given(self._sending.write_eof())
-
-    async def _given(self, step: Awaitable[object]) -> None:
-        """Wait for the client. Raises: Stalled if it takes nothing, or has left."""
-        try:
-            await in_time(step, self._ways.settings.stall_s)
-        except (HttpError, OSError):
-            raise Stalled from None
+    def _end_with(self, data: bytes) -> None:
+        if self._repeat is not None:
+            self._repeat.feed(data)
+        self._client.write(data, more=False)
 
     def _tell(self) -> None:
         """Write down what became of it."""
+        learns = self._asked.cost is None and self.is_complete
+        if not (learns or self._ways.records.wanted):
+            return
         usage = self._passing.usage
-        if usage is not None and self._asked.cost is None and self.is_complete:
+        if usage is not None and learns:
             self._ways.learned.counted(self._kind, usage)
         self._ways.records.add(
             Record(
                 at=self._came_at,
-                id=self._request_id,
+                id=self._client.id,
                 key=self._key_id,
                 model=self._asked.model,
                 path=self._client.path[:_RECORDED_PATH],
                 worker=self._worker,
-                status=self._response.status if self._response is not None else self._status,
+                status=self.status,
                 outcome=self._outcome,
                 begun=self._begun,
                 wait_s=round(self._wait_s, 3),

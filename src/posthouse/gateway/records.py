@@ -67,9 +67,15 @@ class Records:
         if path is not None:
             self._open(path)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is done with a record."""
+        return self._file is not None or log.isEnabledFor(logging.INFO)
+
     def add(self, record: Record) -> None:
         """Write it down. A disk that is full is told once; requests go on without their records."""
-        log.info("%s", record.text())
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", record.text())
         if self._path is None or self._file is None:
             return
         line = _encode(record) + b"\n"

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,7 +30,7 @@ class Repeat:
     began_at: float
     status: int = 0
     """Of the answer; 0 while it is worked out."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: bytes = b""
     answer: bytearray = field(default_factory=bytearray)
     too_large: bool = False
 
@@ -73,12 +73,12 @@ class Repeats:
             raise Refused(409, "idempotency_key_in_use", text, retry_s=_AGAIN_S)
         return known
 
-    def end(self, repeat: Repeat, status: int, headers: Mapping[str, str]) -> None:
+    def end(self, repeat: Repeat, status: int, content_type: bytes) -> None:
         """The answer is complete, or there is none (0), and it is worked out anew if it is asked for again."""
         if not 200 <= status < 400 or repeat.too_large:
             self._forget(repeat.digest)
             return
-        repeat.status, repeat.headers = status, headers
+        repeat.status, repeat.content_type = status, content_type
         self._bytes += len(repeat.answer)
 
     def _drop(self, now: float) -> None:

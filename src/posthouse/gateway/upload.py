@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from email.message import Message
 from email.parser import BytesHeaderParser
 from typing import Final
 
-from aiohttp import web
-from aiohttp.helpers import parse_mimetype
-
 from posthouse.gateway.errors import Refused
-from posthouse.relay import Stalled, in_time
+from posthouse.gateway.inward import Request
 
 FORM: Final = "multipart/form-data"
 MAX_PART_HEAD_BYTES: Final = 8192
@@ -23,7 +21,9 @@ class Field:
 
     def __init__(self, name: str, content_type: str) -> None:
         """Raises: Refused where the header states no boundary."""
-        boundary = parse_mimetype(content_type).parameters.get("boundary", "")
+        head = Message()
+        head["Content-Type"] = content_type
+        boundary = head.get_boundary("")
         if not 0 < len(boundary) <= 70 or not boundary.isascii():  # RFC 2046, 5.1.1
             raise Refused(400, "invalid_body", "body: its Content-Type names no boundary between the form's fields")
         self.value: str | None = None
@@ -79,8 +79,9 @@ class Field:
 class Upload:
     """A body that is still coming. What has come is kept, so that it can be sent to another worker."""
 
-    def __init__(self, client: web.Request, begun: bytes, max_bytes: int, stall_s: float) -> None:
-        self.size = client.content_length
+    def __init__(self, client: Request, begun: bytes, max_bytes: int, stall_s: float) -> None:
+        client.streams = True
+        self.size = client.length
         """In bytes; None where the client does not say."""
         self.refused: Refused | None = None
         """What was wrong with the rest of it."""
@@ -105,8 +106,9 @@ class Upload:
         async with self._reading:
             if at == len(self._kept):
                 try:
-                    self._kept += await in_time(self._client.content.read(_CHUNK_BYTES), self._stall_s)
-                except Stalled:
+                    async with asyncio.timeout(self._stall_s):
+                        self._kept += await self._client.read()
+                except TimeoutError:
                     self.refused = Refused(408, "request_too_slow", f"body: nothing of it came for {self._stall_s:g} s")
                     raise self.refused from None
             if len(self._kept) > self._max_bytes:

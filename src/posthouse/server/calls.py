@@ -2,22 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
+from posthouse.http1.messages import Answer, Headers
 from posthouse.server.auth import key_in_header
 from posthouse.server.errors import Problem
 from posthouse.wire import route
 
 if TYPE_CHECKING:
     from posthouse.server.fastpath import FastPath
-
-Headers = list[tuple[bytes, bytes]]
-"""With names in lower case."""
-
-JSON: Final = b"application/json"
-"""Without a charset: a command line of this protocol refuses to read any other spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +20,6 @@ class Access:
     name: str
     admit: "Callable[[FastPath, Call, Any], Any]"
     """Who makes a call that says this. Raises: Unauthorized, TooMany."""
-
-
-class Answer(Struct, frozen=True, gc=False):
-    status: int
-    body: bytes
-    content_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 Respond = Callable[[Answer], None]

@@ -21,8 +21,9 @@ from posthouse.engine.limits import OverLimit
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.errors import BadRequest, TooMany, Unauthorized
+from posthouse.http1.messages import Answer, Headers
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
-from posthouse.server.calls import Access, Answer, Call, Headers, Leave, Respond, Route, authorization
+from posthouse.server.calls import Access, Call, Leave, Respond, Route, authorization
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
 from posthouse.wire import deletes, route, status

@@ -1,126 +1,18 @@
-"""The HTTP server: accepts connections, keeps their number and their time within bounds, and ends in order."""
+"""The server's own HTTP server: the calls of the fast path, and an application for everything else."""
 
-import asyncio
-import ssl
-import time
-from contextlib import suppress
-from email.utils import formatdate
-from socket import socket
-from typing import Final
-
-from posthouse.places import Places
+from posthouse.http1 import server
 from posthouse.server.asgi import App
 from posthouse.server.connection import Connection
 from posthouse.server.fastpath import FastPath
 
-BACKLOG: Final = 4096
-"""How many connections may wait to be accepted: what Linux allows, unless net.core.somaxconn was set higher."""
-READ_WAIT_S = 40.0
-"""How long a request may take to arrive, and a connection may stay silent before its first. The management API gives a
-body 30 s and answers; this ends what goes on regardless."""
-KEEP_ALIVE_S = 75.0
-"""How long an idle connection stays open: nginx's default. Clients must be the first to close one: a poll that meets a
-server just closing is lost, and the protocol's client then gives up. It closes after 15 s."""
-IDLE_S = 15.0
-"""How long a connection stays idle when there are nearly too many. Clients of the protocol close theirs then."""
-NEARLY = 0.9
-"""Share of the most connections from which on idle ones are closed sooner."""
-BEYOND = 1.25
-"""Share of the most connections from which on new ones are not even answered."""
-GRACEFUL_S = 6.0
-"""How long a stop waits for calls that are being answered; a held request takes at most 4."""
 
-
-class HttpServer:
-    """Serves `fast` where requests are read, and `app` for everything else.
-
-    `max_connections`: how many are served at a time. When there are more, one goes that never showed a good key; where
-    all did, the new one is told so once, and closed.
-    """
+class HttpServer(server.HttpServer):
+    """Serves `fast` where requests are read, and `app` for everything else."""
 
     def __init__(self, fast: FastPath, app: App, max_connections: int = 10_000) -> None:
+        super().__init__(max_connections)
         self.fast = fast
         self.app = app
-        self.max_connections = max_connections
-        self.max_answered = int(max_connections * BEYOND)
-        """Connections beyond these are closed without a word."""
-        self.connections: set[Connection] = set()
-        self.places: Places[Connection] = Places(max_connections)
-        """Which of them goes when there are too many."""
-        self.calls: set[asyncio.Task[None]] = set()
-        """Calls of the application that are being answered."""
-        self.parting = False
-        """Every answer ends its connection."""
-        self.closed = False
-        """Every connection that is made from now on, whose handshake had begun before, is ended at once."""
-        self.date = b""
-        """The header Date, as a line."""
-        self._server: asyncio.Server | None = None
-        self._tell_date()
-
-    async def start(self, listener: socket, tls: ssl.SSLContext | None = None) -> None:
-        """Begins to accept connections."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self.connection, sock=listener, ssl=tls, backlog=BACKLOG)
 
     def connection(self) -> Connection:
-        """The protocol of a new connection."""
         return Connection(self)
-
-    def add(self, connection: Connection) -> bool:
-        """Takes in a new connection, and ends who has to go for it. True where there is no place for the new one."""
-        self.connections.add(connection)
-        goes = self.places.add(connection, connection.address)
-        crowded = goes is connection
-        if self.closed or (crowded and len(self.connections) > self.max_answered):
-            connection.transport.abort()
-        elif goes is not None and not crowded:
-            goes.transport.abort()
-        return crowded
-
-    def every_second(self) -> None:
-        """Keeps the time of answers, and closes connections that are late. To be called every second or so."""
-        self._tell_date()
-        self.close_late(asyncio.get_running_loop().time())
-
-    def close_late(self, now: float) -> None:
-        """Closes the connections whose request does not arrive, and those that are idle for long, or while others need
-        their place. `now`: by the event loop's clock."""
-        narrow = len(self.connections) > NEARLY * self.max_connections
-        for connection in list(self.connections):
-            waits_s = now - connection.since
-            if connection.reading:
-                if waits_s > READ_WAIT_S:
-                    connection.transport.abort()
-            elif connection.idle and waits_s > IDLE_S:
-                if narrow:
-                    connection.transport.abort()
-                elif waits_s > KEEP_ALIVE_S:
-                    connection.transport.close()
-
-    def stop_listening(self) -> None:
-        """Accepts no connection from now on."""
-        if self._server is not None:
-            self._server.close()
-
-    async def close(self) -> None:
-        """Answers the calls that have come, and ends every connection."""
-        self.stop_listening()
-        self.parting = True
-        for connection in list(self.connections):
-            if connection.idle or connection.reading:
-                connection.transport.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACEFUL_S):
-                while self.connections or self.calls:  # noqa: ASYNC110 - both change in many places
-                    await asyncio.sleep(0.02)
-        self.closed = True
-        for connection in list(self.connections):
-            connection.transport.abort()
-        for call in self.calls:
-            call.cancel()
-        if self.calls:
-            await asyncio.wait(self.calls)
-
-    def _tell_date(self) -> None:
-        self.date = b"date: %s\r\n" % formatdate(time.time(), usegmt=True).encode()

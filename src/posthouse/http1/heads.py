@@ -1,9 +1,7 @@
 """The head of a request that is like the last one's on its connection, as clients send them: it needs no parser."""
 
 import re
-from typing import Final
-
-from posthouse.server.calls import Call
+from typing import Any, Final
 
 _LENGTH: Final = re.compile(rb"(?i)(?<=\r\ncontent-length: )(\d{1,7})(?=\r\n)")
 MAX_LENGTH_DIGITS: Final = 7
@@ -12,21 +10,21 @@ MAX_LENGTH_DIGITS: Final = 7
 class KnownHead:
     """A head that the parser has read, of a request whose body came in one piece with it."""
 
-    __slots__ = ("_after", "_before", "_head", "_size", "call")
+    __slots__ = ("_after", "_before", "_head", "_size", "request")
 
-    def __init__(self, call: Call, head: bytes, before: bytes, after: bytes, size: int) -> None:
-        self.call = call
+    def __init__(self, request: Any, head: bytes, before: bytes, after: bytes, size: int) -> None:
+        self.request = request
         """What the parser made of it."""
         self._head, self._before, self._after, self._size = head, before, after, size
 
     @classmethod
-    def of(cls, data: bytes, call: Call) -> "KnownHead | None":
-        """That of `data`, of which the parser made this call. None where the next may differ in more than the length:
-        this is more or less than one request, or does not say its length once and plainly."""
+    def of(cls, data: bytes, request: Any, body: bytes) -> "KnownHead | None":
+        """That of `data`, of which the parser made this request with that body. None where the next may differ in more
+        than the length: this is more or less than one request, or does not say its length once and plainly."""
         head, end, rest = data.partition(b"\r\n\r\n")
         parts = _LENGTH.split(head + end)
-        plain = rest == call.body and len(parts) == 3
-        return cls(call, head + end, parts[0], parts[2], len(data)) if plain else None
+        plain = rest == body and len(parts) == 3
+        return cls(request, head + end, parts[0], parts[2], len(data)) if plain else None
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body of a request with this head, but for the length of the body; None if it is not all of one."""

@@ -1,0 +1,63 @@
+"""Calls of the server, over the same connections for every caller's key."""
+
+import os
+from typing import Self
+
+from posthouse.client.errors import Unreachable
+from posthouse.client.http import CALL_TIMEOUT_S, MAX_ANSWER_BYTES, Http
+from posthouse.http1.reply import Lost, Reply
+from posthouse.http1.upstream import Upstreams, place_of
+
+
+class Server(Http):
+    """The server, asked with a caller's key."""
+
+    def __init__(self, url: str | None, ca: str | os.PathLike[str] | None, silence_s: float) -> None:
+        """`silence_s`: longest time without a byte of a worker. Raises: BadRequest."""
+        super().__init__(url, None, ca)
+        self.workers = Upstreams(self.context, silence_s)
+        """Connections to workers."""
+        self._upstreams = Upstreams(self.context, CALL_TIMEOUT_S)
+
+    def with_key(self, api_key: str) -> Self:
+        """The same connections, with a key, which is one word."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
+        other._api_key = api_key
+        return other
+
+    async def close(self) -> None:
+        self._upstreams.close()
+        self.workers.close()
+
+    def every_second(self) -> None:
+        """Ends what is silent. To be called so often."""
+        self._upstreams.every_second()
+        self.workers.every_second()
+
+    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            try:
+                return await self._ask(method, path, body or b"")
+            except Lost as lost:
+                if not lost.stale:
+                    raise
+                return await self._ask(method, path, body or b"")  # the server has started again meanwhile
+        except Lost as lost:
+            raise Unreachable(f"{self.url} gives no answer: {lost}") from None
+
+    async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        origin, host, prefix = place_of(self.url)
+        key = f"Authorization: Bearer {self._api_key}\r\n" if self._api_key else ""
+        head = (
+            f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{key}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        reply: Reply | None = None
+        try:
+            reply = await self._upstreams.ask(origin, head.encode(), body)
+            first = await reply.begin()
+            return reply.status, first if reply.whole else await reply.read(MAX_ANSWER_BYTES, first)
+        finally:
+            if reply is not None:
+                reply.close()
