@@ -99,12 +99,17 @@ class Relay:
     """How long a client may take nothing of its answer, or give nothing of its body: nginx's default."""
 
     async def forward(
-        self, client: web.Request, url: URL, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS
+        self,
+        client: web.Request,
+        url: URL,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        passes: Callable[[bytes], None] = lambda piece: None,
     ) -> tuple[web.StreamResponse, Ending]:
         """Return the answer once all of it has been passed on, and how it ended.
 
         `body` replaces the client's own, which is otherwise passed on as it comes. `headers` are added to the client's,
-        and replace those of the same name.
+        and replace those of the same name. `passes`: called with each piece of the answer.
 
         Raises: the error that `refuse` makes.
         """
@@ -129,6 +134,7 @@ class Relay:
                 await response.prepare(client)
                 while chunk := await answer.content.readany():
                     self.on_answer()
+                    passes(chunk)
                     await in_time(response.write(chunk), self.stall_s)
                 await in_time(response.write_eof(), self.stall_s)
         except Stalled:

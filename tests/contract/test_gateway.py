@@ -394,6 +394,9 @@ def test_a_key_at_its_limits_is_told_as_openai_tells_it(world: World) -> None:
         client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=1001)
     until(lambda: len(outcomes(world, made.id)) == 4, "each has its record")
     assert outcomes(world, made.id) == ["complete", "complete", "rate_limit_exceeded", "invalid_request"]
+    keys = world.manage.keys()
+    used = [(row.used_requests, row.used_work) for row in keys if row.id == made.id]
+    assert used == [(2, 4.0)], "two tokens each were counted"
     world.manage.update_key(made.id, requests_per_minute=0)
     client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=10, extra_headers=once)
 
@@ -402,7 +405,7 @@ def test_the_official_client_comes_again_when_there_is_room(world: World) -> Non
     made = world.manage.create_key("bob", "route", work_per_minute=600)
     client = world.client(made.key, max_retries=5)
     for cost in ("600", "30"):
-        client.embeddings.create(model="chat", input="x", extra_headers={"X-Posthouse-Cost": cost})
+        client.moderations.create(model="chat", input="x", extra_headers={"X-Posthouse-Cost": cost})
     until(lambda: outcomes(world, made.id).count("complete") == 2, "both have their records")
     assert "rate_limit_exceeded" in outcomes(world, made.id)
 

@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 NAMES = (
-    *("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update"),
+    *("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update", "limits"),
     *("across", "providers"),
 )
 

@@ -1,7 +1,9 @@
 """Manifests: what they may say, and that what is wrong is told with its line."""
 
 import json
+import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ workergroups:
     gpu: RTX_4090
     gpu_ram: 20
   - search: gpu_ram>=48
+keys:
+  website: {requests_per_minute: 600, at_once: 0}
 """
 OWN = """
 endpoint: echo
@@ -177,6 +181,7 @@ def test_editors_know_what_a_manifest_may_say(capsys: pytest.CaptureFixture[str]
         good | {"scaling": {"max_workers": 1.5}},
         good | {"scaling": {"x": 1}},
         good | {"workergroups": []},
+        good | {"keys": {"web": {"at_once": -1}}},
         {"endpoint": "a", "recipe": "none"},
     ):
         assert not check.is_valid(wrong), wrong
@@ -347,3 +352,47 @@ def test_what_is_exported_is_what_is_there() -> None:
     mixed = found(groups={7: {"template_id": 6}, 8: {}})
     [one] = manifests(dumped([described(mixed, mixed.endpoints[0])]), "x.yaml")
     assert plan(one, mixed).changes == ()
+
+
+def key(key_id: str, name: str, **fields: Any) -> rows.Key:
+    plain: dict[str, Any] = {"scope": "route", "account": "default", "created_at": 1.0, "last_used_at": None}
+    return rows.Key(id=key_id, name=name, **{**plain, "revoked_at": None, **fields})
+
+
+def test_limits_of_keys_become_what_a_manifest_says() -> None:
+    [one] = manifests("endpoint: a\ntemplate: b\nkeys: {web: {requests_per_minute: 60, at_once: 0}}", "x.yaml")
+    there = replace(found(), keys=[key("1", "web", at_once=4), key("2", "web", revoked_at=2.0), key("3", "other")])
+    [change] = [change for change in plan(one, there).changes if change.what == "key web"]
+    assert (change.how, change.fields) == ("change", {"requests_per_minute": (0, 60), "at_once": (4, 0)})
+    calls: list[Any] = []
+
+    class Client:
+        def update_key(self, *which: Any, **limits: Any) -> None:
+            calls.append((which, limits))
+
+    client: Any = Client()
+    change.do(client, {})
+    assert calls == [(("1",), {"requests_per_minute": 60, "at_once": 0})]
+    done = replace(there, keys=[key("1", "web", requests_per_minute=60)])
+    assert not [change for change in plan(one, done).changes if change.what == "key web"]
+    for keys, words in (
+        ([], "x.yaml:3: keys.web: there is no key of this name; make it: posthouse key create web"),
+        ([key("1", "web"), key("2", "web")], "there are 2 keys of this name; give each a name of its own"),
+    ):
+        with pytest.raises(BadRequest, match=re.escape(words)):
+            plan(one, replace(there, keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ("{at_one: 1}", "keys.web.at_one: there is no such field. Did you mean at_once?"),
+        ("{at_once: -1}", "keys.web.at_once: must be a whole number from 0 to 1000000000000, not -1"),
+        ("{at_once: true}", "keys.web.at_once: must be a whole number from 0 to 1000000000000, not true"),
+        ("{at_once: 1.5}", "keys.web.at_once: must be a whole number"),
+        ("7", "keys.web: must be fields with values, not 7"),
+    ],
+)
+def test_wrong_limits_are_told_with_their_line(limits: str, words: str) -> None:
+    with pytest.raises(BadRequest, match=re.escape(words)):
+        manifests(f"endpoint: a\ntemplate: b\nkeys: {{web: {limits}}}", "x.yaml")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.agent.work import first_file
+from posthouse.agent.work import Tokens, first_file
+from posthouse.agent.worker import Outcome
 from posthouse.agent.workload import MAX_WORK, workload_rule
 from posthouse.recipes.speech import write
 
@@ -138,3 +139,30 @@ def test_work_is_always_a_sensible_amount(payload: dict[str, Any], cost: float) 
 def test_a_rule_that_does_not_exist_is_refused(rule: str) -> None:
     with pytest.raises(ValueError, match="workload: must be tokens, cost, json"):
         workload_rule(rule)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "outcome", "counted"),
+    [
+        (
+            (b'{"choices":[{"text":"\\"usage\\":{\\"completion_tokens\\":9}"}],"usage":{"prompt_tokens":3,',),
+            "Success",
+            None,
+        ),
+        ((b'{"usage":{"prompt_tokens":3,"compl', b'etion_tokens": 7,"total_tokens":10}}'), "Success", 7.0),
+        ((b'data: {"x":1}\n\n', b'data: {"usage":{"completion_tokens":2}}\n\ndata: [DONE]\n\n'), "Success", 2.0),
+        ((b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n\n',), "Success", 5.0),
+        ((b"data: a\n\ndata: b\n\n", b"data: c\n\n"), "Cancelled", 3.0),
+        ((b"x" * 9000, b'"usage":{"completion_tokens":1}'), "Success", 1.0),
+        ((b'{"usage":{"prompt_tokens":3}}',), "Success", None),
+        ((b'{"usage":{"completion_tokens":1}}',), "Error", None),
+    ],
+)
+def test_tokens_are_counted_while_an_answer_passes(
+    pieces: tuple[bytes, ...], outcome: Outcome, counted: float | None
+) -> None:
+    tokens, others = Tokens(counts=True), Tokens(counts=False)
+    for piece in pieces:
+        tokens.feed(piece)
+        others.feed(piece)
+    assert (tokens.counted(outcome), others.counted(outcome)) == (counted, None)

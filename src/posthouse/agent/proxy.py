@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -216,12 +216,12 @@ class Proxy:
             raise
         self._worker.start(request)
         outcome: Outcome = "Error"
-        status = 0
+        status, tokens = 0, self._work.tokens()
         try:
             with self.sessions.request_in(session, client.transport):
                 async with self._slots:
                     request.work_started_at = time.time()
-                    response, ending = await self._forward(client, *body)
+                    response, ending = await self._forward(client, *body, tokens.feed)
             status = response.status
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
@@ -233,7 +233,9 @@ class Proxy:
             outcome = "Error" if self.cut_off else "Cancelled"
             raise
         finally:
-            self._worker.end(request, outcome, done=request.work if outcome == "Success" and status < 400 else 0.0)
+            done, counted = (request.work, tokens.counted(outcome)) if status < 400 else (0.0, 0.0)
+            counted = counted if self._server.is_ours else None
+            self._worker.end(request, outcome, done=done if outcome == "Success" else 0.0, counted=counted)
             log.info(
                 "request %d: %s, status %d, work %g, waited %.3f s, took %.3f s, %s %r",
                 request.request_idx,
@@ -275,11 +277,12 @@ class Proxy:
         return session, session.max_cost
 
     async def _forward(
-        self, client: web.Request, body: bytes | None, own: bytes | None
+        self, client: web.Request, body: bytes | None, own: bytes | None, passes: Callable[[bytes], None]
     ) -> tuple[web.StreamResponse, Ending]:
         """Pass the request on, and its answer back.
 
         `body`: JSON that the model gets in place of the client's own. `own`: the client's, where it was read.
+        `passes`: called with each piece of the answer.
         """
         url, headers = _upstream_url(self._settings.upstream, client.rel_url), self._outward.told(client)
         if client.headers.get("Upgrade", "").lower() == "websocket":
@@ -290,7 +293,7 @@ class Proxy:
                 raise Refused(error.status, "the model server takes no WebSocket here") from None
         if body is not None:
             headers["Content-Type"] = "application/json"
-        return await self._relay.forward(client, url, own if body is None else body, headers)
+        return await self._relay.forward(client, url, own if body is None else body, headers, passes)
 
     async def _authenticate(self, auth_data: AuthData, client: web.Request, up: bool = False) -> float:
         """Return how much work the request may be. Raises: Refused, unless the server gave leave for this very one.

@@ -1,6 +1,7 @@
 """Bodies that are read before they go to the model server, where clients cannot say how much work they are."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import Message
@@ -10,11 +11,36 @@ import msgspec
 from aiohttp import web
 
 from posthouse.agent.settings import AgentSettings
+from posthouse.agent.worker import Outcome
 from posthouse.agent.workload import needs_body, workload_rule
 from posthouse.relay import Failure, Stalled, in_time
 
 _CHUNK_BYTES: Final = 2**16
+_END_BYTES: Final = 4096  # of an answer; what says what was used is shorter, and comes last
+_USED: Final = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,9})\b')
 _MAX_HELD: Final = 256 * 2**20  # bytes of all of them; beyond it, what their clients announced counts
+
+
+class Tokens:
+    """Counts the tokens of an answer of OpenAI's or Anthropic's API, in one piece or as events, while it passes."""
+
+    def __init__(self, counts: bool) -> None:
+        self._counts = counts
+        self._end = b""
+        self._events = 0
+
+    def feed(self, piece: bytes) -> None:
+        if self._counts:
+            self._end = (self._end + piece)[-_END_BYTES:]
+            self._events += piece.count(b"data:")
+
+    def counted(self, outcome: Outcome) -> float | None:
+        """What was generated, as it says, or as many as its events where its client left. None where nobody knows."""
+        if not self._counts or outcome not in {"Success", "Cancelled"}:
+            return None
+        if used := _USED.search(self._end.rpartition(b'"usage"')[2]):  # in a text its quotes would be escaped
+            return float(used[1])
+        return float(self._events) if outcome == "Cancelled" else None
 
 
 class Work:
@@ -23,10 +49,15 @@ class Work:
     def __init__(self, settings: AgentSettings, refuse: Callable[[Failure], Exception]) -> None:
         self._refuse = refuse
         self._rule = workload_rule(settings.workload)
+        self._counts_tokens = settings.workload == "tokens"
         self._needs_body = needs_body(settings.workload)
         self._max_body_bytes = settings.max_body_bytes
         self._stall_s = settings.stall_s
         self._held = 0
+
+    def tokens(self) -> Tokens:
+        """Counts an answer, if the work of requests is tokens."""
+        return Tokens(self._counts_tokens)
 
     @asynccontextmanager
     async def body(self, client: web.Request) -> AsyncIterator[bytes | None]:

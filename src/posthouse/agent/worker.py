@@ -156,8 +156,8 @@ class Worker:
         self.amounts.received += request.work
         self.changed.set()
 
-    def end(self, request: Request, outcome: Outcome, done: float = 0.0) -> None:
-        """Note the end of `request`, and how much of its work was done."""
+    def end(self, request: Request, outcome: Outcome, done: float = 0.0, counted: float | None = None) -> None:
+        """Note the end of `request`, and how much of its work was done. `counted`: in its answer, if it was."""
         self.in_flight.discard(request)
         if not self.in_flight:
             self.idle.set()
@@ -177,6 +177,7 @@ class Worker:
                     "entered_queue_at": request.entered_queue_at,
                     "work_started_at": request.work_started_at,
                     "work_completed_at": time.time() if outcome in {"Success", "Error"} else 0.0,
+                    **({} if counted is None else {"work": counted}),
                 }
             )
         if outcome == "Cancelled":  # nobody but this worker can tell the server that its place is free

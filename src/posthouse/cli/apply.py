@@ -153,7 +153,7 @@ def planned(client: "Client", wanted: "list[Manifest]") -> "tuple[list[Plan], Fo
     """What has to be done for each, and what there is. Raises: BadRequest before anything is done."""
     from posthouse.cli import manifest as m
 
-    found = m.Found.at(client)
+    found = m.Found.at(client, wanted)
     return [m.plan(one, found) for one in wanted], found
 
 

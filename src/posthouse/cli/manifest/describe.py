@@ -21,7 +21,15 @@ FIELDS: Final = {
     "template": "In place of a recipe: the fields of a template, or the name of one that there is.",
     "gpu_ram_gb": "Memory that each GPU must have, in GB, where the recipe leaves it to the model.",
     "workergroups": "Where workers are had; one with nothing said, if it is left out.",
+    "keys": "Limits of keys that there are, by name, on all endpoints together; those that are not named stay.",
 }
+KEY: Final = {
+    "requests_per_minute": "Most requests per minute; 0: no limit.",
+    "work_per_minute": "Most work per minute, in the units of the endpoints; 0: no limit.",
+    "at_once": "Most requests that wait or run at once; 0: no limit.",
+}
+MAX_LIMIT: Final = 10**12
+"""As of the server."""
 TEMPLATE: Final = {
     "image": "Container image, for providers that run containers.",
     "env": "Variables, as fields or as text like '-e NAME=VALUE -p 3000:3000'.",
@@ -66,6 +74,15 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimit:
+    """What a key may have."""
+
+    name: str
+    limits: dict[str, int]
+    place: Value = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What an endpoint should be."""
 
@@ -75,6 +92,7 @@ class Manifest:
     """The fields of the endpoint's own template by the wire's names; None if workers run templates that there are."""
     groups: tuple[Group, ...]
     place: Value = field(compare=False)
+    keys: tuple[KeyLimit, ...] = ()
 
 
 def manifests(text: str, file: str, force: bool = False) -> list[Manifest]:
@@ -110,6 +128,7 @@ def _manifest(document: Value, force: bool) -> Manifest:
         template=template,
         groups=tuple(_group(group, template_name, filters) for group in groups),
         place=fields["endpoint"],
+        keys=tuple(_key(name, one) for name, one in fields["keys"].mapping().items()) if "keys" in fields else (),
     )
 
 
@@ -130,6 +149,14 @@ def _checked(value: Value, check: Callable[[str], Any]) -> Any:
         if str(error).startswith(f"{value.file}:"):
             raise
         raise value.wrong(str(error)) from None
+
+
+def _key(name: str, value: Value) -> KeyLimit:
+    fields = _known(value, KEY)
+    for one in fields.values():
+        if isinstance(one.plain, bool) or not (isinstance(one.plain, int) and 0 <= one.plain <= MAX_LIMIT):
+            raise one.wrong(f"must be a whole number from 0 to {MAX_LIMIT}, not {one.shown}")
+    return KeyLimit(name, {limit: one.plain for limit, one in fields.items()}, value)
 
 
 def _line(said: str, what: str) -> str:

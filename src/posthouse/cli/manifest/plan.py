@@ -14,7 +14,7 @@ from posthouse.wire.search import parse_search
 
 if TYPE_CHECKING:
     from posthouse.client import Client
-    from posthouse.wire.rows import Endpoint, Provider, Template, Workergroup
+    from posthouse.wire.rows import Endpoint, Key, Provider, Template, Workergroup
 
 SHOWN = {"recommended_disk_space": "disk_gb", "extra_filters": "search", "search_params": "search"}
 """What a manifest calls fields that have another name on the wire."""
@@ -33,10 +33,13 @@ class Found:
     templates: Sequence["Template"]
     groups: Sequence["Workergroup"]
     providers: Sequence["Provider"]
+    keys: Sequence["Key"] = ()
+    """Where manifests name some: only an admin may see them."""
 
     @classmethod
-    def at(cls, client: "Client") -> "Found":
-        return cls(client.endpoints(), client.templates(), client.workergroups(), client.providers())
+    def at(cls, client: "Client", wanted: "Iterable[Manifest]" = ()) -> "Found":
+        keys = client.keys() if any(one.keys for one in wanted) else ()
+        return cls(client.endpoints(), client.templates(), client.workergroups(), client.providers(), keys)
 
     def endpoint(self, name: str) -> "Endpoint | None":
         return next((row for row in self.endpoints if row.endpoint_name == name), None)
@@ -97,6 +100,7 @@ def plan(manifest: Manifest, found: Found) -> Plan:
         *_template(manifest, found),
         *_endpoint(manifest, endpoint),
         *_groups(manifest, found, found.groups_of(endpoint)),
+        *_keys(manifest, found),
     ]
     return Plan(manifest.endpoint, tuple(changes), ids)
 
@@ -191,6 +195,26 @@ def _groups(manifest: Manifest, found: Found, there: list["Workergroup"]) -> Ite
                 note="with its workers",
                 do=_deletion(row.id),
             )
+
+
+def _keys(manifest: Manifest, found: Found) -> Iterable[Change]:
+    for key in manifest.keys:
+        there = [row for row in found.keys if row.name == key.name and not row.revoked_at]
+        if len(there) != 1:
+            why = f"there are {len(there)} keys" if there else "there is no key"
+            hint = "give each a name of its own" if there else f"make it: posthouse key create {key.name}"
+            raise key.place.wrong(f"{why} of this name; {hint}")
+        has = {name: getattr(there[0], name) or 0 for name in key.limits}
+        if changed := _differing(has, key.limits):
+            new = {name: value for name, (_, value) in changed.items()}
+            yield Change("change", f"key {key.name}", changed, do=_limiting(there[0].id, new))
+
+
+def _limiting(key_id: str, limits: Mapping[str, Any]) -> Callable[["Client", Ids], None]:
+    def change(client: "Client", ids: Ids) -> None:
+        client.update_key(key_id, **limits)
+
+    return change
 
 
 def _deletion(group_id: int) -> Callable[["Client", Ids], None]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from posthouse.cli.manifest.describe import FIELDS, GROUP, TEMPLATE
+from posthouse.cli.manifest.describe import FIELDS, GROUP, KEY, MAX_LIMIT, TEMPLATE
 from posthouse.domain.endpoint import PARAMETERS, Parameter
 from posthouse.recipes import names
 
@@ -29,6 +29,10 @@ def schema() -> dict[str, Any]:
         "minItems": 1,
         "items": _object(_fields(GROUP)),
     }
+    limits = {
+        name: {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT, "description": text} for name, text in KEY.items()
+    }
+    fields["keys"] = {"type": "object", "additionalProperties": _object(limits), "description": FIELDS["keys"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Posthouse manifest",
