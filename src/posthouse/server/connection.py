@@ -73,7 +73,7 @@ class Connection(connection.Connection):
     def repeated(self, request: Call, body: bytes) -> None:
         self._current = request
         request.body, request.counted = body, False
-        self.loop.call_soon(self._answer, request)
+        self.server.answer_soon(self, request)
 
     def turned_away(self, method: str, path: str) -> Answer:
         return self.server.fast.turned_away(method, path)
@@ -109,11 +109,11 @@ class Connection(connection.Connection):
     def _begin(self, request: Any) -> None:
         if isinstance(request, Call):
             self._current = request
-            self._answer(request)
+            self.answer(request)
         else:
             super()._begin(request)
 
-    def _answer(self, call: Call) -> None:
+    def answer(self, call: Call) -> None:
         """Has the fast path answer the call, now or later, unless its client has gone."""
         if self._current is not call or self.transport.is_closing():
             return
