@@ -12,6 +12,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.keys import KeyRecord, KeyUse
 from posthouse.recording.segment import Segment
 from posthouse.template import Runs, Template, TemplateId, Workergroup
+from posthouse.wire.rows import Alias
 
 
 class Clock(Protocol):
@@ -230,6 +231,16 @@ class Catalogue(Protocol):
         """
         ...
 
+    async def aliases(self) -> Mapping[AccountId, Mapping[str, Alias]]:
+        """By owner and name."""
+        ...
+
+    async def put_alias(self, account_id: AccountId, alias: Alias) -> None:
+        """Adds the alias, or replaces it: these have no revision."""
+        ...
+
+    async def drop_alias(self, account_id: AccountId, name: str) -> None: ...
+
 
 class Keys(Protocol):
     """Who there is, and what they keep secret."""
@@ -356,7 +367,8 @@ class Store(Catalogue, Keys, Fleets, Recordings, Protocol):
         ...
 
     async def revisions(self) -> Mapping[str, int]:
-        """How often each of `accounts`, `endpoints`, `workergroups`, `templates`, `keys` and `secrets` was changed.
+        """How often each of `accounts`, `endpoints`, `workergroups`, `templates`, `keys`, `secrets` and `aliases` was
+        changed.
 
         Whoever keeps these in memory compares, and reads again what another server has changed. A key's use is none.
         """

@@ -17,6 +17,7 @@ from posthouse.keys import KeyRecord
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Runs, Template, TemplateId, Workergroup
+from posthouse.wire.rows import Alias
 
 DESTROYED_KEEP = 2 * SHOW
 """Destroyed workers kept of each endpoint; more than are handed back."""
@@ -107,7 +108,7 @@ class Disk:
         return self._epoch
 
     def revisions(self) -> dict[str, int]:
-        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets")
+        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets", "aliases")
         return dict.fromkeys(kinds, 0) | self._revisions
 
     def accounts(self) -> list[Account]:
@@ -117,6 +118,9 @@ class Disk:
         return []
 
     def secrets(self) -> dict[AccountId, dict[str, str]]:
+        return {}
+
+    def aliases(self) -> dict[AccountId, dict[str, Alias]]:
         return {}
 
     def endpoints(self) -> list[Endpoint]:

@@ -611,3 +611,93 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
         client.completions.create(model="llama", prompt="x" * 5000)
     other = world.site.run("up", "chat", "--recipe", "llama.cpp", "--model", str(model))
     assert (other.returncode, "has workers of other templates" in other.stderr) == (2, True)
+
+
+# -- aliases -----------------------------------------------------------------------------------------------------------
+
+
+def set_alias(world: World, name: str, *targets: str, **fields: Any) -> None:
+    world.manage.put_alias(name, targets=[{"model": model} for model in targets], **fields)
+
+
+def test_an_alias_is_a_model_and_the_engine_gets_the_name_of_its_endpoint(world: World) -> None:
+    set_alias(world, "team/fast", "chat")
+    set_alias(world, "fast", "team/fast")
+    client = world.client()
+    assert {"chat", "fast", "team/fast"} <= {model.id for model in client.models.list()}
+    assert client.models.retrieve("team/fast").id == "team/fast"
+    with pytest.raises(openai.NotFoundError, match=r"there is no model 'slow'; the models .*'fast'"):
+        client.chat.completions.create(model="slow", messages=MESSAGES)
+    with pytest.raises(openai.NotFoundError, match="there is no model 'fast'"):
+        world.client(world.manage.endpoint("chat").api_key).chat.completions.create(model="fast", messages=MESSAGES)
+    for _ in range(2):  # the second time the gateway knows it
+        answer = client.chat.completions.create(model="fast", messages=MESSAGES, user="echo", seed=7)
+        assert answer.model == "chat"
+        said = json.loads(answer.choices[0].message.content or "")
+        assert said == {"model": "chat", "messages": MESSAGES, "user": "echo", "seed": 7}
+    assert text_of(client.chat.completions.create(model="fast", messages=MESSAGES, stream=True)) == "so it was"
+
+
+def test_a_form_and_any_other_path_go_where_the_alias_says(world: World) -> None:
+    set_alias(world, "ear", "chat")
+    answer = world.client().audio.transcriptions.create(model="ear", file=("a.wav", bytes(100_000)), prompt="of-alias")
+    assert answer.text == "the quick brown fox"
+    [seen] = world.seen("of-alias")
+    assert seen["form"] == {"model": "chat", "prompt": "of-alias", "file": 100_000}
+    reply = httpx.get(f"{world.url}/x/ear/info", headers={"Authorization": f"Bearer {world.key}"})
+    assert (reply.status_code, reply.json()["path"]) == (200, "/info")
+
+
+@pytest.fixture(scope="module")
+def canary(world: World) -> None:
+    add_endpoint(world.manage, "canary", min_load=0, max_workers=1)
+
+
+@pytest.mark.usefixtures("canary")
+def test_weights_share_the_requests(world: World) -> None:
+    world.manage.put_alias("split", targets=[{"model": "chat", "weight": 3}, {"model": "canary", "weight": 1}])
+    client = world.client()
+    went = [client.chat.completions.create(model="split", messages=MESSAGES).model for _ in range(60)]
+    assert set(went) == {"chat", "canary"}
+    assert went.count("chat") > went.count("canary")
+
+
+@pytest.mark.usefixtures("canary")
+@pytest.mark.parametrize(
+    ("user", "fault", "stream"),
+    [
+        ("fails", "failed", False),
+        ("breaks", "failed", True),
+        ("full", "rate_limited", False),
+        ("long", "too_long", False),
+    ],
+)
+def test_what_fails_before_its_first_byte_falls_back_by_its_class(
+    world: World, user: str, fault: str, stream: bool
+) -> None:
+    others = sorted({"failed", "rate_limited", "too_long", "no_worker"} - {fault})
+    fallbacks = [{"model": "chat", "faults": others}, {"model": "canary", "faults": [fault]}]
+    set_alias(world, f"safe-{user}", "chat", fallbacks=fallbacks)
+    chats, name, user = world.client().chat.completions, f"safe-{user}", f"{user}-at-chat"
+    if stream:
+        assert text_of(chats.create(model=name, messages=MESSAGES, user=user, stream=True)) == "so it was"
+    else:
+        assert chats.create(model=name, messages=MESSAGES, user=user).model == "canary"
+
+
+def test_an_error_without_a_fallback_is_told_as_it_is(world: World) -> None:
+    set_alias(world, "strict", "chat", fallbacks=[{"model": "chat", "faults": ["no_worker"]}])
+    client = world.client()
+    with pytest.raises(openai.BadRequestError, match="temperature: must be at most 2"):
+        client.chat.completions.create(model="strict", messages=MESSAGES, user="refuses")
+    with pytest.raises(openai.InternalServerError, match="out of memory"):
+        client.chat.completions.create(model="strict", messages=MESSAGES, user="fails")
+
+
+def test_where_no_worker_is_free_in_time_the_next_endpoint_answers(world: World) -> None:
+    add_endpoint(world.manage, "asleep", min_load=0, max_workers=0)
+    set_alias(world, "awake", "asleep", fallbacks=[{"model": "chat", "faults": ["no_worker"]}], wait_s=0)
+    answer = world.client().chat.completions.create(model="awake", messages=MESSAGES, user="wakes", stream=True)
+    assert text_of(answer) == "so it was"
+    records = [json.loads(line) for line in (world.site.directory / "requests.jsonl").read_text().splitlines()]
+    assert [(row["endpoint"], row["outcome"]) for row in records if row["model"] == "awake"] == [("chat", "complete")]

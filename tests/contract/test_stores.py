@@ -43,7 +43,10 @@ from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
 from posthouse.template import Template, TemplateId, Workergroup
+from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
+
+ALIAS = Alias(name="chat", targets=[AliasTarget(model="large")], created_at=5.0)
 
 E1 = EndpointId(1)
 GROUP = WorkergroupId(1)
@@ -497,6 +500,8 @@ async def test_every_change_of_what_servers_keep_in_memory_raises_the_revision_o
         (lambda: store.note_key_use("0a", 2.0), set()),
         (lambda: store.put_secret(DEFAULT_ACCOUNT, "A", "sealed"), {"secrets"}),
         (lambda: store.drop_secret(DEFAULT_ACCOUNT, "A"), {"secrets"}),
+        (lambda: store.put_alias(DEFAULT_ACCOUNT, ALIAS), {"aliases"}),
+        (lambda: store.drop_alias(DEFAULT_ACCOUNT, "chat"), {"aliases"}),
         (lambda: store.commit(endpoint.id, 0, 1, [worker(1, endpoint.id)], None), set()),
         (lambda: store.drop_workergroup(group.id), {"workergroups"}),
         (lambda: store.drop_endpoint(endpoint.id), {"endpoints", "workergroups"}),
@@ -538,6 +543,19 @@ async def test_names_hashes_and_secrets_are_an_owner_s_own(store: Store) -> None
     assert await store.secrets() == {DEFAULT_ACCOUNT: {"A": f"sealed for {DEFAULT_ACCOUNT}"}}
     with pytest.raises(NotFound, match="account_id 7"):
         await store.add_endpoint(Endpoint(NO_ID, "x", account_id=AccountId(7)))
+
+
+async def test_aliases_are_kept_replaced_and_dropped(store: Store) -> None:
+    acme = (await store.add_account(Account(NO_ID, "acme"))).id
+    await store.put_alias(acme, ALIAS)
+    changed = replace(ALIAS, fallbacks=[AliasFallback(model="small", faults=["failed"])], wait_s=2.5)
+    for alias in (ALIAS, changed):
+        await store.put_alias(DEFAULT_ACCOUNT, alias)
+        assert await store.aliases() == {DEFAULT_ACCOUNT: {"chat": alias}, acme: {"chat": ALIAS}}
+    await store.drop_alias(DEFAULT_ACCOUNT, "chat")
+    assert await store.aliases() == {acme: {"chat": ALIAS}}
+    with pytest.raises(NotFound, match="there is no alias chat"):
+        await store.drop_alias(DEFAULT_ACCOUNT, "chat")
 
 
 async def test_a_fleet_knows_who_pays_after_its_endpoint_was_deleted(store: Store) -> None:

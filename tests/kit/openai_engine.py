@@ -1,6 +1,7 @@
 """A stand-in for a model server that speaks OpenAI's API, run as a program: `openai_engine.py PORT FOLDER`.
 
-The field `user` of a request says what becomes of it: `PLAN` or `PLAN:TOKEN`. What it is asked, and what it sees of its
+The field `user` of a request says what becomes of it: `PLAN` or `PLAN:TOKEN`, or `PLAN-at-MODEL` where that is asked of
+this model alone. What it is asked, and what it sees of its
 clients, goes as lines of JSON into the file `seen` of the folder.
 """
 
@@ -18,6 +19,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 HUGE = 2_000_000
 BUSY = {"error": {"message": "too many requests", "type": "rate_limit_error", "param": None, "code": "busy"}}
 WRONG = {"error": {"message": "temperature: must be at most 2", "type": "x", "param": "temperature", "code": "too_hot"}}
+LONG = {"error": {"message": "the prompt is too long", "type": "x", "code": "context_length_exceeded"}}
 _RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [], "tools": []}
 ANSWERS: dict[str, Any] = {
     "/v1/responses": {**_RESPONSE, "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}, "user": None},
@@ -134,6 +136,9 @@ class Engine:
         asked = json.loads(raw)
         user = asked.get("user", "")
         plan = user.partition(":")[0]
+        plan, at, endpoint = plan.partition("-at-")
+        if at and endpoint != asked["model"]:
+            plan = ""
         self.see("begun", asked, body=raw, headers=dict(request.headers))
         try:
             if plan.endswith("-once"):
@@ -164,6 +169,8 @@ class Engine:
             return web.json_response(BUSY, status=429, headers={"Retry-After": "3600"})
         if plan == "fails":
             return web.json_response({"error": {"message": "out of memory", "code": "oom"}}, status=500)
+        if plan == "long":
+            return web.json_response(LONG, status=400)
         if plan == "refuses":
             return web.json_response(WRONG, status=400)
         if plan == "redirects":

@@ -1,9 +1,11 @@
 """What the gateway reads of requests and answers while they pass."""
 
+import asyncio
 import csv
 import io
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from posthouse.cli import main
 from posthouse.client import BadRequest, Busy, TimedOut, Unauthorized, Unreachable, WorkerFailed
 from posthouse.client.errors import ClientError
+from posthouse.gateway.aliases import MAX_STEPS, Step, steps, too_long
 from posthouse.gateway.asked import read
 from posthouse.gateway.counted import END_BYTES, MAX_EVENT_BYTES, Document, Events, Usage
 from posthouse.gateway.errors import Refused, as_event, refusal, refused_by_agent, unknown_model
@@ -20,7 +23,8 @@ from posthouse.gateway.records import Record, Records
 from posthouse.gateway.records import read as read_records
 from posthouse.gateway.repeats import KEPT_S, MAX_ANSWER_BYTES, MAX_BYTES, Repeats
 from posthouse.gateway.retries import MOST, PER_S, SHARE, Retries
-from posthouse.gateway.upload import Field
+from posthouse.gateway.upload import Field, Upload
+from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 FIRST = b'data: {"choices":[{"delta":{"content":"\\"usage\\""}}],"usage":null}\n\n'
@@ -350,3 +354,75 @@ def test_what_states_no_work_announces_what_its_kind_came_to() -> None:
     for number in range(MAX_KINDS):
         learned.counted(("ph_1", f"m{number}", CHAT), Usage(7, 1))
     assert learned.work(kind) is None
+
+
+def test_an_alias_draws_its_target_by_weight_and_its_fallbacks_follow() -> None:
+    canary = Alias(name="c", targets=[AliasTarget(model="a", weight=3), AliasTarget(model="b")])
+    draws = [0, 0.5, 0.74, 0.75, 0.999]
+    drawn = [steps({"c": canary}, "c", lambda: draws.pop(0))[0].model for _ in range(len(draws))]
+    assert drawn == ["a", "a", "a", "b", "b"]
+    none = Alias(name="c", targets=[AliasTarget(model="a", weight=0), AliasTarget(model="b")])
+    assert steps({"c": none}, "c", lambda: 0.0) == [Step("b")]
+    outer = Alias(
+        name="o",
+        targets=[AliasTarget(model="c")],
+        fallbacks=[AliasFallback(model="d", faults=["failed"]), AliasFallback(model="i", faults=["no_worker"])],
+        wait_s=5,
+    )
+    inner = Alias(name="i", targets=[AliasTarget(model="e")], fallbacks=[AliasFallback(model="f")], wait_s=7)
+    assert steps({"o": outer, "c": canary, "i": inner}, "o", lambda: 0.0) == [
+        Step("a"),
+        Step("d", frozenset({"failed"}), 5),
+        Step("e", frozenset({"no_worker"}), 7),
+        Step("f", frozenset({"no_worker", "rate_limited", "failed"}), 7),
+    ]
+
+
+def test_a_circle_of_aliases_comes_to_an_end() -> None:
+    """No server takes one; two servers may at once."""
+    circle = {name: Alias(name=name, targets=[AliasTarget(model=other)]) for name, other in (("a", "b"), ("b", "a"))}
+    assert steps(circle, "a", lambda: 0.0) == []
+    wide = Alias(name="w", targets=[AliasTarget(model="w")], fallbacks=[AliasFallback(model="x")] * 8)
+    assert len(steps({"w": wide}, "w", lambda: 0.0)) <= MAX_STEPS
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "found"),
+    [
+        (400, b'{"error":{"code":"context_length_exceeded"}}', True),
+        (400, b'{"error":{"message":"This model\'s maximum context length is 8 tokens"}}', True),
+        (400, b'{"error":{"type":"exceed_context_size_error"}}', True),
+        (400, b'{"message":"The input exceeds the maximum allowed length"}', True),
+        (400, b'{"error":{"message":"temperature: must be at most 2"}}', False),
+        (200, b"context_length_exceeded", False),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_known_by_what_engines_say(status: int, said: bytes, found: bool) -> None:
+    assert too_long(status, said) is found
+
+
+def test_a_form_s_model_is_replaced_and_its_length_with_it() -> None:
+    form = b'--b0\r\nContent-Disposition: form-data; name="model"\r\n\r\nfast\r\n--b0\r\nx'
+    rest = b"y\r\n--b0--\r\n"
+    field = Field("model", "multipart/form-data; boundary=b0")
+    assert field.found(bytearray(form))
+
+    left = [rest]
+
+    class Client:
+        length = len(form + rest)
+        streams = False
+
+        @staticmethod
+        async def read() -> bytes:
+            return left.pop() if left else b""
+
+    async def sent(upload: Upload) -> bytes:
+        return b"".join([piece async for piece in upload.pieces()])
+
+    upload = Upload(cast(Any, Client), form, 10_000, 5.0, field)
+    for model in ("a-longer-model", "m"):
+        upload.model = model
+        whole = asyncio.run(sent(upload))
+        assert whole == (form + rest).replace(b"fast", model.encode())
+        assert upload.size == len(whole)

@@ -14,7 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.cli import main
-from posthouse.cli.manifest import Found, described, dumped, manifests, plan, schema
+from posthouse.cli.manifest import (
+    Found,
+    alias,
+    described,
+    described_alias,
+    dumped,
+    manifests,
+    plan,
+    plans,
+    schema,
+    whole,
+)
 from posthouse.cli.manifest.describe import FIELDS, GROUP, TEMPLATE
 from posthouse.cli.manifest.plan import deletion
 from posthouse.cli.manifest.read import documents
@@ -87,6 +98,19 @@ def test_a_manifest_has_a_template_of_its_own_or_names_one() -> None:
     assert own.template["onstart"] == 'exec "$PYTHON" -m posthouse agent\n'
     assert own.groups[0].fields == {"provider": "", "search_params": ""}
     assert (other.template, other.groups[0].template) == (None, "echo")
+
+
+ALIAS = """
+alias: fast
+targets:
+  - {model: chat, weight: 95}
+  - model: echo
+    weight: 5
+fallbacks:
+  - model: small
+    faults: [no_worker, too_long]
+wait_s: 20
+"""
 
 
 @pytest.mark.parametrize(
@@ -171,7 +195,7 @@ def test_any_text_is_a_manifest_or_a_refusal(text: str) -> None:
 
 def test_editors_know_what_a_manifest_may_say(capsys: pytest.CaptureFixture[str]) -> None:
     check = jsonschema_rs.validator_for(schema())
-    for text in (WHOLE, *OWN.split("---\n")):
+    for text in (WHOLE, *OWN.split("---\n"), ALIAS):
         assert check.is_valid(yaml.safe_load(text)), list(check.iter_errors(yaml.safe_load(text)))
     good: dict[str, Any] = {"endpoint": "a", "template": "b"}
     for wrong in (
@@ -183,13 +207,22 @@ def test_editors_know_what_a_manifest_may_say(capsys: pytest.CaptureFixture[str]
         good | {"workergroups": []},
         good | {"keys": {"web": {"at_once": -1}}},
         {"endpoint": "a", "recipe": "none"},
+        {"alias": "a"},
+        {"alias": "a", "targets": []},
+        {"alias": "a", "targets": [{"weight": 1}]},
+        {"alias": "a", "targets": [{"model": "b"}], "fallbacks": [{"model": "c", "faults": ["x"]}]},
+        {"alias": "a", "targets": [{"model": "b"}], "scaling": {}},
     ):
         assert not check.is_valid(wrong), wrong
-    told = schema()["properties"]
+    told = schema()["else"]["properties"]
     assert set(told) == set(FIELDS)
     assert set(told["scaling"]["properties"]) == set(PARAMETERS)
     assert set(told["template"]["anyOf"][1]["properties"]) == set(TEMPLATE)
     assert set(told["workergroups"]["items"]["properties"]) == set(GROUP)
+    told = schema()["then"]["properties"]
+    assert set(told) == set(alias.ALIAS)
+    assert set(told["targets"]["items"]["properties"]) == set(alias.TARGET)
+    assert set(told["fallbacks"]["items"]["properties"]) == set(alias.FALLBACK)
     assert main(["apply", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()
 
@@ -396,3 +429,63 @@ def test_limits_of_keys_become_what_a_manifest_says() -> None:
 def test_wrong_limits_are_told_with_their_line(limits: str, words: str) -> None:
     with pytest.raises(BadRequest, match=re.escape(words)):
         manifests(f"endpoint: a\ntemplate: b\nkeys: {{web: {limits}}}", "x.yaml")
+
+
+def test_an_alias_is_read_planned_and_written_as_it_is() -> None:
+    endpoints, [wanted] = whole(ALIAS, "x.yaml")
+    row = rows.Alias(
+        name="fast",
+        targets=[rows.AliasTarget(model="chat", weight=95), rows.AliasTarget(model="echo", weight=5)],
+        fallbacks=[rows.AliasFallback(model="small", faults=["no_worker", "too_long"])],
+        wait_s=20,
+    )
+    assert (endpoints, wanted.name, wanted.fields) == ([], "fast", alias.alias_fields(row))
+    [made] = plans([], [wanted], Found([], [], [], []))
+    assert [(change.how, change.what, dict(change.fields)) for change in made.changes] == [
+        (
+            "create",
+            "alias fast",
+            {
+                "targets": (None, "chat=95, echo=5"),
+                "fallbacks": (None, "small=no_worker+too_long"),
+                "wait_s": (None, 20.0),
+            },
+        )
+    ]
+    there = Found([], [], [], [], aliases=[row])
+    assert [plan.changes for plan in plans([], [wanted], there)] == [()]
+    assert whole(dumped([described_alias(row)]), "x.yaml") == ([], [wanted])
+    [changed] = plans([], [wanted], Found([], [], [], [], aliases=[replace(row, wait_s=None)]))[0].changes
+    assert (changed.how, dict(changed.fields)) == ("change", {"wait_s": (None, 20.0)})
+    [gone] = plans([], [wanted], there, delete=True)[0].changes
+    assert (gone.how, gone.what) == ("delete", "alias fast")
+    assert plans([], [wanted], Found([], [], [], []), delete=True)[0].changes == ()
+
+
+def test_what_names_others_is_applied_after_them_and_deleted_before() -> None:
+    endpoints, aliases = whole(
+        f"{ALIAS}---\nendpoint: chat\nrecipe: llama.cpp\nparameters: {{model: x}}", "x.yaml", True
+    )
+    found = Found([], [], [], [])
+    assert [plan.what for plan in plans(endpoints, aliases, found)] == ["endpoint chat", "alias fast"]
+    assert plans(endpoints, aliases, found, delete=True)[0].what == "alias fast"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("wait_s: 20", "wait: 20"), "x.yaml:10: wait: there is no such field. Did you mean wait_s?"),
+        (
+            ("too_long", "to_long"),
+            "x.yaml:9: fallbacks[0].faults[1]: to_long: there is no such class of errors. Did you",
+        ),
+        (("weight: 5", "weight: -5"), "x.yaml:6: targets[1].weight: must be 0 or more, not -5"),
+        (("  - model: small\n    faults", "  - faults"), "x.yaml:8: fallbacks[0]: model: is not given"),
+        (("alias: fast", "alias: fast\nrecipe: vllm"), "x.yaml:3: recipe: there is no such field"),
+        (("wait_s: 20", "---\nalias: fast\ntargets: [{model: chat}]"), "the alias 'fast' is described twice"),
+    ],
+)
+def test_what_is_wrong_with_an_alias_is_told_with_its_line(change: tuple[str, str], words: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        whole(ALIAS.replace(*change), "x.yaml")
+    assert words in str(refused.value)

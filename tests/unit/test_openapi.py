@@ -19,6 +19,7 @@ NO_BODY = {
     ("post", "/v1/endpoints/{endpoint}/rotate-key"),
     ("delete", "/v1/workers/{worker_id}"),
     ("delete", "/v1/keys/{key_id}"),
+    ("delete", "/v1/aliases/{name}"),
     ("post", "/v1/providers/{name}/check"),
 }
 """Writing calls whose path says all."""

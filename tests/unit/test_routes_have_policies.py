@@ -50,6 +50,7 @@ def test_a_key_that_only_routes_changes_nothing() -> None:
     assert open_to_it == {
         ("GET", "/api/v0/endptjobs/{endpoint_id}"),
         ("GET", "/v1/endpoints"),
+        ("GET", "/v1/aliases"),
         ("POST", "/get_endpoint_workers"),
         ("POST", "/get_autogroup_workers"),
         ("POST", "/get_workergroup_workers"),

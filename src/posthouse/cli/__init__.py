@@ -14,6 +14,7 @@ from posthouse.cli import (
     account,
     advise,
     agent,
+    alias,
     apply,
     config,
     demo,
@@ -89,6 +90,7 @@ app.command("request")(request.request)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(workergroup.app, name="workergroup")
 app.add_typer(template.app, name="template")
+app.add_typer(alias.app, name="alias")
 app.add_typer(worker.app, name="worker")
 app.add_typer(provider.app, name="provider")
 app.command("offers")(offers.offers)

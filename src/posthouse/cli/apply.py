@@ -1,4 +1,4 @@
-"""`posthouse apply`, `diff`, `export` and `delete`: an endpoint as one file."""
+"""`posthouse apply`, `diff`, `export` and `delete`: endpoints and aliases as one file."""
 
 import sys
 from difflib import unified_diff
@@ -38,7 +38,7 @@ def apply(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make endpoints as a file describes them: template, workergroups, scaling. Shows first what would change.
+    """Make endpoints and aliases as a file describes them. Shows first what would change.
 
     The same again changes nothing. What failed half-way goes on when it is
     applied again.
@@ -55,21 +55,23 @@ def apply(
         return
     if file is None:
         raise BadRequest("--file: is not given; --schema prints what one may have")
-    wanted = m.manifests(read_text(file), file, force)
+    wanted, aliases = m.whole(read_text(file), file, force)
     with connect(url, api_key) as client:
-        plans, found = planned(client, wanted)
+        found = m.Found.at(client, wanted)
+        plans = m.plans(wanted, aliases, found)
         if not any(plan.changes for plan in plans):
             _nothing(plans, as_json)
             return
-        costs = {one.endpoint: most_usd_h(client, found, one) for one in wanted}
+        costs = {f"endpoint {one.endpoint}": most_usd_h(client, found, one) for one in wanted}
         if not as_json:
             for plan in plans:
                 show(plan)
-                typer.echo(f"  at most: {costs[plan.endpoint]}")
+                if plan.what in costs:
+                    typer.echo(f"  at most: {costs[plan.what]}")
         _ask(yes, file, "Apply?")
         carry_out(client, plans, quiet=as_json)
     if as_json:
-        print_json([_row(plan) | {"usd_h_at_most": costs[plan.endpoint]} for plan in plans])
+        print_json([_row(plan) | ({"usd_h_at_most": costs[plan.what]} if plan.what in costs else {}) for plan in plans])
 
 
 def diff(file: File, force: Force = False, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
@@ -80,9 +82,9 @@ def diff(file: File, force: Force = False, url: Url = None, api_key: ApiKey = No
     """
     from posthouse.cli import manifest as m
 
-    wanted = m.manifests(read_text(file), file, force)
+    wanted = m.whole(read_text(file), file, force)
     with connect(url, api_key) as client:
-        plans, _ = planned(client, wanted)
+        plans = m.plans(*wanted, m.Found.at(client, wanted[0]))
     if as_json:
         print_json([_row(plan) for plan in plans])
     else:
@@ -103,7 +105,7 @@ def export(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print endpoints as a file for `posthouse apply`. Templates are written out, with the values of their variables.
+    """Print endpoints and aliases as a file for `posthouse apply`. Templates are written out, variables too.
 
     Example:
       posthouse export chat > chat.yaml
@@ -114,6 +116,8 @@ def export(
         found = m.Found.at(client)
         rows = found.endpoints if name is None else [client.endpoint(name)]
     told = [m.described(found, row) for row in rows]
+    if name is None:
+        told += [m.described_alias(row) for row in found.aliases]
     if as_json:
         print_json(told)
     elif told:
@@ -123,7 +127,7 @@ def export(
 def delete(
     file: File, yes: Yes = False, force: Force = False, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
 ) -> None:
-    """Delete the endpoints of a file, with their workers and with templates that nothing else uses.
+    """Delete what a file describes: aliases, endpoints with their workers, templates that nothing else uses.
 
     Workers finish what they have first.
 
@@ -131,12 +135,10 @@ def delete(
       posthouse delete -f chat.yaml
     """
     from posthouse.cli import manifest as m
-    from posthouse.cli.manifest.plan import deletion
 
-    wanted = m.manifests(read_text(file), file, force)
+    wanted = m.whole(read_text(file), file, force)
     with connect(url, api_key) as client:
-        found = m.Found.at(client)
-        plans = [deletion(one, found) for one in wanted]
+        plans = m.plans(*wanted, m.Found.at(client), delete=True)
         if not any(plan.changes for plan in plans):
             _nothing(plans, as_json)
             return
@@ -149,18 +151,10 @@ def delete(
         print_json([_row(plan) for plan in plans])
 
 
-def planned(client: "Client", wanted: "list[Manifest]") -> "tuple[list[Plan], Found]":
-    """What has to be done for each, and what there is. Raises: BadRequest before anything is done."""
-    from posthouse.cli import manifest as m
-
-    found = m.Found.at(client, wanted)
-    return [m.plan(one, found) for one in wanted], found
-
-
 def show(plan: "Plan") -> None:
     """Prints what would change."""
     if not plan.changes:
-        typer.echo(f"endpoint {plan.endpoint}: as it should be")
+        typer.echo(f"{plan.what}: as it should be")
     for change in plan.changes:
         note = f" ({change.note})" if change.note else ""
         typer.echo(f"{SIGNS[change.how]} {change.what}{note}")
@@ -254,8 +248,9 @@ def _nothing(plans: "list[Plan]", as_json: bool) -> None:
 
 
 def _row(plan: "Plan") -> dict[str, Any]:
+    kind, _, name = plan.what.partition(" ")
     return {
-        "endpoint": plan.endpoint,
+        kind: name,
         "changes": [
             {
                 "how": change.how,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posthouse.cli.apply import carry_out, most_usd_h, planned
+from posthouse.cli.apply import carry_out, most_usd_h
 from posthouse.cli.described import SCALING, with_options
 from posthouse.cli.input import check_search, named_value, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect
@@ -85,7 +85,8 @@ def up(
         text = m.dumped([manifest], HEAD)
         path = _ours(Path(file or f"{name}.yaml"), named=file is not None)
         wanted = m.manifests(text, str(path), force)
-        plans, found = planned(client, wanted)
+        found = m.Found.at(client)
+        plans = [m.plan(one, found) for one in wanted]
         path.write_text(text, encoding="utf-8")
         carry_out(client, plans, quiet=as_json)
         cost = most_usd_h(client, found, wanted[0])

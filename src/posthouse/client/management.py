@@ -110,6 +110,17 @@ class Management:
         path = f"/v1/endpoints/{_quoted(name_or_id)}/rotate-key"
         return await self._http.call("POST", path, str, key="api_key")
 
+    async def aliases(self) -> list[rows.Alias]:
+        """Returns the aliases that this key may name as a model."""
+        return await self._http.call("GET", "/v1/aliases", list[rows.Alias])
+
+    async def put_alias(self, name: str, /, **fields: Any) -> rows.Alias:
+        """Makes an alias, or replaces the one of this name; returns it. Needs `targets`."""
+        return await self._http.call("PUT", f"/v1/aliases/{_quoted(name)}", rows.Alias, fields)
+
+    async def delete_alias(self, name: str) -> None:
+        await self._http.reply("DELETE", f"/v1/aliases/{_quoted(name)}")
+
     async def workers(self, endpoint: Id | None = None, gone: bool = False) -> list[rows.Worker]:
         """Returns the workers of an endpoint, or of all; `gone`: also those that were destroyed within a day."""
         said = ["gone=true"] if gone else []

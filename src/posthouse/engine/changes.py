@@ -40,6 +40,7 @@ class Changes:
             "endpoints": self._endpoints,
             "workergroups": self._workergroups,
             "secrets": self._secrets,
+            "aliases": self._aliases,
             "keys": self._keys,
         }
         async with self._looking:
@@ -54,6 +55,9 @@ class Changes:
 
     async def _secrets(self) -> None:
         self.hub.secrets = {owner: {**values} for owner, values in (await self.hub.store.secrets()).items()}
+
+    async def _aliases(self) -> None:
+        self.hub.aliases = {owner: {**found} for owner, found in (await self.hub.store.aliases()).items()}
 
     async def _keys(self) -> None:
         self.take_keys(await self.hub.store.keys())

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, EndpointState, WorkergroupId
 from posthouse.domain.offer import GroupOffer
@@ -22,9 +23,11 @@ from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
 from posthouse.template import Template, TemplateId, Workergroup
+from posthouse.wire.rows import Alias
 
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
+_Offered: TypeAlias = tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Hub:
     )
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
     """Sealed values by owner and name."""
+    aliases: dict[AccountId, dict[str, Alias]] = field(default_factory=dict)
     offers: Offers = field(init=False)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     """Rung when it is to be looked which controller wants to be told the time."""
@@ -85,9 +89,7 @@ class Hub:
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""
-    _offers_for: dict[EndpointId, tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]] = field(
-        default_factory=dict
-    )
+    _offers_for: dict[EndpointId, _Offered] = field(default_factory=dict)
     """What was last offered to an endpoint, by workergroup and in all."""
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ class Hub:
         for group in await self.store.workergroups():
             self.put_group(group)
         self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
+        self.aliases = {owner: {**found} for owner, found in (await self.store.aliases()).items()}
         for endpoint in await self.store.endpoints():
             self.directory.put(endpoint)
         for endpoint_id in {*(e.id for e in self.directory), *await self.store.fleet_ids()}:

@@ -95,7 +95,7 @@ class Gateway:
 
     async def _models(self, client: Request) -> None:
         anthropic = is_anthropic(client)
-        rows = [_row(*found, anthropic) for found in await self._reachable(client)]
+        rows = [_row(*found, anthropic) for found in (await self._there(client)).items()]
         if not anthropic:
             _json(client, {"object": "list", "data": rows})
             return
@@ -103,10 +103,16 @@ class Gateway:
         _json(client, {"data": rows, "has_more": False, **ends})
 
     async def _model(self, client: Request) -> None:
-        name, there = client.path.removeprefix(_OF_MODEL), dict(await self._reachable(client))
+        name, there = client.path.removeprefix(_OF_MODEL), await self._there(client)
         if name not in there:
             raise unknown_model(name, list(there))
         _json(client, _row(name, there[name], is_anthropic(client)))
+
+    async def _there(self, client: Request) -> dict[str, float]:
+        """The models that the client's key reaches, and when they were made. Raises: Refused."""
+        endpoints = dict(await self._reachable(client))
+        aliases = await self._ways.aliases.all(self._ways.server, _key_of(client))
+        return endpoints | {name: alias.created_at for name, alias in aliases.items()}
 
     async def _reachable(self, client: Request) -> list[tuple[str, float]]:
         found = await reachable(self._ways.server, _key_of(client))
@@ -118,7 +124,7 @@ class Gateway:
         if client.content_type == FORM:
             field = Field("model", client.header(b"content-type"))
             begun = await self._body(client, field.found)
-            body = self._upload(client, begun)
+            body = self._upload(client, begun, field)
             asked = Asked(named(field.value, field.value is not None), client.path, body)
         else:
             asked = read(client.path, await self._body(client))
@@ -161,12 +167,12 @@ class Gateway:
         finally:
             repeats.end(repeat, exchange.status if exchange.is_complete else 0, exchange.content_type)
 
-    def _upload(self, client: Request, begun: bytes) -> Upload:
+    def _upload(self, client: Request, begun: bytes, field: Field | None = None) -> Upload:
         """The body of which that has come. Raises: Refused if it is too large by its head."""
         settings = self._ways.settings
         if (client.length or 0) > settings.max_body_bytes:
             raise self._too_large()
-        return Upload(client, begun, settings.max_body_bytes, settings.stall_s)
+        return Upload(client, begun, settings.max_body_bytes, settings.stall_s, field)
 
     async def _body(self, client: Request, enough: Callable[[bytearray], bool] | None = None) -> bytes:
         """The body, or `enough` of it. Raises: Refused."""

@@ -62,6 +62,18 @@ def read(path: str, body: bytes) -> Asked:
     return Asked(model, path, body, SMALL if path in _SMALL else cost, stream=stream, hides_usage=hides_usage)
 
 
+def for_model(asked: Asked, model: str) -> Asked:
+    """The same request of another model."""
+    body = asked.body
+    if model == asked.model:
+        return asked
+    if isinstance(body, Upload):
+        body.model = model
+    elif body is not None and not asked.opaque:
+        body = msgspec.json.encode(_fields.decode(body) | {"model": Raw(msgspec.json.encode(model))})
+    return msgspec.structs.replace(asked, model=model, body=body)
+
+
 def named(model: str | None, said: bool) -> str:
     """The name of a model that a request may ask for. `said`: it has such a field. Raises: Refused."""
     if model is None or not 0 < len(model) <= MAX_NAME:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from posthouse.client.errors import BadRequest, Busy, ClientError, TimedOut, Unauthorized, Unreachable, WorkerFailed
+from posthouse.wire.rows.aliases import Fault
 
 RETRY_S: Final = 5.0  # after which a caller may try again, where nobody knows better
 _OF_CALLER, _OF_SERVER, _OF_LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
@@ -36,14 +37,17 @@ class Refused(Exception):
         retry_s: float = 0.0,
         final: bool = False,
         limits: Mapping[str, str] | None = None,
+        fault: Fault | None = None,
     ) -> None:
         """`retry_s`: after which it may be tried again; 0 says nothing. `final`: the official clients shall not.
 
-        `limits`: headers that say what is left of the limits of the caller's key.
+        `limits`: headers that say what is left of the limits of the caller's key. `fault`: its class, for which an
+        alias may name a fallback.
         """
         super().__init__(message)
         self.status = status
         self.code = code
+        self.fault = fault
         self._error = {"message": message, "type": _kind(status), "param": param, "code": code}
         self.headers: dict[str, str] = {**(limits or {})}
         if retry_s:
@@ -93,7 +97,7 @@ def refusal(error: ClientError) -> Refused:
         case Unauthorized():
             return wrong_key()
         case TimedOut():
-            return Refused(504, "timeout", text, final=True)
+            return Refused(504, "timeout", text, final=True, fault="failed")
         case Busy() if error.status == 429:
             return Refused(429, "rate_limit_exceeded", text, retry_s=RETRY_S)
         case Unreachable():
@@ -107,9 +111,16 @@ def _of_worker(error: WorkerFailed) -> Refused:
     if not error.begun:
         status = 429 if error.status == 429 else 503
         code = "rate_limit_exceeded" if status == 429 else "unavailable"
-        return Refused(status, code, error.message, retry_s=error.retry_after_s or RETRY_S)
+        return Refused(
+            status, code, error.message, retry_s=error.retry_after_s or RETRY_S, fault=fault_of(error.status)
+        )
     # It was tried at two workers already.
-    return Refused(error.status or 502, "worker_failed", error.message, final=True)
+    return Refused(error.status or 502, "worker_failed", error.message, final=True, fault="failed")
+
+
+def fault_of(status: int | None) -> Fault:
+    """The class of what a worker answers in place of working on a request."""
+    return "rate_limited" if status == 429 else "failed"
 
 
 class _Body(msgspec.Struct):

@@ -5,7 +5,7 @@ import base64
 import math
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,9 +16,10 @@ from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerF
 from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
 from posthouse.client.requests import MAX_BEGUN, Job, Requests
-from posthouse.gateway.asked import Asked
+from posthouse.gateway.aliases import Aliases, Step, after, too_long
+from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events
-from posthouse.gateway.errors import RETRY_S, Refused, as_event, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.errors import RETRY_S, Refused, as_event, fault_of, refusal, refused_by_agent, unknown_model
 from posthouse.gateway.inward import Request
 from posthouse.gateway.learned import Learned
 from posthouse.gateway.records import Record, Records
@@ -65,6 +66,7 @@ class Ways:
     retries: Retries = field(default_factory=Retries)
     repeats: Repeats = field(default_factory=Repeats)
     learned: Learned = field(default_factory=Learned)
+    aliases: Aliases = field(default_factory=Aliases)
 
 
 def is_anthropic(client: Request) -> bool:
@@ -89,6 +91,7 @@ class Exchange:
         self._client = client
         self._key = key
         self._asked = asked
+        self._named = asked.model
         self._anthropic = is_anthropic(client)
         key_id = _KEY_ID.match(key)
         self._key_id = key_id[0] if key_id else "unknown"
@@ -103,7 +106,8 @@ class Exchange:
         self._repeat = repeat
         self._comments: asyncio.TimerHandle | None = None
         self._worker = "none"
-        self._begun = 0  # how often a worker may have begun it, and failed
+        self._begun = self._begun_before = 0  # how often a worker may have begun it, and failed; at other endpoints
+        self._hold_until = self._began_at + ways.settings.hold_s
         self._ready_at = 0.0  # when a worker is expected; 0: nobody knows
         self._limits: dict[str, str] = {}  # headers that say what is left of the limits of the key
         self._wait_s = self._first_byte_s = 0.0
@@ -164,15 +168,51 @@ class Exchange:
 
     async def _begin(self) -> tuple[Reply, bytes]:
         """The answer of a worker, with the first of its body. Raises: Refused."""
+        aliases, server, model = self._ways.aliases, self._ways.server, self._asked.model
+        steps = aliases.known(self._key, model)
+        if not steps:
+            try:
+                return await self._begin_at(Step(model))
+            except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
+                steps = await aliases.find(server, self._key, model)
+                if not steps:
+                    names = [name for name, _ in await reachable(server, self._key)]
+                    raise unknown_model(model, [*names, *await aliases.all(server, self._key)]) from None
+        return await self._begin_at_one(steps)
+
+    async def _begin_at_one(self, steps: Sequence[Step]) -> tuple[Reply, bytes]:
+        """The answer of the first of these endpoints, or of the next that takes what became of the one before."""
+        asked = self._asked
+        while True:
+            step, *steps = steps
+            self._asked = for_model(asked, step.model)
+            fallible = any("no_worker" in later.faults for later in steps)
+            try:
+                reply, first = await self._begin_at(step if fallible else step._replace(wait_s=None))
+                if not too_long(reply.status, first) or not (steps := after(steps, "too_long")):
+                    return reply, first
+                reply.close()
+            except (Unauthorized, NotFound):
+                if not (steps := after(steps, "no_worker")):
+                    raise Refused(503, "no_worker", f"the endpoint {step.model!r} is gone", retry_s=RETRY_S) from None
+            except Refused as refused:
+                if refused.fault is None or not (steps := after(steps, refused.fault)):
+                    raise
+
+    async def _begin_at(self, step: Step) -> tuple[Reply, bytes]:
+        """The answer of a worker of this endpoint. Raises: Refused, Unauthorized, NotFound."""
         asked, settings = self._asked, self._ways.settings
+        self._begun_before = self._begun
+        self._hold_until = self._began_at + settings.hold_s
+        if step.wait_s is not None:
+            self._hold_until = min(self._hold_until, time.monotonic() + step.wait_s)
         limit_s = settings.hold_s + settings.silence_s
         job = Job(asked.model, asked.path, lambda _: asked.body, self._work, limit_s, _RETRIES, self._waits)
         try:
             server = self._ways.server.with_key(self._key)
             begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
-        except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
-            names = [name for name, _ in await reachable(self._ways.server, self._key)]
-            raise unknown_model(asked.model, names) from None
+        except (Unauthorized, NotFound):
+            raise
         except ClientError as error:
             raise refusal(error) from None
         self._wait_s = begun.wait_s
@@ -188,13 +228,13 @@ class Exchange:
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
-            text = f"no worker of {self._asked.model!r} was free within {self._ways.settings.hold_s:g} s"
+            text = f"no worker of {self._asked.model!r} was free within {self._hold_until - self._began_at:.3g} s"
             when = f"; the next is ready in about {math.ceil(waiting.ready_in_s)} s" if waiting.ready_in_s else ""
             text = f"{text}: {waiting.status}{when}"
-            raise Refused(503, "no_worker", text, retry_s=waiting.ready_in_s or RETRY_S)
+            raise Refused(503, "no_worker", text, retry_s=waiting.ready_in_s or RETRY_S, fault="no_worker")
 
     def _hold_left_s(self) -> float:
-        return self._began_at + self._ways.settings.hold_s - time.monotonic()
+        return self._hold_until - time.monotonic()
 
     async def _ask(self, routed: Routed) -> tuple[Reply, bytes]:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
@@ -263,11 +303,12 @@ class Exchange:
         self._begun += failed.begun
         if failed.retry_after_s > self._hold_left_s():
             return refusal(failed)
-        if self._begun >= MAX_BEGUN or self._ways.retries.take():
+        if self._begun - self._begun_before >= MAX_BEGUN or self._ways.retries.take():
             return failed
         said = f"{failed.message}; it is not tried again, because many others are"
         status = 429 if failed.status == 429 else 503
-        return Refused(status, "too_many_retries", said, retry_s=failed.retry_after_s or RETRY_S)
+        retry_s = failed.retry_after_s or RETRY_S
+        return Refused(status, "too_many_retries", said, retry_s=retry_s, fault=fault_of(failed.status))
 
     # -- and back --------------------------------------------------------------------------------------------------
 
@@ -339,7 +380,8 @@ class Exchange:
                 at=self._came_at,
                 id=self._client.id,
                 key=self._key_id,
-                model=self._asked.model,
+                model=self._named,
+                endpoint=self._asked.model,
                 path=self._client.path[:_RECORDED_PATH],
                 worker=self._worker,
                 status=self.status,

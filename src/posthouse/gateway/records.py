@@ -32,6 +32,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """That the caller got; 0 where it left before."""
     outcome: str
     """`complete`, `client left`, `broken`, or the code of an error."""
+    endpoint: str = ""
+    """Where it went last, if `model` is an alias; of older records, empty."""
     begun: int
     """How often a worker may have begun it, and failed."""
     wait_s: float

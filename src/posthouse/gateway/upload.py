@@ -27,6 +27,8 @@ class Field:
         if not 0 < len(boundary) <= 70 or not boundary.isascii():  # RFC 2046, 5.1.1
             raise Refused(400, "invalid_body", "body: its Content-Type names no boundary between the form's fields")
         self.value: str | None = None
+        self.begin = self.stop = 0
+        """Where it is."""
         self._name = name
         self._mark = b"\r\n--" + boundary.encode()
         self._seen = 0  # up to here there is no mark that has not been dealt with
@@ -51,6 +53,7 @@ class Field:
                 if stop < 0:
                     return False
                 self.value = body[begin:stop].decode(errors="replace")
+                self.begin, self.stop = begin, stop
             self._head_at, self._seen = 0, end + 2
         return True
 
@@ -79,21 +82,36 @@ class Field:
 class Upload:
     """A body that is still coming. What has come is kept, so that it can be sent to another worker."""
 
-    def __init__(self, client: Request, begun: bytes, max_bytes: int, stall_s: float) -> None:
+    def __init__(
+        self, client: Request, begun: bytes, max_bytes: int, stall_s: float, field: Field | None = None
+    ) -> None:
+        """`field`: the one that names the model; it is in `begun`."""
         client.streams = True
-        self.size = client.length
-        """In bytes; None where the client does not say."""
+        self.model: str | None = None
+        """What that is to say in place of what it says."""
         self.refused: Refused | None = None
         """What was wrong with the rest of it."""
+        self._field = field
         self._client = client
         self._kept = bytearray(begun)
         self._max_bytes = max_bytes
         self._stall_s = stall_s
         self._reading = asyncio.Lock()
 
+    @property
+    def size(self) -> int | None:
+        """In bytes; None where the client does not say."""
+        length = self._client.length
+        if length is None or self.model is None or self._field is None:
+            return length
+        return length + len(self.model.encode()) - (self._field.stop - self._field.begin)
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """All of it from its beginning, as it comes. Raises: Refused, which is kept, too."""
         at = 0
+        if self.model is not None and self._field is not None:
+            yield bytes(self._kept[: self._field.begin]) + self.model.encode()
+            at = self._field.stop
         while True:
             if at == len(self._kept) and not await self._more(at):
                 return

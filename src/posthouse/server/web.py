@@ -12,6 +12,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.stream import EventStream
+from posthouse.server.api.aliases import add_alias_routes
 from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
 from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
@@ -73,6 +74,7 @@ def web_app(
     add_secret_routes(app, management)
     add_market_routes(app, management)
     add_provider_routes(app, management)
+    add_alias_routes(app, management)
     add_v1_routes(app, management, keyring, explain, troubles, gateway)
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))

@@ -1,20 +1,32 @@
 """Endpoints, workergroups and templates in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import msgspec
 from sqlalchemy import Row, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from posthouse.domain.endpoint import Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
+from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.errors import BadRequest
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change
-from posthouse.store.schema import endpoints, fleets, journal, segments, templates, versions, workergroups, workers
+from posthouse.store.schema import (
+    aliases,
+    endpoints,
+    fleets,
+    journal,
+    segments,
+    templates,
+    versions,
+    workergroups,
+    workers,
+)
 from posthouse.template import Runs, Template, TemplateId, Workergroup
+from posthouse.wire.rows import Alias
 
 
 class SqlCatalogue(Database):
@@ -74,6 +86,22 @@ class SqlCatalogue(Database):
     async def version(self, build: str) -> Runs | None:
         kept = await self._all(select(versions).where(versions.c.build == build), lambda row: row)
         return next(((row.image, row.tag, row.env, row.onstart) for row in kept), None)
+
+    async def aliases(self) -> Mapping[AccountId, Mapping[str, Alias]]:
+        found: dict[AccountId, dict[str, Alias]] = {}
+        for row in await self._all(select(aliases).order_by(aliases.c.name), lambda row: row):
+            found.setdefault(AccountId(row.account_id), {})[row.name] = msgspec.convert(row.body, Alias)
+        return found
+
+    async def put_alias(self, account_id: AccountId, alias: Alias) -> None:
+        row = {"account_id": account_id, "name": alias.name, "body": asdict(alias)}
+        async with self._transaction() as db:
+            await db.execute(delete(aliases).where(aliases.c.account_id == account_id, aliases.c.name == alias.name))
+            await db.execute(insert(aliases).values(with_checksum(aliases, row)))
+            await note_change(db, aliases)
+
+    async def drop_alias(self, account_id: AccountId, name: str) -> None:
+        await self._drop(aliases, account_id, name)
 
 
 async def _keep_version(db: AsyncConnection, template_id: object) -> None:

@@ -135,7 +135,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _one_of(table: Table) -> str:
-    return table.name.removesuffix("s")
+    return table.name.removesuffix("es" if table.name == "aliases" else "s")
 
 
 def missing(table: Table, row_id: object) -> NotFound:

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0007_key_limits"
+VERSION = "0008_aliases"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -156,6 +156,15 @@ secrets = Table(
     Column("account_id", Integer, ForeignKey(accounts.c.id), primary_key=True),
     Column("name", String, primary_key=True),
     Column("sealed", Text, nullable=False),
+    Column("checksum", Integer),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("account_id", Integer, ForeignKey(accounts.c.id), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("body", JSON, nullable=False),
     Column("checksum", Integer),
 )
 

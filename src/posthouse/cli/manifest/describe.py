@@ -1,6 +1,6 @@
 """What a manifest says: an endpoint, how it scales, what its workers run, and where they are had."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -96,25 +96,33 @@ class Manifest:
 
 
 def manifests(text: str, file: str, force: bool = False) -> list[Manifest]:
-    """The manifests of a file, one for each document. `force`: files at workers need not be here.
+    """The manifests of a file that describes endpoints, one for each document. `force`: files at workers need not be
+    here.
 
     Raises: BadRequest with the line and the field.
     """
-    found = [_manifest(document, force) for document in documents(text, file)]
+    found = [manifest(document, force) for document in documents(text, file)]
     if not found:
         raise BadRequest(f"{file}: describes no endpoint")
-    names = [one.endpoint for one in found]
-    for one in found:
-        if names.count(one.endpoint) > 1:
-            raise one.place.wrong(f"the endpoint {one.endpoint!r} is described twice")
+    check_once((one.endpoint, one.place) for one in found)
     return found
 
 
-def _manifest(document: Value, force: bool) -> Manifest:
-    fields = _known(document, FIELDS)
+def check_once(found: Iterable[tuple[str, Value]], what: str = "endpoint") -> None:
+    """Raises: BadRequest for a name that is described a second time."""
+    names = set[str]()
+    for name, place in found:
+        if name in names:
+            raise place.wrong(f"the {what} {name!r} is described twice")
+        names.add(name)
+
+
+def manifest(document: Value, force: bool) -> Manifest:
+    """What a document says of an endpoint. Raises: BadRequest with the line and the field."""
+    fields = known(document, FIELDS)
     if "endpoint" not in fields:
         raise document.wrong("endpoint: is not given")
-    name = _checked(fields["endpoint"], lambda said: _line(said, "a name of 1 to 128 characters"))
+    name = checked(fields["endpoint"], lambda said: line(said, "a name of 1 to 128 characters"))
     template, template_name = _template(document, fields, name, force)
     what = fields.get("template") or fields["recipe"]
     nothing = [Value({}, what.file, what.line, what.path)]
@@ -132,7 +140,7 @@ def _manifest(document: Value, force: bool) -> Manifest:
     )
 
 
-def _known(value: Value, allowed: Mapping[str, str]) -> dict[str, Value]:
+def known(value: Value, allowed: Mapping[str, str]) -> dict[str, Value]:
     """The fields of a mapping. Raises: BadRequest for one that there is not."""
     fields = value.mapping()
     for name, one in fields.items():
@@ -141,7 +149,7 @@ def _known(value: Value, allowed: Mapping[str, str]) -> dict[str, Value]:
     return {name: one for name, one in fields.items() if one.plain is not None}
 
 
-def _checked(value: Value, check: Callable[[str], Any]) -> Any:
+def checked(value: Value, check: Callable[[str], Any]) -> Any:
     """What `check` makes of a text, which may raise BadRequest; that is told with the line."""
     try:
         return check(value.text())
@@ -152,14 +160,15 @@ def _checked(value: Value, check: Callable[[str], Any]) -> Any:
 
 
 def _key(name: str, value: Value) -> KeyLimit:
-    fields = _known(value, KEY)
+    fields = known(value, KEY)
     for one in fields.values():
         if isinstance(one.plain, bool) or not (isinstance(one.plain, int) and 0 <= one.plain <= MAX_LIMIT):
             raise one.wrong(f"must be a whole number from 0 to {MAX_LIMIT}, not {one.shown}")
     return KeyLimit(name, {limit: one.plain for limit, one in fields.items()}, value)
 
 
-def _line(said: str, what: str) -> str:
+def line(said: str, what: str) -> str:
+    """The text, if it may be a name; `what` says what it must be. Raises: BadRequest."""
     if not (0 < len(said) <= 128 and said.isprintable()):
         raise BadRequest(f"must be {what}, not {said[:60]!r}")
     return said
@@ -190,17 +199,17 @@ def _template(
             if name in fields:
                 raise fields[name].wrong("is of a recipe, and there is none")
         if not isinstance(fields["template"].plain, dict):
-            return None, _checked(fields["template"], lambda said: _line(said, "the name of a template"))
+            return None, checked(fields["template"], lambda said: line(said, "the name of a template"))
         return {**BLANK, **_own_template(fields["template"]), "name": endpoint}, endpoint
-    found = _checked(fields["recipe"], recipe)
+    found = checked(fields["recipe"], recipe)
     given: dict[str, str] = {}
     for name, one in (fields["parameters"].mapping() if "parameters" in fields else {}).items():
         if name not in found.parameters:
             raise BadRequest(f"{one.file}:{one.line}: parameters.{unknown(name, found.parameters, 'parameter')}")
         given[name] = one.text()
-        _checked(one, partial(_parameter, found.parameters[name], force))
+        checked(one, partial(_parameter, found.parameters[name], force))
     ram = fields["gpu_ram_gb"].number() if "gpu_ram_gb" in fields else 0.0
-    made = _checked(fields["recipe"], lambda _: found.template(given, force, endpoint, ram))
+    made = checked(fields["recipe"], lambda _: found.template(given, force, endpoint, ram))
     return {**BLANK, **made, "name": endpoint}, endpoint
 
 
@@ -212,7 +221,7 @@ def _parameter(parameter: Parameter, force: bool, said: str) -> None:
 
 
 def _own_template(value: Value) -> dict[str, Any]:
-    fields = _known(value, TEMPLATE)
+    fields = known(value, TEMPLATE)
     made: dict[str, Any] = {name: fields[name].text() for name in ("image", "onstart", "desc") if name in fields}
     for name, wire in (("disk_gb", "recommended_disk_space"), ("loading_timeout_s", "loading_timeout_s")):
         if name in fields:
@@ -220,7 +229,7 @@ def _own_template(value: Value) -> dict[str, Any]:
             if made[wire] < 0:
                 raise fields[name].wrong(f"must be 0 or more, not {made[wire]:g}")
     if "search" in fields:
-        made["extra_filters"] = _checked(fields["search"], _search)
+        made["extra_filters"] = checked(fields["search"], _search)
     env = fields.get("env", Value({}, value.file, value.line, f"{value.path}.env"))
     if isinstance(env.plain, str):
         if "ports" in fields:
@@ -229,27 +238,27 @@ def _own_template(value: Value) -> dict[str, Any]:
     else:
         ports = [port.text() for port in fields["ports"].items()] if "ports" in fields else ["3000"]
         variables = {name: one.text() for name, one in env.mapping().items()}
-        made["env"] = _checked(
+        made["env"] = checked(
             Value("", env.file, env.line, env.path),
             lambda _: env_text({**{f"-p {port}:{port}": "1" for port in ports}, **variables}),
         )
-    _checked(Value(made["env"], env.file, env.line, env.path), parse_env)
+    checked(Value(made["env"], env.file, env.line, env.path), parse_env)
     return made
 
 
 def _group(value: Value, template: str, filters: str) -> Group:
-    fields = _known(value, GROUP)
+    fields = known(value, GROUP)
     made: dict[str, Any] = {
         name: fields[name].text() for name in ("provider", "launch_args", "signature_scheme") if name in fields
     }
     if "gpu_ram" in fields:
         made["gpu_ram"] = fields["gpu_ram"].number()
-    search = _checked(fields["search"], _search) if "search" in fields else ""
+    search = checked(fields["search"], _search) if "search" in fields else ""
     if "gpu" in fields:
-        gpu = _checked(fields["gpu"], lambda said: _search(f"gpu_name={said}"))
+        gpu = checked(fields["gpu"], lambda said: _search(f"gpu_name={said}"))
         search = f"{search or filters} {gpu}".strip()
     if "template" in fields:
-        template = _checked(fields["template"], lambda said: _line(said, "the name of a template"))
+        template = checked(fields["template"], lambda said: line(said, "the name of a template"))
     return Group(template, {"provider": "", "search_params": search, **made}, value)
 
 

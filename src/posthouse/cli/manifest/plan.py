@@ -14,7 +14,7 @@ from posthouse.wire.search import parse_search
 
 if TYPE_CHECKING:
     from posthouse.client import Client
-    from posthouse.wire.rows import Endpoint, Key, Provider, Template, Workergroup
+    from posthouse.wire.rows import Alias, Endpoint, Key, Provider, Template, Workergroup
 
 SHOWN = {"recommended_disk_space": "disk_gb", "extra_filters": "search", "search_params": "search"}
 """What a manifest calls fields that have another name on the wire."""
@@ -35,11 +35,13 @@ class Found:
     providers: Sequence["Provider"]
     keys: Sequence["Key"] = ()
     """Where manifests name some: only an admin may see them."""
+    aliases: Sequence["Alias"] = ()
 
     @classmethod
     def at(cls, client: "Client", wanted: "Iterable[Manifest]" = ()) -> "Found":
         keys = client.keys() if any(one.keys for one in wanted) else ()
-        return cls(client.endpoints(), client.templates(), client.workergroups(), client.providers(), keys)
+        groups, providers = client.workergroups(), client.providers()
+        return cls(client.endpoints(), client.templates(), groups, providers, keys, client.aliases())
 
     def endpoint(self, name: str) -> "Endpoint | None":
         return next((row for row in self.endpoints if row.endpoint_name == name), None)
@@ -70,9 +72,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What has to be done for an endpoint to be as its manifest says, in this order."""
+    """What has to be done for an endpoint or an alias to be as its manifest says, in this order."""
 
-    endpoint: str
+    what: str
+    """Kind and name."""
     changes: tuple[Change, ...]
     ids: Ids
 
@@ -102,7 +105,7 @@ def plan(manifest: Manifest, found: Found) -> Plan:
         *_groups(manifest, found, found.groups_of(endpoint)),
         *_keys(manifest, found),
     ]
-    return Plan(manifest.endpoint, tuple(changes), ids)
+    return Plan(f"endpoint {manifest.endpoint}", tuple(changes), ids)
 
 
 def deletion(manifest: Manifest, found: Found) -> Plan:
@@ -121,7 +124,7 @@ def deletion(manifest: Manifest, found: Found) -> Plan:
     if template is not None and template.id not in shared:
         template_id = template.id
         changes.append(Change("delete", f"template {template.name}", do=lambda c, _: c.delete_template(template_id)))
-    return Plan(manifest.endpoint, tuple(changes), {})
+    return Plan(f"endpoint {manifest.endpoint}", tuple(changes), {})
 
 
 def _template(manifest: Manifest, found: Found) -> Iterable[Change]:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from posthouse.cli.manifest.alias import ALIAS, FALLBACK, TARGET
 from posthouse.cli.manifest.describe import FIELDS, GROUP, KEY, MAX_LIMIT, TEMPLATE
 from posthouse.domain.endpoint import PARAMETERS, Parameter
 from posthouse.recipes import names
+from posthouse.wire.rows.aliases import FAULTS
 
-_NUMBERS = {"gpu_ram_gb", "disk_gb", "loading_timeout_s", "gpu_ram"}
+_NUMBERS = {"weight", "wait_s", "gpu_ram_gb", "disk_gb", "loading_timeout_s", "gpu_ram"}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 
 
@@ -33,14 +35,28 @@ def schema() -> dict[str, Any]:
         name: {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT, "description": text} for name, text in KEY.items()
     }
     fields["keys"] = {"type": "object", "additionalProperties": _object(limits), "description": FIELDS["keys"]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Posthouse manifest",
-        "description": "An endpoint, for `posthouse apply -f FILE`.",
+    endpoint = {
         **_object(fields),
         "required": ["endpoint"],
         "oneOf": [{"required": ["recipe"]}, {"required": ["template"]}],
     }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Posthouse manifest",
+        "description": "An endpoint or an alias, for `posthouse apply -f FILE`.",
+        "if": {"required": ["alias"]},
+        "then": _alias(),
+        "else": endpoint,
+    }
+
+
+def _alias() -> dict[str, Any]:
+    fields, target, fallback = _fields(ALIAS), _fields(TARGET), _fields(FALLBACK)
+    fallback["faults"] |= {"type": "array", "minItems": 1, "items": {"enum": list(FAULTS)}}
+    for name, one in (("targets", target), ("fallbacks", fallback)):
+        fields[name] |= {"type": "array", "items": {**_object(one), "required": ["model"]}}
+    fields["targets"]["minItems"] = 1
+    return {**_object(fields), "required": ["alias", "targets"]}
 
 
 def _object(fields: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from posthouse.config import Limits
 from posthouse.engine.hub import Hub
+from posthouse.engine.management.aliases import Aliases
 from posthouse.engine.management.endpoints import Endpoints
 from posthouse.engine.management.keys import Keys, KeyStock
 from posthouse.engine.management.secrets import Sealer, Secrets
@@ -27,5 +28,6 @@ class Management:
         self.workergroups = Workergroups(hub, limits, lock)
         self.templates = Templates(hub, limits, lock)
         self.workers = Workers(hub)
+        self.aliases = Aliases(hub, lock)
         self.secrets = Secrets(hub, keyring, lock)
         self.keys = Keys(hub, limits, keyring, lock)

@@ -7,6 +7,7 @@ from posthouse.config import Limits
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, defaults
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
+from posthouse.engine.management.aliases import check_unnamed
 from posthouse.engine.management.inputs import MAX_NAME, EndpointChanges, NewEndpoint
 from posthouse.engine.management.shared import check_room
 from posthouse.errors import BadRequest
@@ -49,9 +50,13 @@ class Endpoints:
             return await self._put(replace(before, key_version=before.key_version + 1))
 
     async def delete(self, endpoint_id: int, sees: AccountId | None = None) -> int:
-        """Deletes the endpoint and its workergroups; returns how many workers go with it. Raises: NotFound."""
+        """Deletes the endpoint and its workergroups; returns how many workers go with it.
+
+        Raises: NotFound, BadRequest while an alias names it.
+        """
         async with self.lock:
             endpoint = self.hub.managed(endpoint_id, sees).fleet.endpoint
+            check_unnamed(self.hub, endpoint.account_id, endpoint.name, "endpoint")
             await self.hub.store.drop_endpoint(endpoint.id)
             return memory.drop_endpoint(self.hub, endpoint.id)
 
@@ -66,6 +71,10 @@ class Endpoints:
             raise BadRequest(f"endpoint_name: must have 1 to {MAX_NAME} characters, without blanks around them")
         if self.hub.directory.id_of(before.account_id, name) not in (None, before.id):
             raise BadRequest(f"endpoint_name: {name!r} is taken; choose another")
+        if name in self.hub.aliases.get(before.account_id, {}):
+            raise BadRequest(f"endpoint_name: {name!r} is an alias; choose another, or delete that")
+        if before.id and name != before.name:
+            check_unnamed(self.hub, before.account_id, before.name, "endpoint_name: endpoint")
         scaling = before.scaling.changed(changes.scaling())
         if scaling.max_workers > self.limits.workers_per_endpoint:
             raise BadRequest(

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from posthouse.domain.endpoint import PARAMETERS, EndpointState, Parameter
 from posthouse.keys import KeyLimits
 from posthouse.wire.checks import MAX_INTEGER, unknown
+from posthouse.wire.rows.aliases import FAULTS, Fault
 from posthouse.wire.status import MAX_LOADING_S
 
 MAX_NAME = 255
@@ -296,3 +297,36 @@ class NewAccount(OwnInput):
     """A new account."""
 
     name: Name
+
+
+Weight = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1e6, allow_inf_nan=False)]
+Hold = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class NewAliasTarget(OwnInput):
+    """Where requests to an alias go."""
+
+    model: Name
+    """An endpoint, or another alias."""
+    weight: Weight = 1.0
+    """Its share of the requests, beside the weights of the others."""
+
+
+class NewAliasFallback(OwnInput):
+    """Where requests go that failed before their first byte."""
+
+    model: Name
+    """An endpoint, or another alias."""
+    faults: Annotated[list[Fault], Field(min_length=1, max_length=len(FAULTS))] = list(FAULTS[:3])
+    """For which classes of errors."""
+
+
+class NewAlias(OwnInput):
+    """What an alias stands for."""
+
+    targets: Annotated[list[NewAliasTarget], Field(min_length=1, max_length=16)]
+    """One is drawn for each request."""
+    fallbacks: Annotated[list[NewAliasFallback], Field(max_length=8)] = []
+    """Tried in this order where the target fails."""
+    wait_s: Hold | None = None
+    """How long a request waits for a worker before it goes on to a fallback; null: as long as the gateway holds it."""

@@ -60,12 +60,21 @@ def _place(route: APIRoute | None, loc: tuple[int | str, ...]) -> tuple[str, Fie
     model = _model(info)
     known = list(model.model_fields) if model else []
     for step in path:
-        if model is None or not isinstance(step, str):
+        if isinstance(step, int) and (entry := _entry(info)) is not None:
+            name, info = f"{name}[{step}]", FieldInfo.from_annotation(entry)
+        elif model is not None and isinstance(step, str):
+            known = list(model.model_fields)
+            name, info = (step if name == "body" else f"{name}.{step}"), model.model_fields.get(step)
+        else:
             break
-        known = list(model.model_fields)
-        name, info = (step if name == "body" else f"{name}.{step}"), model.model_fields.get(step)
         model = _model(info)
     return name, info, known
+
+
+def _entry(info: FieldInfo | None) -> Any:
+    """What an entry of the list is that a field holds; None if it holds none."""
+    kinds = [] if info is None else [kind for kind, _ in _kinds(info.annotation, ())]
+    return next((get_args(kind)[0] for kind in kinds if get_origin(kind) is list), None)
 
 
 def _model(info: FieldInfo | None) -> type[BaseModel] | None:
@@ -122,5 +131,7 @@ def _described(kind: Any, bounds: list[Any]) -> str:
         most = next((b.max_length for b in bounds if isinstance(b, MaxLen)), None)
         return "text" if most is None else f"text of {f'{least} to' if least else 'at most'} {most} characters"
     if get_origin(kind) in (list, tuple):
-        return "a list"
+        least = next((b.min_length for b in bounds if isinstance(b, MinLen)), 0)
+        most = next((b.max_length for b in bounds if isinstance(b, MaxLen)), None)
+        return "a list" if most is None else f"a list of {least} to {most}"
     return "an object"

@@ -3,6 +3,7 @@
 Names of fields are the protocol's where it has the call, and our own under `/v1`. Times are epoch seconds.
 """
 
+from posthouse.wire.rows.aliases import Alias, AliasFallback, AliasTarget
 from posthouse.wire.rows.decisions import (
     Decision,
     Explanation,
@@ -44,6 +45,9 @@ from posthouse.wire.rows.protocol import (
 
 __all__ = [
     "Account",
+    "Alias",
+    "AliasFallback",
+    "AliasTarget",
     "Decision",
     "Endpoint",
     "EndpointKey",

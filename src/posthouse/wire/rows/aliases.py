@@ -1,0 +1,45 @@
+"""Aliases: names of models that stand for endpoints."""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from posthouse.wire.rows.base import Row
+
+Fault = Literal["no_worker", "rate_limited", "failed", "too_long"]
+"""A class of errors: no worker was free in time; workers put it off (429); it failed at workers; its prompt is longer
+than the model's context."""
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasTarget(Row):
+    """Where requests to an alias go."""
+
+    model: str
+    """An endpoint, or another alias."""
+    weight: float = 1.0
+    """Its share of the requests, beside the weights of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasFallback(Row):
+    """Where requests go that failed before their first byte."""
+
+    model: str
+    """An endpoint, or another alias."""
+    faults: list[Fault] = field(default_factory=lambda: list(FAULTS[:3]))
+    """For which classes of errors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias(Row):
+    """A name that callers may give as `model`."""
+
+    name: str
+    targets: list[AliasTarget]
+    """One is drawn for each request."""
+    fallbacks: list[AliasFallback] = field(default_factory=list)
+    """Tried in this order where the target fails."""
+    wait_s: float | None = None
+    """How long a request waits for a worker before it goes on to a fallback; null: as long as the gateway holds it."""
+    created_at: float = 0.0
