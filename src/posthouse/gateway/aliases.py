@@ -4,13 +4,14 @@ import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from posthouse.client.errors import ClientError, NotFound
+from posthouse.client.errors import ClientError, NotFound, Unauthorized
 from posthouse.client.management import Management
-from posthouse.gateway.errors import refusal
+from posthouse.gateway.errors import RETRY_S, Refused, refusal
 from posthouse.gateway.server import Server
+from posthouse.http1.reply import Reply
 from posthouse.wire.rows import Alias
 
 KNOWN_S: Final = 5.0
@@ -104,6 +105,30 @@ def too_long(status: int, said: bytes) -> bool:
     return status in (400, 413, 422) and _TOO_LONG.search(said) is not None
 
 
-def after(steps: Sequence[Step], fault: str) -> Sequence[Step]:
+async def first_good(
+    steps: Sequence[Step], begin_at: Callable[[Step], Awaitable[tuple[Reply, bytes]]]
+) -> tuple[Reply, bytes]:
+    """The answer of the first of these endpoints, or of the next that takes what became of the one before.
+
+    Raises: Refused.
+    """
+    while True:
+        step, *steps = steps
+        if all("no_worker" not in later.faults for later in steps):
+            step = step._replace(wait_s=None)
+        try:
+            reply, first = await begin_at(step)
+            if not too_long(reply.status, first) or not (steps := _after(steps, "too_long")):
+                return reply, first
+            reply.close()
+        except (Unauthorized, NotFound):
+            if not (steps := _after(steps, "no_worker")):
+                raise Refused(503, "no_worker", f"the endpoint {step.model!r} is gone", retry_s=RETRY_S) from None
+        except Refused as refused:
+            if refused.fault is None or not (steps := _after(steps, refused.fault)):
+                raise
+
+
+def _after(steps: Sequence[Step], fault: str) -> Sequence[Step]:
     """The steps from the first that takes such an error."""
     return next((steps[number:] for number, step in enumerate(steps) if fault in step.faults), ())

@@ -5,7 +5,7 @@ import base64
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +16,7 @@ from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerF
 from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
 from posthouse.client.requests import MAX_BEGUN, Job, Requests
-from posthouse.gateway.aliases import Aliases, Step, after, too_long
+from posthouse.gateway.aliases import Aliases, Step, first_good
 from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import RETRY_S, Refused, as_event, fault_of, refusal, refused_by_agent, unknown_model
@@ -178,30 +178,12 @@ class Exchange:
                 if not steps:
                     names = [name for name, _ in await reachable(server, self._key)]
                     raise unknown_model(model, [*names, *await aliases.all(server, self._key)]) from None
-        return await self._begin_at_one(steps)
-
-    async def _begin_at_one(self, steps: Sequence[Step]) -> tuple[Reply, bytes]:
-        """The answer of the first of these endpoints, or of the next that takes what became of the one before."""
-        asked = self._asked
-        while True:
-            step, *steps = steps
-            self._asked = for_model(asked, step.model)
-            fallible = any("no_worker" in later.faults for later in steps)
-            try:
-                reply, first = await self._begin_at(step if fallible else step._replace(wait_s=None))
-                if not too_long(reply.status, first) or not (steps := after(steps, "too_long")):
-                    return reply, first
-                reply.close()
-            except (Unauthorized, NotFound):
-                if not (steps := after(steps, "no_worker")):
-                    raise Refused(503, "no_worker", f"the endpoint {step.model!r} is gone", retry_s=RETRY_S) from None
-            except Refused as refused:
-                if refused.fault is None or not (steps := after(steps, refused.fault)):
-                    raise
+        return await first_good(steps, self._begin_at)
 
     async def _begin_at(self, step: Step) -> tuple[Reply, bytes]:
         """The answer of a worker of this endpoint. Raises: Refused, Unauthorized, NotFound."""
-        asked, settings = self._asked, self._ways.settings
+        self._asked = asked = for_model(self._asked, step.model)
+        settings = self._ways.settings
         self._begun_before = self._begun
         self._hold_until = self._began_at + settings.hold_s
         if step.wait_s is not None:
