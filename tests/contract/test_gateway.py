@@ -699,5 +699,7 @@ def test_where_no_worker_is_free_in_time_the_next_endpoint_answers(world: World)
     set_alias(world, "awake", "asleep", fallbacks=[{"model": "chat", "faults": ["no_worker"]}], wait_s=0)
     answer = world.client().chat.completions.create(model="awake", messages=MESSAGES, user="wakes", stream=True)
     assert text_of(answer) == "so it was"
-    records = [json.loads(line) for line in (world.site.directory / "requests.jsonl").read_text().splitlines()]
-    assert [(row["endpoint"], row["outcome"]) for row in records if row["model"] == "awake"] == [("chat", "complete")]
+    file = world.site.directory / "requests.jsonl"
+    until(lambda: '"model":"awake"' in file.read_text(), "its record is there")
+    [record] = [row for line in file.read_text().splitlines() if (row := json.loads(line))["model"] == "awake"]
+    assert (record["endpoint"], record["outcome"]) == ("chat", "complete")
