@@ -16,10 +16,11 @@ import httpx2 as httpx
 import openai
 import pytest
 from anthropic import Anthropic
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from posthouse.gateway.records import read
+from posthouse.openai import AsyncDirect, Direct
 from tests.kit import openai_engine
 from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
 from tests.kit.site import TIMEOUT_S
@@ -611,6 +612,60 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
         client.completions.create(model="llama", prompt="x" * 5000)
     other = world.site.run("up", "chat", "--recipe", "llama.cpp", "--model", str(model))
     assert (other.returncode, "has workers of other templates" in other.stderr) == (2, True)
+
+
+# -- direct ------------------------------------------------------------------------------------------------------------
+
+
+class Watched(httpx.HTTPTransport):
+    """Notes what goes where, and how much comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int, bytes, str]] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        self.calls.append(
+            (request.url.host, request.url.port or 0, request.content, answer.headers.get("location", ""))
+        )
+        return answer
+
+
+def test_a_direct_client_gets_its_answers_from_the_worker_and_no_byte_by_the_gateway(world: World) -> None:
+    set_alias(world, "near", "chat")
+    watched = Watched()
+    with httpx.Client(transport=Direct(watched)) as through:
+        client = world.client(http_client=through)
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "a secret"}]
+        answer = client.chat.completions.create(model="near", messages=messages, user="direct", max_tokens=7)
+        assert (answer.model, answer.choices[0].message.content) == ("chat", "so it was")
+        stream = client.chat.completions.create(model="chat", messages=messages, user="direct", stream=True)
+        assert text_of(stream) == "so it was"
+        with pytest.raises(openai.NotFoundError, match="there is no model 'none'"):
+            client.chat.completions.create(model="none", messages=messages)
+        with pytest.raises(openai.BadRequestError, match="temperature: must be at most 2"):
+            client.chat.completions.create(model="chat", messages=messages, user="refuses")
+        assert client.models.retrieve("chat").id == "chat"
+    gateway_port = httpx.URL(world.url).port
+    asked, answered, *_ = watched.calls
+    assert (asked[1], json.loads(asked[2])) == (gateway_port, {"model": "near", "max_tokens": 7})
+    assert answered[1] != gateway_port
+    assert asked[3] == f"http://{answered[0]}:{answered[1]}/v1/chat/completions"
+    seen = world.seen("direct")
+    assert len(seen) == 2
+    for row in seen:
+        assert world.key not in json.dumps(row)
+    file = world.site.directory / "requests.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {(row["status"], row["first_byte_s"]) for row in rows if row["outcome"] == "direct"} == {(307, 0.0)}
+
+
+async def test_the_asynchronous_client_may_be_direct_too(world: World) -> None:
+    async with httpx.AsyncClient(transport=AsyncDirect()) as through:
+        client = AsyncOpenAI(base_url=world.url, api_key=world.key, http_client=through)
+        answer = await client.chat.completions.create(model="chat", messages=MESSAGES)
+        assert answer.choices[0].message.content == "so it was"
 
 
 # -- aliases -----------------------------------------------------------------------------------------------------------

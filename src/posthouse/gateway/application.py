@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import msgspec
 
 from posthouse.gateway.asked import Asked, named, read
+from posthouse.gateway.direct import DIRECT_HEADER, DirectExchange
 from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
 from posthouse.gateway.exchange import ANTHROPIC_ID, REQUEST_ID, Exchange, Ways, is_anthropic, reachable
 from posthouse.gateway.inward import Request
@@ -147,7 +148,9 @@ class Gateway:
         if isinstance(asked.body, Upload):
             size = self._ways.settings.max_body_bytes if asked.body.size is None else asked.body.size
         with self._held(size):
-            if (once := client.header(b"idempotency-key")) and isinstance(asked.body, bytes):
+            if client.header(DIRECT_HEADER):
+                await DirectExchange(self._ways, client, key, asked).run()
+            elif (once := client.header(b"idempotency-key")) and isinstance(asked.body, bytes):
                 await self._once(client, key, asked, asked.body, once)
             else:
                 await Exchange(self._ways, client, key, asked).run()
