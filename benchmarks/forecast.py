@@ -33,7 +33,7 @@ DAMPED_S, MOST = 120.0, 3.0
 """In which a trend fades to 37 %; and times a day ago at most, lest an hour of silence then means no end now."""
 FACTORS = np.geomspace(0.5, 4.0, 64)
 RATES = tuple((eta, share) for eta in (0.003, 0.01, 0.03, 0.1, 0.3) for share in (0.0001, 0.001, 0.01))
-"""Of a mix: how fast it learns, for each mean loss, and how much of the weights is dealt out anew each time."""
+"""Of a mix: how fast it learns, for each mean loss, and how much of the weights is dealt out again each time."""
 
 
 def forecasts(x: Floats, times: npt.NDArray[np.int_]) -> Floats:

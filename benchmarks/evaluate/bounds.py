@@ -196,7 +196,7 @@ def keep_alive(arrivals: Iterable[Arrival], kind: Kind, span_s: float, thetas_s:
     """The exact cost of whole workers, where each request begins at once and each idle gap is kept or not.
 
     Source: the k-th worker is needed while more than (k - 1) x slots requests are in service. Those needs are
-    intervals; between two of one worker it is either kept, which costs the gap, or started anew, which costs a start.
+    intervals; between two of one worker it is either kept, which costs the gap, or started again, which costs a start.
     With all of the future known a gap is worth keeping if it is shorter than a start; other `thetas_s` show what fewer
     starts cost.
     """

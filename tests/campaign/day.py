@@ -188,7 +188,7 @@ class Day:
             await self._add_endpoint()
 
     async def _crash(self) -> None:
-        """Ends the server at some step, and begins it anew on what the disk has."""
+        """Ends the server at some step, and begins it again on what the disk has."""
         server, dead = self.server, asyncio.Event()
         how = "aimed" if self._aims else self.random.choice(["now", "commit", "commit", "put", "stop"])
 

@@ -23,7 +23,7 @@ class Wire:
         await asyncio.sleep(self.random.uniform(0.02, 0.3))
 
     def running(self) -> list[tuple[str, str, str]]:
-        """What each worker that runs is: its label, something that changes when it starts anew, and its address."""
+        """What each worker that runs is: its label, something that changes when it restarts, and its address."""
         raise NotImplementedError
 
     def left(self) -> list[str]:

@@ -49,7 +49,7 @@ async def test_a_launch_under_way_is_the_same_worker_for_whoever_asks_again(sky:
     async with provider_at(sky.url, launch_s=0.05) as shop, provider_at(sky.url) as later:
         first = await rent(shop, spec(1))
         assert first.seen is Observation.PROVISIONING
-        again = await rent(later, spec(1))  # a server that began anew
+        again = await rent(later, spec(1))  # a server that started over
         assert (again.id, sky.calls["/launch"]) == (first.id, 1)
         await seen_as(later, first.id, Observation.RUNNING)
         await later.destroy(first.id)

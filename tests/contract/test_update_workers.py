@@ -168,6 +168,6 @@ async def test_an_edited_template_reaches_its_workers_and_no_stream_is_cut(
         before = [len(versions) for versions in runs(tmp_path)]
         assert (await client.update_workers(group.id))["workers_to_update"] == 2
         assert await cli("update", "workers", str(group.id)) == "Update started for workergroup 1 (2 workers)\n"
-        await until(lambda: updated(server), "both have begun anew")
+        await until(lambda: updated(server), "both have started over")
         assert all(len(versions) > was for versions, was in zip(runs(tmp_path), before, strict=True))
         assert (await ask(endpoint))["version"] == "2"

@@ -31,7 +31,7 @@ from tests.fuzz.described import described
 from tests.fuzz.site import Case, Site, site
 
 AT_ONCE = 500
-"""Cases of one call before the site is made ready anew: by then they may have deleted what others need."""
+"""Cases of one call before the site is made ready again: by then they may have deleted what others need."""
 
 DECODERS: dict[str, Callable[[Any], object]] = {
     "reports": status.decode,

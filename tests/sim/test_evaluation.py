@@ -28,7 +28,7 @@ BIN_S = 10.0
 
 
 def kind(perf: float = 10.0, slots: int = 2, usd_h: float = 1.0, start_s: float = 4.0, most: int = 3) -> bounds.Kind:
-    """A type whose stopped workers cost nothing; to make one anew takes as long as to start it."""
+    """A type whose stopped workers cost nothing; to make a new one takes as long as to start it."""
     return bounds.Kind(perf, slots, usd_h, usd_h, 0.0, start_s, start_s, most)
 
 

@@ -165,7 +165,7 @@ async def test_forty_endpoints_with_one_cap_never_commit_more() -> None:
     assert house.committed_usd_h() == house.paid_usd_h() == 5.0
     said = [m.decision.because for m in house.open.values() if m.decision is not None]
     assert sum(any("the installation's max_usd_h 5" in r.rule for r in because) for because in said) >= 35
-    await house.start()  # it dies, and begins anew
+    await house.start()  # it dies, and starts over
     await house.run(60)
     assert house.committed_usd_h() == house.paid_usd_h() == 5.0
 
@@ -203,7 +203,7 @@ async def test_a_day_ends_below_its_cap_and_the_next_begins_anew(kind: str) -> N
     await house.start()
     await house.run(1800, 30)
     assert house.paid_usd_h() == 3.0
-    await house.start()  # it dies, and begins anew
+    await house.start()  # it dies, and starts over
     await house.run(1800 + 5400, 30)
     today, tomorrow = sorted(house.paid)
     assert 3.0 - 3.0 * RESERVED_S / 3600 <= house.paid[today] <= 3.0

@@ -13,7 +13,7 @@ _POLL_S: Final = 0.1  # seconds between two looks at the file's end
 _CHUNK_BYTES: Final = 2**18  # read at once; between two chunks the event loop does other things
 _LINE_BYTES: Final = 2**16  # kept of a line that has not ended yet
 _TAIL_BYTES: Final = 2**12  # kept to say how it ended
-_LOG_BYTES: Final = 8 * 2**20  # at this size a log begins anew, and the one before is kept
+_LOG_BYTES: Final = 8 * 2**20  # at this size a log starts over, and the one before is kept
 _SHOWN: Final = 300  # characters of the last lines that a message has room for
 # Colours and other control sequences. Source: ECMA-48, 5.4 and 8.3.89.
 _CONTROLS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[^\t\n\r -~\xa0-\U0010ffff]")

@@ -118,7 +118,7 @@ def database(data_dir: Path) -> Path:
     if secret.exists() and not (path.is_file() and path.stat().st_size):
         raise Refused(
             f"{path} is missing, empty or no file, and there was one: put it back from a backup "
-            f"(docs/guides/operating.md says how), or remove {secret} too and begin anew, without the workers that run"
+            f"(docs/guides/operating.md says how), or remove {secret} too and start over, without the workers that run"
         )
     return path
 
@@ -131,7 +131,7 @@ async def first_key(keyring: Keyring, store: Store, path: Path, now: float) -> s
     if keyring.records():
         return ""
     record, key = keyring.mint("first", Scope.ADMIN, now)
-    with needed(path, "remove it: it is made anew"):
+    with needed(path, "remove it: it is made again"):
         await asyncio.to_thread(_write_key, path, key)
     await store.add_key(record)
     keyring.put(record)

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 BACK_OFF_S: Final = (1.0, 60.0)
 """Before a gateway that has ended is started again, doubled each time, and at most."""
 STEADY_S: Final = 60.0
-"""After so long without an end it is no trouble any more, and the pauses begin anew."""
+"""After so long without an end it is no trouble any more, and the pauses start over."""
 BEYOND_S: Final = 5.0
 """How long after its own time to end a gateway is killed."""
 _BACKLOG: Final = 512

@@ -202,7 +202,7 @@ def logs(
         Literal["info0", "info1", "trace", "debug"],
         typer.Option(
             help="info0: failures and limits that were reached; info1: also what became of each worker, and decisions; "
-            "trace: also decisions that changed nothing, and what workers reported anew; debug: everything."
+            "trace: also decisions that changed nothing, and what workers reported that is new; debug: everything."
         ),
     ] = "info1",
     tail: Annotated[int, typer.Option(min=1, max=10_000, help="Lines from the end.")] = 200,

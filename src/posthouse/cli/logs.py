@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 """Between two looks at what was logged."""
 MAX_TAIL = 1_000
-"""Most lines that are looked at anew each time."""
+"""Most lines that are looked at again each time."""
 OVERLAP = 20
 """By how many lines it is known where the look before ended."""
 GONE_SHOWN = 3

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SMALL = {"min_load": 0, "cold_workers": 0, "max_workers": 1}
 """How a new endpoint scales where nothing is said: it costs nothing while nobody asks."""
 
-HEAD = "# Written by `posthouse up`, which writes it anew. Change it, delete this line, and `posthouse apply -f` it.\n"
+HEAD = "# Written by `posthouse up`, which overwrites it. Change it, delete this line, and `posthouse apply -f` it.\n"
 
 
 @with_options("scaling", SCALING)

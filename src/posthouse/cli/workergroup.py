@@ -147,7 +147,7 @@ def update_workers(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the workers of a workergroup anew with its template, a canary first, then a few at a time.
+    """Restart the workers of a workergroup with its template, a canary first, then a few at a time.
 
     A version that was rolled back is tried again by this. `posthouse status` tells how far it is.
 

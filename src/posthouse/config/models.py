@@ -57,7 +57,7 @@ class Server(Section):
     tls: Literal["off", "self", "files"] = Field(
         "off",
         description="HTTPS: `self` makes a certificate, signed by the authority of this installation and renewed in "
-        "time; `files` takes `server.tls_certificate` and `server.tls_key`, and takes them anew when they change.",
+        "time; `files` takes `server.tls_certificate` and `server.tls_key`, and reloads them when they change.",
     )
     tls_names: Annotated[str, AfterValidator(_names)] = Field(
         "",

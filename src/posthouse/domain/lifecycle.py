@@ -140,7 +140,7 @@ _MOVES: dict[Event, dict[State, State]] = {
     Observation.ABSENT: dict.fromkeys(EXISTS, State.DESTROYED),
     Observation.REPORTED_LOADING: {
         **dict.fromkeys((State.CREATING, State.LOADING), State.MODEL_LOADING),
-        State.IDLE: State.STARTING,  # its server began anew inside the same instance
+        State.IDLE: State.STARTING,  # its server started over inside the same instance
     },
     Observation.REPORTED_READY: dict.fromkeys((COMING | {State.UNAVAIL}) - {State.WANTED}, State.IDLE),
     Observation.REPORTED_ERROR: dict.fromkeys((COMING | {State.IDLE, State.UNAVAIL}) - {State.WANTED}, State.ERROR),

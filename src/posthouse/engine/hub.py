@@ -26,7 +26,7 @@ from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.wire.rows import Alias
 
 MAX_ENDPOINT_BY_WORKER = 100_000
-"""Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found anew."""
+"""Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found again."""
 _Offered: TypeAlias = tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]
 
 

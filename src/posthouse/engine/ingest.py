@@ -17,7 +17,7 @@ from posthouse.wire.grant import AGENT
 from posthouse.wire.signed import other_scheme
 
 MAX_PROVEN = 100_000
-"""Most workers of which it is remembered; beyond it all are found out anew, each with the scheme that it has."""
+"""Most workers of which it is remembered; beyond it all are found out again, each with the scheme that it has."""
 
 MESSAGE_BYTES = 4096
 """A message counts as one more for each of these; usual ones have less than 1,000."""

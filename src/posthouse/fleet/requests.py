@@ -337,7 +337,7 @@ class Requests:
         return self.load.demand(self.ledger, self.claims, queued, self.last_request_at, now)
 
     def _weigh(self, request: Request, most: float = math.inf) -> None:
-        """Counts a request anew, as at most so much."""
+        """Counts a request again, as at most so much."""
         self.ledger.weigh(request, min(self.claims.work(request.announced), most))
         self._note_work(request.worker_id)
 

@@ -89,6 +89,6 @@ class Throughput:
             self._crowds[worker_id] = _Crowd(now)
 
     def forget(self, worker_id: WorkerId) -> None:
-        """The worker begins anew, or is gone."""
+        """The worker starts over, or is gone."""
         for memory in (self._crowds, self._units_s, self._fastest_s, self._shown):
             memory.pop(worker_id, None)

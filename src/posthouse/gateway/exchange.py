@@ -45,7 +45,7 @@ _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
 # Its caller would show a cookie to every model.
 _DROPPED: Final = {False: frozenset({b"set-cookie"}), True: frozenset({b"set-cookie", b"content-length"})}
 _AUTH: Final = AUTH_HEADER.lower().encode()
-# Keys, codings that would hide what is counted, and what is said anew.
+# Keys, codings that would hide what is counted, and what is said again.
 _WITHHELD: Final = frozenset(
     {
         *(b"authorization", b"x-api-key", b"api-key", b"cookie", _AUTH, REQUEST_ID),

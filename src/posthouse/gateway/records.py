@@ -84,7 +84,7 @@ class Records:
         try:
             if self._size + len(line) > self._each_bytes:
                 self._file.close()
-                with contextlib.suppress(FileNotFoundError):  # it has been moved, and could not be opened anew
+                with contextlib.suppress(FileNotFoundError):  # it has been moved, and could not be reopened
                     self._path.replace(self._path.with_name(self._path.name + _OLDER))
                 self._open(self._path)
             self._file.write(line)

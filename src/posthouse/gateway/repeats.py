@@ -74,7 +74,7 @@ class Repeats:
         return known
 
     def end(self, repeat: Repeat, status: int, content_type: bytes) -> None:
-        """The answer is complete, or there is none (0), and it is worked out anew if it is asked for again."""
+        """The answer is complete, or there is none (0), and it is worked out again if it is asked for again."""
         if not 200 <= status < 400 or repeat.too_large:
             self._forget(repeat.digest)
             return

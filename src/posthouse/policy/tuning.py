@@ -32,7 +32,7 @@ class Tuning:
     2020."""
     reserve_s: float = 3600.0
     """s; Cold workers are made for what lasted so long, and kept so long: to store one is cheaper than to make
-    it anew; ski-rental problem, Karlin et al. 1988."""
+    it again; ski-rental problem, Karlin et al. 1988."""
     waiting_share: float = 0.05
     """share; `auto`: so many requests may wait longer than half of `target_queue_time`; 95th percentile."""
     max_burstiness: float = 4.0

@@ -258,7 +258,7 @@ class Keyring:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken:
             raise Refused(
-                f"the secret {name} cannot be read, as the file `secret` was replaced: delete it and make it anew"
+                f"the secret {name} cannot be read, as the file `secret` was replaced: delete it and make it again"
             ) from None
 
     def _mac(self, text: str) -> bytes:

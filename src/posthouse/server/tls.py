@@ -1,4 +1,4 @@
-"""The certificate that the server shows, loaded anew when its files change."""
+"""The certificate that the server shows, reloaded when its files change."""
 
 import ssl
 from pathlib import Path

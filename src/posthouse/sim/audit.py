@@ -142,7 +142,7 @@ class Auditor:
             self._break("a busy worker is not stopped", f"worker {worker_id} was, with {requests} requests")
 
     def adopt(self, fleet: Controller, now: float) -> None:
-        """The control plane has begun anew, or its workers were changed by hand: from here on its bill is another."""
+        """The control plane has started over, or its workers were changed by hand: from here on its bill is another."""
         if fleet is not self._fleet:
             self._at, self._waiting, self._where = {}, {}, {}
             self._most = len(fleet.workers)  # also those that went after they were last written down

@@ -27,7 +27,7 @@ class ClientBehaviour:
     polls_s: tuple[float, float] | None = None
     """Between two polls, at random; None: as the protocol's own client does."""
     retries: int = 0
-    """How often a classic client asks anew."""
+    """How often a classic client asks again."""
     retry_s: float = 1.0
     """How long it waits before that."""
 

@@ -101,7 +101,7 @@ class Clients(Timeline):
         if self.behaviour.kind is ClientKind.POLLING:
             self.after(client.poll_s(self.behaviour, self._random), self._ask, client)
             return
-        client.idx = 0  # to ask anew is another request
+        client.idx = 0  # to ask again is another request
         client.tries += 1
         if client.tries > self.behaviour.retries:
             self._give_up(client)

@@ -26,7 +26,7 @@ class SimInstance:
     seen: Observation = Observation.PROVISIONING
     ready: bool = False
     life: int = 0
-    """Raised whenever it ends or begins anew: what was begun in an earlier life does not happen."""
+    """Raised whenever it ends or starts over: what was begun in an earlier life does not happen."""
     working: dict[int, Client] = field(default_factory=dict)
     """Requests that it has, in slots and in its queue."""
     queue: deque[Client] = field(default_factory=deque)

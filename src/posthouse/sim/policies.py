@@ -213,7 +213,7 @@ def policy(given: Scenario) -> Policy:
 def own(text: str) -> Policy:
     """One of somebody's own, written `module:function`, from the working directory or installed. Raises: BadRequest.
 
-    Called with a snapshot and a memory it returns a decision. A class is made anew for each run.
+    Called with a snapshot and a memory it returns a decision. A class is made again for each run.
     """
     module, name = text.strip().split(":")
     if "" not in sys.path:

@@ -224,7 +224,7 @@ class World(SimProvider):
         self.tell(Configured(self.endpoint, providers, ((GROUP, str(self.version)),)))
 
     def restart(self, stabilization_s: float = STABILIZATION_S, away_s: float = 0.0) -> None:
-        """The server dies and begins anew from what was written down; answers on their way are lost."""
+        """The server dies and starts over from what was written down; answers on their way are lost."""
         self.down = True
         for client in self.held.values():
             self.after(FORGETFUL_S, self._ask, client)

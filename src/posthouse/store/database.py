@@ -120,7 +120,7 @@ class Database:
 
 
 async def note_change(db: AsyncConnection, table: Table) -> None:
-    """Raises the revision by which servers see that what they keep in memory of the table is old; sums it up anew."""
+    """Raises the revision by which servers see that what they keep in memory of the table is old; sums it up again."""
     topic = revisions.c.topic == table.name
     await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
 

@@ -9,7 +9,7 @@ from typing import Final
 ROOM_BYTES: Final = 4 * 2**20
 """For the file to grow: some thousand decisions, and the rows of as many workers."""
 LOG_BYTES: Final = 6 * 2**20
-"""For the write-ahead log: SQLite begins it anew after 1,000 pages of 4 KiB and the transaction that reaches them."""
+"""For the write-ahead log: SQLite restarts it after 1,000 pages of 4 KiB and the transaction that reaches them."""
 RENEW_S: Final = 30.0
 LOW_BYTES: Final = 64 * 2**20
 """With less free, or a tenth of a small disk, it counts as full: only what decisions rest on is still written."""

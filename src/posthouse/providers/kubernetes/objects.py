@@ -33,7 +33,7 @@ PORTS: Final = "posthouse.ports"
 """Of a Pod: `INSIDE:OUTSIDE,...`."""
 NODE: Final = "node"
 POD: Final = "pod"
-"""Key of a record's data: the Pod, as it is made anew after a stop."""
+"""Key of a record's data: the Pod, as it is made again after a stop."""
 PRINTED: Final = "printed"
 """Likewise: what the worker printed before its last stop or update."""
 

@@ -142,7 +142,7 @@ class KubernetesProvider:
             return await self._seen_now(spec.label)
 
     async def start(self, instance_id: str) -> None:
-        """Makes its Pod anew, on its volume. Raises: NotFound; Busy while there is no room, or its old Pod ends."""
+        """Makes its Pod again, on its volume. Raises: NotFound; Busy while there is no room, or its old Pod ends."""
         async with self._lock(instance_id):
             record = await self._record(instance_id)
             workers = await self._found()

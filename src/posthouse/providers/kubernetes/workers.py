@@ -114,7 +114,7 @@ class Workers:
                 raise
 
     async def put_secret(self, body: Json) -> None:
-        """Makes a Secret, or writes it anew. What it has is never read."""
+        """Makes a Secret, or overwrites it. What it has is never read."""
         try:
             await self._cluster.call("POST", self.path("secrets"), body)
         except AlreadyThere:

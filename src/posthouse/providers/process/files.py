@@ -85,7 +85,7 @@ def read_record(directory: Path) -> Record:
 
 
 def begin_home(directory: Path, uid: int = 0) -> None:
-    """Makes the instance's own directory if need be, and begins its model.log anew. `uid`: whose both are, if not 0.
+    """Makes the instance's own directory if need be, and starts its model.log afresh. `uid`: whose both are, if not 0.
 
     A line of the last run that says "ready" must not be read again.
     """

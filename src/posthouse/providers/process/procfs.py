@@ -79,7 +79,7 @@ def send(process: Process, number: signal.Signals) -> None:
 def _read(pid: int, name: str) -> bytes:
     """A file of the process, whole; empty if it is gone or another user's."""
     # No Path: each interns its parts, and interned strings that die leave holes. With one for every process at every
-    # look, Python's table of them, 4 MB, was filled and made anew every few minutes, now in one arena, now in another.
+    # look, Python's table of them, 4 MB, was filled and made again every few minutes, now in one arena, now in another.
     with suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
         return file.read()
     return b""

@@ -2,7 +2,7 @@
 
 Source: docs.aws.amazon.com, Application Auto Scaling user guide, target-tracking-scaling-policy-overview and
 aas-predictive-scaling-how-it-works; EC2 Auto Scaling, PredictiveScalingConfiguration: at least 24 hours and up to 14
-days of data, a forecast for each of the next 48 hours, made anew every 6 hours, instances launched SchedulingBufferTime
+days of data, a forecast of the next 48 hours, made again every 6 hours, instances launched SchedulingBufferTime
 early. The metric is that of SageMaker, concurrent requests per model, over a minute. How AWS forecasts is not
 published: here the mean of the same hour in the weeks before, or in the days before while there is no week. Alarms are
 taken at their first minute, sooner than AWS does; in-scaling begins a tenth below the target.

@@ -40,7 +40,7 @@ class Rank:
         return needed or self.window[0] <= now - self._idle_at < self.window[1]
 
     def learn(self, idle_s: float) -> None:
-        """Counts an idle time in, and draws the window anew."""
+        """Counts an idle time in, and draws the window again."""
         at = int(idle_s / BIN_S)
         if at >= BINS:
             self._beyond += 1
