@@ -362,6 +362,8 @@ def test_a_request_with_an_idempotency_key_is_worked_out_once(world: World) -> N
         assert len(world.seen(user)) == 1
         other = httpx.post(f"{world.url}/chat/completions", json={**body, "n": 1}, headers=headers)
         assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+        records = [one.outcome for one in read(world.site.directory / "requests.jsonl")][-3:]
+        assert records == ["complete", "repeated", "idempotency_key_reused"]
 
 
 # -- limits of keys ----------------------------------------------------------------------------------------------------
@@ -395,9 +397,12 @@ def test_a_key_at_its_limits_is_told_as_openai_tells_it(world: World) -> None:
         client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=1001)
     until(lambda: len(outcomes(world, made.id)) == 4, "each has its record")
     assert outcomes(world, made.id) == ["complete", "complete", "rate_limit_exceeded", "invalid_request"]
-    keys = world.manage.keys()
-    used = [(row.used_requests, row.used_work) for row in keys if row.id == made.id]
-    assert used == [(2, 4.0)], "two tokens each were counted"
+
+    def used() -> list[tuple[int, float]]:
+        rows = world.manage.keys()
+        return [(row.used_requests, row.used_work) for row in rows if row.id == made.id]
+
+    until(lambda: used() == [(2, 4.0)], "two tokens each were counted")
     world.manage.update_key(made.id, requests_per_minute=0)
     client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=10, extra_headers=once)
 

@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posthouse.domain.lifecycle import Observation
+from posthouse.domain.reports import Ended
 from posthouse.engine import limits
 from posthouse.engine.limits import Bucket, Meter, OverLimit, Reserved, duration
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.errors import BadRequest
+from posthouse.fleet.events import RequestsEnded
 from posthouse.keys import KeyLimits, KeyUse
+from tests.kit.fleets import ONE, TWO, fleet_of, instance, ready_report, worker
 
 NOW = 1_800_000_000.0
 
@@ -178,3 +183,37 @@ def test_other_limits_leave_the_share_that_is_there() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.0201, "21ms"), (1.0, "1s"), (6.55, "6.5s"), (360.0, "6m0s")])
 def test_times_are_written_as_openai_s(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_ledger_tells_once_how_a_request_ended() -> None:
+    fleet, told = fleet_of(worker()), list[tuple[str, float | None]]()
+    managed = ManagedEndpoint(fleet)
+
+    def begin(name: str, cost: float = 5.0) -> int:
+        idx = managed.assign(0, cost, NOW).request_idx
+        managed.tell_end(idx, lambda done, now: told.append((name, done)))
+        return idx
+
+    counted, failed, announced = begin("counted"), begin("failed"), begin("announced")
+    ends = (Ended(counted, True, work=3.0), Ended(failed, False), Ended(announced, True))
+    managed.settle(TWO, ends, NOW + 1)
+    assert not told, "they are not at that worker"
+    managed.settle(ONE, ends, NOW + 1)
+    managed.handle(RequestsEnded(ONE, ends), NOW + 1)
+    assert told == [("counted", 3.0), ("failed", None), ("announced", 5.0)]
+    del told[:]
+
+    lost, _ = begin("lost"), begin("never came")
+    fleet.report(ONE, ready_report(working=[lost]), NOW + 2)
+    fleet.report(ONE, ready_report(), NOW + 4)
+    fleet.advance(NOW + 100, 1000.0)
+    assert told == [("lost", 5.0), ("never came", None)]
+    del told[:]
+
+    fleet.report(ONE, ready_report(working=[begin("its worker died")]), NOW + 101)
+    fleet.observe_instance(ONE, instance(seen=Observation.HALTED), NOW + 102)
+    assert told == [("its worker died", None)]
+    begin("it waits")
+    managed.let_go(NOW + 103)
+    assert told[1:] == [("it waits", 5.0)]
+    assert not fleet.ledger.on_end

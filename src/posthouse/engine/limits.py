@@ -89,15 +89,15 @@ class Meter:
     def admit(self, work: float, now: float, go: "Go") -> Leave | None:
         """Calls `go` with what the request has of the limits, or with what it exceeds: now, or within `PATIENCE_S`.
 
-        Where no room is, but requests of the key are open, it waits for one to end: what was told of its end may not
-        have come here yet. No more wait than may end. Returns what `go` returns, or what is to be called if the client
-        leaves before. Raises: BadRequest for a request that never has room.
+        Where there is no room for its work, or beside others, it waits for one of those to end: that one has ended may
+        not be known here yet. No more wait than may end. Returns what `go` returns, or what is to be called if the
+        client leaves before. Raises: BadRequest for a request that never has room.
         """
         if self.limits.work_per_minute and work > self.limits.work_per_minute:
             most = self.limits.work_per_minute
             raise BadRequest(f"cost: is {work:g}, and this key may have {most:g} work per minute: ask for less")
         found = self._reserve(work, now)
-        if isinstance(found, Reserved) or len(self._line) >= self.open:
+        if isinstance(found, Reserved) or found.limit == "requests" or len(self._line) >= self.open:
             return self._tell(found, go)
         pause = _Pause(work, now, go)
         pause.timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._too_late, pause)

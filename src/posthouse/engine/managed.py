@@ -201,8 +201,9 @@ class ManagedEndpoint:
         """Tells who is to be told of these ends what was done, before they are handled."""
         ledger = self.fleet.ledger
         for ended in ends:
-            request, tell = ledger.open.get(ended.request_idx), ledger.on_end.get(ended.request_idx)
-            if tell is not None and request is not None and request.worker_id == worker_id:
+            request = ledger.open.get(ended.request_idx)
+            if request is not None and request.worker_id == worker_id and request.idx in ledger.on_end:
+                tell = ledger.on_end.pop(request.idx)
                 tell(ended.work if ended.work is not None or not ended.success else request.announced, now)
 
     def handle(self, event: Event, now: float) -> None:

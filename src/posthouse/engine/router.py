@@ -106,10 +106,14 @@ class Router:
                 found(None, self.hub.clock.now())
                 deliver(WaitReply(ask.endpoint, "the endpoint is moving or was deleted", ask.request_idx or 0))
             else:
-                return self.route(managed, ask, deliver, caller=caller, on_end=found)
+                try:
+                    return self.route(managed, ask, deliver, caller=caller, on_end=found)
+                except Exception as error:  # noqa: BLE001 - the seam of a request, where it had to wait for its share
+                    found(None, self.hub.clock.now())
+                    deliver(error)
             return None
 
-        work = managed.fleet.requests.claims.unstated(DEFAULT_COST)[1] if ask.cost == NOT_STATED else ask.cost
+        work = managed.fleet.requests.claims.unstated(DEFAULT_COST)[0] if ask.cost == NOT_STATED else ask.cost
         return meter.admit(work, self.hub.clock.now(), go)
 
     def release(self) -> None:

@@ -158,11 +158,16 @@ class Gateway:
     async def _once(self, client: Request, key: str, asked: Asked, body: bytes, once: str) -> None:
         """Answer a request that is to be worked on once. Raises: Refused."""
         repeats = self._ways.repeats
-        repeat = repeats.begin(key, once, asked.path, body)
+        try:
+            repeat = repeats.begin(key, once, asked.path, body)
+        except Refused as refused:
+            Exchange(self._ways, client, key, asked).note(refused.code, refused.status)
+            raise
         if repeat.status:
             await self._reachable(client)  # the key is good still
             again = [(b"content-type", repeat.content_type), (b"idempotent-replayed", b"true"), *_named(client)]
             client.answer(repeat.status, bytes(repeat.answer), again)
+            Exchange(self._ways, client, key, asked).note("repeated", repeat.status)
             return
         exchange = Exchange(self._ways, client, key, asked, repeat)
         try:

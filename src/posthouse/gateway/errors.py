@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
+from posthouse.client.answers import Waiting
 from posthouse.client.errors import BadRequest, Busy, ClientError, TimedOut, Unauthorized, Unreachable, WorkerFailed
+from posthouse.wire.route import TOO_MANY
 from posthouse.wire.rows.aliases import Fault
 
 RETRY_S: Final = 5.0  # after which a caller may try again, where nobody knows better
@@ -86,6 +88,14 @@ def unknown_model(model: str, there: list[str]) -> Refused:
     names = ", ".join(map(repr, there[:20])) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     known = f"the models for this key: {names}" if there else "this key has none"
     return Refused(404, "model_not_found", f"model: there is no model {model!r}; {known}", "model")
+
+
+def put_off(waiting: Waiting) -> Refused:
+    """What the caller is told of a request that the server has not taken in."""
+    limited = waiting.status.startswith(TOO_MANY)
+    status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
+    text = waiting.status if waiting.retry_after_s else f"the server puts this off: {waiting.status}"
+    return Refused(status, code, text, retry_s=waiting.retry_after_s or RETRY_S, limits=waiting.limits)
 
 
 def refusal(error: ClientError) -> Refused:

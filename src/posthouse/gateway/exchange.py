@@ -19,7 +19,16 @@ from posthouse.client.requests import MAX_BEGUN, Job, Requests
 from posthouse.gateway.aliases import Aliases, Step, first_good
 from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events
-from posthouse.gateway.errors import RETRY_S, Refused, as_event, fault_of, refusal, refused_by_agent, unknown_model
+from posthouse.gateway.errors import (
+    RETRY_S,
+    Refused,
+    as_event,
+    fault_of,
+    put_off,
+    refusal,
+    refused_by_agent,
+    unknown_model,
+)
 from posthouse.gateway.inward import Request
 from posthouse.gateway.learned import Learned
 from posthouse.gateway.records import Record, Records
@@ -32,7 +41,6 @@ from posthouse.http1.messages import JSON, Headers, end_to_end, head, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
 from posthouse.wire.grant import AUTH_HEADER
-from posthouse.wire.route import TOO_MANY
 
 REQUEST_ID: Final = b"x-request-id"
 ANTHROPIC_ID: Final = b"request-id"
@@ -117,6 +125,11 @@ class Exchange:
     def is_complete(self) -> bool:
         """All of a worker's answer has been passed on."""
         return self._outcome == "complete"
+
+    def note(self, outcome: str, status: int) -> None:
+        """Write down what became of it, for which no worker was needed."""
+        self._outcome, self.status = outcome, status
+        self._tell()
 
     async def run(self) -> None:
         """Pass on the answer. Raises: Refused while none has begun."""
@@ -203,10 +216,7 @@ class Exchange:
 
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            limited = waiting.status.startswith(TOO_MANY)
-            status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
-            text, retry_s = f"the server puts this off: {waiting.status}", waiting.retry_after_s or RETRY_S
-            raise Refused(status, code, text, retry_s=retry_s, limits=waiting.limits)
+            raise put_off(waiting)
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:

@@ -31,7 +31,7 @@ class Record(Struct, frozen=True, kw_only=True):
     status: int
     """That the caller got; 0 where it left before."""
     outcome: str
-    """`complete`, `client left`, `broken`, or the code of an error."""
+    """`complete`, `repeated` for its `Idempotency-Key`, `client left`, `broken`, or the code of an error."""
     endpoint: str = ""
     """Where it went last, if `model` is an alias; of older records, empty."""
     begun: int
