@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers wheel \
+.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers console wheel \
 	image lock clean
 
 help: ## list the targets
@@ -79,6 +79,10 @@ site: .venv/.dev ## build the documentation's site into site/; a broken link fai
 peers: .venv/.dev ## record how unmodified peers do here, in docs/reference; PEERS=FOLDER: those that no registry has, too
 	$(BIN)/python -m pytest -m peer --peers=docs/reference/peers.json tests
 	$(BIN)/python docs/generate.py
+
+console: .venv/.dev ## build the web page from console/ into src (needs Node 20.19 or later; users need none)
+	$(BIN)/python docs/generate.py
+	cd console && npm ci --ignore-scripts --no-audit --no-fund && npm run build
 
 wheel: .venv/.dev ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --quiet

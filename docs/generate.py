@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from fastapi import FastAPI
 from starlette.routing import Route
 
 from posthouse.cli import EXIT_CODES, app
@@ -75,6 +76,22 @@ WHO = {
 
 PEERS = DOCS / "reference" / "peers.json"
 """What the tests marked `peer` showed when they were last recorded, by `make peers`."""
+
+CONSOLE_API = DOCS.parent / "console" / "openapi.json"
+CONSOLE_CALLS = (
+    "/v1/session",
+    "/v1/status",
+    "/v1/events",
+    "/v1/endpoints/{endpoint}/history",
+    "/v1/endpoints/{endpoint}/journal",
+    "/v1/workers",
+    "/v1/workers/{worker_id}",
+    "/v1/workers/{worker_id}/drain",
+    "/v1/workers/{worker_id}/restart",
+    "/v1/workers/{worker_id}/logs",
+    "/api/v0/endptjobs/{endpoint_id}",
+)
+"""What the console calls."""
 
 VERDICTS = ("fails", "not run", "works", "recorded", "no", "")
 """What a test says of a call, the weightiest first; the last where there is no test."""
@@ -159,11 +176,35 @@ def knobs() -> str:
     return _table(("policy", "knob", "default", "allowed"), rows)
 
 
+def _web() -> FastAPI:
+    """The management API, of which no call can be made."""
+    nothing: Any = None
+    hub = Hub(nothing, SystemClock(), {}, "", "docs", stabilization_s=0.0)
+    return web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=nothing)
+
+
+def console_api() -> str:
+    """The OpenAPI document of the calls that the console makes: its types are made from this."""
+    whole = _web().openapi()
+    paths = {path: whole["paths"][path] for path in CONSOLE_CALLS}
+    schemas: dict[str, Any] = {}
+    new = set(_named_in(paths))
+    while new:
+        schemas |= {name: whole["components"]["schemas"][name] for name in new}
+        new = set(_named_in(schemas)) - schemas.keys()
+    info = {"title": "Posthouse: what the console calls", "version": "1"}  # that of a release would change it each time
+    document = {"openapi": whole["openapi"], "info": info, "paths": paths, "components": {"schemas": schemas}}
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _named_in(part: object) -> Iterator[str]:
+    """Schemas that a part of the document refers to."""
+    yield from re.findall(r'"#/components/schemas/(\w+)"', json.dumps(part))
+
+
 def routes() -> str:
     """Every route of the server, with who may call it."""
-    nothing: Any = None  # no call is made
-    hub = Hub(nothing, SystemClock(), {}, "", "docs", stabilization_s=0.0)
-    web = web_app(hub, Keyring(bytes(SECRET_BYTES), [], hub.endpoint), Limits(), explain=nothing)
+    web = _web()
     texts = {
         (method, route.path_format): _first_sentences(route.endpoint)
         for route in web.routes
@@ -394,6 +435,7 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
+    CONSOLE_API.write_text(console_api(), encoding="utf-8")
     for path in sorted(DOCS.rglob("*.md")):
         before = path.read_text(encoding="utf-8")
         after = filled(before)

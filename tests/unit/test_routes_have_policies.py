@@ -39,9 +39,11 @@ def test_every_route_has_a_policy_and_every_policy_a_route() -> None:
     assert calls(app()) == set(POLICIES)
 
 
-def test_only_the_documentation_is_public() -> None:
+def test_only_the_documentation_the_console_s_files_and_signing_in_are_public() -> None:
     public = {path for (_, path), least in POLICIES.items() if least is PUBLIC}
-    assert public == {"/docs", "/docs/{asset}", "/openapi.json"}
+    files = {"/", "/console", "/console/{path}"}
+    assert public == {"/docs", "/docs/{asset}", "/openapi.json", "/v1/session"} | files
+    assert POLICIES["GET", "/v1/session"] is POLICIES["DELETE", "/v1/session"] is Scope.READ
 
 
 def test_a_key_that_only_routes_changes_nothing() -> None:
@@ -59,7 +61,7 @@ def test_a_key_that_only_routes_changes_nothing() -> None:
 
 def test_whatever_changes_something_needs_more_than_reading() -> None:
     listings = {f"/get_{of}_{what}" for of in ("endpoint", "autogroup", "workergroup") for what in ("workers", "logs")}
-    listings |= {"/api/v0/bundles", "/api/v0/search/asks"}
+    listings |= {"/api/v0/bundles", "/api/v0/search/asks", "/v1/session"}  # a session is its own key's
     for (method, path), least in POLICIES.items():
         if method not in ("GET", "HEAD") and path not in listings:
             assert least is not None

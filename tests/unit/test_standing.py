@@ -5,7 +5,7 @@ import pytest
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker
-from posthouse.engine.standing import ready_in_s
+from posthouse.engine.verdict import ready_in_s
 from posthouse.fleet.events import Waiting
 from tests.kit.fleets import NOW, ONE, TWO, Fleet, fleet_of, worker
 

@@ -32,6 +32,7 @@ from posthouse.engine.orphans import Orphans
 from posthouse.engine.publisher import Publisher
 from posthouse.engine.recorder import Recorder
 from posthouse.engine.router import Router
+from posthouse.engine.samples import Sampler
 from posthouse.engine.stream import EventStream
 from posthouse.ports import Clock, Provider, Store
 from posthouse.providers.wrappers import Metered
@@ -302,6 +303,7 @@ def _tasks(
         "housekeeping": housekeeping,
         "recorder": parts.recorder.run,
         "money": money,
+        "samples": Sampler(parts.hub.endpoints.values, parts.hub.clock.now).run,
         "late connections": late_connections,
     }
     for name, provider in parts.hub.providers.items():

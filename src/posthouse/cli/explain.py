@@ -10,7 +10,7 @@ import typer
 
 from posthouse.cli.options import ApiKey, AsJson, Url, connect
 from posthouse.cli.output import console, plain, print_json, printable, table
-from posthouse.cli.status import limited_text, update_lines
+from posthouse.cli.status import limited_text, update_lines, verdict_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,6 +75,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         whose = "" if cap["endpoint"] else "the installation's "
         level = "" if cap["level"] == "ok" else f" ({cap['level']})"
         lines["caps"] = "; ".join(filter(None, (lines.get("caps"), f"{whose}{cap['text']}{level}")))
+    if found := facts.get("verdict"):
+        lines["stuck"] = verdict_line(found)
     if updates := facts.get("updates"):
         told = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
         lines["update"] = "; ".join(told) or "none for a day"

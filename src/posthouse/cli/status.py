@@ -36,6 +36,12 @@ def limited_text(limited: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} for the limit {limit}" for limit, count in limited.items())
 
 
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """What keeps an endpoint from what it needs, for people: the word, what that means, and what is known of it."""
+    told = f"{verdict['title']} [{verdict['word']}]. {verdict['text']} {verdict['said']}"
+    return printable(told.strip())
+
+
 def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Tell how all stands: the server, what fails, each endpoint, what waits and why, and what it costs.
 
@@ -62,6 +68,9 @@ def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> 
     for row in found.standing:
         if row.limited:
             typer.echo(f"limits    {row.endpoint} refused {limited_text(row.limited)}")
+    for row in found.standing:
+        if row.verdict is not None:
+            typer.echo(f"stuck     {row.endpoint} {verdict_line(plain(row.verdict))}")
     typer.echo(f"troubles  {'; '.join(map(printable, found.troubles)) or 'none'}")
     table: list[dict[str, Any]] = []
     for row in found.standing:

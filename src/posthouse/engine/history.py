@@ -53,6 +53,8 @@ class Line:
     worker_id: WorkerId | None = None
     """None: it concerns the whole endpoint."""
     group_id: WorkergroupId | None = None
+    state: str = ""
+    """What the worker came to; empty where it kept its state."""
 
 
 class History:
@@ -71,10 +73,11 @@ class History:
         text: str,
         worker_id: WorkerId | None = None,
         group_id: WorkergroupId | None = None,
+        state: str = "",
     ) -> None:
-        """Takes in a line about a worker, or about the whole endpoint."""
+        """Takes in a line about a worker, or about the whole endpoint. `state`: what the worker came to."""
         self._number += 1
-        line = Line(now, level, text[:TEXT], worker_id, group_id)
+        line = Line(now, level, text[:TEXT], worker_id, group_id, state)
         self._rings[level].append((self._number, line))
         self.heard(line)
 
@@ -91,7 +94,8 @@ class History:
             text += f": {after.message}"
         elif after.state is State.IDLE:
             text += f", {after.perf:g} work/s"
-        self.note(now, Level.INFO0 if failed else Level.INFO1, text, after.id, after.group_id)
+        level = Level.INFO0 if failed else Level.INFO1
+        self.note(now, level, text, after.id, after.group_id, str(after.state))
 
     def lines(self, group_id: WorkergroupId | None = None) -> list[Line]:
         """Every line in the order in which it was taken in; those of one workergroup only, if it is given."""

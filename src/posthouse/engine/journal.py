@@ -10,9 +10,11 @@ import msgspec
 
 from posthouse.domain.decision import Decision, Obstacle
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
+from posthouse.engine.figures import figures
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import money_left, updates
 from posthouse.engine.treasury import Treasury
+from posthouse.engine.verdict import verdict
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows
 
@@ -67,6 +69,7 @@ def explain(managed: ManagedEndpoint, treasury: Treasury, now: float) -> rows.Ex
         caps=money_left(treasury.left_of(managed, now), fleet.endpoint.name) + money_left(shared),
         updates=updates(managed),
         limited=managed.limited,
+        verdict=verdict(managed, figures(managed, now), now),
     )
 
 

@@ -7,11 +7,12 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from posthouse import __version__
 from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import Endpoint, WorkergroupId
-from posthouse.domain.lifecycle import COMING, State
+from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.history import History
+from posthouse.engine.samples import Samples
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import (
@@ -105,6 +106,7 @@ class ManagedEndpoint:
         """`version`: of the fleet in the store, for compare-and-set; `epoch`: of the lease under which it is here."""
         self.deeds: Deeds = deeds or Nothing()
         self.history = History()
+        self.samples = Samples()
         self.stats = log.stats
         self.held: dict[int, Callable[[Assignment | Waiting], None]] = {}
         """What is to be told what becomes of requests that are held open."""
@@ -315,6 +317,12 @@ class ManagedEndpoint:
         """The latest workers that failed and said why: those that are gone, then those that are there."""
         there = (worker for worker in self.fleet.workers.values() if worker.state not in COMING)
         return [w for w in (*(gone for _, gone in self.gone_lately(now)), *there) if w.message][-FAILURES_TOLD:]
+
+    def wish(self, worker_id: WorkerId, goal: Goal, who: str, now: float) -> None:
+        """Takes in that a person wants a worker to rest, or to begin anew; `who`: for its log."""
+        wanted = "rest" if goal is Goal.COLD else "begin anew"
+        self.history.note(now, Level.INFO1, f"is to {wanted}, says {who}", worker_id)
+        self.handle(Dismissed((worker_id,), goal), now)
 
     def of_group(self, group_id: WorkergroupId) -> list[Worker]:
         return [w for w in self.fleet.workers.values() if w.group_id == group_id]

@@ -8,11 +8,14 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from posthouse.domain.decision import Decision
 from posthouse.domain.endpoint import AccountId
-from posthouse.engine import journal
+from posthouse.engine import journal, words
+from posthouse.engine.figures import figures
 from posthouse.engine.history import Line
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.stream import EventStream
+from posthouse.engine.verdict import condition, verdict
 from posthouse.fleet.events import Commit, Effect, Moved
 from posthouse.wire import rows
 from posthouse.wire.rows.events import Decided, EndpointChanged, Logged, WorkerMoved
@@ -40,8 +43,7 @@ class Publisher:
             if isinstance(effect, Moved):
                 self.stream.publish(owner, _moved(managed, effect, now))
             elif isinstance(effect, Commit) and effect.decision is not None:
-                decision = msgspec.convert(journal.plain(effect.decision), rows.Decision)
-                self.stream.publish(owner, Decided(**_where(managed, effect.decision.at), decision=decision))
+                self.stream.publish(owner, _decided(managed, effect.decision))
         if self.stream.viewers:
             self._summarize(managed, owner, now)
 
@@ -54,15 +56,19 @@ class Publisher:
         age_s = now - before.at if before is not None else REFRESH_S
         if age_s < SUMMARY_S:
             return
-        fleet = managed.fleet
+        fleet, shown = managed.fleet, figures(managed, now)
+        found = verdict(managed, shown, now)
         summary = EndpointChanged(
             **_where(managed, now),
             state=str(fleet.endpoint.state),
             workers=dict(Counter(str(w.state) for w in fleet.workers.values())),
             outstanding=fleet.ledger.outstanding(),
-            waiting=len(fleet.ledger.waiting),
-            usd_h=sum(w.usd_h() for w in fleet.workers.values()),
+            waiting=shown.waiting,
+            usd_h=shown.usd_h,
             spent_usd=fleet.spent_usd(now),
+            condition=condition(managed, shown, found),
+            verdict=found,
+            figures=shown,
         )
         if before is None or age_s >= REFRESH_S or _standing(before) != _standing(summary):
             self._told[managed] = summary
@@ -76,7 +82,14 @@ def _where(managed: ManagedEndpoint, at: float) -> dict[str, Any]:
 
 def _standing(summary: EndpointChanged) -> tuple[object, ...]:
     """What makes a summary worth telling; money that runs on does not."""
-    return summary.endpoint, summary.state, summary.workers, summary.outstanding, summary.waiting, summary.usd_h
+    told = summary.endpoint, summary.state, summary.workers, summary.outstanding, summary.waiting, summary.usd_h
+    return *told, summary.condition, summary.figures.looks, f"{summary.figures.load:.3g} {summary.figures.need:.3g}"
+
+
+def _decided(managed: ManagedEndpoint, decision: Decision) -> Decided:
+    plain = journal.plain(decision)
+    row = msgspec.convert(plain, rows.Decision)
+    return Decided(**_where(managed, decision.at), decision=row, title=words.title(plain), text=words.text(plain))
 
 
 def _moved(managed: ManagedEndpoint, effect: Moved, now: float) -> WorkerMoved:

@@ -8,7 +8,8 @@ from posthouse.domain.worker import Worker
 from posthouse.engine.hub import Hub
 from posthouse.engine.limits import Meter, OverLimit, Reserved
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.standing import ready_in_s, why
+from posthouse.engine.standing import why
+from posthouse.engine.verdict import ready_in_s
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Left, Waiting
 from posthouse.fleet.ledger import OnEnd

@@ -2,34 +2,35 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from statistics import median
 
 from posthouse.budget import Left
 from posthouse.domain.decision import Obstacle
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.rollout import Phase
 from posthouse.domain.worker import Worker
+from posthouse.engine.figures import figures
 from posthouse.engine.managed import ManagedEndpoint
+from posthouse.engine.verdict import condition, shortened, verdict
 from posthouse.policy.rollout import INACTIVE
 from posthouse.wire.rows import MoneyLeft, Standing, Update
-
-_NEW = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING})
-MAX_WHY = 300
-"""Longest sentence about failures, in characters."""
 
 
 def standing(managed: ManagedEndpoint, now: float) -> Standing:
     """The endpoint as a row."""
-    fleet = managed.fleet
-    demand = fleet.requests.demand(now)
+    fleet, shown = managed.fleet, figures(managed, now)
+    found = verdict(managed, shown, now)
     return Standing(
+        id=fleet.endpoint.id,
         endpoint=fleet.endpoint.name,
         state=str(fleet.endpoint.state),
         workers=Counter(str(worker.state) for worker in fleet.workers.values()),
-        waiting=demand.waiting_count,
-        oldest_wait_s=demand.oldest_wait_s,
+        waiting=shown.waiting,
+        oldest_wait_s=shown.oldest_wait_s,
         why=why(managed, now),
-        usd_h=sum(worker.usd_h() for worker in fleet.workers.values()),
+        condition=condition(managed, shown, found),
+        verdict=found,
+        figures=shown,
+        usd_h=shown.usd_h,
         spent_usd=fleet.spent_usd(now),
         updates=updates(managed),
         limited=managed.limited,
@@ -88,36 +89,9 @@ def why(managed: ManagedEndpoint, now: float) -> str:
     if any(worker.state is State.IDLE for worker in managed.fleet.workers.values()):
         return ""
     if failures := [worker.message for worker in managed.last_failures(now)]:
-        last, same = _shortened(failures[-1]), failures.count(failures[-1])
+        last, same = shortened(failures[-1]), failures.count(failures[-1])
         return f"the last {same} ended with: {last}" if same > 1 else f"the last one said: {last}"
     decision = managed.decision
     obstacles = [] if decision is None else [r.rule for r in decision.because if isinstance(r, Obstacle)]
     loading = [worker.message for worker in managed.fleet.workers.values() if worker.message]
-    return next((_shortened(text) for text in (*obstacles, *loading)), "")
-
-
-def ready_in_s(managed: ManagedEndpoint, now: float) -> float:
-    """When a worker is expected to be free for a request that waits, in seconds from now; 0 where nobody can tell.
-
-    A worker that comes takes as long as others took; before one has come here, nobody can tell. Where some are ready,
-    the work that is at them and waits is shared by them.
-    """
-    fleet = managed.fleet
-    workers, ledger = list(fleet.workers.values()), fleet.requests.ledger
-    if ready := [worker.perf for worker in workers if worker.state is State.IDLE and worker.perf > 0]:
-        count = len(ledger) - len(ledger.waiting)
-        work = ledger.outstanding() * (1 + len(ledger.waiting) / count) if count else 0.0
-        return work / sum(ready)
-    learned = fleet.roster.estimator
-    start_s, create_s = (median(took or [0.0]) for took in (learned.start_s, learned.create_s))
-    left_s = [start_s - (now - worker.since) for worker in workers if worker.state is State.STARTING]
-    left_s += [create_s - (now - worker.created_at) for worker in workers if worker.state in _NEW]
-    return min((s for s in left_s if s > 0), default=0.0)
-
-
-def _shortened(text: str) -> str:
-    """The text with its beginning and, which says more of an error, its end."""
-    if len(text) <= MAX_WHY:
-        return text
-    beginning, end = text[: MAX_WHY // 4].rpartition(" ")[0], text[-MAX_WHY * 3 // 4 :].partition(" ")[2]
-    return f"{beginning} ... {end}"
+    return next((shortened(text) for text in (*obstacles, *loading)), "")

@@ -28,6 +28,8 @@ RETRY_MS = 2_000
 """When a browser asks again after the stream has ended."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
+BEAT = b"event: beat\ndata: {}\n\n"
+"""The same for a browser, which is not told of comments."""
 
 
 @dataclass(slots=True)
@@ -71,21 +73,29 @@ class EventStream:
         endpoint_id: EndpointId | None = None,
         after: int | None = None,
         allowed: Callable[[], bool] = lambda: True,
+        beat_s: float | None = None,
     ) -> AsyncIterator[bytes]:
         """The stream of what happens to the account's endpoints, or to one of them, from now on or after an event.
 
-        It ends for whoever is so slow that events are lost, after telling so, and when `allowed` says no.
+        It ends for whoever is so slow that events are lost, after telling so, and when `allowed` says no. `beat_s`: how
+        long it is quiet before it shows an event as a sign of life; by default it shows a comment, and later.
 
         Raises: Busy if too many watch.
         """
         if self.viewers >= MAX_VIEWERS or self._closed:
             raise Busy(f"{self.viewers} streams are open, and no more are served now: ask again", KEEP_ALIVE_S)
-        return self._watch(sees, endpoint_id, self.last if after is None else min(after, self.last), allowed)
+        return self._watch(sees, endpoint_id, self.last if after is None else min(after, self.last), allowed, beat_s)
 
     async def _watch(
-        self, sees: AccountId | None, endpoint_id: EndpointId | None, after: int, allowed: Callable[[], bool]
+        self,
+        sees: AccountId | None,
+        endpoint_id: EndpointId | None,
+        after: int,
+        allowed: Callable[[], bool],
+        beat_s: float | None,
     ) -> AsyncIterator[bytes]:
         self.viewers += 1
+        quiet_s, sign = (KEEP_ALIVE_S, KEEP_ALIVE) if beat_s is None else (beat_s, BEAT)
         try:
             yield b"retry: %d\n\n" % RETRY_MS
             if lost := self._lost(after):
@@ -100,8 +110,8 @@ class EventStream:
                 if batch:
                     yield batch
                 elif after == self.last:
-                    if not await _happens(news):
-                        yield KEEP_ALIVE
+                    if not await _happens(news, quiet_s):
+                        yield sign
                     await asyncio.sleep(BATCH_S)
         finally:
             self.viewers -= 1
@@ -134,10 +144,10 @@ def frame(number: int, happening: Happening) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, happening.kind.encode(), msgspec.json.encode(happening))
 
 
-async def _happens(news: asyncio.Event) -> bool:
+async def _happens(news: asyncio.Event, quiet_s: float) -> bool:
     """Waits for news; False if there are none for so long that the stream must show a sign of life."""
     try:
-        async with asyncio.timeout(KEEP_ALIVE_S):
+        async with asyncio.timeout(quiet_s):
             await news.wait()
     except TimeoutError:
         return False

@@ -202,9 +202,9 @@ class Controller:
                 self.requests.claims.scaling = endpoint.scaling
                 self.roster.rollouts.told(builds, now)
                 self.roster.changed = True
-            case events.Dismissed(worker_ids):
+            case events.Dismissed(worker_ids, goal):
                 for worker_id in worker_ids:
-                    self.roster.set_goal(worker_id, Goal.GONE)
+                    self.roster.wish(worker_id, goal, now)
             case events.UpdateAsked(group_id, wanted):
                 self.roster.rollouts.asked(group_id, wanted, now)
                 self.roster.changed = True

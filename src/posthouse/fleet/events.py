@@ -10,7 +10,7 @@ from msgspec import Struct
 from posthouse.domain.decision import Cap, Decision
 from posthouse.domain.endpoint import Endpoint, WorkergroupId
 from posthouse.domain.instance import Instance
-from posthouse.domain.lifecycle import Command
+from posthouse.domain.lifecycle import Command, Goal
 from posthouse.domain.lifecycle import Event as Cause
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended, Report
@@ -138,7 +138,10 @@ class Configured(NamedTuple):
 
 
 class Dismissed(NamedTuple):
+    """These workers are to go; or to rest, or with UPDATED to begin anew in their turn."""
+
     worker_ids: tuple[WorkerId, ...]
+    goal: Goal = Goal.GONE
 
 
 class UpdateAsked(NamedTuple):

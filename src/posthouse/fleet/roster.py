@@ -201,6 +201,13 @@ class Roster:
 
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 
+    def wish(self, worker_id: WorkerId, goal: Goal, now: float) -> None:
+        """Takes in what a person wants of a worker; see `events.Dismissed`."""
+        if goal is not Goal.UPDATED:
+            self.set_goal(worker_id, goal)
+        elif (worker := self.workers.get(worker_id)) is not None:
+            self._change(worker, outdated_at=now)
+
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         worker = self.workers.get(worker_id)
         if worker is not None and worker.goal is not goal:

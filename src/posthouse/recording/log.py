@@ -136,6 +136,10 @@ class TrafficLog(Traffic):
         """When it was last drained, or began."""
         return self._since
 
+    def counted(self) -> "tuple[float, int, array[float]]":
+        """Since when it counts, how many requests came, and how long each waited that did: to look at."""
+        return self._since, len(self._at) + self._dropped, self._waited_s
+
     def due(self, now: float, workers: Collection[Worker]) -> bool:
         """True if it is long enough to be cut, or has lasted for long enough."""
         age_s = now - self._since

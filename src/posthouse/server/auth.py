@@ -71,6 +71,8 @@ class Principal:
     """Whose key it is. Names in a request are names of this account."""
     meter: Meter | None = None
     """What its key has of its limits; None where it has none."""
+    session: str = ""
+    """The session of the console under which it calls; empty: it has shown its key."""
 
     @property
     def sees(self) -> AccountId | None:

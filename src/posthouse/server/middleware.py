@@ -21,6 +21,7 @@ from posthouse.errors import BadRequest, Unauthorized
 from posthouse.ports import Clock
 from posthouse.server.api.validation import worded
 from posthouse.server.auth import Keyring, Principal, keys_in
+from posthouse.server.console.sessions import Sessions
 from posthouse.server.errors import Forbidden, Problem, TooLarge, problem, web_body
 from posthouse.server.policies import POLICIES
 from posthouse.server.throttle import Throttle
@@ -87,7 +88,7 @@ class ThrottleMiddleware:
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.throttle.call_from(_address(scope), self.clock.now())
+        self.throttle.call_from(address_of(scope), self.clock.now())
         await self.app(scope, receive, send)
 
 
@@ -162,9 +163,10 @@ class JsonMiddleware:
 class AuthMiddleware:
     """Lets nobody in but with a key that the policy of the route asks for. Raises: Unauthorized, Forbidden, TooMany."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, throttle: Throttle, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock) -> None:
         self.app = app
         self.keyring = keyring
+        self.sessions = sessions
         self.throttle = throttle
         self.clock = clock
 
@@ -183,13 +185,15 @@ class AuthMiddleware:
         least = POLICIES[call]
         if least is None:
             return None
-        key = keys_in(Headers(scope=scope), scope["query_string"], scope["state"]["body"])
-        if not key:
-            raise Unauthorized("a key is missing, or two differ: send one as the header Authorization: Bearer KEY")
-        now = self.clock.now()
-        principal = self.throttle.principal(self.keyring, key, _address(scope), now)
+        headers, now = Headers(scope=scope), self.clock.now()
+        key = keys_in(headers, scope["query_string"], scope["state"]["body"])
+        if key:
+            principal = self.throttle.principal(self.keyring, key, address_of(scope), now)
+        else:
+            principal = self.sessions.caller(scope["method"], headers, now)
         if principal is None:
-            raise Unauthorized("the key is wrong or revoked")
+            missing = "a key is missing, or two differ: send one as the header Authorization: Bearer KEY"
+            raise Unauthorized("the key is wrong or revoked" if key else missing)
         self.throttle.call_with(principal.key_id, now)
         if principal.scope < least:
             raise Forbidden(
@@ -202,9 +206,9 @@ class ClientGone(Exception):
     """The client left: nobody is there to be answered."""
 
 
-def add_middleware(app: FastAPI, keyring: Keyring, throttle: Throttle, clock: Clock) -> None:
+def add_middleware(app: FastAPI, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock) -> None:
     """Puts all of these in front of the application, the innermost first."""
-    app.add_middleware(AuthMiddleware, keyring=keyring, throttle=throttle, clock=clock)
+    app.add_middleware(AuthMiddleware, keyring=keyring, sessions=sessions, throttle=throttle, clock=clock)
     app.add_middleware(JsonMiddleware)
     app.add_middleware(BodyMiddleware)
     app.add_middleware(ThrottleMiddleware, throttle=throttle, clock=clock)
@@ -255,7 +259,8 @@ def _inside(value: object) -> Iterator[object]:
         yield from value
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
+    """Where the call comes from; empty where that is not known."""
     return scope["client"][0] if scope.get("client") else ""
 
 

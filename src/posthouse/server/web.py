@@ -26,7 +26,11 @@ from posthouse.server.api.secrets import add_secret_routes
 from posthouse.server.api.templates import add_template_routes
 from posthouse.server.api.v1 import Explain, add_v1_routes
 from posthouse.server.api.workergroups import add_workergroup_routes
+from posthouse.server.api.workers import add_worker_routes
 from posthouse.server.auth import Keyring
+from posthouse.server.console.files import add_console_routes
+from posthouse.server.console.routes import add_session_routes
+from posthouse.server.console.sessions import Sessions
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.middleware import add_error_handlers, add_middleware
 from posthouse.server.throttle import Throttle
@@ -65,6 +69,7 @@ def web_app(
     )
     app.router.route_class = JsonRoute
     management = Management(hub, limits, keyring)
+    throttle, sessions = throttle or Throttle(Rates()), Sessions(keyring, f"posthouse-{hub.installation}")
     # Each on the application itself and not on a router, so that AuthMiddleware finds the policy of every single route.
     add_endpoint_routes(app, management, keyring)
     add_worker_list_routes(app, management)
@@ -76,14 +81,17 @@ def web_app(
     add_provider_routes(app, management)
     add_alias_routes(app, management)
     add_v1_routes(app, management, keyring, explain, troubles, gateway)
+    add_worker_routes(app, management)
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
-    add_event_routes(app, hub, stream or EventStream(0), keyring)
+    add_event_routes(app, hub, stream or EventStream(0), sessions)
+    add_session_routes(app, hub, keyring, sessions, throttle)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
             whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"
             route.tags = [f"Management, {whose}"]
     add_docs_routes(app)
+    add_console_routes(app)
     add_error_handlers(app)
-    add_middleware(app, keyring, throttle or Throttle(Rates()), hub.clock)
+    add_middleware(app, keyring, sessions, throttle, hub.clock)
     return app

@@ -262,6 +262,13 @@ class AdoptedOrphan(NamedOrphan):
     """Of the workergroup that it is to be a worker of."""
 
 
+class NewSession(OwnInput):
+    """Somebody who signs in."""
+
+    key: str = Field(strict=True, max_length=128, repr=False, json_schema_extra={"writeOnly": True})
+    """An account key."""
+
+
 class _KeyLimits(OwnInput):
     requests_per_minute: Limit | None = None
     """Most requests per minute, as a mean: that many at once after a minute without any. 0: no limit."""

@@ -9,21 +9,15 @@ from fastapi import FastAPI, Query, Response
 
 from posthouse import __version__
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
-from posthouse.domain.worker import Worker
+from posthouse.engine import words
 from posthouse.engine.hub import Hub
-from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
-from posthouse.engine.standing import money_left, standing, update_of
-from posthouse.errors import Busy, NotFound
+from posthouse.engine.standing import money_left, standing
+from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
 from posthouse.wire import rows
-
-LOGS_WAIT_S = 20.0
-"""How long a provider may take to hand over the logs of a worker."""
-MAX_LOGS = 1_000_000
-"""Most characters of logs in one answer; the latest are kept."""
 
 Explain = Callable[[EndpointId], rows.Explanation]
 
@@ -38,7 +32,6 @@ def add_v1_routes(
 ) -> None:
     _add_status_route(app, management.hub, troubles, gateway)
     _add_endpoint_routes(app, management, keyring, explain)
-    _add_worker_routes(app, management)
 
 
 def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]], gateway: str) -> None:
@@ -93,7 +86,28 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
     ) -> list[rows.JournalEntry]:
         """The latest decisions about the endpoint, newest first."""
         entries = await hub.store.journal(find_endpoint(hub, caller, endpoint), limit)
-        return [rows.JournalEntry(at=e.at, decision=msgspec.convert(e.body, rows.Decision)) for e in entries]
+        return [
+            rows.JournalEntry(
+                at=e.at,
+                decision=msgspec.convert(e.body, rows.Decision),
+                title=words.title(e.body),
+                text=words.text(e.body),
+            )
+            for e in entries
+        ]
+
+    @app.get("/v1/endpoints/{endpoint:path}/history")
+    async def show_history(
+        endpoint: str,
+        caller: Caller,
+        last_s: Annotated[float, Query(gt=0, le=86_400)] = 3600.0,
+        most: Annotated[int, Query(ge=2, le=1440)] = 1440,
+    ) -> rows.History:
+        """Load, capacity, waits, workers and spend of the endpoint: of an hour every 5 s, of a day every minute.
+
+        It is in memory, and begins with the server's start. `most`: rows, evenly spread."""
+        managed = hub.managed(find_endpoint(hub, caller, endpoint))
+        return managed.samples.history(last_s, hub.clock.now(), most)
 
     @app.get("/v1/endpoints/{endpoint:path}/traffic", response_model=rows.Traffic)
     async def show_traffic(
@@ -112,52 +126,6 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
         return rows.EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
 
 
-def _add_worker_routes(app: FastAPI, management: Management) -> None:
-    hub, workers = management.hub, management.workers
-
-    @app.get("/v1/workers")
-    async def list_workers(caller: Caller, endpoint: str = "", gone: bool = False) -> list[rows.Worker]:
-        """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted.
-
-        `gone`: also those that were destroyed within a day, with what they said last.
-        """
-        now = hub.clock.now()
-        wanted = find_endpoint(hub, caller, endpoint) if endpoint else None
-        found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
-        seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
-        there = [_worker_row(m, w, now) for m in seen for w in m.fleet.workers.values()]
-        return there + [_worker_row(m, w, now, at) for m in seen for at, w in m.gone_lately(now) if gone]
-
-    @app.delete("/v1/workers/{worker_id}", status_code=202)
-    async def dismiss_worker(worker_id: int, caller: Caller) -> rows.Worker:
-        """Sends the worker away: it gets no more requests, finishes what it has, and is destroyed."""
-        workers.dismiss(worker_id, caller.sees)
-        return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
-
-    @app.get("/v1/workers/{worker_id}/logs")
-    async def show_logs(
-        worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200
-    ) -> rows.WorkerLogs:
-        """The last lines that the worker printed, as its provider has them; of one that is gone, if it keeps them."""
-        try:
-            worker = workers.get(worker_id, caller.sees)[1]
-            place = worker.instance_id
-        except NotFound:
-            worker = workers.gone(worker_id, caller.sees)
-            place = worker.label
-        provider = hub.provider_of(worker)
-        if provider is None:
-            raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
-        if not place:
-            return rows.WorkerLogs(text="")
-        try:
-            async with asyncio.timeout(LOGS_WAIT_S):
-                text = await provider.logs(place, tail)
-        except TimeoutError:
-            raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
-        return rows.WorkerLogs(text=text[-MAX_LOGS:])
-
-
 def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     """The caller's endpoint with this name, or else the one with this id that it may see. Raises: NotFound."""
     found = hub.directory.id_of(caller.account_id, name_or_id)
@@ -166,34 +134,3 @@ def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     if found is None:
         raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
     return found
-
-
-def _worker_row(managed: ManagedEndpoint, worker: Worker, now: float, gone_at: float = 0.0) -> rows.Worker:
-    fleet = managed.fleet
-    return rows.Worker(
-        id=worker.id,
-        endpoint=fleet.endpoint.name,
-        workergroup_id=worker.group_id,
-        state=str(worker.state),
-        goal=str(worker.goal),
-        url=worker.url,
-        instance_id=worker.instance_id,
-        provider=worker.provider,
-        machine=worker.machine,
-        gpu_name=worker.gpu_name,
-        num_gpus=worker.num_gpus,
-        perf=worker.perf,
-        outstanding=0.0 if gone_at else fleet.requests.load_at(worker.id)[0],
-        busy=not gone_at and fleet.requests.busy(worker.id),
-        penalty_s=fleet.requests.outliers.penalties_s(now).get(worker.id, 0.0),
-        price_usd_h=worker.usd_h(),
-        spent_usd=worker.spent_at(now),
-        age_s=now - worker.created_at,
-        load_s=worker.load_s,
-        version=worker.version,
-        scheme=worker.scheme,
-        message=managed.message_of(worker),
-        gone_at=gone_at,
-        build=worker.build,
-        update="" if gone_at else update_of(managed, worker),
-    )

@@ -7,6 +7,7 @@ from posthouse.domain.demand import Demand
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.estimates import Estimates
 from posthouse.wire.rows.base import Row
+from posthouse.wire.rows.live import Verdict
 from posthouse.wire.rows.own import MoneyLeft, Update
 
 
@@ -55,6 +56,10 @@ class JournalEntry(Row):
 
     at: float
     decision: Decision
+    title: str = ""
+    """What it does, in a few words."""
+    text: str = ""
+    """Why, in at most three sentences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,8 @@ class Explanation(Row):
     """Of each workergroup that was ever updated."""
     limited: dict[str, int] = field(default_factory=dict)
     """Requests that were refused since the server started, by the limit of their key: `requests`, `work`, `at once`."""
+    verdict: Verdict | None = None
+    """What keeps it from the capacity that it needs; null where it has that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import ClassVar, TypeAlias
 
 from posthouse.wire.rows.base import Row
 from posthouse.wire.rows.decisions import Decision
+from posthouse.wire.rows.live import Figures, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,10 @@ class EndpointChanged(_Happening):
     usd_h: float
     """US dollars per hour now."""
     spent_usd: float
+    condition: str
+    """As in `GET /v1/status`."""
+    verdict: Verdict | None
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,10 @@ class Decided(_Happening):
 
     kind: ClassVar[str] = "decision"
     decision: Decision
+    title: str
+    """What it does, in a few words."""
+    text: str
+    """Why, in at most three sentences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from posthouse.wire.rows.base import Row
+from posthouse.wire.rows.live import Figures, Verdict, WorkerPage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,26 @@ class Standing(Row):
     """Of each workergroup that was ever updated."""
     limited: dict[str, int] = field(default_factory=dict)
     """Requests that were refused since the server started, by the limit of their key: `requests`, `work`, `at once`."""
+    id: int = 0
+    condition: str = ""
+    """`enough`, `starting`, `busy`, `short`, `at_rest`, `updating`, `suspended`, `stopped` or `deleting`."""
+    verdict: Verdict | None = None
+    """What keeps it from the capacity that it needs; null where it has that."""
+    figures: Figures = field(default_factory=Figures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Row):
+    """Somebody who is signed in to the console."""
+
+    name: str
+    """Of the key that was shown."""
+    scope: str
+    account: str
+    installation: str
+    csrf: str
+    """To be sent as the header `X-CSRF-Token` with every call that changes something."""
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +170,10 @@ class Worker(Row):
     """The version of its template that it runs; empty if nobody knows."""
     update: str = ""
     """`canary`: it is the first of a new version; `due`: it waits for its update."""
+    look: str = ""
+    """hot, loading, cold, draining, failed or gone."""
+    page: WorkerPage | None = None
+    """Where one worker was asked for: the rest of what is known of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,35 @@
+/** Single keys, off wherever text is typed. */
+import { useEffect } from "preact/hooks";
+import { go, home, workersAt } from "./route";
+
+export function useKeys(help: () => void): void {
+  useEffect(() => {
+    let began = 0;
+    const press = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      if (event.metaKey || event.ctrlKey || event.altKey || target.closest("input, textarea, select, dialog")) return;
+      const after = Date.now() - began < 1200;
+      began = 0;
+      if (after && event.key === "o") return go(home);
+      if (after && event.key === "w") return go(workersAt);
+      if (event.key === "g") began = Date.now();
+      else if (event.key === "?") help();
+      else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+      else if (event.key === "/") {
+        const field = document.querySelector<HTMLElement>("main input[type=search]");
+        if (field) {
+          event.preventDefault();
+          field.focus();
+        }
+      }
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, []);
+}
+
+function step(by: number): void {
+  const rows = [...document.querySelectorAll<HTMLElement>("main a.row")];
+  const at = rows.indexOf(document.activeElement as HTMLElement);
+  rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))]?.focus();
+}
