@@ -44,24 +44,14 @@ class Needs:
         return replace(self, hot=hot, rent=rent, least=self.least + 1)
 
 
-def silent_long_enough(scaling: Scaling, demand: Demand, now: float) -> bool:
-    """True if a positive `inactivity_timeout` has passed without a request, and none is open."""
-    timeout_s = scaling.inactivity_timeout or 0.0
-    return timeout_s > 0 and not _open_work(demand) and now - demand.last_request_at >= timeout_s
-
-
 def least_hot(scaling: Scaling, demand: Demand, now: float) -> int:
     """How many workers must be hot, whatever the load: 1 or 0.
 
     `min_load` above 0 keeps one, so does a negative `inactivity_timeout`, so does a positive one that has not passed.
     """
-    timeout_s = scaling.inactivity_timeout or 0.0
-    waits_for_timeout = timeout_s > 0 and not silent_long_enough(scaling, demand, now)
-    return int(scaling.min_load > 0 or timeout_s < 0 or waits_for_timeout or _open_work(demand))
-
-
-def _open_work(demand: Demand) -> bool:
-    return demand.waiting > 0 or demand.outstanding > 0
+    timeout_s, open_work = scaling.inactivity_timeout or 0.0, demand.waiting > 0 or demand.outstanding > 0
+    waits_for_timeout = timeout_s > 0 and now - demand.last_request_at < timeout_s
+    return int(scaling.min_load > 0 or timeout_s < 0 or waits_for_timeout or open_work)
 
 
 def expected_wait_s(demand: Demand, ready_supply: float) -> float:
@@ -162,7 +152,7 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     stopped = any(w.state is State.STOPPED for w in capacity.kept(draft.all()))
     asked, now_needed, because = needed(s.estimates.start_s if stopped else s.estimates.create_s)
     least = least_hot(scaling, demand, s.now)
-    if silent_long_enough(scaling, demand, s.now) and least == 0:
+    if least == 0 and (scaling.inactivity_timeout or 0.0) > 0:  # it has passed
         asked, now_needed, memory = 0.0, 0.0, Memory()
         because += (Reason("need", 0.0, f"no request for inactivity_timeout {scaling.inactivity_timeout:g} s"),)
     hold_s = tuning.hold_starts * max(s.estimates.start_s, tuning.recent_s)
