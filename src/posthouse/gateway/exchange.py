@@ -61,6 +61,7 @@ _WITHHELD: Final = frozenset(
         *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
     }
 )
+_WITHOUT_BODY: Final = ("GET", "HEAD", "DELETE", "OPTIONS")  # others say that theirs is empty
 _WITHHELD_OF_JSON: Final = _WITHHELD | {b"content-type"}
 
 
@@ -273,6 +274,8 @@ class Exchange:
         elif asked.body is not None:
             body = asked.body
             own += [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
+        elif asked.method not in _WITHOUT_BODY:
+            own.append((b"content-length", b"0"))
         return head(first, own + self._passed_on(is_json)) + b"\r\n", body, chunked, asked.method == "HEAD"
 
     def _passed_on(self, is_json: bool) -> Headers:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from posthouse.http1.messages import Headers
+from posthouse.http1.messages import NO_BODY, Headers
 from posthouse.http1.reply import Lost, Reply
 
 CONNECT_S: Final = 10.0
@@ -60,7 +60,7 @@ class Link(asyncio.Protocol):
     _head_bytes = 0
     _uses = 0
     _paused = _came = _ended = _keeps = False
-    _until_close = False
+    _framed = _until_close = False
     """The answer's body ends with the connection."""
 
     def __init__(self, upstreams: "Upstreams", origin: Origin) -> None:
@@ -136,9 +136,11 @@ class Link(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            reply.fail(Lost("its answer is not HTTP"))
-            self.transport.abort()
-            return
+            self._keeps = False
+            if not reply.whole:  # else it is what follows the answer
+                reply.fail(Lost("its answer is not HTTP"))
+                self.transport.abort()
+                return
         if not reply.begun:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -179,7 +181,7 @@ class Link(asyncio.Protocol):
     # -- what the parser tells -------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._headers, self._reason = [], b""
+        self._headers, self._reason, self._framed = [], b"", False
         if self._ended:  # nobody has asked
             self._keeps = False
 
@@ -187,15 +189,17 @@ class Link(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"content-length" or name == b"transfer-encoding":
+            self._framed = True
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status, reply = self._parser.get_status_code(), self._reply
         if status < 200 or self._ended or reply is None:
             return
         reply.status, reply.headers, reply.reason, reply.begun = status, self._headers, self._reason, True
-        framed = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self._headers)
-        self._until_close = not framed and status not in {204, 304}
+        self._until_close = not self._framed and status not in NO_BODY
         self._headers = []  # trailers are not passed on
         if reply.is_head:
             self._ended, self._keeps, reply.whole = True, False, True
