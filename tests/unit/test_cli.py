@@ -755,3 +755,35 @@ def test_providers_are_listed_in_words(monkeypatch: pytest.MonkeyPatch, capsys: 
 )
 def test_what_a_worker_printed_steers_no_terminal(said: str, shown: str) -> None:
     assert log_text(said) == shown
+
+
+def key_row(key_id: str, name: str, **fields: Any) -> rows.Key:
+    plain: dict[str, Any] = {"scope": "route", "account": "default", "created_at": 1.0, "last_used_at": None}
+    return rows.Key(id=key_id, name=name, revoked_at=None, **plain, **fields)
+
+
+def test_keys_are_shown_with_their_limits_where_any_has_some(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(
+        monkeypatch, "keys", [key_row("1", "web"), key_row("2", "alice", at_once=4, used_requests=7, used_work=70.5)]
+    )
+    assert main(["key", "list"]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:7] == ["id", "name", "scope", "at_once", "used_requests", "used_work", "refused_requests"]
+    assert [line.split()[:7] for line in lines] == [
+        ["1", "web", "route", "-", "0", "0", "0"],
+        ["2", "alice", "route", "4", "7", "70.5", "0"],
+    ]
+    answers(monkeypatch, "keys", [key_row("1", "web")])
+    assert main(["key", "list"]) == 0
+    assert "used_work" not in capsys.readouterr().out
+
+
+def test_limits_are_given_to_keys_as_they_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = answers(monkeypatch, "update_key", key_row("2", "alice"))
+    assert main(["key", "update", "2", "--work-per-minute", "500", "--at-once", "0"]) == 0
+    assert capsys.readouterr().out == "key 2 changed\n"
+    assert called == [("2", None, {"requests_per_minute": None, "work_per_minute": 500, "at_once": 0})]
