@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers console wheel \
-	image lock clean
+.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers clients console \
+	wheel image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ peers: .venv/.dev ## record how unmodified peers do here, in docs/reference; PEE
 console: .venv/.dev ## build the web page from console/ into src (needs Node 20.19 or later; users need none)
 	$(BIN)/python docs/generate.py
 	cd console && npm ci --ignore-scripts --no-audit --no-fund && npm run build
+
+clients: .venv/.dev ## record how official clients do at a gateway; CLIENTS=FOLDER: where they are installed
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 wheel: .venv/.dev ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --quiet

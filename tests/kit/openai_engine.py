@@ -145,6 +145,8 @@ class Engine:
                 plan = plan.removesuffix("-once") if self.is_first(user) else ""
             if early := await self.early(request, plan, user):
                 return early
+            if plan == "tools" and asked["messages"][-1]["role"] != "tool":
+                return web.json_response(self.calling(asked))
             if not asked.get("stream"):
                 return web.json_response(self.document(asked, raw if plan == "echo" else "so it was"))
             return await self.stream(request, asked, plan)
@@ -183,6 +185,15 @@ class Engine:
         kind = "chat.completion" if "messages" in asked else "text_completion"
         said = {"id": "c1", "object": kind, "created": 1, "model": asked["model"], "choices": [choice], "usage": USAGE}
         return said | {"x_engine": "kept"}
+
+    def calling(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A call of the first tool."""
+        function = {"name": asked["tools"][0]["function"]["name"], "arguments": '{"city": "Paris"}'}
+        said = self.document(asked, "")
+        call = {"id": "call_1", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        said["choices"][0] |= {"message": message, "finish_reason": "tool_calls"}
+        return said
 
     async def stream(self, request: web.Request, asked: dict[str, Any], plan: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Request-Id": "of-the-engine"})
