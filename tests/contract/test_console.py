@@ -88,7 +88,7 @@ async def test_a_worker_is_drained_and_restarted_by_hand(web: Web) -> None:
     assert (again.status, "takes no requests" in again.body["msg"]) == (409, True)
     page = (await web.call("GET", "/v1/workers/1", key="read")).body["page"]
     assert [one["text"] for one in page["story"]] == [
-        f"is to {wish}, says key {web.keys['operate'][3:11]}" for wish in ("rest", "begin anew")
+        f"is to {wish}, says key {web.keys['operate'][3:11]}" for wish in ("rest", "restart")
     ]
     assert (await web.call("POST", "/v1/workers/9/drain")).status == 404
 

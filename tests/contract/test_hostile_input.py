@@ -163,6 +163,12 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/docs/{asset}"): [Row(path={"asset": wrong}) for wrong in (*IDS, "..%2f..%2fauth.py", "%2fetc%2fpasswd")],
     ("GET", "/openapi.json"): [],
     ("HEAD", "/openapi.json"): [],
+    ("GET", "/"): [],
+    ("GET", "/console"): [],
+    ("GET", "/console/{path}"): [Row(path={"path": f"assets/{wrong}"}) for wrong in (*IDS, "..%2f..%2ffiles.py")],
+    ("POST", "/v1/session"): of({"key": (*TEXTS, "")}),
+    ("GET", "/v1/session"): [],
+    ("DELETE", "/v1/session"): [],
     ("GET", "/api/v0/users/current"): [],
     ("GET", "/api/v0/endptjobs"): [],
     ("POST", "/api/v0/endptjobs"): of(SCALING),
@@ -201,6 +207,14 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         *ids("endpoint"),
         *(Row(query=wrong, path={"endpoint": "llm"}) for wrong in QUERIES),
     ],
+    ("GET", "/v1/endpoints/{endpoint}/history"): [
+        *ids("endpoint"),
+        *(
+            Row(query=wrong.replace("limit", "most").replace("1001", "1441"), path={"endpoint": "llm"})
+            for wrong in QUERIES
+        ),
+        *(Row(query=f"last_s={wrong}", path={"endpoint": "llm"}) for wrong in ("0", "-1", "nan", "inf", "86401")),
+    ],
     ("GET", "/v1/endpoints/{endpoint}/traffic"): [
         *ids("endpoint"),
         *(
@@ -210,6 +224,9 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ],
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): ids("endpoint"),
     ("GET", "/v1/workers"): [Row(query=f"endpoint={wrong}") for wrong in IDS],
+    ("GET", "/v1/workers/{worker_id}"): ids("worker_id"),
+    ("POST", "/v1/workers/{worker_id}/drain"): ids("worker_id"),
+    ("POST", "/v1/workers/{worker_id}/restart"): ids("worker_id"),
     ("DELETE", "/v1/workers/{worker_id}"): ids("worker_id"),
     ("GET", "/v1/workers/{worker_id}/logs"): [
         *ids("worker_id"),
@@ -236,7 +253,11 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("POST", "/v1/keys"): of(
         {"name": (*TEXTS, ""), "scope": (*TEXTS, "king"), "digest": ("x",)}, name="x", scope="read"
     ),
+    ("PUT", "/v1/keys/{key_id}"): ids("key_id"),
     ("DELETE", "/v1/keys/{key_id}"): ids("key_id"),
+    ("GET", "/v1/aliases"): [],
+    ("PUT", "/v1/aliases/{name}"): ids("name"),
+    ("DELETE", "/v1/aliases/{name}"): ids("name"),
 }
 
 
@@ -270,7 +291,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 async def complaint(here: Site, method: str, path: str, row: Row, key: str) -> str:
     """What is wrong with the answer to a row; empty if it is a refusal that the wire's peers and people understand."""
     hot = (method, path) in ROUTES
-    for name in ("endpoint_id", "group_id", "worker_id", "endpoint", "key_id", "asset"):
+    for name in ("endpoint_id", "group_id", "worker_id", "endpoint", "key_id", "asset", "path", "name"):
         path = path.replace(f"{{{name}}}", row.path.get(name, "4711"))
     body = row.body if isinstance(row.body, bytes) else b"" if row.body is None else json.dumps(row.body).encode()
     case = Case(method, path, row.query, (("authorization", f"Bearer {key}"),), body)
@@ -295,7 +316,7 @@ async def test_every_wrong_call_is_refused_in_words_and_no_secret_is_logged(
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.INFO, "aiosqlite")  # it tells of every statement
     public = {path for (_, path), row in ROUTES.items() if row.access.name == "public"}
-    public |= {"/docs", "/docs/{asset}", "/openapi.json"}
+    public |= {"/docs", "/docs/{asset}", "/openapi.json", "/", "/console", "/console/{path}", "/v1/session"}
     complaints = []
     async with site(tmp_path) as here:
         keys = here.secrets

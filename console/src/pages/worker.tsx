@@ -82,7 +82,7 @@ function Acts({ worker, page, session, again }: { worker: Worker; page: Page; se
       )}
       {asks === "restart" && (
         <Confirm title={`Restart worker ${worker.id}?`} verb="Restart" close={() => setAsks(null)} act={() => call("POST", `${path}/restart`).then(after(`Worker ${worker.id} restarts in its turn.`))}>
-          <p>{page.can_restart ? "It begins anew where it is, with what its template says now." : "Its provider cannot do that in place, so it is replaced."} That waits until the others can do its work, if need be with one more worker. {first}</p>
+          <p>{page.can_restart ? "It restarts where it is, with what its template says now." : "Its provider cannot do that in place, so it is replaced."} That waits until the others can do its work, if need be with one more worker. {first}</p>
           {worker.load_s > 0 && <p>The last time it took {span(worker.load_s)} to be ready.</p>}
         </Confirm>
       )}

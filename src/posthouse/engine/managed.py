@@ -319,8 +319,8 @@ class ManagedEndpoint:
         return [w for w in (*(gone for _, gone in self.gone_lately(now)), *there) if w.message][-FAILURES_TOLD:]
 
     def wish(self, worker_id: WorkerId, goal: Goal, who: str, now: float) -> None:
-        """Takes in that a person wants a worker to rest, or to begin anew; `who`: for its log."""
-        wanted = "rest" if goal is Goal.COLD else "begin anew"
+        """Takes in that a person wants a worker to rest, or to restart; `who`: for its log."""
+        wanted = "rest" if goal is Goal.COLD else "restart"
         self.history.note(now, Level.INFO1, f"is to {wanted}, says {who}", worker_id)
         self.handle(Dismissed((worker_id,), goal), now)
 

@@ -58,7 +58,7 @@ class Workers:
         home.wish(worker.id, Goal.COLD, who, self.hub.clock.now())
 
     def restart(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
-        """Has the worker begin anew with what its template says, in its turn: when the others can do its work.
+        """Restarts the worker with what its template says, in its turn: when the others can do its work.
 
         Raises: NotFound, Refused.
         """

@@ -86,7 +86,7 @@ def _add_act_routes(app: FastAPI, hub: Hub, workers: Workers) -> None:
 
     @app.post("/v1/workers/{worker_id}/restart", status_code=202)
     async def restart_worker(worker_id: int, caller: Caller) -> rows.Worker:
-        """Has the worker begin anew with what its template says now: once the others can do its work, and it has
+        """Restarts the worker with what its template says now: once the others can do its work, and it has
         finished what it has. One whose provider cannot do that is replaced."""
         workers.restart(worker_id, f"key {caller.key_id}", caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())

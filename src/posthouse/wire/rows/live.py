@@ -124,7 +124,7 @@ class WorkerPage(Row):
     can_rest: bool
     """Its provider can stop it and keep its disk."""
     can_restart: bool
-    """Its provider can begin it anew where it is; else it is replaced."""
+    """Its provider can restart it where it is; else it is replaced."""
     usual_perf: float
     """Work per second of such workers, as learned; 0 if not yet."""
     usual_start_s: float
