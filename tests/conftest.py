@@ -18,7 +18,9 @@ what no package installs notes what it ran, with `record_property("ran", ...)`: 
 """
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
@@ -28,6 +30,10 @@ from typing import Any
 import pytest
 
 from tests.kit.shared_fields import share_fields
+
+# Tests start hundreds of programs: without bytecode on the disk each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 GENERATIONS = {
     "C0": "plain HTTP clients, as in the published examples",

@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,6 @@ from posthouse.providers.docker import DockerPlugin
 from posthouse.providers.docker import engine as engine_module
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.plugin import Context
-from posthouse.providers.registry import opened
 from tests.kit.container_engines import (
     IMAGE,
     PASSWORD,
@@ -37,7 +36,7 @@ from tests.kit.container_engines import (
     registry,
     saved,
 )
-from tests.kit.provider_contract import ProviderContract, printed, rent, seen_as, spec
+from tests.kit.provider_contract import ProviderContract, opened_provider, printed, rent, seen_as, spec
 
 
 @pytest.fixture(scope="module", params=["docker", "podman"])
@@ -46,20 +45,11 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield engine
 
 
-@asynccontextmanager
-async def provider_of(
-    engine: ContainerEngine, name: str = "box", bell: asyncio.Event | None = None, **table: object
-) -> AsyncIterator[Provider]:
-    """As a server opens it, behind its wrappers. At the end its workers stay."""
+def provider_of(
+    engine: ContainerEngine, bell: Callable[[], None] = lambda: None, **table: object
+) -> AbstractAsyncContextManager[Provider]:
     given = {"type": "docker", "url": engine.url, "network": engine.network, "image": IMAGE, "slots": 4, "grace_s": 1}
-    flags = {f"providers.{name}.{key}": value for key, value in (given | {"ready_usd_h": 0.1} | table).items()}
-    settings, _ = load_settings(flags, None, {})
-    context = Context(name, "test", Path(), (bell or asyncio.Event()).set)
-    provider, _ = await opened(settings.providers[name], context)
-    try:
-        yield provider
-    finally:
-        await provider.close()
+    return opened_provider("box", given | {"ready_usd_h": 0.1} | table, bell=bell)
 
 
 @pytest.fixture
@@ -207,7 +197,7 @@ async def test_what_was_stopped_and_what_has_ended_are_told_apart_by_the_next_se
 
 async def test_the_bell_rings_when_a_worker_ends(engine: ContainerEngine, client: aiodocker.Docker) -> None:
     bell = asyncio.Event()
-    async with provider_of(engine, bell=bell) as box:
+    async with provider_of(engine, bell.set) as box:
         made = await rent(box, spec(1))
         while not bell.is_set():  # its start, or, as the ear may open later than that, another
             await client.containers.container(made.id).restart(t=0)

@@ -16,7 +16,7 @@ from posthouse.ports import Provider
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
 from tests.kit.live import WORKER_ENV, add_endpoint, live_server, states, until
-from tests.kit.provider_contract import ProviderContract
+from tests.kit.provider_contract import ProviderContract, opened_provider
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "provider-fixed"
 MAX_LINES = 120
@@ -35,14 +35,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 async def fixed(tmp_path: Path) -> AsyncIterator[Provider]:
-    """As a server opens it, behind its wrappers."""
     table = {"type": "fixed", "root": str(tmp_path / "there"), "first_port": 18_300, "usd_h": 0.3}
-    settings, _ = load_settings({f"providers.garage.{name}": value for name, value in table.items()}, None, {})
-    provider, _ = await opened(settings.providers["garage"], Context("garage", "test", tmp_path))
-    yield provider
-    for instance in await provider.instances():
-        await provider.destroy(instance.id)
-    await provider.close()
+    async with opened_provider("garage", table, tmp_path) as provider:
+        yield provider
+        for instance in await provider.instances():
+            await provider.destroy(instance.id)
 
 
 class TestFixedProvider(ProviderContract):

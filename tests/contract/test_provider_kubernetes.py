@@ -1,16 +1,14 @@
 """What the Kubernetes provider does at a real API server: the contract of every provider, and more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from posthouse.config import load_settings
 from posthouse.domain.lifecycle import Observation
 from posthouse.errors import Busy, NotFound, Refused
 from posthouse.ports import Provider, RegistryLogin
@@ -18,11 +16,20 @@ from posthouse.providers.kubernetes import api as api_module
 from posthouse.providers.kubernetes import making as making_module
 from posthouse.providers.kubernetes import provider as provider_module
 from posthouse.providers.kubernetes import workers as workers_module
-from posthouse.providers.plugin import Context
-from posthouse.providers.registry import opened
 from tests.kit.kubelet import Kubelet
-from tests.kit.kubernetes_cluster import LEAST, NAMESPACE, RBAC, Cluster, api_server
-from tests.kit.provider_contract import ProviderContract, eventually, listed, printed, rent, seen_as, spec
+from tests.kit.kubernetes_cluster import LEAST, NAMESPACE, RBAC, Cluster
+from tests.kit.provider_contract import (
+    ProviderContract,
+    eventually,
+    listed,
+    opened_provider,
+    printed,
+    rent,
+    seen_as,
+    spec,
+)
+
+pytest_plugins = "tests.kit.cluster"
 
 USUAL: dict[str, object] = {
     "type": "kubernetes",
@@ -36,32 +43,11 @@ USUAL: dict[str, object] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with api_server(tmp_path_factory.mktemp("kubernetes")) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
-    with Kubelet(cluster, tmp_path_factory.mktemp("node")) as node:
-        yield node
-
-
-@asynccontextmanager
-async def provider_at(
-    cluster: Cluster, name: str = "kube", bell: asyncio.Event | None = None, **table: object
-) -> AsyncIterator[Provider]:
-    """As a server opens it, behind its wrappers, with the roles of the example. At the end its workers stay."""
-    config = str(cluster.kubeconfig(LEAST))
-    flags = {f"providers.{name}.{key}": value for key, value in (USUAL | {"kubeconfig": config} | table).items()}
-    settings, _ = load_settings(flags, None, {})
-    context = Context(name, "test", Path(), (bell or asyncio.Event()).set)
-    provider, _ = await opened(settings.providers[name], context)
-    try:
-        yield provider
-    finally:
-        await provider.close()
+def provider_at(
+    cluster: Cluster, bell: Callable[[], None] = lambda: None, **table: object
+) -> AbstractAsyncContextManager[Provider]:
+    """With the roles of the example."""
+    return opened_provider("kube", USUAL | {"kubeconfig": str(cluster.kubeconfig(LEAST))} | table, bell=bell)
 
 
 @pytest.fixture
@@ -99,7 +85,7 @@ def object_of(cluster: Cluster, kind: str, body: dict[str, Any]) -> Iterator[Non
 
 async def test_every_right_of_the_example_is_needed_and_no_other_is(cluster: Cluster, node: Kubelet) -> None:
     bell = asyncio.Event()
-    async with provider_at(cluster, bell=bell) as kube:
+    async with provider_at(cluster, bell.set) as kube:
         async with asyncio.timeout(60):
             await bell.wait()  # the watch has begun
         login = RegistryLogin("ghcr.io", "ali", "sesame")
@@ -355,7 +341,7 @@ async def test_a_claim_s_name_that_somebody_has_is_refused_and_their_claim_stays
 
 async def test_the_bell_rings_when_a_worker_ends(cluster: Cluster, node: Kubelet) -> None:
     bell = asyncio.Event()
-    async with provider_at(cluster, bell=bell) as kube:
+    async with provider_at(cluster, bell.set) as kube:
         async with asyncio.timeout(60):
             await bell.wait()
             made = await rent(kube, spec(1, FOREVER))

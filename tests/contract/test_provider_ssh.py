@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,16 @@ from posthouse.providers.ssh.frames import BEGIN, Answer, Listing, framed
 from posthouse.providers.ssh.link import Link
 from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine
 from tests.kit.disks import fill, small_disk
-from tests.kit.provider_contract import ProviderContract, eventually, listed, printed, rent, seen_as, spec
+from tests.kit.provider_contract import (
+    ProviderContract,
+    eventually,
+    listed,
+    opened_provider,
+    printed,
+    rent,
+    seen_as,
+    spec,
+)
 from tests.kit.ssh_server import SshServer, network_of_its_own, ssh_server
 
 TICK = "i=0; while :; do echo tick $((i+=1)); sleep 0.1; done"
@@ -50,16 +59,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("box")
 
 
-@asynccontextmanager
-async def provider_of(data_dir: Path, *hosts: dict[str, Any], **table: Any) -> AsyncIterator[Provider]:
-    """As a server opens it, behind its wrappers. At the end its workers stay."""
-    given = {"type": "ssh", "grace_s": 0.5, "hosts": list(hosts)} | table
-    settings, _ = load_settings({f"providers.boxes.{key}": value for key, value in given.items()}, None, {})
-    provider, _ = await opened(settings.providers["boxes"], Context("boxes", "test", data_dir))
-    try:
-        yield provider
-    finally:
-        await provider.close()
+def provider_of(data_dir: Path, *hosts: dict[str, Any], **table: Any) -> AbstractAsyncContextManager[Provider]:
+    return opened_provider("boxes", {"type": "ssh", "grace_s": 0.5, "hosts": list(hosts)} | table, data_dir)
 
 
 async def ready(provider: Provider) -> None:

@@ -8,22 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.kit.kubelet import Kubelet
-from tests.kit.kubernetes_cluster import Cluster, api_server, free_port
+from tests.kit.kubernetes_cluster import Cluster, free_port
 from tests.kit.site import ONSTART, Site, until
 
+pytest_plugins = "tests.kit.cluster"
+
 ANSWER = "a demo model: it\n"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with api_server(tmp_path_factory.mktemp("kubernetes")) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
-    with Kubelet(cluster, tmp_path_factory.mktemp("node")) as node:
-        yield node
 
 
 @pytest.fixture

@@ -6,19 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posthouse.config import load_settings
 from posthouse.market.faults import Faults, changed
 from posthouse.market.local import LocalRunner, NoRunner
 from posthouse.market.server import Api, served
 from posthouse.market.world import Market
 from posthouse.ports import Provider
-from posthouse.providers.plugin import Context
-from posthouse.providers.registry import opened
+from tests.kit.provider_contract import opened_provider
 from tests.kit.site import START_S
 
 KEY, READ_KEY = "renter-key", "reader-key"
@@ -44,17 +42,9 @@ async def market(directory: Path | None = None, offers: int = 5, seed: int = 1, 
             await asyncio.to_thread(runner.close)
 
 
-@asynccontextmanager
-async def provider_at(api: Api, name: str = "market", **table: Any) -> AsyncIterator[Provider]:
-    """As a server opens it, behind its wrappers."""
+def provider_at(api: Api, name: str = "market", **table: Any) -> AbstractAsyncContextManager[Provider]:
     given = {"type": "vast", "url": api.url, "api_key": KEY, "image": "demo/image", "pace": 0.0}
-    flags = {f"providers.{name}.{key}": value for key, value in (given | table).items()}
-    settings, _ = load_settings(flags, None, {})
-    provider, _ = await opened(settings.providers[name], Context(name, "test", Path()))
-    try:
-        yield provider
-    finally:
-        await provider.close()
+    return opened_provider(name, given | table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,22 @@ A test class inherits `ProviderContract` and gives it a fixture `provider`: one 
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from posthouse.config import load_settings
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer
 from posthouse.errors import NotFound, OfferTaken, Refused
 from posthouse.ports import InstanceSpec, Provider
+from posthouse.providers.plugin import Context
+from posthouse.providers.registry import opened
 
 SLEEP = "echo up; exec sleep 600"
 DEADLINE_S = 60.0
@@ -32,6 +37,22 @@ def spec(worker_id: int, onstart: str = SLEEP, installation: str = "test", **env
         disk_gb=1.0,
         env=env,
     )
+
+
+@asynccontextmanager
+async def opened_provider(
+    name: str, table: dict[str, Any], data_dir: Path = Path(), bell: Callable[[], None] = lambda: None
+) -> AsyncIterator[Provider]:
+    """A provider as a server of installation `test` opens it from its table of settings, behind its wrappers.
+
+    At the end its workers stay.
+    """
+    settings, _ = load_settings({f"providers.{name}.{key}": value for key, value in table.items()}, None, {})
+    provider, _ = await opened(settings.providers[name], Context(name, "test", data_dir, bell))
+    try:
+        yield provider
+    finally:
+        await provider.close()
 
 
 async def rent(provider: Provider, wanted: InstanceSpec) -> Instance:

@@ -14,17 +14,15 @@ import subprocess
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from posthouse.config import load_settings
 from posthouse.ports import Provider
-from posthouse.providers.plugin import Context
-from posthouse.providers.registry import opened
+from tests.kit.provider_contract import opened_provider
 
 TOKEN = "sky_token"
 CATALOG = {
@@ -293,13 +291,5 @@ async def sky_server(root: Path, **given: Any) -> AsyncIterator[SkyServer]:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def provider_at(url: str, **table: Any) -> AsyncIterator[Provider]:
-    """The provider, of installation `test`, at a server."""
-    given = {"url": url, "token": TOKEN, "call_s": 20.0, "launch_s": 2.0, **table}
-    settings, _ = load_settings({f"providers.skypilot.{name}": value for name, value in given.items()}, None, {})
-    provider, _ = await opened(settings.providers["skypilot"], Context("skypilot", "test", Path("/nowhere")))
-    try:
-        yield provider
-    finally:
-        await provider.close()
+def provider_at(url: str, **table: Any) -> AbstractAsyncContextManager[Provider]:
+    return opened_provider("skypilot", {"url": url, "token": TOKEN, "call_s": 20.0, "launch_s": 2.0} | table)
