@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 	wheel image lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # What a user needs: demo and serve.
 .venv/.server: requirements.lock pyproject.toml
@@ -36,11 +36,20 @@ serve: .venv/.server ## run the server on 127.0.0.1:8080
 market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--run DIR" boots real workers there
 	$(BIN)/posthouse market $(ARGS)
 
-test: .venv/.dev ## run every test, six files at a time: most of them wait for something
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+# Four files at a time on two processors: most of them wait for something.
+PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 4 --dist loadfile --no-loadscope-reorder
+test: .venv/.dev ## run the tests, but for those that are marked `long`
+	$(PYTEST) -m "not long"
 
-coverage: .venv/.dev ## run every test and show which lines they run; the table goes to coverage.md
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=markdown:coverage.md
+.PHONY: test-long test-all
+test-long: .venv/.dev ## run the tests that are marked `long`
+	$(PYTEST) -m long
+
+test-all: .venv/.dev ## run every test
+	$(PYTEST)
+
+coverage: .venv/.dev ## run what `make test` runs, and show which lines that is; the table goes to coverage.md
+	$(PYTEST) -m "not long" --cov --cov-report=term --cov-report=markdown:coverage.md
 
 lint: .venv/.dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -122,7 +122,7 @@ WAITING = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Has files that wait take turns with files that compute, the longest first; in a file nothing moves.
 
-    `make test` begins files in this order, six at a time. Side by side those that wait would leave the processors
+    `make test` begins files in this order, four at a time. Side by side those that wait would leave the processors
     idle, and with a long one that is begun last the others have nothing to do.
     """
     files = list(dict.fromkeys(file_of(item) for item in items))

@@ -44,7 +44,8 @@ def over_https() -> Iterator[Any]:
         for name, test in vars(module).items():
             if name.startswith("test_") and name not in SAME and (said := list(marks(test))):
                 own_worker = name == "test_its_worker_serves_its_client"
-                yield pytest.param(f"{path}::{name}", marks=[*said, *[CERTIFIED] * own_worker], id=name)
+                more = CERTIFIED if own_worker else pytest.mark.long
+                yield pytest.param(f"{path}::{name}", marks=[*said, more], id=name)
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,11 @@ from tests.kit.container_engines import (
     registry,
     saved,
 )
-from tests.kit.provider_contract import ProviderContract, opened_provider, printed, rent, seen_as, spec
+from tests.kit.marks import long
+from tests.kit.provider_contract import ContractInShort, ProviderContract, opened_provider, printed, rent, seen_as, spec
 
 
-@pytest.fixture(scope="module", params=["docker", "podman"])
+@pytest.fixture(scope="module", params=["docker", long("podman")])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerEngine]:
     with container_engine(request.param, tmp_path_factory.mktemp(request.param)) as engine:
         yield engine
@@ -67,6 +68,13 @@ async def client(engine: ContainerEngine) -> AsyncIterator[aiodocker.Docker]:
         yield client
 
 
+class TestDockerProviderInShort(ContractInShort):
+    @pytest.fixture
+    def provider(self, box: Provider) -> Provider:
+        return box
+
+
+@pytest.mark.long
 class TestDockerProvider(ProviderContract):
     @pytest.fixture
     def provider(self, box: Provider) -> Provider:
@@ -338,6 +346,7 @@ async def kept(client: aiodocker.Docker) -> set[str]:
     return {image["Id"] for image in await client.images.list()} | {v["Name"] for v in found.get("Volumes") or []}
 
 
+@pytest.mark.long
 async def test_the_demo_answers_every_request_in_containers_and_leaves_nothing(
     engine: ContainerEngine, client: aiodocker.Docker, tmp_path: Path
 ) -> None:
@@ -351,6 +360,7 @@ async def test_the_demo_answers_every_request_in_containers_and_leaves_nothing(
     assert await kept(client) == before
 
 
+@pytest.mark.long
 async def test_the_demo_names_the_option_that_is_wrong(
     engine: ContainerEngine, client: aiodocker.Docker, tmp_path: Path
 ) -> None:
@@ -384,6 +394,7 @@ def calls_left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", ["create", "update"])
 async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
     engine: ContainerEngine, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch, call: str
@@ -419,6 +430,7 @@ async def test_whatever_call_is_the_last_one_nothing_is_lost_or_made_twice(
     assert last > 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("call", "then"),
     [

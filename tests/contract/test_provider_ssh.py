@@ -32,7 +32,9 @@ from posthouse.providers.ssh.frames import BEGIN, Answer, Listing, framed
 from posthouse.providers.ssh.link import Link
 from tests.kit.container_engines import IMAGE, ContainerEngine, container_engine
 from tests.kit.disks import fill, small_disk
+from tests.kit.marks import long
 from tests.kit.provider_contract import (
+    ContractInShort,
     ProviderContract,
     eventually,
     listed,
@@ -86,6 +88,13 @@ async def box(server: SshServer, home: Path, tmp_path: Path) -> AsyncIterator[Pr
             await provider.destroy(instance.id)
 
 
+class TestSshProviderInShort(ContractInShort):
+    @pytest.fixture
+    def provider(self, box: Provider) -> Provider:
+        return box
+
+
+@pytest.mark.long
 class TestSshProvider(ProviderContract):
     @pytest.fixture
     def provider(self, box: Provider) -> Provider:
@@ -491,7 +500,7 @@ async def test_an_answer_after_the_time_limit_is_not_taken_for_another(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", ["create", "stop", "start", "update", "destroy"])
+@pytest.mark.parametrize("name", ["create", "destroy", long("stop"), long("start"), long("update")])
 async def test_whatever_call_is_the_last_one_of_a_connection_nothing_is_lost_or_made_twice(
     server: SshServer, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
 ) -> None:
@@ -664,6 +673,7 @@ async def contained(server: SshServer, engine: ContainerEngine, tmp_path: Path) 
             await provider.destroy(instance.id)
 
 
+@pytest.mark.long
 class TestSshProviderWithAnEngine(ProviderContract):
     @pytest.fixture
     def provider(self, contained: Provider) -> Provider:

@@ -187,6 +187,7 @@ async def test_its_worker_whose_model_fails_is_replaced_and_the_next_one_answers
     assert complained.message == "CUDA out of memory"
 
 
+@pytest.mark.long
 @peer("POST /worker_status", "W4", does="its own server cannot start (“beacon”): replaced")
 async def test_its_worker_whose_server_cannot_start_is_replaced(server: Running, owner: AsyncClient) -> None:
     await add_endpoint(owner, "peer", onstart="export USE_SSL=true\n" + onstart(certified=False))
@@ -243,6 +244,7 @@ async def test_its_client_makes_an_endpoint_is_served_and_leaves_nothing(
     await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "its worker is gone")
 
 
+@pytest.mark.long
 @peer("POST /api/v0/template", "K2", does="`create template` that workers run")
 @peer("GET /api/v0/template", "K2", does="`search templates` by name")
 @peer("PUT /api/v1/template", "K2", does="`update template` that workers run")
@@ -299,6 +301,7 @@ async def test_its_command_line_makes_an_endpoint_that_serves_and_leaves_nothing
     await until(lambda: not worker_processes(tmp_path / "data" / "workers"), "nothing is left")
 
 
+@pytest.mark.long
 @peer("GET /api/v0/template", "K2", does="`run benchmarks`")
 @peer("GET /api/v0/benchmarks", "K2", does="`run benchmarks`: measures anew each time")
 @peer("POST /api/v0/bundles", "K2", does="`run benchmarks`")

@@ -90,6 +90,7 @@ def test_a_request_is_answered_by_a_container_at_a_published_port(site: Site) ->
     clear(site)
 
 
+@pytest.mark.long
 def test_a_killed_server_finds_its_containers_again(site: Site, engine: ContainerEngine) -> None:
     start(site)
     add_endpoint(site, "--min-load", "1")
@@ -106,6 +107,7 @@ def test_a_killed_server_finds_its_containers_again(site: Site, engine: Containe
     assert not containers(engine)
 
 
+@pytest.mark.long
 def test_requests_outlast_an_engine_that_is_stopped_with_all_its_containers(
     site: Site, engine: ContainerEngine
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -
     assert stranger.is_dir()
 
 
+@pytest.mark.long
 def test_a_worker_that_a_restored_backup_does_not_know_serves_on_until_an_operator_decides(
     site: Site, tmp_path: Path
 ) -> None:

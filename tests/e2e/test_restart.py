@@ -16,6 +16,7 @@ import pytest
 
 from posthouse.app.signals import RESTART
 from tests.kit.clients import CLIENTS
+from tests.kit.marks import long
 from tests.kit.site import ONSTART, START_S, Site, until
 
 
@@ -73,7 +74,7 @@ def ended(site: Site) -> None:
     assert site.processes() == []
 
 
-@pytest.mark.parametrize("tls", ["off", "self"])
+@pytest.mark.parametrize("tls", [long("off"), "self"])
 def test_no_client_sees_a_restart_in_place(site: Site, tls: str) -> None:
     facts = site.start("--tls", tls)
     root = site.directory / "posthouse-data" / "authority.cer"

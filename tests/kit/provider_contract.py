@@ -374,3 +374,17 @@ class ProviderContract:
         lines = (await printed(provider, made.id, "end")).splitlines()
         assert lines[:2] == [odd, odd]
         assert "pwned" not in lines
+
+
+class ContractInShort:
+    """What shows that a provider works at all: for `make test`, where the whole contract takes long."""
+
+    update_keeps_disk = ProviderContract.update_keeps_disk
+    test_rented = ProviderContract.test_an_offer_can_be_rented_and_shows_up_as_running
+    test_counted = ProviderContract.test_an_offer_counts_down_and_ends_in_offer_taken
+    test_environment = ProviderContract.test_a_worker_finds_the_environment_of_the_protocol
+    test_stopped = ProviderContract.test_a_stopped_worker_keeps_its_disk_and_resumes_at_the_same_address
+    test_updated = ProviderContract.test_an_updated_worker_runs_what_it_is_told_now_on_its_disk
+    test_ended = ProviderContract.test_a_worker_that_ends_by_itself_has_exited
+    test_ports = ProviderContract.test_every_published_port_is_listed
+    test_odd = ProviderContract.test_odd_characters_are_data

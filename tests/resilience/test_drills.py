@@ -14,6 +14,7 @@ def test_what_was_routed_outlives_kills_of_the_server() -> None:
     assert figures["answered"] == figures["routed"] > 0
 
 
+@pytest.mark.long
 def test_clients_see_no_restart_in_place() -> None:
     figures, violations = restart.run(count=1)
     assert violations == []
@@ -40,6 +41,7 @@ def test_a_burst_without_workers_loses_no_request() -> None:
     assert figures["answered"] == 200
 
 
+@pytest.mark.long
 @pytest.mark.peer("POST /route/", "C1", does="50 requests of an endpoint whose worker is dead, for 30 s")
 async def test_a_storm_at_a_dead_worker_is_slowed_to_a_route_a_second_and_healthy_requests_go_on() -> None:
     figures, violations = await dead.run(clients=50, span_s=30.0)
@@ -52,6 +54,7 @@ def test_streams_of_a_gateway_end_with_a_word_or_whole() -> None:
     assert figures["the server was killed"] == {"whole": 6, "later: whole": 6}
 
 
+@pytest.mark.long
 async def test_a_soak_sees_growth_and_leaks() -> None:
     with ground(providers__process__slots=8) as site:
         site.begin("export DRILL_PERF=100\n" + ONSTART, min_load=50, cold_workers=1, cold_mult=1, max_workers=3)

@@ -22,6 +22,7 @@ from posthouse.policy.decide import decide
 from posthouse.sim.run import run
 from posthouse.sim.scenario import load
 from posthouse.sim.traffic import Arrival
+from tests.kit.marks import long
 
 HOUR = 3600.0
 BIN_S = 10.0
@@ -118,7 +119,7 @@ def test_a_gap_is_kept_where_that_is_cheaper_than_a_start(seed: int) -> None:
     assert bounds.least_usd(arrivals, [kind(slots=1, start_s=30.0, most=20)], span_s, BIN_S, 0.0) <= best + 1e-9
 
 
-@pytest.mark.parametrize("policy", ["posthouse", "knative", "static"])
+@pytest.mark.parametrize("policy", ["posthouse", long("knative"), long("static")])
 @pytest.mark.parametrize("shape", ["step", "on-off", "burst"])
 def test_no_policy_is_cheaper_than_the_bound_for_what_it_left_out(policy: str, shape: str) -> None:
     seed = len(policy) + len(shape)
@@ -285,6 +286,7 @@ def test_what_was_run_is_kept_and_a_torn_line_is_not(traces: list[Trace], tmp_pa
     ]
 
 
+@pytest.mark.long
 def test_a_run_whose_queue_only_grows_is_not_gone_on_with(
     traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

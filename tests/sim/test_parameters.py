@@ -9,6 +9,7 @@ from posthouse.domain.endpoint import EndpointState, Scaling, defaults
 from posthouse.domain.estimates import Estimates
 from posthouse.domain.lifecycle import COMING, Command, Goal, State
 from posthouse.policy.tuning import TUNING
+from tests.kit.marks import long
 from tests.sim.world import START_AT, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=50)
@@ -107,7 +108,10 @@ def test_a_queue_above_target_queue_time_adds_capacity_even_at_exactly_the_targe
     assert (max(moment.number(State.IDLE) for moment in world.history) > 1) is grows
 
 
-@pytest.mark.parametrize(("offered", "cost", "seeds"), [(450, 200, ()), (900, 200, (3,)), (450, 800, (1, 2, 3))])
+@pytest.mark.parametrize(
+    ("offered", "cost", "seeds"),
+    [(450, 200, ()), (900, 200, (3,)), long(450, 800, (1, 2, 3))],
+)
 def test_long_requests_side_by_side_are_no_queue(offered: float, cost: float, seeds: tuple[int, ...]) -> None:
     # 8 at once, each 16 or 64 s long: many are outstanding at each worker, and none of them waits.
     machines = Machines(lanes=8)
@@ -201,13 +205,14 @@ def busy_world(slo_mode: str, load: float) -> World:
     return World(scaling, load=lambda t: load, poisson=True, seed=7).run(1500)
 
 
-@pytest.mark.parametrize("load", [300.0, 3000.0])
+@pytest.mark.parametrize("load", [300.0, long(3000.0)])
 def test_waits_stay_within_target_queue_time(load: float) -> None:
     for world in (busy_world("auto", load), busy_world("fixed", load)):
         settled = [c for c in world.clients if c.asked_at > START_AT + 600 and c.began_at]
         assert sum(c.began_at - c.asked_at > 4.0 for c in settled) <= 0.01 * len(settled)
 
 
+@pytest.mark.long
 def test_auto_costs_hardly_more_than_fixed_ratios_where_there_is_much_to_do() -> None:
     spent = {
         (mode, load): (world := busy_world(mode, load)).fleet.spent_usd(world.now)
@@ -218,6 +223,7 @@ def test_auto_costs_hardly_more_than_fixed_ratios_where_there_is_much_to_do() ->
     assert more[3000.0] < min(0.01, more[300.0] / 2)
 
 
+@pytest.mark.long
 def test_auto_takes_a_smaller_share_of_headroom_for_more_load() -> None:
     shares = [busy_world("auto", load).history[-1].need / load for load in (100.0, 300.0, 3000.0)]
     assert shares == sorted(shares, reverse=True)

@@ -156,6 +156,7 @@ def advice(small: Recording) -> Advice:
     return Search(small, goal_s=10.0, late_share=0.05).advice()
 
 
+@pytest.mark.long
 def test_where_too_much_is_kept_less_is_advised_and_it_holds_on_what_was_not_searched(
     small: Recording, advice: Advice
 ) -> None:
@@ -167,6 +168,7 @@ def test_where_too_much_is_kept_less_is_advised_and_it_holds_on_what_was_not_sea
     assert set(advice.present) == set(advice.change)
 
 
+@pytest.mark.long
 def test_the_advice_is_what_a_simulation_with_it_comes_to(small: Recording, advice: Advice) -> None:
     changed = {"goal_s": 10.0, "scaling": {n: "none" if v is None else v for n, v in advice.change.items()}}
     begin_s, end_s = advice.part

@@ -11,6 +11,7 @@ from posthouse.domain.endpoint import Scaling
 from posthouse.domain.lifecycle import MAX_PROGRESS_FACTOR, STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.requests import UNSEEN_KEPT_S
+from tests.kit.marks import long
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, START_AT, TICK_S, Machines, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
@@ -29,7 +30,7 @@ def test_the_first_request_ever_is_answered() -> None:
     assert 0 < client.answered_at - client.asked_at <= longest_s
 
 
-@pytest.mark.parametrize("load_s", [20.0, 120.0, 300.0])
+@pytest.mark.parametrize("load_s", [20.0, 120.0, long(300.0)])
 def test_slow_starts_do_not_cascade(load_s: float) -> None:
     # While nothing is ready, each tick sees the same lack again; what was rented for it must count.
     world = World(BARE, load=lambda t: 180.0, cost=60, machines=Machines(load_s=load_s)).run(10 * load_s)

@@ -11,6 +11,7 @@ from posthouse.domain.reports import Ended
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Assignment, Dismissed
 from posthouse.policy.tuning import TUNING
+from tests.kit.marks import long
 from tests.sim.world import ANSWER_S, HEARTBEAT_S, LIST_S, SILENT_S, TICK_S, Client, Machines, SimInstance, World
 
 BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=100)
@@ -170,7 +171,7 @@ def test_many_sessions_are_load_that_more_workers_are_made_for() -> None:
     assert world.cut == []
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *map(long, range(2, 6))])
 def test_whatever_load_and_restarts_come_no_session_is_cut_off(seed: int) -> None:
     random = Random(seed)
     steps = sorted((random.uniform(0, 900), random.choice([0.0, 50.0, 150.0])) for _ in range(6))

@@ -84,7 +84,7 @@ def test_to_leave_out_lists_that_tell_nothing_new_changes_nothing() -> None:
 
 def test_through_every_fault_of_the_market_every_request_is_answered_and_no_rule_broken() -> None:
     world = World(SCALING, arrivals(), (FAULTY,), 5)
-    world.run(4000)
+    world.run(2000)
     assert world.given[Command.RENT] > 10
     assert world.audit.state_s[State.UNAVAIL] > 0
     assert world.pending == 0

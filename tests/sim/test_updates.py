@@ -268,7 +268,7 @@ def test_workers_that_load_for_the_first_time_begin_anew_with_the_new_version() 
     assert len(world.times(Command.RENT)) == 1
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     st.integers(0, 1000),
     st.lists(
