@@ -6,6 +6,7 @@
 import pytest
 
 from tests.campaign.market import Crash, Day
+from tests.kit.marks import long
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_the_dollars_that_are_counted_are_those_that_are_billed(day: Day) -> Non
     assert day.usd == pytest.approx(day.market_usd, rel=0.02)
 
 
-@pytest.mark.parametrize("steps", range(1, 1500, 50))
+@pytest.mark.parametrize("steps", [*range(1, 1500, 100), *map(long, range(51, 1500, 100))])
 def test_a_crash_between_any_two_steps_leaves_nothing_rented_twice_and_nothing_behind(steps: int) -> None:
     crash = Crash(2, steps)
     assert crash.idle == crash.rented

@@ -139,32 +139,30 @@ def forged() -> bytes:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n".encode()
 
 
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        (b"", "must be a certificate signing request in PEM"),
-        (b"\xff" * 100, "must be a certificate signing request in PEM"),
-        (b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "signing request in PEM"),
-        (forged(), "is not signed with the key that is in it"),
-        (request(rsa.generate_private_key(public_exponent=65537, key_size=1024)), "RSA with 2048 to 4096 bits"),
-        (request(ec.generate_private_key(ec.SECP521R1())), "P-256 or P-384"),
-        (request(ed25519.Ed25519PrivateKey.generate(), hash_=None), "P-256 or P-384"),
-        (new_request()[1] + b"\n" * 20_000, "must be at most 16384 bytes"),
-    ],
-    ids=["empty", "bytes", "broken", "forged", "short-rsa", "p-521", "ed25519", "long"],
-)
-async def test_what_is_no_good_request_is_told_so(server: Running, body: bytes, says: str) -> None:
-    status, text = await asked(server, body, placed(server)[0])
-    answer = json.loads(text)
-    assert (status, answer["success"], answer["error"]) == (400, False, "invalid_args")
-    assert says in answer["msg"]
+async def test_what_is_no_good_request_is_told_so(server: Running) -> None:
+    bad = {
+        b"": "must be a certificate signing request in PEM",
+        b"\xff" * 100: "must be a certificate signing request in PEM",
+        b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n": "signing request in PEM",
+        forged(): "is not signed with the key that is in it",
+        request(rsa.generate_private_key(public_exponent=65537, key_size=1024)): "RSA with 2048 to 4096 bits",
+        request(ec.generate_private_key(ec.SECP521R1())): "P-256 or P-384",
+        request(ed25519.Ed25519PrivateKey.generate(), hash_=None): "P-256 or P-384",
+        new_request()[1] + b"\n" * 20_000: "must be at most 16384 bytes",
+    }
+    instance_id = placed(server)[0]
+    for body, says in bad.items():
+        status, text = await asked(server, body, instance_id)
+        answer = json.loads(text)
+        assert (status, answer["success"], answer["error"]) == (400, False, "invalid_args")
+        assert says in answer["msg"]
 
 
-@pytest.mark.parametrize("instance_id", ["", "seven", "-1", "7" * 40])
-async def test_a_malformed_instance_is_told_so(server: Running, instance_id: str) -> None:
-    status, text = await asked(server, new_request()[1], instance_id)
-    assert status == 400
-    assert json.loads(text)["msg"].startswith("instance_id: must be the number in CONTAINER_ID")
+async def test_a_malformed_instance_is_told_so(server: Running) -> None:
+    for instance_id in ("", "seven", "-1", "7" * 40):
+        status, text = await asked(server, new_request()[1], instance_id)
+        assert status == 400
+        assert json.loads(text)["msg"].startswith("instance_id: must be the number in CONTAINER_ID")
 
 
 async def test_a_worker_gets_so_many_certificates_and_no_more(server: Running) -> None:

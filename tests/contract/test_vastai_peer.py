@@ -163,6 +163,7 @@ async def test_a_failure_of_the_model_is_asked_again_and_not_held_against_its_wo
     assert states(server, "peer") == ["idle"]
 
 
+@pytest.mark.long
 @peer("POST /worker_status", "W4", does="the healthcheck of its model fails: replaced")
 @peer("POST /worker_status", "W4", does="a line of `on_error` in the model's log: replaced")
 @peer("POST /route", "C1", does="`Endpoint.request`: the model dies, another worker answers")

@@ -162,6 +162,7 @@ def test_a_worker_that_a_restored_backup_does_not_know_serves_on_until_an_operat
     until(lambda: not orphans & {p.pid for p in site.processes()})
 
 
+@pytest.mark.long
 def test_the_demo_answers_every_request_and_leaves_no_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "posthouse", "demo", "--duration", "15", "--out", str(tmp_path / "out"), "--json"],

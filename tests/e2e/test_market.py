@@ -99,6 +99,7 @@ async def test_workers_rest_on_the_market_and_come_back(server: Running, api: Ap
         assert api.market.bills()[before].gpu > 0
 
 
+@pytest.mark.long
 async def test_a_market_on_which_much_goes_wrong_still_serves_and_nothing_is_left(
     server: Running, api: Api, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.clear()
 
 
+@pytest.mark.long
 def test_a_bit_of_real_traffic_is_played_again_and_too_little_to_advise_from(site: Site) -> None:
     site.environ |= {
         "POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H": "0.4",

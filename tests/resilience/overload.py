@@ -37,7 +37,7 @@ async def overload(site: Ground, span_s: float) -> tuple[dict[str, Any], list[st
         served = storm.answered(began + 2.0, ended)
         given_up = await storm.finished(0.0)  # their clients lose patience, all at once
         await calm.send(http, CAPACITY / 4, 15.0)
-        left = await calm.finished(10.0)
+        left = await calm.finished(120.0)
     late = [at - ended for at, took_s in calm.took_s if took_s > NORMAL_S]
     normal_s = max(late, default=0.0)
     share = served / most if most else 0.0

@@ -40,7 +40,7 @@ def test_min_load_above_zero_keeps_one_worker(timeout_s: float | None) -> None:
 
 
 def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
-    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=45).run(12_000)
+    world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=90).run(12_000)
     # By then the mean of an hour is near 180: 3 x 180 / 0.9 = 600, of which a tenth may be missing.
     assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.instances)) == (2, 4, 6)
 

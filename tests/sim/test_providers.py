@@ -9,6 +9,7 @@ from posthouse.domain.lifecycle import State
 from posthouse.sim.run import run
 from posthouse.sim.scenario import Scenario, load
 from posthouse.sim.world import Pace, World
+from tests.kit.marks import long
 
 HOUR_S = 3600.0
 
@@ -69,7 +70,7 @@ def test_it_moves_when_a_price_doubles_and_back_when_it_falls() -> None:
     assert world.shares(3, 4)["left"] > 0.9
 
 
-@pytest.mark.parametrize("provider", ["left", "right"])
+@pytest.mark.parametrize("provider", ["left", long("right")])
 def test_it_outlives_either(provider: str) -> None:
     down = {provider: [[1.5 * HOUR_S, 2.5 * HOUR_S]]}
     given = over(*(offered(name, usd_h, down=down.get(name, [])) for name, usd_h in (("left", 0.3), ("right", 0.4))))

@@ -20,6 +20,7 @@ from posthouse.sim.market import Duration, Hardware
 from posthouse.sim.recorded import Recording, recording
 from posthouse.sim.run import run
 from posthouse.wire import rows
+from tests.kit.marks import long
 from tests.sim.traffic_logged import Taped, lived, told
 
 HOUR = 3600.0
@@ -151,12 +152,18 @@ def small() -> Recording:
     return recording(told(lived(Scaling(min_load=1500), day(1.5 * HOUR, 0, 100, HOUR), MACHINE, 1.5 * HOUR)))
 
 
-@pytest.fixture(scope="module")
-def advice(small: Recording) -> Advice:
-    return Search(small, goal_s=10.0, late_share=0.05).advice()
+FEW = [[{"min_load": load, "inactivity_timeout": None} for load in (50.0, 100.0, 200.0)]]
+"""Settings, where the search does not try all that it would."""
 
 
-@pytest.mark.long
+@pytest.fixture(scope="module", params=["few", long("all")])
+def advice(small: Recording, request: pytest.FixtureRequest) -> Advice:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "few":
+            patch.setattr(Search, "_options", lambda search, part: FEW)
+        return Search(small, goal_s=10.0, late_share=0.05).advice()
+
+
 def test_where_too_much_is_kept_less_is_advised_and_it_holds_on_what_was_not_searched(
     small: Recording, advice: Advice
 ) -> None:
@@ -168,7 +175,6 @@ def test_where_too_much_is_kept_less_is_advised_and_it_holds_on_what_was_not_sea
     assert set(advice.present) == set(advice.change)
 
 
-@pytest.mark.long
 def test_the_advice_is_what_a_simulation_with_it_comes_to(small: Recording, advice: Advice) -> None:
     changed = {"goal_s": 10.0, "scaling": {n: "none" if v is None else v for n, v in advice.change.items()}}
     begin_s, end_s = advice.part

@@ -207,11 +207,11 @@ def test_a_request_whose_only_worker_is_dead_is_not_sent_there_more_than_once_a_
 def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
     def waits(broken_each_s: float) -> list[float]:
         world = World(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 200.0, cost=40).run(100)
-        for number in range(int(60 * broken_each_s)):
+        for number in range(int(30 * broken_each_s)):
             world.run(100 + number / broken_each_s)
             world.request(cost=40, broken=True)
-        world.run(180)
-        sound = [c for c in world.clients if not c.broken and START_AT + 100 < c.asked_at < START_AT + 160]
+        world.run(150)
+        sound = [c for c in world.clients if not c.broken and START_AT + 100 < c.asked_at < START_AT + 130]
         assert world.count(State.IDLE) == 4
         assert min(Counter(c.workers[-1] for c in sound if c.workers).values()) > len(sound) / 8
         return sorted(c.answered_at - c.asked_at for c in sound)
