@@ -158,16 +158,16 @@ def peer_beside() -> Iterator[Peer]:
     peer, loop = Peer(), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(peer.serve(), loop).result(20)
+    runner = asyncio.run_coroutine_threadsafe(peer.serve(), loop).result(120)
     yield peer
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(120)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(20)
+    thread.join(120)
     loop.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -592,7 +592,7 @@ def test_closing_the_blocking_client_ends_what_other_threads_wait_for(peer_besid
         client.close()
         for there in (asked_there, read_there):
             with pytest.raises(ClientError, match="closed before there was an answer"):
-                there.result(20)
+                there.result(120)
     with pytest.raises(ClientError, match="is closed"):
         client.request("llm", "/generate", {})
     stream.close()

@@ -30,7 +30,7 @@ async def client(model: Model) -> AsyncIterator[TestClient[Any, Any]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -193,7 +193,7 @@ async def test_the_command_serves_and_says_when_the_model_is_loaded() -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             first = (await process.stdout.readline()).decode()
             assert first.startswith(ABOUT)
             assert await process.stdout.readline() == b"model loaded\n"

@@ -40,7 +40,7 @@ class Viewer:
     async def until(self, reached: Callable[[Event], bool]) -> list[Event]:
         """Everything up to the event that is waited for."""
         found: list[Event] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not (found and reached(found[-1])):
                 event = await self.read()
                 assert event is not None, found
@@ -146,18 +146,19 @@ async def test_a_stream_ends_with_its_key(server: Running, owner: AsyncClient) -
     async with watch(server, made.key) as viewer:
         await owner.delete_key(made.id)
         await owner.create_endpoint("llm", min_load=0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while await viewer.read() is not None:
                 pass
 
 
-async def test_a_server_that_stops_waits_for_no_viewer(server: Running, owner: AsyncClient) -> None:
+async def test_a_server_that_stops_waits_for_no_viewer(
+    server: Running, owner: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posthouse.server.http.GRACEFUL_S", 600.0)
     async with watch(server, server.admin_key) as viewer:
-        began = asyncio.get_running_loop().time()
         ended = asyncio.create_task(viewer.read())
         await asyncio.sleep(0.1)
-        await server.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
+            await server.close()
             while await ended is not None:
                 ended = asyncio.create_task(viewer.read())
-        assert asyncio.get_running_loop().time() - began < 5

@@ -25,7 +25,7 @@ needs_landlock = pytest.mark.skipif(keeper.landlock_abi() < keeper.ABI, reason="
 
 @pytest.fixture
 async def data_dir(tmp_path: Path) -> AsyncIterator[Path]:
-    """A data directory; processes of its workers are gone when the test ends."""
+    """A data directory; it and the processes of its workers are gone when the test ends."""
     data_dir = (tmp_path / "data").resolve()
     data_dir.mkdir()
     yield data_dir
@@ -33,6 +33,7 @@ async def data_dir(tmp_path: Path) -> AsyncIterator[Path]:
         for one in left:
             send(one, signal.SIGKILL)
         await asyncio.sleep(0.02)
+    files.remove(data_dir)  # which pytest cannot, where a test failed: it may be too deep
 
 
 @pytest.fixture

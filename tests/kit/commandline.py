@@ -28,7 +28,7 @@ class Commandline:
         """What the command prints; errors too, which it tells with the exit status 0."""
         # Of the peer only what does not look at its home, which `vastai.cli` does when it is imported.
         done = await asyncio.to_thread(
-            forker("vastai").run, self._program, [*self._flags, *words], Path(), self._environment, None, 60
+            forker("vastai").run, self._program, [*self._flags, *words], Path(), self._environment, None, 120
         )
         return done.stderr + done.stdout  # what is told in JSON comes last
 

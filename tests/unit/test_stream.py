@@ -27,7 +27,7 @@ class Viewer:
 
     async def read(self, count: int) -> list[tuple[str, dict[str, object]]]:
         found: list[tuple[str, dict[str, object]]] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while len(found) < count:
                 for text in (await anext(self.frames)).decode().split("\n\n")[:-1]:
                     fields = dict(row.split(": ", 1) for row in text.split("\n"))

@@ -29,7 +29,7 @@ async def test_a_part_that_fails_or_ends_is_started_again_and_the_others_go_on()
         await asyncio.Event().wait()
 
     with capture_logs() as logs:
-        async with supervise.supervised({"one": fails, "two": ends, "three": lasts}), asyncio.timeout(20):
+        async with supervise.supervised({"one": fails, "two": ends, "three": lasts}), asyncio.timeout(120):
             await enough.wait()
     assert begun["lasts"] == 1
     assert {(line["part"], line["error"]) for line in logs} == {("one", "ValueError('no')")}
