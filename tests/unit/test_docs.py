@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,14 @@ def calls(line: str) -> Iterator[list[str]]:
             command.append(word)
 
 
+@cache
+def program() -> Any:
+    return typer.main.get_command(app)
+
+
 def check(words: list[str]) -> None:
     """Fails if the words do not name a command, or give it an option that it does not have."""
-    command: Any = typer.main.get_command(app)
+    command = program()
     rest = list(words)
     while inner := getattr(command, "commands", None):
         if rest and rest[0].startswith("--"):
