@@ -100,7 +100,7 @@ async def test_a_model_server_is_started_again_in_place_where_that_is_asked_for(
 
 
 async def test_a_stop_reaches_the_model_server_after_its_requests(world: World) -> None:
-    agent = command_line(world, "--", *shell("trap 'echo stopped in order; exit 0' TERM; while :; do sleep 0.05; done"))
+    agent = command_line(world, "--", *shell("trap 'echo stopped in order; exit 0' TERM; while :; do :; done"))
     await until(lambda: world.control.ready() or agent.poll() is not None)
     request = asyncio.create_task(world.client.post(world.url + "/hold", json=world.wrapped({})))
     await until(lambda: world.model.working)
