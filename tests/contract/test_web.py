@@ -492,7 +492,8 @@ async def test_a_template_changes_its_hash_with_every_edit(web: Web) -> None:
     }
     assert await web.make_template("tgi", **fields) == made  # the same content is the same template
     for path, value in (("/api/v1/template/", "c d"), ("/api/v0/template/", "e")):
-        change = {"id": made["id"], "hash_id": made["hash_id"], "image": None, "env": {"A": value}}
+        change = {"id": made["id"], "hash_id": made["hash_id"], "env": {"A": value}}
+        change |= {"image": None, "loading_timeout_s": None}
         changed = (await web.call("PUT", path, change)).body["template"]
         assert changed == made | {"env": shlex.join(["-e", f"A={value}"]), "hash_id": changed["hash_id"]}
         assert changed["hash_id"] != made["hash_id"]

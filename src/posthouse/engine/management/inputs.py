@@ -77,6 +77,7 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 Id = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MAX_INTEGER)]
 Gb = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MAX_GB, allow_inf_nan=False)]
 Limit = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10**12)]
+LoadingS = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MAX_LOADING_S, allow_inf_nan=False)]
 Search = Annotated[str, Strict()] | dict[str, Any]
 """An offer filter: text, or an object `{field: {op: value}}`."""
 
@@ -213,9 +214,7 @@ class NewTemplate(OwnInput):
     desc: Text | None = None
     readme: Text | None = None
     private: YesOrNo | None = None
-    loading_timeout_s: Annotated[
-        float | None, BeforeValidator(_no_bool), Field(ge=0, le=MAX_LOADING_S, allow_inf_nan=False)
-    ] = None
+    loading_timeout_s: LoadingS | None = None
     """Longest time, in seconds, until a worker is ready, above every other limit on loading; 0: as the server says."""
 
 
