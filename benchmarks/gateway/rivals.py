@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -92,7 +93,7 @@ def command(
 
 @contextmanager
 def rival(name: str, engine: int, folder: Path, rivals: Path, core: int) -> Iterator[Running | None]:
-    """A rival in front of the engine; None where it is not installed."""
+    """A rival in front of the engine; None where it is not installed, or does not answer."""
     port = free_port()
     started = command(name, port, engine, folder, rivals)
     if started is None:
@@ -107,7 +108,9 @@ def rival(name: str, engine: int, folder: Path, rivals: Path, core: int) -> Iter
             while not answers(port, KEY):
                 if process.poll() is not None or time.monotonic() - began > START_S:
                     said = (folder / f"{name}.log").read_text(errors="replace")[-2000:]
-                    raise SystemExit(f"{name} does not answer:\n{said}")
+                    print(f"{name} does not answer, and is left out:\n{said}", file=sys.stderr)
+                    yield None
+                    return
                 time.sleep(0.2)
             top = psutil.Process(process.pid)
             yield Running(name, port, KEY, [top, *top.children(recursive=True)])
