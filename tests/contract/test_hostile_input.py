@@ -117,6 +117,7 @@ TEMPLATE: dict[str, tuple[Any, ...]] = {
     "recommended_disk_space": (-1, "x", "nan", [], 1e300),
     "extra_filters": (7, "gpu_ram=>", {"a": {"like": 1}}),
 }
+LIMITS: dict[str, tuple[Any, ...]] = dict.fromkeys(("requests_per_minute", "work_per_minute", "at_once"), NUMBERS)
 LOGS: dict[str, tuple[Any, ...]] = {"id": NUMBERS, "tail": (*NUMBERS[1:9], -(2**70))}
 SECRET: dict[str, tuple[Any, ...]] = {"key": (*TEXTS, "", "A B", "1A", "MASTER_TOKEN", "x" * 129)}
 FILTERS: dict[str, tuple[Any, ...]] = {
@@ -251,9 +252,9 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("POST", "/v1/accounts"): of({"name": (*TEXTS, "")}, name="x"),
     ("GET", "/v1/keys"): [],
     ("POST", "/v1/keys"): of(
-        {"name": (*TEXTS, ""), "scope": (*TEXTS, "king"), "digest": ("x",)}, name="x", scope="read"
+        {"name": (*TEXTS, ""), "scope": (*TEXTS, "king"), "digest": ("x",), **LIMITS}, name="x", scope="read"
     ),
-    ("PUT", "/v1/keys/{key_id}"): ids("key_id"),
+    ("PUT", "/v1/keys/{key_id}"): [*ids("key_id"), *of({"name": ("", "x" * 256), "scope": ("read",), **LIMITS})],
     ("DELETE", "/v1/keys/{key_id}"): ids("key_id"),
     ("GET", "/v1/aliases"): [],
     ("PUT", "/v1/aliases/{name}"): ids("name"),
