@@ -23,6 +23,7 @@ from posthouse.errors import BadRequest, Busy, Refused
 from posthouse.ports import Provider, RegistryLogin
 from posthouse.providers.docker import DockerPlugin
 from posthouse.providers.docker import engine as engine_module
+from posthouse.providers.docker import provider as provider_module
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.plugin import Context
 from tests.kit.container_engines import (
@@ -201,6 +202,20 @@ async def test_what_was_stopped_and_what_has_ended_are_told_apart_by_the_next_se
     async with provider_of(engine) as next_one:
         assert await seen_as(next_one, stopped.id, Observation.HALTED)
         assert "137" in (await seen_as(next_one, killed.id, Observation.EXITED)).message
+
+
+async def test_a_worker_whose_start_was_cut_short_is_not_taken_for_stopped_when_it_ends(
+    box: Provider, client: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "STOPPED_BY_S", -1.0)  # which is the time that its worker has to end
+    made = await rent(box, spec(1))
+    await box.stop(made.id)
+    [container] = await client.containers.list(all=True)
+    await container.start()  # after which the server died
+    for _ in range(3):
+        await seen_as(box, made.id, Observation.RUNNING)
+    await container.kill(signal="SIGKILL")
+    assert await seen_as(box, made.id, Observation.EXITED)
 
 
 async def test_the_bell_rings_when_a_worker_ends(engine: ContainerEngine, client: aiodocker.Docker) -> None:

@@ -183,6 +183,15 @@ async def test_an_offer_that_somebody_else_took_is_taken(api: Api, shop: Provide
     assert not api.market.rentals
 
 
+async def test_what_is_no_longer_offered_is_not_ordered(api: Api, shop: Provider) -> None:
+    gone, *_ = await shop.catalog()
+    next(m for m in api.market.machines.values() if str(m.ask_id) == gone.id).tenant = -1
+    await shop.catalog()  # as it is looked at while the rental waits for its turn
+    with pytest.raises(OfferTaken, match="not among the latest"):
+        await shop.create(gone.id, spec(1), 100.0)
+    assert "create" not in {name for name, _ in api.calls}
+
+
 async def test_a_market_that_wants_fewer_calls_is_asked_later(api: Api, shop: Provider) -> None:
     go_wrong(api, limits=1.0)
     await shop.instances()
