@@ -64,8 +64,10 @@ def market_process(machines: Path, *flags: str) -> Iterator[MarketProcess]:
         argv += ["--fault", fault]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield MarketProcess(**json.loads(process.stdout.readline()), process=process)
-        process.terminate()
+        try:
+            yield MarketProcess(**json.loads(process.stdout.readline()), process=process)
+        finally:
+            process.terminate()
         assert process.wait(START_S) == 0
 
 

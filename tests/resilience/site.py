@@ -48,6 +48,7 @@ class Ground(Site):
         """Starts the server and makes the endpoint, which may rent nothing yet."""
         facts = self.start()
         self.url, self.key = facts["url"], Path(facts["admin_key_file"]).read_text().strip()
+        self.environ["POSTHOUSE_API_KEY"] = self.key
         (self.directory / "onstart.sh").write_text(onstart)
         self.json("template", "create", "--name", "drill", "--env", env, "--onstart", "onstart.sh")
         flags = [word for name, value in scaling.items() for word in (f"--{name.replace('_', '-')}", str(value))]
