@@ -131,6 +131,17 @@ async def test_a_provider_whose_catalogue_fails_is_told_and_what_it_offered_stay
     assert ids(shelf, group()) == ["small"]
 
 
+async def test_nothing_is_rented_of_a_provider_whose_latest_list_did_not_come() -> None:
+    shop, clock = Shop(SMALL), Clock()
+    hub = Hub(cast(Store, None), clock, {"shop": shop}, "shop", "here", 0.0)
+    hub.templates[TEMPLATE.id] = TEMPLATE
+    hub.put_group(group())
+    await hub.offers.refresh(shop)
+    for listed, found in ((True, ["small"]), (False, []), (True, ["small"])):
+        hub.listing["shop"] = listed
+        assert [o.offer.id for o in hub.offers_for(EndpointId(1))] == found
+
+
 def test_a_small_provider_says_that_it_cannot_do_more() -> None:
     assert Shop().capabilities == Capabilities(stop=False, update=False, logs=False)
 

@@ -356,11 +356,13 @@ def providers_of(hub: Hub, group: Workergroup) -> tuple[str, ...]:
 
 
 def _found(hub: Hub, endpoint_id: EndpointId) -> list[tuple[GroupOffer, ...]]:
-    """What each workergroup of an endpoint could rent, at each of its providers."""
+    """What each workergroup of an endpoint could rent, at each of its providers that answered when it was last asked
+    what it has: of another nobody would know what became of a rental."""
     return [
         hub.offers.for_group(group, provider, hub.templates.get(group.template_id))
         for group in hub.groups_of(endpoint_id)
         for provider in providers_of(hub, group)
+        if hub.listing.get(provider, True)
     ]
 
 
