@@ -154,7 +154,7 @@ async def test_a_stream_ends_with_its_key(server: Running, owner: AsyncClient) -
 async def test_a_server_that_stops_waits_for_no_viewer(
     server: Running, owner: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("posthouse.server.http.GRACEFUL_S", 600.0)
+    monkeypatch.setattr("posthouse.http1.server.HttpServer.close.__defaults__", (600.0,))
     async with watch(server, server.admin_key) as viewer:
         ended = asyncio.create_task(viewer.read())
         await asyncio.sleep(0.1)

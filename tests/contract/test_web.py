@@ -794,7 +794,7 @@ async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: 
         ("POST", "/v1/keys", {"nam": "x", "scope": "king"}, [
             "name: is required; it must be text of 1 to 255 characters",
             "scope: must be one of route, read, operate, admin, not 'king'",
-            "nam: there is no such field. Did you mean name? Allowed: name, scope",
+            "nam: there is no such field. Did you mean name? Allowed: requests_per_minute, work_per_minute, at_once, ",
         ]),
         ("POST", "/api/v0/template", template, [
             "name: must be text of at most 255 characters, not 5",

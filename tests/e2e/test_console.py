@@ -15,7 +15,7 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
-from tests.kit.live import AGENT, add_endpoint, live_server, ready, states, until
+from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 
 async_api = pytest.importorskip("playwright.async_api", reason="NOT CHECKED: the console, as playwright is missing")
 axe_package = pytest.importorskip("axe_playwright_python", reason="NOT CHECKED: the console, as axe is missing")
@@ -147,13 +147,16 @@ async def test_a_person_signs_in_sees_a_fleet_reads_a_log_and_drains_a_worker(tm
         await page.get_by_role("button", name="Drain…").click()
         await page.get_by_role("button", name="Drain", exact=True).click()
         await page.get_by_text("drains.").wait_for()
-        await until(lambda: "idle" not in states(server, "chat") or len(states(server, "chat")) > 1, "it drained")
+        chat = server.hub.fleet_named("chat")
+        assert chat is not None
+        await until(lambda: any("to stopping" in line.text for line in chat.history.lines()), "it drained")
 
         await page.get_by_role("button", name="Sign out").click()
         await page.get_by_label("Account key").wait_for()
         assert not seen.complaints
 
 
+@pytest.mark.long
 async def test_every_page_is_accessible_and_fits(tmp_path: Path) -> None:
     async with site(tmp_path / "data") as (server, _), browser() as started:
         for theme, width in VIEWS:
