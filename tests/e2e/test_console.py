@@ -147,8 +147,7 @@ async def test_a_person_signs_in_sees_a_fleet_reads_a_log_and_drains_a_worker(tm
         await page.get_by_role("button", name="Drain…").click()
         await page.get_by_role("button", name="Drain", exact=True).click()
         await page.get_by_text("drains.").wait_for()
-        chat = server.hub.fleet_named("chat")
-        assert chat is not None
+        chat = next(e for e in server.hub.endpoints.values() if e.fleet.endpoint.name == "chat")
         await until(lambda: any("to stopping" in line.text for line in chat.history.lines()), "it drained")
 
         await page.get_by_role("button", name="Sign out").click()
