@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from posthouse.domain.decision import Failures
+from posthouse.domain.decision import Failures, Memory
 from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.lifecycle import STATE_TIMEOUT_S, Command, Goal, Observation, State
 from posthouse.domain.offer import Price
@@ -17,10 +17,11 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.errors import IllegalMove
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.estimator import MAX_MACHINES
-from posthouse.fleet.events import Assignment, Listed, Moved, Ticked, Waiting, WakeAt, Written
+from posthouse.fleet.events import Assignment, Dismissed, Listed, Moved, Ticked, Waiting, WakeAt, Written
 from posthouse.fleet.ledger import Request
 from posthouse.fleet.requests import MAX_WAITING, UNSEEN_KEPT_S, WAITING_KEPT_S
 from posthouse.fleet.roster import UNCLEAR_S
+from posthouse.policy.decide import decide
 from posthouse.policy.needs import expected_wait_s
 from posthouse.policy.tuning import TUNING
 from tests.kit.fleets import (
@@ -583,6 +584,20 @@ def test_a_worker_whose_command_was_refused_is_left_alone_for_a_while() -> None:
     assert fleet.snapshot(NOW, ()).resting == {ONE}
     assert fleet.due(NOW + TUNING.backoff_s - 1) == ()
     assert fleet.due(NOW + TUNING.backoff_s) == ((ONE, Command.STOP),)
+
+
+def test_a_worker_that_a_person_drains_is_not_woken_before_it_rests_though_it_is_needed() -> None:
+    fleet = fleet_of(worker(), min_load=50, max_workers=1)
+    fleet.report(ONE, ready_report(), NOW)
+    fleet.told(Dismissed((ONE,), Goal.COLD), NOW)
+    assert decide(fleet.snapshot(NOW, ()), Memory()).goals.get(ONE) is not Goal.HOT
+    assert fleet.due(NOW) == ((ONE, Command.STOP),)
+    fleet.command_sent(ONE, Command.STOP, NOW)
+    assert decide(fleet.snapshot(NOW, ()), Memory()).goals.get(ONE) is not Goal.HOT
+    fleet.command_answered(ONE, NOW)
+    fleet.observe("sim", [instance(ONE, Observation.HALTED)], NOW + 1, NOW + 1)
+    assert state_of(fleet) is State.STOPPED
+    assert decide(fleet.snapshot(NOW + 1, ()), Memory()).goals.get(ONE) is Goal.HOT
 
 
 def test_an_instance_that_vanishes_before_it_was_ready_counts_as_a_failure() -> None:

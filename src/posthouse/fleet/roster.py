@@ -52,6 +52,8 @@ class _Watched:
     answered_at: float = 0.0
     rests_until: float = 0.0
     """A command was refused: until then it is given none."""
+    drains: bool = False
+    """A person wants it to rest: it is not woken before it has."""
     restored: bool = False
     """It is of an earlier life, and no list has shown it since."""
     in_flight: bool = False
@@ -203,10 +205,13 @@ class Roster:
 
     def wish(self, worker_id: WorkerId, goal: Goal, now: float) -> None:
         """Takes in what a person wants of a worker; see `events.Dismissed`."""
-        if goal is not Goal.UPDATED:
-            self.set_goal(worker_id, goal)
-        elif (worker := self.workers.get(worker_id)) is not None:
+        if (worker := self.workers.get(worker_id)) is None:
+            return
+        if goal is Goal.UPDATED:
             self._change(worker, outdated_at=now)
+        else:
+            self.set_goal(worker_id, goal)
+            self._watched[worker_id].drains = goal is Goal.COLD
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
         worker = self.workers.get(worker_id)
@@ -294,8 +299,8 @@ class Roster:
         return watched.reported_at if watched is not None else 0.0
 
     def resting(self, now: float) -> frozenset[WorkerId]:
-        """Workers whose command was refused a moment ago."""
-        return frozenset(i for i, watched in self._watched.items() if watched.rests_until > now)
+        """Workers whose command was refused a moment ago, or that a person wants to rest and that do not yet."""
+        return frozenset(i for i, watched in self._watched.items() if watched.rests_until > now or watched.drains)
 
     def spent_usd(self, now: float) -> float:
         """Dollars spent until now by every worker that ever was."""
@@ -337,6 +342,7 @@ class Roster:
             self.rollouts.arrived(worker)
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
+        self._watched[worker_id].drains &= state is State.STOPPING
         self.moved.append(moved := Moved(before, worker, why))
         self._outbox.append(moved)
         if state is State.DESTROYED:

@@ -64,6 +64,8 @@ class _Part(Struct):
 
 _part = msgspec.json.Decoder(_Part)
 _json = json.JSONDecoder()
+_DONE = (b"data: [DONE]\n\n", b'data: {"type":"message_stop"}\n\n', b'data: {"type": "message_stop"}\n\n')
+"""How the last event of OpenAI's and of Anthropic's streams ends."""
 
 
 def _read(text: bytes) -> _Part:
@@ -78,6 +80,8 @@ class Document:
 
     is_whole = False
     """Whether what has passed could be followed by an event."""
+    is_done = False
+    """Whether its last event has passed."""
     events = 0
     """How many have passed: about the tokens of an answer that broke off."""
 
@@ -111,7 +115,7 @@ class Events:
         """`hides_usage`: the event that says nothing else does not pass."""
         self.usage: Usage | None = None
         self.events = 0
-        self.is_whole = True
+        self.is_whole, self.is_done = True, False
         self._hides_usage = hides_usage
         self._begun = b""
 
@@ -120,7 +124,7 @@ class Events:
         if not self._begun and chunk.endswith(b"\n\n") and b'"usage"' not in chunk:  # most of all pieces
             is_one = chunk.startswith(b"data:") and chunk.count(b"data:") == 1
             self.events += 1 if is_one else len(_DATA.findall(chunk))
-            self.is_whole = True
+            self.is_whole, self.is_done = True, chunk.endswith(_DONE)
             return chunk
         text = self._begun + chunk
         ends = [at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0]
@@ -134,6 +138,7 @@ class Events:
             passes += self._begun[:-_KEPT_BACK]
             self._begun = self._begun[-_KEPT_BACK:]
             self.is_whole = False
+        self.is_done = passes.endswith(_DONE)
         return passes
 
     def rest(self) -> bytes:

@@ -124,8 +124,8 @@ class Exchange:
 
     @property
     def is_complete(self) -> bool:
-        """All of a worker's answer has been passed on."""
-        return self._outcome == "complete"
+        """All of a worker's answer has been passed on: clients leave once they have the last event."""
+        return self._outcome == "complete" or (self._outcome == "client left" and self._passing.is_done)
 
     def note(self, outcome: str, status: int) -> None:
         """Write down what became of it, for which no worker was needed."""
@@ -380,7 +380,7 @@ class Exchange:
                 path=self._client.path[:_RECORDED_PATH],
                 worker=self._worker,
                 status=self.status,
-                outcome=self._outcome,
+                outcome="complete" if self.is_complete else self._outcome,
                 begun=self._begun,
                 wait_s=round(self._wait_s, 3),
                 first_byte_s=round(self._first_byte_s, 3),
