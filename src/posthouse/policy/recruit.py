@@ -89,7 +89,7 @@ class Candidate(NamedTuple):
 
     def why(self) -> str:
         """Why it was taken, for the explanation."""
-        does = f"{self.perf:.0f} work/s" if self.perf < math.inf else "nobody knows what"
+        does = f"{self.perf:.0f} work/s" if self.perf < math.inf else "an unknown speed"
         rate = f"; {self.success_rate:.0%} of its kind come to be ready" if self.success_rate < 1 else ""
         start = f"; ready in {self.create_s:.0f} s" + (", for the machine has its files" if self.loaded else "")
         host = f"; counts {1 + self.held_against:.2g} times: its machine failed" if self.held_against >= 0.1 else ""
