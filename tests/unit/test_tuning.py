@@ -21,7 +21,7 @@ OTHERS = {
     "fleet/claims.py": {"BEYOND", "FORGETS", "LEARNED"},
     "fleet/requests.py": {"UNSEEN_S", "UNSEEN_WORK_S"},
     # How often there is a round, and what is written down.
-    "fleet/controller.py": {"MIN_GAP_S", "QUIET_S", "STORY"},
+    "fleet/controller.py": {"MIN_GAP_S", "PHASE_SPREAD", "QUIET_S", "STORY"},
     # How a new version is compared with the old one.
     "policy/trial.py": {
         "CANARY_SHARE",

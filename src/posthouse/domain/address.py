@@ -14,11 +14,16 @@ def believed(reported: str, known: str, addresses: frozenset[str]) -> str:
     oldest generations never say, and behind a tunnel or an ingress none knows: there the only address is taken.
     """
     url = reported or known
-    whole = {address.rstrip("/") for address in addresses if "://" in address}
-    if _host_port(url) in addresses or url.rstrip("/") in whole:
+    if _host_port(url) in addresses:
         return url
-    if len(addresses) == 1 and (whole or not reported):
-        return whole.pop() if whole else f"http://{next(iter(addresses))}"
+    whole = {address.rstrip("/") for address in addresses if "://" in address}
+    if url.rstrip("/") in whole:
+        return url
+    if len(addresses) == 1:
+        if whole:
+            return whole.pop()
+        if not reported:
+            return f"http://{next(iter(addresses))}"
     return ""
 
 

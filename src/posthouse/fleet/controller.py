@@ -34,6 +34,8 @@ QUIET_S = 60.0
 """A decision that changes nothing is kept this often."""
 UNWRITTEN_KEPT = 100
 """Decisions that wait for a store that cannot be used; one a minute is made where nothing changes."""
+PHASE_SPREAD = 0.6180339887
+"""The golden ratio: its multiples spread the moments of any number of endpoints evenly."""
 STORY = 20
 """How many of the latest events an illegal move is shown with."""
 
@@ -255,7 +257,7 @@ class Controller:
             self.roster.rent(rental, worker_id, self._label, now)
         if decision.goals or decision.rentals or now >= self._quiet_at:
             self._unwritten.append(decision)
-            phase_s = self.endpoint.id % QUIET_S  # not all endpoints at the same time
+            phase_s = self.endpoint.id * PHASE_SPREAD % 1.0 * QUIET_S  # another time for each endpoint
             self._quiet_at = phase_s + ((now - phase_s) // QUIET_S + 1) * QUIET_S
 
     def _written(self, ok: bool, now: float) -> None:
