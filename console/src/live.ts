@@ -1,4 +1,4 @@
-/** What the server tells, kept up to date by one stream. Pages read it, and are painted anew at most every 250 ms. */
+/** What the server tells, kept up to date by one stream. Pages read it, and are painted again at most every 250 ms. */
 import { useEffect, useReducer } from "preact/hooks";
 import { Failed, get, type Decided, type EndpointChanged, type Standing, type Status, type WorkerMoved } from "./api";
 
@@ -131,7 +131,7 @@ class Live {
 
 export const live = new Live();
 
-/** Paints the component anew when something has changed. */
+/** Paints the component again when something has changed. */
 export function useLive(): Live {
   const [, paint] = useReducer((n: number) => n + 1, 0);
   useEffect(() => live.onPaint(() => paint(undefined as never)), []);

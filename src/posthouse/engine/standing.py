@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from posthouse.budget import Left
-from posthouse.domain.decision import Obstacle
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.rollout import Phase
 from posthouse.domain.worker import Worker
 from posthouse.engine.figures import figures
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.verdict import condition, shortened, verdict
+from posthouse.engine.verdict import condition, obstacles, shortened, verdict
 from posthouse.policy.rollout import INACTIVE
 from posthouse.wire.rows import MoneyLeft, Standing, Update
 
@@ -91,7 +90,6 @@ def why(managed: ManagedEndpoint, now: float) -> str:
     if failures := [worker.message for worker in managed.last_failures(now)]:
         last, same = shortened(failures[-1]), failures.count(failures[-1])
         return f"the last {same} ended with: {last}" if same > 1 else f"the last one said: {last}"
-    decision = managed.decision
-    obstacles = [] if decision is None else [r.rule for r in decision.because if isinstance(r, Obstacle)]
+    rules = [obstacle.rule for obstacle in obstacles(managed)]
     loading = [worker.message for worker in managed.fleet.workers.values() if worker.message]
-    return next((shortened(text) for text in (*obstacles, *loading)), "")
+    return next((shortened(text) for text in (*rules, *loading)), "")

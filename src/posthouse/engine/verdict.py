@@ -89,10 +89,14 @@ def _crash_loop(managed: ManagedEndpoint, waits: str, now: float) -> Verdict | N
     )
 
 
+def obstacles(managed: ManagedEndpoint) -> list[Obstacle]:
+    """What the latest decision says stood in its way."""
+    return [] if managed.decision is None else [r for r in managed.decision.because if isinstance(r, Obstacle)]
+
+
 def _rules(managed: ManagedEndpoint) -> list[str]:
-    """What the latest decision says stands in the way of more hot workers."""
-    obstacles = [] if managed.decision is None else [r for r in managed.decision.because if isinstance(r, Obstacle)]
-    return [o.rule for o in obstacles if o.what in ("no more hot workers", "not started", "cost per hour")]
+    """Of these, what keeps it from more hot workers."""
+    return [o.rule for o in obstacles(managed) if o.what in ("no more hot workers", "not started", "cost per hour")]
 
 
 def _blocked(managed: ManagedEndpoint, shown: Figures, waits: str) -> Verdict | None:

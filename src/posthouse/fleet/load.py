@@ -27,12 +27,10 @@ class Window:
 
     def add(self, amount: float, at: float) -> None:
         """Takes in an amount of now, or of a second before it; nothing where that is longer ago than the span."""
-        if 0.0 <= at - self._second < 1.0:  # nearly always
-            self._sums[-1] += amount
-            self._squares[-1] += amount * amount
-            return
-        self._advance(at)
-        row = int(at) - self._second - 1
+        row = -1
+        if not 0.0 <= at - self._second < 1.0:  # nearly always it is
+            self._advance(at)
+            row = int(at) - self._second - 1
         if row >= -len(self._sums):
             self._sums[row] += amount
             self._squares[row] += amount * amount

@@ -360,4 +360,5 @@ class Requests:
         if left is not None:
             self._traffic.left(left, request.cost, now - request.assigned_at, now)
             self.last_request_at = now
-            self._note_work(left if note else None)
+            if note:
+                self._note_work(left)

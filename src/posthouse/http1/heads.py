@@ -3,8 +3,8 @@
 import re
 from typing import Any, Final
 
-_LENGTH: Final = re.compile(rb"(?i)(?<=\r\ncontent-length: )(\d{1,7})(?=\r\n)")
 MAX_LENGTH_DIGITS: Final = 7
+_LENGTH: Final = re.compile(rb"(?i)(?<=\r\ncontent-length: )(\d{1,%d})(?=\r\n)" % MAX_LENGTH_DIGITS)
 
 
 class KnownHead:
