@@ -64,6 +64,8 @@ class Checks:
         self._bills_before: dict[EndpointId, _Bill] = {}
         self._usd_h: dict[EndpointId, float] = {}
         """What each endpoint may come to cost per hour, when it last decided."""
+        self.exchanged_s = -1e9
+        """When another worker was last begun to do for less what one that serves does."""
         self._store_failed_s = -1e9
         self._ended_s = 0.0
         self._watched: dict[EndpointId, ManagedEndpoint] = {}
@@ -159,6 +161,9 @@ class Checks:
         def watched(at: float, event: object, effects: Sequence[Effect]) -> None:
             if isinstance(event, Ticked):
                 self._check_money(fleet, event, at)
+                because = fleet.decision.because if fleet.decision and fleet.decision.at == at else ()
+                if any(reason.what == "to be replaced" for reason in because):
+                    self.exchanged_s = self._world.loop.time()
             given = [e.outcome for e in effects if isinstance(e, Deliver) and isinstance(e.outcome, Assignment)]
             for one in sorted(given, key=lambda one: one.reqnum):  # who was in line was served before who asks
                 self._check_given(fleet, one, event)

@@ -1,6 +1,6 @@
 """What belongs to nobody is destroyed, but only on proof."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,6 +25,8 @@ from tests.kit.fleets import fleet_of, worker
 from tests.kit.shop import Clock, Shop
 
 STABILIZATION_S, APART_S = 60.0, 120.0
+ELSEWHERE = EndpointId(8)
+"""An endpoint that another server has."""
 
 
 def listed(label: str, instance_id: str = "") -> Instance:
@@ -43,6 +45,7 @@ class Site:
             object.__setattr__(mine, name, value)
         fleet = fleet_of(mine)
         self.hub.endpoints[fleet.endpoint.id] = ManagedEndpoint(fleet)
+        self.hub.directory.put(Endpoint(ELSEWHERE, "there"))
         self.elsewhere: set[str] = set()
         self.store_fails = False
         self.destroyed: list[str] = []
@@ -51,10 +54,10 @@ class Site:
     def _destroy(self, provider: Provider, instance: Instance) -> None:
         self.destroyed.append(instance.id)
 
-    async def _owners_of(self, labels: Collection[str]) -> Collection[str]:
+    async def _owners_of(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
         if self.store_fails:
             raise Unavailable("the database is locked", 5.0)
-        return self.elsewhere & set(labels)
+        return dict.fromkeys(self.elsewhere & set(labels), ELSEWHERE)
 
     async def look(self, *others: Instance, after_s: float = 0.0) -> list[str]:
         """What has been destroyed once the worker's instance and these are listed, so much later."""
@@ -179,6 +182,21 @@ async def test_two_that_report_come_to_the_same_place_one_after_the_other(served
     assert await served.look(STRAY, other) == []
     home = served.hub.endpoints[NOBODY]
     assert set(home.fleet.workers) == {9, 11}
+
+
+async def test_one_that_is_adopted_as_the_store_fails_is_drained_all_the_same(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*args: object) -> None:
+        raise Unavailable("the database is locked", 5.0)
+
+    served.orphans.owners_of = served.hub.owners_of
+    with monkeypatch.context() as patched:
+        patched.setattr(Hub, "take_over", fail)
+        assert await served.look(STRAY) == []
+    assert served.hub.home_of(9) is None  # the store has it, and nobody else
+    assert await served.look(STRAY, after_s=APART_S) == []
+    assert set(served.hub.endpoints[NOBODY].fleet.workers) == {9}
 
 
 async def test_one_that_has_fallen_silent_is_destroyed(served: Site) -> None:

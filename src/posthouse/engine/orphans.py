@@ -6,7 +6,7 @@ our label is known; else an operator must look. One that reports with its own to
 destroyed as workers are. One that is silent is destroyed.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -59,8 +59,8 @@ class Orphans:
     hub: Hub
     destroy: Callable[[Provider, Instance], None]
     """Begins to destroy an instance."""
-    owners_of: Callable[[Collection[str]], Awaitable[Collection[str]]]
-    """Those of the labels that a worker has, on whatever server."""
+    owners_of: Callable[[Collection[str]], Awaitable[Mapping[str, EndpointId]]]
+    """The endpoint of each of the labels that a worker has, on whatever server."""
     apart_s: float = 120.0
     """Least time between the two lists."""
     _began_at: float = field(init=False)
@@ -220,12 +220,15 @@ class Orphans:
         return {worker.label: worker.instance_id for fleet in fleets for worker in fleet.workers.values()}
 
     async def _without_owner(self, ours: Sequence[Instance]) -> list[Instance]:
-        """What belongs to no worker, or was made twice."""
+        """What belongs to no worker, or was made twice. Takes over an endpoint that has one and that nobody has."""
         here = self._here()
         listed = {i.id for i in ours}
         twice = [i for i in ours if i.label in here and i.id != here[i.label] and here[i.label] in listed]
         foreign = [i for i in ours if i.label not in here]
-        owned = await self.owners_of({i.label for i in foreign}) if foreign else ()
+        owned = await self.owners_of({i.label for i in foreign}) if foreign else {}
+        for endpoint_id in {*owned.values()} - self.hub.endpoints.keys():
+            if self.hub.directory.get(endpoint_id) is None:  # the store failed between its adoption and this
+                await self.hub.take_over(endpoint_id)
         return [*twice, *(i for i in foreign if i.label not in owned)]
 
     def _worker_id(self, instance: Instance) -> WorkerId:
