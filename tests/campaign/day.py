@@ -317,8 +317,10 @@ class Day:
                     self.checks.broken("convergence", f"endpoint {endpoint.id} served nothing for {PROBE_S:.0f} s")
 
     async def _rests(self) -> bool:
-        """Whether nothing moves for a while. False if a cheaper worker takes over: what is held against a machine halves
-        each hour, so it may be worth its price at any time."""
+        """Whether nothing moves for a while. False if a cheaper worker takes over.
+
+        That may be at any time: what is held against a machine halves each hour.
+        """
         began_s, before = self.loop.time(), self.world.commands
         if self.checks.exchanged_s < began_s - EXCHANGE_S:
             self.checks.settled()

@@ -20,7 +20,8 @@ from posthouse.agent.work import first_file
 from posthouse.recipes.speech import write
 from posthouse.signing.rsa import RsaKey
 from tests.kit.agent_process import agent_process
-from tests.kit.agent_world import MTOKEN, World, a_world, free_port, listening, until
+from tests.kit.agent_world import MTOKEN, World, a_world, listening, until
+from tests.kit.ports import free_port
 
 
 @pytest.fixture

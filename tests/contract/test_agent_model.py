@@ -18,7 +18,8 @@ from posthouse.agent import loading, run
 from posthouse.agent.loading import Seen
 from posthouse.signing.rsa import RsaKey
 from tests.kit.agent_process import environment
-from tests.kit.agent_world import World, a_world, free_port, until
+from tests.kit.agent_world import World, a_world, until
+from tests.kit.ports import free_port
 
 
 @pytest.fixture

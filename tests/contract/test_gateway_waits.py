@@ -12,7 +12,8 @@ from aiohttp import web
 from posthouse.gateway import GatewaySettings
 from posthouse.gateway.learned import AFTER
 from posthouse.gateway.service import run
-from tests.kit.agent_world import free_port, listening
+from tests.kit.agent_world import listening
+from tests.kit.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")  # of 3.14; 3.11 has no other
 BODY = {"model": "chat", "messages": []}

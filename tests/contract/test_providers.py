@@ -136,7 +136,7 @@ async def test_two_workers_never_share_a_port(local: ProcessProvider) -> None:
 async def test_a_port_in_use_and_the_ports_of_a_stopped_worker_are_not_given_away(root: Path) -> None:
     with socket.socket() as busy:
         # Below the ports that the system gives to connections, so that nobody takes the next ones meanwhile.
-        busy.bind(("127.0.0.1", secrets.randbelow(9_000) + 10_000))
+        busy.bind(("127.0.0.1", secrets.randbelow(900) + 19_000))
         first = busy.getsockname()[1]
         # A worker takes three: its own, one for plain HTTP, one for the model.
         short = ProcessProvider(root, "test", slots=1, ports=range(first, first + 3))

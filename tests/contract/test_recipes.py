@@ -26,8 +26,9 @@ from posthouse.recipes.comfyui import Front
 from posthouse.recipes.speech import SENTENCE, write
 from posthouse.relay import relay_session
 from posthouse.signing.rsa import RsaKey
-from tests.kit.agent_world import World, a_world, free_port, listening, until
+from tests.kit.agent_world import World, a_world, listening, until
 from tests.kit.engines import IMAGE, WORKFLOW, ComfyUi, Engine, engines
+from tests.kit.ports import free_port
 from tests.kit.recipes import Started, given, started
 
 # What each engine documents, as far as a recipe could use it.

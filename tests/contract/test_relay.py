@@ -15,7 +15,8 @@ from aiohttp import web
 from yarl import URL
 
 from posthouse.relay import Ending, Failure, Relay, forwarded, relay_session
-from tests.kit.agent_world import Model, free_port, listening, until
+from tests.kit.agent_world import Model, listening, until
+from tests.kit.ports import free_port
 
 MAX_BODY_BYTES = 100_000
 SILENCE_S = 0.5

@@ -31,8 +31,9 @@ from posthouse.engine.certificates import MAX_GIVEN
 from posthouse.errors import Refused
 from posthouse.server.tls import ServerCertificate
 from posthouse.signing.authority import LIFETIME, RENEWED_AFTER, Authority, new_request
-from tests.kit.agent_world import free_port, listening
+from tests.kit.agent_world import listening
 from tests.kit.live import AGENT, TIMEOUT_S, add_endpoint, live_server, ready, until
+from tests.kit.ports import free_port
 
 IDLER = "exec sleep 600"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"

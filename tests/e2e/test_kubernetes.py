@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.kit.kubelet import Kubelet
-from tests.kit.kubernetes_cluster import Cluster, free_port
+from tests.kit.kubernetes_cluster import Cluster
+from tests.kit.ports import free_port
 from tests.kit.site import ONSTART, Site, until
 
 pytest_plugins = "tests.kit.cluster"

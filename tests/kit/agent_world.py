@@ -5,7 +5,6 @@ import base64
 import contextlib
 import itertools
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
@@ -19,6 +18,7 @@ from posthouse.agent import AgentSettings, run
 from posthouse.signing.rsa import RsaKey
 from posthouse.wire.grant import TIME_HEADER, Grant, grant_key, issued, read
 from posthouse.wire.signed import Scheme, signed_text
+from tests.kit.ports import free_port
 
 TIMEOUT_S = 120.0  # a test that waits longer has failed
 MTOKEN = "mtoken-of-worker-7"
@@ -42,13 +42,6 @@ async def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "what the test waits for did not happen"
         await asyncio.sleep(0.01)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.kit.kubernetes_cluster import ADMIN, Cluster, free_port
+from tests.kit.kubernetes_cluster import ADMIN, Cluster
+from tests.kit.ports import free_port
 
 Json = dict[str, Any]
 LAST_BYTES = 2048

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from posthouse.signing.rsa import RsaKey
-from tests.kit.agent_world import TIMEOUT_S, free_port
+from tests.kit.agent_world import TIMEOUT_S
+from tests.kit.ports import free_port
 
 PEER = """
 import os

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import uuid
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from posthouse.ports import Provider
+from tests.kit.ports import free_port
 from tests.kit.provider_contract import opened_provider
 
 TOKEN = "sky_token"
@@ -180,7 +180,7 @@ class SkyServer:
         if cluster is None:
             home = self.root / name
             home.mkdir(parents=True)
-            places = {port: _free_port() for port in task["resources"]["ports"]}
+            places = {port: free_port() for port in task["resources"]["ports"]}
             cluster = self.clusters[name] = Cluster(name, home, task["resources"], places)
             await asyncio.sleep(self.launch_s)
             cluster.status = "UP"
@@ -195,7 +195,7 @@ class SkyServer:
         ports = [*cluster.places.values()]
         environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         environ |= {"HOME": str(cluster.home), "WORKER_PORT": str(ports[0])}
-        environ |= {"WORKER_HTTP_PORT": str(_free_port()), "MODEL_PORT": str(_free_port())}
+        environ |= {"WORKER_HTTP_PORT": str(free_port()), "MODEL_PORT": str(free_port())}
         with log.open("wb") as out:
             process = subprocess.Popen(
                 ["bash", "-c", task["run"]],
@@ -264,13 +264,6 @@ class Failed(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind, self.message = kind, message
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ It needs its program: on Debian the package `openssh-server`. Whoever runs the t
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.kit.container_engines import ip, listens, wait_for
+from tests.kit.ports import free_port
 
 NETWORK, OUTSIDE, INSIDE = "posthouse-ssh", "10.213.78.1", "10.213.78.2"
 
@@ -67,9 +67,7 @@ class SshServer:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         if not self.port:
-            with socket.socket() as probe:
-                probe.bind((self.address, 0))
-                self.port = probe.getsockname()[1]
+            self.port = free_port(self.address)
         config = CONFIG.format(address=self.address, port=self.port, folder=self.folder)
         (self.folder / "config").write_text(f"{config}{self.config}\n")
 
