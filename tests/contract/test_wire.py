@@ -285,6 +285,7 @@ HOSTILE: list[tuple[str, bytes]] = [
     ("/route/", b'{"endpoint":["llm"],"api_key":"KEY"}'),
     ("/route/", b'{"endpoint":"","api_key":"KEY"}'),
     ("/route/", b'{"endpoint":"llm","request_idx":-3,"api_key":"KEY"}'),
+    ("/route/", b'{"endpoint":"llm","prefer":{"key":[]},"api_key":"KEY"}'),
     ("/route/", b'{"endpoint":"llm","request_idx":1e40,"api_key":"KEY"}'),
     ("/route/", b'{"endpoint":"llm","request_idx":"a","api_key":"KEY"}'),
     ("/route/", b'{"endpoint":"' + b"x" * 2_000_000 + b'","api_key":"KEY"}'),

@@ -29,6 +29,7 @@ from posthouse.fleet.events import (
     Run,
     Ticked,
     UpdateAsked,
+    Wish,
     Written,
 )
 from posthouse.ports import FleetRecord
@@ -91,7 +92,8 @@ class Life:
                 seen = None if failure or one.command is not Command.RENT else self.instance(one.worker.id)
                 self.told(Answered(one.worker.id, one.command, failure, True, seen))
             self.told(Ticked(self.ids))
-            self.managed.assign(0, random.choice([10.0, 500.0]), self.now, True, random.choice([0.0, 3.0]))
+            wish = random.choice([None, Wish(random.getrandbits(64)), Wish(7, frozenset({WorkerId(1), WorkerId(0)}))])
+            self.managed.assign(0, random.choice([10.0, 500.0]), self.now, True, random.choice([0.0, 3.0]), wish)
             alive = list(fleet.workers.values())
             if not alive:
                 self.told(Listed("sim", (), self.now))

@@ -82,6 +82,11 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         lines["update"] = "; ".join(told) or "none for a day"
     if limited := facts.get("limited"):
         lines["limits"] = f"of keys; refused {limited_text(limited)}"
+    if affinity := facts.get("affinity"):
+        lines["affinity"] = (
+            f"{affinity['kept']:,} of {affinity['asked']:,} requests with a key went to the worker of their key; "
+            f"that counts for {affinity['saves_share']:.0%} of a request's own time"
+        )
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
         lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -37,6 +37,8 @@ class Job(NamedTuple):
     on_waiting: OnWaiting | None
     routed: Routed | None = None
     """The worker that it must go to."""
+    prefer: Mapping[str, object] | None = None
+    """Which workers would be best for it; see `wire.route.Prefer`."""
 
 
 class Begun(NamedTuple, Generic[T]):
@@ -59,13 +61,17 @@ class Requests:
         self._max_event_bytes = max_event_bytes
         self.timeout_s = timeout_s
 
-    async def route(self, endpoint: str, cost: float | None, request_idx: int = 0) -> Routed | Waiting:
+    async def route(
+        self, endpoint: str, cost: float | None, request_idx: int = 0, prefer: Mapping[str, object] | None = None
+    ) -> Routed | Waiting:
         """A worker of the endpoint, or that none is free. Without a cost the server takes what is usual there."""
         if not (cost is None or (isinstance(cost, int | float) and 0 <= cost < math.inf)):
             raise BadRequest(f"cost is {cost!r}; it must be a number of at least 0")
         body = {"endpoint": endpoint, "request_idx": request_idx} | ({} if cost is None else {"cost": cost})
         if self._estimate:
             body["estimate"] = True
+        if prefer:
+            body["prefer"] = prefer
         reply = await self._http.reply("POST", "/route/", body)
         try:
             if "url" in reply:
@@ -124,7 +130,7 @@ class Requests:
             async with asyncio.timeout(limit_s):
                 while True:
                     try:
-                        routed = job.routed or await self.route(job.endpoint, job.cost, request_idx)
+                        routed = job.routed or await self.route(job.endpoint, job.cost, request_idx, job.prefer)
                         request_idx = routed.request_idx or request_idx
                         if isinstance(routed, Waiting):
                             status = routed.status

@@ -15,6 +15,8 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import money_left, updates
 from posthouse.engine.treasury import Treasury
 from posthouse.engine.verdict import verdict
+from posthouse.fleet.events import Counters
+from posthouse.policy.route import WARM_SHARE
 from posthouse.ports import JournalEntry
 from posthouse.wire import rows
 
@@ -69,8 +71,15 @@ def explain(managed: ManagedEndpoint, treasury: Treasury, now: float) -> rows.Ex
         caps=money_left(treasury.left_of(managed, now), fleet.endpoint.name) + money_left(shared),
         updates=updates(managed),
         limited=managed.limited,
+        affinity=_affinity(fleet.counters),
         verdict=verdict(managed, figures(managed, now), now),
     )
+
+
+def _affinity(counters: Counters) -> rows.Affinity | None:
+    if not counters.keyed:
+        return None
+    return rows.Affinity(asked=counters.keyed, kept=counters.kept, saves_share=WARM_SHARE)
 
 
 def _finite(value: float) -> float | None:

@@ -31,6 +31,7 @@ from posthouse.fleet.events import (
     Say,
     Waiting,
     WakeAt,
+    Wish,
 )
 from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import FleetRecord
@@ -175,15 +176,15 @@ class ManagedEndpoint:
         return self.fleet.decision
 
     def assign(
-        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0
+        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0, wish: Wish | None = None
     ) -> Assignment | Waiting:
         """What the controller's `assign` returns, with its other effects done."""
-        outcome = self.fleet.assign(idx, cost, now, polls, hold_s)
+        outcome = self.fleet.assign(idx, cost, now, polls, hold_s, wish)
         if not (self.fleet.outbox or self.listeners):
             return outcome
         effects = self.fleet.take_effects()
         for listener in self.listeners:
-            listener(now, Asked(idx, cost, polls, hold_s), [Deliver(outcome.request_idx, outcome), *effects])
+            listener(now, Asked(idx, cost, polls, hold_s, wish), [Deliver(outcome.request_idx, outcome), *effects])
         if effects:
             self._do_all(effects, now)
         return outcome

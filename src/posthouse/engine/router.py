@@ -1,5 +1,6 @@
 """`/route/`: from a checked request to a signed address, or word that it waits."""
 
+import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,11 +12,11 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import why
 from posthouse.engine.verdict import ready_in_s
 from posthouse.errors import BadRequest
-from posthouse.fleet.events import Assignment, Left, Waiting
+from posthouse.fleet.events import Assignment, Left, Waiting, Wish
 from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
-from posthouse.wire.route import DEFAULT_COST, NOT_STATED, RouteAsk, RouteReply, WaitReply
+from posthouse.wire.route import DEFAULT_COST, NOT_STATED, Prefer, RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
 from posthouse.wire.status import FLAT
 
@@ -75,7 +76,8 @@ class Router:
         if announced == NOT_STATED:
             announced, usual = managed.fleet.requests.claims.unstated(DEFAULT_COST)
             ask.cost = float(f"{usual:.3g}")
-        outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s)
+        wish = None if ask.prefer is None else _wish(ask.prefer)
+        outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s, wish)
         if on_end is not None:
             if outcome.request_idx:
                 managed.tell_end(outcome.request_idx, on_end)
@@ -208,6 +210,11 @@ class Router:
             perf=worker.perf,
             now=now,
         )
+
+
+def _wish(prefer: Prefer) -> Wish:
+    digest = hashlib.blake2b(prefer.key.encode(errors="replace"), digest_size=8).digest()
+    return Wish(int.from_bytes(digest) if prefer.key else 0)
 
 
 def _nothing() -> None:

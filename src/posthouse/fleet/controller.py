@@ -20,7 +20,7 @@ from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.errors import IllegalMove
 from posthouse.fleet import events
-from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, Level, Outbox, Traffic, Waiting
+from posthouse.fleet.events import Assignment, Commit, Counters, Effect, Event, Level, Outbox, Traffic, Waiting, Wish
 from posthouse.fleet.ledger import Ledger
 from posthouse.fleet.requests import Requests
 from posthouse.fleet.roster import Roster
@@ -125,15 +125,16 @@ class Controller:
         return self.take_effects()
 
     def assign(
-        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0
+        self, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0, wish: Wish | None = None
     ) -> Assignment | Waiting:
         """A worker for request `idx` (0: a new request), or word that it waits. The same as `Asked`, without its event.
 
         `polls`: the client will ask again with the same index. A known index adds no load. One that has a worker and
         asks again has failed there, and is kept from that worker for a while. `hold_s`: how long it is held open if it
-        must wait, to be given the first worker that is free. What else is to be done, `take_effects` returns.
+        must wait, to be given the first worker that is free. `wish`: as of each call. What else is to be done,
+        `take_effects` returns.
         """
-        outcome = self.requests.assign(idx, cost, now, polls, hold_s)
+        outcome = self.requests.assign(idx, cost, now, polls, hold_s, wish)
         if isinstance(outcome, Waiting):
             if idx == 0:  # who asks again tells nothing new
                 self._ring(now)
@@ -152,8 +153,8 @@ class Controller:
             case events.Reported(worker_id, report):
                 if worker_id in self.workers:
                     self._reported(worker_id, report, now)
-            case events.Asked(idx, cost, polls, hold_s):
-                outcome = self.assign(idx, cost, now, polls, hold_s)
+            case events.Asked(idx, cost, polls, hold_s, wish):
+                outcome = self.assign(idx, cost, now, polls, hold_s, wish)
                 self.outbox.insert(0, events.Deliver(outcome.request_idx, outcome))
             case events.Left(idx):
                 requests.forget(idx, now)

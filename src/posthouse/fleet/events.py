@@ -48,6 +48,19 @@ class Waiting(NamedTuple):
     """Why it is given no worker any more."""
 
 
+Outcome: TypeAlias = Assignment | Waiting
+
+
+class Wish(NamedTuple):
+    """Which workers of an endpoint a request must have, or is best at."""
+
+    key: int = 0
+    """Requests with the same begin alike: what a worker keeps of one is of use to the next. From 0, none, to below
+    2**64."""
+    only: frozenset[WorkerId] | None = None
+    """No other worker may have it."""
+
+
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +71,7 @@ class Asked(NamedTuple):
     cost: float
     polls: bool = True
     hold_s: float = 0.0
+    wish: Wish | None = None
 
 
 class Left(NamedTuple):
@@ -275,3 +289,7 @@ class Counters:
     late_observations: int = 0
     refused_ends: int = 0
     refused_addresses: int = 0
+    keyed: int = 0
+    """Requests with a key that were given a worker."""
+    kept: int = 0
+    """Those of them that were given the one that is best for their key."""

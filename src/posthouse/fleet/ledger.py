@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from posthouse.domain.decision import Failures
 from posthouse.domain.worker import WorkerId
+from posthouse.fleet.events import Wish
 
 ENDED_KEPT = 10_000
 """How many ended requests are remembered at least, and at most twice as many, so that one asked again goes elsewhere
@@ -46,6 +47,7 @@ class Request(Struct, gc=False):
     """It is new, and never had a worker."""
     unproven: tuple[WorkerId, ...] = ()
     """Workers at which it failed by its client's word alone."""
+    wish: Wish | None = None
     failures: Mapping[WorkerId, Failures] | None = None
     """Where it failed, if anywhere, how often and when last. Kept when it ends, for it may be asked for again."""
 

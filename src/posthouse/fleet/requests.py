@@ -11,7 +11,7 @@ from posthouse.domain.lifecycle import UPDATING, State
 from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.claims import Claims
-from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Traffic, Waiting
+from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Outcome, Traffic, Waiting, Wish
 from posthouse.fleet.ledger import Ledger, Request
 from posthouse.fleet.load import Load
 from posthouse.fleet.outliers import Outliers
@@ -36,7 +36,7 @@ UNSEEN_KEPT_S = 30.0
 SEEN_KEPT_S = 86_400.0
 """How long a request is believed in that its worker says it works on; each report begins it again."""
 MAX_MISSES = 32
-"""How many in line may be kept from every free worker by their failures before looking further is a waste."""
+"""How many in line may be kept from every free worker before looking further is a waste."""
 MAX_WAITING = 10_000
 """How many waiting requests are remembered one by one; those beyond are counted as load and must ask again."""
 FAULTS = ("", "Error")
@@ -70,14 +70,14 @@ class Requests:
         self.ledger, self.load, self.claims = Ledger(), Load(now), Claims()
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
-        self.outliers, self._routing = Outliers(lives, outbox), RoutingTable()
+        self.outliers, self._routing = Outliers(lives, outbox), RoutingTable(counters)
         self._indexes = count(int(now * 1e6) + 1)
         self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._ended = frozenset[WorkerId]()
         self._canaries: dict[WorkerId, float] = {}  # that serve beside others, and their performance
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
-    def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float) -> Assignment | Waiting:
+    def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float, wish: Wish | None) -> Outcome:
         ledger = self.ledger
         if idx in self.outliers.denied:
             return Waiting(0, denied=self.outliers.denied[idx])
@@ -90,6 +90,7 @@ class Requests:
         elif request.worker_id is not None:
             self.outliers.keep_away(request, request.worker_id, now)
             self._weigh(request)
+        request.wish = wish
         if found := self._give(request, now):
             return found
         self._counters.waited += 1
@@ -107,11 +108,11 @@ class Requests:
     def serve(self, now: float) -> None:
         """Offers free workers to those that are held, the one that first came before the others."""
         line, missed = self.ledger.line, 0
-        while missed < min(len(line), MAX_MISSES):
+        while missed < min(len(line), MAX_MISSES):  # one that is kept from the free workers may stand before others
             request = line[missed]
             if found := self._give(request, now):
                 self._outbox.append(Deliver(request.idx, found))
-            elif request.failures:  # it is kept from the free workers; the next one may not be
+            elif request.failures or (request.wish and request.wish.only is not None):
                 missed += 1
             else:
                 return
@@ -142,7 +143,7 @@ class Requests:
             self.outliers.keep_away(request, ended_at, now, counted)
         return request
 
-    def _give(self, request: Request, now: float) -> Assignment | Waiting | None:
+    def _give(self, request: Request, now: float) -> Outcome | None:
         """Gives a request the worker that would end it first, if one is free for it.
 
         None if each is too busy, or it failed there, or twice anywhere, too lately; `Waiting` if it gets none any more.
@@ -159,7 +160,7 @@ class Requests:
                 return None
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
         most_s = self.claims.scaling.max_queue_time
-        worker_id = self._routing.pick(request.cost, most_s, request.idx, avoid, penalties_s)
+        worker_id = self._routing.pick(request.cost, most_s, request.idx, avoid, penalties_s, request.wish)
         if worker_id is None:
             return None
         if request.unserved:

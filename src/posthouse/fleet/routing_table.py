@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posthouse.domain.worker import WorkerId
+from posthouse.fleet.events import Counters, Wish
 from posthouse.policy.faults import Floats, beyond_median
-from posthouse.policy.route import end_s, pick
+from posthouse.policy.route import WARM_SHARE, Uints, end_s, favourite, pick, seeds
 
 MAX_UNIT_S = 1e20
 """Most seconds for a unit of work. With more an expected end could be infinite, so such a worker takes nothing."""
@@ -25,10 +26,11 @@ class RoutingTable:
     10,000 workers, and in half the bytes it is sooner walked through.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters | None = None) -> None:
         self._ids: list[WorkerId] = []
         self._rows: dict[WorkerId, int] = {}
         self._cost = 0.0
+        self._counters = counters or Counters()
         self.rebuild({})
 
     def __len__(self) -> int:
@@ -39,6 +41,7 @@ class RoutingTable:
         self._ids = [i for i, rate in perf.items() if rate * MAX_UNIT_S >= 1.0]
         self._rows = {worker_id: row for row, worker_id in enumerate(self._ids)}
         self._work = np.zeros(len(self._ids))
+        self._seeds: Uints | None = None
         self._unit_s = 1.0 / np.array([perf[i] for i in self._ids], dtype=np.float64)
         self._work_at, self._unit_at = _numbers(self._work), _numbers(self._unit_s)
         self._expect(self._cost)
@@ -61,6 +64,7 @@ class RoutingTable:
         tie_break: int,
         avoid: Collection[WorkerId] = (),
         penalties_s: Mapping[WorkerId, float] | None = None,
+        wish: Wish | None = None,
     ) -> WorkerId | None:
         """The worker that `policy.route.pick` picks, none of `avoid`; None if every one is too busy."""
         if not self._ids:
@@ -68,17 +72,35 @@ class RoutingTable:
         if cost != self._cost:
             self._expect(cost)
         extra_s: Floats | None = None
-        if not avoid and not penalties_s and cost > 0.0:
+        if not avoid and not penalties_s and wish is None and cost > 0.0:
             first = int(self._ends_s.argmin())
             if self._end_at[first] <= max_queue_s < math.inf:  # and so is its wait, which is shorter
                 return self._ids[first]
-        elif avoid or penalties_s:
+        elif avoid or penalties_s or wish is not None:
             extra_s = np.zeros_like(self._work)
             if held_against := {self._rows[i]: s for i, s in (penalties_s or {}).items() if i in self._rows}:
                 extra_s[list(held_against)] = list(held_against.values())
                 extra_s = beyond_median(extra_s)
             extra_s[[self._rows[i] for i in avoid if i in self._rows]] = np.inf
+            if wish is not None:
+                return self._wished(wish, cost, max_queue_s, tie_break, extra_s)
         row = pick(self._work, self._unit_s, cost, max_queue_s, tie_break, extra_s, self._ends_s)
+        return None if row is None else self._ids[row]
+
+    def _wished(self, wish: Wish, cost: float, max_queue_s: float, tie_break: int, extra_s: Floats) -> WorkerId | None:
+        if wish.only is not None:
+            extra_s[[row for row, worker_id in enumerate(self._ids) if worker_id not in wish.only]] = np.inf
+        ends_s, best = self._ends_s, None
+        if wish.key:
+            if self._seeds is None:
+                self._seeds = seeds(np.array(self._ids, dtype=np.uint64))
+            best = favourite(wish.key, self._seeds, np.where(np.isinf(extra_s), np.inf, self._unit_s))
+            ends_s = ends_s.copy()
+            ends_s[best] -= WARM_SHARE * cost * self._unit_s[best]
+        row = pick(self._work, self._unit_s, cost, max_queue_s, tie_break, extra_s, ends_s)
+        if best is not None and row is not None:
+            self._counters.keyed += 1
+            self._counters.kept += row == best
         return None if row is None else self._ids[row]
 
 

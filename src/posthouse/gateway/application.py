@@ -13,11 +13,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from posthouse.gateway.asked import Asked, named, read
+from posthouse.gateway.asked import Asked, affinity, named, read
 from posthouse.gateway.direct import DIRECT_HEADER, DirectExchange
 from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
-from posthouse.gateway.exchange import ANTHROPIC_ID, REQUEST_ID, Exchange, Ways, is_anthropic, reachable
+from posthouse.gateway.exchange import ANTHROPIC_ID, Exchange, Ways, is_anthropic, reachable
 from posthouse.gateway.inward import Request
+from posthouse.gateway.outward import REQUEST_ID
 from posthouse.gateway.upload import FORM, Field, Upload
 from posthouse.http1.messages import JSON, Headers
 from posthouse.wire.checks import MAX_WORK
@@ -37,6 +38,8 @@ OF_ONE: Final = b"/v1/x/"
 
 COST_HEADER: Final = b"x-posthouse-cost"
 """What the request's work is, in the units of its endpoint, where the caller knows better."""
+AFFINITY_HEADER: Final = b"x-posthouse-affinity"
+"""Requests with the same value go to the same worker while that is not too busy."""
 
 _OURS: Final = secrets.token_hex(6)
 _numbers = itertools.count()  # with the above the id of a request
@@ -144,6 +147,8 @@ class Gateway:
     async def _run(self, client: Request, key: str, asked: Asked) -> None:
         if cost := client.header(COST_HEADER):
             asked = msgspec.structs.replace(asked, cost=_cost(cost))
+        if said := client.header(AFFINITY_HEADER):
+            asked = msgspec.structs.replace(asked, key=affinity(said))
         size = len(asked.body) if isinstance(asked.body, bytes) else 0
         if isinstance(asked.body, Upload):
             size = self._ways.settings.max_body_bytes if asked.body.size is None else asked.body.size

@@ -1,5 +1,7 @@
 """What a request asks: the few fields that the gateway reads, and the body as the worker gets it."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -22,6 +24,10 @@ _TOKENS: Final = {
 GENERATING: Final = frozenset(_TOKENS)
 """Paths whose work is the tokens of the answer."""
 _SMALL: Final = ("/v1/messages/count_tokens",)
+PROMPT_BYTES: Final = 4096
+"""Prompts whose first so many bytes are the same begin alike; of a shorter one little would be saved."""
+_SAME: Final = ("prompt_cache_key", "user")
+_PROMPT: Final = ("system", "instructions", "prompt", "messages", "input")
 _MAX_COST: Final = 1e9  # the most that the server takes
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -40,8 +46,15 @@ class Asked(Struct, frozen=True):
     opaque: bool = False
     """Nothing is known of it, and of its answer."""
     stream: bool = False
+    key: str = ""
+    """Requests with the same begin alike, so that the same worker is best for them; empty: nobody knows."""
     hides_usage: bool = False
     """The caller did not ask for what was used: it is counted, and not passed on."""
+
+    @property
+    def prefer(self) -> Mapping[str, object] | None:
+        """Which workers would be best for it, as `/route/` takes it."""
+        return {"key": self.key} if self.key else None
 
 
 def read(path: str, body: bytes) -> Asked:
@@ -59,7 +72,8 @@ def read(path: str, body: bytes) -> Asked:
     hides_usage = stream and path in _WITH_USAGE and _ask_for_usage(fields)
     if hides_usage:
         body = msgspec.json.encode(fields)
-    return Asked(model, path, body, SMALL if path in _SMALL else cost, stream=stream, hides_usage=hides_usage)
+    cost = SMALL if path in _SMALL else cost
+    return Asked(model, path, body, cost, stream=stream, key=_key(path, fields), hides_usage=hides_usage)
 
 
 def for_model(asked: Asked, model: str) -> Asked:
@@ -80,6 +94,24 @@ def named(model: str | None, said: bool) -> str:
         wrong = "must be the name of an endpoint" if said else "is missing"
         raise Refused(400, "invalid_model", f"model: {wrong}; a text of 1 to {MAX_NAME} characters", "model")
     return model
+
+
+def affinity(said: str | bytes) -> str:
+    """The key that stands for what a caller says: nobody reads a user's name out of it by looking."""
+    return hashlib.blake2b(said.encode() if isinstance(said, str) else said, digest_size=8).hexdigest()
+
+
+def _key(path: str, fields: dict[str, Raw]) -> str:
+    """The key of requests that a model sees begin alike, by what they say; empty for what generates nothing."""
+    if path not in GENERATING:
+        return ""
+    for name in _SAME:
+        if said := _value(fields, name, str):
+            return affinity(said)
+    if said := _value(_value(fields, "metadata", dict[str, Raw]) or {}, "user_id", str):  # Anthropic's
+        return affinity(said)
+    prompt = b"".join(bytes(fields[name]) for name in _PROMPT if name in fields)
+    return affinity(prompt[:PROMPT_BYTES]) if len(prompt) >= PROMPT_BYTES else ""
 
 
 def _value(fields: dict[str, Raw], name: str, kind: type[T]) -> T | None:

@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from posthouse.client.answers import Routed
-from posthouse.gateway.exchange import REQUEST_ID, Exchange
+from posthouse.gateway.exchange import Exchange
+from posthouse.gateway.outward import REQUEST_ID
 from posthouse.http1.reply import Reply
 from posthouse.wire.grant import AUTH_HEADER
 

@@ -1,15 +1,11 @@
 """One request: held until there is a worker, sent there, sent elsewhere if that fails, and its answer passed on."""
 
 import asyncio
-import base64
 import math
 import re
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
-
-import msgspec
 
 from posthouse.client.answers import Routed, Waiting
 from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerFailed
@@ -31,18 +27,16 @@ from posthouse.gateway.errors import (
 )
 from posthouse.gateway.inward import Request
 from posthouse.gateway.learned import Learned
+from posthouse.gateway.outward import REQUEST_ID, as_sent
 from posthouse.gateway.records import Record, Records
 from posthouse.gateway.repeats import Repeat, Repeats
 from posthouse.gateway.retries import Retries
 from posthouse.gateway.server import Server
 from posthouse.gateway.settings import GatewaySettings
-from posthouse.gateway.upload import Upload
-from posthouse.http1.messages import JSON, Headers, end_to_end, head, value_of
+from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
-from posthouse.wire.grant import AUTH_HEADER
 
-REQUEST_ID: Final = b"x-request-id"
 ANTHROPIC_ID: Final = b"request-id"
 """Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
@@ -52,17 +46,6 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
 # Its caller would show a cookie to every model.
 _DROPPED: Final = {False: frozenset({b"set-cookie"}), True: frozenset({b"set-cookie", b"content-length"})}
-_AUTH: Final = AUTH_HEADER.lower().encode()
-# Keys, codings that would hide what is counted, and what is said again.
-_WITHHELD: Final = frozenset(
-    {
-        *(b"authorization", b"x-api-key", b"api-key", b"cookie", _AUTH, REQUEST_ID),
-        *(b"accept-encoding", b"content-encoding", b"content-length", b"expect", b"host"),
-        *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
-    }
-)
-_WITHOUT_BODY: Final = ("GET", "HEAD", "DELETE", "OPTIONS")  # others say that theirs is empty
-_WITHHELD_OF_JSON: Final = _WITHHELD | {b"content-type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +187,11 @@ class Exchange:
             self._hold_until = min(self._hold_until, time.monotonic() + step.wait_s)
         limit_s = settings.hold_s + settings.silence_s
         job = Job(asked.model, asked.path, lambda _: asked.body, self._work, limit_s, _RETRIES, self._waits)
+        job = job._replace(prefer=asked.prefer)
         try:
-            server = self._ways.server.with_key(self._key)
-            begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
+            begun = await Requests(self._ways.server.with_key(self._key), limit_s, estimate=True).begin_with(
+                job, self._ask
+            )
         except (Unauthorized, NotFound):
             raise
         except ClientError as error:
@@ -238,7 +223,7 @@ class Exchange:
             origin, host, prefix = place_of(routed.url)
             if origin.tls:
                 await self._ways.server.trust_workers()
-            reply = await self._ways.server.workers.ask(origin, *self._request(routed, host, prefix))
+            reply = await self._ways.server.workers.ask(origin, *as_sent(self._client, asked, routed, host, prefix))
             first = await reply.begin()
             if 300 <= reply.status < 400:  # the official clients would follow it
                 raise ClientError(f"worker {routed.url} answers with a redirect", reply.status)
@@ -256,42 +241,6 @@ class Exchange:
             if isinstance(error, Lost):
                 raise self._retried(WorkerFailed(f"worker {routed.url}: {error}", begun=error.begun)) from None
             raise
-
-    def _request(
-        self, routed: Routed, host: bytes, prefix: bytes
-    ) -> tuple[bytes, bytes | AsyncIterator[bytes], bool, bool]:
-        """What `Upstreams.ask` is told of it."""
-        client, asked = self._client, self._asked
-        first = b"%s %s%s HTTP/1.1\r\n" % (asked.method.encode(), prefix, asked.path.encode("latin-1"))
-        proof = base64.b64encode(msgspec.json.encode(routed.auth_data))
-        own = [(b"host", host), (_AUTH, proof), (REQUEST_ID, client.id.encode())]
-        chunked, is_json = False, isinstance(asked.body, bytes)
-        body: bytes | AsyncIterator[bytes] = b""
-        if isinstance(asked.body, Upload):
-            body, chunked = asked.body.pieces(), asked.body.size is None
-            size = asked.body.size
-            own.append((b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size))
-        elif asked.body is not None:
-            body = asked.body
-            own += [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
-        elif asked.method not in _WITHOUT_BODY:
-            own.append((b"content-length", b"0"))
-        return head(first, own + self._passed_on(is_json)) + b"\r\n", body, chunked, asked.method == "HEAD"
-
-    def _passed_on(self, is_json: bool) -> Headers:
-        """What the worker gets of the caller's headers, and where they are from."""
-        client = self._client
-        found = client.head.passed_on.get(is_json)
-        if found is None:
-            before, remote = client.header(b"x-forwarded-for"), client.connection.address or "unknown"
-            found = end_to_end(client.headers, _WITHHELD_OF_JSON if is_json else _WITHHELD)
-            found += [
-                (b"x-forwarded-for", (f"{before}, {remote}" if before else remote).encode("latin-1")),
-                (b"x-forwarded-host", client.header(b"host").encode("latin-1")),
-                (b"x-forwarded-proto", b"http"),
-            ]
-            client.head.passed_on[is_json] = found
-        return found
 
     def _retried(self, failed: WorkerFailed) -> WorkerFailed | Refused:
         """The failure, where the request may be tried again; else what the caller is told."""

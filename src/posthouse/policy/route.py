@@ -7,8 +7,13 @@ from numpy.typing import NDArray
 
 from posthouse.policy.faults import Floats
 
+Uints = NDArray[np.uint64]
+
 IN_SERVICE_SHARE = 1e-3
 """What work in service counts where a slot is free: enough that of two such workers the less loaded one is taken."""
+WARM_SHARE = 0.5
+"""What a worker that keeps what a request begins with saves of the request's own time; nominal. By so much longer than
+elsewhere a request waits for it."""
 
 
 def work_ahead(work: float, count: int, slots: float) -> float:
@@ -64,3 +69,22 @@ def pick(
     sums_s = np.where(free, sums_s, np.inf)
     best = np.flatnonzero(sums_s == sums_s.min())
     return int(best[tie_break % best.size if cost == 0.0 else 0])
+
+
+def seeds(ids: Uints) -> Uints:
+    """What `favourite` needs of workers, by their ids."""
+    return ids * np.uint64(0x9E3779B97F4A7C15)
+
+
+def favourite(key: int, of: Uints, unit_s: Floats) -> int:
+    """The row of the worker that requests with this key, from 0 to below 2**64, share while they can.
+
+    Weighted rendezvous hashing: each has as many keys as it is fast, and only the keys of one that goes move. Sources:
+    Thaler and Ravishankar 1998; for the weights, Schindelhauer and Schomaker 2005; for the hash, splitmix64.
+    `of`: the `seeds` of the workers.
+    """
+    mixed = of + np.uint64(key)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    drawn = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    return int((-np.log1p(-drawn) * unit_s).argmin())

@@ -144,7 +144,7 @@ def _played(controller: Controller, event: Event | None, now: float) -> list[Eff
     if event is None:
         return controller.take_effects()
     if isinstance(event, Asked):
-        outcome = controller.assign(event.request_idx, event.cost, now, event.polls, event.hold_s)
+        outcome = controller.assign(event.request_idx, event.cost, now, event.polls, event.hold_s, event.wish)
         return [Deliver(outcome.request_idx, outcome), *controller.take_effects()]
     try:
         return controller.handle(event, now)

@@ -15,6 +15,15 @@ NOT_STATED = -1.0
 """The cost in a request that states none."""
 MAX_NAME = 255
 """Longest endpoint name, in characters."""
+MAX_KEY = 128
+"""Longest key of requests that begin alike, in characters."""
+
+
+class Prefer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which workers would be best for a request."""
+
+    key: Annotated[str, Meta(max_length=MAX_KEY)] = ""
+    """Requests with the same begin alike, so that what a worker keeps of one is of use to the next. Empty: none."""
 
 
 class RouteAsk(msgspec.Struct, gc=False):
@@ -28,6 +37,8 @@ class RouteAsk(msgspec.Struct, gc=False):
     api_token: str = ""
     estimate: bool = False
     """Posthouse's own clients: the reply is to say when a worker is expected."""
+    prefer: Prefer | None = None
+    """As above."""
 
     @property
     def polls(self) -> bool:
@@ -43,6 +54,7 @@ class OddAsk(msgspec.Struct):
     request_idx: Any = None
     api_key: Any = None
     api_token: Any = None
+    prefer: Any = None
 
 
 class RouteReply(msgspec.Struct, omit_defaults=True, gc=False):
@@ -107,4 +119,9 @@ def checked(ask: RouteAsk | OddAsk) -> RouteAsk:
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BadRequest(f"endpoint: must be the name of an endpoint, 1 to {MAX_NAME} characters")
     cost = NOT_STATED if ask.cost is None else number(ask.cost, "cost")
-    return RouteAsk(name, cost, None if ask.request_idx is None else integer(ask.request_idx, "request_idx"))
+    try:
+        prefer = msgspec.convert(ask.prefer, Prefer | None)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"prefer: must be an object with the text `key`; {error}") from None
+    idx = None if ask.request_idx is None else integer(ask.request_idx, "request_idx")
+    return RouteAsk(name, cost, idx, prefer=prefer)

@@ -5,6 +5,7 @@ Names of fields are the protocol's where it has the call, and our own under `/v1
 
 from posthouse.wire.rows.aliases import Alias, AliasFallback, AliasTarget
 from posthouse.wire.rows.decisions import (
+    Affinity,
     Decision,
     Explanation,
     JournalEntry,
@@ -55,6 +56,7 @@ from posthouse.wire.rows.protocol import (
 
 __all__ = [
     "Account",
+    "Affinity",
     "Alias",
     "AliasFallback",
     "AliasTarget",

@@ -71,6 +71,17 @@ class WorkerCounts(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Affinity(Row):
+    """What became of requests that say by a key which others begin alike, since the server started."""
+
+    asked: int
+    kept: int
+    """They went to the worker that the key stands for."""
+    saves_share: float
+    """So much of a request's own time counts for that worker; others are chosen where they would end it sooner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation(Row):
     """Why an endpoint has the workers that it has."""
 
@@ -95,6 +106,8 @@ class Explanation(Row):
     """Of each workergroup that was ever updated."""
     limited: dict[str, int] = field(default_factory=dict)
     """Requests that were refused since the server started, by the limit of their key: `requests`, `work`, `at once`."""
+    affinity: Affinity | None = None
+    """Null where nothing was ever asked with a key."""
     verdict: Verdict | None = None
     """What keeps it from the capacity that it needs; null where it has that."""
 
