@@ -194,11 +194,11 @@ async def test_a_connection_that_is_idle_for_long_is_closed(server: Running) -> 
         idle.ask()
         await until(lambda: not idle.closed() and bool(idle.said), "it was answered")
         now = asyncio.get_running_loop().time()
-        server.server.close_late(now + http.KEEP_ALIVE_S - 1)
+        server.server.close_late(list(server.server.connections), now + http.KEEP_ALIVE_S - 1)
         rounds = server.loop.counts["rounds"]
         await until(lambda: server.loop.counts["rounds"] > rounds + 2, "some time goes by")
         assert not idle.closed()
-        server.server.close_late(now + http.KEEP_ALIVE_S + 1)
+        server.server.close_late(list(server.server.connections), now + http.KEEP_ALIVE_S + 1)
         await until(idle.closed, "it is closed")
 
 
@@ -217,6 +217,23 @@ async def test_idle_connections_make_place_when_it_gets_narrow(
         for _ in range(MOST - 3):
             Caller(server, stack)
         await until(lambda: all(caller.closed() for caller in few), "those that are idle are closed")
+
+
+async def test_however_many_are_late_others_have_their_turn(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "AT_ONCE", 2)
+    monkeypatch.setattr(connection, "READ_WAIT_S", 3600.0)
+    with ExitStack() as stack:
+        await open_ones(server, stack, MOST - 1)
+        here = server.server.connections
+        looked_at: list[int] = []
+        monkeypatch.setattr(server.server, "close_late", lambda some, now: looked_at.append(len(some)))
+        server.server.every_second()
+        in_turns = [list(looked_at)]
+        while sum(looked_at) < MOST - 1:
+            await asyncio.sleep(0)
+            in_turns.append(list(looked_at))
+        assert len(here) == MOST - 1
+        assert in_turns == [[2] * turns for turns in range(1, 5)] + [[2, 2, 2, 2, 1]]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """One HTTP/1.1 connection of a client: reads requests and answers them one after another.
 
 httptools parses. While one request is answered, reading stops at the next. Clients send the same head again and again
-on a connection: one that is the last one's, but for the body's length, is not parsed.
+on a connection: one that is the last one's, but for the body's length, is not parsed. Many connections never say a
+word: what it takes to read a request is made when its first byte comes.
 """
 
 import asyncio
 from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES: Final = 65_536
 """Most that is read of a request's address and headers beyond the first read; clients of the protocol send 2,000."""
 PLAIN: Final = b"text/plain; charset=utf-8"
+_NONE: Final[Headers] = []
+"""Of no request."""
 
 
 class Connection(asyncio.Protocol):
@@ -54,17 +58,24 @@ class Connection(asyncio.Protocol):
     """Bytes of the body of the request that is being read; None where its head does not say."""
     _head_bytes = _came = 0
     _url = b""
-    _headers: Headers
+    _headers: Headers = _NONE
+    _parser: Any = None
+    """An `httptools.HttpRequestParser`, from the first byte on."""
+    _queue: deque[Any] | tuple[()] = ()
+    """What has come while another was being answered."""
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()
         """When its present state began, by the event loop's clock."""
-        self.writable = asyncio.Event()
-        self._queue: deque[Any] = deque()
-        """What has come while another was being answered."""
-        self._parser = self._new_parser()
+
+    @cached_property
+    def writable(self) -> asyncio.Event:
+        """Set while the client takes its answer."""
+        event = asyncio.Event()
+        event.set()
+        return event
 
     @property
     def answers(self) -> bool:
@@ -116,19 +127,19 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
-        self.writable.set()
         self._crowded = self.server.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
         self.server.places.remove(self)
-        self.writable.set()
-        self._queue.clear()
+        if self.blocked_since:
+            self.resume_writing()
+        self._queue = ()
         for request in (self._current, self._open):
             if isinstance(request, Request):
                 request.leave()
         self._current = self._open = None
-        del self._parser  # it holds this connection
+        self._parser = None  # it holds this connection
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -152,7 +163,7 @@ class Connection(asyncio.Protocol):
         if self._broken or self.transport.is_closing():
             return
         # What has the head of the last request the parser would read as it did that one.
-        known = self._known if self._current is None and not self.reading and self.writable.is_set() else None
+        known = self._known if self._current is None and not self.reading and not self.blocked_since else None
         if known is not None and (body := known.body_of(data)) is not None:
             self.repeated(known.request, body)
             return
@@ -178,14 +189,15 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser tells -------------------------------------------------------------------------------------
 
-    def _new_parser(self) -> httptools.HttpRequestParser:
+    def _begin_to_parse(self) -> None:
         self._headers = _NONE
-        parser = httptools.HttpRequestParser(self)
+        self._parser = httptools.HttpRequestParser(self)
         # Or what follows a request that was the last would be an error, before that has been answered.
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return parser
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _parse(self, data: bytes) -> None:
+        if self._parser is None:
+            self._begin_to_parse()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -194,7 +206,7 @@ class Connection(asyncio.Protocol):
                 return
             # RFC 9110 7.8: a server may ignore it. The parser cannot: it reads the head again, without it.
             head = _without_upgrade(self._parser, self._url, self._headers)
-            self._parser = self._new_parser()
+            self._begin_to_parse()
             self._parse(head + data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(_INVALID)
@@ -257,6 +269,8 @@ class Connection(asyncio.Protocol):
         if self._current is None:
             self._begin(request)
             return
+        if not self._queue:
+            self._queue = deque()
         self._queue.append(request)
         self.pause_reading()
 
@@ -328,5 +342,3 @@ def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: H
 
 
 _INVALID: Final = Answer(400, b"Invalid HTTP request received.", PLAIN)
-_NONE: Final[Headers] = []
-"""Of no request."""

@@ -95,7 +95,7 @@ class AsgiCall(Request):
         return {"type": "http.request", "body": body, "more_body": self._more_body}
 
     async def _send(self, message: Message) -> None:
-        if not (self._gone or self.connection.writable.is_set()):
+        if self.connection.blocked_since and not self._gone:
             await self.connection.writable.wait()
         if self._gone or self.connection.transport.is_closing():
             return
