@@ -2,13 +2,14 @@
 boxes, a cluster and a server that are only remembered: ours is killed between any two steps of its tasks, and another
 one takes over.
 
-`python -m tests.campaign.boxes STEPS STRIDE [PROVIDER ...]` kills it at every STRIDEth of so many steps after each
-change.
+`python -m tests.campaign.boxes STRIDE [PROVIDER ...]` kills it at every STRIDEth step of each change, from the call of
+the API until every command is answered and what its provider does for it is done.
 """
 
 import asyncio
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,7 @@ from posthouse.domain.offer import Offer, Price
 from posthouse.domain.reports import Report
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
 from posthouse.errors import NotFound
+from posthouse.fleet.controller import Controller
 from posthouse.ports import InstanceSpec, Provider
 from posthouse.providers.docker import layout
 from posthouse.providers.docker.engine import NameTaken
@@ -58,6 +60,8 @@ SETTLES_S = 180.0
 PERF = 100.0
 PROVIDERS = ("docker", "ssh", "kubernetes", "skypilot")
 CHANGES = ("rent", "rest", "wake", "leave")
+RESTING = ("idle", "model_loading", "starting", "stopped")
+"""States in which nothing but a command is begun and not confirmed."""
 
 
 class SimEngine(Wire):
@@ -391,13 +395,18 @@ class Crash(Life):
         self.change, self._steps = change, steps
         super().__init__(provider)
 
-    async def _live(self) -> None:
+    async def _prepare(self) -> tuple[Server, EndpointId, "asyncio.Task[None]"]:
+        """What is there before the change, and who reports."""
         server, endpoint_id = await self._begin(0 if self.change == "rent" else 2, 4)
         reporting = asyncio.create_task(self.shop.report())
         if self.change in ("rest", "leave"):
             await self._want(server, endpoint_id, 2)
         if self.change != "rent":
             await asyncio.sleep(SETTLES_S)
+        return server, endpoint_id, reporting
+
+    async def _live(self) -> None:
+        server, endpoint_id, reporting = await self._prepare()
         self.made_before = len(self.shop.place.made)
         killed = asyncio.Event()
 
@@ -438,6 +447,41 @@ class Crash(Life):
             await server.call(endpoints.delete(endpoint_id))
 
 
+class Scout(Crash):
+    """The same without a crash: at which steps there is something to lose."""
+
+    def __init__(self, provider: str, change: str) -> None:
+        self.steps: list[int] = []
+        super().__init__(provider, change, 0)
+
+    async def _live(self) -> None:
+        server, endpoint_id, reporting = await self._prepare()
+        began = self.loop.steps
+        moved = False
+
+        def look() -> bool:
+            nonlocal moved
+            there = server.hub.endpoints.get(endpoint_id)
+            moving = there is not None and _moves(there.fleet)
+            moved |= moving
+            if moving or not moved:
+                self.steps.append(self.loop.steps - began)
+            return False
+
+        self.loop.at_each_step = look
+        await self._change_it(server, endpoint_id)
+        await asyncio.sleep(SETTLES_S)
+        self.loop.at_each_step = None
+        reporting.cancel()
+        server.kill()
+
+
+def _moves(fleet: Controller) -> bool:
+    """Whether a command has no answer yet, or a provider is at work, or there is no worker: yet, or any more."""
+    workers = fleet.workers.values()
+    return not workers or any(w.state not in RESTING or fleet.roster._watched[w.id].in_flight for w in workers)
+
+
 def broken(crash: Crash) -> list[str]:
     """What is not as it should be three minutes after a crash."""
     state = {"rent": "idle", "wake": "idle", "rest": "stopped"}.get(crash.change)
@@ -454,17 +498,19 @@ def broken(crash: Crash) -> list[str]:
     return [rule for rule, holds in rules.items() if not holds]
 
 
-def crashes(last: int, stride: int, providers: Sequence[str] = PROVIDERS) -> Iterator[tuple[str, str, int]]:
-    """Arguments of `Crash`: each change at each provider, at every `stride`th step up to `last`."""
-    return ((p, c, n) for p in providers for c in CHANGES for n in range(1, last, stride))
+def crashes(stride: int, providers: Sequence[str] = PROVIDERS) -> Iterator[tuple[str, str, int]]:
+    """Arguments of `Crash`: each change at each provider, at every `stride`th step."""
+    return ((p, c, n) for p in providers for c in CHANGES for n in Scout(p, c).steps[::stride])
 
 
 if __name__ == "__main__":
-    wrong, total = 0, 0
-    for at in crashes(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or PROVIDERS):
-        found, total = broken(Crash(*at)), total + 1
+    wrong, total = 0, Counter[str]()
+    for at in crashes(int(sys.argv[1]), sys.argv[2:] or PROVIDERS):
+        found = broken(Crash(*at))
+        total[f"{at[0]} {at[1]}"] += 1
         if found:
             wrong += 1
             print(*at, "; ".join(found), flush=True)
-    print(f"{total} crashes, {wrong} of them broke a rule")
+    print(dict(total))
+    print(f"{total.total()} crashes, {wrong} of them broke a rule")
     raise SystemExit(bool(wrong))

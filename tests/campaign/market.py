@@ -5,7 +5,8 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -236,6 +237,8 @@ class Crash(Day):
         killed = asyncio.Event()
 
         def kill() -> None:
+            workers = server.hub.endpoints[endpoint_id].fleet.workers.values()
+            self.was_ready = sum(w.state == "idle" for w in workers) == self._workers
             server.kill()
             killed.set()
 
@@ -258,6 +261,35 @@ class Crash(Day):
         server.kill()
 
 
+def broken(crash: Crash) -> list[str]:
+    """What is not as it should be some minutes after a crash."""
+    rules = {
+        "the workers that are wanted are there": len(crash.idle) == 2,
+        "what is rented is what is wanted": crash.idle == crash.rented,
+        "nothing is rented twice": len(set(crash.labels)) == len(crash.labels),
+        "nothing is left": crash.left == [],
+    }
+    return [rule for rule, holds in rules.items() if not holds]
+
+
+def crashes(stride: int) -> Iterator[tuple[int, Crash]]:
+    """Of a server that rents two, one at every `stride`th step until both are ready."""
+    for steps in count(1, stride):
+        crash = Crash(2, steps)
+        if crash.was_ready:
+            return
+        yield steps, crash
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "crashes":
+        wrong, total = 0, 0
+        for steps, crash in crashes(int(sys.argv[2])):
+            total += 1
+            if found := broken(crash):
+                wrong += 1
+                print(steps, "; ".join(found), flush=True)
+        print(f"{total} crashes, {wrong} of them broke a rule")
+        raise SystemExit(bool(wrong))
     day = Day(float(sys.argv[1]), int(sys.argv[2]), offline_h=0.02, churn_h=0.2, move_h=0.2)
     print(f"ready {day.ready}\ncounted ${day.usd:.4f}, billed ${day.market_usd:.4f}\ncalls {dict(day.api.calls)}")
