@@ -36,6 +36,8 @@ from posthouse.domain.lifecycle import (
 )
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.hub import Hub
+from posthouse.gateway.metrics import GATEWAY
+from posthouse.measures import Families
 from posthouse.policy.tuning import TUNING, Tuning
 from posthouse.providers.docker.settings import DockerSettings
 from posthouse.providers.kubernetes.settings import KubernetesSettings
@@ -45,6 +47,7 @@ from posthouse.providers.ssh.settings import Host, SshSettings
 from posthouse.providers.vast.settings import VastSettings
 from posthouse.recipes import names, recipe
 from posthouse.server.auth import SECRET_BYTES, Keyring
+from posthouse.server.families import SERVER
 from posthouse.server.fastpath import ROUTES
 from posthouse.server.policies import POLICIES
 from posthouse.server.web import web_app
@@ -348,6 +351,21 @@ def _meanings(words: type[StrEnum]) -> Mapping[Any, str]:
     }
 
 
+def server_metrics() -> str:
+    """Every metric of the server."""
+    return _metrics(SERVER)
+
+
+def gateway_metrics() -> str:
+    """Every metric of a gateway."""
+    return _metrics(GATEWAY)
+
+
+def _metrics(families: Families) -> str:
+    rows = [(f"`{f.name}`", f.kind, ", ".join(f"`{label}`" for label in f.labels), f.text) for f in families.all]
+    return _table(("metric", "kind", "labels", "meaning"), rows)
+
+
 def peer_calls() -> str:
     """Every call of every generation of peers, and whether it works."""
     record = json.loads(PEERS.read_text(encoding="utf-8"))
@@ -420,6 +438,8 @@ PARTS: dict[str, Callable[[], str]] = {
         state_diagram,
         states,
         observations,
+        server_metrics,
+        gateway_metrics,
         peer_calls,
         peer_tests,
         recipes,

@@ -282,7 +282,7 @@ async def test_a_failing_decision_is_told_and_forgotten_when_it_is_over(
         ]
         headers = {"Authorization": f"Bearer {server.admin_key}"}
         async with http.get(f"{server.url}/metrics", headers=headers) as page:
-            assert "posthouse_troubles 2.0" in await page.text()
+            assert "posthouse_troubles 2\n" in await page.text()
     await until(lambda: not server.loop.failing and not server.observer.failing, "it is over")
     assert await troubles(http, server) == []
 
@@ -362,7 +362,7 @@ async def test_a_worker_that_fails_at_once_does_not_draw_the_requests_to_it(
     assert held[broken.id] > 0
     assert held[healthy.id] == 0
     async with http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {server.admin_key}"}) as page:
-        assert 'posthouse_outlier_workers{endpoint="llm"} 1.0' in await page.text()
+        assert 'posthouse_outlier_workers{endpoint="llm"} 1\n' in await page.text()
 
 
 async def test_after_a_restart_with_the_clock_set_back_numbers_rise_and_workers_stay(

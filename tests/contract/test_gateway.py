@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,11 +19,13 @@ import pytest
 from anthropic import Anthropic
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from prometheus_client.parser import text_string_to_metric_families
 
 from posthouse.gateway.records import read
 from posthouse.openai import AsyncDirect, Direct
 from tests.kit import openai_engine
 from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
+from tests.kit.promtool import promtool
 from tests.kit.site import TIMEOUT_S
 
 TINY = Path(__file__).parents[2] / "examples" / "llama-cpp" / "tiny.py"
@@ -764,3 +767,47 @@ def test_where_no_worker_is_free_in_time_the_next_endpoint_answers(world: World)
     until(lambda: '"model":"awake"' in file.read_text(), "its record is there")
     [record] = [row for line in file.read_text().splitlines() if (row := json.loads(line))["model"] == "awake"]
     assert (record["endpoint"], record["outcome"]) == ("chat", "complete")
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def metrics(url: str, key: str) -> httpx.Response:
+    return httpx.get(url.removesuffix("/v1") + "/metrics", headers={"Authorization": f"Bearer {key}"})
+
+
+def test_what_passed_is_counted_by_route_for_whoever_may_read(world: World) -> None:
+    with gateway(world.site) as url:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
+        client.chat.completions.create(model="chat", messages=MESSAGES)
+        list(client.chat.completions.create(model="chat", messages=MESSAGES, stream=True))
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="none", input="x")
+        httpx.get(f"{url.removesuffix('/v1')}/who/knows")
+        page = metrics(url, world.key)
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        found = {
+            (row.name, *row.labels.values()): row.value
+            for family in text_string_to_metric_families(page.text)
+            for row in family.samples
+        }
+        chat = "/v1/chat/completions"
+        assert found["posthouse_gateway_requests_total", chat, "2xx"] == 2
+        assert found["posthouse_gateway_requests_total", "/v1/embeddings", "4xx"] == 1
+        assert found["posthouse_gateway_requests_total", "other", "4xx"] == 1
+        for name in ("request", "first_byte", "wait"):
+            assert found[f"posthouse_gateway_{name}_seconds_count", chat] == 2, name
+        assert found["posthouse_gateway_tokens_total", chat, "prompt"] > 0
+        assert found["posthouse_gateway_tokens_total", chat, "completion"] > 0
+        if shutil.which("promtool"):
+            assert promtool("check", "metrics", said=page.content) == ""
+        for key in ("wrong", world.manage.create_key("router", "route").key):
+            assert metrics(url, key).status_code in (401, 403)
+
+
+def test_what_is_tried_again_is_counted(world: World) -> None:
+    with gateway(world.site) as url:
+        client = OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
+        client.chat.completions.create(model="chat", messages=MESSAGES, user="breaks-once:counted")
+        page = metrics(url, world.key).text
+    assert 'posthouse_gateway_retries_total{route="/v1/chat/completions"} 1\n' in page

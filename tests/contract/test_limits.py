@@ -39,7 +39,7 @@ async def others_see_it_and_it_can_be_changed(
 ) -> None:
     assert (await owner.status()).standing[0].limited["at once"] == 1
     async with http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {server.admin_key}"}) as page:
-        assert 'posthouse_limited_requests_total{endpoint="llm",limit="at once"} 1.0' in await page.text()
+        assert 'posthouse_limited_requests_total{endpoint="llm",limit="at once"} 1\n' in await page.text()
     changed = await owner.update_key(key_id, at_once=0, name="bob's")
     assert (changed.name, changed.at_once) == ("bob's", None)
     assert "url" in await route(http, server, key)

@@ -72,8 +72,8 @@ async def test_a_server_rents_it_and_replaces_what_it_can_neither_update_nor_put
             headers = {"Authorization": server.admin_key}
             async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{server.url}/metrics") as answer:
                 page = await answer.text()
-            assert 'posthouse_provider_calls_total{call="create",outcome="ok",provider="garage"} 2.0' in page
-            assert 'posthouse_provider_seconds_total{call="destroy",provider="garage"}' in page
+            assert 'posthouse_provider_call_seconds_count{provider="garage",call="create",outcome="ok"} 2\n' in page
+            assert 'posthouse_provider_call_seconds_sum{provider="garage",call="destroy",outcome="ok"}' in page
             await client.update_endpoint(endpoint_id, endpoint_state="stopped")
             await until(lambda: not states(server, "llm"), "nothing rests there")
             assert list(await garage.instances()) == []

@@ -12,7 +12,8 @@ from posthouse.domain.reports import Ended, Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.history import History
-from posthouse.engine.managed import Log, ManagedEndpoint
+from posthouse.engine.managed import ManagedEndpoint
+from posthouse.engine.measured import Log
 from posthouse.engine.router import statuses
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller

@@ -25,6 +25,7 @@ from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
+from posthouse.engine.lag import Lag
 from posthouse.engine.lease import SoleLease
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
@@ -82,6 +83,7 @@ class Parts:
     recorder: Recorder
     throttle: Throttle
     stream: EventStream
+    lag: Lag
 
 
 @asynccontextmanager
@@ -226,6 +228,7 @@ def _parts(
         recorder,
         Throttle(settings.rates),
         _stream(hub),
+        Lag(),
     )
 
 
@@ -276,7 +279,9 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys, gateway: OwnGatew
     )
     work = (parts.executor, parts.certificates, parts.ingest, parts.throttle, parts.recorder)
     counts = [part.counts for part in (loop, observer, hub.offers, *work)]
-    metrics = Metrics(hub, loop, counts, fast.answers, fast.troubles, parts.meters)
+    metrics = Metrics(
+        hub, loop, parts.orphans, parts.lag, counts, fast.answers, fast.routed, fast.troubles, parts.meters
+    )
     return HttpServer(fast, web, listen.max_connections(settings.server.max_connections))
 
 
@@ -305,6 +310,7 @@ def _tasks(
         "money": money,
         "samples": Sampler(parts.hub.endpoints.values, parts.hub.clock.now).run,
         "late connections": late_connections,
+        "lag": parts.lag.run,
     }
     for name, provider in parts.hub.providers.items():
         tasks |= looks(name, provider, settings.providers[name], parts.observer, parts.orphans, parts.hub.offers)

@@ -12,6 +12,7 @@ from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.history import History
+from posthouse.engine.measured import Log
 from posthouse.engine.samples import Samples
 from posthouse.engine.worker_stats import WorkerStats
 from posthouse.fleet.controller import Controller
@@ -36,7 +37,7 @@ from posthouse.fleet.events import (
 from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import FleetRecord
 from posthouse.recording.events import Began, EventLog
-from posthouse.recording.log import Slice, TrafficLog
+from posthouse.recording.log import Slice
 from posthouse.recording.segment import Segment
 
 SEGMENTS_KEPT = 12
@@ -97,7 +98,7 @@ class ManagedEndpoint:
     def __init__(
         self,
         fleet: Controller,
-        log: "Log | None" = None,
+        log: Log | None = None,
         version: int = 0,
         deeds: Deeds | None = None,
         epoch: int = 1,
@@ -108,7 +109,7 @@ class ManagedEndpoint:
         self.deeds: Deeds = deeds or Nothing()
         self.history = History()
         self.samples = Samples()
-        self.stats = log.stats
+        self.stats, self.measured = log.stats, log.measured
         self.held: dict[int, Callable[[Assignment | Waiting], None]] = {}
         """What is to be told what becomes of requests that are held open."""
         self.unkept: deque[Segment] = deque(maxlen=SEGMENTS_KEPT)
@@ -266,9 +267,12 @@ class ManagedEndpoint:
             case Run():
                 self.deeds.run_command(self, effect, now)
             case Commit():
+                if effect.decision is not None:
+                    self.measured.decided(effect.decision)
                 self.deeds.commit(self, effect, now)
 
     def _note_move(self, before: Worker, after: Worker, now: float) -> None:
+        self.measured.moved(self.fleet, before, after, now)
         stats = self.stats.get(after.id)
         if stats is not None and before.state is State.UNAVAIL and after.state is State.IDLE:
             stats.away_s += now - before.since
@@ -349,16 +353,3 @@ class ManagedEndpoint:
     def copy_traffic(self, now: float) -> Slice:
         """The same, to look at."""
         return self.traffic_log.copy(now, self.fleet.workers.values())
-
-
-class Log(TrafficLog):
-    """A traffic log that also keeps the statistics of workers."""
-
-    def __init__(self, now: float, workers: int = 0) -> None:
-        super().__init__(now, workers)
-        self.stats: dict[WorkerId, WorkerStats] = {}
-
-    def left(self, worker_id: WorkerId, work: float, took_s: float, now: float) -> None:
-        stats = self.stats.get(worker_id)
-        if stats is not None:
-            stats.ended(work, took_s, now)

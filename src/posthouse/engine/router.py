@@ -85,6 +85,7 @@ class Router:
                 on_end(None, now)
         if isinstance(outcome, Assignment):
             return self._assigned(ask, outcome, deliver, now)
+        managed.measured.found_none(managed.fleet, now)
         if outcome.held:
             return self._hold(managed, ask, outcome.request_idx, deliver, caller)
         deliver(_waits(managed, ask, outcome, now))

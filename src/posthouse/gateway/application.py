@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,11 +17,13 @@ import msgspec
 from posthouse.gateway.asked import Asked, affinity, named, read
 from posthouse.gateway.direct import DIRECT_HEADER, DirectExchange
 from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
-from posthouse.gateway.exchange import ANTHROPIC_ID, Exchange, Ways, is_anthropic, reachable
+from posthouse.gateway.exchange import ANTHROPIC_ID, Exchange, is_anthropic, reachable
 from posthouse.gateway.inward import Request
 from posthouse.gateway.outward import REQUEST_ID
 from posthouse.gateway.upload import FORM, Field, Upload
+from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import JSON, Headers
+from posthouse.measures import CONTENT_TYPE
 from posthouse.wire.checks import MAX_WORK
 
 log = logging.getLogger(__name__)
@@ -55,9 +58,18 @@ class Gateway:
         self._held_bytes = 0
         self._routes = dict.fromkeys(PASSED, ("POST", self._pass_on))
         self._routes |= {"/v1/models": ("GET", self._models), "/healthz": ("GET", self._alive)}
+        self._routes["/metrics"] = ("GET", self._metrics)
 
     async def answer(self, client: Request) -> None:
         """Answer one request, whatever it asks."""
+        began_at = time.monotonic()
+        client.route = self._route_of(client)
+        try:
+            await self._answer(client)
+        finally:
+            self._ways.measured.answered(client.route, client.status, time.monotonic() - began_at)
+
+    async def _answer(self, client: Request) -> None:
         shown = client.header(REQUEST_ID)
         client.id = shown if _WORD.fullmatch(shown) else f"req_{_OURS}{next(_numbers):012x}"
         try:
@@ -79,6 +91,14 @@ class Gateway:
         except ConnectionError:  # its caller has left
             client.abort()
 
+    def _route_of(self, client: Request) -> str:
+        """The path, of those that there are; a label of metrics, of which nobody can make more."""
+        if client.path in self._routes:
+            return client.path
+        if client.head.raw_path.startswith(OF_ONE):
+            return OF_ONE.decode().rstrip("/")
+        return "/v1/models" if client.path.startswith(_OF_MODEL) else "other"
+
     def _handler(self, client: Request) -> Callable[[Request], Awaitable[None]]:
         """What answers it. Raises: Refused."""
         path, method = client.path, client.method
@@ -96,6 +116,11 @@ class Gateway:
 
     async def _alive(self, client: Request) -> None:
         _json(client, {"alive": True})
+
+    async def _metrics(self, client: Request) -> None:
+        await self._ways.measured.check_reader(self._ways.server, _key_of(client))
+        client.prove()
+        client.answer(200, self._ways.measured.page(), [(b"content-type", CONTENT_TYPE)])
 
     async def _models(self, client: Request) -> None:
         anthropic = is_anthropic(client)

@@ -4,7 +4,6 @@ import asyncio
 import math
 import re
 import time
-from dataclasses import dataclass, field
 from typing import Final
 
 from posthouse.client.answers import Routed, Waiting
@@ -12,7 +11,7 @@ from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerF
 from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
 from posthouse.client.requests import MAX_BEGUN, Job, Requests
-from posthouse.gateway.aliases import Aliases, Step, first_good
+from posthouse.gateway.aliases import Step, first_good
 from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events
 from posthouse.gateway.errors import (
@@ -26,13 +25,11 @@ from posthouse.gateway.errors import (
     unknown_model,
 )
 from posthouse.gateway.inward import Request
-from posthouse.gateway.learned import Learned
 from posthouse.gateway.outward import REQUEST_ID, as_sent
-from posthouse.gateway.records import Record, Records
-from posthouse.gateway.repeats import Repeat, Repeats
-from posthouse.gateway.retries import Retries
+from posthouse.gateway.records import Record
+from posthouse.gateway.repeats import Repeat
 from posthouse.gateway.server import Server
-from posthouse.gateway.settings import GatewaySettings
+from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
@@ -46,19 +43,6 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _KEY_ID: Final = re.compile(r"ph_[0-9a-f]{8}|phe_\d+_\d+")
 # Its caller would show a cookie to every model.
 _DROPPED: Final = {False: frozenset({b"set-cookie"}), True: frozenset({b"set-cookie", b"content-length"})}
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """What every request uses."""
-
-    settings: GatewaySettings
-    server: Server
-    records: Records
-    retries: Retries = field(default_factory=Retries)
-    repeats: Repeats = field(default_factory=Repeats)
-    learned: Learned = field(default_factory=Learned)
-    aliases: Aliases = field(default_factory=Aliases)
 
 
 def is_anthropic(client: Request) -> bool:
@@ -247,7 +231,10 @@ class Exchange:
         self._begun += failed.begun
         if failed.retry_after_s > self._hold_left_s():
             return refusal(failed)
-        if self._begun - self._begun_before >= MAX_BEGUN or self._ways.retries.take():
+        if self._begun - self._begun_before >= MAX_BEGUN:
+            return failed
+        if self._ways.retries.take():
+            self._ways.measured.tried_again(self._client.route)
             return failed
         said = f"{failed.message}; it is not tried again, because many others are"
         status = 429 if failed.status == 429 else 503
@@ -314,11 +301,13 @@ class Exchange:
     def _tell(self) -> None:
         """Write down what became of it."""
         learns = self._asked.cost is None and self.is_complete
-        if not (learns or self._ways.records.wanted):
-            return
         usage = self._passing.usage
+        if self._first_byte_s:
+            self._ways.measured.served(self._client.route, self._wait_s, self._first_byte_s, usage)
         if usage is not None and learns:
             self._ways.learned.counted(self._kind, usage)
+        if not self._ways.records.wanted:
+            return
         self._ways.records.add(
             Record(
                 at=self._came_at,

@@ -48,6 +48,8 @@ class Request(request.Request):
         super().__init__(connection, head.method, head.version, head.headers, head.last)
         self.head = head
         self.path = head.path
+        self.route = ""
+        """Its path, of those that there are."""
         self.id = ""
         """What the caller calls it, or else we."""
 

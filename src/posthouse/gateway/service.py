@@ -10,11 +10,11 @@ from pathlib import Path
 
 from posthouse.gate import listening
 from posthouse.gateway.application import Gateway
-from posthouse.gateway.exchange import Ways
 from posthouse.gateway.inward import Inward
 from posthouse.gateway.records import Records
 from posthouse.gateway.server import Server
 from posthouse.gateway.settings import GatewaySettings
+from posthouse.gateway.ways import Ways
 from posthouse.hosts import in_url
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,8 @@ class Request:
     _more_body = True
     _gone = False
     _started = _done = False
+    status = 0
+    """Of the answer; 0 while it has not begun."""
     _head = b""
     """Of the answer, until it is sent."""
     _silent = False
@@ -117,7 +119,7 @@ class Request:
 
     def start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
         """Begins the answer; it is sent with its first piece. The framing is ours. Raises: ValueError."""
-        self._started = True
+        self._started, self.status = True, status
         self._last = self._last or self._expects  # it may send the body or leave it: nobody knows what comes next
         self._expects = False
         server = self.connection.server

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
 from posthouse.errors import PosthouseError, Unavailable
+from posthouse.measures import CALL_S, Histogram
 from posthouse.ports import InstanceSpec, Provider
 
 T = TypeVar("T")
@@ -72,10 +73,8 @@ class Metered(Wrapper):
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner)
-        self.calls: Counter[tuple[str, str]] = Counter()
-        """By call and outcome: `ok`, `refused` for a clear answer that is no success, `unclear`."""
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """In all, by call."""
+        self.took: defaultdict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(CALL_S))
+        """In seconds, by call and outcome: `ok`, `refused` for a clear answer that is no success, `unclear`."""
 
     async def around(self, call: str, ask: Callable[[], Awaitable[T]]) -> T:
         began, outcome = time.perf_counter(), "unclear"
@@ -86,8 +85,7 @@ class Metered(Wrapper):
             outcome = "refused"
             raise
         finally:
-            self.calls[call, outcome] += 1
-            self.seconds[call] += time.perf_counter() - began
+            self.took[call, outcome].add(time.perf_counter() - began)
         return answer
 
 

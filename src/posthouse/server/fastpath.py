@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import structlog
 
 from posthouse.config import Rates
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
@@ -22,6 +23,7 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Router
 from posthouse.errors import BadRequest, TooMany, Unauthorized
 from posthouse.http1.messages import Answer, Headers
+from posthouse.measures import CONTENT_TYPE, QUICK_S, Histogram
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
 from posthouse.server.calls import Access, Call, Leave, Respond, Route, authorization
 from posthouse.server.errors import Problem, problem, web_body
@@ -33,7 +35,6 @@ from posthouse.wire.grant import TIME_HEADER
 log = structlog.get_logger()
 
 PEM: Final = b"application/x-pem-file"
-METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 SHORT_BYTES: Final = 4096
 """Up to this length no body is too long: the least that `server.max_body_bytes` may be."""
 MAX_UNASKED_BYTES: Final = 16_384
@@ -42,6 +43,8 @@ MAX_ASK_BYTES: Final = 65_536
 """Longest body of `/route/`; usual ones have less than 1,000 bytes."""
 PUT_OFF_S = 1.0
 """For how long an answer is put off that says too many came."""
+OUTCOMES: Final = ("worker", "waits", "put off", "refused")
+"""What `/route/` answers: a worker; that there is none yet; the same, unseen, to whom asks too much; an error."""
 CROWDED_ROUTE: Final = b'{"endpoint":"","status":"the server has too many connections"}'
 CROWDED: Final = b'{"success":false,"error":"busy","msg":"the server has too many connections: try again later"}'
 
@@ -69,6 +72,8 @@ class FastPath:
     """What fails, for everybody to read. A server in trouble is ready: it routes."""
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Calls that were answered, by path and status. Connections count them; failures of our own count as 500, too."""
+    routed: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram(QUICK_S) for name in OUTCOMES})
+    """How long calls of `/route/` took to be answered, by outcome."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def most_bytes(self, route: Route) -> int:
@@ -130,7 +135,7 @@ class FastPath:
         row = call.route
         if isinstance(error, TooMany) and row.access is KEY:
             try:
-                return _put_off(route.checked(message), f"{route.TOO_MANY}wrong keys")
+                return self._put_off(call, route.checked(message), f"{route.TOO_MANY}wrong keys")
             except BadRequest as wrong:
                 error = wrong
         found = problem(error)
@@ -138,8 +143,14 @@ class FastPath:
             log.error("a call failed", path=row.path, error=repr(error)[:500])
             self.answers[row.path, 500] += 1
             found = Problem(400, "internal_error", "the server could not answer this call")
+        if row.access is KEY:
+            self.routed["refused"].add(self.hub.clock.now() - call.now)
         headers = tuple((name.lower().encode(), value.encode()) for name, value in found.headers.items())
         return Answer(found.status, row.word(found), headers=headers)
+
+    def _put_off(self, call: Call, ask: route.RouteAsk, why: str) -> Answer:
+        self.routed["put off"].add(self.hub.clock.now() - call.now)
+        return Answer(200, route.encode(route.WaitReply(ask.endpoint, why, ask.request_idx or 0)))
 
     # -- who may ---------------------------------------------------------------------------------------------------
 
@@ -163,6 +174,8 @@ class FastPath:
         principal = self._key(call, None)
         if principal.scope < Scope.READ:
             raise Unauthorized("api_key: this key may not read")
+        if principal.account_id != DEFAULT_ACCOUNT:  # what there is to read is of every account
+            raise Unauthorized("api_key: only a key of the first account may read this")
         return principal
 
     def _worker(self, call: Call, message: Any) -> ManagedEndpoint:
@@ -187,18 +200,21 @@ class FastPath:
         if listed is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
         if (managed := listed.managed) is None:
-            respond(_put_off(ask, "another server has this endpoint"))
+            respond(self._put_off(call, ask, "another server has this endpoint"))
             return None
         if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         if not self.throttle.allows_route(principal.key_id, call.address, call.now):
-            respond(_put_off(ask, f"{route.TOO_MANY}calls"))
+            respond(self._put_off(call, ask, f"{route.TOO_MANY}calls"))
             return None
 
         def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:
-            respond(
-                self._failed(call, message, reply) if isinstance(reply, Exception) else Answer(200, route.encode(reply))
-            )
+            if isinstance(reply, Exception):
+                respond(self._failed(call, message, reply))
+                return
+            respond(Answer(200, route.encode(reply)))
+            outcome = "worker" if type(reply) is route.RouteReply else "waits"
+            self.routed[outcome].add(self.hub.clock.now() - call.now)
 
         if principal.meter is None:
             return self.router.route(managed, ask, deliver, caller=principal.key_id)
@@ -248,7 +264,7 @@ class FastPath:
         return leave
 
     def _metrics(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
-        respond(Answer(200, self.metrics(), METRICS))
+        respond(Answer(200, self.metrics(), CONTENT_TYPE))
 
     def _public_key(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
         time = (TIME_HEADER.encode(), b"%.3f" % self.hub.clock.now())
@@ -283,10 +299,6 @@ def _nothing(body: bytes) -> None:
 
 def _unread(body: bytes) -> bytes:
     return body
-
-
-def _put_off(ask: route.RouteAsk, why: str) -> Answer:
-    return Answer(200, route.encode(route.WaitReply(ask.endpoint, why, ask.request_idx or 0)))
 
 
 def _other_method(path: str, method: str) -> Route:
