@@ -82,6 +82,10 @@ ticks: .venv/.dev ## live through a million random ticks, with random edits; the
 docs: .venv/.dev ## write the generated parts of the documentation again
 	$(BIN)/python docs/generate.py
 
+.PHONY: dashboards
+dashboards: .venv/.dev ## write the dashboards for Grafana again, in monitoring/
+	$(BIN)/python -m monitoring.dashboards
+
 site: .venv/.dev ## build the documentation's site into site/; a broken link fails
 	$(BIN)/python docs/site.py
 

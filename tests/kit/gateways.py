@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ def gateway(site: Site, *flags: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def gateway_world(directory: Path, folder: Path, *flags: str) -> Iterator[World]:
-    """A gateway before the endpoint `chat`, of which two workers are ready. `folder`: what its engines share."""
+def gateway_world(
+    directory: Path, folder: Path, *flags: str, environ: Mapping[str, str] | None = None
+) -> Iterator[World]:
+    """A gateway before the endpoint `chat`, of which two workers are ready.
+
+    `folder`: what its engines share; `environ`: further variables of all.
+    """
     site = Site(directory)
     site.environ |= {
         "POSTHOUSE_ENGINE__TICK_S": "0.2",
@@ -87,6 +92,7 @@ def gateway_world(directory: Path, folder: Path, *flags: str) -> Iterator[World]
         "POSTHOUSE_PROVIDERS__PROCESS__CATALOG_S": "0.2",
         "POSTHOUSE_PROVIDERS__PROCESS__SLOTS": "8",
         "POSTHOUSE_SERVER__ROUTE_HOLD_S": "0.5",
+        **(environ or {}),
     }
     try:
         facts = site.start()
