@@ -25,7 +25,7 @@ from posthouse.gateway.records import read
 from posthouse.openai import AsyncDirect, Direct
 from tests.kit import openai_engine
 from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
-from tests.kit.promtool import promtool
+from tests.kit.prometheus import promtool
 from tests.kit.site import TIMEOUT_S
 
 TINY = Path(__file__).parents[2] / "examples" / "llama-cpp" / "tiny.py"

@@ -13,7 +13,7 @@ from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.server.families import SERVER
 from tests.kit.live import live_server, until
-from tests.kit.promtool import needs_prometheus, promtool
+from tests.kit.prometheus import needs_prometheus, promtool
 from tests.kit.puppets import puppets
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -79,11 +79,15 @@ def gateway(site: Site, *flags: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def gateway_world(
-    directory: Path, folder: Path, *flags: str, environ: Mapping[str, str] | None = None
+    directory: Path,
+    folder: Path,
+    *flags: str,
+    environ: Mapping[str, str] | None = None,
+    worker_environ: Mapping[str, str] | None = None,
 ) -> Iterator[World]:
     """A gateway before the endpoint `chat`, of which two workers are ready.
 
-    `folder`: what its engines share; `environ`: further variables of all.
+    `folder`: what its engines share; `environ`: further variables of server and gateway, `worker_environ`: of workers.
     """
     site = Site(directory)
     site.environ |= {
@@ -98,7 +102,8 @@ def gateway_world(
         facts = site.start()
         key = (directory / "posthouse-data" / "admin-key").read_text().strip()
         with Client(facts["url"], key) as manage, gateway(site, *flags) as url:
-            manage.create_template("engine", env=f"-p 3000:3000 -e SEEN={folder}", onstart=ONSTART)
+            env = "".join(f" -e {name}={value}" for name, value in (worker_environ or {}).items())
+            manage.create_template("engine", env=f"-p 3000:3000 -e SEEN={folder}{env}", onstart=ONSTART)
             add_endpoint(manage, "chat", min_load=1500)
             until(lambda: [w.state for w in manage.workers("chat")].count("idle") == 2, "two workers are ready")
             yield World(site, folder, url, manage, key)

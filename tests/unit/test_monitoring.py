@@ -10,7 +10,7 @@ from monitoring.dashboards import BOARDS, FOLDER, board, expressions
 
 from posthouse.gateway.metrics import GATEWAY
 from posthouse.server.families import SERVER
-from tests.kit.promtool import needs_prometheus, promtool
+from tests.kit.prometheus import needs_prometheus, promtool
 
 RUNBOOKS = FOLDER.parent / "docs" / "runbooks"
 RULES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from multidict import CIMultiDict
 
+from posthouse import tracing
 from posthouse.agent.settings import AgentSettings
 from posthouse.hosts import in_url
 from posthouse.relay import forwarded
@@ -31,6 +32,8 @@ class Outward:
     def told(self, client: web.Request) -> dict[str, str]:
         """Return the headers that tell the model server who asks, and for what address."""
         headers = forwarded(client) | {"X-Forwarded-Proto": self._scheme}
+        if (span := tracing.inside()) is not None:
+            headers[tracing.HEADER] = span.traceparent
         if self._prefix:
             headers["X-Forwarded-Prefix"] = self._prefix
         node = client.remote or "unknown"

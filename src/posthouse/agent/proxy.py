@@ -13,6 +13,7 @@ from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
+from posthouse import tracing
 from posthouse.agent.grant import (
     AuthData,
     BadBody,
@@ -221,7 +222,11 @@ class Proxy:
             with self.sessions.request_in(session, client.transport):
                 async with self._slots:
                     request.work_started_at = time.time()
-                    response, ending = await self._forward(client, *body, tokens.feed)
+                    parent = client.headers.get(tracing.HEADER, "")
+                    with tracing.within("model", "SERVER", parent, request_idx=request.request_idx) as span:
+                        response, ending = await self._forward(client, *body, tokens.feed)
+                        if span is not None:
+                            span.end("" if response.status < 500 else ending, status=response.status)
             status = response.status
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response

@@ -18,6 +18,7 @@ from posthouse import agent as agents
 from posthouse.agent.settings import AgentSettings, Benchmark, Option
 from posthouse.cli.input import read_json
 from posthouse.errors import BadRequest
+from posthouse.tracing import traced
 
 Command = Annotated[
     list[str] | None,
@@ -59,7 +60,9 @@ def agent(command: Command = None, log_level: LogLevel = "info", **options: Any)
     except ValueError as error:
         raise BadRequest(str(error)) from None
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    if how := asyncio.run(agents.run(settings)):  # the server has been told
+    with traced("posthouse-agent"):
+        how = asyncio.run(agents.run(settings))
+    if how:  # the server has been told
         sys.stderr.write(f"error: {how}\n")
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from posthouse.cli.options import Url, own_root
 from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest
 from posthouse.gateway import GatewaySettings
+from posthouse.tracing import traced
 
 MIB = 2**20
 DEFAULT = GatewaySettings()
@@ -101,7 +102,8 @@ def gateway(
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
 
     own = _sockets(from_server) if from_server else None
-    uvloop.run(run(settings, listens, own))
+    with traced("posthouse-gateway"):
+        uvloop.run(run(settings, listens, own))
 
 
 def _listen(text: str) -> tuple[str, int]:

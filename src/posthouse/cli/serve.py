@@ -13,6 +13,7 @@ import typer
 from posthouse import __version__
 from posthouse.cli.options import ADMIN_KEY_FILE, ConfigFile
 from posthouse.errors import Refused
+from posthouse.tracing import traced
 
 if TYPE_CHECKING:
     from posthouse.app.running import Running
@@ -112,7 +113,8 @@ def serve(
         }
         settings, _ = load_settings(flags, config, os.environ)
         configure_logging(settings.server.log_level, settings.server.log_format)
-        uvloop.run(_serve(settings, as_json))
+        with traced("posthouse"):
+            uvloop.run(_serve(settings, as_json))
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from posthouse import bootstrap
+from posthouse import bootstrap, tracing
 from posthouse.domain.endpoint import AccountId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
@@ -98,7 +98,8 @@ class Executor:
         try:
             async with self._rents if command is Command.RENT else nullcontext(), self._slots:
                 async with asyncio.timeout(self.timeout_s):
-                    instance = await self._ask(provider, worker, command)
+                    with tracing.within(str(command), worker=int(worker.id), provider=worker.provider):
+                        instance = await self._ask(provider, worker, command)
             self.counts[f"{command}_ok"] += 1
         except OfferTaken as error:
             failure, blame = f"offer {worker.offer_id} was taken: {error}", False

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from posthouse import tracing
 from posthouse.domain.endpoint import EndpointId
-from posthouse.engine import journal
+from posthouse.engine import journal, words
 from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
@@ -179,17 +180,24 @@ class Loop:
     def commit(self, managed: ManagedEndpoint, commit: Commit, now: float) -> None:
         """Begins to write down what a controller knows and decided."""
         endpoint_id = managed.fleet.endpoint.id
-        task = asyncio.create_task(self._write(managed, commit))
+        task = asyncio.create_task(self._traced_write(managed, commit) if tracing.on else self._write(managed, commit))
         self._writing[endpoint_id] = task
+
+    async def _traced_write(self, managed: ManagedEndpoint, commit: Commit) -> None:
+        """Commands that follow are begun in it, and so are of its trace."""
+        does = "" if commit.decision is None else words.title(journal.plain(commit.decision))
+        with tracing.within("tick", parent="", endpoint=managed.fleet.endpoint.name, does=does):
+            await self._write(managed, commit)
 
     async def _write(self, managed: ManagedEndpoint, commit: Commit) -> None:
         endpoint_id = managed.fleet.endpoint.id
         entry = None if commit.decision is None else journal.entry(endpoint_id, commit.decision)
         failure: Exception | None = None
         try:
-            managed.version = await self.hub.store.commit(
-                endpoint_id, managed.version, managed.epoch, commit.rows, entry, commit.rollouts
-            )
+            with tracing.within("commit"):
+                managed.version = await self.hub.store.commit(
+                    endpoint_id, managed.version, managed.epoch, commit.rows, entry, commit.rollouts
+                )
             self.hub.known_labels.note(commit.rows)
         except Exception as error:  # noqa: BLE001 - as in _tick
             failure = error

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from posthouse import tracing
 from posthouse.gateway.asked import Asked, affinity, named, read
 from posthouse.gateway.direct import DIRECT_HEADER, DirectExchange
 from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
@@ -64,9 +65,15 @@ class Gateway:
         """Answer one request, whatever it asks."""
         began_at = time.monotonic()
         client.route = self._route_of(client)
+        if tracing.on:
+            parent = client.header(tracing.HEADER.encode())
+            client.span = tracing.begin(f"{client.method} {client.route}", parent, "SERVER")
         try:
             await self._answer(client)
         finally:
+            failed = "" if 0 < client.status < 500 else f"status {client.status}"
+            for span in filter(None, (client.part, client.span)):
+                span.end(failed, request_id=client.id, status=client.status)
             self._ways.measured.answered(client.route, client.status, time.monotonic() - began_at)
 
     async def _answer(self, client: Request) -> None:

@@ -173,9 +173,10 @@ class Exchange:
         job = Job(asked.model, asked.path, lambda _: asked.body, self._work, limit_s, _RETRIES, self._waits)
         job = job._replace(prefer=asked.prefer)
         try:
-            begun = await Requests(self._ways.server.with_key(self._key), limit_s, estimate=True).begin_with(
-                job, self._ask
-            )
+            self._client.trace("queue", endpoint=asked.model)
+            part = self._client.part
+            server = self._ways.server.with_key(self._key, part.traceparent if part else "")
+            begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
         except (Unauthorized, NotFound):
             raise
         except ClientError as error:
@@ -202,6 +203,7 @@ class Exchange:
         """The worker's answer, once the first of its body is there. Raises: WorkerFailed, ClientError."""
         self._client.prove()
         self._worker, self._ready_at, self._limits = routed.url, 0.0, routed.limits or {}
+        self._client.trace("worker", worker=routed.url)
         asked, reply = self._asked, None
         try:
             origin, host, prefix = place_of(routed.url)
@@ -222,6 +224,8 @@ class Exchange:
         except BaseException as error:
             if reply is not None:
                 reply.close()
+            if self._client.part is not None:
+                self._client.part.end(error=type(error).__name__)
             if isinstance(error, Lost):
                 raise self._retried(WorkerFailed(f"worker {routed.url}: {error}", begun=error.begun)) from None
             raise

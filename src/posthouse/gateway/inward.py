@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from posthouse import tracing
 from posthouse.gateway.errors import Refused
 from posthouse.http1 import connection, request
 from posthouse.http1.messages import Answer, Headers
@@ -50,6 +51,10 @@ class Request(request.Request):
         self.path = head.path
         self.route = ""
         """Its path, of those that there are."""
+        self.span: tracing.Span | None = None
+        """The whole of it, where it is traced."""
+        self.part: tracing.Span | None = None
+        """What is done of it now: a worker is waited for, or asked."""
         self.id = ""
         """What the caller calls it, or else we."""
 
@@ -64,6 +69,13 @@ class Request(request.Request):
     def header(self, name: bytes) -> str:
         """The value of a header, whose name is in lower case; empty if there is none."""
         return self.head.values.get(name, b"").decode("latin-1")
+
+    def trace(self, name: str, **attributes: str) -> None:
+        """What was done of it is over, and the next begins."""
+        if self.part is not None:
+            self.part.end()
+        if self.span is not None:
+            self.part = tracing.begin(name, self.span, "CLIENT", **attributes)
 
     @property
     def content_type(self) -> str:

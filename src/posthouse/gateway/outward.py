@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from posthouse import tracing
 from posthouse.client.answers import Routed
 from posthouse.gateway.asked import Asked
 from posthouse.gateway.inward import Request
@@ -14,6 +15,7 @@ from posthouse.http1.messages import JSON, Headers, end_to_end, head
 from posthouse.wire.grant import AUTH_HEADER
 
 REQUEST_ID: Final = b"x-request-id"
+_TRACE: Final = tracing.HEADER.encode()
 _AUTH: Final = AUTH_HEADER.lower().encode()
 # Keys, codings that would hide what is counted, and what is said again.
 _WITHHELD: Final = frozenset(
@@ -45,7 +47,11 @@ def as_sent(
         own += [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
     elif asked.method not in _WITHOUT_BODY:
         own.append((b"content-length", b"0"))
-    return head(first, own + _passed_on(client, is_json)) + b"\r\n", body, chunked, asked.method == "HEAD"
+    passed = _passed_on(client, is_json)
+    if client.part is not None:
+        own.append((_TRACE, client.part.traceparent.encode()))
+        passed = [header for header in passed if header[0] != _TRACE]
+    return head(first, own + passed) + b"\r\n", body, chunked, asked.method == "HEAD"
 
 
 def _passed_on(client: Request, is_json: bool) -> Headers:

@@ -18,12 +18,14 @@ class Server(Http):
         self.workers = Upstreams(self.context, silence_s)
         """Connections to workers."""
         self._upstreams = Upstreams(self.context, CALL_TIMEOUT_S)
+        self._traced = ""
 
-    def with_key(self, api_key: str) -> Self:
-        """The same connections, with a key, which is one word."""
+    def with_key(self, api_key: str, traceparent: str = "") -> Self:
+        """The same connections, with a key, which is one word. `traceparent`: of what the calls are part of."""
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
         other._api_key = api_key
+        other._traced = f"traceparent: {traceparent}\r\n" if traceparent else ""
         return other
 
     async def close(self) -> None:
@@ -50,7 +52,7 @@ class Server(Http):
         origin, host, prefix = place_of(self.url)
         key = f"Authorization: Bearer {self._api_key}\r\n" if self._api_key else ""
         head = (
-            f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{key}"
+            f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{key}{self._traced}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         reply: Reply | None = None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from posthouse import tracing
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Offer
 from posthouse.errors import PosthouseError, Unavailable
@@ -79,7 +80,8 @@ class Metered(Wrapper):
     async def around(self, call: str, ask: Callable[[], Awaitable[T]]) -> T:
         began, outcome = time.perf_counter(), "unclear"
         try:
-            answer = await ask()
+            with tracing.within(f"{self.name} {call}", "CLIENT"):
+                answer = await ask()
             outcome = "ok"
         except PosthouseError:
             outcome = "refused"

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import structlog
 
+from posthouse import tracing
 from posthouse.config import Rates
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.engine.certificates import Certificates
@@ -20,7 +21,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.limits import OverLimit
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.engine.router import Router
+from posthouse.engine.router import Deliver, Router
 from posthouse.errors import BadRequest, TooMany, Unauthorized
 from posthouse.http1.messages import Answer, Headers
 from posthouse.measures import CONTENT_TYPE, QUICK_S, Histogram
@@ -28,6 +29,7 @@ from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_
 from posthouse.server.calls import Access, Call, Leave, Respond, Route, authorization
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
+from posthouse.server.traced import traced
 from posthouse.wire import deletes, route, status
 from posthouse.wire.body import sender
 from posthouse.wire.grant import TIME_HEADER
@@ -216,6 +218,13 @@ class FastPath:
             outcome = "worker" if type(reply) is route.RouteReply else "waits"
             self.routed[outcome].add(self.hub.clock.now() - call.now)
 
+        if tracing.on:
+            return traced(call, ask.endpoint, deliver, lambda told: self._go(managed, ask, told, principal))
+        return self._go(managed, ask, deliver, principal)
+
+    def _go(
+        self, managed: ManagedEndpoint, ask: route.RouteAsk, deliver: Deliver, principal: Principal
+    ) -> Leave | None:
         if principal.meter is None:
             return self.router.route(managed, ask, deliver, caller=principal.key_id)
         meter = principal.meter

@@ -1,0 +1,40 @@
+"""A `/route/` call as a span, and the time for which it is held as one within."""
+
+from collections.abc import Callable
+
+from posthouse import tracing
+from posthouse.engine.router import Deliver
+from posthouse.server.calls import Call, Leave
+from posthouse.wire.route import RouteReply, WaitReply
+
+
+def traced(call: Call, endpoint: str, deliver: Deliver, go: Callable[[Deliver], Leave | None]) -> Leave | None:
+    """What `go` returns, told to deliver with `deliver`."""
+    parent = next((value.decode("latin-1") for name, value in call.headers if name == tracing.HEADER.encode()), "")
+    span, queue = tracing.begin("route", parent, "SERVER", endpoint=endpoint), None
+
+    def told(reply: RouteReply | WaitReply | Exception) -> None:
+        if queue is not None:
+            queue.end()
+        if isinstance(reply, Exception):
+            span.end(error=type(reply).__name__)
+        else:
+            url = reply.url if isinstance(reply, RouteReply) else ""
+            span.end(outcome="worker" if url else "waits", worker=url, request_idx=reply.request_idx)
+        deliver(reply)
+
+    try:
+        leave = go(told)
+    except Exception as error:
+        span.end(error=type(error).__name__)
+        raise
+    if leave is None or span.is_over:
+        return leave
+    queue = tracing.begin("queue", span)
+
+    def left() -> None:
+        queue.end()
+        span.end(outcome="left")
+        leave()
+
+    return left
