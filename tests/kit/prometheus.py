@@ -14,7 +14,7 @@ import pytest
 import yaml
 from monitoring.dashboards import FOLDER
 
-from tests.kit.agent_world import free_port
+from tests.kit.ports import free_port
 from tests.kit.site import TIMEOUT_S
 
 WHY = "needs `promtool` and `prometheus` on PATH: apt-get install prometheus"
