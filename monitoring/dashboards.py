@@ -287,7 +287,7 @@ def board(name: str) -> str:
         made = made.with_row(dashboard.Row(row))
         for panel in panels:
             made = made.with_panel(_panel(panel))
-    return JSONEncoder(sort_keys=True, indent=1).encode(made.build()) + "\n"
+    return f"{JSONEncoder(sort_keys=True, indent=1).encode(made.build())}\n"
 
 
 def expressions() -> Iterator[tuple[str, str]]:

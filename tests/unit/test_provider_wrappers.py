@@ -47,10 +47,9 @@ async def test_calls_are_counted_by_outcome_and_timed() -> None:
     assert list(await good.catalog()) == [SMALL]
     await fails(taken.catalog, OfferTaken)
     await fails(down.catalog, OSError)
-    assert good.calls == {("catalog", "ok"): 1}
-    assert taken.calls == {("catalog", "refused"): 1}
-    assert down.calls == {("catalog", "unclear"): 1}
-    assert good.seconds["catalog"] > 0
+    for meter, outcome in ((good, "ok"), (taken, "refused"), (down, "unclear")):
+        assert {key: times.count for key, times in meter.took.items()} == {("catalog", outcome): 1}
+    assert good.took["catalog", "ok"].sum > 0
 
 
 async def test_calls_keep_to_their_pace_after_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -125,3 +127,16 @@ def is_here(host: str) -> bool:
 
 def _quotable(text: str) -> str:
     return re.sub(r"[^\w.:\[\]-]", "", text, flags=re.ASCII)
+
+
+@asynccontextmanager
+async def traced(client: web.Request, request_idx: int) -> AsyncIterator[Callable[[int], None]]:
+    """What the model does for a request, as a span; what it gives is to be told the status of the answer."""
+    parent = client.headers.get(tracing.HEADER, "")
+    with tracing.within("model", "SERVER", parent, request_idx=request_idx) as span:
+
+        def told(status: int) -> None:
+            if span is not None:
+                span.end(f"status {status}" if status >= 500 else "", status=status)
+
+        yield told

@@ -13,7 +13,6 @@ from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from posthouse import tracing
 from posthouse.agent.grant import (
     AuthData,
     BadBody,
@@ -24,7 +23,7 @@ from posthouse.agent.grant import (
     signature_check,
     split,
 )
-from posthouse.agent.outward import Cors, Outward
+from posthouse.agent.outward import Cors, Outward, traced
 from posthouse.agent.server import Server
 from posthouse.agent.session import Session, Sessions, as_request, terms
 from posthouse.agent.settings import AgentSettings
@@ -220,13 +219,10 @@ class Proxy:
         status, tokens = 0, self._work.tokens()
         try:
             with self.sessions.request_in(session, client.transport):
-                async with self._slots:
+                async with self._slots, traced(client, request.request_idx) as told:
                     request.work_started_at = time.time()
-                    parent = client.headers.get(tracing.HEADER, "")
-                    with tracing.within("model", "SERVER", parent, request_idx=request.request_idx) as span:
-                        response, ending = await self._forward(client, *body, tokens.feed)
-                        if span is not None:
-                            span.end("" if response.status < 500 else ending, status=response.status)
+                    response, ending = await self._forward(client, *body, tokens.feed)
+                    told(response.status)
             status = response.status
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
