@@ -222,8 +222,7 @@ class Proxy:
                 async with self._slots, traced(client, request.request_idx) as told:
                     request.work_started_at = time.time()
                     response, ending = await self._forward(client, *body, tokens.feed)
-                    told(response.status)
-            status = response.status
+                    told(status := response.status)
             outcome = _ENDED_BY.get(ending) or _outcome(status)
             return response
         except Refused as refusal:
