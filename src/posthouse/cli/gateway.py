@@ -75,6 +75,7 @@ def gateway(
     with server_extra():
         import uvloop
 
+        from posthouse.app import garbage
         from posthouse.gateway.service import run  # here, because it takes its time
 
     host, port = _listen(listen)
@@ -102,6 +103,7 @@ def gateway(
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
 
     own = _sockets(from_server) if from_server else None
+    garbage.settle()
     with traced("posthouse-gateway"):
         uvloop.run(run(settings, listens, own))
 
