@@ -476,7 +476,7 @@ class Day:
         elif kind in ("update", "cancel") and groups:
             use_cases = management.workergroups
             await self._edit(
-                _later(use_cases.update_workers if kind == "update" else use_cases.cancel_update, choose(groups))
+                (use_cases.update_workers if kind == "update" else use_cases.cancel_update)(choose(groups))
             )
         elif kind == "template" and hub.templates:
             self._names += 1
@@ -493,12 +493,8 @@ class Day:
             switch = WorkergroupChanges(template_id=choose(list(hub.templates)))
             await self._edit(management.workergroups.update(choose(groups), switch))
         elif kind == "dismiss" and workers:
-            await self._edit(_later(management.workers.dismiss, choose(workers)))
+            await self._edit(management.workers.dismiss(choose(workers)))
         elif kind == "delete group" and groups:
             await self._edit(management.workergroups.delete(choose(groups)))
         elif kind == "delete endpoint" and endpoints:
             await self._edit(management.endpoints.delete(choose(endpoints)))
-
-
-async def _later(work: Any, *args: Any) -> Any:
-    return work(*args)

@@ -16,6 +16,7 @@ from posthouse.app.handover import Inheritance
 from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
 from posthouse.app.supervise import supervised
+from posthouse.app.told import note_settings
 from posthouse.config import Settings
 from posthouse.engine import journal
 from posthouse.engine.buckets import Buckets
@@ -110,6 +111,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         tls, renew_certificate = listen.certificate(settings, data_dir, keys.authority, clock)
         if tls is None:
             listen.warn_if_plain(url, listener)
+        await note_settings(store, settings)
         installation = await store.installation()
         bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells)

@@ -16,6 +16,7 @@ from posthouse.cli import (
     agent,
     alias,
     apply,
+    audit,
     config,
     demo,
     endpoint,
@@ -97,6 +98,7 @@ app.command("offers")(offers.offers)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(key.app, name="key")
 app.add_typer(account.app, name="account")
+app.add_typer(audit.app, name="audit")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)

@@ -162,6 +162,20 @@ class Management:
     async def create_account(self, name: str) -> rows.Account:
         return await self._http.call("POST", "/v1/accounts", rows.Account, {"name": name})
 
+    async def acts(self, /, *, before: int = 0, limit: int = 100, **wanted: str | float) -> list[rows.Act]:
+        """Returns what people did, the latest first; `before`: those with a smaller id, for the next page.
+
+        `wanted`: `action`, `key`, `subject`, `endpoint`, `request_id`, `since` and `until`.
+        """
+        asked = {"before": before, "limit": limit, **wanted}
+        query = urlencode({name: value for name, value in asked.items() if value})
+        return await self._http.call("GET", f"/v1/audit?{query}", list[rows.Act])
+
+    async def verify_acts(self, head: str = "") -> rows.ActCheck:
+        """Returns whether the record of what people did is whole; `head`: as an earlier call returned it."""
+        query = f"?{urlencode({'head': head})}" if head else ""
+        return await self._http.call("GET", f"/v1/audit/verify{query}", rows.ActCheck)
+
     async def providers(self) -> list[rows.Provider]:
         return await self._http.call("GET", "/v1/providers", list[rows.Provider])
 

@@ -204,6 +204,8 @@ class Client(_Shell[AsyncClient]):
     orphans = _blocking(AsyncClient.orphans)
     destroy_orphan = _blocking(AsyncClient.destroy_orphan)
     adopt_orphan = _blocking(AsyncClient.adopt_orphan)
+    acts = _blocking(AsyncClient.acts)
+    verify_acts = _blocking(AsyncClient.verify_acts)
     providers = _blocking(AsyncClient.providers)
     check_provider = _blocking(AsyncClient.check_provider)
     offers = _blocking(AsyncClient.offers)

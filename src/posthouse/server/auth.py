@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from posthouse.audit import Actor
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint
 from posthouse.engine.limits import Meter
 from posthouse.errors import BadRequest, Refused
@@ -126,6 +127,12 @@ class Keyring:
     def record(self, key_id: str) -> KeyRecord:
         """The key with this id, with its last use. Raises: KeyError."""
         return self._latest(key_id)
+
+    def acting(self, principal: Principal, who: Actor) -> Actor:
+        """Who acts, where it is this caller."""
+        record = self._records.get(principal.key_id)
+        via = "console" if principal.session else "key"
+        return replace(who, via=via, key_id=principal.key_id, key_name="" if record is None else record.name)
 
     def is_good(self, key_id: str) -> bool:
         """Whether the account key with this id is still worth something."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import re
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from posthouse.audit import Actor, actor
 from posthouse.errors import BadRequest, Unauthorized
 from posthouse.ports import Clock
 from posthouse.server.api.validation import worded
@@ -34,6 +36,7 @@ MAX_DEPTH: Final = 32
 """Deepest nesting of a body's JSON; the protocol's own needs 4."""
 BODY_WAIT_S: Final = 30.0
 """How long a body may take to arrive."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class ErrorMiddleware:
@@ -57,13 +60,17 @@ class ErrorMiddleware:
         except Exception as error:
             found = problem(error, scope["path"])
             if not started:
-                await _response(found or _unforeseen(error, scope["path"]))(scope, receive, send)
+                await _response(found or _unforeseen(error, scope))(scope, receive, send)
             if found is None:
                 raise
 
 
 class RequestMiddleware:
-    """Lets plain requests in: paths without a slash at their end, HEAD as the GET that it stands for, no websockets."""
+    """Lets plain requests in: paths without a slash at their end, HEAD as the GET that it stands for, no websockets.
+
+    Each has an id: the caller's own `X-Request-ID` where it has a decent one. The answer carries it, and so does what
+    is logged and noted of the request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -76,7 +83,17 @@ class RequestMiddleware:
         scope["path"] = scope["path"].rstrip("/") or "/"
         if scope["method"] == "HEAD":  # the connection sends no body
             scope["method"] = "GET"
-        await self.app(scope, receive, send)
+        said = Headers(scope=scope).get("x-request-id", "")
+        request_id = said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
 
 
 class ThrottleMiddleware:
@@ -175,8 +192,15 @@ class AuthMiddleware:
         route = next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
         if route is not None:  # or the application itself says 404 or 405
             path: str = getattr(route, "path_format", "") or getattr(route, "path", "")
-            scope["state"]["principal"] = self._principal(scope, (scope["method"], path))
+            call = (scope["method"], path)
+            principal = scope["state"]["principal"] = self._principal(scope, call)
+            actor.set(self._actor(principal, f"{scope['method']} {path}", scope["state"]["request_id"]))
         await self.app(scope, receive, send)
+
+    def _actor(self, principal: Principal | None, call: str, request_id: str) -> Actor:
+        """Who acts in what is done from now on for this request."""
+        who = Actor("nobody", call=call, request_id=request_id, at=self.clock.now())
+        return who if principal is None else self.keyring.acting(principal, who)
 
     def _principal(self, scope: Scope, call: tuple[str, str]) -> Principal | None:
         """Who calls; None where the route is public."""
@@ -264,14 +288,14 @@ def address_of(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
-def _unforeseen(error: Exception, path: str) -> Problem:
+def _unforeseen(error: Exception, scope: Scope) -> Problem:
     """What a caller is told of an error that nobody foresaw: where to look. The log gets the rest."""
-    request_id = uuid.uuid4().hex
+    request_id, path = scope["state"]["request_id"], scope["path"]
     # A trace without the values of variables: they may be keys.
     trace = "".join(traceback.format_exception(error))[-8000:]
     log.error("a request failed", request_id=request_id, path=path, trace=trace)
     text = f"the server failed on this request; its log has more under the id {request_id}"
-    return Problem(500, "internal_error", text, {"X-Request-ID": request_id})
+    return Problem(500, "internal_error", text)
 
 
 def _response(found: Problem) -> Response:

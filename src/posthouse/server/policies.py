@@ -84,6 +84,8 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("POST", "/v1/keys"): Scope.ADMIN,
     ("PUT", "/v1/keys/{key_id}"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{key_id}"): Scope.ADMIN,
+    ("GET", "/v1/audit"): Scope.ADMIN,
+    ("GET", "/v1/audit/verify"): Scope.ADMIN,
     ("GET", "/v1/orphans"): Scope.ADMIN,
     ("POST", "/v1/orphans/adopt"): Scope.ADMIN,
     ("POST", "/v1/orphans/destroy"): Scope.ADMIN,

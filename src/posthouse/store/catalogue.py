@@ -45,11 +45,15 @@ class SqlCatalogue(Database):
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
         async with self._transaction() as db:
             await _sweep(db)
-            found = await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
-            if found.rowcount == 0:
+            found = (await db.execute(select(endpoints).where(endpoints.c.id == endpoint_id))).one_or_none()
+            if found is None:
                 raise missing(endpoints, endpoint_id)
-            await note_change(db, endpoints)
-            await note_change(db, workergroups)
+            groups = (await db.execute(select(workergroups).where(workergroups.c.endpoint_id == endpoint_id))).all()
+            await db.execute(delete(workergroups).where(workergroups.c.endpoint_id == endpoint_id))
+            for group in groups:
+                await note_change(db, workergroups, dict(group._mapping), None)
+            await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
+            await note_change(db, endpoints, dict(found._mapping), None)
 
     async def workergroups(self) -> Sequence[Workergroup]:
         return await self._all(
@@ -95,10 +99,12 @@ class SqlCatalogue(Database):
 
     async def put_alias(self, account_id: AccountId, alias: Alias) -> None:
         row = {"account_id": account_id, "name": alias.name, "body": asdict(alias)}
+        of_it = (aliases.c.account_id == account_id, aliases.c.name == alias.name)
         async with self._transaction() as db:
-            await db.execute(delete(aliases).where(aliases.c.account_id == account_id, aliases.c.name == alias.name))
+            before = (await db.execute(select(aliases).where(*of_it))).one_or_none()
+            await db.execute(delete(aliases).where(*of_it))
             await db.execute(insert(aliases).values(with_checksum(aliases, row)))
-            await note_change(db, aliases)
+            await note_change(db, aliases, None if before is None else dict(before._mapping), row)
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None:
         await self._drop(aliases, account_id, name)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from posthouse.errors import BadRequest, NotFound, StaleVersion, Unavailable
+from posthouse.store.acts import note_rows, one_of
 from posthouse.store.checksums import sum_of, with_checksum
 from posthouse.store.reserve import Reserve
 from posthouse.store.schema import revisions
@@ -81,10 +82,10 @@ class Database:
         try:
             async with self._transaction() as db:
                 inserted = (await db.execute(insert(table).values(with_checksum(table, row)))).inserted_primary_key
-                await note_change(db, table)
+                assert inserted is not None
+                await note_change(db, table, None, {**row, "id": inserted[0]})
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
-        assert inserted is not None
         return inserted[0]
 
     async def _put(self, table: Table, row: dict[str, Any], first: First | None = None) -> None:
@@ -95,15 +96,15 @@ class Database:
         of_it, revision = table.c.id == row["id"], row["revision"]
         try:
             async with self._transaction() as db:
-                if (found := await db.scalar(select(table.c.revision).where(of_it))) is None:
+                if (found := (await db.execute(select(table).where(of_it))).one_or_none()) is None:
                     raise missing(table, row["id"])
-                if found != revision:
-                    raise StaleVersion(f"{_one_of(table)} {row['id']} has been changed meanwhile: try again")
+                if found.revision != revision:
+                    raise StaleVersion(f"{one_of(table)} {row['id']} has been changed meanwhile: try again")
                 if first is not None:
                     await first(db, row["id"])
                 changed = with_checksum(table, {**row, "revision": revision + 1})
                 await db.execute(update(table).where(of_it).values(changed))
-                await note_change(db, table)
+                await note_change(db, table, dict(found._mapping), changed)
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
 
@@ -111,18 +112,22 @@ class Database:
         """Deletes the row with this primary key; does `first` before, with the key's last part. Raises: NotFound."""
         of_it = [column == key for column, key in zip(table.primary_key, keys, strict=True)]
         async with self._transaction() as db:
+            if (found := (await db.execute(select(table).where(*of_it))).one_or_none()) is None:
+                raise missing(table, keys[-1])
             if first is not None:
                 await first(db, keys[-1])
-            result = await db.execute(delete(table).where(*of_it))
-            await note_change(db, table)
-        if result.rowcount == 0:
-            raise missing(table, keys[-1])
+            await db.execute(delete(table).where(*of_it))
+            await note_change(db, table, dict(found._mapping), None)
 
 
-async def note_change(db: AsyncConnection, table: Table) -> None:
-    """Raises the revision by which servers see that what they keep in memory of the table is old; sums it up again."""
+async def note_change(
+    db: AsyncConnection, table: Table, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> None:
+    """Raises the revision by which servers see that what they keep in memory of the table is old, sums it up again, and
+    notes who made which row out of which; None: there is none."""
     topic = revisions.c.topic == table.name
     await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
+    await note_rows(db, table, before, after)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -134,12 +139,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _one_of(table: Table) -> str:
-    return table.name.removesuffix("es" if table.name == "aliases" else "s")
-
-
 def missing(table: Table, row_id: object) -> NotFound:
-    return NotFound(f"there is no {_one_of(table)} {row_id}")
+    return NotFound(f"there is no {one_of(table)} {row_id}")
 
 
 def _refusal(error: IntegrityError, table: Table, row: Mapping[str, Any]) -> Exception:

@@ -35,15 +35,13 @@ class SqlKeys(Database):
     async def revoke_key(self, key_id: str, revoked_at: float) -> None:
         first = case((keys.c.revoked_at > 0, keys.c.revoked_at), else_=revoked_at)
         async with self._transaction() as db:
-            await self._change(db, key_id, revoked_at=first)
-            await note_change(db, keys)
+            await self._change_noted(db, key_id, revoked_at=first)
 
     async def change_key(self, key: KeyRecord) -> None:
         row = with_checksum(keys, asdict(key))
         changed = {name: row[name] for name in ("name", *asdict(key.limits), "checksum")}
         async with self._transaction() as db:
-            await self._change(db, key.id, **changed)
-            await note_change(db, keys)
+            await self._change_noted(db, key.id, **changed)
 
     async def note_key_use(self, key_id: str, used_at: float, use: KeyUse | None = None) -> None:
         use = use or KeyUse()
@@ -55,6 +53,13 @@ class SqlKeys(Database):
         }
         async with self._transaction() as db:
             await self._change(db, key_id, **more)
+
+    async def _change_noted(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
+        of_it = select(keys).where(keys.c.id == key_id)
+        before = (await db.execute(of_it)).one_or_none()
+        await self._change(db, key_id, **values)
+        assert before is not None
+        await note_change(db, keys, dict(before._mapping), dict((await db.execute(of_it)).one()._mapping))
 
     async def _change(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
         result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))
@@ -71,10 +76,11 @@ class SqlKeys(Database):
     async def put_secret(self, account_id: AccountId, name: str, sealed: str) -> None:
         of_it = (secrets.c.account_id == account_id, secrets.c.name == name)
         async with self._transaction() as db:
+            before = (await db.execute(select(secrets).where(*of_it))).one_or_none()
             await db.execute(delete(secrets).where(*of_it))
             row = with_checksum(secrets, {"account_id": account_id, "name": name, "sealed": sealed})
             await db.execute(insert(secrets).values(row))
-            await note_change(db, secrets)
+            await note_change(db, secrets, None if before is None else dict(before._mapping), row)
 
     async def drop_secret(self, account_id: AccountId, name: str) -> None:
         await self._drop(secrets, account_id, name)

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0008_aliases"
+VERSION = "0009_audit"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -256,4 +256,35 @@ segments = Table(
     Column("figures", JSON, nullable=False),
     Index("ix_segments_endpoint_id_id", "endpoint_id", "id"),
     sqlite_autoincrement=True,
+)
+
+# What people did. `audit_head` has one row, in which the chain of their hashes begins and ends.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("account_id", Integer, nullable=False),
+    Column("via", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("key_name", String, nullable=False),
+    Column("call", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("endpoint_id", Integer, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("hash", String, nullable=False),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("first_id", Integer, nullable=False),
+    Column("base", String, nullable=False),  # the hash of the row before the first
+    Column("last_id", Integer, nullable=False),
+    Column("hash", String, nullable=False),
 )

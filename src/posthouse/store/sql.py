@@ -15,13 +15,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.errors import BadRequest, Refused
 from posthouse.ports import DEFAULT_ACCOUNT_NAME
+from posthouse.store.audit import SqlAudit
 from posthouse.store.catalogue import SqlCatalogue
 from posthouse.store.checksums import CATALOGUE
 from posthouse.store.fleets import DESTROYED_KEEP, JOURNAL_KEEP, SqlFleets
 from posthouse.store.integrity import Damaged, check_pages, check_rows, seal
 from posthouse.store.keys import SqlKeys
 from posthouse.store.recordings import SqlRecordings
-from posthouse.store.schema import VERSION, accounts, fleets, installation, metadata, revisions, schema_version
+from posthouse.store.schema import (
+    VERSION,
+    accounts,
+    audit_head,
+    fleets,
+    installation,
+    metadata,
+    revisions,
+    schema_version,
+)
 
 DRIVER = "sqlite+aiosqlite"
 
@@ -134,10 +144,11 @@ def create(connection: Connection) -> None:
     connection.execute(insert(schema_version).values(version_num=VERSION))
     metadata.create_all(connection)
     connection.execute(insert(revisions), [{"topic": table.name, "revision": 0} for table in CATALOGUE])
+    connection.execute(insert(audit_head).values(id=1, first_id=1, base="", last_id=0, hash=""))
     connection.execute(insert(accounts).values(id=DEFAULT_ACCOUNT, name=DEFAULT_ACCOUNT_NAME, created_at=0.0))
 
 
-class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings):
+class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings, SqlAudit):
     """The `Store` port."""
 
     def __init__(self, engine: AsyncEngine, path: Path, name: str, journal_keep: int, destroyed_keep: int) -> None:

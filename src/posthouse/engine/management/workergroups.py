@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from posthouse.audit import Act
 from posthouse.config import Limits
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId, WorkergroupId
 from posthouse.engine import memory
 from posthouse.engine.choice import check_regions
 from posthouse.engine.hub import Hub, providers_named
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.management.inputs import NewWorkergroup, Search, WorkergroupChanges
 from posthouse.engine.management.shared import check_room, filters
 from posthouse.engine.management.templates import find_template
@@ -81,17 +83,25 @@ class Workergroups:
             memory.take_group(self.hub, group)
             return group
 
-    def update_workers(self, group_id: int, sees: AccountId | None = None) -> int:
+    async def update_workers(self, group_id: int, sees: AccountId | None = None) -> int:
         """Asks for an update of every worker that the workergroup has; how many these are. Raises: NotFound."""
         group = self.get(group_id, sees)
-        managed = self.hub.managed(group.endpoint_id)
+        managed = await self._noted("update_workers", group)
         managed.handle(UpdateAsked(group.id), self.hub.clock.now())
         return sum(can_be_updated(worker) for worker in managed.of_group(group.id))
 
-    def cancel_update(self, group_id: int, sees: AccountId | None = None) -> None:
+    async def cancel_update(self, group_id: int, sees: AccountId | None = None) -> None:
         """Calls off the updates of the workergroup's workers that have not begun. Raises: NotFound."""
         group = self.get(group_id, sees)
-        self.hub.managed(group.endpoint_id).handle(UpdateAsked(group.id, wanted=False), self.hub.clock.now())
+        managed = await self._noted("cancel_update", group)
+        managed.handle(UpdateAsked(group.id, wanted=False), self.hub.clock.now())
+
+    async def _noted(self, what: str, group: Workergroup) -> ManagedEndpoint:
+        """Notes what somebody wants of the workers, before it is done. Raises: NotFound."""
+        endpoint = self.hub.managed(group.endpoint_id).fleet.endpoint
+        about = (endpoint.account_id, endpoint.id, endpoint.name)
+        await self.hub.store.note(Act(f"workergroup.{what}", str(group.id), *about))
+        return self.hub.managed(group.endpoint_id)
 
     async def delete(self, group_id: int, sees: AccountId | None = None) -> int:
         """Deletes the workergroup; returns how many workers go with it. Raises: NotFound."""

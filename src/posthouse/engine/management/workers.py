@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from posthouse.audit import Act
 from posthouse.domain.endpoint import AccountId
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.worker import Worker, WorkerId
@@ -45,19 +46,28 @@ class Workers:
                         return home, worker, at
         raise NotFound(f"worker {worker_id} does not exist")
 
-    def dismiss(self, worker_id: int, sees: AccountId | None = None) -> None:
+    async def dismiss(self, worker_id: int, sees: AccountId | None = None) -> None:
         """Sends the worker away once it has finished what it has. Raises: NotFound."""
-        home, worker = self.get(worker_id, sees)
+        home, worker = await self._noted("destroy", worker_id, sees)
         home.dismiss([worker], self.hub.clock.now())
 
-    def drain(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
+    async def _noted(self, what: str, worker_id: int, sees: AccountId | None) -> tuple[ManagedEndpoint, Worker]:
+        """Notes what somebody wants of the worker, before it is done; the worker as it is then. Raises: NotFound."""
+        home, worker = self.get(worker_id, sees)
+        endpoint, was = home.fleet.endpoint, {"state": str(worker.state), "goal": str(worker.goal)}
+        about = (endpoint.account_id, endpoint.id, endpoint.name)
+        await self.hub.store.note(Act(f"worker.{what}", str(worker_id), *about, before=was))
+        return self.get(worker_id, sees)
+
+    async def drain(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
         """Has the worker finish what it has and rest, until the load calls for it. Raises: NotFound, Refused."""
         home, worker = self.get(worker_id, sees)
         if worker.goal is not Goal.HOT or worker.state is not State.IDLE:
             raise Refused(f"worker {worker_id} takes no requests: it is {worker.state}, and wanted {worker.goal}")
+        home, worker = await self._noted("drain", worker_id, sees)
         home.wish(worker.id, Goal.COLD, who, self.hub.clock.now())
 
-    def restart(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
+    async def restart(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
         """Restarts the worker with what its template says, in its turn: when the others can do its work.
 
         Raises: NotFound, Refused.
@@ -65,6 +75,7 @@ class Workers:
         home, worker = self.get(worker_id, sees)
         if worker.goal is Goal.GONE:
             raise Refused(f"worker {worker_id} is on its way out")
+        home, worker = await self._noted("restart", worker_id, sees)
         home.wish(worker.id, Goal.UPDATED, who, self.hub.clock.now())
 
     async def page(self, home: ManagedEndpoint, worker: Worker) -> rows.WorkerPage:

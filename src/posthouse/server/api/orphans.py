@@ -1,7 +1,11 @@
 """Our own calls about instances that no worker owns, under /v1. For the installation's admins."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import FastAPI
 
+from posthouse.audit import Act
 from posthouse.domain.endpoint import WorkergroupId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import AdoptedOrphan, NamedOrphan
@@ -13,6 +17,11 @@ from posthouse.wire import rows
 
 
 def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
+    async def note(what: str, orphan: Orphan, endpoint_id: int = 0, after: Mapping[str, Any] | None = None) -> None:
+        was = {"provider": orphan.provider.name, "label": orphan.instance.label, "state": str(orphan.instance.seen)}
+        act = Act(f"orphan.{what}", orphan.instance.id, endpoint_id=endpoint_id, before=was, after=after or {})
+        await hub.store.note(act)
+
     @app.get("/v1/orphans")
     async def list_orphans(caller: Caller) -> list[rows.Orphan]:
         """Instances that carry this installation's label and that no worker owns, as last listed."""
@@ -25,6 +34,7 @@ def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
         check_installation_admin(caller, "orphans")
         orphan = orphans.find(named.instance_id, named.provider)
         drains = orphans.serves(orphan)
+        await note("destroy", orphan)
         await orphans.end([orphan])
         how = "finishes what it has, and is destroyed then" if drains else "is being destroyed"
         return Message(msg=f"instance {orphan.instance.id} at {orphan.provider.name} {how}")
@@ -36,7 +46,9 @@ def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
         group = hub.workergroups.get(WorkergroupId(named.workergroup_id))
         if group is None:
             raise BadRequest(f"workergroup_id: there is no workergroup {named.workergroup_id}")
-        worker = await orphans.adopt(orphans.find(named.instance_id, named.provider), group)
+        orphan = orphans.find(named.instance_id, named.provider)
+        await note("adopt", orphan, group.endpoint_id, {"workergroup_id": group.id})
+        worker = await orphans.adopt(orphan, group)
         return Message(msg=f"instance {worker.instance_id} is worker {worker.id} of endpoint {worker.endpoint_id}")
 
 

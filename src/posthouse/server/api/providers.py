@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
+from posthouse.audit import Act
 from posthouse.domain.offer import Offer
 from posthouse.engine.hub import Hub, providers_named
 from posthouse.engine.management import Management
@@ -43,6 +44,7 @@ def add_provider_routes(app: FastAPI, management: Management) -> None:
         """Asks the provider now, and says what works and what does not. Nothing is made or changed there."""
         if name not in hub.providers:
             raise NotFound(f"there is no provider {name[:64]!r}; there are: {', '.join(sorted(hub.providers))}")
+        await hub.store.note(Act("provider.check", name))
         return await _checked(hub.providers[name])
 
     @app.get("/v1/offers")

@@ -60,9 +60,9 @@ def add_workergroup_routes(app: FastAPI, management: Management, keyring: Keyrin
         the others serve. With `cancel_update` those whose update has not begun stay as they are."""
         try:
             if update.cancel_update:
-                groups.cancel_update(update.workergroup_id, caller.sees)
+                await groups.cancel_update(update.workergroup_id, caller.sees)
                 return WorkersUpdated(success=True, cancelled=True, workers_to_update=0)
-            marked = groups.update_workers(update.workergroup_id, caller.sees)
+            marked = await groups.update_workers(update.workergroup_id, caller.sees)
             return WorkersUpdated(success=True, cancelled=False, workers_to_update=marked)
         except NotFound as error:  # with 200: the protocol's command line shows the text only then
             return WorkersUpdated(success=False, error_msg=str(error))

@@ -81,20 +81,20 @@ def _add_act_routes(app: FastAPI, hub: Hub, workers: Workers) -> None:
     async def drain_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Has the worker finish what it has and rest, until the load calls for it again. One whose provider cannot stop
         it is destroyed instead."""
-        workers.drain(worker_id, f"key {caller.key_id}", caller.sees)
+        await workers.drain(worker_id, f"key {caller.key_id}", caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
     @app.post("/v1/workers/{worker_id}/restart", status_code=202)
     async def restart_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Restarts the worker with what its template says now: once the others can do its work, and it has
         finished what it has. One whose provider cannot do that is replaced."""
-        workers.restart(worker_id, f"key {caller.key_id}", caller.sees)
+        await workers.restart(worker_id, f"key {caller.key_id}", caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)
     async def dismiss_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Sends the worker away: it gets no more requests, finishes what it has, and is destroyed."""
-        workers.dismiss(worker_id, caller.sees)
+        await workers.dismiss(worker_id, caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
 

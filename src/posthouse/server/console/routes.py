@@ -1,10 +1,13 @@
 """Signing in to the console and out of it."""
 
+from contextlib import suppress
+
 from fastapi import FastAPI, Request, Response
 
+from posthouse.audit import Act, actor
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import NewSession
-from posthouse.errors import Unauthorized
+from posthouse.errors import Unauthorized, Unavailable
 from posthouse.server.auth import Keyring, Principal, Scope
 from posthouse.server.console.sessions import LASTS_S, OWN_SITES, Sessions
 from posthouse.server.errors import Forbidden
@@ -25,6 +28,13 @@ def add_session_routes(app: FastAPI, hub: Hub, keyring: Keyring, sessions: Sessi
             expires_at=0.0 if session is None else session.expires_at,
         )
 
+    async def note(what: str, principal: Principal) -> None:
+        """Notes that somebody came or left. Without the store, too, people must be able to look at what fails."""
+        actor.set(keyring.acting(principal, actor.get()))
+        act = Act(f"session.{what}", principal.key_id, principal.account_id, name=actor.get().key_name)
+        with suppress(Unavailable):
+            await hub.store.note(act)
+
     @app.post("/v1/session", status_code=201)
     async def sign_in(new: NewSession, request: Request, response: Response) -> rows.Session:
         """Signs a browser in to the console with an account key of scope `read` or more: the answer sets a cookie.
@@ -39,6 +49,7 @@ def add_session_routes(app: FastAPI, hub: Hub, keyring: Keyring, sessions: Sessi
         if found.endpoint_id is not None or found.scope < Scope.READ:
             raise Forbidden(f"key: the console needs the scope read, and this key has {found.scope.name.lower()}")
         token, session = sessions.open(found, now)
+        await note("begin", session.principal)
         secure = request.url.scheme == "https"
         response.set_cookie(
             sessions.cookie, token, int(LASTS_S), path="/", secure=secure, httponly=True, samesite="strict"
@@ -57,5 +68,6 @@ def add_session_routes(app: FastAPI, hub: Hub, keyring: Keyring, sessions: Sessi
         """Ends the session of the cookie."""
         ended = row(caller)
         sessions.close(caller)
+        await note("end", caller)
         response.delete_cookie(sessions.cookie, path="/", httponly=True, samesite="strict")
         return ended

@@ -4,6 +4,7 @@ Names of fields are the protocol's where it has the call, and our own under `/v1
 """
 
 from posthouse.wire.rows.aliases import Alias, AliasFallback, AliasTarget
+from posthouse.wire.rows.audit import Act, ActCheck
 from posthouse.wire.rows.decisions import (
     Affinity,
     Decision,
@@ -56,6 +57,8 @@ from posthouse.wire.rows.protocol import (
 
 __all__ = [
     "Account",
+    "Act",
+    "ActCheck",
     "Affinity",
     "Alias",
     "AliasFallback",
