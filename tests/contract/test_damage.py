@@ -96,6 +96,8 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
         db.execute("alter table templates drop column loading_timeout_s")
         db.execute("drop table periods")
         db.execute("drop table aliases")
+        db.execute("drop table audit")
+        db.execute("drop table audit_head")
         db.execute("delete from revisions where topic = 'aliases'")
         for table, column in (
             ("workers", "build"),

@@ -234,6 +234,12 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         *(Row(query=wrong.replace("limit", "tail").replace("1001", "10001")) for wrong in QUERIES),
     ],
     ("GET", "/v1/events"): [],
+    ("GET", "/v1/audit"): [
+        Row(query=f"{name}={wrong}")
+        for name in ("before", "limit", "since", "until", "endpoint")
+        for wrong in ("x", "-1", "%00", "9" * 400)
+    ],
+    ("GET", "/v1/audit/verify"): [Row(query=f"head={wrong}") for wrong in ("x", "1:", f"{'9' * 40}:{'0' * 64}", "%00")],
     ("GET", "/v1/orphans"): [],
     ("POST", "/v1/orphans/destroy"): of({"instance_id": (*TEXTS, "", "nobody"), "provider": TEXTS}, instance_id="x"),
     ("POST", "/v1/orphans/adopt"): of(

@@ -74,13 +74,16 @@ async def test_a_bug_is_answered_without_its_text_logged_with_it_and_raised_agai
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": [(b"x-request-id", b"r-1")]}
+    app = RequestMiddleware(ErrorMiddleware(failing(ZeroDivisionError("secret"))))
     with capture_logs() as logs, pytest.raises(ZeroDivisionError):
-        await ErrorMiddleware(failing(ZeroDivisionError("secret")))(scope, None, send)  # type: ignore[arg-type]
+        await app(scope, None, send)  # type: ignore[arg-type]
     assert sent[0]["status"] == 500
     assert b"secret" not in sent[1]["body"]
     assert "ZeroDivisionError: secret" in logs[0]["trace"]
-    assert logs[0]["request_id"].encode() in sent[1]["body"]
+    assert logs[0]["request_id"] == "r-1"
+    assert b"r-1" in sent[1]["body"]
+    assert (b"x-request-id", b"r-1") in sent[0]["headers"]
 
 
 async def test_a_body_is_read_to_its_limit_and_given_on_whole() -> None:

@@ -50,10 +50,9 @@ class SqlCatalogue(Database):
                 raise missing(endpoints, endpoint_id)
             groups = (await db.execute(select(workergroups).where(workergroups.c.endpoint_id == endpoint_id))).all()
             await db.execute(delete(workergroups).where(workergroups.c.endpoint_id == endpoint_id))
-            for group in groups:
-                await note_change(db, workergroups, dict(group._mapping), None)
+            await note_change(db, workergroups, *((dict(group._mapping), None) for group in groups))
             await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
-            await note_change(db, endpoints, dict(found._mapping), None)
+            await note_change(db, endpoints, (dict(found._mapping), None))
 
     async def workergroups(self) -> Sequence[Workergroup]:
         return await self._all(
@@ -104,7 +103,7 @@ class SqlCatalogue(Database):
             before = (await db.execute(select(aliases).where(*of_it))).one_or_none()
             await db.execute(delete(aliases).where(*of_it))
             await db.execute(insert(aliases).values(with_checksum(aliases, row)))
-            await note_change(db, aliases, None if before is None else dict(before._mapping), row)
+            await note_change(db, aliases, (None if before is None else dict(before._mapping), row))
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None:
         await self._drop(aliases, account_id, name)

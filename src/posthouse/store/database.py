@@ -83,7 +83,7 @@ class Database:
             async with self._transaction() as db:
                 inserted = (await db.execute(insert(table).values(with_checksum(table, row)))).inserted_primary_key
                 assert inserted is not None
-                await note_change(db, table, None, {**row, "id": inserted[0]})
+                await note_change(db, table, (None, {**row, "id": inserted[0]}))
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
         return inserted[0]
@@ -104,7 +104,7 @@ class Database:
                     await first(db, row["id"])
                 changed = with_checksum(table, {**row, "revision": revision + 1})
                 await db.execute(update(table).where(of_it).values(changed))
-                await note_change(db, table, dict(found._mapping), changed)
+                await note_change(db, table, (dict(found._mapping), changed))
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
 
@@ -117,17 +117,18 @@ class Database:
             if first is not None:
                 await first(db, keys[-1])
             await db.execute(delete(table).where(*of_it))
-            await note_change(db, table, dict(found._mapping), None)
+            await note_change(db, table, (dict(found._mapping), None))
 
 
 async def note_change(
-    db: AsyncConnection, table: Table, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    db: AsyncConnection, table: Table, *changes: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
 ) -> None:
     """Raises the revision by which servers see that what they keep in memory of the table is old, sums it up again, and
-    notes who made which row out of which; None: there is none."""
+    notes who made which row (None: none) out of which."""
     topic = revisions.c.topic == table.name
     await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
-    await note_rows(db, table, before, after)
+    for before, after in changes:
+        await note_rows(db, table, before, after)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -59,7 +59,7 @@ class SqlKeys(Database):
         before = (await db.execute(of_it)).one_or_none()
         await self._change(db, key_id, **values)
         assert before is not None
-        await note_change(db, keys, dict(before._mapping), dict((await db.execute(of_it)).one()._mapping))
+        await note_change(db, keys, (dict(before._mapping), dict((await db.execute(of_it)).one()._mapping)))
 
     async def _change(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
         result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))
@@ -80,7 +80,7 @@ class SqlKeys(Database):
             await db.execute(delete(secrets).where(*of_it))
             row = with_checksum(secrets, {"account_id": account_id, "name": name, "sealed": sealed})
             await db.execute(insert(secrets).values(row))
-            await note_change(db, secrets, None if before is None else dict(before._mapping), row)
+            await note_change(db, secrets, (None if before is None else dict(before._mapping), row))
 
     async def drop_secret(self, account_id: AccountId, name: str) -> None:
         await self._drop(secrets, account_id, name)
