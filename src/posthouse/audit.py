@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from posthouse.errors import BadRequest
@@ -111,6 +111,22 @@ class ActCheck:
     hash: str
     """Of the last row: whoever notes it elsewhere can show it again, and learns whether the chain was cut since."""
     problems: tuple[str, ...]
+
+
+class Audit(Protocol):
+    """What people did. Every change of the catalogue, keys and secrets leaves a row with it, all or nothing."""
+
+    async def note(self, act: Act) -> None:
+        """Appends a row of an act that changes nothing in the store, in the name of whoever acts now."""
+        ...
+
+    async def acts(self, wanted: ActFilter) -> Sequence[ActRecord]:
+        """The acts that are wanted, the latest first."""
+        ...
+
+    async def check_acts(self, witness: str = "") -> ActCheck:
+        """Whether the chain of rows is whole. `witness`: ID:HASH of a row, as it was noted elsewhere."""
+        ...
 
 
 def act_of(

@@ -4,13 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from posthouse.audit import Act, ActCheck, ActFilter, ActRecord
+from posthouse.audit import Audit
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.offer import Capabilities, Offer
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.keys import KeyRecord, KeyUse
+from posthouse.recording.history import Histories
 from posthouse.recording.segment import Segment
 from posthouse.template import Runs, Template, TemplateId, Workergroup
 from posthouse.wire.rows import Alias
@@ -352,23 +353,7 @@ class Recordings(Protocol):
         ...
 
 
-class Audit(Protocol):
-    """What people did. Every change of the catalogue, keys and secrets leaves a row with it, all or nothing."""
-
-    async def note(self, act: Act) -> None:
-        """Appends a row of an act that changes nothing in the store, in the name of whoever acts now."""
-        ...
-
-    async def acts(self, wanted: ActFilter) -> Sequence[ActRecord]:
-        """The acts that are wanted, the latest first."""
-        ...
-
-    async def check_acts(self, witness: str = "") -> ActCheck:
-        """Whether the chain of rows is whole. `witness`: ID:HASH of a row, as it was noted elsewhere."""
-        ...
-
-
-class Store(Catalogue, Keys, Fleets, Recordings, Audit, Protocol):
+class Store(Catalogue, Keys, Fleets, Recordings, Histories, Audit, Protocol):
     """What survives a restart. Every write is durable when the call returns.
 
     Raises: NotFound for an id that is not there, BadRequest for a name that is taken, Unavailable while it cannot be

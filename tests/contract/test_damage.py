@@ -98,6 +98,7 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
         db.execute("drop table aliases")
         db.execute("drop table audit")
         db.execute("drop table audit_head")
+        db.execute("drop table history")
         db.execute("delete from revisions where topic = 'aliases'")
         for table, column in (
             ("workers", "build"),

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -182,3 +184,26 @@ def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site:
     late = site.run("shutdown", "--workers")
     assert late.returncode == 4
     assert f"start it first: posthouse serve --data-dir {site.directory}" in late.stderr.replace("\n", "")
+
+
+def test_charts_of_an_hour_are_the_same_before_and_after_kill_9(site: Site) -> None:
+    site.start()
+    site.json("endpoint", "create", "quiet", "--cold-workers", "0")
+    key = (site.directory / "posthouse-data" / "admin-key").read_text().strip()
+
+    def charts() -> dict[str, Any]:
+        url = f"{site.environ['POSTHOUSE_URL']}/v1/endpoints/quiet/history?last_s=3600"
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=START_S) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    until(lambda: len(charts()["at"]) >= 2)
+    before = charts()
+    site.stop(signal.SIGKILL)
+    site.start()
+    after, rows = charts(), len(before["at"])
+    for name, column in before.items():
+        if name == "looks":
+            assert {look: values[:rows] for look, values in after["looks"].items()} == column
+        elif name != "step_s":
+            assert after[name][:rows] == column

@@ -10,7 +10,7 @@ from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.engine import words
 from posthouse.engine.figures import LOOKS, figures, look
-from posthouse.engine.samples import JOINED, STEP_S, Ring
+from posthouse.engine.samples import STEP_S, Ring
 from posthouse.engine.verdict import condition, verdict
 from posthouse.wire.rows.live import Verdict
 from tests.kit.fleets import NOW, ONE, TWO, Fleet, fleet_of, worker
@@ -106,17 +106,6 @@ def test_waits_are_of_all_requests_also_of_those_that_did_not_wait() -> None:
         log.asked(1.0, NOW + STEP_S + n / 100)
     samples.take(fleet.managed, NOW + 2 * STEP_S)
     assert samples.p95_wait_s == 0.0
-
-
-def test_an_hour_is_kept_by_the_step_and_a_day_by_the_minute() -> None:
-    fleet = fleet_of(worker(ONE, perf=100.0))
-    for n in range(2 * JOINED):
-        fleet.managed.samples.take(fleet.managed, NOW + n * STEP_S)
-    fine = fleet.managed.samples.history(3600.0, NOW + 200)
-    assert (len(fine.at), fine.step_s, fine.hot[-1], fine.looks["hot"][-1]) == (24, STEP_S, 100.0, 1.0)
-    coarse = fleet.managed.samples.history(86_400.0, NOW + 200)
-    assert (len(coarse.at), coarse.step_s) == (2, 60.0)
-    assert len(fleet.managed.samples.of_worker(ONE).at) == 2 * JOINED
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

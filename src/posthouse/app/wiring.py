@@ -82,6 +82,7 @@ class Parts:
     """What counts the calls of each provider."""
     loop: Loop
     recorder: Recorder
+    sampler: Sampler
     throttle: Throttle
     stream: EventStream
     lag: Lag
@@ -228,6 +229,7 @@ def _parts(
         meters,
         loop,
         recorder,
+        Sampler(hub.endpoints.values, hub.clock.now, hub.store),
         Throttle(settings.rates),
         _stream(hub),
         Lag(),
@@ -310,7 +312,7 @@ def _tasks(
         "housekeeping": housekeeping,
         "recorder": parts.recorder.run,
         "money": money,
-        "samples": Sampler(parts.hub.endpoints.values, parts.hub.clock.now).run,
+        "samples": parts.sampler.run,
         "late connections": late_connections,
         "lag": parts.lag.run,
     }
@@ -328,6 +330,7 @@ async def _save(parts: Parts) -> None:
         for managed in hub.endpoints.values():
             await hub.write_down(managed)
         await parts.recorder.keep_all(at_once=True)
+        await parts.sampler.save()
     for managed in hub.endpoints.values():
         if managed.kept is not None:
             managed.kept.close()

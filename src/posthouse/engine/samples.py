@@ -1,29 +1,29 @@
-"""What endpoints and workers were lately, for charts: in memory, with a bound, from the server's start on."""
+"""What endpoints were, for charts, in the store and within a bound; and workers lately, in memory."""
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.worker import WorkerId
 from posthouse.engine.figures import LOOKS, figures
+from posthouse.errors import Unavailable
+from posthouse.recording.history import Histories, HistoryChunk
 from posthouse.wire.rows.live import History, Performance
 
 if TYPE_CHECKING:
     from posthouse.engine.managed import ManagedEndpoint
 
 STEP_S: Final = 5.0
-FINE: Final = 720
-"""Rows of `STEP_S`: an hour."""
-JOINED: Final = 12
-"""Fine rows that become a coarse one: a minute."""
-COARSE: Final = 1440
-"""A day."""
+MOST: Final = 1440
+"""Rows of a history at once."""
 OF_A_WORKER: Final = 360
 """Rows kept of a worker: half an hour, 9 kB."""
 FRESH: Final = 0.25
@@ -33,8 +33,9 @@ WAITS_S: Final = 300.0
 WAITS_OF_A_STEP: Final = 200
 """Waits that are kept of each step, evenly spread among those that there were."""
 COLUMNS: Final = ("load", "need", "hot", "coming", "cold", "waiting", "p95_wait_s", "usd_h")
+WIDTH: Final = len(COLUMNS) + len(LOOKS)
 PEAKS: Final = (COLUMNS.index("waiting"), COLUMNS.index("p95_wait_s"))
-"""Of these a coarse row has the highest; of the others the mean."""
+"""Of these a row of a coarser scale has the highest; of the others the mean."""
 
 Values = NDArray[np.float32]
 
@@ -67,19 +68,97 @@ class Ring:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How finely a stretch of the past is kept."""
+
+    step_s: float
+    of_a_chunk: int
+    """Rows that are stored together. A chunk of one scale is as long as a step of the next, and becomes one."""
+    chunks: int
+    """How many are kept of an endpoint."""
+
+    @property
+    def chunk_s(self) -> float:
+        return self.step_s * self.of_a_chunk
+
+    def number(self, at: float) -> int:
+        """The chunk in which a time is."""
+        return int(at // self.chunk_s)
+
+
+SCALES: Final = (Scale(STEP_S, 12, 64), Scale(60.0, 15, 100), Scale(900.0, 8, 170), Scale(7200.0, 12, 370))
+"""An hour every 5 s, a day by the minute, a fortnight by the quarter of an hour, a year by two hours: of each endpoint
+704 chunks at most, 0.5 MB."""
+UNSAVED: Final = 200
+"""Chunks of an endpoint that wait for a store that cannot be used: three hours."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Rows that follow one another, each with its time."""
+
+    number: int
+    at: list[float] = field(default_factory=list)
+    rows: list[Values] = field(default_factory=list)
+
+    def joined(self) -> Values:
+        """One row for all."""
+        rows = np.array(self.rows)
+        joined: Values = rows.mean(axis=0)
+        joined[list(PEAKS)] = rows[:, PEAKS].max(axis=0)
+        return joined
+
+    def pack(self, endpoint_id: EndpointId, scale: int) -> HistoryChunk:
+        """The same as it is stored."""
+        packed = np.array(self.at, "<f8").tobytes() + np.array(self.rows, "<f4").tobytes()
+        return HistoryChunk(endpoint_id, scale, self.number, self.number % SCALES[scale].chunks, len(self.at), packed)
+
+    @classmethod
+    def of(cls, stored: HistoryChunk) -> "Chunk":
+        """What was packed. Columns that were not known then are 0."""
+        at = np.frombuffer(stored.packed, "<f8", stored.rows)
+        found = np.frombuffer(stored.packed, "<f4", offset=8 * stored.rows).reshape(stored.rows, -1)[:, :WIDTH]
+        rows = np.zeros((stored.rows, WIDTH), np.float32)
+        rows[:, : found.shape[1]] = found
+        return cls(stored.number, at.tolist(), list(rows))
+
+
 class Samples:
-    """What one endpoint was, and its workers."""
+    """What one endpoint was, and its workers. What is older than its latest chunks is in the store alone."""
 
     def __init__(self) -> None:
-        columns = len(COLUMNS) + len(LOOKS)
-        self.fine, self.coarse = Ring(FINE, columns), Ring(COARSE, columns)
         self.workers: dict[WorkerId, Ring] = {}
+        self.loaded = False
+        """It is known what the store has, so that nothing is overwritten there."""
+        self._open: list[Chunk | None] = [None] * len(SCALES)
+        """The latest chunk of each scale."""
+        self.unsaved: dict[tuple[int, int], Chunk] = {}
+        """Those that the store has not, or not whole, by scale and number."""
         self._waits: deque[tuple[int, list[float], float]] = deque(maxlen=int(WAITS_S / STEP_S))
         """Of each step: how many requests came, some of their waits, and for how many each of these stands."""
         self._seen = (0.0, 0, 0)
-        self._taken = 0
         self.p95_wait_s = 0.0
         """The 95th percentile of the waits of the last five minutes, as of the latest sample; 0 where nobody came."""
+
+    async def load(self, store: Histories, endpoint_id: EndpointId) -> None:
+        """Goes on from what the store has. Raises: Unavailable."""
+        for stored in await store.latest_history(endpoint_id):
+            self._open[stored.scale] = Chunk.of(stored)
+        self.loaded = True
+
+    def add(self, at: float, row: Values, scale: int = 0) -> None:
+        """Appends a row; where that begins a chunk, the one before becomes a row of the next scale."""
+        chunk, number = self._open[scale], SCALES[scale].number(at)
+        if chunk is None or chunk.number != number:
+            if chunk is not None and scale + 1 < len(SCALES):
+                self.add(chunk.at[-1], chunk.joined(), scale + 1)
+            chunk = self._open[scale] = Chunk(number)
+        chunk.at.append(at)
+        chunk.rows.append(row)
+        self.unsaved[scale, number] = chunk
+        if len(self.unsaved) > UNSAVED:
+            del self.unsaved[next(iter(self.unsaved))]
 
     def _p95_wait_s(self) -> float:
         waits = sorted(((w, stands) for _, found, stands in self._waits for w in found), reverse=True)
@@ -94,15 +173,10 @@ class Samples:
         """Takes a sample."""
         self._take_waits(managed)
         self.p95_wait_s = self._p95_wait_s()
-        shown = figures(managed, now)
-        row = [getattr(shown, name) for name in COLUMNS] + [shown.looks.get(name, 0) for name in LOOKS]
-        self.fine.add(now, row)
-        self._taken += 1
-        if self._taken % JOINED == 0:
-            rows = self.fine.last(JOINED)
-            joined = rows.mean(axis=0)
-            joined[list(PEAKS)] = rows[:, PEAKS].max(axis=0)
-            self.coarse.add(now, joined)
+        if self.loaded:
+            shown = figures(managed, now)
+            row = [getattr(shown, name) for name in COLUMNS] + [shown.looks.get(name, 0) for name in LOOKS]
+            self.add(now, np.array(row, np.float32))
         there = managed.fleet.workers
         for gone in self.workers.keys() - there.keys():
             del self.workers[gone]
@@ -124,13 +198,28 @@ class Samples:
         stride = math.ceil(len(new) / WAITS_OF_A_STEP) or 1
         self._waits.append((asked - asked_before, list(new[::stride]), stride))
 
-    def history(self, last_s: float, now: float, most: int = COARSE) -> History:
-        """The last hour as it was taken, or if more is asked for, the last day by the minute; `most` rows of it."""
-        fine = last_s <= FINE * STEP_S
-        at, columns = (self.fine if fine else self.coarse).after(now - last_s, most)
+    async def history(
+        self, store: Histories, endpoint_id: EndpointId, last_s: float, now: float, most: int = MOST
+    ) -> History:
+        """The last hour as it was taken, or if more is asked for, the day, the fortnight or the year as they are kept;
+        `most` rows of it. Raises: Unavailable."""
+        scale = next((i for i, one in enumerate(SCALES) if last_s <= one.chunk_s * (one.chunks - 1)), len(SCALES) - 1)
+        since = now - last_s
+        stored = await store.history(endpoint_id, scale, SCALES[scale].number(since))
+        chunks = {one.number: Chunk.of(one) for one in stored}
+        chunks |= {number: chunk for (of, number), chunk in self.unsaved.items() if of == scale}
+        times = [t for _, chunk in sorted(chunks.items()) for t in chunk.at]
+        rows = [row for _, chunk in sorted(chunks.items()) for row in chunk.rows]
+        if scale and (finer := self._open[scale - 1]) is not None:  # the row that is not whole yet
+            times.append(finer.at[-1])
+            rows.append(finer.joined())
+        at, values = np.array(times), np.array(rows, np.float32).reshape(-1, WIDTH)
+        order = np.flatnonzero(at > since)
+        order = order[::-1][:: math.ceil(len(order) / most) or 1][::-1]
+        columns = _short(values[order]).T.tolist()
         named: dict[str, Any] = dict(zip(COLUMNS, columns, strict=False))
         looks = dict(zip(LOOKS, columns[len(COLUMNS) :], strict=True))
-        return History(step_s=STEP_S if fine else STEP_S * JOINED, at=at, looks=looks, **named)
+        return History(step_s=SCALES[scale].step_s, at=np.round(at[order], 2).tolist(), looks=looks, **named)
 
     def of_worker(self, worker_id: WorkerId) -> Performance:
         """What the worker did; nothing of one that is gone."""
@@ -152,15 +241,39 @@ def _short(values: Values) -> NDArray[np.float64]:
 
 @dataclass(slots=True)
 class Sampler:
-    """Takes the samples of every endpoint."""
+    """Takes the samples of every endpoint, and writes them down. Where the store cannot be used they wait."""
 
     endpoints: "Callable[[], Iterable[ManagedEndpoint]]"
     now: Callable[[], float]
+    store: Histories
     step_s: float = field(default=STEP_S)
 
     async def run(self) -> None:
         """One round, after a while."""
         await asyncio.sleep(self.step_s)
+        await self.round()
+
+    async def round(self) -> None:
+        """Takes a sample of each, and writes all down at once."""
+        with suppress(Unavailable):
+            for managed in list(self.endpoints()):
+                if not managed.samples.loaded:
+                    await managed.samples.load(self.store, managed.fleet.endpoint.id)
         for managed in list(self.endpoints()):
             managed.samples.take(managed, self.now())
             await asyncio.sleep(0)
+        with suppress(Unavailable):
+            await self.save()
+
+    async def save(self) -> None:
+        """Writes down what is new. Raises: Unavailable."""
+        unsaved = [
+            (managed.samples, key, chunk)
+            for managed in self.endpoints()
+            for key, chunk in managed.samples.unsaved.items()
+        ]
+        ids = {id(managed.samples): managed.fleet.endpoint.id for managed in self.endpoints()}
+        if unsaved:
+            await self.store.put_history([c.pack(ids[id(s)], scale) for s, (scale, _), c in unsaved])
+        for samples, key, _ in unsaved:
+            samples.unsaved.pop(key, None)

@@ -18,6 +18,7 @@ from posthouse.store.schema import (
     aliases,
     endpoints,
     fleets,
+    history,
     journal,
     segments,
     templates,
@@ -125,7 +126,7 @@ async def _keep_version(db: AsyncConnection, template_id: object) -> None:
 async def _sweep(db: AsyncConnection) -> None:
     """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive."""
     alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
-    for table in (journal, segments, workers):
+    for table in (history, journal, segments, workers):
         endpoint_id = table.c.endpoint_id
         await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = "0009_audit"
+VERSION = "0010_history"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -287,4 +287,16 @@ audit_head = Table(
     Column("base", String, nullable=False),  # the hash of the row before the first
     Column("last_id", Integer, nullable=False),
     Column("hash", String, nullable=False),
+)
+
+# What endpoints were, in chunks of rows. Later chunks take the slots of older ones, which bounds the table.
+history = Table(
+    "history",
+    metadata,
+    Column("endpoint_id", Integer, primary_key=True, autoincrement=False),
+    Column("scale", Integer, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("packed", LargeBinary, nullable=False),
 )

@@ -19,6 +19,7 @@ from posthouse.store.audit import SqlAudit
 from posthouse.store.catalogue import SqlCatalogue
 from posthouse.store.checksums import CATALOGUE
 from posthouse.store.fleets import DESTROYED_KEEP, JOURNAL_KEEP, SqlFleets
+from posthouse.store.histories import SqlHistories
 from posthouse.store.integrity import Damaged, check_pages, check_rows, seal
 from posthouse.store.keys import SqlKeys
 from posthouse.store.recordings import SqlRecordings
@@ -148,7 +149,7 @@ def create(connection: Connection) -> None:
     connection.execute(insert(accounts).values(id=DEFAULT_ACCOUNT, name=DEFAULT_ACCOUNT_NAME, created_at=0.0))
 
 
-class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings, SqlAudit):
+class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings, SqlHistories, SqlAudit):
     """The `Store` port."""
 
     def __init__(self, engine: AsyncEngine, path: Path, name: str, journal_keep: int, destroyed_keep: int) -> None:

@@ -49,9 +49,9 @@ class Verdict(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History(Row):
-    """What an endpoint was in the last hour or day: a column for each figure, a row for each moment.
+    """What an endpoint was in the last hour, day, fortnight or year: a column for each figure, a row for each moment.
 
-    It begins with the server's start. Units: as of the figures of the same names.
+    A row has the mean of its time, of waits and of who waits the highest. Units: as of the figures of the same names.
     """
 
     step_s: float
