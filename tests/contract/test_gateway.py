@@ -102,7 +102,7 @@ def test_completions_and_embeddings_are_answered(world: World) -> None:
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_every_other_route_of_openai_s_client_is_answered(world: World) -> None:
     client, png = world.client(), ("a.png", b"\x89PNG" + bytes(100_000), "image/png")
-    assert client.responses.create(model="chat", input="x").id == "resp_1"
+    assert client.responses.create(model="chat", input="x").id.startswith("resp_")
     assert client.moderations.create(model="chat", input="x").results[0].flagged
     assert client.images.generate(model="chat", prompt="x").data[0].b64_json == "aGk="  # type: ignore[index]
     assert client.images.edit(model="chat", image=png, prompt="x").data[0].b64_json == "aGk="  # type: ignore[index]
@@ -700,6 +700,86 @@ def test_an_alias_is_a_model_and_the_engine_gets_the_name_of_its_endpoint(world:
         said = json.loads(answer.choices[0].message.content or "")
         assert said == {"model": "chat", "messages": MESSAGES, "user": "echo", "seed": 7}
     assert text_of(client.chat.completions.create(model="fast", messages=MESSAGES, stream=True)) == "so it was"
+
+
+def test_requests_that_begin_alike_meet_and_an_adapter_s_go_to_who_holds_it(world: World) -> None:
+    client = world.client()
+    for number in range(40):
+        client.chat.completions.create(
+            model="chat",
+            messages=MESSAGES,
+            user=f"alike-{number % 4}",
+            max_tokens=1,
+            prompt_cache_key=f"k{number % 10}",
+        )
+    rows = [row for number in range(4) for row in world.seen(f"alike-{number}")]
+    of_key: dict[str, set[int]] = {}
+    for row in rows:
+        of_key.setdefault(json.loads(row["body"])["prompt_cache_key"], set()).add(row["pid"])
+    assert len(of_key) == 10
+    assert all(len(pids) == 1 for pids in of_key.values()), of_key
+    affinity = world.manage.explain("chat").affinity
+    assert affinity is not None
+    assert affinity.kept >= 40
+
+    pids = sorted(set.union(*of_key.values()))
+    assert len(pids) == 2
+    for pid, names in zip(pids, ("sql", "sql legal"), strict=True):
+        (world.folder / f"adapters-{pid}").write_text(names)
+    with pytest.raises(openai.NotFoundError, match="no worker of 'chat' holds 'law'") as told:
+        client.chat.completions.create(model="chat:law", messages=MESSAGES)
+    assert (told.value.code, told.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError, match="there is no model 'chatty:sql'"):
+        client.chat.completions.create(model="chatty:sql", messages=MESSAGES)
+    until(lambda: {"chat:sql", "chat:legal"} <= {model.id for model in client.models.list()}, "they are told")
+    set_alias(world, "lawyer", "chat")
+    for model in ("chat:legal", "lawyer:legal") * 3:
+        answer = client.chat.completions.create(model=model, messages=MESSAGES, user=f"of-{model}")
+        assert answer.model == "legal"
+        assert {row["pid"] for row in world.seen(f"of-{model}")} == {pids[1]}
+    direct = httpx.post(
+        f"{world.url}/chat/completions",
+        json={"model": "chat:sql", "messages": MESSAGES},
+        headers={"Authorization": f"Bearer {world.key}", "X-Posthouse-Direct": "1"},
+    )
+    assert (direct.status_code, direct.headers["x-posthouse-model"]) == (307, "sql")
+    for pid in pids:
+        (world.folder / f"adapters-{pid}").unlink()
+
+
+def test_a_response_is_found_again_at_the_worker_that_keeps_it_by_any_gateway(world: World) -> None:
+    client = world.client()
+    made = [client.responses.create(model="chat", input=f"hello {n}", prompt_cache_key=f"r{n}") for n in range(6)]
+    assert len({one.id.split("_")[1] for one in made}) == 2, "both workers have some"
+    with gateway(world.site) as other_url:
+        others = OpenAI(base_url=f"{other_url}/v1" if not other_url.endswith("/v1") else other_url, api_key=world.key)
+        for one in made:
+            again = others.responses.retrieve(one.id)
+            assert (again.id, again.output_text) == (one.id, one.output_text)
+            assert f'"id": "{one.id.partition(".")[0]}"' in one.output_text, "what a text says stays as it is"
+            assert others.responses.input_items.list(one.id).data[0].id == "msg_0"
+            assert others.responses.cancel(one.id).status == "cancelled"
+            next_one = client.responses.create(model="chat", input="and then?", previous_response_id=one.id)
+            assert next_one.id.split("_")[1] == one.id.split("_")[1]
+            assert next_one.previous_response_id == one.id
+            *_, last = client.responses.create(
+                model="chat", input="and?", previous_response_id=next_one.id, stream=True, user="goes-on"
+            )
+            assert last.type == "response.completed"
+            assert client.responses.retrieve(last.response.id).previous_response_id == next_one.id
+    client.responses.delete(made[0].id)
+    with pytest.raises(openai.NotFoundError, match="no such response"):
+        client.responses.retrieve(made[0].id)
+    other_key = world.manage.create_key("other", "route").key
+    for strange in (world.client(other_key), client):
+        with pytest.raises(openai.NotFoundError, match="no worker keeps this response") as told:
+            strange.responses.retrieve(made[1].id if strange is not client else "resp_1")
+        assert told.value.code == "response_not_found"
+        with pytest.raises(openai.BadRequestError, match="no worker keeps this response") as refused:
+            strange.responses.create(
+                model="chat", input="x", previous_response_id=made[1].id if strange is not client else "resp_1"
+            )
+        assert refused.value.code == "previous_response_not_found"
 
 
 def test_a_form_and_any_other_path_go_where_the_alias_says(world: World) -> None:

@@ -207,6 +207,34 @@ async def test_a_request_whose_worker_failed_goes_elsewhere_with_a_new_number(
     assert other["reqnum"] != first["reqnum"] or other["url"] != first["url"]
 
 
+async def test_a_request_for_an_adapter_goes_to_who_says_that_it_holds_it(
+    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    one, two = await two_ready(server, owner, http, tmp_path / "data")
+    await one.report(adapters=["sql"])
+    await two.report(adapters=["base:legal", "x" * 100])
+    for name, puppet, word in (("sql", one, "sql"), ("legal", two, "base:legal")):
+        for _ in range(3):
+            _, reply = await route(http, server, {"endpoint": "llm", "cost": 1, "prefer": {"adapter": name}})
+            assert (reply["url"], reply["model"]) == (puppet.url, word)
+    asked = {"endpoint": "llm", "prefer": {"adapter": "law"}}
+    status, reply = await route(http, server, asked)
+    assert (status, "adapter: no worker of 'llm' holds 'law'; they hold: 'legal', 'sql'" in reply["error"]) == (
+        400,
+        True,
+    )
+    assert [row.adapters for row in await owner.reachable()] == [["legal", "sql", "x" * 100]]
+    await one.report()
+    assert (await route(http, server, {"endpoint": "llm", "prefer": {"adapter": "sql"}}))[0] == 400, "it was unloaded"
+    await two.report(adapters=["y"] * 101)  # more than may be: none is known, and the rest of the report is
+    _, reply = await route(http, server, asked)
+    assert "they hold: none" in reply["error"]
+    await one.report(max_perf=0.0)
+    await two.report(max_perf=0.0)
+    _, reply = await route(http, server, {**asked, "request_idx": 0})
+    assert reply["request_idx"], "nobody knows what the next one will hold"
+
+
 @pytest.mark.parametrize("form", ["W2", "W3", "W4"])
 async def test_every_form_of_ending_requests_ends_them(
     form: str, server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path

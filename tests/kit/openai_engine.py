@@ -22,7 +22,6 @@ WRONG = {"error": {"message": "temperature: must be at most 2", "type": "x", "pa
 LONG = {"error": {"message": "the prompt is too long", "type": "x", "code": "context_length_exceeded"}}
 _RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [], "tools": []}
 ANSWERS: dict[str, Any] = {
-    "/v1/responses": {**_RESPONSE, "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}, "user": None},
     "/v1/moderations": {"id": "modr-1", "model": "m", "results": [{"flagged": True, "categories": {}}]},
     "/v1/images/generations": {"created": 1, "data": [{"b64_json": "aGk="}]},
     "/v1/images/edits": {"created": 1, "data": [{"b64_json": "aGk="}]},
@@ -45,13 +44,17 @@ async def refused(request: web.Request, handler: Handler) -> web.StreamResponse:
 class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.responses: dict[str, dict[str, Any]] = {}
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**26, middlewares=[refused])
         app.router.add_get("/health", self.health)
+        app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/embeddings", self.embed)
         app.router.add_post("/v1/{path:chat/completions|completions}", self.generate)
         app.router.add_post("/v1/messages", self.message)
+        app.router.add_post("/v1/responses", self.respond)
+        app.router.add_route("*", "/v1/responses/{id}{more:.*}", self.response)
         app.router.add_route("*", "/{path:.*}", self.other)
         return app
 
@@ -69,6 +72,13 @@ class Engine:
 
     async def health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def models(self, request: web.Request) -> web.Response:
+        """As vLLM's; the file `adapters-PID` of the folder names what it holds beside its model."""
+        named = self.folder / f"adapters-{os.getpid()}"
+        base = {"id": "base", "object": "model", "owned_by": "vllm", "parent": None}
+        more = [{**base, "id": name, "parent": "base"} for name in named.read_text().split()] if named.exists() else []
+        return web.json_response({"object": "list", "data": [base, *more]})
 
     async def embed(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -111,6 +121,45 @@ class Engine:
                 request.transport.abort()
                 break
         return response
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """A response, which is kept, and goes on from one that was."""
+        asked = await request.json()
+        self.see("begun", asked, body=asked)
+        before = asked.get("previous_response_id")
+        if before and before not in self.responses:
+            return web.json_response({"error": {"message": "not found", "code": "not_here"}}, status=400)
+        named = f"resp_{os.getpid()}_{len(self.responses)}"
+        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        text = {"type": "output_text", "text": f'"id": "{named}"', "annotations": []}
+        output = [{"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text]}]
+        said = {**_RESPONSE, "id": named, "model": asked["model"], "output": output, "usage": usage}
+        said |= {"status": "completed", "previous_response_id": before}
+        self.responses[named] = said
+        if not asked.get("stream"):
+            return web.json_response(said)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number, kind in enumerate(("response.created", "response.completed")):
+            event = {"type": kind, "sequence_number": number, "response": said}
+            await response.write(f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode())
+        return response
+
+    async def response(self, request: web.Request) -> web.Response:
+        """One that is kept."""
+        named, call = request.match_info["id"], (request.method, request.match_info["more"])
+        if (kept := self.responses.get(named)) is None:
+            return web.json_response({"error": {"message": "no such response", "code": None}}, status=404)
+        if call == ("DELETE", ""):
+            del self.responses[named]
+            return web.json_response({"id": named, "object": "response.deleted", "deleted": True})
+        if call == ("GET", "/input_items"):
+            return web.json_response(
+                {"object": "list", "data": [{"id": "msg_0", "type": "message"}], "has_more": False}
+            )
+        if call == ("POST", "/cancel"):
+            kept["status"] = "cancelled"
+        return web.json_response(kept)
 
     async def other(self, request: web.Request) -> web.Response:
         """Any other call: it is answered with what came."""

@@ -195,7 +195,8 @@ class Proxy:
         async with self._work.body(client) if body is None else contextlib.nullcontext(None) as own:
             content_type = "" if own is None else client.headers.get("Content-Type", "")
             work = await self._work.of(body or own, content_type, auth_data.cost)
-            request = Request(auth_data.request_idx or 0, work, in_session=session is not None)
+            light, idx = not (work or body or own), auth_data.request_idx or 0
+            request = Request(idx, work, is_light=light, in_session=session is not None)
             return await self._counted(client, request, max_cost, session, (body, own))
 
     async def _counted(
@@ -208,9 +209,7 @@ class Proxy:
     ) -> web.StreamResponse:
         """Pass a request on whose work is known, and its answer back. `body`: as `_forward` takes it."""
         try:
-            if request.work > max_cost:
-                raise Refused(422, f"the request asks for more work than its grant allows, {max_cost:g}")
-            self._admit(request)
+            self._admit(request, max_cost)
         except Refused:
             self._worker.end(request, "Rejected")
             raise
@@ -219,7 +218,8 @@ class Proxy:
         status, tokens = 0, self._work.tokens()
         try:
             with self.sessions.request_in(session, client.transport):
-                async with self._slots, traced(client, request.request_idx) as told:
+                slots = contextlib.nullcontext() if request.is_light else self._slots
+                async with slots, traced(client, request.request_idx) as told:
                     request.work_started_at = time.time()
                     response, ending = await self._forward(client, *body, tokens.feed)
                     told(status := response.status)
@@ -327,17 +327,17 @@ class Proxy:
         if not self._worker.perf:
             raise Refused(503, "the model is not ready")
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: Request, max_cost: float) -> None:
         """Raises: Refused when the request cannot be taken."""
+        if request.work > max_cost:
+            raise Refused(422, f"the request asks for more work than its grant allows, {max_cost:g}")
         worker, settings = self._worker, self._settings
         if not request.in_session:  # what was begun may be brought to its end while the worker stops
             self._require_serving()
         if len(worker.in_flight) >= settings.max_requests:
             raise Refused(429, f"{settings.max_requests} requests are here already, the most that may")
-        if worker.wait_s > settings.max_queue_time_s:
-            raise Refused(
-                429, f"the expected wait is {worker.wait_s:.1f} s, longer than {settings.max_queue_time_s:g} s"
-            )
+        if (wait_s := worker.wait_s) > (most_s := settings.max_queue_time_s) and not request.is_light:
+            raise Refused(429, f"the expected wait is {wait_s:.1f} s, longer than {most_s:g} s")
 
     def _refused(self, failure: Failure) -> Refused:
         if failure == "too large":

@@ -93,9 +93,11 @@ class Reporter:
         self._note(status_problem or problem)
 
     def _beyond_the_protocol(self) -> dict[str, Any]:
-        """Return what a server of ours takes of a worker that loads."""
-        if self._worker.perf or not self._server.is_ours:
+        """Return what a server of ours takes of a worker: what it holds, and what it waits for while it loads."""
+        if not self._server.is_ours:
             return {}
+        if self._worker.perf:
+            return {"adapters": self._worker.adapters} if self._worker.adapters else {}
         return {
             "waits_for": self._worker.message,
             "progress": self._progress.count,

@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import ClientSession, web
 
+from posthouse.agent.adapters import held_adapters, watch_adapters
 from posthouse.agent.benchmark import BenchmarkFailed, measured_perf
 from posthouse.agent.certificate import Certificate
 from posthouse.agent.loading import Progress
@@ -172,8 +173,10 @@ class Life:
                 return
             worker.waits_for("the server, for its public key and a certificate")
             await asyncio.gather(*map(asyncio.shield, self._needed))
+            worker.hold(await held_adapters(upstream, settings.upstream) or ())
             worker.become_ready(perf)
             log.info("agent: ready, %g work/s", perf)
+            group.create_task(watch_adapters(upstream, settings.upstream, worker))
             await watch_health(upstream, settings, worker)
 
 

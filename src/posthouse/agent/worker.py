@@ -27,6 +27,8 @@ class Request:
     work_started_at: float = 0.0
     is_session: bool = False
     """It is a session: it holds its work for as long as it is open, and nothing runs for it."""
+    is_light: bool = False
+    """It asks for no work, such as how an answer stands: it waits for no other."""
     in_session: bool = False
     """It came in a session, and the server knows only of that."""
 
@@ -73,6 +75,8 @@ class Worker:
         self.waiting_text = ""
         """What a worker that loads waits for."""
         self._waiting_since = time.monotonic()
+        self.adapters: tuple[str, ...] = ()
+        """What to call each adapter that the model server holds."""
         self.in_flight: set[Request] = set()
         self.accepted = 0
         self.amounts = Amounts()
@@ -145,6 +149,12 @@ class Worker:
         """Note that the worker is ill, or with an empty text that it is well."""
         if illness != self.illness:
             self.illness = illness
+            self._tell_at_once()
+
+    def hold(self, adapters: tuple[str, ...]) -> None:
+        """Note which adapters the model server holds."""
+        if adapters != self.adapters:
+            self.adapters = adapters
             self._tell_at_once()
 
     def start(self, request: Request) -> None:

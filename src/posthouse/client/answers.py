@@ -21,6 +21,8 @@ class Routed(Struct, frozen=True):
     request_idx: int = 0
     limits: dict[str, str] | None = None
     """What is left of the limits of the key, as headers of OpenAI's API; None where it has none, or nobody asked."""
+    model: str = ""
+    """What the worker calls the adapter that was asked for."""
 
 
 class Waiting(Struct, frozen=True):

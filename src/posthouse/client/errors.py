@@ -7,6 +7,10 @@ from posthouse import errors
 MAX_MESSAGE = 500  # characters of an unknown error body that a message repeats
 NO_ENDPOINT = "endpoint: there is no endpoint"
 """How `/route/` begins to say so: the protocol has no status of its own for it."""
+NO_ADAPTER = "adapter: no worker"
+"""The same of one that holds an adapter."""
+NO_WORKER = "worker: there is none"
+"""The same of the one that was asked for."""
 
 
 class ClientError(errors.PosthouseError):
@@ -83,7 +87,7 @@ def refusal(status: int, body: bytes, where: str) -> ClientError:
         message = f"{where or 'the server'}: {message or 'no explanation'} (HTTP {status})"
     if status in (401, 403):
         return Unauthorized(message, status, code)
-    if status in (404, 410) or message.startswith(NO_ENDPOINT):
+    if status in (404, 410) or message.startswith((NO_ENDPOINT, NO_ADAPTER, NO_WORKER)):
         return NotFound(message, status, code)
     if status in (429, 502, 503, 504):
         return Busy(message, status, code)

@@ -75,8 +75,8 @@ class Requests:
         reply = await self._http.reply("POST", "/route/", body)
         try:
             if "url" in reply:
-                limits = reply.pop("limits", None)  # not for the worker
-                return msgspec.convert({**reply, "auth_data": reply, "limits": limits}, Routed)
+                more = {name: reply.pop(name) for name in ("limits", "model") if name in reply}  # not for the worker
+                return msgspec.convert({**reply, "auth_data": reply, **more}, Routed)
             return msgspec.convert(reply, Waiting)
         except (TypeError, msgspec.ValidationError) as error:
             raise ClientError(f"{self._http.url}/route/ gave an answer of another protocol: {error}", 200) from error

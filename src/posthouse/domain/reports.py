@@ -38,6 +38,8 @@ class Report(Struct, frozen=True, gc=False):
     """What our agent alone tells while it loads: for what it waits, a count of signs of progress, its limit or 0."""
     rejected: float = 0.0
     """Work that it refused since its report before: it had too much, or took a signature for wrong."""
+    adapters: tuple[str, ...] = ()
+    """What to call each adapter that it holds; our agent alone tells."""
 
 
 class Ended(Struct, frozen=True, gc=False):

@@ -1,11 +1,11 @@
 """`/route/`: from a checked request to a signed address, or word that it waits."""
 
-import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
+from posthouse.engine import wishes
 from posthouse.engine.hub import Hub
 from posthouse.engine.limits import Meter, OverLimit, Reserved
 from posthouse.engine.managed import ManagedEndpoint
@@ -16,7 +16,7 @@ from posthouse.fleet.events import Assignment, Left, Waiting, Wish
 from posthouse.fleet.ledger import OnEnd
 from posthouse.ports import Signer
 from posthouse.wire.grant import AGENT, issued
-from posthouse.wire.route import DEFAULT_COST, NOT_STATED, Prefer, RouteAsk, RouteReply, WaitReply
+from posthouse.wire.route import DEFAULT_COST, NOT_STATED, RouteAsk, RouteReply, WaitReply
 from posthouse.wire.signed import Scheme, signed_text, wire_cost
 from posthouse.wire.status import FLAT
 
@@ -29,6 +29,8 @@ MAX_SIGNATURES = 100_000
 OLDEST = Scheme.A4
 """The scheme of workers that hand unknown fields on to the model; the next need the index for clients that poll alone.
 """
+LOOKS_S = 1.0
+"""How long a request is held open for which no worker is known yet that may have it: its client asks again then."""
 ADDRESS_ALONE = ("", Scheme.U)
 """Schemes whose signature covers the address alone, so that it can be kept. A worker that has not said is of today."""
 
@@ -76,7 +78,11 @@ class Router:
         if announced == NOT_STATED:
             announced, usual = managed.fleet.requests.claims.unstated(DEFAULT_COST)
             ask.cost = float(f"{usual:.3g}")
-        wish = None if ask.prefer is None else _wish(ask.prefer)
+        wish: Wish | None = None
+        if ask.prefer is not None:
+            wish, names = wishes.wish(managed, ask.prefer)
+            deliver = _naming(deliver, names) if names else deliver
+            hold_s = min(hold_s, LOOKS_S) if wish.only == frozenset() else hold_s
         outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s, wish)
         if on_end is not None:
             if outcome.request_idx:
@@ -213,9 +219,15 @@ class Router:
         )
 
 
-def _wish(prefer: Prefer) -> Wish:
-    digest = hashlib.blake2b(prefer.key.encode(errors="replace"), digest_size=8).digest()
-    return Wish(int.from_bytes(digest) if prefer.key else 0)
+def _naming(deliver: Deliver, names: Mapping[str, str]) -> Deliver:
+    """The same, with the name of the adapter at the worker."""
+
+    def named(reply: RouteReply | WaitReply | Exception) -> None:
+        if isinstance(reply, RouteReply):
+            reply.model = names.get(reply.url, "")
+        deliver(reply)
+
+    return named
 
 
 def _nothing() -> None:

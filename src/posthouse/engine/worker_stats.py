@@ -1,6 +1,6 @@
 """What a worker told of itself, and what was seen of it, in units that are the same for every generation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, expm1
 
@@ -30,6 +30,8 @@ class WorkerStats:
     """When one last ended."""
     away_s: float = 0.0
     """How long it has been unavail in all, but for the present time."""
+    adapters: Mapping[str, str] | None = None
+    """What it calls each adapter that it holds, by the adapter's name; None: it has not said."""
 
     def take(self, report: Report, now: float) -> None:
         """Takes in a report."""
@@ -38,6 +40,8 @@ class WorkerStats:
         self.done_rate = report.done_rate + report.done / span_s
         self.disk_gb = report.disk_gb or max(0.0, self.disk_gb + report.disk_added_gb)
         self.at = now
+        if self.adapters is None or len(report.adapters) + len(self.adapters):
+            self.adapters = {word.rpartition(":")[2]: word for word in report.adapters}
 
     def ended(self, cost: float, took_s: float, now: float) -> None:
         """Notes that a request left the worker, `took_s` after it came."""

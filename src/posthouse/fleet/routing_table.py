@@ -89,6 +89,7 @@ class RoutingTable:
 
     def _wished(self, wish: Wish, cost: float, max_queue_s: float, tie_break: int, extra_s: Floats) -> WorkerId | None:
         if wish.only is not None:
+            max_queue_s = max_queue_s if cost > 0.0 else math.inf  # what is no work, and can go nowhere else
             extra_s[[row for row, worker_id in enumerate(self._ids) if worker_id not in wish.only]] = np.inf
         ends_s, best = self._ends_s, None
         if wish.key:

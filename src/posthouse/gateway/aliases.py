@@ -46,6 +46,7 @@ class Aliases:
         self._clock = clock
         self._draw = draw
         self._known: OrderedDict[str, tuple[float, Mapping[str, Alias]]] = OrderedDict()
+        self._adapted: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def known(self, key: str, model: str) -> Sequence[Step]:
         """Where a request goes; empty where it is not known that the model is an alias."""
@@ -58,8 +59,16 @@ class Aliases:
         aliases = await self.all(server, key)
         return steps(aliases, model, self._draw) if model in aliases else ()
 
+    def adapted(self, key: str, model: str, found: bool = False) -> bool:
+        """Whether a part of this name is an adapter's, as was `found` a few seconds ago."""
+        if found:
+            self._adapted[key, model] = self._clock()
+            if len(self._adapted) > MAX_KEYS:
+                self._adapted.popitem(last=False)
+        return self._clock() < self._adapted.get((key, model), -KNOWN_S) + KNOWN_S
+
     async def all(self, server: Server, key: str) -> Mapping[str, Alias]:
-        """Every alias of the key, by name. Raises: Refused."""
+        """Every alias of the key, by name, as it is now. Raises: Refused."""
         try:
             found = {row.name: row for row in await Management(server.with_key(key)).aliases()}
         except NotFound:  # a server of before there were any

@@ -21,6 +21,9 @@ from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
 from posthouse.gateway.exchange import ANTHROPIC_ID, Exchange, is_anthropic, reachable
 from posthouse.gateway.inward import Request
 from posthouse.gateway.outward import REQUEST_ID
+from posthouse.gateway.repeats import Repeat
+from posthouse.gateway.responses import ResponseExchange, of_response
+from posthouse.gateway.stored import PATH
 from posthouse.gateway.upload import FORM, Field, Upload
 from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import JSON, Headers
@@ -113,6 +116,8 @@ class Gateway:
             return self._pass_on_to
         if path in self._routes:
             wanted, found = self._routes[path]
+        elif path.startswith(f"{PATH}/"):
+            return self._of_response
         elif path.startswith(_OF_MODEL) and path != _OF_MODEL:
             wanted, found = "GET", self._model
         else:
@@ -176,6 +181,11 @@ class Gateway:
         asked = Asked(named(unquote(name), True), f"/{path}", body, method=client.method, opaque=True)
         await self._run(client, key, asked)
 
+    async def _of_response(self, client: Request) -> None:
+        """A response that was made before."""
+        key = _key_of(client)
+        await self._run(client, key, of_response(client, key))
+
     async def _run(self, client: Request, key: str, asked: Asked) -> None:
         if cost := client.header(COST_HEADER):
             asked = msgspec.structs.replace(asked, cost=_cost(cost))
@@ -190,7 +200,11 @@ class Gateway:
             elif (once := client.header(b"idempotency-key")) and isinstance(asked.body, bytes):
                 await self._once(client, key, asked, asked.body, once)
             else:
-                await Exchange(self._ways, client, key, asked).run()
+                await self._exchange(client, key, asked).run()
+
+    def _exchange(self, client: Request, key: str, asked: Asked, repeat: Repeat | None = None) -> Exchange:
+        kind = ResponseExchange if client.path.startswith(PATH) else Exchange
+        return kind(self._ways, client, key, asked, repeat)
 
     async def _once(self, client: Request, key: str, asked: Asked, body: bytes, once: str) -> None:
         """Answer a request that is to be worked on once. Raises: Refused."""
@@ -206,7 +220,7 @@ class Gateway:
             client.answer(repeat.status, bytes(repeat.answer), again)
             Exchange(self._ways, client, key, asked).note("repeated", repeat.status)
             return
-        exchange = Exchange(self._ways, client, key, asked, repeat)
+        exchange = self._exchange(client, key, asked, repeat)
         try:
             await exchange.run()
         finally:

@@ -7,7 +7,8 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from posthouse.gateway.errors import Refused
+from posthouse.gateway.errors import Refused, unknown_response
+from posthouse.gateway.stored import Home, found
 from posthouse.gateway.upload import Upload
 from posthouse.wire.route import MAX_NAME
 
@@ -46,6 +47,10 @@ class Asked(Struct, frozen=True):
     opaque: bool = False
     """Nothing is known of it, and of its answer."""
     stream: bool = False
+    adapter: str = ""
+    """It must go to a worker of the model that holds this; empty: to any."""
+    home: Home | None = None
+    """Where what it goes on from is kept; it must go there."""
     key: str = ""
     """Requests with the same begin alike, so that the same worker is best for them; empty: nobody knows."""
     hides_usage: bool = False
@@ -54,7 +59,8 @@ class Asked(Struct, frozen=True):
     @property
     def prefer(self) -> Mapping[str, object] | None:
         """Which workers would be best for it, as `/route/` takes it."""
-        return {"key": self.key} if self.key else None
+        wanted = {"key": self.key, "adapter": self.adapter, "worker": self.home.worker_id if self.home else 0}
+        return {name: said for name, said in wanted.items() if said} or None
 
 
 def read(path: str, body: bytes) -> Asked:
@@ -94,6 +100,17 @@ def named(model: str | None, said: bool) -> str:
         wrong = "must be the name of an endpoint" if said else "is missing"
         raise Refused(400, "invalid_model", f"model: {wrong}; a text of 1 to {MAX_NAME} characters", "model")
     return model
+
+
+def going_on(asked: Asked, body: bytes, key: str) -> Asked:
+    """The same where its `body` goes on from a response that a worker keeps. `key`: the caller's. Raises: Refused."""
+    fields = _fields.decode(body)
+    if (before := _value(fields, "previous_response_id", str)) is None:
+        return asked
+    if (known := found(key, before)) is None:
+        raise unknown_response(goes_on=True)
+    fields["previous_response_id"] = Raw(msgspec.json.encode(known[0]))
+    return msgspec.structs.replace(asked, body=msgspec.json.encode(fields), home=known[1])
 
 
 def affinity(said: str | bytes) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Raw, Struct
@@ -75,15 +75,39 @@ def _read(text: bytes) -> _Part:
         return _Part()
 
 
+class Passing(Protocol):
+    """An answer while it passes."""
+
+    @property
+    def is_stream(self) -> bool: ...
+    @property
+    def is_whole(self) -> bool:
+        """Whether what has passed could be followed by an event."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its last event has passed."""
+
+    @property
+    def events(self) -> int:
+        """How many have passed: about the tokens of an answer that broke off."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it says was used, as far as it has said."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What passes now."""
+
+    def rest(self) -> bytes:
+        """What passes at the end."""
+
+
 class Document:
     """An answer in one piece."""
 
-    is_whole = False
-    """Whether what has passed could be followed by an event."""
-    is_done = False
-    """Whether its last event has passed."""
+    is_stream = is_whole = is_done = False
     events = 0
-    """How many have passed: about the tokens of an answer that broke off."""
 
     def __init__(self) -> None:
         self._end = b""
@@ -110,6 +134,8 @@ class Document:
 
 class Events:
     """A stream of server-sent events."""
+
+    is_stream = True
 
     def __init__(self, hides_usage: bool) -> None:
         """`hides_usage`: the event that says nothing else does not pass."""

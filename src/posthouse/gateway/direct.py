@@ -38,7 +38,7 @@ class DirectExchange(Exchange):
             headers = [
                 (b"location", (found.routed.url.rstrip("/") + self._asked.path).encode()),
                 (AUTH_HEADER.lower().encode(), proof),
-                (MODEL_HEADER, self._asked.model.encode()),
+                (MODEL_HEADER, (found.routed.model or self._asked.model).encode()),
                 (REQUEST_ID, self._client.id.encode()),
             ]
             self._client.answer(307, b"", headers)

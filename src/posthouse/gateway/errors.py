@@ -7,7 +7,16 @@ from typing import Any, Final
 import msgspec
 
 from posthouse.client.answers import Waiting
-from posthouse.client.errors import BadRequest, Busy, ClientError, TimedOut, Unauthorized, Unreachable, WorkerFailed
+from posthouse.client.errors import (
+    BadRequest,
+    Busy,
+    ClientError,
+    NotFound,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    WorkerFailed,
+)
 from posthouse.wire.route import TOO_MANY
 from posthouse.wire.rows.aliases import Fault
 
@@ -90,6 +99,15 @@ def unknown_model(model: str, there: list[str]) -> Refused:
     return Refused(404, "model_not_found", f"model: there is no model {model!r}; {known}", "model")
 
 
+def unknown_response(*, goes_on: bool) -> Refused:
+    """`goes_on`: another one was to go on from it."""
+    text = "no worker keeps this response any more, or it was not made with this key"
+    if goes_on:
+        field = "previous_response_id"
+        return Refused(400, "previous_response_not_found", f"{field}: {text}", field)
+    return Refused(404, "response_not_found", text)
+
+
 def put_off(waiting: Waiting) -> Refused:
     """What the caller is told of a request that the server has not taken in."""
     limited = waiting.status.startswith(TOO_MANY)
@@ -106,6 +124,8 @@ def refusal(error: ClientError) -> Refused:
             return _of_worker(error)
         case Unauthorized():
             return wrong_key()
+        case NotFound():
+            return Refused(404, "model_not_found", text, "model", fault="no_worker")
         case TimedOut():
             return Refused(504, "timeout", text, final=True, fault="failed")
         case Busy() if error.status == 429:

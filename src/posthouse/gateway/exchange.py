@@ -6,14 +6,16 @@ import re
 import time
 from typing import Final
 
+import msgspec
+
 from posthouse.client.answers import Routed, Waiting
-from posthouse.client.errors import ClientError, NotFound, Unauthorized, WorkerFailed
+from posthouse.client.errors import NO_ADAPTER, ClientError, NotFound, Unauthorized, WorkerFailed
 from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
 from posthouse.client.requests import MAX_BEGUN, Job, Requests
 from posthouse.gateway.aliases import Step, first_good
 from posthouse.gateway.asked import Asked, for_model
-from posthouse.gateway.counted import Document, Events
+from posthouse.gateway.counted import Document, Events, Passing
 from posthouse.gateway.errors import (
     RETRY_S,
     Refused,
@@ -51,15 +53,20 @@ def is_anthropic(client: Request) -> bool:
 
 
 async def reachable(server: Server, key: str) -> list[tuple[str, float]]:
-    """The endpoints that the key reaches: their names, and when they were made. Raises: Refused."""
+    """The endpoints that the key reaches, also with each adapter, and when they were made. Raises: Refused."""
     try:
-        return [(row.name, row.created_at) for row in await Management(server.with_key(key)).reachable()]
+        found = await Management(server.with_key(key)).reachable()
     except ClientError as error:
         raise refusal(error) from None
+    names = [(row, [row.name, *(f"{row.name}:{adapter}" for adapter in row.adapters)]) for row in found]
+    return [(name, row.created_at) for row, models in names for name in models]
 
 
 class Exchange:
     """A request that may be sent, on its way to a worker and back."""
+
+    _changes = False
+    """Its answer does not pass as it is."""
 
     def __init__(self, ways: Ways, client: Request, key: str, asked: Asked, repeat: Repeat | None = None) -> None:
         """`repeat`: gets the answer, too."""
@@ -78,7 +85,7 @@ class Exchange:
         """That the caller got; 0 where it left before."""
         self.content_type = b""
         """Of the answer, as its header says."""
-        self._passing: Document | Events = Document()
+        self._passing: Passing = Document()
         self._repeat = repeat
         self._comments: asyncio.TimerHandle | None = None
         self._worker = "none"
@@ -115,7 +122,7 @@ class Exchange:
                 if not self._client.started:
                     self.status = refused.status
                     raise
-                if isinstance(self._passing, Events):
+                if self._passing.is_stream:
                     self._end_with(refused.event(self._anthropic))
                 else:
                     self._client.abort()
@@ -135,7 +142,7 @@ class Exchange:
         """Show the caller and what is between that the request lives."""
         if not self._client.started:
             self._start(200, [(b"content-type", _EVENT_STREAM), (b"cache-control", b"no-cache")])
-            self._passing = Events(self._asked.hides_usage)
+            self._passing = self._passes(True)
         left_s = self._ready_at - time.monotonic()
         when = f", ready in about {math.ceil(left_s)} s" if left_s > 0 else ""
         self._write((_COMMENT % when).encode())
@@ -149,16 +156,32 @@ class Exchange:
 
     async def _begin(self) -> tuple[Reply, bytes]:
         """The answer of a worker, with the first of its body. Raises: Refused."""
-        aliases, server, model = self._ways.aliases, self._ways.server, self._asked.model
-        steps = aliases.known(self._key, model)
-        if not steps:
+        aliases, named = self._ways.aliases, self._asked.model
+        try:
+            if not aliases.adapted(self._key, named):
+                return await self._begin_as(named)
+        except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
+            pass
+        model, _, adapter = named.rpartition(":")
+        try:
+            if not (model and adapter):
+                raise NotFound(named)
+            self._asked = msgspec.structs.replace(self._asked, adapter=adapter)
+            found = await self._begin_as(model)
+        except (Unauthorized, NotFound):
+            there = [name for name, _ in await reachable(self._ways.server, self._key)]
+            raise unknown_model(named, [*there, *await aliases.all(self._ways.server, self._key)]) from None
+        aliases.adapted(self._key, named, found=True)
+        return found
+
+    async def _begin_as(self, model: str) -> tuple[Reply, bytes]:
+        """The same of an endpoint or an alias. Raises: Refused; Unauthorized, NotFound where it is neither."""
+        if not (steps := self._ways.aliases.known(self._key, model)):
             try:
                 return await self._begin_at(Step(model))
-            except (Unauthorized, NotFound):  # also for an endpoint's key that names another one
-                steps = await aliases.find(server, self._key, model)
-                if not steps:
-                    names = [name for name, _ in await reachable(server, self._key)]
-                    raise unknown_model(model, [*names, *await aliases.all(server, self._key)]) from None
+            except (Unauthorized, NotFound):
+                if not (steps := await self._ways.aliases.find(self._ways.server, self._key, model)):
+                    raise
         return await first_good(steps, self._begin_at)
 
     async def _begin_at(self, step: Step) -> tuple[Reply, bytes]:
@@ -177,9 +200,9 @@ class Exchange:
             part = self._client.part
             server = self._ways.server.with_key(self._key, part.traceparent if part else "")
             begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
-        except (Unauthorized, NotFound):
-            raise
         except ClientError as error:
+            if isinstance(error, Unauthorized | NotFound) and not error.message.startswith(NO_ADAPTER):
+                raise
             raise refusal(error) from None
         self._wait_s = begun.wait_s
         self._first_byte_s = time.monotonic() - self._began_at
@@ -204,7 +227,7 @@ class Exchange:
         self._client.prove()
         self._worker, self._ready_at, self._limits = routed.url, 0.0, routed.limits or {}
         self._client.trace("worker", worker=routed.url)
-        asked, reply = self._asked, None
+        reply, asked = None, for_model(self._asked, routed.model) if routed.model else self._asked
         try:
             origin, host, prefix = place_of(routed.url)
             if origin.tls:
@@ -252,11 +275,11 @@ class Exchange:
         is_stream = value_of(reply.headers, b"content-type").partition(";")[0].strip().lower() == "text/event-stream"
         if not client.started:
             limits = [(name.lower().encode(), value.encode()) for name, value in self._limits.items()]
-            dropped = _DROPPED[is_stream] | {name for name, _ in limits}
+            dropped = _DROPPED[is_stream or self._changes] | {name for name, _ in limits}
             self._start(reply.status, end_to_end(reply.headers, dropped) + limits, reply.reason)
-            self._passing = Events(self._asked.hides_usage) if is_stream else Document()
+            self._passing = self._passes(is_stream)
         try:
-            if not is_stream and isinstance(self._passing, Events):  # a comment has promised a stream
+            if not is_stream and self._passing.is_stream:  # a comment has promised a stream
                 self._outcome = f"status {reply.status}"
                 said = await reply.read(MAX_ERROR_BYTES, first)
                 self._end_with(as_event(reply.status, said, self._anthropic))
@@ -277,6 +300,9 @@ class Exchange:
             return
         self._outcome = "complete"
         self._end_with(self._passing.rest())
+
+    def _passes(self, is_stream: bool) -> Passing:
+        return Events(self._asked.hides_usage) if is_stream else Document()
 
     def _start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
         said = self._client.id.encode()

@@ -8,6 +8,7 @@ from msgspec import Meta
 from posthouse.errors import BadRequest
 from posthouse.wire.body import decoded
 from posthouse.wire.checks import MAX_INTEGER, MAX_WORK, integer, number
+from posthouse.wire.status import MAX_ADAPTER
 
 DEFAULT_COST = 100.0
 """Work of a request that states none, until that is learned from what workers count; the protocol's own default."""
@@ -24,6 +25,10 @@ class Prefer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key: Annotated[str, Meta(max_length=MAX_KEY)] = ""
     """Requests with the same begin alike, so that what a worker keeps of one is of use to the next. Empty: none."""
+    adapter: Annotated[str, Meta(max_length=MAX_ADAPTER)] = ""
+    """It must go to a worker that holds this adapter. Empty: to any."""
+    worker: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] = 0
+    """It must go to this worker, which keeps something for it. 0: to any."""
 
 
 class RouteAsk(msgspec.Struct, gc=False):
@@ -69,8 +74,14 @@ class RouteReply(msgspec.Struct, omit_defaults=True, gc=False):
     request_idx: int = 0
     limits: dict[str, str] | None = None
     """What is left of the limits of the caller's key, as headers of OpenAI's API; for who asks for an estimate."""
+    model: str = ""
+    """What the worker calls the adapter that was asked for."""
 
 
+NO_ADAPTER: Final = "adapter: no worker"
+"""How `/route/` begins to say that none which is ready holds the adapter."""
+NO_WORKER: Final = "worker: there is none"
+"""How it begins to say so of the worker that was asked for."""
 TOO_MANY: Final = "too many "
 """How the status begins of a call that is put off because its key or address makes too many."""
 
@@ -122,6 +133,8 @@ def checked(ask: RouteAsk | OddAsk) -> RouteAsk:
     try:
         prefer = msgspec.convert(ask.prefer, Prefer | None)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"prefer: must be an object with the text `key`; {error}") from None
+        raise BadRequest(
+            f"prefer: must be an object with the texts `key` and `adapter` and the number `worker`; {error}"
+        ) from None
     idx = None if ask.request_idx is None else integer(ask.request_idx, "request_idx")
     return RouteAsk(name, cost, idx, prefer=prefer)

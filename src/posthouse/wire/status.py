@@ -18,6 +18,10 @@ MAX_TEXT = 500
 MAX_LOADING_S = 30 * 86_400.0
 """Longest time that a template may give a worker to load."""
 MAX_URL = 2048
+MAX_ADAPTERS = 100
+"""Most adapters of a worker that are known."""
+MAX_ADAPTER = 100
+"""Longest name of one, in characters."""
 MAX_TOKEN = 512
 MAX_VERSION = 64
 FLAT = "0"
@@ -27,6 +31,9 @@ FLAT = "0"
 _Work = Annotated[float, Meta(ge=0.0, le=MAX_WORK)]
 _Sum = Annotated[float, Meta(ge=-MAX_WORK, le=MAX_WORK)]
 _Index = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+_Adapter = Annotated[str, Meta(min_length=1, max_length=MAX_ADAPTER)]
 
 
 class StatusBody(msgspec.Struct):
@@ -51,6 +58,7 @@ class StatusBody(msgspec.Struct):
     waits_for: str | None = None
     progress: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
     loading_timeout_s: Annotated[float, Meta(ge=0, le=MAX_LOADING_S)] = 0.0
+    adapters: Annotated[list[_Adapter], Meta(max_length=MAX_ADAPTERS)] | None = None
 
 
 class OddBody(msgspec.Struct):
@@ -119,6 +127,7 @@ def decode(raw: bytes) -> tuple[int, str, Report]:
         progress=body.progress,
         loading_timeout_s=body.loading_timeout_s,
         rejected=body.rej_load or 0.0,
+        adapters=tuple(body.adapters or ()),
     )
     return body.id, body.mtoken or "", report
 

@@ -8,12 +8,14 @@ import msgspec
 from fastapi import FastAPI, Query, Response
 
 from posthouse import __version__
-from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, Endpoint, EndpointId
 from posthouse.engine import words
+from posthouse.engine.directory import Listed
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
 from posthouse.engine.recorder import traffic
 from posthouse.engine.standing import money_left, standing
+from posthouse.engine.wishes import held_at
 from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller
@@ -63,6 +65,11 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]],
         )
 
 
+def _reachable(endpoint: Endpoint, listed: Listed | None) -> rows.Reachable:
+    held = held_at(listed)
+    return rows.Reachable(id=endpoint.id, name=endpoint.name, created_at=endpoint.created_at, adapters=held)
+
+
 def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring, explain: Explain) -> None:
     hub = management.hub
 
@@ -71,7 +78,7 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
         """The endpoints that the key may ask for a worker; an endpoint's own key reaches that one alone."""
         seen = [e for e in hub.directory if e.account_id == caller.account_id]
         mine = [e for e in seen if caller.endpoint_id in (None, e.id)]
-        return [rows.Reachable(id=e.id, name=e.name, created_at=e.created_at) for e in mine]
+        return [_reachable(e, hub.directory.get(e.id)) for e in mine]
 
     # `:path`, because names may have slashes in them.
 

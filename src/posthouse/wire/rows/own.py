@@ -13,6 +13,8 @@ class Reachable(Row):
     id: int
     name: str
     created_at: float
+    adapters: list[str] = field(default_factory=list)
+    """That its workers which are ready hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
