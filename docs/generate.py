@@ -92,7 +92,20 @@ CONSOLE_CALLS = (
     "/v1/workers/{worker_id}/drain",
     "/v1/workers/{worker_id}/restart",
     "/v1/workers/{worker_id}/logs",
+    "/v1/endpoints/{endpoint}/outlook",
+    "/v1/endpoints/{endpoint}/what-if",
+    "/v1/endpoints/{endpoint}/try",
+    "/v1/recipes",
+    "/v1/deployments",
+    "/v1/deployments/estimate",
+    "/v1/keys",
+    "/v1/keys/{key_id}",
+    "/v1/providers",
+    "/v1/providers/{name}/check",
+    "/v1/offers",
     "/api/v0/endptjobs/{endpoint_id}",
+    "/api/v0/workergroups",
+    "/api/v0/template",
 )
 """What the console calls."""
 

@@ -19,6 +19,21 @@ export type Endpoint = Schemas["Endpoint"];
 export type EndpointChanged = Schemas["EndpointChanged"];
 export type Decided = Schemas["Decided"];
 export type WorkerMoved = Schemas["WorkerMoved"];
+export type Recipe = Schemas["Recipe"];
+export type Estimate = Schemas["Estimate"];
+export type Deployed = Schemas["Deployed"];
+export type Outlook = Schemas["Outlook"];
+export type Foreseen = Schemas["Foreseen"];
+export type WhatIf = Schemas["WhatIf"];
+export type Run = Schemas["Run"];
+export type Tried = Schemas["Tried"];
+export type Key = Schemas["Key"];
+export type MintedKey = Schemas["MintedKey"];
+export type Provider = Schemas["Provider"];
+export type ProviderCheck = Schemas["ProviderCheck"];
+export type RankedOffer = Schemas["RankedOffer"];
+export type Template = Schemas["Template"];
+export type Workergroup = Schemas["Workergroup"];
 
 /** What went wrong, in words that can be shown. */
 export class Failed extends Error {
@@ -33,7 +48,7 @@ export class Failed extends Error {
 
 let csrf = "";
 
-export async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+async function send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
   let answer: Response;
   try {
     answer = await fetch(path, {
@@ -50,12 +65,28 @@ export async function call<T>(method: string, path: string, body?: unknown, sign
     if (signal?.aborted) throw error;
     throw new Failed(0, "The server does not answer. Routing may go on regardless.");
   }
-  const found: unknown = await answer.json().catch(() => null);
-  if (!answer.ok) {
-    const text = (found as { msg?: string } | null)?.msg ?? `The server answered ${answer.status}.`;
-    throw new Failed(answer.status, text, answer.headers.get("X-Request-ID") ?? "");
+  if (answer.ok) return answer;
+  const found = (await answer.json().catch(() => null)) as { msg?: string } | null;
+  const text = found?.msg ?? `The server answered ${answer.status}.`;
+  throw new Failed(answer.status, text, answer.headers.get("X-Request-ID") ?? "");
+}
+
+export async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+  return (await send(method, path, body, signal)).json().catch(() => null) as Promise<T>;
+}
+
+/** The objects of an answer that has one a line, as they come. */
+export async function* lines<T>(path: string, body: unknown, signal: AbortSignal): AsyncGenerator<T> {
+  const answer = await send("POST", path, body, signal);
+  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    const parts = (rest + (value ?? "")).split("\n");
+    rest = parts.pop()!;
+    for (const part of parts) if (part) yield JSON.parse(part) as T;
+    if (done) return;
   }
-  return found as T;
 }
 
 export const get = <T>(path: string, signal?: AbortSignal) => call<T>("GET", path, undefined, signal);
@@ -69,5 +100,7 @@ export const whoAmI = async () => remember(await get<Session>("/v1/session"));
 export const signIn = async (key: string) => remember(await call<Session>("POST", "/v1/session", { key }));
 export const signOut = () => call<Session>("DELETE", "/v1/session");
 
-const SCOPES = ["route", "read", "operate", "admin"];
-export const mayOperate = (session: Session) => SCOPES.indexOf(session.scope) >= SCOPES.indexOf("operate");
+export const SCOPES = ["route", "read", "operate", "admin"] as const;
+const may = (session: Session, least: (typeof SCOPES)[number]) => (SCOPES as readonly string[]).indexOf(session.scope) >= SCOPES.indexOf(least);
+export const mayOperate = (session: Session) => may(session, "operate");
+export const mayAdmin = (session: Session) => may(session, "admin");

@@ -1,6 +1,6 @@
 /** Single keys, off wherever text is typed. */
 import { useEffect } from "preact/hooks";
-import { go, home, workersAt } from "./route";
+import { at, go, home } from "./route";
 
 export function useKeys(help: () => void): void {
   useEffect(() => {
@@ -10,8 +10,11 @@ export function useKeys(help: () => void): void {
       if (event.metaKey || event.ctrlKey || event.altKey || target.closest("input, textarea, select, dialog")) return;
       const after = Date.now() - began < 1200;
       began = 0;
-      if (after && event.key === "o") return go(home);
-      if (after && event.key === "w") return go(workersAt);
+      const to = after && { o: home, w: at("workers"), n: at("create"), i: at("what-if"), k: at("keys"), t: at("templates"), p: at("offers") }[event.key];
+      if (to) {
+        event.preventDefault();
+        return go(to);
+      }
       if (event.key === "g") began = Date.now();
       else if (event.key === "?") help();
       else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);

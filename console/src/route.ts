@@ -5,19 +5,26 @@ const BASE = "/console";
 const hearers = new Set<() => void>();
 
 export const home = `${BASE}/`;
-export const endpointAt = (name: string) => `${BASE}/endpoints/${encodeURIComponent(name)}`;
+export const endpointAt = (name: string, tab: Tab | "" = "") => `${BASE}/endpoints/${encodeURIComponent(name)}${tab && `/${tab}`}`;
 export const workerAt = (id: number) => `${BASE}/workers/${id}`;
-export const workersAt = `${BASE}/workers`;
+export const at = (page: Page) => `${BASE}/${page}`;
+export const workersAt = at("workers");
 
-export type Place = { page: "overview" | "workers" | "endpoint" | "worker" | "none"; name: string };
+export const TABS = ["parameters", "use", "try", "what-if"] as const;
+export type Tab = (typeof TABS)[number];
+const PAGES = ["workers", "create", "what-if", "templates", "offers", "keys"] as const;
+export type Page = (typeof PAGES)[number];
+export type Place = { page: "overview" | "endpoint" | "worker" | "none" | Page; name: string; tab: Tab | "" };
 
 export function place(path = location.pathname): Place {
-  const [page = "", ...rest] = path.slice(BASE.length).split("/").filter(Boolean);
-  const name = rest.join("/");
-  if (!page) return { page: "overview", name: "" };
-  if (page === "endpoints" && name) return { page: "endpoint", name: decoded(name) };
-  if (page === "workers") return name ? { page: "worker", name } : { page: "workers", name: "" };
-  return { page: "none", name: path };
+  const [page = "", name = "", tab = "", ...more] = path.slice(BASE.length).split("/").filter(Boolean);
+  const none: Place = { page: "none", name: path, tab: "" };
+  if (!page) return { page: "overview", name: "", tab: "" };
+  if (more.length) return none;
+  if (page === "endpoints" && name && (!tab || (TABS as readonly string[]).includes(tab))) return { page: "endpoint", name: decoded(name), tab: tab as Tab | "" };
+  if (tab) return none;
+  if (page === "workers" && name) return { page: "worker", name, tab: "" };
+  return !name && (PAGES as readonly string[]).includes(page) ? { page: page as Page, name: "", tab: "" } : none;
 }
 
 function decoded(text: string): string {

@@ -62,6 +62,8 @@ def test_a_key_that_only_routes_changes_nothing() -> None:
 def test_whatever_changes_something_needs_more_than_reading() -> None:
     listings = {f"/get_{of}_{what}" for of in ("endpoint", "autogroup", "workergroup") for what in ("workers", "logs")}
     listings |= {"/api/v0/bundles", "/api/v0/search/asks", "/v1/session"}  # a session is its own key's
+    listings |= {f"/v1/endpoints/{{endpoint}}/{what}" for what in ("outlook", "what-if")} | {"/v1/deployments/estimate"}
+    listings |= {"/v1/endpoints/{endpoint}/try"}  # a request, which whoever may read may send to /route/
     for (method, path), least in POLICIES.items():
         if method not in ("GET", "HEAD") and path not in listings:
             assert least is not None

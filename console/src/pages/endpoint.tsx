@@ -1,17 +1,24 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { call, mayOperate, type Endpoint, type History, type JournalEntry, type Session, type Standing, type Worker } from "../api";
+import { call, mayOperate, type Endpoint, type Failed, type History, type JournalEntry, type Session, type Standing, type Worker } from "../api";
 import { Head } from "../app";
 import { Chart, type Line } from "../chart";
 import { inPath, live, useAnswer, useLive } from "../live";
 import { CapacityBar, CapacityLegend, Card, Choice, Confirm, Empty, Glyph, Loading, Pill, Problem, Tile, Time, VerdictRow, conditionOf, count, say, span, usd, work } from "../parts";
-import { ask, asked, home } from "../route";
+import { PARAMETERS, type Value } from "../parameters";
+import { ask, asked, endpointAt, go, home, type Tab } from "../route";
 import { Said } from "../text";
 import { CapBar } from "./overview";
+import { ParametersTab } from "./parameters";
+import { Playground } from "./playground";
+import { UseTab } from "./use";
+import { WhatIfTab } from "./whatif";
 import { WorkerTable } from "./workers";
 
 const RANGES = [["900", "15 min"], ["", "1 h"], ["21600", "6 h"], ["86400", "24 h"]] as const;
 
-export function EndpointPage({ name, session }: { name: string; session: Session }) {
+const TABS: [Tab | "", string][] = [["", "Now"], ["parameters", "Parameters"], ["use", "Use"], ["try", "Try"], ["what-if", "What if"]];
+
+export function EndpointPage({ name, tab, session }: { name: string; tab: Tab | ""; session: Session }) {
   const { endpoints, status } = useLive();
   const one = [...endpoints.values()].find((found) => found.endpoint === name);
   const crumbs = <a href={home}>Overview</a>;
@@ -22,29 +29,48 @@ export function EndpointPage({ name, session }: { name: string; session: Session
         {status ? <Card title="Not found"><Empty title="There is no such endpoint"><p>It was renamed or deleted, or your key does not see it.</p><a class="button" href={home}>To the endpoints</a></Empty></Card> : <Loading lines={6} />}
       </>
     );
-  return <Known one={one} session={session} crumbs={crumbs} />;
+  return <Known one={one} tab={tab} session={session} crumbs={crumbs} />;
 }
 
-function Known({ one, session, crumbs }: { one: Standing; session: Session; crumbs: preact.ComponentChildren }) {
+function Known({ one, tab, session, crumbs }: { one: Standing; tab: Tab | ""; session: Session; crumbs: preact.ComponentChildren }) {
   const path = `/v1/endpoints/${inPath(one)}`;
-  const range = RANGES.some(([key]) => key === asked("range")) ? asked("range") : "";
-  const last = Number(range || 3600);
   const [word, look] = conditionOf(one);
-  const { value: settings, again } = useAnswer<{ result: Endpoint }>(`/api/v0/endptjobs/${one.id}`, { everyMs: 30_000 });
-  const { figures } = one;
-  const decisions = useDecisions(path, one.id);
-  const scaling = settings?.result;
-  const cap = live.status?.caps.find((c) => c.endpoint === one.endpoint && c.cap === "max_usd_h");
+  const { value, error, again } = useAnswer<{ result: Endpoint }>(`/api/v0/endptjobs/${one.id}`, { everyMs: 30_000 });
+  const settings = value?.result;
+  const props = { one, path, session, again };
+  const shown = () => {
+    if (!tab) return <Now {...props} settings={settings} />;
+    if (!settings) return error ? <Card title="Endpoint"><Problem error={error} again={again} /></Card> : <Loading lines={6} />;
+    switch (tab) {
+      case "parameters": return <ParametersTab {...props} settings={settings} />;
+      case "use": return <UseTab settings={settings} />;
+      case "what-if": return <WhatIfTab {...props} settings={settings} />;
+      default: return <Card title="Try it" sub="sent by the server to one of its workers"><div class="body"><Playground name={one.endpoint} path={path} model={one.endpoint} /></div></Card>;
+    }
+  };
   return (
     <>
       <Head crumbs={crumbs}>
         <h1><Said text={one.endpoint} /></h1>
         <Pill look={look}>{word}</Pill>
-        <span class="right">
-          <Choice label="Range" value={range as ""} options={RANGES as readonly (readonly ["", string])[]} choose={(value) => ask("range", value)} />
-          <SuspendButton one={one} session={session} done={again} />
-        </span>
+        <Acts one={one} session={session} done={again} />
       </Head>
+      <nav class="tabs" aria-label="Of this endpoint">
+        {TABS.map(([key, title]) => <a href={endpointAt(one.endpoint, key)} aria-current={key === tab ? "page" : undefined}>{title}</a>)}
+      </nav>
+      {shown()}
+    </>
+  );
+}
+
+function Now({ one, path, settings: scaling }: { one: Standing; path: string; settings?: Endpoint }) {
+  const range = RANGES.some(([key]) => key === asked("range")) ? asked("range") : "";
+  const last = Number(range || 3600);
+  const { figures } = one;
+  const decisions = useDecisions(path, one.id);
+  const cap = live.status?.caps.find((c) => c.endpoint === one.endpoint && c.cap === "max_usd_h");
+  return (
+    <>
       <div class="columns">
         <div>
           <section class="card" aria-label="Now">
@@ -62,12 +88,13 @@ function Known({ one, session, crumbs }: { one: Standing; session: Session; crum
               <Tile name="Spent so far" value={usd(one.spent_usd)}>by every worker that it had</Tile>
             </div>
           </section>
+          <div class="filters end"><Choice label="Range" value={range as ""} options={RANGES as readonly (readonly ["", string])[]} choose={(value) => ask("range", value)} /></div>
           <Charts path={path} last={last} one={one} scaling={scaling} decisions={decisions.value ?? []} />
           <Workers one={one} />
         </div>
         <div>
           <Decisions {...decisions} />
-          {scaling && <Parameters scaling={scaling} />}
+          {scaling && <Parameters scaling={scaling} name={one.endpoint} />}
         </div>
       </div>
     </>
@@ -103,27 +130,47 @@ function facts(one: Standing): string {
   return `The load of ${work(load)} work/s needs ${work(need)}. ${supply}.`;
 }
 
-function SuspendButton({ one, session, done }: { one: Standing; session: Session; done: () => void }) {
-  const [asks, setAsks] = useState(false);
+/** Suspend, stop, resume and delete. Those that cost or end something ask first. */
+function Acts({ one, session, done }: { one: Standing; session: Session; done: () => void }) {
+  const [asks, setAsks] = useState<"suspend" | "stop" | "delete" | null>(null);
   const may = mayOperate(session);
-  const put = (state: string) => call("PUT", `/api/v0/endptjobs/${one.id}`, { endpoint_state: state }).then(() => { done(); return live.load(); });
   const why = may ? undefined : "Needs a key with the scope operate";
-  if (one.state !== "active")
-    return (
-      <button class="button primary" type="button" disabled={!may} title={why} onClick={() => put("active").then(() => say(`${one.endpoint} is resumed.`), (e: Error) => say(e.message, { bad: true }))}>
-        Resume
-      </button>
-    );
+  const path = `/api/v0/endptjobs/${one.id}`;
+  const put = (state: string) => call("PUT", path, { endpoint_state: state }).then(() => { done(); return live.load(); });
+  const resume = () => put("active").then(() => say(`${one.endpoint} is resumed.`), (e: Failed) => say(e.message, { bad: true }));
+  const workers = Object.entries(one.figures.looks).reduce((sum, [look, n]) => (look === "gone" ? sum : sum + n), 0);
+  const close = () => setAsks(null);
+  const to = (state: string, said: string) => put(state).then(() => say(`${one.endpoint} is ${said}.`, { undo: () => void put("active") }));
   return (
-    <>
-      <button class="button" type="button" disabled={!may} title={why} onClick={() => setAsks(true)}>Suspend…</button>
-      {asks && (
-        <Confirm title={`Suspend ${one.endpoint}?`} verb="Suspend" close={() => setAsks(false)} act={() => put("suspended").then(() => say(`${one.endpoint} is suspended.`, { undo: () => void put("active") }))}>
+    <span class="right acts">
+      {one.state !== "active" ? (
+        <button class="button primary" type="button" disabled={!may} title={why} onClick={resume}>Resume</button>
+      ) : (
+        <>
+          <button class="button" type="button" disabled={!may} title={why} onClick={() => setAsks("suspend")}>Suspend…</button>
+          <button class="button" type="button" disabled={!may} title={why} onClick={() => setAsks("stop")}>Stop…</button>
+        </>
+      )}
+      <button class="button danger" type="button" disabled={!may} title={why} onClick={() => setAsks("delete")}>Delete…</button>
+      {asks === "suspend" && (
+        <Confirm title={`Suspend ${one.endpoint}?`} verb="Suspend" close={close} act={() => to("suspended", "suspended")}>
           <p>From then on no worker is rented, woken or released, whatever the load. Its hot workers go on serving, and what is on its way arrives.</p>
           <p>It goes on to cost about <b>{usd(one.figures.usd_h)}/h</b>.</p>
         </Confirm>
       )}
-    </>
+      {asks === "stop" && (
+        <Confirm title={`Stop ${one.endpoint}?`} verb="Stop" close={close} act={() => to("stopped", "stopped")}>
+          <p>Its workers finish what they have and rest; those that cannot rest go. Requests wait until it is resumed.</p>
+          <p>It costs <b>{usd(one.figures.usd_h)}/h</b> now; then only what cold workers cost.</p>
+        </Confirm>
+      )}
+      {asks === "delete" && (
+        <Confirm title={`Delete ${one.endpoint}?`} verb="Delete" danger type={one.endpoint} close={close} act={() => call("DELETE", path).then(() => { say(`${one.endpoint} is deleted; its workers go.`); go(home); return live.load(); })}>
+          <p>{workers ? `Its ${count(workers, "worker")} finish what they have, then their machines and disks are given back.` : "It has no worker now."} Its key and its settings are gone, which cannot be undone.</p>
+          <p>What it ran, its template, stays.</p>
+        </Confirm>
+      )}
+    </span>
   );
 }
 
@@ -284,26 +331,16 @@ function lookOf(title: string) {
   return /^Destroy/.test(title) ? ("gone" as const) : ("hot" as const);
 }
 
-const SHOWN: [keyof Endpoint, string, (value: number) => string][] = [
-  ["min_load", "Lowest load to plan for", (v) => `${work(v)} work/s`],
-  ["target_util", "Load of hot capacity", (v) => `${Math.round(v * 100)} %`],
-  ["cold_mult", "Capacity in all, per hot", (v) => `${work(v)}×`],
-  ["cold_workers", "Fewest workers", String],
-  ["max_workers", "Most workers", String],
-  ["max_queue_time", "Longest queue at a worker", span],
-  ["target_queue_time", "Wait that adds capacity", span],
-  ["max_usd_h", "Cap", (v) => `${usd(v)}/h`],
-];
+const SHOWN = ["slo_mode", "min_load", "target_util", "cold_mult", "cold_workers", "max_workers", "max_queue_time", "target_queue_time", "max_usd_h", "max_usd_day", "max_usd_month"];
 
-function Parameters({ scaling }: { scaling: Endpoint }) {
+function Parameters({ scaling, name }: { scaling: Endpoint; name: string }) {
   return (
-    <Card title="Parameters">
+    <Card title="Parameters" right={<a class="button small" href={endpointAt(name, "parameters")}>Change…</a>}>
       <dl class="facts">
-        {SHOWN.filter(([key]) => scaling[key] != null).map(([key, name, show]) => (
-          <div><dt>{name}<small><code>{key}</code></small></dt><dd>{show(scaling[key] as number)}</dd></div>
+        {PARAMETERS.filter(({ key }) => SHOWN.includes(key) && scaling[key] != null).map(({ key, name, show }) => (
+          <div><dt>{name}<small><code>{key}</code></small></dt><dd>{show(scaling[key] as Value)}</dd></div>
         ))}
       </dl>
-      <p class="help pad">Change them with <code>posthouse endpoint update</code>.</p>
     </Card>
   );
 }

@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from posthouse.app.handover import Inheritance
+from posthouse.app.listen import local_url
 from posthouse.config import Settings
 from posthouse.errors import Refused
 from posthouse.hosts import in_url
@@ -32,7 +33,6 @@ STEADY_S: Final = 60.0
 BEYOND_S: Final = 5.0
 """How long after its own time to end a gateway is killed."""
 _BACKLOG: Final = 512
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not listened on)
 
 
 @dataclass(slots=True)
@@ -148,12 +148,16 @@ def own_gateway(
                 f"gateway.port: cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}"
             ) from None
         stack.callback(listener.close)
-    host, port = server.getsockname()[:2]
-    scheme = "http" if settings.server.tls == "off" else "https"
-    url = f"{scheme}://{in_url(_ANYWHERE.get(host, host))}:{port}"
-    if settings.server.tls == "files":
-        url = settings.public_url  # whose name is in the certificate
-    argv = [sys.executable, "-m", "posthouse", "gateway", "--url", url, "--drain-s", str(wanted.drain_s)]
+    argv = [
+        sys.executable,
+        "-m",
+        "posthouse",
+        "gateway",
+        "--url",
+        local_url(settings, server),
+        "--drain-s",
+        str(wanted.drain_s),
+    ]
     argv += ["--log-level", settings.server.log_level]
     if wanted.records is not None:
         argv += ["--records", str(wanted.records.expanduser().absolute())]

@@ -26,6 +26,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 RECEIVE_BYTES = 131_072
 """How much of a request the system takes in before it is read; Linux doubles it. With its own megabytes, callers
 without a key would fill its memory and keep the server busy with bytes that it refuses."""
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not listened on)
 OWN_FILES = 200
 """How many files the server may have open beside connections: the database, the logs of workers it starts."""
 
@@ -60,6 +61,15 @@ def url_of(settings: Settings, listener: socket.socket) -> str:
         return settings.public_url
     scheme = "http" if settings.server.tls == "off" else "https"
     return f"{scheme}://{in_url(settings.server.host)}:{listener.getsockname()[1]}"
+
+
+def local_url(settings: Settings, listener: socket.socket) -> str:
+    """The URL at which this machine's own processes reach the server."""
+    if settings.server.tls == "files":
+        return settings.public_url  # whose name is in the certificate
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if settings.server.tls == "off" else "https"
+    return f"{scheme}://{in_url(_ANYWHERE.get(host, host))}:{port}"
 
 
 def warn_if_plain(url: str, listener: socket.socket) -> None:

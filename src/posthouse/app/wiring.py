@@ -13,6 +13,7 @@ import structlog
 from posthouse.app import datadir, listen
 from posthouse.app.gateway import OwnGateway, own_gateway
 from posthouse.app.handover import Inheritance
+from posthouse.app.playground import Playground
 from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
 from posthouse.app.supervise import supervised
@@ -123,7 +124,8 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         stack.callback(signing.close)
         parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells)
         parts.loop.may_act = lock.is_held
-        server = _http_server(settings, parts, keys, gateway)
+        ca = data_dir / "authority.cer" if settings.server.tls == "self" else None
+        server = _http_server(settings, parts, keys, gateway, Playground(listen.local_url(settings, listener), ca))
         await server.start(listener, tls)
         server_running = Running(
             url, admin_key, hub, parts.loop, parts.observer, parts.router, parts.stream, server, listener, lock, gateway
@@ -246,7 +248,9 @@ def _stream(hub: Hub) -> EventStream:
     return stream
 
 
-def _http_server(settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None) -> HttpServer:
+def _http_server(
+    settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None, playground: Playground
+) -> HttpServer:
     hub, loop, observer = parts.hub, parts.loop, parts.observer
     web = web_app(
         hub,
@@ -258,6 +262,7 @@ def _http_server(settings: Settings, parts: Parts, keys: Keys, gateway: OwnGatew
         orphans=parts.orphans,
         troubles=lambda: fast.troubles(),
         gateway=gateway.url if gateway is not None else "",
+        ask=playground.ask,
     )
     fast = FastPath(
         hub,

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from posthouse.budget import Budget, Caps, Left, Period, spent_before
 from posthouse.domain.decision import Cap
-from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.endpoint import EndpointId, Scaling
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Level
@@ -82,11 +82,13 @@ class Treasury:
 
     # -- what a tick asks ----------------------------------------------------------------------------------------------
 
-    def cap(self, managed: ManagedEndpoint, now: float) -> Cap | None:
-        """The most that the endpoint may come to cost now, beside its own `max_usd_h`; None where nothing says."""
+    def cap(self, managed: ManagedEndpoint, now: float, scaling: Scaling | None = None) -> Cap | None:
+        """The most that the endpoint may come to cost now, beside its own `max_usd_h`; None where nothing says.
+
+        `scaling`: with these parameters in place of its own."""
         self.settle(managed, now)
         endpoint_id, shared = managed.fleet.endpoint.id, self.left(now)
-        own = [left for left in self.left_of(managed, now) if left.ends_at]
+        own = [left for left in self.left_of(managed, now, scaling) if left.ends_at]
         cap = self._tightest(endpoint_id, own, shared, lambda left: left.usd_h, lambda a: a.committed_usd_h)
         if cap is None:
             return None
@@ -159,20 +161,23 @@ class Treasury:
 
     def left(self, now: float) -> list[Left]:
         """What each cap of the installation leaves."""
-        committed = sum(a.committed_usd_h for a in self._accounts.values())
-        return list(self._budget(ALL).left(self.caps, now, self.spent_usd(now), committed))
+        return list(self._budget(ALL).left(self.caps, now, self.spent_usd(now), self.committed_usd_h()))
+
+    def committed_usd_h(self) -> float:
+        """What all endpoints may come to cost per hour, with what is on its way."""
+        return sum(a.committed_usd_h for a in self._accounts.values())
 
     def spent_usd(self, now: float) -> float:
         """What every endpoint has cost that ever was."""
         accounts = self._accounts.values()
         return sum(a.spent_usd + a.usd_h * max(0.0, now - a.at) / SECONDS_PER_HOUR for a in accounts)
 
-    def left_of(self, managed: ManagedEndpoint, now: float) -> list[Left]:
-        """What each cap of the endpoint leaves."""
+    def left_of(self, managed: ManagedEndpoint, now: float, scaling: Scaling | None = None) -> list[Left]:
+        """What each cap of the endpoint leaves; `scaling`: as above."""
         fleet = managed.fleet
         committed = sum(map(committed_usd_h, fleet.workers.values()))
         budget = self._budget(fleet.endpoint.id)
-        return list(budget.left(fleet.endpoint.scaling, now, fleet.spent_usd(now), committed))
+        return list(budget.left(scaling or fleet.endpoint.scaling, now, fleet.spent_usd(now), committed))
 
     def troubles(self, now: float) -> list[str]:
         """The installation's caps of which most is used, in words that anybody may read."""

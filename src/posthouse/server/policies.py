@@ -67,6 +67,13 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/endpoints/{endpoint}/traffic"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/history"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): Scope.OPERATE,
+    # Nothing is changed by these but by the request, which whoever may read may also send to `/route/`.
+    ("POST", "/v1/endpoints/{endpoint}/outlook"): Scope.READ,
+    ("POST", "/v1/endpoints/{endpoint}/what-if"): Scope.READ,
+    ("POST", "/v1/endpoints/{endpoint}/try"): Scope.READ,
+    ("GET", "/v1/recipes"): Scope.READ,
+    ("POST", "/v1/deployments"): Scope.OPERATE,
+    ("POST", "/v1/deployments/estimate"): Scope.READ,
     ("GET", "/v1/aliases"): Scope.ROUTE,
     ("PUT", "/v1/aliases/{name}"): Scope.OPERATE,
     ("DELETE", "/v1/aliases/{name}"): Scope.OPERATE,

@@ -20,6 +20,7 @@ from posthouse.server.api.keys import add_key_routes
 from posthouse.server.api.logs import add_log_routes
 from posthouse.server.api.market import add_market_routes
 from posthouse.server.api.orphans import add_orphan_routes
+from posthouse.server.api.pages import Ask, add_page_routes
 from posthouse.server.api.providers import add_provider_routes
 from posthouse.server.api.reading import JsonRoute
 from posthouse.server.api.replies import Error
@@ -53,10 +54,11 @@ def web_app(
     orphans: Orphans | None = None,
     troubles: Callable[[], list[str]] = list,
     gateway: str = "",
+    ask: Ask | None = None,
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
     `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now.
-    `gateway`: the address of the server's own, if it has one."""
+    `gateway`: the address of the server's own, if it has one. `ask`: sends a request that is to be tried."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -82,6 +84,7 @@ def web_app(
     add_provider_routes(app, management)
     add_alias_routes(app, management)
     add_v1_routes(app, management, keyring, explain, troubles, gateway)
+    add_page_routes(app, management, keyring, ask)
     add_worker_routes(app, management)
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))

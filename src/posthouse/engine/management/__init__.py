@@ -6,6 +6,7 @@ from typing import Protocol
 from posthouse.config import Limits
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.aliases import Aliases
+from posthouse.engine.management.deploy import Deployments
 from posthouse.engine.management.endpoints import Endpoints
 from posthouse.engine.management.keys import Keys, KeyStock
 from posthouse.engine.management.secrets import Sealer, Secrets
@@ -27,6 +28,7 @@ class Management:
         self.endpoints = Endpoints(hub, limits, lock)
         self.workergroups = Workergroups(hub, limits, lock)
         self.templates = Templates(hub, limits, lock)
+        self.deployments = Deployments(hub, self.endpoints, self.templates, self.workergroups)
         self.workers = Workers(hub)
         self.aliases = Aliases(hub, lock)
         self.secrets = Secrets(hub, keyring, lock)

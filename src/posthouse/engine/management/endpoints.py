@@ -28,20 +28,24 @@ class Endpoints:
         """The owner's new endpoint. Raises: BadRequest."""
         async with self.lock:
             hub, now = self.hub, self.hub.clock.now()
-            blank = Endpoint(
-                EndpointId(0), DEFAULT_NAME, defaults(new.scaling().get("slo_mode")), created_at=now, account_id=owner
-            )
-            endpoint = self._changed(blank, new)
+            endpoint = replace(self.foreseen(None, new, owner), created_at=now)
             check_room(len(hub.directory), self.limits.endpoints, "endpoints")
             endpoint = await hub.store.add_endpoint(endpoint)
             await hub.open_new(endpoint)
             return endpoint
 
+    def foreseen(
+        self, before: Endpoint | None, changes: EndpointChanges, owner: AccountId = DEFAULT_ACCOUNT
+    ) -> Endpoint:
+        """The endpoint as it would be with the changes; None: a new one of the owner. Raises: BadRequest."""
+        scaling = defaults(changes.scaling().get("slo_mode"))
+        return self._changed(before or Endpoint(EndpointId(0), DEFAULT_NAME, scaling, account_id=owner), changes)
+
     async def update(self, endpoint_id: int, changes: EndpointChanges, sees: AccountId | None = None) -> Endpoint:
         """The endpoint with the changes. Raises: BadRequest, NotFound."""
         async with self.lock:
             before = self.hub.managed(endpoint_id, sees).fleet.endpoint
-            return await self._put(self._changed(before, changes))
+            return await self._put(self.foreseen(before, changes))
 
     async def rotate_key(self, endpoint_id: int) -> Endpoint:
         """The endpoint with a new key; the one before is worth nothing from now on. Raises: NotFound."""

@@ -1,0 +1,105 @@
+"""What the console's pages ask of a real server: an endpoint made whole, a request to try, what a change would do."""
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from posthouse.app.running import Running
+from tests.kit.live import live_server, states, until
+
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "stream": True}
+DEMO = {"name": "chat", "recipe": "demo-llm", "parameters": {"load_s": "0.2", "tokens_per_s": "200"}}
+
+
+class Caller:
+    """Calls of the management API with the admin's key."""
+
+    def __init__(self, server: Running, session: aiohttp.ClientSession) -> None:
+        self.server, self.session = server, session
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {self.server.admin_key}"}
+        async with self.session.request(method, self.server.url + path, json=body, headers=headers) as answer:
+            raw = await answer.read()
+        if answer.content_type == "application/x-ndjson":
+            return answer.status, [msgspec.json.decode(line) for line in raw.splitlines()]
+        return answer.status, msgspec.json.decode(raw)
+
+
+async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(tmp_path: Path) -> None:
+    async with live_server(tmp_path / "data") as server, aiohttp.ClientSession() as session:
+        call = Caller(server, session).call
+        _, recipes = await call("GET", "/v1/recipes")
+        assert {one["name"] for one in recipes} >= {"demo-llm", "vllm"}
+
+        _, estimate = await call("POST", "/v1/deployments/estimate", DEMO | {"scaling": {"max_workers": 3}})
+        assert estimate["fitting"][0] == {"provider": "process", "offers": 1, "workers": 8, "cheapest_usd_h": 0.4}
+        assert (estimate["rest_usd_h"], estimate["one_usd_h"]) == (0.0, 0.4)
+        assert estimate["most_usd_h"] == pytest.approx(1.2)
+        assert estimate["start"] is None
+        status, made = await call("POST", "/v1/deployments", DEMO)
+        assert status == 201
+        assert (await call("POST", "/v1/deployments", DEMO))[0] == 400  # the name is taken
+        assert len(server.hub.templates) == len(server.hub.workergroups) == 1
+
+        # The request is what makes its first worker start.
+        _, told = await call("POST", "/v1/endpoints/chat/try", {"path": "/v1/chat/completions", "payload": CHAT})
+        assert [told[0]["kind"], told[-1]["kind"]] == ["waits", "ends"], told
+        begun = [one["kind"] for one in told].index("begins")
+        pieces = [msgspec.json.decode(one["text"]) for one in told[begun + 1 : -1]]
+        assert "".join(p["choices"][0]["delta"].get("content", "") for p in pieces if p["choices"])
+        assert states(server, "chat") == ["idle"]
+
+        _, refused = await call("POST", "/v1/endpoints/chat/try", {"path": "/nowhere", "payload": {}})
+        assert refused[-1]["kind"] == "fails"
+
+        _, outlook = await call("POST", "/v1/endpoints/chat/outlook", {"min_load": 1000, "max_workers": 2})
+        assert outlook["after"]["title"] == "Rent 1 worker"
+        assert outlook["after"]["usd_h"] == pytest.approx(outlook["before"]["usd_h"] + 0.4)
+        assert (outlook["most_before_usd_h"], outlook["most_after_usd_h"]) == (0.4, 0.8)
+        _, capped = await call(
+            "POST", "/v1/endpoints/chat/outlook", {"min_load": 1000, "max_workers": 2, "max_usd_h": 0.5}
+        )
+        assert "max_usd_h" in capped["after"]["text"]
+        assert capped["most_after_usd_h"] == 0.5
+        assert states(server, "chat") == ["idle"]  # nothing was done
+
+        _, played = await call("POST", "/v1/endpoints/chat/what-if", {"change": {"max_workers": 2, "min_load": 200}})
+        assert [one["name"] for one in played["runs"]] == ["was", "a", "b"]
+        assert played["present"] == {"max_workers": 1, "min_load": 0.0}
+        assert all(len(one["at"]) == len(one["spent_usd"]) > 0 for one in played["runs"])
+        assert played["runs"][2]["spent_usd"][-1] == pytest.approx(played["runs"][2]["usd"], rel=1e-3)
+        for wrong in ({"max_workers": 1}, {"max_workers": -1}, {"nonsense": 1}, {}):
+            status, said = await call("POST", "/v1/endpoints/chat/what-if", {"change": wrong})
+            assert status == 400, said
+
+        _, estimate = await call("POST", "/v1/deployments/estimate", DEMO | {"name": "other"})
+        assert estimate["start"]["starts"] == 1
+        assert made["endpoint_id"] == server.hub.fleet_named("chat").endpoint.id  # type: ignore[union-attr]
+
+
+async def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    async with live_server(tmp_path / "data") as server, aiohttp.ClientSession() as session:
+        call = Caller(server, session).call
+        for wrong in (
+            {"recipe": ""},
+            {"recipe": "nowhere"},
+            {"template_id": 1},
+            {"parameters": {"nonsense": "1"}},
+            {"parameters": {"slots": "; rm -rf /"}},
+            {"scaling": {"max_workers": -1}},
+            {"provider": "nobody"},
+            {"gpu": "a b"},
+            {"name": " chat"},
+        ):
+            for path in ("/v1/deployments", "/v1/deployments/estimate"):
+                status, said = await call("POST", path, DEMO | wrong)
+                assert status in (400, 404), (wrong, path, said)
+                assert said["msg"]
+        assert not server.hub.templates
+        assert not list(server.hub.directory)
+        assert (await call("POST", "/v1/deployments", DEMO | {"name": "a/b"}))[0] == 201
+        await until(lambda: len(server.hub.workergroups) == 1, "it is made")
