@@ -5,13 +5,18 @@ import { Failed, signOut, whoAmI, type Session } from "./api";
 import { span } from "./format";
 import { useKeys } from "./keys";
 import { live, useLive } from "./live";
+import { Create } from "./pages/create";
 import { EndpointPage } from "./pages/endpoint";
+import { Keys } from "./pages/keys";
+import { Offers } from "./pages/offers";
 import { Overview } from "./pages/overview";
 import { SignIn } from "./pages/signin";
+import { Templates } from "./pages/templates";
+import { WhatIfPage } from "./pages/whatif";
 import { WorkerPage } from "./pages/worker";
 import { Workers } from "./pages/workers";
 import { Card, Empty, Icon, Mark, Problem, Toasts } from "./parts";
-import { followLinks, home, usePlace, workersAt } from "./route";
+import { at, followLinks, home, usePlace, type Page } from "./route";
 import { Said, plain } from "./text";
 import { kept, type Theme } from "./kept";
 
@@ -37,7 +42,7 @@ export function App() {
 }
 
 function Shell({ session, leave, ended }: { session: Session; leave: () => void; ended: () => void }) {
-  const { page, name } = usePlace();
+  const { page, name, tab } = usePlace();
   const state = useLive();
   useEffect(() => {
     if (state.ended) ended();
@@ -46,25 +51,46 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
   useKeys(() => setHelp(true));
   const red = [...state.endpoints.values()].filter((one) => one.verdict && !one.verdict.mends).length;
   const workers = [...state.endpoints.values()].reduce((sum, one) => sum + Object.values(one.figures.looks).reduce((a, b) => a + b, 0), 0);
-  const links: [string, string, "overview" | "workers", ComponentChildren][] = [
-    ["Overview", home, "overview", red > 0 && <span class="count bad">{red}<span class="hidden"> need you</span></span>],
-    ["Workers", workersAt, "workers", state.status && <span class="count">{workers}</span>],
+  const sections: [string, Link[]][] = [
+    ["", [
+      ["Overview", home, "overview", red > 0 && <span class="count bad">{red}<span class="hidden"> need you</span></span>],
+      ["Workers", at("workers"), "workers", state.status && <span class="count">{workers}</span>],
+      ["What if", at("what-if"), "what-if"],
+    ]],
+    ["Supply", [
+      ["Create", at("create"), "create"],
+      ["Recipes and templates", at("templates"), "templates"],
+      ["Providers and offers", at("offers"), "offers"],
+    ]],
+    ["Access", [["Keys", at("keys"), "keys"]]],
   ];
-  const current = page === "endpoint" ? "overview" : page === "worker" ? "workers" : page;
+  const links = sections.flatMap(([, each]) => each);
+  const current = page === "endpoint" ? (tab === "what-if" ? "what-if" : "overview") : page === "worker" ? "workers" : page;
   const shown = {
     overview: <Overview session={session} />,
     workers: <Workers />,
-    endpoint: <EndpointPage key={name} name={name} session={session} />,
+    endpoint: <EndpointPage key={name} name={name} tab={tab} session={session} />,
     worker: <WorkerPage key={name} id={name} session={session} />,
+    create: <Create session={session} />,
+    "what-if": <WhatIfPage />,
+    templates: <Templates session={session} />,
+    offers: <Offers session={session} />,
+    keys: <Keys session={session} />,
     none: <Missing what={name} />,
   }[page];
+  const [more, setMore] = useState(false);
   return (
     <div class="app" onClick={followLinks}>
       <a class="skip" href="#main">Skip to content</a>
       <nav class="rail" aria-label="Main">
         <a class="brand" href={home}><Mark />Posthouse</a>
-        {links.map(([title, address, key, note]) => (
-          <a class="nav" href={address} aria-current={current === key ? "page" : undefined}><Icon name={key} />{title}{note}</a>
+        {sections.map(([heading, each]) => (
+          <>
+            {heading && <h2>{heading}</h2>}
+            {each.map(([title, address, key, note]) => (
+              <a class="nav" href={address} aria-current={current === key ? "page" : undefined}><Icon name={key} />{title}{note}</a>
+            ))}
+          </>
         ))}
         <div class="foot">
           <a class="nav" href="/docs" target="_blank" rel="noreferrer"><Icon name="book" />API reference</a>
@@ -85,17 +111,27 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
         <main id="main" tabIndex={-1} class={state.connection === "live" ? undefined : "old"}>{shown}</main>
       </div>
       <nav class="bottom" aria-label="Main, at the foot">
-        {links.map(([title, address, key]) => (
+        {links.filter(([, , key]) => NARROW.includes(key)).map(([title, address, key]) => (
           <a href={address} aria-current={current === key ? "page" : undefined}><Icon name={key} />{title}</a>
         ))}
-        <ThemeButton />
-        <button type="button" onClick={leave}><Icon name="out" />Sign out</button>
+        <button type="button" aria-expanded={more} aria-haspopup="dialog" aria-current={NARROW.includes(current) ? undefined : "page"} onClick={() => setMore(true)}><Icon name="more" />More</button>
       </nav>
+      {more && (
+        <dialog class="dialog menu" aria-label="More" ref={(el) => void (el && !el.open && el.showModal())} onClose={() => setMore(false)} onClick={() => setMore(false)}>
+          {links.filter(([, , key]) => !NARROW.includes(key)).map(([title, address, key]) => <a class="nav" href={address} aria-current={current === key ? "page" : undefined}><Icon name={key} />{title}</a>)}
+          <a class="nav" href="/docs" target="_blank" rel="noreferrer"><Icon name="book" />API reference</a>
+          <ThemeButton />
+          <button class="nav" type="button" onClick={leave}><Icon name="out" />Sign out</button>
+        </dialog>
+      )}
       <Toasts />
       {help && <KeyList close={() => setHelp(false)} />}
     </div>
   );
 }
+
+type Link = [string, string, "overview" | Page, ComponentChildren?];
+const NARROW: string[] = ["overview", "workers", "create", "what-if"];
 
 const THEMES: Record<Theme, [Theme, string]> = {
   system: ["light", "System theme"],
@@ -146,7 +182,7 @@ function Missing({ what }: { what: string }) {
 }
 
 function KeyList({ close }: { close: () => void }) {
-  const keys = [["g o", "Overview"], ["g w", "Workers"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
+  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
   return (
     <dialog class="dialog" ref={(el) => void (el && !el.open && el.showModal())} aria-labelledby="keys" onClose={close}>
       <h2 id="keys">Keys</h2>

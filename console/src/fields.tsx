@@ -64,7 +64,7 @@ export function SelectField(props: Common & { value: string; set: (value: string
 }
 
 /** The field that a message of the server is about: it begins with the field's name. */
-export function wrongOf(error: Failed | null, field: string): string | undefined {
+export function wrongOf(error: Failed | null | undefined, field: string): string | undefined {
   if (!error || error.status !== 400) return undefined;
   const part = error.message.split("; ").find((text) => text.startsWith(`${field}:`));
   return part && part.slice(field.length + 2);

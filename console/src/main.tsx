@@ -3,6 +3,7 @@ import "uplot/dist/uPlot.min.css";
 import "./styles/tokens.css";
 import "./styles/base.css";
 import "./styles/parts.css";
+import "./styles/pages.css";
 import { App } from "./app";
 import { kept } from "./kept";
 

@@ -224,6 +224,36 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         ),
     ],
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): ids("endpoint"),
+    ("POST", "/v1/endpoints/{endpoint}/outlook"): ids("endpoint"),
+    ("POST", "/v1/endpoints/{endpoint}/what-if"): [
+        Row(body={"change": change, "last_s": last_s}, path={"endpoint": "llm"})
+        for change, last_s in (
+            ({}, 60),
+            ({"nonsense": 1}, 60),
+            ({"max_workers": -1}, 60),
+            (7, 60),
+            ({"min_load": 9}, 0),
+        )
+    ],
+    ("POST", "/v1/endpoints/{endpoint}/try"): [
+        Row(body={"path": path, "payload": payload, "cost": cost}, path={"endpoint": "llm"})
+        for path, payload, cost in (
+            *((path, {}, 1) for path in (*TEXTS, "", "x", "/a b", "/a\r\nb", "//" * 200)),
+            *(("/", payload, 1) for payload in (7, "x", [], None)),
+            *(("/", {}, cost) for cost in (-1, "nan", [], 1e13)),
+        )
+    ],
+    ("GET", "/v1/recipes"): [],
+    **{
+        ("POST", f"/v1/deployments{what}"): of(
+            {"name": (*TEXTS, "", " a"), "recipe": (*TEXTS, "", "nobody"), "template_id": NUMBERS}
+            | {"parameters": (7, {"x": 1}, {"slots": "$(id)"}), "scaling": (7, {"x": 1}, {"max_workers": -1})}
+            | {"provider": (*TEXTS, "mars"), "gpu": (*TEXTS, "a b"), "gpu_ram_gb": (-1, "x", 1e300)},
+            name="x",
+            recipe="demo-llm",
+        )
+        for what in ("", "/estimate")
+    },
     ("GET", "/v1/workers"): [Row(query=f"endpoint={wrong}") for wrong in IDS],
     ("GET", "/v1/workers/{worker_id}"): ids("worker_id"),
     ("POST", "/v1/workers/{worker_id}/drain"): ids("worker_id"),

@@ -4,8 +4,8 @@ import { mayOperate, type History } from "../api";
 import { Head } from "../app";
 import { Spark } from "../chart";
 import { inPath, live, useAnswer, useLive } from "../live";
-import { Bar, CapacityBar, CapacityLegend, Card, Empty, Glyph, Loading, LOOKS, Problem, Stalls, Tile, VerdictRow, conditionOf, count, looksInWords, span, usd, waitingInWords, work } from "../parts";
-import { endpointAt } from "../route";
+import { Bar, CapacityBar, CapacityLegend, Card, Empty, Glyph, Icon, Loading, LOOKS, Problem, Stalls, Tile, VerdictRow, conditionOf, count, looksInWords, span, usd, waitingInWords, work } from "../parts";
+import { at, endpointAt } from "../route";
 import { Said } from "../text";
 import { Failed } from "../api";
 
@@ -16,7 +16,7 @@ export function Overview({ session }: { session: Session }) {
   const all = useOrdered([...endpoints.values()]);
   return (
     <>
-      <Head><h1>Overview</h1></Head>
+      <Head><h1>Overview</h1><span class="right"><a class="button" href={at("create")}><Icon name="create" />Create</a></span></Head>
       {!status && (failed ? <Card title="Endpoints"><Problem error={new Failed(0, failed)} again={() => void live.load()} /></Card> : <Loading lines={6} />)}
       {status && !all.length && <Nothing status={status} session={session} />}
       {status && all.length > 0 && (
@@ -175,8 +175,8 @@ function Nothing({ status, session }: { status: Status; session: Session }) {
     <Card title="Endpoints">
       <Empty title="No endpoint yet">
         <p>An endpoint is a model with a name, and workers that come and go with its load.{mayOperate(session) ? "" : " Making one needs a key with the scope operate."}</p>
-        <pre class="code">posthouse up chat --recipe llama.cpp --model model.gguf</pre>
-        <p>makes one from a recipe; <code>posthouse recipe list</code> shows them all. {status.providers.length === 1 ? <>Workers come from the provider <code>{status.providers[0]}</code>.</> : `Workers come from ${status.providers.length} providers.`}</p>
+        {mayOperate(session) && <a class="button primary" href={at("create")}>Create from a recipe</a>}
+        <p>Or in a terminal: <code>posthouse up chat --recipe llama.cpp --model model.gguf</code>. {status.providers.length === 1 ? <>Workers come from the provider <code>{status.providers[0]}</code>.</> : `Workers come from ${status.providers.length} providers.`}</p>
       </Empty>
     </Card>
   );

@@ -11,7 +11,7 @@ export function ParametersTab({ one, path, settings, again, session }: { one: St
   const [name, setName] = useState<string | null>(null);
   const [refused, setRefused] = useState<Failed | null>(null);
   const [busy, setBusy] = useState(false);
-  const renamed = name !== null && name.trim() !== settings.endpoint_name ? { endpoint_name: name.trim() } : {};
+  const renamed: Record<string, string> = name !== null && name.trim() !== settings.endpoint_name ? { endpoint_name: name.trim() } : {};
   const change = changes(form, settings);
   const body = { ...change, ...renamed };
   const changed = Object.keys(body).length > 0;

@@ -41,6 +41,10 @@ class Attempt(OwnInput):
     """The work that it is; null: as is usual at the endpoint."""
 
 
+class Considered(OwnInput, EndpointChanges):
+    """A change of an endpoint that is thought about; what is absent or null stays."""
+
+
 class Supposed(OwnInput):
     """A change of scaling parameters, to be tried on recorded traffic."""
 
@@ -109,7 +113,7 @@ def _add_endpoint_routes(app: FastAPI, management: Management) -> None:
     hub, what_if = management.hub, WhatIf()
 
     @app.post("/v1/endpoints/{endpoint:path}/outlook")
-    async def foresee(endpoint: str, changes: EndpointChanges, caller: Caller) -> rows.Outlook:
+    async def foresee(endpoint: str, changes: Considered, caller: Caller) -> rows.Outlook:
         """The next decision about the endpoint and what it comes to cost, as it is and with the changes. Nothing is
         changed."""
         managed = hub.managed(find_endpoint(hub, caller, endpoint))
