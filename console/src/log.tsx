@@ -1,35 +1,30 @@
 /** What a worker printed: live, searched, and only the rows that are in view are drawn. */
-import { useEffect, useRef, useState } from "preact/hooks";
-import type { Worker } from "./api";
-import { useAnswer } from "./live";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { get, type Failed, type Worker } from "./api";
 import { Card, Choice, Empty, Icon, Loading, Problem } from "./parts";
 import { Said } from "./text";
 
 const ROW = 18; // pixels
 const HEIGHT = 360;
-const TAILS = [["1000", "1,000 lines"], ["10000", "10,000"]] as const; // that are asked for, from the end
+const TAILS = [["1000", "1,000 lines"], ["10000", "10,000"], ["100000", "100,000"]] as const; // that are asked for, from the end
+const MOST = 100_000;
+const FRESH = 1000; // of these that it printed last is asked every two seconds
+const EVERY_MS = 2000;
 
 export function Log({ worker }: { worker: Worker }) {
   const [follows, setFollows] = useState(true);
   const [find, setFind] = useState("");
   const [top, setTop] = useState(0);
-  const [kept, setKept] = useState<string[]>([]);
   const box = useRef<HTMLDivElement>(null);
-  const [tail, setTail] = useState<"1000" | "10000">("1000");
-  // Read again as a whole: what a provider hands over need not only grow at its end. While it is paused it stands still.
-  const everyMs = worker.gone_at || !follows ? undefined : 2000;
-  const { value, error, again } = useAnswer<{ text: string }>(`/v1/workers/${worker.id}/logs?tail=${tail}`, { everyMs });
-  useEffect(() => {
-    if (value) setKept(value.text ? value.text.replace(/\n$/, "").split("\n") : []);
-  }, [value]);
-  const lines = kept;
+  const [tail, setTail] = useState<(typeof TAILS)[number][0]>("1000");
+  const { lines, error, again, value } = useLines(worker.id, tail, !worker.gone_at && follows);
   const word = find.toLowerCase();
-  const shown = word ? lines.filter((line) => line.toLowerCase().includes(word)) : lines;
+  const shown = useMemo(() => (word ? lines.filter((line) => line.toLowerCase().includes(word)) : lines), [lines, word]);
   const first = Math.max(0, Math.floor(top / ROW) - 10);
   const rows = shown.slice(first, first + Math.ceil(HEIGHT / ROW) + 20);
   useEffect(() => {
     if (follows && box.current) box.current.scrollTop = box.current.scrollHeight;
-  }, [shown.length, follows, value]);
+  }, [shown, follows]);
   const scrolled = () => {
     const { scrollTop, scrollHeight, clientHeight } = box.current!;
     setTop(scrollTop);
@@ -40,7 +35,7 @@ export function Log({ worker }: { worker: Worker }) {
   const controls = (
     <>
       <input type="search" class="find" placeholder="Find in the log" aria-label="Find in the log" value={find} onInput={(e) => setFind(e.currentTarget.value)} />
-      {word && <span class="sub">{shown.length} of {lines.length} lines</span>}
+      {word && <span class="sub">{shown.length.toLocaleString("en-US")} of {lines.length.toLocaleString("en-US")} lines</span>}
       <Choice label="Lines" value={tail} options={TAILS} choose={setTail} />
       {!worker.gone_at && <button class="button icon" type="button" aria-label={follows ? "Pause" : "Follow"} title={follows ? "Pause" : "Follow"} onClick={() => setFollows(!follows)}><Icon name={follows ? "pause" : "play"} /></button>}
       <button class="button icon" type="button" aria-label="Download the log" title="Download" disabled={!lines.length} onClick={() => download(worker.id, lines)}><Icon name="down" /></button>
@@ -50,7 +45,7 @@ export function Log({ worker }: { worker: Worker }) {
     <Card title="Log" sub={lines.length ? state : undefined} right={controls} class="logcard">
       {error && !value && <Problem error={error} again={again} />}
       {!value && !error && <Loading lines={5} />}
-      {value && !value.text && <Empty title="It has printed nothing yet"><p>What it prints is shown as its provider hands it over.</p></Empty>}
+      {value && !lines.length && <Empty title="It has printed nothing yet"><p>What it prints is shown as its provider hands it over.</p></Empty>}
       {lines.length > 0 && (
         <div class="log" ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-live="off" aria-label={`Log of worker ${worker.id}`}>
           <div class="space" ref={(el) => void (el && (el.style.height = `${shown.length * ROW}px`))}>
@@ -63,6 +58,55 @@ export function Log({ worker }: { worker: Worker }) {
       )}
     </Card>
   );
+}
+
+/** What it printed: the end of it as a whole once, then what is new. While it is paused it stands still. */
+function useLines(id: number, tail: string, follows: boolean) {
+  const [state, set] = useState<{ of: string; lines: string[]; error?: Failed }>({ of: "", lines: [] });
+  const [wish, again] = useState(0);
+  const of = `${id}/${tail}`;
+  const kept = useRef(state);
+  kept.current = state;
+  useEffect(() => {
+    const stop = new AbortController();
+    let reading = false;
+    const read = async () => {
+      if (reading || document.visibilityState === "hidden") return;
+      reading = true;
+      const whole = kept.current.of !== of;
+      try {
+        const { text } = await get<{ text: string }>(`/v1/workers/${id}/logs?tail=${whole ? tail : FRESH}`, stop.signal);
+        const fresh = text ? text.replace(/\n$/, "").split("\n") : [];
+        if (!stop.signal.aborted) set({ of, lines: whole ? fresh : joined(kept.current.lines, fresh) });
+      } catch (error) {
+        if (!stop.signal.aborted) set({ ...kept.current, error: error as Failed });
+      }
+      reading = false;
+    };
+    if (follows || kept.current.of !== of) void read();
+    const timer = follows ? window.setInterval(read, EVERY_MS) : 0;
+    return () => {
+      stop.abort();
+      clearInterval(timer);
+    };
+  }, [id, tail, follows, wish]);
+  return { lines: state.lines, value: state.of.startsWith(`${id}/`), error: state.error, again: () => again(wish + 1) };
+}
+
+/** The lines with what was printed since, of which `fresh` is the end. The last line may have been half a line. */
+export function joined(lines: string[], fresh: string[]): string[] {
+  const sure = lines.slice(0, -1);
+  const from = Math.max(0, sure.length - fresh.length);
+  for (let at = from; at < sure.length; at++) {
+    const same = sure.length - at;
+    let i = 0;
+    while (i < same && sure[at + i] === fresh[i]) i++;
+    if (i < same) continue;
+    const after = fresh.slice(same);
+    if (after.length === 1 && after[0] === lines.at(-1)) return lines;
+    return [...sure, ...after].slice(-MOST);
+  }
+  return fresh.length < FRESH ? fresh : [...lines, ...fresh].slice(-MOST); // it began anew, or printed more meanwhile
 }
 
 function level(line: string): string | undefined {

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+import msgspec
+from fastapi import FastAPI, Query, Response
 
 from posthouse.domain.worker import Worker
 from posthouse.engine.figures import look
@@ -20,7 +21,7 @@ from posthouse.wire import rows
 
 LOGS_WAIT_S = 20.0
 """How long a provider may take to hand over the logs of a worker."""
-MAX_LOGS = 1_000_000
+MAX_LOGS = 16_000_000
 """Most characters of logs in one answer; the latest are kept."""
 
 
@@ -52,10 +53,10 @@ def add_worker_routes(app: FastAPI, management: Management) -> None:
         row = _worker_row(home, worker, hub.clock.now(), gone_at)
         return replace(row, page=await workers.page(home, worker))
 
-    @app.get("/v1/workers/{worker_id}/logs")
+    @app.get("/v1/workers/{worker_id}/logs", response_model=rows.WorkerLogs)
     async def show_logs(
-        worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=10_000)] = 200
-    ) -> rows.WorkerLogs:
+        worker_id: int, caller: Caller, tail: Annotated[int, Query(ge=1, le=100_000)] = 200
+    ) -> Response:
         """The last lines that the worker printed, as its provider has them; of one that is gone, if it keeps them."""
         try:
             worker = workers.get(worker_id, caller.sees)[1]
@@ -67,13 +68,19 @@ def add_worker_routes(app: FastAPI, management: Management) -> None:
         if provider is None:
             raise NotFound(f"the provider {worker.provider!r} of worker {worker_id} is no longer configured")
         if not place:
-            return rows.WorkerLogs(text="")
+            return await _logs("")
         try:
             async with asyncio.timeout(LOGS_WAIT_S):
                 text = await provider.logs(place, tail)
         except TimeoutError:
             raise Busy(f"{worker.provider} did not hand over the logs within {LOGS_WAIT_S:g} s", LOGS_WAIT_S) from None
-        return rows.WorkerLogs(text=text[-MAX_LOGS:])
+        return await _logs(text)
+
+
+async def _logs(text: str) -> Response:
+    """Megabytes perhaps: beside the event loop, and not looked through again on the way out."""
+    body = await asyncio.to_thread(msgspec.json.encode, rows.WorkerLogs(text=text[-MAX_LOGS:]))
+    return Response(body, media_type="application/json")
 
 
 def _add_act_routes(app: FastAPI, hub: Hub, workers: Workers) -> None:
