@@ -103,6 +103,8 @@ CONSOLE_CALLS = (
     "/v1/providers",
     "/v1/providers/{name}/check",
     "/v1/offers",
+    "/v1/audit",
+    "/v1/audit/verify",
     "/api/v0/endptjobs/{endpoint_id}",
     "/api/v0/workergroups",
     "/api/v0/template",

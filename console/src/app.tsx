@@ -5,6 +5,7 @@ import { Failed, signOut, whoAmI, type Session } from "./api";
 import { span } from "./format";
 import { useKeys } from "./keys";
 import { live, useLive } from "./live";
+import { Audit } from "./pages/audit";
 import { Create } from "./pages/create";
 import { EndpointPage } from "./pages/endpoint";
 import { Keys } from "./pages/keys";
@@ -62,7 +63,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
       ["Recipes and templates", at("templates"), "templates"],
       ["Providers and offers", at("offers"), "offers"],
     ]],
-    ["Access", [["Keys", at("keys"), "keys"]]],
+    ["Access", [["Keys", at("keys"), "keys"], ["Audit", at("audit"), "audit"]]],
   ];
   const links = sections.flatMap(([, each]) => each);
   const current = page === "endpoint" ? (tab === "what-if" ? "what-if" : "overview") : page === "worker" ? "workers" : page;
@@ -76,6 +77,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
     templates: <Templates session={session} />,
     offers: <Offers session={session} />,
     keys: <Keys session={session} />,
+    audit: <Audit session={session} />,
     none: <Missing what={name} />,
   }[page];
   const [more, setMore] = useState(false);
@@ -182,7 +184,7 @@ function Missing({ what }: { what: string }) {
 }
 
 function KeyList({ close }: { close: () => void }) {
-  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
+  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["g a", "Audit"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
   return (
     <dialog class="dialog" ref={(el) => void (el && !el.open && el.showModal())} aria-labelledby="keys" onClose={close}>
       <h2 id="keys">Keys</h2>

@@ -236,11 +236,15 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         )
     ],
     ("POST", "/v1/endpoints/{endpoint}/try"): [
-        Row(body={"path": path, "payload": payload, "cost": cost}, path={"endpoint": "llm"})
-        for path, payload, cost in (
-            *((path, {}, 1) for path in (*TEXTS, "", "x", "/a b", "/a\r\nb", "//" * 200)),
-            *(("/", payload, 1) for payload in (7, "x", [], None)),
-            *(("/", {}, cost) for cost in (-1, "nan", [], 1e13)),
+        Row(body=row.body, path={"endpoint": "llm"})
+        for row in of(
+            {
+                "path": (*TEXTS, "", "x", "/a b", "/a\r\nb", "//" * 200),
+                "payload": (7, "x", []),
+                "cost": (-1, "nan", []),
+            },
+            path="/",
+            payload={},
         )
     ],
     ("GET", "/v1/recipes"): [],
