@@ -6,6 +6,7 @@ import { span } from "./format";
 import { useKeys } from "./keys";
 import { live, useLive } from "./live";
 import { Audit } from "./pages/audit";
+import { Costs } from "./pages/costs";
 import { Create } from "./pages/create";
 import { EndpointPage } from "./pages/endpoint";
 import { Keys } from "./pages/keys";
@@ -56,6 +57,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
     ["", [
       ["Overview", home, "overview", red > 0 && <span class="count bad">{red}<span class="hidden"> need you</span></span>],
       ["Workers", at("workers"), "workers", state.status && <span class="count">{workers}</span>],
+      ["Costs", at("costs"), "costs"],
       ["What if", at("what-if"), "what-if"],
     ]],
     ["Supply", [
@@ -73,6 +75,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
     endpoint: <EndpointPage key={name} name={name} tab={tab} session={session} />,
     worker: <WorkerPage key={name} id={name} session={session} />,
     create: <Create session={session} />,
+    costs: <Costs />,
     "what-if": <WhatIfPage />,
     templates: <Templates session={session} />,
     offers: <Offers session={session} />,
@@ -133,7 +136,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
 }
 
 type Link = [string, string, "overview" | Page, ComponentChildren?];
-const NARROW: string[] = ["overview", "workers", "create", "what-if"];
+const NARROW: string[] = ["overview", "workers", "costs", "create"];
 
 const THEMES: Record<Theme, [Theme, string]> = {
   system: ["light", "System theme"],
@@ -184,7 +187,7 @@ function Missing({ what }: { what: string }) {
 }
 
 function KeyList({ close }: { close: () => void }) {
-  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["g a", "Audit"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
+  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g c", "Costs"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["g a", "Audit"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
   return (
     <dialog class="dialog" ref={(el) => void (el && !el.open && el.showModal())} aria-labelledby="keys" onClose={close}>
       <h2 id="keys">Keys</h2>

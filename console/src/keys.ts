@@ -10,7 +10,7 @@ export function useKeys(help: () => void): void {
       if (event.metaKey || event.ctrlKey || event.altKey || target.closest("input, textarea, select, dialog")) return;
       const after = Date.now() - began < 1200;
       began = 0;
-      const to = after && { o: home, w: at("workers"), n: at("create"), i: at("what-if"), k: at("keys"), t: at("templates"), p: at("offers"), a: at("audit") }[event.key];
+      const to = after && { o: home, w: at("workers"), c: at("costs"), n: at("create"), i: at("what-if"), k: at("keys"), t: at("templates"), p: at("offers"), a: at("audit") }[event.key];
       if (to) {
         event.preventDefault();
         return go(to);

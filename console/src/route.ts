@@ -12,7 +12,7 @@ export const workersAt = at("workers");
 
 export const TABS = ["parameters", "use", "try", "what-if"] as const;
 export type Tab = (typeof TABS)[number];
-const PAGES = ["workers", "create", "what-if", "templates", "offers", "keys", "audit"] as const;
+const PAGES = ["workers", "costs", "create", "what-if", "templates", "offers", "keys", "audit"] as const;
 export type Page = (typeof PAGES)[number];
 export type Place = { page: "overview" | "endpoint" | "worker" | "none" | Page; name: string; tab: Tab | "" };
 

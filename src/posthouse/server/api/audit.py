@@ -11,13 +11,14 @@ from posthouse.engine.hub import Hub
 from posthouse.server.api.v1 import find_endpoint
 from posthouse.server.middleware import Caller, check_installation_admin
 from posthouse.wire import rows
+from posthouse.wire.checks import MAX_INTEGER
 
 
 def add_audit_routes(app: FastAPI, hub: Hub) -> None:
     @app.get("/v1/audit")
     async def list_acts(
         caller: Caller,
-        before: Annotated[int, Query(ge=0)] = 0,
+        before: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         action: Annotated[str, Query(max_length=64)] = "",
         key: Annotated[str, Query(max_length=255)] = "",
