@@ -268,6 +268,14 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         *(Row(query=wrong.replace("limit", "tail").replace("1001", "10001")) for wrong in QUERIES),
     ],
     ("GET", "/v1/events"): [],
+    ("GET", "/v1/endpoints/{endpoint}/bill"): [
+        *ids("endpoint"),
+        *(
+            Row(query=f"{name}={wrong}", path={"endpoint": "llm"})
+            for name in ("days", "wait_s")
+            for wrong in ("x", "-1", "nan")
+        ),
+    ],
     ("GET", "/v1/audit"): [
         Row(query=f"{name}={wrong}")
         for name in ("before", "limit", "since", "until", "endpoint")

@@ -12,7 +12,7 @@ from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.client.errors import NotFound, Unauthorized
 from posthouse.sim.recorded import recording
-from tests.kit.live import add_endpoint, live_server
+from tests.kit.live import add_endpoint, live_server, ready
 
 NO_WORKERS: dict[str, Any] = {"min_load": 0, "max_workers": 0}
 
@@ -64,3 +64,19 @@ async def test_a_span_that_is_none_is_refused(tmp_path: Path, last_s: str) -> No
         async with session.get(url, headers=headers) as answer:
             assert answer.status == 400
             assert "last_s" in (await answer.json())["msg"]
+
+
+async def test_the_bill_is_of_what_was_recorded_and_outlives_a_restart(tmp_path: Path) -> None:
+    async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as owner:
+        key = server.admin_key
+        await add_endpoint(owner, "llm")
+        await ready(server, "llm")
+        before = await owner.bill("llm", days=2, wait_s=5.0)
+        assert before.total.usd > 0
+        assert before.wait_s == 5.0
+    async with live_server(tmp_path / "data") as server, AsyncClient(server.url, key) as owner:
+        found = (await owner.bill("llm", days=2)).total
+        assert found.usd >= before.total.usd
+        parts = found.headroom + found.starts + found.storage + found.whole_workers + found.waits_not_used
+        assert found.least_usd + parts == pytest.approx(found.usd, rel=1e-9)
+        assert (await owner.bill("llm", days=0)).wait_s == (await owner.endpoint("llm")).target_queue_time

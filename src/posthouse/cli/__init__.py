@@ -17,6 +17,7 @@ from posthouse.cli import (
     alias,
     apply,
     audit,
+    bill,
     config,
     demo,
     endpoint,
@@ -101,6 +102,7 @@ app.add_typer(account.app, name="account")
 app.add_typer(audit.app, name="audit")
 app.command("logs")(logs.logs)
 app.command("explain")(explain.explain)
+app.command("bill")(bill.bill)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(repeat.replay)
 app.command("advise")(advise.advise)

@@ -105,6 +105,11 @@ class Management:
         query = "" if last_s is None else f"?last_s={last_s}"
         return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/traffic{query}", rows.Traffic)
 
+    async def bill(self, name_or_id: Id, days: int = 13, wait_s: float | None = None) -> rows.Bill:
+        """Returns what an endpoint cost today and in `days` whole days, beside the least that it could have."""
+        query = f"days={days}" + ("" if wait_s is None else f"&wait_s={wait_s}")
+        return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/bill?{query}", rows.Bill)
+
     async def rotate_endpoint_key(self, name_or_id: Id) -> str:
         """Gives an endpoint a new key and returns it; the one before is refused from now on."""
         path = f"/v1/endpoints/{_quoted(name_or_id)}/rotate-key"

@@ -15,6 +15,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.errors import Unavailable
 from posthouse.policy.capacity import kind_of
+from posthouse.sim.bill import DAY_S, Bill, bill
 from posthouse.wire.grant import AGENT
 
 log = structlog.get_logger()
@@ -92,6 +93,20 @@ async def traffic(hub: Hub, endpoint_id: EndpointId, last_s: float) -> dict[str,
         "create_s": estimates.create_s,
         "segments": [asdict(segment) for segment in segments],
     }
+
+
+async def bill_of(hub: Hub, endpoint_id: EndpointId, days: int, wait_s: float | None) -> Bill:
+    """What the last days cost beside the least that they could have: today, and so many whole days before it.
+
+    `wait_s`: how long a request may wait; None: as long as its `target_queue_time`.
+    """
+    managed, now = hub.managed(endpoint_id), hub.clock.now()
+    scaling = asdict(managed.fleet.endpoint.scaling)
+    since = (now // DAY_S - days) * DAY_S
+    segments = [s for s in await hub.store.segments(endpoint_id, since) if s.since >= since]
+    waiting, latest = [*managed.unkept], managed.copy_traffic(now)
+    allowed_s = scaling["target_queue_time"] if wait_s is None else wait_s
+    return await asyncio.to_thread(lambda: bill([*segments, *waiting, latest.pack()], allowed_s, scaling))
 
 
 def _kinds(hub: Hub, managed: ManagedEndpoint, perf: dict[str, float]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posthouse.domain.lifecycle import UPDATING, Command, Event, Observation, State
+from posthouse.domain.lifecycle import BILLED_AS, UPDATING, Billing, Command, Event, Observation, State
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.worker import Worker
 from posthouse.fleet.events import Traffic
@@ -64,6 +64,8 @@ class _Passed:
 
     state_s: dict[State, float] = field(default_factory=dict)
     usd: float = 0.0
+    usd_by: dict[str, float] = field(default_factory=lambda: {"ready": 0.0, "loading": 0.0, "stopped": 0.0})
+    """The same, of workers that were ready, stopped, and in any other state."""
     ready_work: float = 0.0
     """What ready workers could have done."""
 
@@ -71,7 +73,9 @@ class _Passed:
         """Adds a worker's time in its state, from `since` on."""
         span_s = max(0.0, now - max(since, worker.since))
         self.state_s[worker.state] = self.state_s.get(worker.state, 0.0) + span_s
-        self.usd += worker.usd_h() * span_s / SECONDS_PER_HOUR
+        usd, stopped = worker.usd_h() * span_s / SECONDS_PER_HOUR, BILLED_AS[worker.state] is Billing.STOPPED
+        self.usd += usd
+        self.usd_by["ready" if worker.state is State.IDLE else "stopped" if stopped else "loading"] += usd
         self.ready_work += worker.perf * span_s if worker.state is State.IDLE else 0.0
 
 
@@ -165,13 +169,14 @@ class TrafficLog(Traffic):
 
     def seen(self, now: float, workers: Collection[Worker]) -> Slice:
         """What it has, and goes on filling."""
-        passed = _Passed({**self._passed.state_s}, self._passed.usd, self._passed.ready_work)
+        passed = _Passed({**self._passed.state_s}, self._passed.usd, {**self._passed.usd_by}, self._passed.ready_work)
         for worker in workers:
             passed.add(worker, self._since, now)
         figures = {
             "workers": self._workers,  # at its beginning
             "state_s": {str(state): round(spent_s, 3) for state, spent_s in passed.state_s.items()},
             "usd": passed.usd,
+            "usd_by": passed.usd_by,
             "ready_work": round(passed.ready_work, 3),
             "given": {str(command): count for command, count in self._given.items()},
             "unserved": self._unserved,

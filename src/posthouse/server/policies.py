@@ -66,6 +66,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/endpoints/{endpoint}/journal"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/traffic"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/history"): Scope.READ,
+    ("GET", "/v1/endpoints/{endpoint}/bill"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): Scope.OPERATE,
     # Nothing is changed by these but by the request, which whoever may read may also send to `/route/`.
     ("POST", "/v1/endpoints/{endpoint}/outlook"): Scope.READ,

@@ -14,6 +14,7 @@ from posthouse.engine.orphans import Orphans
 from posthouse.engine.stream import EventStream
 from posthouse.server.api.aliases import add_alias_routes
 from posthouse.server.api.audit import add_audit_routes
+from posthouse.server.api.bill import add_bill_route
 from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
 from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
@@ -89,6 +90,7 @@ def web_app(
     add_key_routes(app, management)
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_audit_routes(app, hub)
+    add_bill_route(app, hub)
     add_event_routes(app, hub, stream or EventStream(0), sessions)
     add_session_routes(app, hub, keyring, sessions, throttle)
     for route in app.routes:

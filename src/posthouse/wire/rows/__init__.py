@@ -5,6 +5,7 @@ Names of fields are the protocol's where it has the call, and our own under `/v1
 
 from posthouse.wire.rows.aliases import Alias, AliasFallback, AliasTarget
 from posthouse.wire.rows.audit import Act, ActCheck
+from posthouse.wire.rows.bill import Bill, BillDay
 from posthouse.wire.rows.decisions import (
     Affinity,
     Decision,
@@ -76,6 +77,8 @@ __all__ = [
     "Alias",
     "AliasFallback",
     "AliasTarget",
+    "Bill",
+    "BillDay",
     "Decision",
     "Deployed",
     "Endpoint",
