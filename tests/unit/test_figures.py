@@ -144,3 +144,13 @@ def test_a_decision_is_told_in_words() -> None:
     assert words.text(plain({}, 0, load, stopped)) == (
         "13.3k of load needs 14.8k; 14.4k is ready. No more hot workers: max_workers 2 is reached."
     )
+
+
+@pytest.mark.parametrize(("said", "word"), [("quota exceeded: 4 of 4", "quota"), ("account is locked", "refused")])
+def test_what_its_provider_refuses_does_not_fail_by_what_it_runs(said: str, word: str) -> None:
+    fleet = fleet_of(replace(worker(ONE, State.ERROR), message=f"rent: {said}"))
+    fleet.roster.estimator.blame(fleet.workers[ONE], NOW)
+    rule = "workergroup 7 failed 1 times and waits before the next try"
+    state, found = judged(fleet, 10.0, ("no more hot workers", rule))
+    assert found is not None
+    assert (state, found.word, found.said) == ("short", word, f"rent: {said}")

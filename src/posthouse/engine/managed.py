@@ -59,6 +59,16 @@ REFUSED: Final = {
 """What is said of a refused report, by whether it had a token."""
 
 
+class Expected(NamedTuple):
+    """When a worker is expected, in seconds from now; 0 where nobody can tell."""
+
+    in_s: float = 0.0
+    """As likely sooner as later."""
+    from_s: float = 0.0
+    by_s: float = 0.0
+    """Nine in ten come between these; 0 where only the middle is known."""
+
+
 class Refusal(NamedTuple):
     """That messages of a worker were refused."""
 
@@ -128,6 +138,8 @@ class ManagedEndpoint:
         """Told of effects alone: a request that has a worker at once has none."""
         self.kept: EventLog | None = None
         """Where its events are kept, if they are."""
+        self.expected = 0.0, Expected()
+        """When it was last asked when a worker is expected, and what was said."""
         self.limited: Counter[str] = Counter()
         """Requests that were refused since the start, by the limit of their key."""
         self._refusals: dict[WorkerId, Refusal] = {}

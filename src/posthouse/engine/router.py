@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from posthouse.domain.worker import Worker
 from posthouse.engine import wishes
+from posthouse.engine.estimate import expected
 from posthouse.engine.hub import Hub
 from posthouse.engine.limits import Meter, OverLimit, Reserved
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import why
-from posthouse.engine.verdict import ready_in_s
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Left, Waiting, Wish
 from posthouse.fleet.ledger import OnEnd
@@ -246,7 +246,7 @@ def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float
     status = statuses(managed.fleet.workers.values())
     if managed.last_failures(now) and (failure := why(managed, now)):
         status = f"{status}; {failure}"
-    expected_s = (ask.estimate and round(ready_in_s(managed, now), 1)) or 0  # 0 itself: only that is left out
+    expected_s = (ask.estimate and round(expected(managed, now).in_s, 1)) or 0  # 0 itself: only that is left out
     return WaitReply(ask.endpoint, status, outcome.request_idx if ask.polls else 0, expected_s)
 
 

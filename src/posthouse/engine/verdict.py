@@ -1,12 +1,12 @@
 """Why an endpoint is short of capacity: one verdict, the same wherever it is told."""
 
 import re
-from statistics import median
 from typing import Final
 
 from posthouse.domain.decision import Obstacle
 from posthouse.domain.endpoint import EndpointState
-from posthouse.domain.lifecycle import COMING, Goal, State
+from posthouse.domain.lifecycle import COMING, Command, Goal
+from posthouse.engine.estimate import expected
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.words import span, usd, work
 from posthouse.policy.faults import same_fault
@@ -15,9 +15,11 @@ from posthouse.wire.rows.live import Figures, Verdict
 
 SHORT: Final = 1.001
 """A need above this many times what is hot is one."""
-_NEW: Final = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING})
 MAX_WHY: Final = 300
 """Longest sentence about failures, in characters."""
+_REFUSED: Final = f"{Command.RENT}: "
+"""How the words of a worker begin that was never made."""
+_QUOTA: Final = re.compile(r"quota|limit.{0,40}(reached|exceeded)|(reached|exceed\w*).{0,40}limit", re.IGNORECASE)
 _CAP: Final = re.compile(r"(the installation's )?(max_usd_\w+) (\S+) (?:would be passed|pays for no more)")
 
 
@@ -53,27 +55,8 @@ def condition(managed: ManagedEndpoint, shown: Figures, found: Verdict | None) -
     return "enough" if shown.hot or shown.load else "at_rest"
 
 
-def ready_in_s(managed: ManagedEndpoint, now: float) -> float:
-    """When a worker is expected to be free for a request that waits, in seconds from now; 0 where nobody can tell.
-
-    A worker that comes takes as long as others took; before one has come here, nobody can tell. Where some are ready,
-    the work that is at them and waits is shared by them.
-    """
-    fleet = managed.fleet
-    workers, ledger = list(fleet.workers.values()), fleet.requests.ledger
-    if ready := [worker.perf for worker in workers if worker.state is State.IDLE and worker.perf > 0]:
-        count = len(ledger) - len(ledger.waiting)
-        work = ledger.outstanding() * (1 + len(ledger.waiting) / count) if count else 0.0
-        return work / sum(ready)
-    learned = fleet.roster.estimator
-    start_s, create_s = (median(took or [0.0]) for took in (learned.start_s, learned.create_s))
-    left_s = [start_s - (now - worker.since) for worker in workers if worker.state is State.STARTING]
-    left_s += [create_s - (now - worker.created_at) for worker in workers if worker.state in _NEW]
-    return min((s for s in left_s if s > 0), default=0.0)
-
-
 def _crash_loop(managed: ManagedEndpoint, waits: str, now: float) -> Verdict | None:
-    """What it runs fails: on several machines, or so that the next try waits while none is ready."""
+    """What it runs fails, or is not made at all: on several machines, or so that the next try waits."""
     faults = [f for f in managed.fleet.roster.estimator.group_failures.values() if f.count]
     same = any(same_fault(fault) for fault in faults)
     if not same and not (any("failed" in rule for rule in _rules(managed)) and faults):
@@ -81,6 +64,10 @@ def _crash_loop(managed: ManagedEndpoint, waits: str, now: float) -> Verdict | N
     machines = len({machine for fault in faults for machine in fault.machines})
     where = f" on {machines} machines" if machines > 1 else ""
     said = next((worker.message for worker in reversed(managed.last_failures(now))), "")
+    if said.startswith(_REFUSED):
+        word = "quota" if _QUOTA.search(said) else "refused"
+        title = "gets no workers: a quota is used up" if word == "quota" else "gets no workers: its provider refuses"
+        return Verdict(word=word, title=title, text=f"{waits}The provider said:", said=shortened(said))
     return Verdict(
         word="crash_loop",
         title="does not come up: what it runs fails",
@@ -121,17 +108,26 @@ def _blocked(managed: ManagedEndpoint, shown: Figures, waits: str) -> Verdict | 
 
 def _starting(managed: ManagedEndpoint, shown: Figures, waits: str, now: float) -> Verdict | None:
     count = sum(w.goal is Goal.HOT and w.state in COMING for w in managed.fleet.workers.values())
-    left_s, many = ready_in_s(managed, now), f"{count} worker{'s' if count > 1 else ''}"
+    soon, many = expected(managed, now), f"{count} worker{'s' if count > 1 else ''}"
     if not count and not shown.waiting:
         return None
     if not count and shown.hot:
-        free = f"One is free in about {span(left_s)}." if left_s else ""
+        free = f"One is free in about {span(soon.in_s)}." if soon.in_s else ""
         title = "is busy: every worker has as much as it may"
-        return Verdict(word="busy", title=title, text=f"{waits}{free}".strip(), mends=True)
+        return Verdict(word="busy", title=title, text=f"{waits}{free}".strip(), mends=True, ready_in_s=soon.in_s)
     if not count:
         return Verdict(word="starting", title="is about to start", text=waits.strip(), mends=True)
-    ready = f"ready in about {span(left_s)}" if left_s else "when it is ready is not known yet"
-    return Verdict(word="starting", title=f"is starting: {ready}", text=f"{waits}On the way: {many}.", mends=True)
+    ready = f"ready in about {span(soon.in_s)}" if soon.in_s else "when it is ready is not known yet"
+    sure = f", nine in ten between {span(soon.from_s)} and {span(soon.by_s)}" if soon.by_s else ""
+    return Verdict(
+        word="starting",
+        title=f"is starting: {ready}",
+        text=f"{waits}On the way: {many}{sure}.",
+        mends=True,
+        ready_in_s=soon.in_s,
+        ready_from_s=soon.from_s,
+        ready_by_s=soon.by_s,
+    )
 
 
 def _sentence(text: str) -> str:

@@ -98,6 +98,10 @@ class Estimator:
         self.failed(worker, now)
         return same_fault(failures) and not same_fault(group)
 
+    def create_s_for(self, worker: Worker) -> deque[float]:
+        """How long the latest of its kind took to be ready; of any kind, where none of it was."""
+        return self._create_s_of.get(kind_of(worker.group_id, worker)) or self.create_s
+
     def estimates(self, now: float) -> Estimates:
         """All of it, for a decision."""
         nothing = Estimates()

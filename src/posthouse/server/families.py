@@ -45,6 +45,12 @@ VERDICT = _gauge(
     "endpoint",
     "because",
 )
+READY = _gauge(
+    "posthouse_expected_ready_seconds",
+    "When the first of the workers that start is expected: with the chance 0.05, 0.5 or 0.95 by then.",
+    "endpoint",
+    "chance",
+)
 WORKERS = _gauge("posthouse_workers", "Workers by state.", "endpoint", "state")
 OUTLIERS = _gauge("posthouse_outlier_workers", "Workers that are asked last, as requests failed there.", "endpoint")
 UPDATES = _gauge(

@@ -85,6 +85,10 @@ class Metrics:
             page.add(of.CAPACITY, capacity, name, what)
         if (found := verdict(managed, shown, now)) is not None:
             page.add(of.VERDICT, 1, name, found.word)
+            if found.ready_by_s:
+                times = found.ready_from_s, found.ready_in_s, found.ready_by_s
+                for chance, ready_s in zip(("0.05", "0.5", "0.95"), times, strict=True):
+                    page.add(of.READY, ready_s, name, chance)
 
     def _requests(self, page: Page, managed: ManagedEndpoint, name: str) -> None:
         for what, count in asdict(managed.fleet.counters).items():

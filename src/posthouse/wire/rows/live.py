@@ -35,8 +35,8 @@ class Verdict(Row):
     """What keeps an endpoint from the capacity that it needs."""
 
     word: str
-    """`cap.NAME`, `limit.max_workers`, `no_offer`, `crash_loop`, `starting`, `busy`, `suspended`, `stopped` or
-    `blocked`."""
+    """`cap.NAME`, `limit.max_workers`, `no_offer`, `quota`, `refused`, `crash_loop`, `starting`, `busy`, `suspended`,
+    `stopped` or `blocked`."""
     title: str
     """The same in a few words, to follow the endpoint's name."""
     text: str
@@ -45,6 +45,11 @@ class Verdict(Row):
     """The last words of a worker that failed. They are a worker's: show them as text."""
     mends: bool = False
     """It passes by itself."""
+    ready_in_s: float = 0.0
+    """When a worker is expected, in seconds, as likely sooner as later; 0 where nobody can tell."""
+    ready_from_s: float = 0.0
+    ready_by_s: float = 0.0
+    """Of starts like these nine in ten end between these; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
