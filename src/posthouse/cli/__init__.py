@@ -39,6 +39,7 @@ from posthouse.cli import (
     simulate,
     status,
     template,
+    top,
     up,
     worker,
     workergroup,
@@ -76,6 +77,7 @@ app = typer.Typer(
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("shutdown")(shutdown.shutdown)
 app.command("demo")(demo.demo)
 app.command("market")(market.market)

@@ -105,6 +105,11 @@ class Management:
         query = "" if last_s is None else f"?last_s={last_s}"
         return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/traffic{query}", rows.Traffic)
 
+    async def history(self, name_or_id: Id, last_s: float = 3600.0, most: int = 1440) -> rows.History:
+        """Returns what an endpoint was in the last `last_s` seconds, up to a year, in at most so many rows."""
+        path = f"/v1/endpoints/{_quoted(name_or_id)}/history?last_s={last_s}&most={most}"
+        return await self._http.call("GET", path, rows.History)
+
     async def bill(self, name_or_id: Id, days: int = 13, wait_s: float | None = None) -> rows.Bill:
         """Returns what an endpoint cost today and in `days` whole days, beside the least that it could have."""
         query = f"days={days}" + ("" if wait_s is None else f"&wait_s={wait_s}")

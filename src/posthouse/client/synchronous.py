@@ -190,6 +190,7 @@ class Client(_Shell[AsyncClient]):
     delete_alias = _blocking(AsyncClient.delete_alias)
     reachable = _blocking(AsyncClient.reachable)
     explain = _blocking(AsyncClient.explain)
+    history = _blocking(AsyncClient.history)
     bill = _blocking(AsyncClient.bill)
     traffic = _blocking(AsyncClient.traffic)
     rotate_endpoint_key = _blocking(AsyncClient.rotate_endpoint_key)
