@@ -4,12 +4,12 @@ import { get, type History, type MoneyLeft, type Standing, type Worker } from ".
 import { Head } from "../app";
 import { Chart } from "../chart";
 import { inPath, live, useAnswer, useLive } from "../live";
-import { Bar, Card, Choice, Empty, Loading, Problem, Tile, Time, count, gpu, usd } from "../parts";
+import { Bar, Card, Choice, Empty, Loading, Problem, Tile, Time, count, gpu, span, usd } from "../parts";
 import { ask, asked, endpointAt, home } from "../route";
 import { Said } from "../text";
 
 const BY = [["", "Endpoint"], ["gpu", "GPU"], ["provider", "Provider"], ["state", "State"]] as const;
-const RANGES = [["3600", "1 h"], ["", "24 h"]] as const;
+const RANGES = [["3600", "1 h"], ["", "24 h"], ["604800", "7 d"], ["2592000", "30 d"]] as const;
 const SLOTS = 96;
 const MOST = 60; // endpoints whose history is asked for
 
@@ -53,7 +53,7 @@ export function Costs() {
         <Tile name="Spend now" value={usd(spend)} unit="/h" bar={<Bar parts={whole ? FOR.map((part) => [KIND[part], whole.parts[part]]) : [["none", 1]]} />}>{there ? count(there.length, "worker") : ""}</Tile>
         <Tile name="Idle now" value={usd(idle)} unit="/h">{spend ? `${Math.round((100 * idle) / spend)} % of it: ready, without a request` : "nothing runs"}</Tile>
         <Tile name="Storage now" value={usd(storage)} unit="/h">disks of workers that rest</Tile>
-        <Tile name={`In the last ${last === 3600 ? "hour" : "24 h"}`} value={past ? usd(past.usd) : "–"}>{past && past.seconds < last * 0.9 ? `of ${Math.round(past.seconds / 60)} min that are known` : "by all endpoints"}</Tile>
+        <Tile name={`In the last ${RANGES.find(([key]) => Number(key || 86_400) === last)?.[1] ?? "24 h"}`} value={past ? usd(past.usd) : "–"}>{past && past.seconds < last * 0.9 ? `of ${span(past.seconds)} that are known` : "by all endpoints"}</Tile>
       </section>
       <div class="columns">
         <div>

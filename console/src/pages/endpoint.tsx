@@ -14,7 +14,7 @@ import { UseTab } from "./use";
 import { WhatIfTab } from "./whatif";
 import { WorkerTable } from "./workers";
 
-const RANGES = [["900", "15 min"], ["", "1 h"], ["21600", "6 h"], ["86400", "24 h"]] as const;
+const RANGES = [["900", "15 min"], ["", "1 h"], ["21600", "6 h"], ["86400", "24 h"], ["604800", "7 d"], ["2592000", "30 d"]] as const;
 
 const TABS: [Tab | "", string][] = [["", "Now"], ["parameters", "Parameters"], ["use", "Use"], ["try", "Try"], ["what-if", "What if"]];
 
