@@ -152,7 +152,7 @@ function options(box: HTMLElement, props: () => Props, tell: (index: number | nu
   return {
     width: box.clientWidth,
     height: height(ask),
-    padding: [10, 12, 0, 0],
+    padding: [10, 24, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "page" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
     scales: {

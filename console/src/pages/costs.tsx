@@ -53,7 +53,7 @@ export function Costs() {
         <Tile name="Spend now" value={usd(spend)} unit="/h" bar={<Bar parts={whole ? FOR.map((part) => [KIND[part], whole.parts[part]]) : [["none", 1]]} />}>{there ? count(there.length, "worker") : ""}</Tile>
         <Tile name="Idle now" value={usd(idle)} unit="/h">{spend ? `${Math.round((100 * idle) / spend)} % of it: ready, without a request` : "nothing runs"}</Tile>
         <Tile name="Storage now" value={usd(storage)} unit="/h">disks of workers that rest</Tile>
-        <Tile name={`In the last ${RANGES.find(([key]) => Number(key || 86_400) === last)?.[1] ?? "24 h"}`} value={past ? usd(past.usd) : "–"}>{past && past.seconds < last * 0.9 ? `of ${span(past.seconds)} that are known` : "by all endpoints"}</Tile>
+        <Tile name={`In the last ${RANGES.find(([key]) => Number(key || 86_400) === last)?.[1] ?? "24 h"}`} value={past ? usd(past.usd) : "–"}>{past && past.seconds < last * 0.9 ? `of about ${span(past.seconds)} that are known` : "by all endpoints"}</Tile>
       </section>
       <div class="columns">
         <div>
