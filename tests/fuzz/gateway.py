@@ -27,7 +27,8 @@ from posthouse.gateway.application import PASSED
 from tests.fuzz.__main__ import tries
 from tests.kit.gateways import gateway_world
 
-PATHS = {*PASSED, "/v1/models", "/v1/models/{model}"}
+OF_RESPONSE = {f"/v1/responses/{{response_id}}{more}" for more in ("", "/cancel", "/input_items")}
+PATHS = {*PASSED, "/v1/models", "/v1/models/{model}", *OF_RESPONSE}
 ROLES = ("none", "wrong", "own")
 KEYS = {"none": "", "wrong": "ph_00000000_" + "w" * 43}
 
@@ -38,7 +39,7 @@ def described(document: dict[str, Any]) -> Iterator[tuple[str, st.SearchStrategy
     for found in schemathesis.openapi.from_dict(document | {"paths": own}).get_all_operations():
         assert isinstance(found, Ok), found
         call = found.ok()
-        if call.method.upper() in {"GET", "POST"}:
+        if call.method.upper() in {"GET", "POST", "DELETE"}:
             yield f"{call.method.upper()} {call.path}", call.as_strategy()
 
 

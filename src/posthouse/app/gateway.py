@@ -161,6 +161,8 @@ def own_gateway(
     argv += ["--log-level", settings.server.log_level]
     if wanted.records is not None:
         argv += ["--records", str(wanted.records.expanduser().absolute())]
+    if wanted.externals is not None:
+        argv += ["--externals", str(wanted.externals.expanduser().absolute())]
     environ = {"POSTHOUSE_CA": str(data_dir / "authority.cer")} if settings.server.tls == "self" else {}
     return OwnGateway(listener, wanted.drain_s, argv, environ)
 

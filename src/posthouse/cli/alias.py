@@ -64,8 +64,8 @@ def put(
         list[str] | None,
         typer.Option(
             metavar="MODEL[=FAULT+...]",
-            help=f"Where requests go that failed before their first byte. Faults: {', '.join(FAULTS)}; "
-            f"{'+'.join(FAULTS[:3])}, if none is named.",
+            help=f"Where requests go that failed before their first byte; the last may be external:NAME. "
+            f"Faults: {', '.join(FAULTS)}; {'+'.join(FAULTS[:3])}, if none is named.",
         ),
     ] = None,
     wait_s: Annotated[

@@ -56,6 +56,13 @@ def gateway(
     max_records_mib: Annotated[
         int, typer.Option(min=1, max=2**20, help="Size of that and one older file together; then the oldest go.")
     ] = DEFAULT.max_records_bytes // MIB,
+    externals: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML with servers of OpenAI's API that aliases may fall back on, and what they may cost.",
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.")
     ] = "info",
@@ -95,6 +102,7 @@ def gateway(
         max_connections=max_connections,
         records=str(records) if records else None,
         max_records_bytes=max_records_mib * MIB,
+        externals=str(externals) if externals else None,
     )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
 

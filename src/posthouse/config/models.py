@@ -89,6 +89,10 @@ class Gateway(Section):
     records: Path | None = Field(
         None, description="File for what became of each request, for `posthouse records`. Default: it is only logged."
     )
+    externals: Path | None = Field(
+        None,
+        description="File, in TOML, with servers of others that aliases may fall back on. Default: there are none.",
+    )
 
 
 class Engine(Section):

@@ -31,7 +31,8 @@ _SAME: Final = ("prompt_cache_key", "user")
 _PROMPT: Final = ("system", "instructions", "prompt", "messages", "input")
 _MAX_COST: Final = 1e9  # the most that the server takes
 
-_fields = msgspec.json.Decoder(dict[str, Raw])
+Fields: Final = msgspec.json.Decoder(dict[str, Raw])
+"""Of a body; their values keep every byte."""
 
 
 class Asked(Struct, frozen=True):
@@ -66,7 +67,7 @@ class Asked(Struct, frozen=True):
 def read(path: str, body: bytes) -> Asked:
     """What the body for this path asks. Values that are passed on keep every byte. Raises: Refused."""
     try:
-        fields = _fields.decode(body)
+        fields = Fields.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "invalid_body", f"body: must be a JSON object; {error}") from None
     model = named(_value(fields, "model", str), "model" in fields)
@@ -90,7 +91,7 @@ def for_model(asked: Asked, model: str) -> Asked:
     if isinstance(body, Upload):
         body.model = model
     elif body is not None and not asked.opaque:
-        body = msgspec.json.encode(_fields.decode(body) | {"model": Raw(msgspec.json.encode(model))})
+        body = msgspec.json.encode(Fields.decode(body) | {"model": Raw(msgspec.json.encode(model))})
     return msgspec.structs.replace(asked, model=model, body=body)
 
 
@@ -104,7 +105,7 @@ def named(model: str | None, said: bool) -> str:
 
 def going_on(asked: Asked, body: bytes, key: str) -> Asked:
     """The same where its `body` goes on from a response that a worker keeps. `key`: the caller's. Raises: Refused."""
-    fields = _fields.decode(body)
+    fields = Fields.decode(body)
     if (before := _value(fields, "previous_response_id", str)) is None:
         return asked
     if (known := found(key, before)) is None:
@@ -129,6 +130,11 @@ def _key(path: str, fields: dict[str, Raw]) -> str:
         return affinity(said)
     prompt = b"".join(bytes(fields[name]) for name in _PROMPT if name in fields)
     return affinity(prompt[:PROMPT_BYTES]) if len(prompt) >= PROMPT_BYTES else ""
+
+
+def number_in(fields: dict[str, Raw], name: str) -> float | None:
+    """None where there is no such number."""
+    return _value(fields, name, float)
 
 
 def _value(fields: dict[str, Raw], name: str, kind: type[T]) -> T | None:

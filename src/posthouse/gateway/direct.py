@@ -6,6 +6,8 @@ from typing import Final
 import msgspec
 
 from posthouse.client.answers import Routed
+from posthouse.gateway.aliases import Step
+from posthouse.gateway.errors import RETRY_S, Refused
 from posthouse.gateway.exchange import Exchange
 from posthouse.gateway.outward import REQUEST_ID
 from posthouse.http1.reply import Reply
@@ -42,6 +44,10 @@ class DirectExchange(Exchange):
                 (REQUEST_ID, self._client.id.encode()),
             ]
             self._client.answer(307, b"", headers)
+
+    async def _begin_outside(self, step: Step) -> tuple[Reply, bytes]:
+        text = "no worker is free; the fallback on a server that is not ours takes no direct request"
+        raise Refused(503, "no_worker", text, retry_s=RETRY_S)
 
     async def _ask(self, routed: Routed) -> tuple[Reply, bytes]:
         self._client.prove()

@@ -116,6 +116,20 @@ def put_off(waiting: Waiting) -> Refused:
     return Refused(status, code, text, retry_s=waiting.retry_after_s or RETRY_S, limits=waiting.limits)
 
 
+def no_worker(model: str, waited_s: float, waiting: Waiting) -> Refused:
+    """What the caller is told whose request has waited for so long as it may."""
+    when = f"; the next is ready in about {math.ceil(waiting.ready_in_s)} s" if waiting.ready_in_s else ""
+    text = f"no worker of {model!r} was free within {waited_s:.3g} s: {waiting.status}{when}"
+    return Refused(503, "no_worker", text, retry_s=waiting.ready_in_s or RETRY_S, fault="no_worker")
+
+
+def too_many_retries(failed: WorkerFailed) -> Refused:
+    """What the caller is told of a failure after which its request is not tried again, because many others are."""
+    text = f"{failed.message}; it is not tried again, because many others are"
+    status, retry_s = 429 if failed.status == 429 else 503, failed.retry_after_s or RETRY_S
+    return Refused(status, "too_many_retries", text, retry_s=retry_s, fault=fault_of(failed.status))
+
+
 def refusal(error: ClientError) -> Refused:
     """What the caller is told of an error of the server or of the last worker that was tried."""
     text = error.message

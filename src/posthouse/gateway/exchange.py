@@ -17,15 +17,16 @@ from posthouse.gateway.aliases import Step, first_good
 from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events, Passing
 from posthouse.gateway.errors import (
-    RETRY_S,
     Refused,
     as_event,
-    fault_of,
+    no_worker,
     put_off,
     refusal,
     refused_by_agent,
+    too_many_retries,
     unknown_model,
 )
+from posthouse.gateway.externals import Spending
 from posthouse.gateway.inward import Request
 from posthouse.gateway.outward import REQUEST_ID, as_sent
 from posthouse.gateway.records import Record
@@ -35,6 +36,7 @@ from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
+from posthouse.wire.rows.aliases import EXTERNAL
 
 ANTHROPIC_ID: Final = b"request-id"
 """Where its clients look for it."""
@@ -70,10 +72,7 @@ class Exchange:
 
     def __init__(self, ways: Ways, client: Request, key: str, asked: Asked, repeat: Repeat | None = None) -> None:
         """`repeat`: gets the answer, too."""
-        self._ways = ways
-        self._client = client
-        self._key = key
-        self._asked = asked
+        self._ways, self._client, self._key, self._asked = ways, client, key, asked
         self._named = asked.model
         self._anthropic = is_anthropic(client)
         key_id = _KEY_ID.match(key)
@@ -95,6 +94,7 @@ class Exchange:
         self._limits: dict[str, str] = {}  # headers that say what is left of the limits of the key
         self._wait_s = self._first_byte_s = 0.0
         self._outcome = "client left"
+        self._spending: Spending | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -130,6 +130,8 @@ class Exchange:
             self._begin_no_more_comments()
             if reply is not None:
                 reply.close()  # before its end: the worker stops
+            if self._spending is not None:
+                self._spending.end(self._passing.usage)
             self._tell()
 
     # -- while it waits --------------------------------------------------------------------------------------------
@@ -186,6 +188,8 @@ class Exchange:
 
     async def _begin_at(self, step: Step) -> tuple[Reply, bytes]:
         """The answer of a worker of this endpoint. Raises: Refused, Unauthorized, NotFound."""
+        if step.faults and step.model.startswith(EXTERNAL):  # none but an alias names it
+            return await self._begin_outside(step)
         self._asked = asked = for_model(self._asked, step.model)
         settings = self._ways.settings
         self._begun_before = self._begun
@@ -208,16 +212,19 @@ class Exchange:
         self._first_byte_s = time.monotonic() - self._began_at
         return begun.answer
 
+    async def _begin_outside(self, step: Step) -> tuple[Reply, bytes]:
+        """The same of a server that is not ours. Raises: Refused."""
+        self._asked, self._worker = msgspec.structs.replace(self._asked, model=step.model), step.model
+        reply, first, self._spending = await self._ways.externals.ask(self._client, self._asked)
+        return reply, first
+
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
             raise put_off(waiting)
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
-            text = f"no worker of {self._asked.model!r} was free within {self._hold_until - self._began_at:.3g} s"
-            when = f"; the next is ready in about {math.ceil(waiting.ready_in_s)} s" if waiting.ready_in_s else ""
-            text = f"{text}: {waiting.status}{when}"
-            raise Refused(503, "no_worker", text, retry_s=waiting.ready_in_s or RETRY_S, fault="no_worker")
+            raise no_worker(self._asked.model, self._hold_until - self._began_at, waiting)
 
     def _hold_left_s(self) -> float:
         return self._hold_until - time.monotonic()
@@ -263,10 +270,7 @@ class Exchange:
         if self._ways.retries.take():
             self._ways.measured.tried_again(self._client.route)
             return failed
-        said = f"{failed.message}; it is not tried again, because many others are"
-        status = 429 if failed.status == 429 else 503
-        retry_s = failed.retry_after_s or RETRY_S
-        return Refused(status, "too_many_retries", said, retry_s=retry_s, fault=fault_of(failed.status))
+        return too_many_retries(failed)
 
     # -- and back --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from posthouse.gate import listening
 from posthouse.gateway.application import Gateway
+from posthouse.gateway.externals import Externals
 from posthouse.gateway.inward import Inward
 from posthouse.gateway.records import Records
 from posthouse.gateway.server import Server
@@ -40,7 +41,9 @@ async def run(
         stack.push_async_callback(server.close)
         records = Records(Path(settings.records) if settings.records else None, settings.max_records_bytes)
         stack.callback(records.close)
-        gateway = Gateway(Ways(settings, server, records))
+        externals = Externals(Path(settings.externals) if settings.externals else None, settings.silence_s)
+        stack.callback(externals.close)
+        gateway = Gateway(Ways(settings, server, records, externals=externals))
         inward = Inward(gateway.answer, settings.max_connections, settings.max_body_bytes, settings.stall_s)
         if own is None:
             listener = stack.enter_context(listening(settings.listen_host, settings.listen_port))
@@ -55,16 +58,17 @@ async def run(
             loop.add_reader(line, stop.set)  # the server says nothing by it but its end
             stack.callback(loop.remove_reader, line)
             line.send(b"r")
-        keeping = loop.create_task(_keep(inward, server))
+        keeping = loop.create_task(_keep(inward, server, externals))
         stack.callback(keeping.cancel)
         await stop.wait()
         log.info("gateway: stopping")
         await inward.close(settings.drain_s)
 
 
-async def _keep(inward: Inward, server: Server) -> None:
+async def _keep(inward: Inward, server: Server, externals: Externals) -> None:
     """Close what is late, for ever."""
     while True:
         await asyncio.sleep(1.0)
         inward.every_second()
         server.every_second()
+        externals.every_second()

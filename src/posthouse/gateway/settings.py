@@ -33,4 +33,6 @@ class GatewaySettings:
     max_connections: int = 4096
     records: str | None = None
     """File for what became of each request, as JSON lines; None: it is only logged."""
+    externals: str | None = None
+    """File with servers of others that aliases may fall back on, in TOML; None: there are none."""
     max_records_bytes: int = 64 * MIB

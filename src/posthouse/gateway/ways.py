@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from posthouse.gateway.aliases import Aliases
+from posthouse.gateway.externals import Externals
 from posthouse.gateway.learned import Learned
 from posthouse.gateway.metrics import Measured
 from posthouse.gateway.records import Records
@@ -23,4 +24,5 @@ class Ways:
     repeats: Repeats = field(default_factory=Repeats)
     learned: Learned = field(default_factory=Learned)
     aliases: Aliases = field(default_factory=Aliases)
+    externals: Externals = field(default_factory=Externals)
     measured: Measured = field(default_factory=Measured)

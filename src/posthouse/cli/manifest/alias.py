@@ -21,7 +21,7 @@ TARGET: Final = {
     "weight": "Its share of the requests, beside the weights of the others; 1, if it is left out.",
 }
 FALLBACK: Final = {
-    "model": "An endpoint, or another alias.",
+    "model": "An endpoint, another alias, or as the last one external:NAME, which gateways know.",
     "faults": f"For which classes of errors; {', '.join(FAULTS[:3])}, if it is left out.",
 }
 

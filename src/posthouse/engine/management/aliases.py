@@ -10,6 +10,7 @@ from posthouse.engine.management.inputs import MAX_NAME, NewAlias
 from posthouse.errors import BadRequest, NotFound
 from posthouse.wire.checks import unknown
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
+from posthouse.wire.rows.aliases import EXTERNAL
 
 MAX_ALIASES = 1000
 """Most aliases of an account: our choice."""
@@ -63,7 +64,12 @@ class Aliases:
             raise BadRequest("targets: one at least must have a weight above 0")
         known = {**self.of(owner), alias.name: alias}
         endpoints = [endpoint.name for endpoint in self.hub.directory if endpoint.account_id == owner]
+        last = len(alias.fallbacks) - 1
         for field, model in _named(alias):
+            if model.startswith(EXTERNAL) and model not in endpoints:
+                if field == f"fallbacks[{last}].model" and model != EXTERNAL:
+                    continue
+                raise BadRequest(f"{field}: {EXTERNAL}NAME can be the last fallback alone")
             if model not in known and model not in endpoints:
                 raise BadRequest(f"{field}: {unknown(model, [*endpoints, *known], 'endpoint or alias')}")
             if path := _way(known, model, alias.name):

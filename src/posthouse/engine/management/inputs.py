@@ -322,7 +322,7 @@ class NewAliasFallback(OwnInput):
     """Where requests go that failed before their first byte."""
 
     model: Name
-    """An endpoint, or another alias."""
+    """An endpoint, another alias, or as the last one `external:NAME`, which gateways know."""
     faults: Annotated[list[Fault], Field(min_length=1, max_length=len(FAULTS))] = list(FAULTS[:3])
     """For which classes of errors."""
 

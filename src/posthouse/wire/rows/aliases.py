@@ -8,6 +8,8 @@ from posthouse.wire.rows.base import Row
 Fault = Literal["no_worker", "rate_limited", "failed", "too_long"]
 """A class of errors: no worker was free in time; workers put it off (429); it failed at workers; its prompt is longer
 than the model's context."""
+EXTERNAL: Final = "external:"
+"""What the name of a fallback begins with that is no endpoint of ours, but one of a gateway's externals."""
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
@@ -26,7 +28,7 @@ class AliasFallback(Row):
     """Where requests go that failed before their first byte."""
 
     model: str
-    """An endpoint, or another alias."""
+    """An endpoint, another alias, or as the last one `external:NAME`."""
     faults: list[Fault] = field(default_factory=lambda: list(FAULTS[:3]))
     """For which classes of errors."""
 
