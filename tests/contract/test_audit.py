@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -275,6 +276,7 @@ async def test_the_command_lists_and_verifies(
     lines = text.splitlines()
     assert code == 0
     assert "max_workers 3 → 5" in lines[2]
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", lines[2])
     assert "desc" in text
     assert not {"\u202e", "\x1b"} & set(text)
     code, text = await told("audit", "list", "--all", "--json")

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 PAGE = 1000
 """Acts that are asked for at once."""
-COLUMNS = ("id", "at", "who", "action", "subject", "change")
+COLUMNS = ("id", "done_at", "who", "action", "subject", "change")
 LESS = ("id",)
 """Columns that a narrow terminal goes without, the first first."""
 
@@ -116,7 +116,13 @@ def _pages(client: "Client", limit: int | None, **wanted: Any) -> "Iterator[rows
 def _shown(act: Mapping[str, Any]) -> dict[str, Any]:
     """An act for people."""
     subject = act["subject"] + (f" {act['name']}" if act["name"] not in ("", act["subject"]) else "")
-    return {**act, "who": act["key_name"] or act["key_id"] or act["via"], "subject": subject, "change": _change(act)}
+    return {
+        **act,
+        "done_at": act["at"],
+        "who": act["key_name"] or act["key_id"] or act["via"],
+        "subject": subject,
+        "change": _change(act),
+    }
 
 
 def _change(act: Mapping[str, Any]) -> str:
