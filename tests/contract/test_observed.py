@@ -1,9 +1,11 @@
 """A gateway, the server and workers, each a process of its own, as a Prometheus and a collector of traces see them."""
 
 import gc
+import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from posthouse.errors import BadRequest
 from tests.kit.collector import Collector, collecting
 from tests.kit.gateways import World, add_endpoint, gateway_world, until
 from tests.kit.prometheus import asked, needs_prometheus, prometheus, scraped
+from tests.kit.site import TIMEOUT_S
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "a-canary-in-a-prompt"}]
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7"
@@ -35,7 +38,7 @@ def collector() -> Iterator[Collector]:
 def world(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[World]:
     to = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     folders = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("engine")
-    with gateway_world(*folders, environ=to | CAPS, worker_environ=to) as made:
+    with gateway_world(*folders, "--log-format", "json", environ=to | CAPS, worker_environ=to) as made:
         yield made
     gc.collect()
 
@@ -83,10 +86,30 @@ def test_what_fails_is_a_failed_span(world: World, collector: Collector) -> None
     until(lambda: any(span.failed for span in collector.named("model")), "the worker's")
 
 
-def test_no_span_has_a_key_or_what_was_said(world: World, collector: Collector) -> None:
-    assert collector.raw
+def test_one_id_finds_a_request_in_the_logs_of_gateway_and_worker(world: World) -> None:
+    headers = {"X-Request-ID": "an-id-to-look-for"}
+    world.client().chat.completions.create(model="chat", messages=MESSAGES, extra_headers=headers)
+    for files in ("gateway.log", "posthouse-data/workers/*/home/output.log"):
+        until(lambda files=files: bool(lines(world, files, request_id="an-id-to-look-for")), files)  # type: ignore[misc]
+
+
+def lines(world: World, files: str, **about: str) -> list[dict[str, str]]:
+    """The lines of JSON in these logs that have this."""
+    texts = [line for path in world.site.directory.glob(files) for line in path.read_text().splitlines()]
+    found = [json.loads(text) for text in texts if text.startswith("{")]
+    return [row for row in found if about.items() <= row.items()]
+
+
+def test_no_span_no_line_and_no_metric_has_a_key_or_what_was_said(world: World, collector: Collector) -> None:
+    logs = [path.read_bytes() for path in world.site.directory.glob("**/*.log")]
+    pages = []
+    for url in (world.site.environ["POSTHOUSE_URL"], world.url.removesuffix("/v1")):
+        call = urllib.request.Request(f"{url}/metrics", headers={"Authorization": f"Bearer {world.key}"})
+        with urllib.request.urlopen(call, timeout=TIMEOUT_S) as page:
+            pages.append(page.read())
+    assert all((collector.raw, logs, pages))
     for secret in (world.key, "a-canary-in-a-prompt", "so it was"):
-        assert not [body for body in collector.raw if secret.encode() in body], secret
+        assert not [text for text in (*collector.raw, *logs, *pages) if secret.encode() in text], secret
 
 
 def test_while_nothing_is_traced_its_library_is_not_even_imported() -> None:

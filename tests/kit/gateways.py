@@ -18,7 +18,7 @@ from tests.kit import openai_engine
 from tests.kit.site import TIMEOUT_S, Site
 
 ONSTART = f"""
-exec "$PYTHON" -m posthouse agent --perf 1000 --parallel 64 \\
+exec "$PYTHON" -m posthouse agent --log-format json --perf 1000 --parallel 64 \\
   -- "$PYTHON" {openai_engine.__file__} "$MODEL_PORT" "$SEEN"
 """
 SCALING: dict[str, Any] = {"cold_workers": 0, "cold_mult": 1, "max_workers": 2}

@@ -13,6 +13,7 @@ from aiohttp import ClientSession, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
+from posthouse import logs
 from posthouse.agent.grant import (
     AuthData,
     BadBody,
@@ -380,6 +381,7 @@ def _json(reply: object, status: int = 200) -> web.Response:
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    logs.request_id.set(request.headers.get("X-Request-ID", "")[:128])
     try:
         return await handler(request)
     except Refused as refusal:

@@ -158,7 +158,7 @@ def own_gateway(
         "--drain-s",
         str(wanted.drain_s),
     ]
-    argv += ["--log-level", settings.server.log_level]
+    argv += ["--log-level", settings.server.log_level, "--log-format", settings.server.log_format]
     if wanted.records is not None:
         argv += ["--records", str(wanted.records.expanduser().absolute())]
     if wanted.externals is not None:

@@ -1,7 +1,6 @@
 """`posthouse agent`, which has an option for every field of `AgentSettings`."""
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from posthouse import agent as agents
+from posthouse import logs
 from posthouse.agent.settings import AgentSettings, Benchmark, Option
 from posthouse.cli.input import read_json
 from posthouse.errors import BadRequest
@@ -27,11 +27,14 @@ Command = Annotated[
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.", show_default="info")
 ]
+LogFormat = Annotated[Literal["console", "json"], typer.Option(help="How log lines look.", show_default="console")]
 BENCHMARK = "benchmark_"
 """What the options of a benchmark begin with."""
 
 
-def agent(command: Command = None, log_level: LogLevel = "info", **options: Any) -> None:
+def agent(
+    command: Command = None, log_level: LogLevel = "info", log_format: LogFormat = "console", **options: Any
+) -> None:
     """Start a model server on a worker and stand before it: measure, report, verify, queue, proxy.
 
     When the model server ends, the worker ends with its last lines as message.
@@ -59,7 +62,7 @@ def agent(command: Command = None, log_level: LogLevel = "info", **options: Any)
         )
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(log_level, log_format)
     with traced("posthouse-agent"):
         how = asyncio.run(agents.run(settings))
     if how:  # the server has been told
@@ -130,5 +133,6 @@ agent.__signature__ = Signature(  # type: ignore[attr-defined]  # read by Typer
         Parameter("command", Parameter.KEYWORD_ONLY, default=None, annotation=Command),
         *_parameters(AgentSettings),
         Parameter("log_level", Parameter.KEYWORD_ONLY, default="info", annotation=LogLevel),
+        Parameter("log_format", Parameter.KEYWORD_ONLY, default="console", annotation=LogFormat),
     ]
 )

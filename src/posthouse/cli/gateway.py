@@ -1,13 +1,13 @@
 """`posthouse gateway`"""
 
 import json
-import logging
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from posthouse import logs
 from posthouse.cli.options import Url, own_root
 from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest
@@ -66,6 +66,7 @@ def gateway(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Least level that is logged.")
     ] = "info",
+    log_format: Annotated[Literal["console", "json"], typer.Option(help="How log lines look.")] = "console",
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as one line of JSON.")] = False,
     from_server: Annotated[str | None, typer.Option(hidden=True, help="Descriptors that a server passes on.")] = None,
 ) -> None:
@@ -104,7 +105,7 @@ def gateway(
         max_records_bytes=max_records_mib * MIB,
         externals=str(externals) if externals else None,
     )
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(log_level, log_format)
 
     def listens(address: str) -> None:
         base = f"{address}/v1"

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from posthouse import tracing
+from posthouse import logs, tracing
 from posthouse.gateway.asked import Asked, affinity, named, read
 from posthouse.gateway.direct import DIRECT_HEADER, DirectExchange
 from posthouse.gateway.errors import RETRY_S, Refused, unknown_model, wrong_key
@@ -82,6 +82,7 @@ class Gateway:
     async def _answer(self, client: Request) -> None:
         shown = client.header(REQUEST_ID)
         client.id = shown if _WORD.fullmatch(shown) else f"req_{_OURS}{next(_numbers):012x}"
+        logs.request_id.set(client.id)
         try:
             try:
                 await self._handler(client)(client)
