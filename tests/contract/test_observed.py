@@ -89,7 +89,7 @@ def test_what_fails_is_a_failed_span(world: World, collector: Collector) -> None
 def test_one_id_finds_a_request_in_the_logs_of_gateway_and_worker(world: World) -> None:
     headers = {"X-Request-ID": "an-id-to-look-for"}
     world.client().chat.completions.create(model="chat", messages=MESSAGES, extra_headers=headers)
-    for files in ("gateway.log", "posthouse-data/workers/*/home/output.log"):
+    for files in ("gateway.log", "posthouse-data/workers/*/output.log"):
         until(lambda files=files: bool(lines(world, files, request_id="an-id-to-look-for")), files)  # type: ignore[misc]
 
 
