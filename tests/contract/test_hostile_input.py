@@ -214,7 +214,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             Row(query=wrong.replace("limit", "most").replace("1001", "1441"), path={"endpoint": "llm"})
             for wrong in QUERIES
         ),
-        *(Row(query=f"last_s={wrong}", path={"endpoint": "llm"}) for wrong in ("0", "-1", "nan", "inf", "86401")),
+        *(Row(query=f"last_s={wrong}", path={"endpoint": "llm"}) for wrong in ("0", "-1", "nan", "inf", "31622401")),
     ],
     ("GET", "/v1/endpoints/{endpoint}/traffic"): [
         *ids("endpoint"),
