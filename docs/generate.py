@@ -95,6 +95,7 @@ CONSOLE_CALLS = (
     "/v1/endpoints/{endpoint}/outlook",
     "/v1/endpoints/{endpoint}/what-if",
     "/v1/endpoints/{endpoint}/try",
+    "/v1/endpoints/{endpoint}/bill",
     "/v1/recipes",
     "/v1/deployments",
     "/v1/deployments/estimate",

@@ -10,7 +10,7 @@ export const workerAt = (id: number) => `${BASE}/workers/${id}`;
 export const at = (page: Page) => `${BASE}/${page}`;
 export const workersAt = at("workers");
 
-export const TABS = ["parameters", "use", "try", "what-if"] as const;
+export const TABS = ["parameters", "use", "try", "what-if", "bill"] as const;
 export type Tab = (typeof TABS)[number];
 const PAGES = ["workers", "costs", "create", "what-if", "templates", "offers", "keys", "audit"] as const;
 export type Page = (typeof PAGES)[number];

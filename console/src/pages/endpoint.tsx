@@ -7,6 +7,7 @@ import { CapacityBar, CapacityLegend, Card, Choice, Confirm, Empty, Glyph, Loadi
 import { PARAMETERS, type Value } from "../parameters";
 import { ask, asked, endpointAt, go, home, type Tab } from "../route";
 import { Said } from "../text";
+import { BillTab } from "./bill";
 import { CapBar } from "./overview";
 import { ParametersTab } from "./parameters";
 import { Playground } from "./playground";
@@ -16,7 +17,7 @@ import { WorkerTable } from "./workers";
 
 const RANGES = [["900", "15 min"], ["", "1 h"], ["21600", "6 h"], ["86400", "24 h"], ["604800", "7 d"], ["2592000", "30 d"]] as const;
 
-const TABS: [Tab | "", string][] = [["", "Now"], ["parameters", "Parameters"], ["use", "Use"], ["try", "Try"], ["what-if", "What if"]];
+const TABS: [Tab | "", string][] = [["", "Now"], ["parameters", "Parameters"], ["use", "Use"], ["try", "Try"], ["what-if", "What if"], ["bill", "Bill"]];
 
 export function EndpointPage({ name, tab, session }: { name: string; tab: Tab | ""; session: Session }) {
   const { endpoints, status } = useLive();
@@ -43,6 +44,7 @@ function Known({ one, tab, session, crumbs }: { one: Standing; tab: Tab | ""; se
     if (!settings) return error ? <Card title="Endpoint"><Problem error={error} again={again} /></Card> : <Loading lines={6} />;
     switch (tab) {
       case "parameters": return <ParametersTab {...props} settings={settings} />;
+      case "bill": return <BillTab path={path} name={one.endpoint} />;
       case "use": return <UseTab settings={settings} />;
       case "what-if": return <WhatIfTab {...props} settings={settings} />;
       default: return <Card title="Try it" sub="sent by the server to one of its workers"><div class="body"><Playground name={one.endpoint} path={path} model={one.endpoint} /></div></Card>;
