@@ -14,7 +14,7 @@ const PARTS: [keyof BillDay & string, string, string, string][] = [
   ["whole_workers", "Whole workers", "draining", "A worker cannot be had in parts."],
   ["waits_not_used", "Waits not used", "ink", "Requests were begun sooner than they had to be."],
   ["starts", "Starts", "loading", "Workers that were created, loaded, updated or in trouble."],
-  ["storage", "Storage", "cold", "Stopped workers."],
+  ["storage", "Storage", "cold-2", "Stopped workers."],
 ];
 const date = (day: BillDay) => new Date(day.begin * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 const parts = (day: BillDay): [string, number][] => PARTS.map(([key, , kind]) => [kind, Math.max(0, day[key] as number)]);

@@ -16,7 +16,7 @@ const MOST = 60; // endpoints whose history is asked for
 /** What a worker is paid for now. Resting is storage: a disk that is kept. */
 const FOR = ["Working", "Idle", "Starting", "Resting", "Failed"] as const;
 type For = (typeof FOR)[number];
-const KIND: Record<For, string> = { Working: "hot", Idle: "hot-2", Starting: "loading", Resting: "cold", Failed: "failed" };
+const KIND: Record<For, string> = { Working: "hot", Idle: "hot-2", Starting: "loading", Resting: "cold-2", Failed: "failed" };
 function paidFor(worker: Worker): For {
   switch (worker.look) {
     case "cold": return "Resting";
