@@ -53,7 +53,8 @@ def worker() -> Iterator[tuple[dict[str, str], rivals.Running]]:
             while not url:
                 url = getattr(owner.route("m", cost=20), "url", "")
         port = int(url.rpartition(":")[2])
-        [process] = (p for p in psutil.process_iter(["cmdline"]) if engine.__name__ in (p.info["cmdline"] or []))
+        own = [engine.__name__, str(port)]
+        [process] = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-2:] == own)
         yield environ, rivals.Running("direct", port, "x", [process])
 
 

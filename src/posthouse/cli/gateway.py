@@ -112,7 +112,7 @@ def gateway(
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
 
     own = _sockets(from_server) if from_server else None
-    garbage.settle()
+    garbage.settle(garbage.OF_STREAMS)
     with traced("posthouse-gateway"):
         uvloop.run(run(settings, listens, own))
 
