@@ -21,7 +21,7 @@ from posthouse.errors import BadRequest, NotFound, StaleVersion
 from posthouse.fleet import ledger as ledger_module
 from posthouse.fleet.events import Commit, Written
 from posthouse.fleet.ledger import Ledger, Request
-from posthouse.fleet.requests import Requests, _Known
+from posthouse.fleet.requests import Requests
 from posthouse.policy import release
 from posthouse.policy.draft import Draft
 from posthouse.ports import JournalEntry, Provider
@@ -120,8 +120,8 @@ def _ends_leave_work_behind(patch: pytest.MonkeyPatch) -> None:
     def leave_work(ledger: Ledger, request: Request, counted: int = 0) -> None:
         worker_id, cost = request.worker_id, request.cost
         remove(ledger, request, counted)
-        if worker_id in ledger.work:
-            ledger.work[worker_id] += cost
+        if worker_id in ledger.at:
+            ledger.at[worker_id].work += cost
 
     patch.setattr(Ledger, "remove", leave_work)
 
@@ -139,7 +139,7 @@ def _numbers_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
     def from_one(requests: Requests, *args: Any) -> None:
         begin(requests, *args)
-        requests._known.default_factory = lambda: _Known(0)
+        requests.ledger.reqnum = 0
 
     patch.setattr(Requests, "__init__", from_one)
 

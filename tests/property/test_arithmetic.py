@@ -76,7 +76,7 @@ def test_the_ledger_always_adds_up(operations: list[tuple[str, int, int, float]]
         if kind == "wait":
             ledger.wait(request)
         elif kind == "assign":
-            ledger.assign(request, WorkerId(worker), 0.0)
+            ledger.assign(request, ledger.worker(WorkerId(worker)), 0.0)
         else:
             ledger.remove(request)
         there = {w: sum(r.cost for r in at.values()) for w, at in ledger.at.items()}

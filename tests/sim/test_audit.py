@@ -58,8 +58,8 @@ def test_work_that_is_not_given_back_is_seen(monkeypatch: pytest.MonkeyPatch) ->
         def removed(request: Any, *more: Any) -> None:
             worker_id = request.worker_id
             remove(request, *more)
-            if worker_id in sick.fleet.ledger.work:
-                sick.fleet.ledger.work[worker_id] += 0.01
+            if worker_id in sick.fleet.ledger.at:
+                sick.fleet.ledger.at[worker_id].work += 0.01
 
         return removed
 
@@ -71,9 +71,9 @@ def test_work_below_zero_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = world()
 
     def negative(assign: Any) -> Any:
-        def assigned(request: Any, worker_id: Any, now: float) -> None:
-            assign(request, worker_id, now)
-            sick.fleet.ledger.work[worker_id] = -1.0
+        def assigned(request: Any, there: Any, now: float) -> None:
+            assign(request, there, now)
+            there.work = -1.0
 
         return assigned
 

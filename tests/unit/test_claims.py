@@ -13,7 +13,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.router import Router
 from posthouse.fleet.claims import BEYOND, LEARNED, Claims
 from posthouse.fleet.events import Waiting
-from posthouse.fleet.ledger import Request
+from posthouse.fleet.ledger import AtWorker, Request
 from posthouse.fleet.requests import UNSEEN_S
 from posthouse.ports import Store
 from posthouse.wire import route
@@ -143,20 +143,21 @@ def test_a_request_without_a_cost_is_taken_for_what_is_usual(body: bytes) -> Non
 def test_what_one_worker_of_several_counts_does_not_move_it() -> None:
     claims = Claims()
     claims.best_perf = PERF
+    at = {WorkerId(i): AtWorker(WorkerId(i), 0) for i in range(1, 5)}
     for liar, taken in ((WorkerId(3), MAX_WORK), (WorkerId(4), 1e-9)):
         for _ in range(100):
             for worker_id, counted in ((ONE, 50), (TWO, 50), (liar, taken)):
-                claims.shown(shown_by(worker_id, 50))
-                claims.counted(worker_id, counted)
+                claims.shown(shown_by(worker_id, 50), at[worker_id])
+                claims.counted(at[worker_id], counted)
             assert claims.work(50) == 50
         claims.forget(liar)
 
 
 def test_nothing_is_learned_of_one_who_counts_nothing_or_of_requests_without_cost() -> None:
-    claims = Claims()
+    claims, there = Claims(), AtWorker(ONE, 0)
     for announced, counted in ((100.0, 0.0), (0.0, 100.0)):
         for _ in range(100):
-            claims.shown(shown_by(ONE, announced))
-            claims.counted(ONE, counted)
+            claims.shown(shown_by(ONE, announced), there)
+            claims.counted(there, counted)
         claims.forget(ONE)
     assert (claims.factor, claims.usual) == (1.0, 0.0)

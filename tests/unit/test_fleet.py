@@ -1203,7 +1203,7 @@ def ticking(fleet: Fleet, until_s: int, ends: dict[WorkerId, list[Ended]]) -> li
         for worker_id in [i for i in ends if state_of(fleet, i) is State.IDLE]:
             fleet.report(worker_id, ready_report(worker_id), now)
             idx = next(fleet.requests._indexes)
-            fleet.ledger.assign(Request(idx, 1.0, now, now + 30), worker_id, now)
+            fleet.ledger.assign(Request(idx, 1.0, now, now + 30), fleet.ledger.worker(worker_id), now)
             end = ends[worker_id][second % len(ends[worker_id])]
             assert fleet.end(worker_id, structs.replace(end, request_idx=idx), now)
         fleet.told(Ticked(), now)

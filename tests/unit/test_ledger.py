@@ -7,7 +7,7 @@ WORKER, OTHER = WorkerId(1), WorkerId(2)
 def run(ledger: Ledger, idx: int, worker_id: WorkerId = WORKER) -> Request:
     """A request that got the worker and has ended."""
     request = Request(idx, cost=1.0, first_at=0.0, expires_at=60.0)
-    ledger.assign(request, worker_id, now=0.0)
+    ledger.assign(request, ledger.worker(worker_id), now=0.0)
     ledger.remove(request)
     return request
 
@@ -35,6 +35,6 @@ def test_a_request_that_is_withdrawn_was_never_anywhere() -> None:
     for idx in range(ENDED_KEPT):
         run(ledger, idx)
     again = Request(0, cost=1.0, first_at=0.0, expires_at=60.0)
-    ledger.assign(again, OTHER, now=0.0)
+    ledger.assign(again, ledger.worker(OTHER), now=0.0)
     ledger.withdraw(again)
     assert ledger.ended(0) is None

@@ -32,15 +32,15 @@ class Buckets:
             return 0.0
         full_at = self._full_at.get(caller)
         if full_at is None:
+            if len(self._full_at) >= REMEMBERED:
+                self._full_at_before, self._full_at = self._full_at, {}
             full_at = self._full_at_before.get(caller, now)
-        if not now < full_at <= now + self._longest_s:  # it is full, or the clock went back
-            full_at = now
         wait_s = full_at - now - self._slack_s
-        if wait_s > GRAIN_S:
+        if wait_s > GRAIN_S and full_at <= now + self._longest_s:
             return wait_s
+        if full_at < now or wait_s > GRAIN_S:  # it is full, or the clock went back
+            full_at = now
         self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MOST_TOKENS else MOST_TOKENS)
-        if len(self._full_at) >= REMEMBERED:
-            self._full_at_before, self._full_at = self._full_at, {}
         return 0.0
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ from posthouse.fleet.events import (
     WakeAt,
     Wish,
 )
-from posthouse.fleet.ledger import OnEnd
+from posthouse.fleet.ledger import NOBODY, OnEnd
 from posthouse.ports import FleetRecord
 from posthouse.recording.events import Began, EventLog
 from posthouse.recording.log import Slice
@@ -350,7 +350,7 @@ class ManagedEndpoint:
 
     def mean_load(self, worker_id: WorkerId, now: float) -> float:
         """Outstanding work of a worker, as a mean of the last minute or so."""
-        there = self.fleet.ledger.at.get(worker_id, {}).values()
+        there = self.fleet.ledger.at.get(worker_id, NOBODY).values()
         return self.worker_stats(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
 
     def traffic_due(self, now: float, at_once: bool = False) -> bool:

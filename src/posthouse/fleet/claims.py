@@ -5,7 +5,7 @@ from statistics import median
 
 from posthouse.domain.endpoint import Scaling
 from posthouse.domain.worker import WorkerId
-from posthouse.fleet.ledger import Request
+from posthouse.fleet.ledger import AtWorker, Request
 from posthouse.policy.tuning import TUNING
 
 BEYOND = 1.01
@@ -27,7 +27,6 @@ class Claims:
         """Work that the median worker counts for a unit of announced work: so one of several does not move it."""
         self.usual = 0.0
         """Work that it counts for a request, in the mean; 0 until that is known."""
-        self._shown: dict[WorkerId, tuple[float, int]] = {}  # announced and not counted yet: work, requests
         self._compared: dict[WorkerId, tuple[float, float, float]] = {}  # announced, counted, requests; fading
 
     def work(self, announced: float) -> float:
@@ -55,17 +54,18 @@ class Claims:
         """What a client that announces nothing would announce, and what workers count then; both `default` at first."""
         return (self.usual / self.factor, self.usual) if self.usual else (default, default)
 
-    def shown(self, request: Request) -> None:
+    def shown(self, request: Request, there: AtWorker) -> None:
         """A worker tells of a request: its next report counts that, if it has not told of it before."""
-        if not request.seen and request.worker_id is not None:
-            work, count = self._shown.get(request.worker_id, (0.0, 0))
-            self._shown[request.worker_id] = work + request.announced, count + 1
+        if not request.seen:
+            there.shown += 1
+            there.shown_work += request.announced
 
-    def counted(self, worker_id: WorkerId, taken: float) -> None:
+    def counted(self, there: AtWorker, taken: float) -> None:
         """Learns from what a worker counts for the requests that it has shown since its report before."""
-        if (shown := self._shown.pop(worker_id, None)) is None:
+        worker_id, work, count = there.worker_id, there.shown_work, there.shown
+        if not count:
             return
-        work, count = shown
+        there.shown, there.shown_work = 0, 0.0
         before, kept = self._compared.get(worker_id, (0.0, 0.0, 0.0)), FORGETS**count
         counted = min(taken, count * self._most(self.scaling.max_queue_time))
         self._compared[worker_id] = before[0] * kept + work, before[1] * kept + counted, before[2] * kept + count
@@ -74,7 +74,6 @@ class Claims:
             self.usual = _step(self.usual, median([counted / count for _, counted, count in known]))
 
     def forget(self, worker_id: WorkerId) -> None:
-        self._shown.pop(worker_id, None)
         self._compared.pop(worker_id, None)
 
     def _most(self, wait_s: float) -> float:

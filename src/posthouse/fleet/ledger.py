@@ -2,7 +2,10 @@
 
 import math
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec import Struct
 
@@ -52,13 +55,67 @@ class Request(Struct, gc=False):
     """Where it failed, if anywhere, how often and when last. Kept when it ends, for it may be asked for again."""
 
 
-class Ledger:
-    """Open requests. Invariant: `work[w]` is the sum of costs in `at[w]`."""
+@dataclass(slots=True, eq=False, repr=False)
+class AtWorker(dict[int, Request]):
+    """The requests at one worker, by their index, and all else that a request changes or asks of it: in one place, for
+    with thousands of workers none of it is in the processor's caches."""
 
-    def __init__(self) -> None:
+    worker_id: WorkerId
+    reqnum: int
+    """Of the request that it was given last."""
+    row: int = -1
+    """Where it is in the routing table; -1: it takes no requests."""
+    work: float = 0.0
+    """The sum of its requests' costs."""
+    perf: float = 0.0
+    slots: float = 1.0
+    """How many requests it serves at a time where each goes as fast as alone."""
+    canary: bool = False
+    """It is one that serves beside others."""
+    held_back: float = 0.0
+    """Work that it is taken to have beside its requests, for it has had its share."""
+    mute: bool = False
+    """Its generation does not say on which requests it works."""
+    working: int = 0
+    """On how many it last said that it works."""
+    received: int = 0
+    """How many it last said had come to it, where it does not say on which it works."""
+    shown: int = 0
+    """How many it told of that are not in what it counted yet."""
+    shown_work: float = 0.0
+    """What was announced for these."""
+    units_s: deque[float] | None = None
+    """Seconds for a unit of work, of the latest that were done."""
+    usual_end: "End" = field(init=False)
+    """Of a request that nothing is known against."""
+
+    def __post_init__(self) -> None:
+        self.usual_end = self.worker_id, None, 0
+
+    def uncounted(self, came: int, now: float) -> list[Request]:
+        """Its first requests, which must have ended: `came` did since it last said so."""
+        came = max(came, self.working - sum(request.seen for request in self.values()))
+        for request in self.values():
+            if not request.seen and (came > 0 or request.assigned_at <= now - SENT_S):
+                request.seen, came = True, came - 1
+        seen = [request for request in self.values() if request.seen]
+        return seen[: max(0, len(seen) - self.working)]
+
+
+NOBODY: Final = AtWorker(WorkerId(0), 0)
+"""In place of a worker that has no requests."""
+
+
+class Ledger:
+    """Open requests, and the workers that they may be at."""
+
+    def __init__(self, reqnum: int = 0) -> None:
+        """`reqnum`: above those of all requests of an earlier life."""
+        self.reqnum = reqnum
+        self.workers: dict[WorkerId, AtWorker] = {}
         self.waiting: dict[int, Request] = {}
-        self.at: dict[WorkerId, dict[int, Request]] = {}
-        self.work: dict[WorkerId, float] = {}
+        self.at: dict[WorkerId, AtWorker] = {}
+        """Workers that have requests."""
         self.line: list[Request] = []
         """Those of `waiting` that are held open; who was first asked for comes first."""
         self.next_end = math.inf
@@ -72,6 +129,17 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.open)
+
+    def worker(self, worker_id: WorkerId) -> AtWorker:
+        """What is known of a worker, whoever it is."""
+        there = self.workers.get(worker_id)
+        if there is None:
+            there = self.workers[worker_id] = AtWorker(worker_id, self.reqnum)
+        return there
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """The worker is gone, and has no requests."""
+        self.workers.pop(worker_id, None)
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
@@ -105,21 +173,19 @@ class Ledger:
         self.next_end = min([r.held_until for r in self.line], default=math.inf)
         return [r.idx for r in over]
 
-    def assign(self, request: Request, worker_id: WorkerId, now: float) -> None:
+    def assign(self, request: Request, there: AtWorker, now: float) -> None:
         """Puts the request at a worker, away from wherever it was."""
         idx = request.idx
         if idx in self.open:
             self._take_out(request)
-        request.worker_id, request.assigned_at, request.seen = worker_id, now, False
-        self.open[idx] = request
-        there = self.at.get(worker_id)
-        request.alone = there is None
-        if there is None:
-            self.at[worker_id] = {idx: request}
-            self.work[worker_id] = request.cost
+        request.worker_id, request.assigned_at, request.seen = there.worker_id, now, False
+        if there:
+            request.alone = False
         else:
-            there[idx] = request
-            self.work[worker_id] += request.cost
+            request.alone = True
+            self.at[there.worker_id] = there
+        self.open[idx] = there[idx] = request
+        there.work += request.cost
 
     def remove(self, request: Request, counted: int = 0, now: float = 0.0) -> None:
         """Takes the request out, wherever it is; nothing if it is nowhere. `counted`: see `End`."""
@@ -138,20 +204,21 @@ class Ledger:
         request.worker_id = None
         there = self.at[worker_id]
         del there[idx]
-        if there:  # exactly zero at rest: rounding must not leave phantom work behind
-            left = self.work[worker_id] - request.cost
-            self.work[worker_id] = left if left > 0.0 else 0.0
-        else:
-            del self.at[worker_id], self.work[worker_id]
-        self._ended[idx] = worker_id, request.failures, counted
+        if there:
+            there.work = max(0.0, there.work - request.cost)
+        else:  # exactly zero at rest: rounding must not leave phantom work behind
+            there.work = 0.0
+            del self.at[worker_id]
+        failures = request.failures
+        self._ended[idx] = (worker_id, failures, counted) if failures or counted else there.usual_end
         if len(self._ended) >= ENDED_KEPT:
             self._ended, self._ended_before = {}, self._ended
 
     def weigh(self, request: Request, cost: float) -> None:
         """Counts the request as so much work from now on."""
-        worker_id = request.worker_id
-        if worker_id is not None:
-            self.work[worker_id] = max(0.0, self.work[worker_id] + cost - request.cost)
+        if request.worker_id is not None:
+            there = self.at[request.worker_id]
+            there.work = max(0.0, there.work + cost - request.cost)
         request.cost = cost
 
     def withdraw(self, request: Request) -> None:
@@ -160,30 +227,25 @@ class Ledger:
         for ended in (self._ended, self._ended_before):
             ended.pop(request.idx, None)
 
-    def uncounted(self, worker_id: WorkerId, came: int, working: int, now: float) -> list[Request]:
-        """A worker's first requests, which must have ended: `came` did since it last said so, `working` are left."""
-        there = list(self.at.get(worker_id, {}).values())
-        came = max(came, working - sum(request.seen for request in there))
-        for request in there:
-            if not request.seen and (came > 0 or request.assigned_at <= now - SENT_S):
-                request.seen, came = True, came - 1
-        seen = [request for request in there if request.seen]
-        return seen[: max(0, len(seen) - working)]
+    @property
+    def work(self) -> dict[WorkerId, float]:
+        """Of each worker that has requests, what they are."""
+        return {worker_id: there.work for worker_id, there in self.at.items()}
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""
-        return sum(self.work.values())
+        return sum([there.work for there in self.at.values()])
 
     def expired(self, now: float) -> list[Request]:
         return [r for r in self.open.values() if r.expires_at <= now]
 
     def validate(self) -> None:
         """Raises: AssertionError where something does not hold that always must."""
-        for said, there in [(self.work.get(i, -1.0), there) for i, there in self.at.items()]:
-            true = math.fsum(r.cost for r in there.values())
+        for there in self.workers.values():
+            said, true = there.work, math.fsum(r.cost for r in there.values())
             assert said >= 0, f"{said:g} work"
             assert math.isclose(said, true, rel_tol=1e-6, abs_tol=1e-6), f"{said:g} work, the requests are {true:g}"
-        assert self.work.keys() == self.at.keys(), f"work at {set(self.work)}, requests at {set(self.at)}"
+            assert bool(there) == (there.worker_id in self.at), f"worker {there.worker_id} has {len(there)} requests"
         assert len(self) == len(self.waiting) + sum(map(len, self.at.values())), "a request has two places"
         assert all(r.worker_id is None for r in self.waiting.values()), "a request waits at a worker"
         assert self.line == sorted((r for r in self.waiting.values() if r.held_until), key=_first), "the line is wrong"

@@ -75,9 +75,10 @@ class Load:
 
     def served(self, cost: float, took_s: float, alone: bool) -> None:
         """A request of some cost was done. `alone`: it came to an idle worker; others show only that it is no more."""
-        self._took.append((took_s / cost, took_s))
+        took = took_s / cost, took_s
+        self._took.append(took)
         if alone:
-            self._took_alone.append((took_s / cost, took_s))
+            self._took_alone.append(took)
 
     def learn(self, work: float, count: int) -> bool:
         """Estimates from what is open how long a request takes; True if that is another number of slots by now.

@@ -1,9 +1,7 @@
 """The open requests of one endpoint: where each is, who waits, who is held open, and what is held against workers."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
 
 from posthouse.domain.demand import Demand
@@ -12,14 +10,14 @@ from posthouse.domain.reports import Ended, Report
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.claims import Claims
 from posthouse.fleet.events import Assignment, Counters, Deliver, Level, Moved, Outbox, Outcome, Traffic, Waiting, Wish
-from posthouse.fleet.ledger import Ledger, Request
+from posthouse.fleet.ledger import NOBODY, AtWorker, Ledger, Request
 from posthouse.fleet.load import Load
 from posthouse.fleet.outliers import Outliers
 from posthouse.fleet.roster import Roster
 from posthouse.fleet.routing_table import RoutingTable
 from posthouse.policy.capacity import ready
 from posthouse.policy.faults import resume_at
-from posthouse.policy.route import queued_work, work_ahead
+from posthouse.policy.route import queued_work
 from posthouse.policy.trial import CANARY_SHARE, HELD_BACK_S
 from posthouse.policy.tuning import TUNING
 
@@ -47,34 +45,17 @@ DRAIN_ENDED = "its drain is ended with its {} requests: a cap has no money left 
 SERVES_NOTHING = UPDATING | {State.STOPPED, State.DESTROYED}
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of a worker beside its requests."""
-
-    reqnum: int
-    """Of the request that it was given last."""
-    slots: float = 1.0
-    """How many requests it serves at a time where each goes as fast as alone."""
-    working: int = 0
-    """On how many it last said that it works."""
-    received: int = 0
-    """How many it last said had come to it, where it does not say on which it works."""
-    mute: bool = False
-    """Its generation does not say on which."""
-
-
 class Requests:
     """Every open request of one endpoint, and what it takes to choose a worker for one."""
 
     def __init__(self, now: float, lives: Roster, traffic: Traffic, counters: Counters, outbox: Outbox) -> None:
-        self.ledger, self.load, self.claims = Ledger(), Load(now), Claims()
+        self.ledger, self.load, self.claims = Ledger(int(now * 1000)), Load(now), Claims()
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
         self.outliers, self._routing = Outliers(lives, outbox), RoutingTable(counters)
+        self._canaries: list[AtWorker] = []  # that serve beside others
         self._indexes = count(int(now * 1e6) + 1)
-        self._known: defaultdict[WorkerId, _Known] = defaultdict(lambda: _Known(int(now * 1000)))
         self._ended = frozenset[WorkerId]()
-        self._canaries: dict[WorkerId, float] = {}  # that serve beside others, and their performance
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
 
     def assign(self, idx: int, cost: float, now: float, polls: bool, hold_s: float, wish: Wish | None) -> Outcome:
@@ -100,7 +81,8 @@ class Requests:
         request.expires_at = now + hold_s + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
         left = request.worker_id
         ledger.wait(request)
-        self._note_work(left)
+        if left is not None:
+            self._routing.note(ledger.worker(left))
         if hold_s > 0:
             ledger.hold(request, now + hold_s)
         return Waiting(request.idx, hold_s > 0)
@@ -160,34 +142,35 @@ class Requests:
                 return None
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
         most_s = self.claims.scaling.max_queue_time
-        worker_id = self._routing.pick(request.cost, most_s, request.idx, avoid, penalties_s, request.wish)
-        if worker_id is None:
+        there = self._routing.pick(request.cost, most_s, request.idx, avoid, penalties_s, request.wish)
+        if there is None:
             return None
         if request.unserved:
             request.unserved = False
             if now > request.first_at:
                 self._traffic.waited(now - request.first_at, request.cost)
         left = request.worker_id
-        self.ledger.assign(request, worker_id, now)
+        self.ledger.assign(request, there, now)
         if self._canaries:
-            self._given, self._given_canaries = self._given + 1, self._given_canaries + (worker_id in self._canaries)
-            for canary in self._canaries:
-                self._note_work(canary)
-        self._note_work(worker_id)
+            self._given, self._given_canaries = self._given + 1, self._given_canaries + there.canary
+            self._hold_back()
+        self._routing.note(there)
         if left is not None:
-            self._note_work(left)
-        worker, known, kept_s = self._lives.workers[worker_id], self._known[worker_id], UNSEEN_S
-        if known.mute:  # expect it done by then
-            kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * self.ledger.work[worker_id] / worker.perf)
+            self._routing.note(self.ledger.worker(left))
+        kept_s = UNSEEN_S
+        if there.mute:  # expect it done by then
+            kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * there.work / there.perf)
         request.expires_at = now + kept_s
-        known.reqnum += 1
+        there.reqnum += 1
         self._counters.routed += 1
-        return Assignment(worker, request.idx, known.reqnum)
+        return Assignment(self._lives.workers[there.worker_id], request.idx, there.reqnum)
 
     def end(self, worker_id: WorkerId, ends: Iterable[Ended], now: float) -> None:
         """Ends requests that this worker has; those that it does not have are counted and ignored."""
+        there = self.ledger.at.get(worker_id, NOBODY)
         for ended in ends:
-            if (request := self._found(ended.request_idx, worker_id)) is None:
+            if (request := there.get(ended.request_idx)) is None:
+                self._counters.refused_ends += 1
                 continue
             took_s, counted = now - request.assigned_at, 0
             if ended.success:
@@ -195,11 +178,12 @@ class Requests:
                     self.outliers.client_left(worker_id, now)
                 else:
                     counted = self.outliers.ended_well(request, worker_id, now)
-                    self.claims.shown(request)
+                    self.claims.shown(request, there)
                 if request.announced > 0 and not ended.session and took_s > 0:
-                    work = self.claims.done(request.announced, took_s * self._lives.workers[worker_id].perf)
+                    work = self.claims.done(request.announced, took_s * there.perf)
                     self.load.served(work, took_s, request.alone)
-                    self._lives.throughput.ended(worker_id, work, took_s, whole=ended.status != LEFT)
+                    if ended.status != LEFT:
+                        self._lives.throughput.done(there, work, took_s)
                     if request.alone:
                         self._traffic.served(work, took_s)
             else:
@@ -209,55 +193,53 @@ class Requests:
                 if ended.status in FAULTS:
                     counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", told=True)
             self._counters.ended += 1
-            self._remove(request, now, counted, note=False)
+            self.ledger.remove(request, counted, now)
+            self._traffic.left(worker_id, request.cost, took_s, now)
+            self.last_request_at = now
             if ended.certain:  # nothing to keep away from, should a client use its index once more
                 self.ledger.withdraw(request)
-        self._note_work(worker_id)
+        self._routing.note(there)
 
     def failed(self, idx: int, worker_id: WorkerId, why: str, now: float) -> None:
         """Ends a request that failed at its worker, as its caller saw; one that is not there is counted and ignored.
 
         It is held against the worker as when the request is asked for again, which then counts no second time.
         """
-        if (request := self._found(idx, worker_id)) is not None:
+        request = self.ledger.open.get(idx)
+        if request is None or request.worker_id != worker_id:
+            self._counters.refused_ends += 1
+        else:
             self._counters.failed += 1
             self._remove(request, now, self.outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
 
-    def _found(self, idx: int, worker_id: WorkerId) -> Request | None:
-        request = self.ledger.open.get(idx)
-        if request is not None and request.worker_id == worker_id:
-            return request
-        self._counters.refused_ends += 1
-        return None
-
     def reported(self, worker_id: WorkerId, report: Report, now: float, began_again: bool) -> None:
         """Compares the ledger with what a worker works on, for ends that got lost. `began_again`: we, meanwhile."""
-        known = self._known[worker_id]
-        known.mute = report.working is None
-        known.working = report.working_count if report.working is None else len(report.working)
+        there = self.ledger.worker(worker_id)
+        there.mute = report.working is None
+        there.working = report.working_count if report.working is None else len(report.working)
         if report.working is None:
             if report.received is not None:
-                came, known.received = report.received - known.received, report.received
-                for request in self.ledger.uncounted(worker_id, came, known.working, now):
+                came, there.received = report.received - there.received, report.received
+                for request in there.uncounted(came, now):
                     self._remove(request, now)
             return
-        for request in list(self.ledger.at.get(worker_id, {}).values()):
+        for request in list(there.values()):
             if request.idx in report.working:
                 if not request.seen:
                     self._weigh(request)
-                self.claims.shown(request)
+                self.claims.shown(request, there)
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request, now)
             elif now - request.assigned_at >= UNSEEN_S:
                 self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
-        self.claims.counted(worker_id, report.taken)
+        self.claims.counted(there, report.taken)
         for idx in sorted(report.working) if began_again else ():
             if idx not in self.ledger.open and self.ledger.ended(idx) is None:
                 cost = report.cur_load / len(report.working)
                 request = Request(idx, self.claims.work(cost), now, now + SEEN_KEPT_S, cost)
-                self.ledger.assign(request, worker_id, now)
-                self._note_work(worker_id)
+                self.ledger.assign(request, there, now)
+                self._routing.note(there)
                 request.seen = True
 
     def expire(self, now: float) -> None:
@@ -268,7 +250,8 @@ class Requests:
         self._lives.throughput.judge(self.ledger.at, self.load.slot_unit_s, self.claims.scaling.max_queue_time, now)
         for request in self.ledger.expired(now):
             counted, worker_id = 0, request.worker_id
-            if worker_id is not None and not self._known[worker_id].mute and now < request.assigned_at + UNSEEN_KEPT_S:
+            mute = worker_id is not None and self.ledger.at[worker_id].mute
+            if worker_id is not None and not mute and now < request.assigned_at + UNSEEN_KEPT_S:
                 self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
                 request.expires_at = request.assigned_at + UNSEEN_KEPT_S
                 continue
@@ -276,7 +259,7 @@ class Requests:
                 self._counters.expired += 1
                 text = f"request {request.idx} was given up, {now - request.assigned_at:.0f} s after it was sent here"
                 self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
-                if not (request.seen or self._known[worker_id].mute):  # its host may neither refuse nor answer
+                if not (request.seen or mute):  # its host may neither refuse nor answer
                     counted = self.outliers.blame(request, worker_id, now, "never came here")
             self._remove(request, now, counted)
 
@@ -286,7 +269,7 @@ class Requests:
 
     def busy(self, worker_id: WorkerId) -> bool:
         """True if requests are on the worker, as far as we or it know."""
-        return worker_id in self.ledger.at or self._known[worker_id].working > 0
+        return worker_id in self.ledger.at or self.ledger.worker(worker_id).working > 0
 
     def end_drains(self, worker_ids: frozenset[WorkerId]) -> None:
         """Lets these workers go with what is on them, and no others."""
@@ -296,20 +279,21 @@ class Requests:
 
     def may_be_busy(self, worker_id: WorkerId) -> None:
         """The worker worked before this server began: until it says what it works on, it may be anything."""
-        self._known[worker_id].working = 1
+        self.ledger.worker(worker_id).working = 1
 
     def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""
         self.outliers.moved(moved, now)
         if (worker := moved.after).state not in SERVES_NOTHING:
             return
-        self._known[worker.id].working = self._known[worker.id].received = 0
+        there = self.ledger.worker(worker.id)
+        there.working, there.received, there.units_s = 0, 0, None
         self.outliers.forget(worker.id)
-        for request in list(self.ledger.at.get(worker.id, {}).values()):
+        for request in list(there.values()):
             request.seen = False  # nothing was done for it that counts
             self._remove(request, now)
         if worker.state is State.DESTROYED:
-            del self._known[worker.id]
+            self.ledger.forget(worker.id)
             self.claims.forget(worker.id)
 
     def membership_changed(self) -> None:
@@ -320,46 +304,45 @@ class Requests:
             for request in self.ledger.waiting.values():
                 request.cost = claims.work(request.announced)
                 self.load.offered.add(claims.load(request.cost), request.first_at)
-        for worker in workers.values():  # Little's law, for one worker
-            self._known[worker.id].slots = max(1.0, worker.perf * self.load.slot_unit_s)
+        for worker in workers.values():
+            there = self.ledger.worker(worker.id)
+            there.perf, there.canary, there.held_back = worker.perf, False, 0.0
+            there.slots = max(1.0, worker.perf * self.load.slot_unit_s)  # Little's law, for one worker
         takes = [w for w in ready(workers.values()) if w.url]
-        canaries = {w.id: w.perf for w in takes if self._lives.rollouts.of(w).canary_is(w)}
-        self._canaries = canaries if len(canaries) < len(takes) else {}
-        self._routing.rebuild({w.id: w.perf for w in takes})
-        for worker_id in (*self.ledger.at, *self._canaries):
-            self._note_work(worker_id)
+        canaries = [self.ledger.worker(w.id) for w in takes if self._lives.rollouts.of(w).canary_is(w)]
+        self._canaries = canaries if len(canaries) < len(takes) else []
+        self._hold_back()
+        self._routing.rebuild([self.ledger.worker(w.id) for w in takes])
+
+    def _hold_back(self) -> None:
+        """Keeps canaries to their share of requests."""
+        held_back_s = HELD_BACK_S if self._given_canaries > CANARY_SHARE * self._given else 0.0
+        for there in self._canaries:
+            there.canary, there.held_back = True, held_back_s * there.perf
+            self._routing.note(there)
 
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
         """Work and number of the requests at a worker."""
-        return self.ledger.work.get(worker_id, 0.0), len(self.ledger.at.get(worker_id, ()))
+        there = self.ledger.at.get(worker_id, NOBODY)
+        return there.work, len(there)
 
     def demand(self, now: float) -> Demand:
-        queued = sum(queued_work(*self.load_at(i), self._known[i].slots) for i in self.ledger.at)
+        queued = sum([queued_work(there.work, len(there), there.slots) for there in self.ledger.at.values()])
         return self.load.demand(self.ledger, self.claims, queued, self.last_request_at, now)
 
     def _weigh(self, request: Request, most: float = math.inf) -> None:
         """Counts a request again, as at most so much."""
         self.ledger.weigh(request, min(self.claims.work(request.announced), most))
-        self._note_work(request.worker_id)
+        if request.worker_id is not None:
+            self._routing.note(self.ledger.at[request.worker_id])
 
-    def _note_work(self, worker_id: WorkerId | None) -> None:
-        """Has requests go by what is at a worker now; None: there is nothing to note."""
-        if worker_id is None:
-            return
-        there = self.ledger.at.get(worker_id)
-        ahead = work_ahead(self.ledger.work[worker_id], len(there), self._known[worker_id].slots) if there else 0.0
-        if worker_id in self._canaries and self._given_canaries > CANARY_SHARE * self._given:
-            ahead += HELD_BACK_S * self._canaries[worker_id]
-        self._routing.set_work(worker_id, ahead)
-
-    def _remove(self, request: Request, now: float, counted: int = 0, note: bool = True) -> None:
-        left = request.worker_id
+    def _remove(self, request: Request, now: float, counted: int = 0) -> None:
+        there = None if request.worker_id is None else self.ledger.at[request.worker_id]
         if request.unserved:
             request.unserved = False
             self._traffic.gave_up(request.cost)
         self.ledger.remove(request, counted, now)
-        if left is not None:
-            self._traffic.left(left, request.cost, now - request.assigned_at, now)
+        if there is not None:
+            self._traffic.left(there.worker_id, request.cost, now - request.assigned_at, now)
             self.last_request_at = now
-            if note:
-                self._note_work(left)
+            self._routing.note(there)

@@ -1,7 +1,7 @@
 """Who takes requests now, in the arrays that picking needs."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from posthouse.domain.worker import WorkerId
 from posthouse.fleet.events import Counters, Wish
+from posthouse.fleet.ledger import AtWorker
 from posthouse.policy.faults import Floats, beyond_median
-from posthouse.policy.route import WARM_SHARE, Uints, end_s, favourite, pick, seeds
+from posthouse.policy.route import WARM_SHARE, Uints, end_s, favourite, pick, seeds, work_ahead
 
 MAX_UNIT_S = 1e20
 """Most seconds for a unit of work. With more an expected end could be infinite, so such a worker takes nothing."""
@@ -27,35 +28,40 @@ class RoutingTable:
     """
 
     def __init__(self, counters: Counters | None = None) -> None:
-        self._ids: list[WorkerId] = []
-        self._rows: dict[WorkerId, int] = {}
+        self._takers: list[AtWorker] = []
         self._cost = 0.0
         self._counters = counters or Counters()
-        self.rebuild({})
+        self.rebuild(())
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def rebuild(self, perf: Mapping[WorkerId, float]) -> None:
-        """Makes these workers, and no others, take requests; none has work yet."""
-        self._ids = [i for i, rate in perf.items() if rate * MAX_UNIT_S >= 1.0]
-        self._rows = {worker_id: row for row, worker_id in enumerate(self._ids)}
-        self._work = np.zeros(len(self._ids))
+    def rebuild(self, takers: Iterable[AtWorker]) -> None:
+        """Makes these workers, and no others, take requests."""
+        for there in self._takers:
+            there.row = -1
+        self._takers = [there for there in takers if there.perf * MAX_UNIT_S >= 1.0]
+        self._rows = {there.worker_id: row for row, there in enumerate(self._takers)}
         self._seeds: Uints | None = None
-        self._unit_s = 1.0 / np.array([perf[i] for i in self._ids], dtype=np.float64)
+        self._work = np.zeros(len(self._takers))
+        self._unit_s = 1.0 / np.array([there.perf for there in self._takers], dtype=np.float64)
         self._work_at, self._unit_at = _numbers(self._work), _numbers(self._unit_s)
         self._expect(self._cost)
+        for row, there in enumerate(self._takers):
+            there.row = row
+            if there or there.held_back:
+                self.note(there)
 
-    def set_work(self, worker_id: WorkerId, work: float) -> None:
-        """Notes how much work a worker has; nothing if it takes no requests."""
-        row = self._rows.get(worker_id)
-        if row is not None:
+    def note(self, there: AtWorker) -> None:
+        """Has requests go by what is at a worker now; nothing if it takes none."""
+        row = there.row
+        if row >= 0:
+            work = there.held_back
+            if there:
+                work += work_ahead(there.work, len(there), there.slots)
             self._work_at[row] = work
             self._end_at[row] = (work + self._cost) * self._unit_at[row]
 
     def _expect(self, cost: float) -> None:
         self._cost, self._ends_s = cost, end_s(self._work, self._unit_s, cost).astype(np.float32)
-        self._end_at = _numbers(self._ends_s)
+        self._end_at, self._first = _numbers(self._ends_s), self._ends_s.argmin
 
     def pick(
         self,
@@ -65,18 +71,14 @@ class RoutingTable:
         avoid: Collection[WorkerId] = (),
         penalties_s: Mapping[WorkerId, float] | None = None,
         wish: Wish | None = None,
-    ) -> WorkerId | None:
+    ) -> AtWorker | None:
         """The worker that `policy.route.pick` picks, none of `avoid`; None if every one is too busy."""
-        if not self._ids:
+        if not self._takers:
             return None
         if cost != self._cost:
             self._expect(cost)
         extra_s: Floats | None = None
-        if not avoid and not penalties_s and wish is None and cost > 0.0:
-            first = int(self._ends_s.argmin())
-            if self._end_at[first] <= max_queue_s < math.inf:  # and so is its wait, which is shorter
-                return self._ids[first]
-        elif avoid or penalties_s or wish is not None:
+        if avoid or penalties_s or wish is not None:
             extra_s = np.zeros_like(self._work)
             if held_against := {self._rows[i]: s for i, s in (penalties_s or {}).items() if i in self._rows}:
                 extra_s[list(held_against)] = list(held_against.values())
@@ -84,17 +86,21 @@ class RoutingTable:
             extra_s[[self._rows[i] for i in avoid if i in self._rows]] = np.inf
             if wish is not None:
                 return self._wished(wish, cost, max_queue_s, tie_break, extra_s)
+        elif cost > 0.0:
+            first = int(self._first())
+            if self._end_at[first] <= max_queue_s < math.inf:  # and so is its wait, which is shorter
+                return self._takers[first]
         row = pick(self._work, self._unit_s, cost, max_queue_s, tie_break, extra_s, self._ends_s)
-        return None if row is None else self._ids[row]
+        return None if row is None else self._takers[row]
 
-    def _wished(self, wish: Wish, cost: float, max_queue_s: float, tie_break: int, extra_s: Floats) -> WorkerId | None:
+    def _wished(self, wish: Wish, cost: float, max_queue_s: float, tie_break: int, extra_s: Floats) -> AtWorker | None:
         if wish.only is not None:
             max_queue_s = max_queue_s if cost > 0.0 else math.inf  # what is no work, and can go nowhere else
-            extra_s[[row for row, worker_id in enumerate(self._ids) if worker_id not in wish.only]] = np.inf
+            extra_s[[row for worker_id, row in self._rows.items() if worker_id not in wish.only]] = np.inf
         ends_s, best = self._ends_s, None
         if wish.key:
             if self._seeds is None:
-                self._seeds = seeds(np.array(self._ids, dtype=np.uint64))
+                self._seeds = seeds(np.array(list(self._rows), dtype=np.uint64))
             best = favourite(wish.key, self._seeds, np.where(np.isinf(extra_s), np.inf, self._unit_s))
             ends_s = ends_s.copy()
             ends_s[best] -= WARM_SHARE * cost * self._unit_s[best]
@@ -102,7 +108,7 @@ class RoutingTable:
         if best is not None and row is not None:
             self._counters.keyed += 1
             self._counters.kept += row == best
-        return None if row is None else self._ids[row]
+        return None if row is None else self._takers[row]
 
 
 def _numbers(array: NDArray[Any]) -> "memoryview[float]":

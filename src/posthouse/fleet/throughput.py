@@ -2,12 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Final
 
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.fleet.ledger import AtWorker
 from posthouse.policy.capacity import kind_of
 
 MAX_PERF_FACTOR: Final = 2.0
@@ -39,7 +40,6 @@ class Throughput:
         self._of_kind: dict[str, float] = {}
         self._shown: dict[WorkerId, float] = {}
         self._crowds: dict[WorkerId, _Crowd] = {}
-        self._units_s: dict[WorkerId, deque[float]] = {}
         self._fastest_s: dict[WorkerId, float] = {}
 
     def most(self, worker: Worker) -> tuple[float, str]:
@@ -55,17 +55,15 @@ class Throughput:
                 by_kind.setdefault(kind_of(worker.group_id, worker), []).append(worker.perf)
         self._of_kind = {kind: MAX_PERF_FACTOR * median_low(known) for kind, known in by_kind.items()}
 
-    def ended(self, worker_id: WorkerId, work: float, took_s: float, whole: bool) -> None:
-        """A request of some work ended, so long after it was sent there. `whole`: it was done."""
-        if not whole:
-            return
-        if (units_s := self._units_s.get(worker_id)) is None:
-            units_s = self._units_s[worker_id] = deque(maxlen=KEPT)
-        units_s.append(took_s / work)
-        if (crowd := self._crowds.get(worker_id)) is not None:
+    def done(self, there: AtWorker, work: float, took_s: float) -> None:
+        """A request of some work was done, so long after it was sent there."""
+        if there.units_s is None:
+            there.units_s = deque(maxlen=KEPT)
+        there.units_s.append(took_s / work)
+        if self._crowds and (crowd := self._crowds.get(there.worker_id)) is not None:
             crowd.work, crowd.took_s = crowd.work + work, crowd.took_s + took_s
 
-    def judge(self, at: Mapping[WorkerId, Sized], alone_unit_s: float, max_queue_s: float, now: float) -> None:
+    def judge(self, at: Mapping[WorkerId, AtWorker], alone_unit_s: float, max_queue_s: float, now: float) -> None:
         """Lets time pass. `at`: the requests of each worker; `alone_unit_s`: how long a unit of work takes alone, 0 if
         nobody knows. Who has had a crowd for long that was too much for it is believed to do twice what it did. It is
         believed more again as it does more.
@@ -76,7 +74,7 @@ class Throughput:
             lasted_s = now - crowd.since
             if not crowd.work or lasted_s < min(QUEUES * max_queue_s, MAX_CROWD_S):
                 continue
-            units_s = sorted(self._units_s[worker_id])
+            units_s = sorted(at[worker_id].units_s or ())
             fastest_s = min(self._fastest_s.get(worker_id, math.inf), units_s[len(units_s) // 10])
             if alone_unit_s > 0:  # machines differ in speed, but not by more than this
                 fastest_s = min(fastest_s, CROWD * alone_unit_s)
@@ -90,5 +88,5 @@ class Throughput:
 
     def forget(self, worker_id: WorkerId) -> None:
         """The worker starts over, or is gone."""
-        for memory in (self._crowds, self._units_s, self._fastest_s, self._shown):
+        for memory in (self._crowds, self._fastest_s, self._shown):
             memory.pop(worker_id, None)

@@ -13,7 +13,7 @@ from posthouse.domain.worker import Worker, WorkerId, price_in
 from posthouse.errors import PosthouseError
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Assignment, Waiting
-from posthouse.fleet.ledger import Request
+from posthouse.fleet.ledger import NOBODY, Request
 
 REST_S = 900.0
 """Without a request and a disturbance for this long, an endpoint is at rest: nothing is begun any more. Cold workers
@@ -187,12 +187,10 @@ class Auditor:
     def _check_worker(self, worker_id: WorkerId, now: float) -> None:
         worker = self._fleet.workers.get(worker_id)
         self._bill(worker_id, worker, now)
-        ledger = self._fleet.ledger
-        there, mine = ledger.at.get(worker_id, {}), self._at.get(worker_id, {})
+        there, mine = self._fleet.ledger.at.get(worker_id, NOBODY), self._at.get(worker_id, {})
         if there.keys() != mine.keys():
             self._reconcile(worker_id, worker, there, now)
-        work = ledger.work.get(worker_id, 0.0)
-        true_work = fsum(r.cost for r in there.values())
+        work, true_work = there.work, fsum(r.cost for r in there.values())
         if work < 0 or abs(work - true_work) > ROUNDING * (1 + true_work):
             said = f"worker {worker_id} has {work:g} work outstanding, its open requests are {true_work:g}"
             self._break("outstanding work is that of open requests", said, now)

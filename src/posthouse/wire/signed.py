@@ -62,10 +62,12 @@ def wire_cost(cost: float) -> int | float:
 
     Raises: ValueError when `cost` is not finite.
     """
-    if not -math.inf < cost < math.inf:
+    if -_EXACT_INTEGERS < cost < _EXACT_INTEGERS:
+        whole = int(cost)
+        return whole if whole == cost else cost
+    if not math.isfinite(cost):
         raise ValueError(f"cost: must be a finite number, not {cost}")
-    whole = int(cost)
-    return whole if cost == whole and -_EXACT_INTEGERS < whole < _EXACT_INTEGERS else cost
+    return cost
 
 
 @lru_cache(1000)

@@ -13,6 +13,7 @@ from posthouse.engine.history import Line
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.errors import NotFound, Refused
+from posthouse.fleet.ledger import NOBODY
 from posthouse.policy.capacity import kind_of
 from posthouse.wire import rows
 
@@ -83,7 +84,7 @@ class Workers:
         now, fleet = self.hub.clock.now(), home.fleet
         estimates = fleet.roster.estimator.estimates(now)
         kind = kind_of(worker.group_id, worker)
-        there = fleet.ledger.at.get(worker.id, {})
+        there = fleet.ledger.at.get(worker.id, NOBODY)
         oldest = sorted(there.values(), key=lambda request: request.assigned_at)[:MAX_REQUESTS]
         requests = [
             rows.OpenRequest(id=r.idx, work=r.cost, for_s=max(0.0, now - r.assigned_at), seen=r.seen) for r in oldest
