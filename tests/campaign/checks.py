@@ -259,12 +259,12 @@ class Checks:
 
     def _check_work(self, fleet: Controller) -> None:
         ledger = fleet.ledger
-        for worker_id, work in ledger.work.items():
-            true_work = fsum(r.cost for r in ledger.at[worker_id].values())
+        for worker_id, there in ledger.workers.items():
+            work, true_work = there.work, fsum(r.cost for r in there.values())
             if work < 0 or abs(work - true_work) > ROUNDING * (1 + true_work):
                 self.broken("outstanding work", f"worker {worker_id} has {work:g}, its requests are {true_work:g}")
-        if ledger.work.keys() != ledger.at.keys():
-            self.broken("outstanding work", f"work at {set(ledger.work)}, requests at {set(ledger.at)}")
+        if (have := {i for i, there in ledger.workers.items() if there}) != ledger.at.keys():
+            self.broken("outstanding work", f"requests at {have}, said to be at {set(ledger.at)}")
 
     def _check_drained(self, worker: Worker, why: Event) -> None:
         """A ready worker is ordered away: no request may be there that the server can know of."""
@@ -288,8 +288,8 @@ class Checks:
             workers |= {w.label: w for w in fleet.workers.values()}
             if managed.leaving:
                 self.broken("convergence", f"endpoint {endpoint_id} was deleted and has {len(fleet.workers)} workers")
-            if len(fleet.ledger) or fleet.ledger.work:
-                self.broken("outstanding work", f"at rest {len(fleet.ledger)} requests are open: {fleet.ledger.work}")
+            if len(fleet.ledger) or fleet.ledger.outstanding():
+                self.broken("outstanding work", f"at rest {len(fleet.ledger)} requests are open: {fleet.ledger.at}")
             self._check_size(fleet)
         for instance in self._world.all_instances.values():
             worker = workers.get(instance.label)

@@ -164,6 +164,11 @@ class Fleet(Controller):
     # -- what surrounds it ---------------------------------------------------------------------------------------------
 
     @property
+    def work(self) -> dict[WorkerId, float]:
+        """At each worker that has requests."""
+        return {worker_id: there.work for worker_id, there in self.ledger.at.items()}
+
+    @property
     def line(self) -> list[Request]:
         return self.ledger.line
 

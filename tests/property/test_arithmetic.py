@@ -80,11 +80,13 @@ def test_the_ledger_always_adds_up(operations: list[tuple[str, int, int, float]]
         else:
             ledger.remove(request)
         there = {w: sum(r.cost for r in at.values()) for w, at in ledger.at.items()}
-        assert there.keys() == ledger.work.keys()
-        assert all(math.isclose(ledger.work[w], there[w], rel_tol=1e-9, abs_tol=1e-6) for w in there)
+        assert there.keys() == {w for w, at in ledger.workers.items() if at}
+        assert all(
+            math.isclose(at.work, there.get(w, 0.0), rel_tol=1e-9, abs_tol=1e-6) for w, at in ledger.workers.items()
+        )
         assert len(ledger) == len(ledger.waiting) + sum(map(len, ledger.at.values()))
         assert all(r.worker_id is None for r in ledger.waiting.values())
         assert all(r.worker_id == w for w, at in ledger.at.items() for r in at.values())
     for request in requests.values():
         ledger.remove(request)
-    assert (len(ledger), ledger.work, ledger.at, ledger.waiting) == (0, {}, {}, {})
+    assert (len(ledger), ledger.outstanding(), ledger.at, ledger.waiting) == (0, 0.0, {}, {})

@@ -44,7 +44,7 @@ def shown_by(worker_id: WorkerId, announced: float) -> Request:
 def test_a_request_counts_no_more_than_its_worker_does_while_one_may_wait() -> None:
     one = fleet()
     found = assigned(one.assign(0, MAX_WORK, NOW))
-    assert one.ledger.work == {ONE: PERF * MAX_QUEUE_S * BEYOND}
+    assert one.work == {ONE: PERF * MAX_QUEUE_S * BEYOND}
     demand = one.snapshot(NOW + 5, ()).demand
     assert demand.rate == pytest.approx(PERF * TARGET_S / 59, rel=0.2)
     one.report(ONE, ready_report(working=[found.request_idx]), NOW + 1)
@@ -56,9 +56,9 @@ def test_a_request_that_its_worker_does_not_show_counts_a_second_of_it() -> None
     assigned(one.assign(0, MAX_WORK, NOW))
     assert isinstance(one.assign(0, 1, NOW + 1), Waiting)
     one.advance(NOW + UNSEEN_S, SILENT_S)
-    assert one.ledger.work[ONE] <= PERF + 1, "nobody has told of it"
+    assert one.work[ONE] <= PERF + 1, "nobody has told of it"
     one.report(ONE, ready_report(), NOW + UNSEEN_S + 1)
-    assert one.ledger.work == {ONE: PERF}, "its worker says that it does not have it"
+    assert one.work == {ONE: PERF}, "its worker says that it does not have it"
     assert assigned(one.assign(0, 1, NOW + UNSEEN_S + 1)).worker.id == ONE
 
 
@@ -66,9 +66,9 @@ def test_one_that_comes_late_counts_again() -> None:
     one = fleet()
     found = assigned(one.assign(0, 2000, NOW))
     one.advance(NOW + UNSEEN_S, SILENT_S)
-    assert one.ledger.work == {ONE: PERF}
+    assert one.work == {ONE: PERF}
     one.report(ONE, ready_report(working=[found.request_idx]), NOW + 9)
-    assert one.ledger.work == {ONE: 2000}
+    assert one.work == {ONE: 2000}
 
 
 def test_a_request_that_is_asked_for_again_counts_in_full_at_the_next_worker() -> None:
@@ -76,7 +76,7 @@ def test_a_request_that_is_asked_for_again_counts_in_full_at_the_next_worker() -
     found = assigned(two.assign(0, 2000, NOW))
     two.advance(NOW + UNSEEN_S, SILENT_S)
     other = assigned(two.assign(found.request_idx, 2000, NOW + 6)).worker.id
-    assert two.ledger.work == {other: 2000}
+    assert two.work == {other: 2000}
     assert other != found.worker.id
 
 
@@ -86,7 +86,7 @@ def test_one_as_large_as_was_done_before_counts_in_full() -> None:
         at = serve(one, 12_000, 120, at=at) + 1
     assert one.requests.claims.largest == pytest.approx(12_000, rel=0.05)
     assigned(one.assign(0, 12_000, at))
-    assert one.ledger.work == {ONE: 12_000}
+    assert one.work == {ONE: 12_000}
 
 
 def test_one_that_said_to_be_large_and_took_a_moment_was_small() -> None:
@@ -118,7 +118,7 @@ def test_the_factor_between_announced_and_counted_work_is_learned() -> None:
     assert claims.usual == pytest.approx(1)
     assert claims.unstated(100) == pytest.approx((100, 1))
     assigned(one.assign(0, 100, at))
-    assert one.ledger.work == {ONE: pytest.approx(1)}
+    assert one.work == {ONE: pytest.approx(1)}
     demand = one.snapshot(at, ()).demand
     assert (demand.factor, demand.usual) == (claims.factor, claims.usual)
 
@@ -130,14 +130,14 @@ def test_a_request_without_a_cost_is_taken_for_what_is_usual(body: bytes) -> Non
     hub = Hub(cast(Store, None), cast(Any, SimpleNamespace(now=lambda: at)), {}, "", "test", stabilization_s=0.0)
     router = Router(hub, cast(Any, SimpleNamespace(sign=str)), lambda worker_id: b"", 0.0, lambda text, then: then(""))
     router.route(one.managed, route.checked(route.decode(body)), replies.append)
-    assert one.ledger.work == {ONE: route.DEFAULT_COST}
+    assert one.work == {ONE: route.DEFAULT_COST}
     (request,) = one.ledger.at[ONE].values()
     one.end(ONE, Ended(request.idx, True, "Success"), at)
     for _ in range(LEARNED + 1):
         at = serve(one, 100, 1.5, counted=2.5, at=at)
     router.route(one.managed, route.checked(route.decode(body)), replies.append)
     assert [reply.cost for reply in replies] == [100, pytest.approx(2.5, rel=0.15)]
-    assert one.ledger.work == {ONE: pytest.approx(2.5, rel=0.15)}
+    assert one.work == {ONE: pytest.approx(2.5, rel=0.15)}
 
 
 def test_what_one_worker_of_several_counts_does_not_move_it() -> None:
@@ -148,9 +148,9 @@ def test_what_one_worker_of_several_counts_does_not_move_it() -> None:
         for _ in range(100):
             for worker_id, counted in ((ONE, 50), (TWO, 50), (liar, taken)):
                 claims.shown(shown_by(worker_id, 50), at[worker_id])
-                claims.counted(at[worker_id], counted)
+                claims.counted(at[worker_id], counted, at.values())
             assert claims.work(50) == 50
-        claims.forget(liar)
+        at[liar] = AtWorker(liar, 0)
 
 
 def test_nothing_is_learned_of_one_who_counts_nothing_or_of_requests_without_cost() -> None:
@@ -158,6 +158,6 @@ def test_nothing_is_learned_of_one_who_counts_nothing_or_of_requests_without_cos
     for announced, counted in ((100.0, 0.0), (0.0, 100.0)):
         for _ in range(100):
             claims.shown(shown_by(ONE, announced), there)
-            claims.counted(there, counted)
-        claims.forget(ONE)
+            claims.counted(there, counted, [there])
+        there = AtWorker(ONE, 0)
     assert (claims.factor, claims.usual) == (1.0, 0.0)

@@ -72,7 +72,7 @@ def test_a_request_goes_to_the_worker_that_would_finish_it_soonest() -> None:
     assert first == [TWO, TWO]
     both = {assigned(fleet.assign(0, 100, NOW)).worker.id for _ in range(2)}
     assert both == {ONE, TWO}
-    assert fleet.ledger.work == {ONE: 100.0, TWO: 300.0}
+    assert fleet.work == {ONE: 100.0, TWO: 300.0}
 
 
 def test_a_worker_above_max_queue_time_gets_no_request_until_it_has_worked_some_off() -> None:
@@ -154,7 +154,7 @@ def test_a_request_asked_again_after_it_was_assigned_goes_elsewhere() -> None:
     second = assigned(fleet.assign(first.request_idx, 100, NOW + 0.01))
     assert second.worker.id != first.worker.id
     assert second.request_idx == first.request_idx
-    assert fleet.ledger.work == {second.worker.id: 100}
+    assert fleet.work == {second.worker.id: 100}
 
 
 def test_a_request_goes_on_from_dead_worker_to_dead_worker_at_a_walk() -> None:
@@ -339,26 +339,26 @@ def test_a_worker_can_end_only_what_it_has_and_only_once() -> None:
     assert not fleet.end(given.worker.id, Ended(given.request_idx, success=True), NOW)
     assert not fleet.end(given.worker.id, Ended(12345, success=True), NOW)
     assert (fleet.counters.ended, fleet.counters.failed, fleet.counters.refused_ends) == (1, 1, 3)
-    assert fleet.ledger.work == {}
+    assert fleet.work == {}
 
 
 def test_a_lost_end_is_noticed_by_what_the_worker_says_it_works_on() -> None:
     fleet = fleet_of(worker())
     idx = assigned(fleet.assign(0, 100, NOW)).request_idx
     fleet.report(ONE, ready_report(working=()), NOW + 1)  # sent before the request reached it
-    assert fleet.ledger.work == {ONE: 100}
+    assert fleet.work == {ONE: 100}
     fleet.report(ONE, ready_report(working=[idx]), NOW + 2)
     fleet.advance(NOW + 2 + 3600, 1e9)  # a request that was seen may be long
-    assert fleet.ledger.work == {ONE: 100}
+    assert fleet.work == {ONE: 100}
     fleet.report(ONE, ready_report(working=()), NOW + 3602)
-    assert (fleet.ledger.work, len(fleet.ledger)) == ({}, 0)
+    assert (fleet.work, len(fleet.ledger)) == ({}, 0)
 
 
 def test_a_request_that_its_worker_never_saw_is_not_believed_in_for_long() -> None:
     fleet = fleet_of(worker())
     fleet.assign(0, 100, NOW)
     fleet.advance(NOW + UNSEEN_KEPT_S, SILENT_S)
-    assert fleet.ledger.work == {}
+    assert fleet.work == {}
     assert fleet.counters.expired == 1
 
 
@@ -366,11 +366,11 @@ def test_requests_of_before_a_restart_are_adopted_from_reports_during_the_calm()
     fleet = fleet_of(worker(), stabilization_s=60)
     report = structs.replace(ready_report(working=[11, 12]), cur_load=300.0)
     fleet.report(ONE, report, NOW + 1)
-    assert fleet.ledger.work == {ONE: 300}
+    assert fleet.work == {ONE: 300}
     fleet.report(
         ONE, structs.replace(report, working=frozenset({11, 13})), NOW + 61
     )  # the calm is over: 13 is not ours
-    assert fleet.ledger.work == {ONE: 150}
+    assert fleet.work == {ONE: 150}
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------
@@ -1001,7 +1001,7 @@ def test_a_ledger_at_rest_holds_exactly_nothing() -> None:
     given = [assigned(fleet.assign(0, cost, NOW)) for cost in costs[:3]]
     for one in given:
         fleet.end(ONE, Ended(one.request_idx, success=True), NOW)
-    assert (fleet.ledger.work, fleet.ledger.outstanding()) == ({}, 0.0)
+    assert (fleet.work, fleet.ledger.outstanding()) == ({}, 0.0)
     for idx, cost in enumerate(costs, 1):
         fleet.ledger.wait(Request(idx, cost, NOW, NOW))
     for idx in range(1, 6):

@@ -1,10 +1,10 @@
 """How much work one request counts: what its client announces, as far as one request can honestly be that much."""
 
 import math
+from collections.abc import Iterable
 from statistics import median
 
 from posthouse.domain.endpoint import Scaling
-from posthouse.domain.worker import WorkerId
 from posthouse.fleet.ledger import AtWorker, Request
 from posthouse.policy.tuning import TUNING
 
@@ -27,7 +27,6 @@ class Claims:
         """Work that the median worker counts for a unit of announced work: so one of several does not move it."""
         self.usual = 0.0
         """Work that it counts for a request, in the mean; 0 until that is known."""
-        self._compared: dict[WorkerId, tuple[float, float, float]] = {}  # announced, counted, requests; fading
 
     def work(self, announced: float) -> float:
         """What a request counts in the ledger; all that is announced while no worker has shown what it does."""
@@ -60,21 +59,17 @@ class Claims:
             there.shown += 1
             there.shown_work += request.announced
 
-    def counted(self, there: AtWorker, taken: float) -> None:
-        """Learns from what a worker counts for the requests that it has shown since its report before."""
-        worker_id, work, count = there.worker_id, there.shown_work, there.shown
-        if not count:
+    def counted(self, there: AtWorker, taken: float, workers: Iterable[AtWorker]) -> None:
+        """Learns from what a worker, one of these, counts for the requests that it has shown since its last report."""
+        if not there.shown:
             return
+        work, count, before, kept = there.shown_work, there.shown, there.compared, FORGETS**there.shown
         there.shown, there.shown_work = 0, 0.0
-        before, kept = self._compared.get(worker_id, (0.0, 0.0, 0.0)), FORGETS**count
         counted = min(taken, count * self._most(self.scaling.max_queue_time))
-        self._compared[worker_id] = before[0] * kept + work, before[1] * kept + counted, before[2] * kept + count
-        if known := [c for c in self._compared.values() if c[2] >= LEARNED and c[0] > 0.0 < c[1]]:
+        there.compared = before[0] * kept + work, before[1] * kept + counted, before[2] * kept + count
+        if known := [c for w in workers if (c := w.compared)[2] >= LEARNED and c[0] > 0.0 < c[1]]:
             self.factor = _step(self.factor, median([counted / announced for announced, counted, _ in known]))
             self.usual = _step(self.usual, median([counted / count for _, counted, count in known]))
-
-    def forget(self, worker_id: WorkerId) -> None:
-        self._compared.pop(worker_id, None)
 
     def _most(self, wait_s: float) -> float:
         """What the best worker does in that time, or twice the largest that was done; infinite while nobody knows."""

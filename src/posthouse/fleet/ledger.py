@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Struct
@@ -57,40 +57,32 @@ class Request(Struct, gc=False):
 
 @dataclass(slots=True, eq=False, repr=False)
 class AtWorker(dict[int, Request]):
-    """The requests at one worker, by their index, and all else that a request changes or asks of it: in one place, for
-    with thousands of workers none of it is in the processor's caches."""
+    """The requests at one worker, whose costs are its `work`, and all else that a request asks of it or changes: found
+    at once, for with thousands of workers none of it is in the processor's caches."""
 
     worker_id: WorkerId
     reqnum: int
     """Of the request that it was given last."""
     row: int = -1
-    """Where it is in the routing table; -1: it takes no requests."""
+    """In the routing table; -1: it takes no requests."""
     work: float = 0.0
-    """The sum of its requests' costs."""
     perf: float = 0.0
     slots: float = 1.0
     """How many requests it serves at a time where each goes as fast as alone."""
-    canary: bool = False
-    """It is one that serves beside others."""
     held_back: float = 0.0
-    """Work that it is taken to have beside its requests, for it has had its share."""
+    """Work that counts beside: it is a canary that has had its share of requests."""
     mute: bool = False
     """Its generation does not say on which requests it works."""
     working: int = 0
-    """On how many it last said that it works."""
     received: int = 0
-    """How many it last said had come to it, where it does not say on which it works."""
+    """On how many it last said that it works; how many it last said had come to it, where it is mute."""
     shown: int = 0
-    """How many it told of that are not in what it counted yet."""
     shown_work: float = 0.0
-    """What was announced for these."""
+    """How many it told of that are not in what it counted yet; what was announced for them."""
+    compared: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Work that was announced, what it counted for it, and for how many; fading."""
     units_s: deque[float] | None = None
-    """Seconds for a unit of work, of the latest that were done."""
-    usual_end: "End" = field(init=False)
-    """Of a request that nothing is known against."""
-
-    def __post_init__(self) -> None:
-        self.usual_end = self.worker_id, None, 0
+    """What the latest that it did took for each unit of work."""
 
     def uncounted(self, came: int, now: float) -> list[Request]:
         """Its first requests, which must have ended: `came` did since it last said so."""
@@ -131,15 +123,9 @@ class Ledger:
         return len(self.open)
 
     def worker(self, worker_id: WorkerId) -> AtWorker:
-        """What is known of a worker, whoever it is."""
-        there = self.workers.get(worker_id)
-        if there is None:
-            there = self.workers[worker_id] = AtWorker(worker_id, self.reqnum)
-        return there
-
-    def forget(self, worker_id: WorkerId) -> None:
-        """The worker is gone, and has no requests."""
-        self.workers.pop(worker_id, None)
+        if worker_id not in self.workers:
+            self.workers[worker_id] = AtWorker(worker_id, self.reqnum)
+        return self.workers[worker_id]
 
     def ended(self, idx: int) -> End | None:
         """How a request that has ended did so; None if that is not remembered."""
@@ -179,10 +165,8 @@ class Ledger:
         if idx in self.open:
             self._take_out(request)
         request.worker_id, request.assigned_at, request.seen = there.worker_id, now, False
-        if there:
-            request.alone = False
-        else:
-            request.alone = True
+        request.alone = not there
+        if request.alone:
             self.at[there.worker_id] = there
         self.open[idx] = there[idx] = request
         there.work += request.cost
@@ -204,33 +188,18 @@ class Ledger:
         request.worker_id = None
         there = self.at[worker_id]
         del there[idx]
-        if there:
-            there.work = max(0.0, there.work - request.cost)
-        else:  # exactly zero at rest: rounding must not leave phantom work behind
-            there.work = 0.0
+        there.work = max(0.0, there.work - request.cost) if there else 0.0  # rounding must not leave phantom work
+        if not there:
             del self.at[worker_id]
-        failures = request.failures
-        self._ended[idx] = (worker_id, failures, counted) if failures or counted else there.usual_end
+        self._ended[idx] = worker_id, request.failures, counted
         if len(self._ended) >= ENDED_KEPT:
             self._ended, self._ended_before = {}, self._ended
-
-    def weigh(self, request: Request, cost: float) -> None:
-        """Counts the request as so much work from now on."""
-        if request.worker_id is not None:
-            there = self.at[request.worker_id]
-            there.work = max(0.0, there.work + cost - request.cost)
-        request.cost = cost
 
     def withdraw(self, request: Request) -> None:
         """Takes the request out as if it had never been anywhere."""
         self._take_out(request)
         for ended in (self._ended, self._ended_before):
             ended.pop(request.idx, None)
-
-    @property
-    def work(self) -> dict[WorkerId, float]:
-        """Of each worker that has requests, what they are."""
-        return {worker_id: there.work for worker_id, there in self.at.items()}
 
     def outstanding(self) -> float:
         """Work given to workers and not finished."""

@@ -53,7 +53,7 @@ class Requests:
         self.last_request_at = 0.0
         self._lives, self._traffic, self._counters, self._outbox = lives, traffic, counters, outbox
         self.outliers, self._routing = Outliers(lives, outbox), RoutingTable(counters)
-        self._canaries: list[AtWorker] = []  # that serve beside others
+        self._canaries: dict[WorkerId, AtWorker] = {}  # that serve beside others
         self._indexes = count(int(now * 1e6) + 1)
         self._ended = frozenset[WorkerId]()
         self._given = self._given_canaries = 0  # requests that were given a worker meanwhile; a canary
@@ -152,14 +152,13 @@ class Requests:
         left = request.worker_id
         self.ledger.assign(request, there, now)
         if self._canaries:
-            self._given, self._given_canaries = self._given + 1, self._given_canaries + there.canary
+            self._given += 1
+            self._given_canaries += there.worker_id in self._canaries
             self._hold_back()
         self._routing.note(there)
         if left is not None:
             self._routing.note(self.ledger.worker(left))
-        kept_s = UNSEEN_S
-        if there.mute:  # expect it done by then
-            kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * there.work / there.perf)
+        kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * there.work / there.perf) if there.mute else UNSEEN_S
         request.expires_at = now + kept_s
         there.reqnum += 1
         self._counters.routed += 1
@@ -205,12 +204,11 @@ class Requests:
 
         It is held against the worker as when the request is asked for again, which then counts no second time.
         """
-        request = self.ledger.open.get(idx)
-        if request is None or request.worker_id != worker_id:
+        if (request := self.ledger.at.get(worker_id, NOBODY).get(idx)) is None:
             self._counters.refused_ends += 1
-        else:
-            self._counters.failed += 1
-            self._remove(request, now, self.outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
+            return
+        self._counters.failed += 1
+        self._remove(request, now, self.outliers.blame(request, worker_id, now, f"failed here: {why[:200]}"))
 
     def reported(self, worker_id: WorkerId, report: Report, now: float, began_again: bool) -> None:
         """Compares the ledger with what a worker works on, for ends that got lost. `began_again`: we, meanwhile."""
@@ -233,7 +231,7 @@ class Requests:
                 self._remove(request, now)
             elif now - request.assigned_at >= UNSEEN_S:
                 self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
-        self.claims.counted(there, report.taken)
+        self.claims.counted(there, report.taken, self.ledger.workers.values())
         for idx in sorted(report.working) if began_again else ():
             if idx not in self.ledger.open and self.ledger.ended(idx) is None:
                 cost = report.cur_load / len(report.working)
@@ -293,8 +291,7 @@ class Requests:
             request.seen = False  # nothing was done for it that counts
             self._remove(request, now)
         if worker.state is State.DESTROYED:
-            self.ledger.forget(worker.id)
-            self.claims.forget(worker.id)
+            del self.ledger.workers[worker.id]
 
     def membership_changed(self) -> None:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""
@@ -306,19 +303,18 @@ class Requests:
                 self.load.offered.add(claims.load(request.cost), request.first_at)
         for worker in workers.values():
             there = self.ledger.worker(worker.id)
-            there.perf, there.canary, there.held_back = worker.perf, False, 0.0
+            there.perf, there.held_back = worker.perf, 0.0
             there.slots = max(1.0, worker.perf * self.load.slot_unit_s)  # Little's law, for one worker
         takes = [w for w in ready(workers.values()) if w.url]
-        canaries = [self.ledger.worker(w.id) for w in takes if self._lives.rollouts.of(w).canary_is(w)]
-        self._canaries = canaries if len(canaries) < len(takes) else []
+        canaries = {w.id: self.ledger.worker(w.id) for w in takes if self._lives.rollouts.of(w).canary_is(w)}
+        self._canaries = canaries if len(canaries) < len(takes) else {}
         self._hold_back()
         self._routing.rebuild([self.ledger.worker(w.id) for w in takes])
 
     def _hold_back(self) -> None:
-        """Keeps canaries to their share of requests."""
         held_back_s = HELD_BACK_S if self._given_canaries > CANARY_SHARE * self._given else 0.0
-        for there in self._canaries:
-            there.canary, there.held_back = True, held_back_s * there.perf
+        for there in self._canaries.values():
+            there.held_back = held_back_s * there.perf
             self._routing.note(there)
 
     def load_at(self, worker_id: WorkerId) -> tuple[float, int]:
@@ -332,9 +328,12 @@ class Requests:
 
     def _weigh(self, request: Request, most: float = math.inf) -> None:
         """Counts a request again, as at most so much."""
-        self.ledger.weigh(request, min(self.claims.work(request.announced), most))
+        cost = min(self.claims.work(request.announced), most)
         if request.worker_id is not None:
-            self._routing.note(self.ledger.at[request.worker_id])
+            there = self.ledger.at[request.worker_id]
+            there.work = max(0.0, there.work + cost - request.cost)
+            self._routing.note(there)
+        request.cost = cost
 
     def _remove(self, request: Request, now: float, counted: int = 0) -> None:
         there = None if request.worker_id is None else self.ledger.at[request.worker_id]

@@ -20,8 +20,6 @@ MAX_UNIT_S = 1e20
 class RoutingTable:
     """Workers that take requests, one array entry each. Membership changes rarely and rebuilds; work changes often.
 
-    The arrays are also seen as memory: one number of it is read and written in a third of numpy's time.
-
     Invariant: `_ends_s[row]` is `end_s(_work[row], _unit_s[row], _cost)`, to seven digits. Most clients announce the
     same cost again and again, so what follows from the latest one is kept: it is the largest part of picking among
     10,000 workers, and in half the bytes it is sooner walked through.
@@ -112,4 +110,5 @@ class RoutingTable:
 
 
 def _numbers(array: NDArray[Any]) -> "memoryview[float]":
+    """Its memory: one number of it is read and written in a third of numpy's time."""
     return cast("memoryview[float]", array.data)
