@@ -57,12 +57,10 @@ class Request(Struct, gc=False):
 
 @dataclass(slots=True, eq=False, repr=False)
 class AtWorker(dict[int, Request]):
-    """The requests at one worker, whose costs are its `work`, and all else that a request asks of it or changes: found
-    at once, for with thousands of workers none of it is in the processor's caches."""
+    """The requests at one worker, and in one place, for none of it is cached, what else a request meets of it."""
 
     worker_id: WorkerId
     reqnum: int
-    """Of the request that it was given last."""
     row: int = -1
     """In the routing table; -1: it takes no requests."""
     work: float = 0.0
@@ -72,10 +70,9 @@ class AtWorker(dict[int, Request]):
     held_back: float = 0.0
     """Work that counts beside: it is a canary that has had its share of requests."""
     mute: bool = False
-    """Its generation does not say on which requests it works."""
     working: int = 0
     received: int = 0
-    """On how many it last said that it works; how many it last said had come to it, where it is mute."""
+    """On how many it last said that it works; where it is mute on which, how many it last said had come to it."""
     shown: int = 0
     shown_work: float = 0.0
     """How many it told of that are not in what it counted yet; what was announced for them."""
@@ -94,8 +91,7 @@ class AtWorker(dict[int, Request]):
         return seen[: max(0, len(seen) - self.working)]
 
 
-NOBODY: Final = AtWorker(WorkerId(0), 0)
-"""In place of a worker that has no requests."""
+NOBODY: Final = AtWorker(WorkerId(0), 0)  # in place of a worker that has no requests
 
 
 class Ledger:

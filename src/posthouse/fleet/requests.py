@@ -303,7 +303,7 @@ class Requests:
                 self.load.offered.add(claims.load(request.cost), request.first_at)
         for worker in workers.values():
             there = self.ledger.worker(worker.id)
-            there.perf, there.held_back = worker.perf, 0.0
+            there.row, there.perf, there.held_back = -1, worker.perf, 0.0
             there.slots = max(1.0, worker.perf * self.load.slot_unit_s)  # Little's law, for one worker
         takes = [w for w in ready(workers.values()) if w.url]
         canaries = {w.id: self.ledger.worker(w.id) for w in takes if self._lives.rollouts.of(w).canary_is(w)}

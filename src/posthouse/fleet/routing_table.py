@@ -26,15 +26,12 @@ class RoutingTable:
     """
 
     def __init__(self, counters: Counters | None = None) -> None:
-        self._takers: list[AtWorker] = []
         self._cost = 0.0
         self._counters = counters or Counters()
         self.rebuild(())
 
     def rebuild(self, takers: Iterable[AtWorker]) -> None:
-        """Makes these workers, and no others, take requests."""
-        for there in self._takers:
-            there.row = -1
+        """Makes these workers take requests. Others must have no row."""
         self._takers = [there for there in takers if there.perf * MAX_UNIT_S >= 1.0]
         self._rows = {there.worker_id: row for row, there in enumerate(self._takers)}
         self._seeds: Uints | None = None
