@@ -101,7 +101,7 @@ function Edit({ one, close, done }: { one: Key | null; close: () => void; done: 
     <dialog class="dialog" ref={ref} aria-labelledby="edit" onClose={close}>
       <form onSubmit={save} noValidate>
         <h2 id="edit">{one ? "Change a key" : "Make a key"}</h2>
-        <TextField label="Name" value={name} set={setName} max={255} autofocus help="What or who it is for." wrong={wrongOf(error, "name")} />
+        <TextField label="Name" value={name} set={setName} max={255} help="What or who it is for." wrong={wrongOf(error, "name")} />
         {!one && <SelectField label="Scope" value={scope} set={setScope} options={SCOPES.map((each) => [each, each] as const)} help={`It may ${MAY[scope]}.`} />}
         {LIMITS.map(([key, label, help]) => <TextField key={key} label={label} wire={key} numeric value={bounds[key]!} placeholder="no limit" set={(value) => setBounds({ ...bounds, [key]: value })} help={help} wrong={wrongOf(error, key)} />)}
         {error && <Problem error={error} />}

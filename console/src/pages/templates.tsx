@@ -127,7 +127,7 @@ function Edit({ one, close, done }: { one: Template | null; close: () => void; d
         <h2 id="template">{one ? "Change a template" : "Make a template"}</h2>
         {one && <p class="muted">Workers that run it are updated one after another: first one alone, which is compared with the others.</p>}
         <div class="grid2">
-          <TextField label="Name" {...bind("name")} max={255} autofocus />
+          <TextField label="Name" {...bind("name")} max={255} />
           <TextField label="Disk" wire="recommended_disk_space" unit="GB" numeric value={disk} set={setDisk} wrong={wrongOf(error, "recommended_disk_space")} />
           <TextField label="Image" {...bind("image")} placeholder="for providers of containers" />
           <TextField label="Tag" {...bind("tag")} />

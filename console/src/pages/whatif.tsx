@@ -139,7 +139,7 @@ function Found({ found, apply }: { found: WhatIf; apply?: () => void }) {
         <section class="card" aria-label="Requests waiting"><Chart {...common} {...pair((run) => run.waiting, true)} title="Requests waiting" unit="" whole height={170} show={(v) => (v == null ? "–" : String(Math.round(v)))} /></section>
       </div>
       <Card title="Side by side">
-        <div class="scrolls" tabIndex={0} role="region" aria-label="Side by side"><table class="table slim">
+        <div class="scrolls" tabIndex={0} role="region" aria-label="Figures of each"><table class="table slim">
           <thead><tr><th scope="col">In {span(found.span_s)}</th><th scope="col" class="number">As it was</th><th scope="col" class="number">A, as it is</th><th scope="col" class="number">B, with the change</th><th scope="col" class="number">B against A</th></tr></thead>
           <tbody>{MEASURES.map(([name, pick, show, good]) => <Measure name={name} values={[pick(was), pick(a), pick(b)]} show={show} good={good} />)}</tbody>
         </table></div>
