@@ -20,6 +20,7 @@ from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_c
 from posthouse.store.fleets import worker_of, worker_row
 from posthouse.store.integrity import Damaged
 from posthouse.store.sql import open_schema
+from posthouse.store.sqlite import check_pages
 from posthouse.template import Template, Workergroup
 from tests.campaign.disk import Disk
 from tests.kit.pages import WAYS, damaged
@@ -75,7 +76,7 @@ class Storage:
             path.write_bytes(self._now)
             engine = _engine(path)
             with engine.begin() as db:
-                open_schema(db)
+                open_schema(db, check_pages)
                 rows = _rows(disk)
                 if not self._rows:
                     for table in (*reversed(CATALOGUE), schema.fleets, schema.workers, schema.versions):
@@ -99,7 +100,7 @@ def _read(file: bytes) -> Disk:
         engine = _engine(path)
         try:
             with engine.begin() as db:
-                open_schema(db)
+                open_schema(db, check_pages)
                 disk = Disk()
                 disk.take(
                     [endpoint_of(row) for row in db.execute(select(schema.endpoints))],

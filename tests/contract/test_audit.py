@@ -21,7 +21,7 @@ from posthouse.server.policies import POLICIES
 from posthouse.store import acts, open_store
 from posthouse.store.sql import SqlStore
 from tests.kit.live import live_server
-from tests.kit.rows import sqlite_url
+from tests.kit.rows import needs_file, sqlite_url
 from tests.kit.web import Web, served, worker
 
 CANARY = "canary-5f1d"
@@ -258,6 +258,7 @@ async def test_settings_that_changed_while_it_was_down_leave_a_row_and_no_secret
     assert "server.host" not in first  # a default
 
 
+@needs_file
 async def test_the_command_lists_and_verifies(
     web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ async def pragma(server: Running, *statements: str) -> None:
     """Changes how the server's own connection behaves."""
     store = server.hub.store
     assert isinstance(store, SqlStore)
-    async with store._engine.connect() as db:
+    async with store._backend.engine.connect() as db:
         connection: Any = (await db.get_raw_connection()).driver_connection
         for statement in statements:
             await connection.execute(f"PRAGMA {statement}")
@@ -132,7 +132,7 @@ async def slow(server: Running, data_dir: Path) -> AsyncIterator[None]:
     """Every statement takes a while, in the thread that talks to the database."""
     store = server.hub.store
     assert isinstance(store, SqlStore)
-    async with store._engine.connect() as db:
+    async with store._backend.engine.connect() as db:
         connection: Any = (await db.get_raw_connection()).driver_connection
         await connection.set_trace_callback(lambda _: time.sleep(0.3))
     yield

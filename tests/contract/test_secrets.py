@@ -13,6 +13,7 @@ from posthouse.errors import Refused
 from posthouse.server.auth import SECRET_BYTES, Keyring
 from tests.kit.commandline import Commandline
 from tests.kit.live import live_server, until
+from tests.kit.rows import needs_file
 from tests.kit.web import Web, served
 
 PATH = "/api/v0/secrets/"
@@ -61,6 +62,7 @@ async def test_only_who_may_make_templates_may_see_or_change_secrets(web: Web) -
             assert (await web.call(method, PATH, {"key": "A", "value": "b"}, key=key)).status == 403
 
 
+@needs_file
 async def test_the_database_has_no_value_in_clear(web: Web, tmp_path: Path) -> None:
     await put(web, "TOKEN", "a-value-to-look-for")
     with sqlite3.connect(tmp_path / "posthouse.db") as database:

@@ -32,7 +32,7 @@ from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.offer import Price
 from posthouse.domain.rollout import Phase, Rollout
 from posthouse.domain.worker import Worker
-from posthouse.errors import BadRequest, NotFound, Refused, StaleVersion
+from posthouse.errors import BadRequest, NotFound, Refused, StaleVersion, Unavailable
 from posthouse.keys import KeyRecord, KeyUse
 from posthouse.ports import Account, FleetRecord, JournalEntry, PeriodRecord, Store
 from posthouse.recording.segment import Segment
@@ -44,6 +44,7 @@ from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
 from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
+from tests.kit.postgres import control, database_url
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 ALIAS = Alias(name="chat", targets=[AliasTarget(model="large")], created_at=5.0)
@@ -52,8 +53,10 @@ E1 = EndpointId(1)
 GROUP = WorkergroupId(1)
 
 
-@pytest.fixture(params=["sqlite"])
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "postgresql":
+        return database_url()
     return sqlite_url(tmp_path / "posthouse.db")
 
 
@@ -70,7 +73,7 @@ def segment(number: int, size: int = 10) -> Segment:
 
 # Every field of every record
 
-words = st.text(max_size=30)
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 times = st.floats(min_value=0, max_value=1e11)
 amounts = st.floats(min_value=0, allow_nan=False)
 ids = st.integers(min_value=1, max_value=2**31 - 1)
@@ -596,6 +599,7 @@ async def test_the_oldest_reels_of_an_endpoint_go_when_there_is_too_much_of_it(s
 COMMITS_FOR_EVER = """
 import asyncio, sys
 from posthouse.store import open_store
+from tests.kit.postgres import control, database_url
 from tests.kit.rows import entry, worker
 
 async def main(url):
@@ -661,7 +665,7 @@ async def test_the_file_is_its_owners_alone_and_every_commit_is_synced(tmp_path:
     await store.commit(E1, 0, 1, [worker(1)], None)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert modes == {"posthouse.db": 0o600, "posthouse.db-shm": 0o600, "posthouse.db-wal": 0o600}
-    async with store._engine.connect() as db:
+    async with store._backend.engine.connect() as db:
         found = {
             name: (await db.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in ("synchronous", "foreign_keys")
         }
@@ -758,3 +762,31 @@ async def test_what_destroyed_workers_spent_is_known_for_every_endpoint(store: S
     gone = replace(worker(1, E1), state=State.DESTROYED, spent_usd=1.25)
     await store.commit(E1, 0, 1, [gone], None)
     assert await store.spent_usd() == {E1: 1.25}
+
+
+async def test_a_nul_is_no_reason_to_store_nothing(store: Store) -> None:
+    hostile = replace(worker(1), message="CUDA\0 error", version="\0")
+    await store.commit(E1, 0, 1, [hostile], None)
+    [stored] = (await store.open_fleet(E1, 1)).workers
+    assert (stored.message, stored.version) == ("CUDA\ufffd error", "\ufffd")
+    with pytest.raises((NotFound, BadRequest)):
+        await store.drop_secret(DEFAULT_ACCOUNT, "a\0b")
+    assert store.troubles() == []
+
+
+async def test_a_database_that_was_away_is_used_again_as_soon_as_it_is_back() -> None:
+    store = await open_store(database_url())
+    version = await store.commit(E1, 0, 1, [worker(1)], None)
+    await asyncio.to_thread(control, "stop", "-m", "immediate")
+    try:
+        with pytest.raises(Unavailable, match="the database cannot be used now, so nothing was changed"):
+            await store.commit(E1, version, 1, [worker(2)], None)
+        assert "database: it could not be used" in store.troubles()[0]
+    finally:
+        await asyncio.to_thread(control, "start")
+    version = await store.commit(E1, version, 1, [worker(2)], None)
+    await asyncio.to_thread(control, "restart", "-m", "fast")
+    await store.commit(E1, version, 1, [worker(3)], None)
+    assert store.troubles() == []
+    assert len((await store.open_fleet(E1, 1)).workers) == 3
+    await store.close()

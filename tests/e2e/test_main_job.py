@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from posthouse.client import Client
+from tests.kit.rows import needs_file
 from tests.kit.site import START_S, Site, until
 
 SLOW_ONSTART = """
@@ -140,6 +141,7 @@ def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -
 
 
 @pytest.mark.long
+@needs_file
 def test_a_worker_that_a_restored_backup_does_not_know_serves_on_until_an_operator_decides(
     site: Site, tmp_path: Path
 ) -> None:

@@ -1,16 +1,31 @@
 """Rows as a store takes them, with plain values."""
 
+import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.offer import Price
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.ports import JournalEntry, Store
 from posthouse.template import Template, Workergroup
+from tests.kit.postgres import database_url
 
 NO_ID: Any = 0
+ON_POSTGRES = os.environ.get("POSTHOUSE_TEST_DATABASE") == "postgresql"
+"""Whether servers that tests start, and stores of directories, are on PostgreSQL."""
+needs_file = pytest.mark.skipif(ON_POSTGRES, reason="it reads or replaces the file of the database")
+
+
+def store_url(directory: Path) -> str:
+    """Of a store for a directory."""
+    if ON_POSTGRES:
+        return database_url(f"d{zlib.crc32(bytes(directory.absolute())):x}")
+    return sqlite_url(directory / "posthouse.db")
 
 
 def sqlite_url(path: Path) -> str:

@@ -14,6 +14,7 @@ import psutil
 
 from tests.kit.forked import forker
 from tests.kit.live import end_workers
+from tests.kit.rows import store_url
 
 TIMEOUT_S = 120.0
 START_S = 120.0
@@ -31,6 +32,8 @@ class Site:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.environ = {name: text for name, text in os.environ.items() if not name.startswith("POSTHOUSE_")}
+        if (url := store_url(directory)).startswith("postgresql"):
+            self.environ["POSTHOUSE_DATABASE__URL"] = url
         self.server: subprocess.Popen[str] | None = None
 
     def start(self, *flags: str) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
 @asynccontextmanager
 async def served(directory: Path, limits: Limits | None = None, throttle: Throttle | None = None) -> AsyncIterator[Web]:
     """A web API with an empty SQLite store in `directory`."""
-    store = await open_store(f"sqlite+aiosqlite:///{directory / 'posthouse.db'}")
+    store = await open_store(rows.store_url(directory))
     shelf = Shelf()
     hub = Hub(store, SystemClock(), {"shelf": shelf}, "shelf", await store.installation(), stabilization_s=0.0)
     keyring = Keyring(bytes(SECRET_BYTES), [], hub.endpoint)

@@ -112,15 +112,23 @@ def needed(path: Path, advice: str) -> Iterator[None]:
         raise Refused(f"{named or path} cannot be used: {problem}; {advice}") from error
 
 
-def database(data_dir: Path) -> Path:
-    """The file of the database. Raises: Refused if it is gone: a new one would know nothing of workers that run."""
+def database_url(settings: Settings, data_dir: Path) -> str:
+    """Where the database is. Raises: Refused if its file is gone, or one is there beside another that is configured: a
+    new database would know nothing of workers that run."""
     path, secret = data_dir / "posthouse.db", data_dir / "secret"
+    if settings.database.url:
+        if path.exists():
+            raise Refused(
+                f"database.url: {data_dir} has a database of its own: `posthouse migrate-store` moves it to that one; "
+                f"or take {path} away, and start over without the workers that run"
+            )
+        return settings.database.url
     if secret.exists() and not (path.is_file() and path.stat().st_size):
         raise Refused(
             f"{path} is missing, empty or no file, and there was one: put it back from a backup "
             f"(docs/guides/operating.md says how), or remove {secret} too and start over, without the workers that run"
         )
-    return path
+    return f"sqlite+aiosqlite:///{path}"
 
 
 async def first_key(keyring: Keyring, store: Store, path: Path, now: float) -> str:

@@ -106,7 +106,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
             await inheritance.wait()
         datadir.write_pid(data_dir)
         url = listen.url_of(settings, listener)
-        store = await open_store(f"sqlite+aiosqlite:///{datadir.database(data_dir)}")
+        store = await open_store(datadir.database_url(settings, data_dir))
         stack.push_async_callback(store.close)
         clock = await _clock(store)
         keys = await _keys(data_dir, clock, listen.names_of(settings))

@@ -38,6 +38,7 @@ from posthouse.cli import (
     shutdown,
     simulate,
     status,
+    store,
     template,
     top,
     up,
@@ -79,6 +80,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("shutdown")(shutdown.shutdown)
+app.command("migrate-store")(store.migrate_store)
 app.command("demo")(demo.demo)
 app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)

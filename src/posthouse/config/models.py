@@ -150,6 +150,15 @@ class Limits(Section):
     )
 
 
+class Database(Section):
+    url: str = Field(
+        "",
+        repr=False,
+        description="Where the database is: `postgresql://USER:PASSWORD@HOST/DATABASE`; empty: in the file "
+        "`posthouse.db` of the data directory.",
+    )
+
+
 class Money(Section):
     """Caps on what all endpoints spend together, beside those of each."""
 
@@ -252,6 +261,7 @@ class Settings(Section):
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         Path("posthouse-data"), description="Directory of the database, the secrets and the workers' files."
     )
+    database: Database = Database()
     engine: Engine = Engine()
     public_url: Annotated[str, AfterValidator(_url)] = Field(
         default_factory=_own_url,

@@ -42,7 +42,7 @@ async def note_rows(
 async def note_act(db: AsyncConnection, act: Act) -> None:
     """Appends a row, in the name of whoever acts now."""
     who = actor.get()
-    head = (await db.execute(select(audit_head))).one_or_none() or await _new_head(db)
+    head = (await db.execute(select(audit_head).with_for_update())).one_or_none() or await _new_head(db)
     record = ActRecord(
         id=head.last_id + 1,
         at=who.at or time.time(),

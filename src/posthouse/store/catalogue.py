@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -116,7 +116,7 @@ async def _keep_version(db: AsyncConnection, template_id: object) -> None:
     if row is None:
         return
     present = fleets.c.endpoint_id.in_(select(endpoints.c.id))
-    used = select(fleets.c.endpoint_id).where(present, func.instr(fleets.c.rollouts, versions.c.build) > 0)
+    used = select(fleets.c.endpoint_id).where(present, fleets.c.rollouts.contains(versions.c.build))
     before = Template(**fields_of(row))
     await db.execute(delete(versions).where(~used.exists() | (versions.c.build == before.build())))
     kept = dict(zip(("image", "tag", "env", "onstart"), before.runs(), strict=True))

@@ -23,6 +23,7 @@ UNCOUNTED = frozenset(
     }
 )
 """Columns that a checksum leaves out: what the database chooses, and what changes by itself."""
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 ALIVE = workers.c.state != State.DESTROYED.value
 
 
@@ -46,8 +47,10 @@ def checksum(table: Table, row: Mapping[str, Any]) -> int:
 
 
 def with_checksum(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its checksum."""
-    return {**row, "checksum": checksum(table, row)}
+    """The row with its checksum. No text has a NUL in it, which PostgreSQL cannot store."""
+    texts = {name: text.replace("\0", REPLACED) for name, text in row.items() if isinstance(text, str)}
+    storable = {**row, **texts}
+    return {**storable, "checksum": checksum(table, storable)}
 
 
 def fields_of(row: Any) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import Row, Select, Table, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -15,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from posthouse.errors import BadRequest, NotFound, StaleVersion, Unavailable
 from posthouse.store.acts import note_rows, one_of
 from posthouse.store.checksums import sum_of, with_checksum
-from posthouse.store.reserve import Reserve
 from posthouse.store.schema import revisions
 
 FAILURE_TOLD_S = 60.0
@@ -24,6 +22,9 @@ RETRY_S = 5.0
 """When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
 FULL = "decisions are still written, into room that is kept for them, and traffic is not recorded"
 
+DATA_EXCEPTION = "22"
+"""How PostgreSQL's codes begin for a value that it cannot take, such as a text with a NUL."""
+
 T = TypeVar("T")
 First: TypeAlias = Callable[[AsyncConnection, object], Awaitable[None]]
 
@@ -31,43 +32,67 @@ UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys
 """The field of each table that no two rows of one owner share."""
 
 
+class Backend(Protocol):
+    """Where a database is."""
+
+    name: str
+    """For people; without a password."""
+    engine: AsyncEngine
+
+    async def open(self) -> None:
+        """Sees that it is there, before the first connection. Raises: OSError."""
+
+    def check(self) -> None:
+        """Sees that it is still the one that was opened. Raises: Unavailable."""
+
+    def wrote(self) -> None:
+        """Notes that a transaction has ended well."""
+
+    def low_mb(self) -> float | None:
+        """How much of its disk is free, in MB, where that is too little."""
+
+    def begin_opening(self, connection: Connection) -> None:
+        """Sees that what the rows are stored in is whole, and that nobody else opens it now. Raises: Damaged."""
+
+    def advice(self, error: BaseException) -> str:
+        """What helps against an error while it was opened, as the end of a sentence."""
+
+    async def close(self) -> None: ...
+
+
 class Database:
     """One database. Every call of its subclasses is one transaction."""
 
-    def __init__(self, engine: AsyncEngine, path: Path) -> None:
-        self._engine = engine
-        self._path = path
-        self._file = _identity(path)
-        self._reserve = Reserve(path)
-        self._reserve.renew(time.monotonic())
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        backend.wrote()
         self._failure, self._failed_at = "", -math.inf
 
     def troubles(self) -> list[str]:
         """Why the database could not be used lately, or soon cannot."""
         failed = self._failure if time.monotonic() < self._failed_at + FAILURE_TOLD_S else ""
-        low_mb = self._reserve.low_mb()
+        low_mb = self._backend.low_mb()
         low = "" if low_mb is None else f"database: its disk has {low_mb:.3g} MB free; {FULL}: make room"
         return [text for text in (failed, low) if text]
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        self._reserve.close()
+        await self._backend.close()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction, all or nothing. Raises: Unavailable where the database fails, and not the caller."""
         try:
-            async with self._engine.begin() as db:
-                # A file that was removed could be written to for as long as it is open, and everything would be lost.
-                if _identity(self._path) != self._file:
-                    raise Unavailable(f"{self._path} is not the file that was opened: put it back", RETRY_S)
+            async with self._backend.engine.begin() as db:
+                self._backend.check()
                 yield db
             self._failure = ""  # every transaction begins by taking the right to write
-            self._reserve.renew(time.monotonic())
+            self._backend.wrote()
         except (IntegrityError, ProgrammingError, DataError):
             raise
         except (DBAPIError, PoolTimeout, OSError) as error:
             why = getattr(error, "orig", None) or error
+            if str(getattr(why, "sqlstate", "")).startswith(DATA_EXCEPTION):
+                raise BadRequest(f"the database cannot take this: {why}") from error
             self._failure, self._failed_at = f"database: it could not be used: {why}", time.monotonic()
             raise Unavailable(f"the database cannot be used now, so nothing was changed: {why}", RETRY_S) from error
 
@@ -126,18 +151,11 @@ async def note_change(
     """Raises the revision by which servers see that what they keep in memory of the table is old, sums it up again, and
     notes who made which row (None: none) out of which."""
     topic = revisions.c.topic == table.name
+    # Locked first, so that the sum has what others wrote meanwhile.
+    await db.execute(select(revisions.c.topic).where(topic).with_for_update())
     await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
     for before, after in changes:
         await note_rows(db, table, before, after)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from every other; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def missing(table: Table, row_id: object) -> NotFound:

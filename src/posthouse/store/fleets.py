@@ -3,13 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId
 from posthouse.domain.lifecycle import Goal, State
@@ -19,7 +18,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.errors import StaleVersion
 from posthouse.ports import FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.checksums import ALIVE, checksum, fields_of, sum_of, with_checksum
-from posthouse.store.database import Database
+from posthouse.store.database import Backend, Database
 from posthouse.store.schema import endpoints, fleets, installation, journal, periods, workers
 
 JOURNAL_KEEP = 5000
@@ -41,8 +40,8 @@ TRIM_EVERY = 100
 class SqlFleets(Database):
     """The `Fleets` port."""
 
-    def __init__(self, engine: AsyncEngine, path: Path, journal_keep: int, destroyed_keep: int) -> None:
-        super().__init__(engine, path)
+    def __init__(self, backend: Backend, journal_keep: int, destroyed_keep: int) -> None:
+        super().__init__(backend)
         self._journal_keep = journal_keep
         self._destroyed_keep = destroyed_keep
 
@@ -68,7 +67,7 @@ class SqlFleets(Database):
 
     async def take_worker_ids(self, count: int, above: int) -> WorkerId:
         async with self._transaction() as db:
-            last = await db.scalar(select(installation.c.last_worker_id))
+            last = await db.scalar(select(installation.c.last_worker_id).with_for_update())
             highest = await db.scalar(select(func.max(workers.c.id)))
             first = max(last or 0, highest or 0, above) + 1
             await db.execute(update(installation).values(last_worker_id=first + count - 1))
@@ -153,7 +152,7 @@ def _kept_workers(endpoint_id: EndpointId) -> Any:
 async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Mapping[str, Any]:
     """Raises a fleet's epoch; its row. Raises: StaleVersion if the epoch is an old one."""
     of_it = fleets.c.endpoint_id == endpoint_id
-    found = (await db.execute(select(fleets).where(of_it))).one_or_none()
+    found = (await db.execute(select(fleets).where(of_it).with_for_update())).one_or_none()
     if found is None:
         return await _add_fleet(db, endpoint_id, epoch)
     if found.epoch > epoch:
@@ -201,7 +200,8 @@ async def _advance(
     spent_usd = sum(w.spent_usd for w in changed if w.state is State.DESTROYED)
     if expected_version == 0:
         with suppress(IntegrityError):  # it was opened, or somebody else committed
-            await _add_fleet(db, endpoint_id, epoch)
+            async with db.begin_nested():
+                await _add_fleet(db, endpoint_id, epoch)
     result = await db.execute(
         update(fleets)
         .where(fleets.c.endpoint_id == endpoint_id, fleets.c.version == expected_version, fleets.c.epoch <= epoch)

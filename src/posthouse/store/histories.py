@@ -17,7 +17,7 @@ class SqlHistories(Database):
     """The `Histories` port."""
 
     async def put_history(self, chunks: Sequence[HistoryChunk]) -> None:
-        if self._reserve.low_mb() is not None:
+        if self._backend.low_mb() is not None:
             raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
         latest = {(c.endpoint_id, c.scale, c.slot): c for c in sorted(chunks, key=lambda chunk: chunk.number)}
         rows = [asdict(chunk) for chunk in latest.values()]

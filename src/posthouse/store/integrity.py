@@ -17,16 +17,6 @@ class Damaged(Refused):
     """What is in a database cannot be what was written there. The text says what and where."""
 
 
-def check_pages(connection: Connection) -> None:
-    """Has SQLite look at every page, index and reference. Raises: Damaged."""
-    found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(1)")]
-    if found != ["ok"]:
-        raise Damaged(" ".join(found[0].split()))
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
-    if broken is not None:
-        raise Damaged(f"row {broken[1]} of {broken[0]} names a row of {broken[2]} that is not there")
-
-
 def check_rows(connection: Connection) -> None:
     """Compares every row that decisions rest on with its checksum, and their sums with those of the tables.
 

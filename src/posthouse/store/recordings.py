@@ -20,7 +20,7 @@ class SqlRecordings(Database):
     """The `Recordings` port."""
 
     async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
-        if self._reserve.low_mb() is not None:
+        if self._backend.low_mb() is not None:
             raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
         row = {field.name: getattr(segment, field.name) for field in fields(Segment)}
         size = ROW_BYTES + len(segment.asked) + len(segment.waited) + len(json.dumps(segment.figures))

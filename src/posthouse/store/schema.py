@@ -1,13 +1,11 @@
 """The tables, as the newest migration leaves them. A test compares the two."""
 
 from sqlalchemy import (
-    JSON,
     Boolean,
     Column,
     Double,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -15,6 +13,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+
+from posthouse.store.columns import JSON, Integer
 
 VERSION = "0010_history"
 """The newest migration."""

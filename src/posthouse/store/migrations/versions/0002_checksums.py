@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from posthouse.store.columns import Integer
+
 revision = "0002_checksums"
 down_revision = "0001_tables"
 
@@ -14,4 +16,4 @@ TABLES = (
 
 def upgrade() -> None:
     for table in TABLES:
-        op.add_column(table, sa.Column("checksum", sa.Integer))
+        op.add_column(table, sa.Column("checksum", Integer))

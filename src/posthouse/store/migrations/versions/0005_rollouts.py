@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from posthouse.store.columns import Integer
+
 revision = "0005_rollouts"
 down_revision = "0004_periods"
 
@@ -17,6 +19,6 @@ def upgrade() -> None:
         sa.Column("tag", sa.String, nullable=False),
         sa.Column("env", sa.Text, nullable=False),
         sa.Column("onstart", sa.Text, nullable=False),
-        sa.Column("checksum", sa.Integer),
+        sa.Column("checksum", Integer),
         sa.PrimaryKeyConstraint("build", name=op.f("pk_versions")),
     )

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from posthouse.store.columns import JSON, Integer
+
 revision = "0008_aliases"
 down_revision = "0007_key_limits"
 
@@ -10,10 +12,10 @@ down_revision = "0007_key_limits"
 def upgrade() -> None:
     op.create_table(
         "aliases",
-        sa.Column("account_id", sa.Integer, nullable=False),
+        sa.Column("account_id", Integer, nullable=False),
         sa.Column("name", sa.String, nullable=False),
-        sa.Column("body", sa.JSON, nullable=False),
-        sa.Column("checksum", sa.Integer),
+        sa.Column("body", JSON, nullable=False),
+        sa.Column("checksum", Integer),
         sa.PrimaryKeyConstraint("account_id", "name", name=op.f("pk_aliases")),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_aliases_account_id")),
     )

@@ -1,0 +1,75 @@
+"""Moves an installation from a file to a server of PostgreSQL."""
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, insert, select, text
+
+from posthouse.errors import BadRequest, Refused
+from posthouse.store import sqlite
+from posthouse.store.integrity import check_rows
+from posthouse.store.schema import endpoints, keys, metadata, workers
+from posthouse.store.sql import open_backend
+
+BATCH = 500
+"""Rows that are written at once."""
+
+
+async def move_store(path: Path, url: str) -> Mapping[str, int]:
+    """Copies every row of the file into an empty database, and compares each; how many each table has.
+
+    All or nothing. Of the file nothing is changed, but that it is brought up to this version's schema.
+    Raises: BadRequest, Refused.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise BadRequest("the new database must be given as postgresql://USER:PASSWORD@HOST/DATABASE")
+    source, _ = await open_backend(f"{sqlite.DRIVER}:///{path}")
+    try:
+        target, _ = await open_backend(url)
+        try:
+            async with source.engine.begin() as old, target.engine.begin() as new:
+                into = new.sync_connection
+                assert into is not None
+                return await old.run_sync(lambda connection: _move(connection, into))
+        finally:
+            await target.close()
+    finally:
+        await source.close()
+
+
+def _move(old: Connection, new: Connection) -> Mapping[str, int]:
+    for table in (endpoints, keys, workers):
+        if new.scalar(select(func.count()).select_from(table)):
+            raise Refused(f"the new database has {table.name} already: name an empty one")
+    for table in reversed(metadata.sorted_tables):  # what every new database has
+        new.execute(table.delete())
+    for table in metadata.sorted_tables:
+        found = old.execute(select(table)).mappings()
+        while rows := found.fetchmany(BATCH):
+            new.execute(insert(table), [dict(row) for row in rows])
+    for name, last in old.execute(text("SELECT name, seq FROM sqlite_sequence")):
+        if last:
+            # An id that was given once is never given again, whether its row is there or not.
+            new.execute(text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :last)"), {"name": name, "last": last})
+    check_rows(new)
+    return {table.name: _compare(table, old, new) for table in metadata.sorted_tables}
+
+
+def _compare(table: Table, old: Connection, new: Connection) -> int:
+    """How many rows a table has. Raises: Refused if one is not the same here and there."""
+    count = 0
+    for before, after in zip_longest(_rows(table, old), _rows(table, new)):
+        if before != after:
+            raise Refused(f"{table.name}: a row was not moved as it was; nothing was changed")
+        count += 1
+    return count
+
+
+def _rows(table: Table, connection: Connection) -> Iterator[tuple[Any, ...]]:
+    """The rows, in an order that every database has: texts by their bytes."""
+    keys = [column.collate("C") if str(column.type) in ("VARCHAR", "TEXT") else column for column in table.primary_key]
+    order = list(table.primary_key) if connection.dialect.name == "sqlite" else keys
+    found = connection.execute(select(table).order_by(*order).execution_options(yield_per=BATCH))
+    return (tuple(row) for row in found)

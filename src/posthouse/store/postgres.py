@@ -1,0 +1,64 @@
+"""A database on a server of PostgreSQL."""
+
+from importlib.util import find_spec
+
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from posthouse.errors import BadRequest
+
+DRIVER = "postgresql+asyncpg"
+POOL_SIZE = 5
+"""Connections at rest, and half of the most."""
+QUEUE_S = 15.0
+"""How long a call waits for a connection."""
+ANSWER_S = 10.0
+"""How long a statement may take: less than what waits for its end."""
+OPENING = 0x706F7374
+"""The advisory lock of whoever makes or migrates the tables."""
+
+DAMAGED = (
+    "; it is damaged. Nothing was changed, and workers go on: stop whatever writes to the database, and restore a "
+    "backup (docs/guides/operating.md says how)"
+)
+
+
+class PostgresServer:
+    """The `Backend` that is a server. Its own locks and checks are relied on."""
+
+    def __init__(self, url: URL) -> None:
+        if not url.database:
+            raise BadRequest("the store's URL must name a database: postgresql://USER:PASSWORD@HOST/DATABASE")
+        if find_spec("asyncpg") is None:
+            raise BadRequest("a store on PostgreSQL needs a driver: pip install 'posthouse[postgres]'")
+        self.name = f"{url.database} at {url.host or 'the local socket'}"
+        self.engine = create_async_engine(
+            url.set(drivername=DRIVER),
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_timeout=QUEUE_S,
+            pool_pre_ping=True,  # a server that was restarted has closed what is in the pool
+            hide_parameters=True,
+            connect_args={"timeout": ANSWER_S, "command_timeout": ANSWER_S},
+        )
+
+    async def open(self) -> None:
+        return None
+
+    def check(self) -> None:
+        return None
+
+    def wrote(self) -> None:
+        return None
+
+    def low_mb(self) -> float | None:
+        return None
+
+    def begin_opening(self, connection: Connection) -> None:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING})
+
+    def advice(self, error: BaseException) -> str:
+        return DAMAGED if isinstance(error, ValueError | TypeError) else ""
+
+    async def close(self) -> None:
+        await self.engine.dispose()
