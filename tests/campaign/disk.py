@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from posthouse.audit import Act
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint, EndpointId, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.domain.rollout import Rollout
@@ -252,6 +253,9 @@ class Disk:
 
     def put_periods(self, records: list[PeriodRecord]) -> None:
         self._periods |= {(r.endpoint_id, r.kind): r for r in records}
+
+    def note(self, act: Act) -> None:
+        """What people did is of no consequence here."""
 
     def latest_at(self) -> float:
         rows = [w for fleet in self._workers.values() for w in fleet.values()]

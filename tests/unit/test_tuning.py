@@ -13,7 +13,8 @@ FIRST_OF_FAULTS = "backoff_s"
 OTHERS = {
     # Exactness of arithmetic, and ties.
     "policy/headroom.py": {"WIDEST"},
-    "policy/route.py": {"IN_SERVICE_SHARE"},
+    # Which of several workers a request goes to.
+    "policy/route.py": {"IN_SERVICE_SHARE", "WARM_SHARE"},
     # An estimate's quantile, and how many machines are remembered.
     "fleet/load.py": {"SERVICE_RANK"},
     "fleet/estimator.py": {"MAX_MACHINES"},
