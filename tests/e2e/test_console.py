@@ -4,12 +4,14 @@ With POSTHOUSE_PICTURES=FOLDER it leaves a picture of every page there.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -32,7 +34,7 @@ LOUD = """\
 printf 'ERROR \\033[31mred\\033[0m <script>alert(1)</script> \\342\\200\\256gpj.exe\\n'
 seq -f 'INFO line %.0f of the loader' 300
 """
-WAIT_MS = 60_000
+WAIT_MS = 180_000
 VIEWS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
 
 
@@ -155,6 +157,171 @@ async def test_a_person_signs_in_sees_a_fleet_reads_a_log_and_drains_a_worker(tm
         assert not seen.complaints
 
 
+async def test_a_person_makes_an_endpoint_asks_it_lets_it_grow_to_its_cap_and_deletes_all(tmp_path: Path) -> None:
+    async with live_server(tmp_path / "data") as server, browser() as started, visit(started, server) as seen:
+        await seen.sign_in(server.admin_key)
+        page = seen.page
+        await page.get_by_role("link", name="Create from a recipe").click()
+        await _make_and_ask(page)
+        await _grow_to_the_cap(page, server)
+        await _look_into_a_worker(page, server)
+        await _suppose(page)
+        await _make_and_revoke_a_key(page)
+        await page.get_by_role("link", name="Audit").click()
+        await page.get_by_text("Endpoint made").wait_for()
+        await page.get_by_role("button", name="Check the record").click()
+        await page.get_by_text("are as they were written").wait_for()
+
+        await seen.open("endpoints/chat", ".tabs")
+        await _typed(page, "Delete…", "Delete", "chat")
+        await page.get_by_text("No endpoint yet").wait_for()
+        await seen.open("templates", ".rows summary")
+        await page.locator(".rows summary").click()
+        await _typed(page, "Delete…", "Delete", "chat")
+        await page.get_by_text("No template yet").wait_for()
+        await until(lambda: not server.hub.endpoints, "its workers are gone")
+        assert not seen.complaints
+
+
+async def _make_and_ask(page: Any) -> None:
+    await page.locator(".cards label", has_text="demo-llm").click()
+    await page.get_by_label("Load s").fill("0.2")
+    await page.get_by_label("Tokens per s").fill("200")
+    create = page.get_by_role("button", name="Create", exact=True)
+    assert await create.is_disabled()  # it has no name yet
+    await page.get_by_label("Name", exact=True).fill("chat")
+    await page.get_by_text("process: 1 offer, room for 8 workers").wait_for()
+    await create.click()
+    await page.get_by_text("It is made").wait_for()
+    await page.get_by_label("Longest answer").fill("20")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_text("In all").wait_for()  # the first worker started for it
+    answer = await page.get_by_role("log", name="Answer of chat").inner_text()
+    assert len(answer.split()) >= 10, answer
+    await page.get_by_role("link", name="Open chat").click()
+    await page.get_by_text("1 hot worker is enough").wait_for()
+
+
+async def _grow_to_the_cap(page: Any, server: Running) -> None:
+    """The fleet grows as its parameters say, and stops where the cap says so."""
+    tabs = page.get_by_role("navigation", name="Of this endpoint")
+    await tabs.get_by_role("link", name="Parameters").click()
+    await page.get_by_label("Lowest load to plan for").fill("1000")
+    await page.get_by_label("Most workers").fill("4")
+    await page.get_by_label("Capacity in all, per hot").fill("1")
+    await page.get_by_text(re.compile(r"Rent \d worker")).wait_for()  # what would be decided, before anything is
+    assert len(server.hub.fleet_named("chat").workers) == 1  # type: ignore[union-attr]
+    await page.get_by_role("button", name="Save").click()
+    await page.get_by_text("Nothing is changed").wait_for()
+    await tabs.get_by_role("link", name="Now").click()
+    await page.get_by_text(re.compile(r"[23] hot workers are enough")).wait_for()
+    there = len(server.hub.fleet_named("chat").workers)  # type: ignore[union-attr]
+    await tabs.get_by_role("link", name="Parameters").click()
+    await page.get_by_label("Lowest load to plan for").fill("9000")
+    await page.get_by_label("Cap per hour").fill(f"{0.4 * there + 0.1:.1f}")
+    await page.locator(".named small", has_text="max_usd_h").wait_for()  # the preview names the cap
+    await page.get_by_role("button", name="Save").click()
+    await tabs.get_by_role("link", name="Now").click()
+    await page.locator(".verdict .tag", has_text="cap.endpoint.max_usd_h").wait_for()
+    await tabs.get_by_role("link", name="Use").click()
+    await page.get_by_text("/chat/completions").first.wait_for()
+
+
+async def _look_into_a_worker(page: Any, server: Running) -> None:
+    await page.get_by_role("link", name="Workers").first.click()
+    await page.locator(".workers a.row").first.click()
+    await page.get_by_role("log").locator("li").first.wait_for()
+    chat = server.hub.named("chat")
+    assert chat is not None
+    await page.get_by_role("button", name="Drain…").click()
+    await page.get_by_role("button", name="Drain", exact=True).click()
+    await page.get_by_text("drains.").wait_for()
+    await until(lambda: any("to stopping" in line.text for line in chat.history.lines()), "it drained")
+
+
+async def _suppose(page: Any) -> None:
+    await page.get_by_role("link", name="What if").first.click()
+    await page.locator(".picks a").click()
+    await page.get_by_label("Most workers").fill("1")
+    await page.get_by_role("button", name="Play both").click()
+    await page.get_by_text("Side by side").wait_for()
+    await page.get_by_role("button", name="Apply B…").click()
+    await page.get_by_role("button", name="Apply", exact=True).click()
+    await page.get_by_text("chat is changed.").first.wait_for()
+
+
+async def _make_and_revoke_a_key(page: Any) -> None:
+    await page.get_by_role("link", name="Keys").click()
+    await page.get_by_role("button", name="Make a key…").click()
+    await page.get_by_label("Name").fill("team")
+    await page.get_by_label("Requests per minute").fill("60")
+    await page.get_by_role("button", name="Make it").click()
+    key = await page.locator("code.secret").inner_text()
+    assert key.startswith("ph_")
+    await page.get_by_role("button", name="I have it").click()
+    await page.get_by_text("60 requests/min").wait_for()
+    assert key not in await page.content()  # it was shown once
+    await _typed(page, "Revoke… team", "Revoke", "team")
+    await page.get_by_text("60 requests/min").wait_for(state="detached")
+
+
+async def _typed(page: Any, opens: str, verb: str, text: str) -> None:
+    """Does what must be confirmed by typing."""
+    await page.get_by_role("button", name=opens).click()
+    act = page.get_by_role("dialog").get_by_role("button", name=verb, exact=True)
+    assert await act.is_disabled()
+    await page.get_by_role("dialog").get_by_role("textbox").fill(text)
+    await act.click()
+
+
+HOSTILE_TEXT = "<img src=x onerror=alert(1)> \033[31mred\033[0m \u202egpj.exe " + "w" * 300
+"""Markup, terminal escapes, a mark that turns what follows round, and a word that nothing can break."""
+
+
+@pytest.mark.long
+async def test_hostile_text_is_shown_as_text_and_leaves_the_layout(tmp_path: Path) -> None:
+    name = "<b onmouseover=alert(1)>" + "w" * 230
+    async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as client:
+        loud = "while :; do printf '%s\\n' \"$TEXT\"; printf '%200000s\\n' x; sleep 1; done & "
+        template = await client.create_template(
+            name=name, env="-p 3000:3000", desc=HOSTILE_TEXT, onstart=f"TEXT='{HOSTILE_TEXT}'\n{loud}\n{AGENT}"
+        )
+        endpoint_id = await client.create_endpoint(name, min_load=1, cold_workers=0, max_workers=1)
+        await client.create_workergroup(endpoint_id=endpoint_id, template_hash=template.hash_id)
+        await client.create_key(name, "route")
+        await ready(server, name)
+        worker_id = next(iter(server.hub.fleet_named(name).workers))  # type: ignore[union-attr]
+        there = quote(name, safe="")
+        tabs = [f"endpoints/{there}{tab}" for tab in ("", "/parameters", "/use", "/try", "/what-if", "/bill")]
+        pages = [
+            "",
+            *tabs,
+            "workers",
+            f"workers/{worker_id}",
+            "what-if",
+            "create",
+            "templates",
+            "offers",
+            "keys",
+            "audit",
+        ]
+        async with browser() as started:
+            for _, width in VIEWS[1:3]:
+                async with visit(started, server, width=width) as seen:
+                    await seen.sign_in(server.admin_key)
+                    await seen.page.locator(".endpoints tbody tr").first.wait_for()
+                    for path in pages:
+                        await seen.open(path, "main .card")
+                        await seen.page.wait_for_timeout(700)
+                        for summary in await seen.page.locator(".rows summary").all():
+                            await summary.click()
+                        wide = await seen.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                        assert wide <= 0, f"{path} at {width} is {wide} px wider than the window"
+                        assert await seen.page.locator("img, main b[onmouseover]").count() == 0
+                    await seen.open(f"workers/{worker_id}", ".log li .ctl")
+                    assert not seen.complaints
+
+
 @pytest.mark.long
 async def test_every_page_is_accessible_and_fits(tmp_path: Path) -> None:
     async with site(tmp_path / "data") as (server, _), browser() as started:
@@ -173,6 +340,20 @@ async def _look_at_every_page(seen: Visit, key: str, name: str) -> None:
     await seen.looks_right(f"endpoint-{name}")
     await seen.page.get_by_role("button", name="Suspend…").click()
     await seen.looks_right(f"suspend-{name}")
+    for tab in ("parameters", "use", "try", "bill"):
+        await seen.open(f"endpoints/chat/{tab}", "main .card")
+        await seen.looks_right(f"{tab}-{name}")
+    await seen.open("endpoints/chat/what-if?min_load=100&last=3600", "main .card")
+    await seen.page.get_by_text("Side by side").wait_for()
+    await seen.looks_right(f"what-if-{name}")
+    await seen.open("create?recipe=demo-llm", ".facts")
+    await seen.looks_right(f"create-{name}")
+    for page, shows in (("templates", ".rows summary"), ("offers", ".table"), ("keys", ".table"), ("audit", ".rows")):
+        await seen.open(page, shows)
+        await seen.looks_right(f"{page}-{name}")
+    await seen.open("keys", ".table")
+    await seen.page.get_by_role("button", name="Make a key…").click()
+    await seen.looks_right(f"make-a-key-{name}")
     await seen.open("workers", ".workers tbody tr")
     await seen.looks_right(f"workers-{name}")
     await seen.page.locator(".workers a.row").first.click()
