@@ -48,10 +48,15 @@ class Visit:
         page.on("console", lambda said: self.complaints.append(said.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._requested)
+        page.on("response", self._answered)
 
     def _requested(self, request: Any) -> None:
         if not request.url.startswith((self.url, f"blob:{self.url}")):
             self.complaints.append(f"a request to {request.url}")
+
+    def _answered(self, response: Any) -> None:
+        if response.status >= 400:
+            self.complaints.append(f"{response.status} for {response.url}")
 
     async def sign_in(self, key: str) -> None:
         await self.page.goto(self.url)  # which leads to the console
@@ -172,6 +177,7 @@ async def test_a_person_makes_an_endpoint_asks_it_lets_it_grow_to_its_cap_and_de
         await page.get_by_role("button", name="Check the record").click()
         await page.get_by_text("are as they were written").wait_for()
 
+        assert not seen.complaints
         await seen.open("endpoints/chat", ".tabs")
         await _typed(page, "Delete…", "Delete", "chat")
         await page.get_by_text("No endpoint yet").wait_for()
@@ -180,7 +186,7 @@ async def test_a_person_makes_an_endpoint_asks_it_lets_it_grow_to_its_cap_and_de
         await _typed(page, "Delete…", "Delete", "chat")
         await page.get_by_text("No template yet").wait_for()
         await until(lambda: not server.hub.endpoints, "its workers are gone")
-        assert not seen.complaints
+        assert not [said for said in seen.complaints if "404" not in said]  # its page may ask for it once more
 
 
 async def _make_and_ask(page: Any) -> None:
