@@ -9,6 +9,7 @@ import pytest
 from posthouse.config import Rates
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.samples import Sampler
 from posthouse.server.throttle import Throttle
 from tests.kit.web import Web, served, worker
 
@@ -95,8 +96,9 @@ async def test_a_worker_is_drained_and_restarted_by_hand(web: Web) -> None:
 
 async def test_an_endpoint_has_a_history(web: Web) -> None:
     endpoint_id = await web.make_endpoint()
-    fleet = web.staff(worker(1, endpoint_id, state=State.STOPPED, goal=Goal.COLD))
+    web.staff(worker(1, endpoint_id, state=State.STOPPED, goal=Goal.COLD))
+    sampler = Sampler(web.hub.endpoints.values, web.hub.clock.now, web.hub.store)
     for _ in range(3):
-        fleet.managed.samples.take(fleet.managed, web.hub.clock.now())
+        await sampler.round()
     history = (await web.call("GET", f"/v1/endpoints/{endpoint_id}/history?most=2", key="read")).body
     assert (len(history["at"]), history["looks"]["cold"], history["step_s"]) == (2, [1.0, 1.0], 5.0)

@@ -809,7 +809,7 @@ async def test_a_refusal_names_the_field_what_is_wrong_and_what_is_allowed(web: 
         ("PUT", "/api/v0/autojobs/1", {"signature_scheme": "A6"}, ["must be one of (empty), A4, A5, A5S, U, not 'A6'"]),
         ("GET", "/v1/workers/x/logs?tail=0", None, [
             "worker_id: must be a whole number, not 'x'",
-            "tail: must be a whole number from 1 to 10000, not '0'",
+            "tail: must be a whole number from 1 to 100000, not '0'",
         ]),
         ("POST", "/api/v0/secrets", {"key": "A", "value": ["x"]}, ["value: must be text"]),
     ]  # fmt: skip

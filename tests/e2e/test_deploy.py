@@ -35,6 +35,7 @@ async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(tmp_pat
         _, recipes = await call("GET", "/v1/recipes")
         assert {one["name"] for one in recipes} >= {"demo-llm", "vllm"}
 
+        await until(lambda: "process" in server.hub.offers.catalogs, "what can be rented is known")
         _, estimate = await call("POST", "/v1/deployments/estimate", DEMO | {"scaling": {"max_workers": 3}})
         assert estimate["fitting"][0] == {"provider": "process", "offers": 1, "workers": 8, "cheapest_usd_h": 0.4}
         assert (estimate["rest_usd_h"], estimate["one_usd_h"]) == (0.0, 0.4)
