@@ -153,6 +153,7 @@ def _word(world: World, name: str) -> str:
 
 
 @needs_prometheus
+@pytest.mark.long
 def test_no_panel_is_empty_and_no_alert_is_wrong(world: World, tmp_path: Path) -> None:
     with prometheus(tmp_path, world.key, world.site.environ["POSTHOUSE_URL"], world.url) as url:
         until(lambda: scraped(url), "both are read")

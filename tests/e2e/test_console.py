@@ -163,6 +163,7 @@ async def test_a_person_signs_in_sees_a_fleet_reads_a_log_and_drains_a_worker(tm
         assert not [said for said in seen.complaints if "401" not in said]  # what was asked for may come too late
 
 
+@pytest.mark.long
 async def test_a_person_makes_an_endpoint_asks_it_lets_it_grow_to_its_cap_and_deletes_all(tmp_path: Path) -> None:
     async with live_server(tmp_path / "data") as server, browser() as started, visit(started, server) as seen:
         await seen.sign_in(server.admin_key)

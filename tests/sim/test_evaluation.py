@@ -313,6 +313,7 @@ def test_a_run_that_begins_with_a_long_queue_is_gone_on_with() -> None:
             look(now, waiting)
 
 
+@pytest.mark.long
 def test_the_quick_evaluation_of_one_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["--quick", "--cells", "spikes/0.5/*", "--jobs", "1", "--cache", str(tmp_path), "--output", str(tmp_path)]
     assert main(said) == 0
