@@ -764,6 +764,15 @@ async def test_what_destroyed_workers_spent_is_known_for_every_endpoint(store: S
     assert await store.spent_usd() == {E1: 1.25}
 
 
+async def test_of_two_that_change_a_row_at_the_same_time_one_is_told(store: Store, url: str) -> None:
+    added = await store.add_endpoint(Endpoint(NO_ID, "llm"))
+    other = await open_store(url)
+    changes = [one.put_endpoint(replace(added, key_version=n)) for n, one in ((2, store), (3, other)) for _ in range(5)]
+    done = await asyncio.gather(*changes, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in done) == ["Endpoint"] + ["StaleVersion"] * 9
+    await other.close()
+
+
 async def test_a_nul_is_no_reason_to_store_nothing(store: Store) -> None:
     hostile = replace(worker(1), message="CUDA\0 error", version="\0")
     await store.commit(E1, 0, 1, [hostile], None)

@@ -13,7 +13,7 @@ from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId, EndpointS
 from posthouse.domain.lifecycle import State
 from posthouse.errors import BadRequest
 from posthouse.store.checksums import fields_of, with_checksum
-from posthouse.store.database import Database, missing, note_change
+from posthouse.store.database import Database, missing, note_change, to_change
 from posthouse.store.schema import (
     aliases,
     endpoints,
@@ -46,14 +46,14 @@ class SqlCatalogue(Database):
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
         async with self._transaction() as db:
             await _sweep(db)
-            found = (await db.execute(select(endpoints).where(endpoints.c.id == endpoint_id))).one_or_none()
+            found = await to_change(db, endpoints, endpoints.c.id == endpoint_id)
             if found is None:
                 raise missing(endpoints, endpoint_id)
             groups = (await db.execute(select(workergroups).where(workergroups.c.endpoint_id == endpoint_id))).all()
             await db.execute(delete(workergroups).where(workergroups.c.endpoint_id == endpoint_id))
             await note_change(db, workergroups, *((dict(group._mapping), None) for group in groups))
             await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
-            await note_change(db, endpoints, (dict(found._mapping), None))
+            await note_change(db, endpoints, (found, None))
 
     async def workergroups(self) -> Sequence[Workergroup]:
         return await self._all(
@@ -101,10 +101,10 @@ class SqlCatalogue(Database):
         row = {"account_id": account_id, "name": alias.name, "body": asdict(alias)}
         of_it = (aliases.c.account_id == account_id, aliases.c.name == alias.name)
         async with self._transaction() as db:
-            before = (await db.execute(select(aliases).where(*of_it))).one_or_none()
+            before = await to_change(db, aliases, *of_it)
             await db.execute(delete(aliases).where(*of_it))
             await db.execute(insert(aliases).values(with_checksum(aliases, row)))
-            await note_change(db, aliases, (None if before is None else dict(before._mapping), row))
+            await note_change(db, aliases, (before, row))
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None:
         await self._drop(aliases, account_id, name)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -78,6 +78,11 @@ class Database:
     async def close(self) -> None:
         await self._backend.close()
 
+    def _need_room(self) -> None:
+        """Before what no decision rests on is written. Raises: Unavailable where the disk is nearly full."""
+        if self._backend.low_mb() is not None:
+            raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
+
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction, all or nothing. Raises: Unavailable where the database fails, and not the caller."""
@@ -121,15 +126,15 @@ class Database:
         of_it, revision = table.c.id == row["id"], row["revision"]
         try:
             async with self._transaction() as db:
-                if (found := (await db.execute(select(table).where(of_it))).one_or_none()) is None:
+                if (found := await to_change(db, table, of_it)) is None:
                     raise missing(table, row["id"])
-                if found.revision != revision:
+                if found["revision"] != revision:
                     raise StaleVersion(f"{one_of(table)} {row['id']} has been changed meanwhile: try again")
                 if first is not None:
                     await first(db, row["id"])
                 changed = with_checksum(table, {**row, "revision": revision + 1})
                 await db.execute(update(table).where(of_it).values(changed))
-                await note_change(db, table, (dict(found._mapping), changed))
+                await note_change(db, table, (found, changed))
         except IntegrityError as error:
             raise _refusal(error, table, row) from error
 
@@ -137,12 +142,18 @@ class Database:
         """Deletes the row with this primary key; does `first` before, with the key's last part. Raises: NotFound."""
         of_it = [column == key for column, key in zip(table.primary_key, keys, strict=True)]
         async with self._transaction() as db:
-            if (found := (await db.execute(select(table).where(*of_it))).one_or_none()) is None:
+            if (found := await to_change(db, table, *of_it)) is None:
                 raise missing(table, keys[-1])
             if first is not None:
                 await first(db, keys[-1])
             await db.execute(delete(table).where(*of_it))
-            await note_change(db, table, (dict(found._mapping), None))
+            await note_change(db, table, (found, None))
+
+
+async def to_change(db: AsyncConnection, table: Table, *of_it: ColumnElement[bool]) -> dict[str, Any] | None:
+    """The row that is to be changed, which nobody else can change meanwhile; None if there is none."""
+    found = (await db.execute(select(table).where(*of_it).with_for_update())).one_or_none()
+    return None if found is None else dict(found._mapping)
 
 
 async def note_change(

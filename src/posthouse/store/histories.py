@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import Row, bindparam, delete, func, insert, select
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.errors import Unavailable
 from posthouse.recording.history import HistoryChunk
-from posthouse.store.database import FULL, RETRY_S, Database
+from posthouse.store.database import Database
 from posthouse.store.schema import history
 
 
@@ -17,8 +16,7 @@ class SqlHistories(Database):
     """The `Histories` port."""
 
     async def put_history(self, chunks: Sequence[HistoryChunk]) -> None:
-        if self._backend.low_mb() is not None:
-            raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
+        self._need_room()
         latest = {(c.endpoint_id, c.scale, c.slot): c for c in sorted(chunks, key=lambda chunk: chunk.number)}
         rows = [asdict(chunk) for chunk in latest.values()]
         keys = [{f"of_{name}": row[name] for name in ("endpoint_id", "scale", "slot")} for row in rows]

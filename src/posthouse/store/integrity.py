@@ -17,6 +17,14 @@ class Damaged(Refused):
     """What is in a database cannot be what was written there. The text says what and where."""
 
 
+def damaged(what: str) -> str:
+    """What helps where a database is damaged, as the end of a sentence."""
+    return (
+        f"; it is damaged. Nothing was changed, and workers go on: stop whatever writes to the {what}, and restore a "
+        "backup (docs/guides/operating.md says how)"
+    )
+
+
 def check_rows(connection: Connection) -> None:
     """Compares every row that decisions rest on with its checksum, and their sums with those of the tables.
 

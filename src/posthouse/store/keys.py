@@ -11,7 +11,7 @@ from posthouse.domain.endpoint import AccountId
 from posthouse.keys import KeyRecord, KeyUse
 from posthouse.ports import Account
 from posthouse.store.checksums import fields_of, with_checksum
-from posthouse.store.database import Database, missing, note_change
+from posthouse.store.database import Database, missing, note_change, to_change
 from posthouse.store.schema import accounts, keys, secrets
 
 
@@ -55,11 +55,9 @@ class SqlKeys(Database):
             await self._change(db, key_id, **more)
 
     async def _change_noted(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
-        of_it = select(keys).where(keys.c.id == key_id)
-        before = (await db.execute(of_it)).one_or_none()
+        before = await to_change(db, keys, keys.c.id == key_id)
         await self._change(db, key_id, **values)
-        assert before is not None
-        await note_change(db, keys, (dict(before._mapping), dict((await db.execute(of_it)).one()._mapping)))
+        await note_change(db, keys, (before, await to_change(db, keys, keys.c.id == key_id)))
 
     async def _change(self, db: AsyncConnection, key_id: str, **values: Any) -> None:
         result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))
@@ -76,11 +74,11 @@ class SqlKeys(Database):
     async def put_secret(self, account_id: AccountId, name: str, sealed: str) -> None:
         of_it = (secrets.c.account_id == account_id, secrets.c.name == name)
         async with self._transaction() as db:
-            before = (await db.execute(select(secrets).where(*of_it))).one_or_none()
+            before = await to_change(db, secrets, *of_it)
             await db.execute(delete(secrets).where(*of_it))
             row = with_checksum(secrets, {"account_id": account_id, "name": name, "sealed": sealed})
             await db.execute(insert(secrets).values(row))
-            await note_change(db, secrets, (None if before is None else dict(before._mapping), row))
+            await note_change(db, secrets, (before, row))
 
     async def drop_secret(self, account_id: AccountId, name: str) -> None:
         await self._drop(secrets, account_id, name)

@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Connection, String, Table, func, insert, select, text
 
 from posthouse.errors import BadRequest, Refused
 from posthouse.store import sqlite
@@ -69,7 +69,9 @@ def _compare(table: Table, old: Connection, new: Connection) -> int:
 
 def _rows(table: Table, connection: Connection) -> Iterator[tuple[Any, ...]]:
     """The rows, in an order that every database has: texts by their bytes."""
-    keys = [column.collate("C") if str(column.type) in ("VARCHAR", "TEXT") else column for column in table.primary_key]
-    order = list(table.primary_key) if connection.dialect.name == "sqlite" else keys
+    order = [
+        column.collate("C") if connection.dialect.name == "postgresql" and isinstance(column.type, String) else column
+        for column in table.primary_key
+    ]
     found = connection.execute(select(table).order_by(*order).execution_options(yield_per=BATCH))
     return (tuple(row) for row in found)

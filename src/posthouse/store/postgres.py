@@ -6,6 +6,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from posthouse.errors import BadRequest
+from posthouse.store.integrity import Damaged, damaged
 
 DRIVER = "postgresql+asyncpg"
 POOL_SIZE = 5
@@ -16,11 +17,6 @@ ANSWER_S = 10.0
 """How long a statement may take: less than what waits for its end."""
 OPENING = 0x706F7374
 """The advisory lock of whoever makes or migrates the tables."""
-
-DAMAGED = (
-    "; it is damaged. Nothing was changed, and workers go on: stop whatever writes to the database, and restore a "
-    "backup (docs/guides/operating.md says how)"
-)
 
 
 class PostgresServer:
@@ -58,7 +54,7 @@ class PostgresServer:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OPENING})
 
     def advice(self, error: BaseException) -> str:
-        return DAMAGED if isinstance(error, ValueError | TypeError) else ""
+        return damaged("database") if isinstance(error, Damaged | ValueError | TypeError) else ""
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -7,9 +7,8 @@ from dataclasses import fields
 from sqlalchemy import delete, func, insert, select
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.errors import Unavailable
 from posthouse.recording.segment import Segment
-from posthouse.store.database import FULL, RETRY_S, Database
+from posthouse.store.database import Database
 from posthouse.store.schema import segments
 
 ROW_BYTES = 100
@@ -20,8 +19,7 @@ class SqlRecordings(Database):
     """The `Recordings` port."""
 
     async def add_segment(self, endpoint_id: EndpointId, segment: Segment, keep_bytes: int) -> None:
-        if self._backend.low_mb() is not None:
-            raise Unavailable(f"the disk is nearly full: {FULL}", RETRY_S)
+        self._need_room()
         row = {field.name: getattr(segment, field.name) for field in fields(Segment)}
         size = ROW_BYTES + len(segment.asked) + len(segment.waited) + len(json.dumps(segment.figures))
         newest = segments.c.id.desc()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from posthouse.errors import BadRequest, Unavailable
 from posthouse.store.database import RETRY_S
-from posthouse.store.integrity import Damaged
+from posthouse.store.integrity import Damaged, damaged
 from posthouse.store.reserve import Reserve
 
 DRIVER = "sqlite+aiosqlite"
@@ -26,11 +26,6 @@ PRAGMAS = (
 
 QUEUE_S = 15.0
 """How long a call waits for those before it: longer than SQLite's wait for another process, and twice."""
-
-DAMAGED = (
-    "; it is damaged. Nothing was changed, and workers go on: stop whatever writes to the file, and restore a backup "
-    "(docs/guides/operating.md says how)"
-)
 
 
 class SqliteFile:
@@ -73,7 +68,7 @@ class SqliteFile:
     def advice(self, error: BaseException) -> str:
         text = str(error).lower()
         unreachable = isinstance(error, OSError | OperationalError) and "no such" not in text and "decode" not in text
-        return "" if unreachable else DAMAGED
+        return "" if unreachable else damaged("file")
 
     async def close(self) -> None:
         await self.engine.dispose()
