@@ -1,8 +1,9 @@
 """An event loop whose time is virtual: where nothing is ready it jumps to the next timer. No thread, no real sleep."""
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar
 from typing import Any
@@ -40,6 +41,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def skip(self, span_s: float) -> None:
         """Stands still for a while, as a machine that was suspended: then everything is late at once."""
         self.now_s += span_s
+
+
+def in_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test whose time is virtual: a slow machine changes nothing of it."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test())
+
+    return run
 
 
 class _Jump(selectors.SelectSelector):

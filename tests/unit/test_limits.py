@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.reports import Ended
-from posthouse.engine import limits
-from posthouse.engine.limits import Bucket, Meter, OverLimit, Reserved, duration
+from posthouse.engine.limits import MAX_DEBT_MINUTES, PATIENCE_S, Bucket, Meter, OverLimit, Reserved, duration
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import RequestsEnded
 from posthouse.keys import KeyLimits, KeyUse
+from tests.campaign.virtual import in_virtual_time
 from tests.kit.fleets import ONE, TWO, fleet_of, instance, ready_report, worker
 
 NOW = 1_800_000_000.0
@@ -32,12 +32,6 @@ def let_in(meter: Meter, work: float = 1.0, now: float = NOW) -> Reserved:
     found = asked(meter, work, now)
     assert isinstance(found, Reserved)
     return found
-
-
-@pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for another to end, waits a moment."""
-    monkeypatch.setattr(limits, "PATIENCE_S", 0.01)
 
 
 @given(
@@ -106,7 +100,7 @@ def test_a_request_that_came_to_nothing_costs_nothing_and_ends_once() -> None:
 def test_what_is_owed_has_an_end() -> None:
     meter = Meter(KeyLimits(work_per_minute=10))
     let_in(meter, 10.0)(1e12, NOW)
-    let_in(meter, 10.0, NOW + (limits.MAX_DEBT_MINUTES + 1) * 60)
+    let_in(meter, 10.0, NOW + (MAX_DEBT_MINUTES + 1) * 60)
 
 
 def test_a_request_that_never_has_room_is_refused_for_good() -> None:
@@ -114,7 +108,8 @@ def test_a_request_that_never_has_room_is_refused_for_good() -> None:
         asked(Meter(KeyLimits(work_per_minute=10)), 11.0)
 
 
-async def test_a_request_without_room_waits_for_one_that_ends_and_no_more_wait_than_may_end(late: None) -> None:
+@in_virtual_time
+async def test_a_request_without_room_waits_for_one_that_ends_and_no_more_wait_than_may_end() -> None:
     meter = Meter(KeyLimits(at_once=2))
     first, second = let_in(meter), let_in(meter)
     told: list[Reserved | OverLimit] = []
@@ -125,14 +120,15 @@ async def test_a_request_without_room_waits_for_one_that_ends_and_no_more_wait_t
     first(1.0, NOW)
     await asyncio.sleep(0)
     assert [type(one) for one in told] == [Reserved]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(PATIENCE_S)
     assert [type(one) for one in told] == [Reserved, OverLimit]
     assert meter.open == 2
     second(1.0, NOW)
     assert meter.unsaved == KeyUse(3, 3.0, 2)
 
 
-async def test_a_client_that_leaves_while_it_waits_takes_nothing(late: None) -> None:
+@in_virtual_time
+async def test_a_client_that_leaves_while_it_waits_takes_nothing() -> None:
     meter = Meter(KeyLimits(at_once=1))
     first = let_in(meter)
     told: list[Reserved | OverLimit] = []
@@ -140,12 +136,13 @@ async def test_a_client_that_leaves_while_it_waits_takes_nothing(late: None) -> 
     assert leave is not None
     leave()
     first(1.0, NOW)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(PATIENCE_S)
     assert not told
     assert meter.open == 0
 
 
-async def test_many_that_come_one_after_another_are_never_refused(late: None) -> None:
+@in_virtual_time
+async def test_many_that_come_one_after_another_are_never_refused() -> None:
     """As many callers as may be at once, whose ends are told late: each asks again before its own end is known."""
     meter, refused, most = Meter(KeyLimits(at_once=20)), 0, 0
     limits_loop, rng = asyncio.get_running_loop(), random.Random(1)
@@ -160,7 +157,7 @@ async def test_many_that_come_one_after_another_are_never_refused(late: None) ->
             if isinstance(found, OverLimit):
                 refused += 1
             else:
-                limits_loop.call_later(rng.random() / 1000, found, 1.0, NOW)
+                limits_loop.call_later(rng.random() * PATIENCE_S / 25, found, 1.0, NOW)
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(caller() for _ in range(20)))
