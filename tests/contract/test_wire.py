@@ -16,7 +16,7 @@ from posthouse.app.running import Running
 from posthouse.client import AsyncClient
 from posthouse.domain.reports import Report
 from posthouse.domain.worker import WorkerId
-from posthouse.engine import router
+from posthouse.engine import ingest, router
 from posthouse.engine.managed import REFUSED
 from posthouse.fleet import requests as fleet_module
 from posthouse.fleet.requests import UNSEEN_KEPT_S
@@ -116,9 +116,14 @@ async def test_a_refused_report_is_in_the_workers_log_and_in_its_message(
 
 
 async def test_a_worker_that_rejects_everything_is_tried_with_the_other_scheme_of_its_version(
-    server: Running, owner: AsyncClient, http: aiohttp.ClientSession, tmp_path: Path
+    server: Running,
+    owner: AsyncClient,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+    monkeypatch.setattr(ingest, "TRIED_S", 1e6)
 
     async def scheme(**changes: Any) -> str:
         form = puppet.form("W2", version="0.1.0", **changes)
@@ -132,6 +137,8 @@ async def test_a_worker_that_rejects_everything_is_tried_with_the_other_scheme_o
     assert await scheme(rej_load=100.0, **busy) == "A5S"  # it has too much to do
     assert await scheme(rej_load=100.0) == "A5"
     assert await scheme() == "A5"
+    assert await scheme(rej_load=100.0) == "A5"  # of requests that were signed before
+    monkeypatch.setattr(ingest, "TRIED_S", 0.0)
     assert await scheme(rej_load=100.0) == "A5S"
     assert await scheme(rej_load=100.0) == "A5"
     assert await scheme(cur_perf=50.0) == "A5"

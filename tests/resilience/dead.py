@@ -172,8 +172,8 @@ async def storms(site: Site, clients: int, span_s: float) -> tuple[dict[str, Any
 
         return really_route(self, managed, ask, delivered, *others, **named)
 
-    def assign(self: Controller, idx: int, cost: float, now: float, polls: bool = True, hold_s: float = 0.0) -> Any:
-        outcome = really_assign(self, idx, cost, now, polls, hold_s)
+    def assign(self: Controller, *given: Any, **named: Any) -> Any:
+        outcome = really_assign(self, *given, **named)
         if self.endpoint.name == "beside" and isinstance(outcome, Assignment):
             sent_to.append(outcome.worker.id)
         return outcome

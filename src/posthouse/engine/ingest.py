@@ -1,5 +1,6 @@
 """What workers tell: checked against their token, and handed to their fleet."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from posthouse.wire.signed import other_scheme
 MAX_PROVEN = 100_000
 """Most workers of which it is remembered; beyond it all are found out again, each with the scheme that it has."""
 
+TRIED_S = 15.0
+"""So long after another scheme is tried, what a worker rejects may have been signed before; workers try for up to 11 s
+to deliver a report."""
+
 MESSAGE_BYTES = 4096
 """A message counts as one more for each of these; usual ones have less than 1,000."""
 
@@ -35,6 +40,8 @@ class Ingest:
     counts: Counter[str] = field(default_factory=Counter)
     _proven: set[WorkerId] = field(default_factory=set)
     """Workers that have verified what was signed for them, where that was in doubt."""
+    _tried_at: dict[WorkerId, float] = field(default_factory=dict)
+    """When another scheme was last tried with a worker."""
 
     def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
         """Takes in a report of a worker of this endpoint."""
@@ -44,7 +51,7 @@ class Ingest:
         template = self.hub.template_of(worker)
         if template is not None and template.loading_timeout_s and not report.loading_timeout_s:
             report = replace(report, loading_timeout_s=template.loading_timeout_s)
-        if (scheme := self._scheme(worker, report)) != report.scheme:
+        if (scheme := self._scheme(worker, report, now)) != report.scheme:
             report = replace(report, scheme=scheme)
         managed.handle(Reported(worker.id, report), now)
 
@@ -69,11 +76,11 @@ class Ingest:
             managed.refused(WorkerId(worker_id), has_token=bool(token), now=self.hub.clock.now())
         raise Unauthorized("mtoken: not the token of this worker")
 
-    def _scheme(self, worker: Worker, report: Report) -> str:
+    def _scheme(self, worker: Worker, report: Report, now: float) -> str:
         """What the worker verifies: as its workergroup says, or else its version.
 
         Where two generations report one version, the scheme is kept with which it did anything, and the other is tried
-        after a report in which it has rejected everything.
+        after a report in which it has rejected everything, unless that may have been signed before the last change.
         """
         group = self.hub.workergroups.get(worker.group_id)
         if group is not None and group.signature_scheme:
@@ -81,14 +88,22 @@ class Ingest:
         other = other_scheme(report.scheme)
         if other == report.scheme:
             return other
-        now = other if worker.scheme == other else report.scheme
+        scheme = other if worker.scheme == other else report.scheme
         if report.done > 0.0:
             self._proven.add(worker.id)
+            self._tried_at.pop(worker.id, None)
             if len(self._proven) > MAX_PROVEN:
                 self._proven.clear()
-        elif report.rejected > 0.0 and not report.working and worker.id not in self._proven:
-            return other_scheme(now)
-        return now
+        elif (
+            (report.rejected > 0.0 and not report.working)
+            and worker.id not in self._proven
+            and now - self._tried_at.get(worker.id, -math.inf) >= TRIED_S
+        ):
+            if len(self._tried_at) > MAX_PROVEN:
+                self._tried_at.clear()
+            self._tried_at[worker.id] = now
+            return other_scheme(scheme)
+        return scheme
 
     def count(self, worker_id: int, size: int) -> None:
         """Counts a message of so many bytes: a long one takes as long as many. Raises: TooMany."""
