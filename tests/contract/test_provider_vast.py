@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from posthouse.config import load_settings
 from posthouse.domain.lifecycle import Observation
 from posthouse.errors import BadRequest, Busy, NotFound, OfferTaken, PosthouseError, Refused, Unavailable
+from posthouse.market import rows as market_rows
 from posthouse.market.model import MICRO, Launch
 from posthouse.market.server import Api
+from posthouse.market.world import Market
 from posthouse.ports import Provider, RegistryLogin
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context
@@ -418,10 +421,20 @@ def test_a_provider_named_in_the_settings_has_its_key_hidden() -> None:
     assert "secret-key" not in repr(settings)
 
 
-async def test_whoever_asks_for_a_list_meanwhile_shares_the_next_one(api: Api, shop: Provider) -> None:
+async def test_whoever_asks_for_a_list_meanwhile_shares_the_next_one(
+    api: Api, shop: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_wrong(api, only="list", late=1.0, late_s=0.2)
+    on_its_way = asyncio.Event()
+    rows = market_rows.listed
+
+    def seen(market: Market) -> list[dict[str, Any]]:
+        on_its_way.set()
+        return rows(market)
+
+    monkeypatch.setattr(market_rows, "listed", seen)
     first = asyncio.create_task(shop.instances())
-    await asyncio.sleep(0.1)  # it is on its way
+    await on_its_way.wait()
     api.market.rent(api.market.offered()[0].ask_id, Launch("image", {}), "posthouse-test-1", 10.0)
     later = await asyncio.gather(*(shop.instances() for _ in range(5)))
     assert list(await first) == []

@@ -25,7 +25,7 @@ from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
 
 SLEEP = "echo up; exec sleep 600"
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 def spec(worker_id: int, onstart: str = SLEEP, installation: str = "test", **env: str) -> InstanceSpec:
