@@ -4,9 +4,11 @@ Each case is a world that is short of capacity for one reason, which its constru
 endpoint is asked what it is stuck on. Numbers differ from case to case, by a seed: load, machines, prices, times.
 """
 
-import sys
+import argparse
+import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -447,14 +449,23 @@ def estimates(worlds: int) -> list[bool]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", nargs="?", type=int, default=208)
+    parser.add_argument("worlds", nargs="?", type=int, default=20, help="of estimates")
+    parser.add_argument("--record", type=Path, help="write what was shown")
+    args = parser.parse_args()
     found = []
-    for case in cases(int(sys.argv[1]) if len(sys.argv) > 1 else 220):
+    for case in cases(args.cases):
         found.append(case)
         if not case.right:
             print(f"{case.truth} was called {case.told}: {case.text}", flush=True)
-    print(f"{sum(case.right for case in found)} of {len(found)} verdicts are right")
-    held = estimates(int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    right = sum(case.right for case in found)
+    print(f"{right} of {len(found)} verdicts are right", flush=True)
+    held = estimates(args.worlds)
     print(f"{sum(held)} of {len(held)} estimates held, {sum(held) / len(held):.1%}")
+    if args.record:
+        shown = {"verdicts": {"cases": len(found), "right": right}, "estimates": {"made": len(held), "held": sum(held)}}
+        args.record.write_text(json.dumps(shown, indent=1) + "\n")
 
 
 if __name__ == "__main__":
