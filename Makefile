@@ -109,7 +109,7 @@ image: ## build the container image `posthouse` (needs Docker)
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra server --extra docker
 lock: ## resolve the dependencies again (needs uv): requirements.lock for users, requirements-dev.lock for contributors
 	$(LOCK) --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra kubernetes --extra llama --extra otel --extra postgres --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(LOCK) --extra kubernetes --extra llama --extra oidc --extra otel --extra postgres --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist site coverage.md .coverage .coverage.*

@@ -83,6 +83,8 @@ PEERS = DOCS / "reference" / "peers.json"
 CONSOLE_API = DOCS.parent / "console" / "openapi.json"
 CONSOLE_CALLS = (
     "/v1/session",
+    "/v1/sign-in",
+    "/v1/users",
     "/v1/status",
     "/v1/events",
     "/v1/endpoints/{endpoint}/history",

@@ -33,6 +33,7 @@ export type Act = Schemas["Act"];
 export type ActCheck = Schemas["ActCheck"];
 export type Key = Schemas["Key"];
 export type MintedKey = Schemas["MintedKey"];
+export type ConsoleUser = Schemas["ConsoleUser"];
 export type Provider = Schemas["Provider"];
 export type ProviderCheck = Schemas["ProviderCheck"];
 export type RankedOffer = Schemas["RankedOffer"];
@@ -101,7 +102,9 @@ function remember(session: Session): Session {
 }
 
 export const whoAmI = async () => remember(await get<Session>("/v1/session"));
-export const signIn = async (key: string) => remember(await call<Session>("POST", "/v1/session", { key }));
+export type Ways = Schemas["SignIn"];
+export const ways = () => get<Ways>("/v1/sign-in");
+export const signIn = async (proof: { key: string } | { name: string; password: string }) => remember(await call<Session>("POST", "/v1/session", proof));
 export const signOut = () => call<Session>("DELETE", "/v1/session");
 
 export const SCOPES = ["route", "read", "operate", "admin"] as const;

@@ -21,9 +21,11 @@ class Actor:
     """Who acts; by default the server itself, of its own accord."""
 
     via: str = "server"
-    """`key`, `console` (a key that was shown to sign in), `server`, or `nobody` where no key is needed."""
+    """`key`, `console` (somebody who has signed in), `server`, or `nobody` where no key is needed."""
     key_id: str = ""
+    """Of the key that was shown; `user:ID` of a user with a password, `oidc:SUBJECT` of one whom a provider knows."""
     key_name: str = ""
+    """Of the key or the user."""
     call: str = ""
     """Method and path of the call, as the table of policies has them."""
     request_id: str = ""
@@ -93,7 +95,7 @@ class ActFilter:
     action: str = ""
     """The whole of it, or what it begins with, up to a full stop."""
     key: str = ""
-    """Id or name of the key that was shown."""
+    """Id or name of the key that was shown, or of the user."""
     subject: str = ""
     endpoint_id: int = 0
     request_id: str = ""
@@ -190,6 +192,7 @@ UNTOLD: Final = frozenset(
 """Fields that nobody has written."""
 HIDDEN_FIELDS: Final[Mapping[str, Callable[[str], str]]] = {
     "sealed": lambda sealed: HIDDEN,
+    "password": lambda password: HIDDEN,
     "env": _variables,
     "onstart": _size,
     "launch_args": _size,

@@ -14,6 +14,7 @@ from posthouse.keys import KeyRecord, KeyUse
 from posthouse.recording.history import Histories
 from posthouse.recording.segment import Segment
 from posthouse.template import Runs, Template, TemplateId, Workergroup
+from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias
 
 
@@ -268,6 +269,20 @@ class Keys(Protocol):
     async def note_key_use(self, key_id: str, used_at: float, use: KeyUse | None = None) -> None:
         """Notes when a key was used, unless a later time is noted, and adds what it used meanwhile."""
         ...
+
+    async def users(self) -> Sequence[UserRecord]:
+        """Everybody who may sign in with a password."""
+        ...
+
+    async def add_user(self, user: UserRecord) -> UserRecord:
+        """The user with its id; `id` 0 in, a fresh one out. Raises: BadRequest if the name is taken."""
+        ...
+
+    async def change_user(self, user: UserRecord) -> None:
+        """Replaces what is stored of the user. Raises: NotFound."""
+        ...
+
+    async def drop_user(self, user_id: int) -> None: ...
 
     async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
         """Sealed values by owner and name: the store never sees a value itself."""

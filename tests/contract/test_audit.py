@@ -55,6 +55,7 @@ A_GROUP = {"endpoint_name": "e", "template_id": 1, "launch_args": CANARY}
 A_SECRET = {"key": "TOKEN", "value": CANARY}
 AN_ALIAS = {"targets": [{"model": "e"}]}
 A_KEY = {"name": "k", "scope": "read"}
+A_USER = {"name": "u", "scope": "read", "password": f"{CANARY}-long"}
 OTHER = {"id": 1, "env": f"-e TOKEN=2-{CANARY}"}
 
 MADE = {
@@ -64,6 +65,7 @@ MADE = {
     "secret": ("POST", SECRET, A_SECRET),
     "alias": ("PUT", "/v1/aliases/a", AN_ALIAS),
     "key": ("POST", "/v1/keys", A_KEY),
+    "user": ("POST", "/v1/users", A_USER),
 }
 """How what a call needs is made. Each is the first of its kind, with the id 1."""
 
@@ -103,6 +105,9 @@ CALLS: dict[tuple[str, str], tuple[str, str, object, str]] = {
     ("POST", "/v1/keys"): ("", "/v1/keys", A_KEY, "key.create"),
     ("PUT", "/v1/keys/{key_id}"): ("key", "/v1/keys/{key}", {"at_once": 3}, "key.update"),
     ("DELETE", "/v1/keys/{key_id}"): ("key", "/v1/keys/{key}", None, "key.update"),
+    ("POST", "/v1/users"): ("", "/v1/users", A_USER, "user.create"),
+    ("PUT", "/v1/users/{name}"): ("user", "/v1/users/u", {"password": f"{CANARY}-longer"}, "user.update"),
+    ("DELETE", "/v1/users/{name}"): ("user", "/v1/users/u", None, "user.delete"),
     ("POST", "/v1/accounts"): ("", "/v1/accounts", {"name": "acme"}, "account.create"),
     ("POST", "/v1/orphans/destroy"): ("", "/v1/orphans/destroy", {"instance_id": "i-9"}, "orphan.destroy"),
     ("POST", "/v1/orphans/adopt"): (

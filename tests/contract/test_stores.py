@@ -43,6 +43,7 @@ from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
 from posthouse.template import Template, TemplateId, Workergroup
+from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
 from tests.kit.postgres import control, database_url
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
@@ -269,6 +270,20 @@ async def test_a_revocation_is_not_undone_by_a_late_note_of_use(store: Store) ->
     await store.revoke_key("0a", 9.0)
     await store.note_key_use("0a", 3.0)
     assert await store.keys() == [replace(key, last_used_at=4.0, revoked_at=5.0)]
+
+
+async def test_users_are_added_changed_and_dropped(store: Store) -> None:
+    anna = await store.add_user(UserRecord(0, "anna", "read", "$argon2id$1", 1.0))
+    with pytest.raises(BadRequest, match="name 'anna' is taken"):
+        await store.add_user(UserRecord(0, "anna", "admin", "$argon2id$2", 2.0))
+    changed = replace(anna, password="$argon2id$3", scope="operate")
+    await store.change_user(changed)
+    assert await store.users() == [changed]
+    await store.drop_user(anna.id)
+    assert await store.users() == []
+    for gone in (store.change_user(anna), store.drop_user(anna.id)):
+        with pytest.raises(NotFound):
+            await gone
 
 
 async def test_a_key_has_other_limits_and_what_it_used_is_added_up(store: Store) -> None:

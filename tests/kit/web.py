@@ -12,7 +12,7 @@ from typing import Any, cast
 import aiohttp
 from fastapi import FastAPI
 
-from posthouse.config import Limits
+from posthouse.config import Limits, Oidc
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import State
@@ -24,6 +24,7 @@ from posthouse.engine.hub import Hub
 from posthouse.errors import NotFound, OfferTaken
 from posthouse.ports import InstanceSpec
 from posthouse.server.auth import SECRET_BYTES, Keyring, Scope
+from posthouse.server.console.oidc import OpenId
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.throttle import Throttle
@@ -166,7 +167,9 @@ def worker(worker_id: int, endpoint_id: int = 1, **changes: Any) -> Worker:
 
 
 @asynccontextmanager
-async def served(directory: Path, limits: Limits | None = None, throttle: Throttle | None = None) -> AsyncIterator[Web]:
+async def served(
+    directory: Path, limits: Limits | None = None, throttle: Throttle | None = None, oidc: Oidc | None = None
+) -> AsyncIterator[Web]:
     """A web API with an empty SQLite store in `directory`."""
     store = await open_store(rows.store_url(directory))
     shelf = Shelf()
@@ -177,15 +180,16 @@ async def served(directory: Path, limits: Limits | None = None, throttle: Thrott
         record, keys[scope.name.lower()] = keyring.mint(scope.name.lower(), scope, hub.clock.now())
         await store.add_key(record)
         keyring.put(record)
-    app = web_app(
-        hub,
-        keyring,
-        limits or Limits(),
-        explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.treasury, hub.clock.now()),
-        throttle=throttle,
-    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app = web_app(
+            hub,
+            keyring,
+            limits or Limits(),
+            explain=lambda endpoint_id: journal.explain(hub.managed(endpoint_id), hub.treasury, hub.clock.now()),
+            throttle=throttle,
+            openid=OpenId(oidc, keyring.fernet("oidc"), url) if oidc is not None else None,
+        )
         server = HttpServer(cast(FastPath, NoFastPath(keyring, hub)), app)
         await server.start(listener)
         try:

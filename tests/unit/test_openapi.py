@@ -22,6 +22,7 @@ NO_BODY = {
     ("post", "/v1/workers/{worker_id}/restart"),
     ("delete", "/v1/session"),
     ("delete", "/v1/keys/{key_id}"),
+    ("delete", "/v1/users/{name}"),
     ("delete", "/v1/aliases/{name}"),
     ("post", "/v1/providers/{name}/check"),
 }

@@ -42,7 +42,8 @@ def test_every_route_has_a_policy_and_every_policy_a_route() -> None:
 def test_only_the_documentation_the_console_s_files_and_signing_in_are_public() -> None:
     public = {path for (_, path), least in POLICIES.items() if least is PUBLIC}
     files = {"/", "/console", "/console/{path}"}
-    assert public == {"/docs", "/docs/{asset}", "/openapi.json", "/v1/session"} | files
+    ways = {"/v1/sign-in", "/v1/oidc/begin", "/v1/oidc/end"}
+    assert public == {"/docs", "/docs/{asset}", "/openapi.json", "/v1/session"} | ways | files
     assert POLICIES["GET", "/v1/session"] is POLICIES["DELETE", "/v1/session"] is Scope.READ
 
 

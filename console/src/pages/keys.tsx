@@ -1,6 +1,6 @@
 /** Account keys: made, limited and revoked. The key itself is shown once. */
 import { useEffect, useRef, useState } from "preact/hooks";
-import { call, mayAdmin, SCOPES, type Failed, type Key, type MintedKey, type Session } from "../api";
+import { call, mayAdmin, SCOPES, type ConsoleUser, type Failed, type Key, type MintedKey, type Session } from "../api";
 import { Head } from "../app";
 import { CopyButton, SelectField, TextField, wrongOf } from "../fields";
 import { useAnswer } from "../live";
@@ -61,6 +61,7 @@ export function Keys({ session }: { session: Session }) {
           )}
         </Card>
       )}
+      {may && <Users session={session} />}
       {edits && <Edit one={edits === "new" ? null : edits} close={() => setEdits(null)} done={(made) => { setEdits(null); again(); if (made) setMinted(made); }} />}
       {minted && <Minted one={minted} close={() => setMinted(null)} />}
       {revokes && (
@@ -69,6 +70,30 @@ export function Keys({ session }: { session: Session }) {
         </Confirm>
       )}
     </>
+  );
+}
+
+/** Who signs in with a password; made by the command line. */
+function Users({ session }: { session: Session }) {
+  const { value } = useAnswer<ConsoleUser[]>("/v1/users", { everyMs: 15_000 });
+  if (!value) return null;
+  return (
+    <Card title="Users with a password" sub={value.length ? count(value.length, "user") : undefined}>
+      {!value.length && <Empty title="Everybody signs in with a key"><p>Run <code>posthouse user create NAME</code> to let somebody sign in here with a name and a password.</p></Empty>}
+      {value.length > 0 && (
+        <table class="table fold">
+          <thead><tr><th scope="col">Name</th><th scope="col">Scope</th><th scope="col">Account</th><th scope="col">Made</th></tr></thead>
+          <tbody>{value.map((one) => (
+            <tr key={one.name}>
+              <th scope="row"><Said text={one.name} most={255} /></th>
+              <td data-name="Scope"><span title={MAY[one.scope]}>{one.scope}</span></td>
+              <td data-name="Account">{one.account === session.account ? "yours" : <Said text={one.account} most={80} />}</td>
+              <td data-name="Made"><Time at={one.created_at} seconds={false} /></td>
+            </tr>
+          ))}</tbody>
+        </table>
+      )}
+    </Card>
   );
 }
 

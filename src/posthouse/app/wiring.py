@@ -40,6 +40,7 @@ from posthouse.engine.stream import EventStream
 from posthouse.ports import Clock, Provider, Store
 from posthouse.providers.wrappers import Metered
 from posthouse.server.auth import Keyring, load_secret
+from posthouse.server.console.oidc import OpenId
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.metrics import Metrics
@@ -125,7 +126,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells)
         parts.loop.may_act = lock.is_held
         ca = data_dir / "authority.cer" if settings.server.tls == "self" else None
-        server = _http_server(settings, parts, keys, gateway, Playground(listen.local_url(settings, listener), ca))
+        server = _http_server(settings, parts, keys, gateway, Playground(listen.local_url(settings, listener), ca), url)
         await server.start(listener, tls)
         server_running = Running(
             url, admin_key, hub, parts.loop, parts.observer, parts.router, parts.stream, server, listener, lock, gateway
@@ -249,7 +250,7 @@ def _stream(hub: Hub) -> EventStream:
 
 
 def _http_server(
-    settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None, playground: Playground
+    settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None, playground: Playground, url: str
 ) -> HttpServer:
     hub, loop, observer = parts.hub, parts.loop, parts.observer
     web = web_app(
@@ -263,6 +264,7 @@ def _http_server(
         troubles=lambda: fast.troubles(),
         gateway=gateway.url if gateway is not None else "",
         ask=playground.ask,
+        openid=_openid(settings, parts.keyring, url),
     )
     fast = FastPath(
         hub,
@@ -292,6 +294,11 @@ def _http_server(
         hub, loop, parts.orphans, parts.lag, counts, fast.answers, fast.routed, fast.troubles, parts.meters
     )
     return HttpServer(fast, web, listen.max_connections(settings.server.max_connections))
+
+
+def _openid(settings: Settings, keyring: Keyring, url: str) -> OpenId | None:
+    """Raises: Refused if what it needs is not installed."""
+    return OpenId(settings.oidc, keyring.fernet("oidc"), settings.oidc.url or url) if settings.oidc.issuer else None
 
 
 def _tasks(

@@ -42,6 +42,7 @@ from posthouse.cli import (
     template,
     top,
     up,
+    user,
     worker,
     workergroup,
 )
@@ -102,6 +103,7 @@ app.add_typer(provider.app, name="provider")
 app.command("offers")(offers.offers)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(key.app, name="key")
+app.add_typer(user.app, name="user")
 app.add_typer(account.app, name="account")
 app.add_typer(audit.app, name="audit")
 app.command("logs")(logs.logs)

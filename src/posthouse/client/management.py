@@ -165,6 +165,22 @@ class Management:
     async def delete_key(self, key_id: Id) -> None:
         await self._http.reply("DELETE", f"/v1/keys/{_quoted(key_id)}")
 
+    async def users(self) -> list[rows.ConsoleUser]:
+        """Returns who may sign in to the console with a password."""
+        return await self._http.call("GET", "/v1/users", list[rows.ConsoleUser])
+
+    async def create_user(self, name: str, password: str, scope: str, account: str = "") -> rows.ConsoleUser:
+        body = {"name": name, "password": password, "scope": scope, **({"account": account} if account else {})}
+        return await self._http.call("POST", "/v1/users", rows.ConsoleUser, body)
+
+    async def update_user(self, name: str, password: str | None = None, scope: str | None = None) -> rows.ConsoleUser:
+        """Changes the password or the scope of a user, whose sessions end; None changes nothing."""
+        body = {"password": password, "scope": scope}
+        return await self._http.call("PUT", f"/v1/users/{_quoted(name)}", rows.ConsoleUser, body)
+
+    async def delete_user(self, name: str) -> None:
+        await self._http.reply("DELETE", f"/v1/users/{_quoted(name)}")
+
     async def accounts(self) -> list[rows.Account]:
         """Returns every account. For the installation's admins, as is the next."""
         return await self._http.call("GET", "/v1/accounts", list[rows.Account])

@@ -9,7 +9,6 @@ from posthouse.config.models import (
     Money,
     ProviderSettings,
     Rates,
-    Section,
     Server,
     Settings,
     allowed,
@@ -19,6 +18,8 @@ from posthouse.config.models import (
     shown,
     value_of,
 )
+from posthouse.config.oidc import Oidc
+from posthouse.config.section import Section
 
 __all__ = [
     "ENV_PREFIX",
@@ -27,6 +28,7 @@ __all__ = [
     "Engine",
     "Limits",
     "Money",
+    "Oidc",
     "ProviderSettings",
     "Rates",
     "Section",

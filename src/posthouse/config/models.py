@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationInfo,
@@ -18,15 +17,11 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from posthouse.config.oidc import Oidc
+from posthouse.config.section import Section, url, url_or_none
 from posthouse.errors import Refused
 
 ENV_PREFIX = "POSTHOUSE_"
-
-
-class Section(BaseModel):
-    """What the parts of the tree have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _names(text: str) -> str:
@@ -210,16 +205,6 @@ class Rates(Section):
     )
 
 
-def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s,?#]+", text):
-        raise ValueError("should be one URL that begins with http:// or https://, without a query")
-    return text.rstrip("/")
-
-
-def _url_or_none(text: str) -> str:
-    return _url(text) if text else ""
-
-
 class ProviderSettings(Section):
     """What every provider's table `[providers.NAME]` may say; a provider's own `Settings` inherit it and add theirs."""
 
@@ -242,7 +227,7 @@ class ProviderSettings(Section):
         max_length=255,
         description="Names that it shares with others, such as `own`, with commas between: a workergroup may name one.",
     )
-    public_url: Annotated[str, AfterValidator(_url_or_none)] = Field(
+    public_url: Annotated[str, AfterValidator(url_or_none)] = Field(
         "", description="URL at which its workers reach the server; default: `public_url`."
     )
 
@@ -262,8 +247,9 @@ class Settings(Section):
         Path("posthouse-data"), description="Directory of the database, the secrets and the workers' files."
     )
     database: Database = Database()
+    oidc: Oidc = Oidc()
     engine: Engine = Engine()
-    public_url: Annotated[str, AfterValidator(_url)] = Field(
+    public_url: Annotated[str, AfterValidator(url)] = Field(
         default_factory=_own_url,
         description="URL at which workers reach the server; default: the server's host and its port.",
     )

@@ -13,11 +13,12 @@ GRAIN_S = 1e-3
 
 
 class Buckets:
-    """A bucket for each caller. It is full at first, and gets `per_s` tokens a second; 0: tokens without end."""
+    """A bucket for each caller. It is full at first, with what comes in within `burst_s`, and gets `per_s` tokens a
+    second; 0: tokens without end."""
 
-    def __init__(self, per_s: float) -> None:
+    def __init__(self, per_s: float, burst_s: float = BURST_S) -> None:
         self._each_s = 1.0 / per_s if per_s > 0 else 0.0
-        self._slack_s = max(BURST_S - self._each_s, 0.0)
+        self._slack_s = max(burst_s - self._each_s, 0.0)
         self._longest_s = self._slack_s + (MOST_TOKENS + 1) * self._each_s  # no bucket takes longer to fill
         # When a bucket would be full again: all that need be known of it.
         self._full_at: dict[Hashable, float] = {}

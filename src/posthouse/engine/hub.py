@@ -23,6 +23,7 @@ from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
 from posthouse.template import Template, TemplateId, Workergroup
+from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias
 
 MAX_ENDPOINT_BY_WORKER = 100_000
@@ -59,6 +60,8 @@ class Hub:
         default_factory=lambda: {DEFAULT_ACCOUNT: Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)}
     )
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
+    users: dict[str, UserRecord] = field(default_factory=dict)
+    """By name."""
     """Sealed values by owner and name."""
     aliases: dict[AccountId, dict[str, Alias]] = field(default_factory=dict)
     offers: Offers = field(init=False)
@@ -113,6 +116,7 @@ class Hub:
         await self.treasury.load(self.store)
         for group in await self.store.workergroups():
             self.put_group(group)
+        self.users = {user.name: user for user in await self.store.users()}
         self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
         self.aliases = {owner: {**found} for owner, found in (await self.store.aliases()).items()}
         for endpoint in await self.store.endpoints():

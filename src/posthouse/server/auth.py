@@ -74,6 +74,13 @@ class Principal:
     """What its key has of its limits; None where it has none."""
     session: str = ""
     """The session of the console under which it calls; empty: it has shown its key."""
+    name: str = ""
+    """Of the user who has signed in; empty: it is a key."""
+
+    @property
+    def who(self) -> str:
+        """Who it is, for people."""
+        return f"user {self.name}" if self.name else f"key {self.key_id}"
 
     @property
     def sees(self) -> AccountId | None:
@@ -100,7 +107,7 @@ class Keyring:
         """What a worker shows with its reports (`mtoken` on the wire), by its id."""
         self.grant_key: Callable[[int], bytes] = lru_cache(MAX_DERIVED)(self._grant_key)
         """What the grants for a worker that runs our agent are made with; it derives the same from its token."""
-        self._fernet = Fernet(base64.urlsafe_b64encode(self._mac("secrets")))
+        self._fernet = self.fernet("secrets")
         self._endpoint_by_id = endpoint_by_id
         self._records: dict[str, KeyRecord] = {}
         self._principals: dict[str, Principal] = {}
@@ -132,7 +139,8 @@ class Keyring:
         """Who acts, where it is this caller."""
         record = self._records.get(principal.key_id)
         via = "console" if principal.session else "key"
-        return replace(who, via=via, key_id=principal.key_id, key_name="" if record is None else record.name)
+        name = principal.name or ("" if record is None else record.name)
+        return replace(who, via=via, key_id=principal.key_id, key_name=name)
 
     def is_good(self, key_id: str) -> bool:
         """Whether the account key with this id is still worth something."""
@@ -256,6 +264,10 @@ class Keyring:
     def check_worker(self, worker_id: int, token: str) -> bool:
         """True if the token is that worker's."""
         return len(token) <= MAX_KEY and token.isascii() and hmac.compare_digest(self.worker_token(worker_id), token)
+
+    def fernet(self, purpose: str) -> Fernet:
+        """What encrypts for this purpose, with a key derived from the installation's secret."""
+        return Fernet(base64.urlsafe_b64encode(self._mac(purpose)))
 
     def seal(self, value: str) -> str:
         """A secret's value as it is stored: encrypted, with a key derived from the installation's secret."""

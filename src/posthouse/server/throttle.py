@@ -20,6 +20,8 @@ class Throttle:
         self._calls_of_key = Buckets(rates.calls_per_key)
         self._calls_of_address = Buckets(rates.calls_per_address)
         self._wrong_keys_of_address = Buckets(rates.wrong_keys_per_address)
+        self._passwords_of_name = Buckets(1 / 60, burst_s=600)
+        self._passwords_of_address = Buckets(1 / 10, burst_s=300)
 
     def principal(self, keyring: Keyring, key: str, address: str, now: float) -> Principal | None:
         """Whose key this is; None if it is missing or wrong. Each is checked: a good one is good from everywhere.
@@ -31,6 +33,14 @@ class Throttle:
             self.counts["throttled_keys"] += 1
             raise TooMany("api_key: too many wrong keys came from this address", wait_s)
         return principal
+
+    def password(self, name: str, address: str, now: float) -> None:
+        """Counts a password before it is looked at, right or wrong: ten for a name and then one a minute, thirty from
+        an address and then one every ten seconds. Raises: TooMany."""
+        wait_s = self._passwords_of_address.take(place(address), now) or self._passwords_of_name.take(name, now)
+        if wait_s:
+            self.counts["throttled_keys"] += 1
+            raise TooMany(f"too many passwords came: the next may come in {wait_s:.0f} s", wait_s)
 
     def allows_route(self, key_id: str, address: str, now: float) -> bool:
         """Whether a `/route/` call of this key, from this address, may have a worker now."""

@@ -10,6 +10,7 @@ from posthouse import __version__
 from posthouse.config import Limits, Rates
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
+from posthouse.engine.management.users import Users
 from posthouse.engine.orphans import Orphans
 from posthouse.engine.stream import EventStream
 from posthouse.server.api.aliases import add_alias_routes
@@ -32,10 +33,12 @@ from posthouse.server.api.workergroups import add_workergroup_routes
 from posthouse.server.api.workers import add_worker_routes
 from posthouse.server.auth import Keyring
 from posthouse.server.console.files import add_console_routes
-from posthouse.server.console.routes import add_session_routes
+from posthouse.server.console.oidc import OpenId
+from posthouse.server.console.routes import SignIn, add_openid_routes, add_session_routes, key_id_of
 from posthouse.server.console.sessions import Sessions
 from posthouse.server.docs import add_docs_routes
 from posthouse.server.middleware import add_error_handlers, add_middleware
+from posthouse.server.passwords import Passwords
 from posthouse.server.throttle import Throttle
 
 DESCRIPTION = """
@@ -56,10 +59,12 @@ def web_app(
     troubles: Callable[[], list[str]] = list,
     gateway: str = "",
     ask: Ask | None = None,
+    openid: OpenId | None = None,
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
     `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now.
-    `gateway`: the address of the server's own, if it has one. `ask`: sends a request that is to be tried."""
+    `gateway`: the address of the server's own, if it has one. `ask`: sends a request that is to be tried.
+    `openid`: whose people may sign in, too."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -87,12 +92,15 @@ def web_app(
     add_v1_routes(app, management, keyring, explain, troubles, gateway)
     add_page_routes(app, management, keyring, ask)
     add_worker_routes(app, management)
-    add_key_routes(app, management)
+    passwords = Passwords()
+    add_key_routes(app, management, Users(hub, passwords, lambda user: sessions.leave(key_id_of(user))))
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_audit_routes(app, hub)
     add_bill_route(app, hub)
     add_event_routes(app, hub, stream or EventStream(0), sessions)
-    add_session_routes(app, hub, keyring, sessions, throttle)
+    door = SignIn(hub, keyring, sessions, throttle, passwords, openid)
+    add_session_routes(app, door)
+    add_openid_routes(app, door)
     for route in app.routes:
         if isinstance(route, APIRoute):  # under the headings that docs/reference/http.md has
             whose = "Posthouse's own" if route.path.startswith("/v1/") else "in the protocol's words"

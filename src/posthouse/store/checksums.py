@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, DefaultClause, Double, Table, func, select
 
 from posthouse.domain.lifecycle import State
-from posthouse.store.schema import accounts, aliases, endpoints, keys, secrets, templates, workergroups, workers
+from posthouse.store.schema import accounts, aliases, endpoints, keys, secrets, templates, users, workergroups, workers
 
-CATALOGUE = (accounts, endpoints, templates, workergroups, keys, secrets, aliases)
+CATALOGUE = (accounts, endpoints, templates, workergroups, keys, secrets, aliases, users)
 """Tables whose sum is beside their revision."""
 UNCOUNTED = frozenset(
     {

@@ -28,7 +28,7 @@ DATA_EXCEPTION = "22"
 T = TypeVar("T")
 First: TypeAlias = Callable[[AsyncConnection, object], Awaitable[None]]
 
-UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys": "id"}
+UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys": "id", "users": "name"}
 """The field of each table that no two rows of one owner share."""
 
 

@@ -1,4 +1,4 @@
-"""Accounts, keys and secrets in the database."""
+"""Accounts, keys, users and secrets in the database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +12,8 @@ from posthouse.keys import KeyRecord, KeyUse
 from posthouse.ports import Account
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change, to_change
-from posthouse.store.schema import accounts, keys, secrets
+from posthouse.store.schema import accounts, keys, secrets, users
+from posthouse.users import UserRecord
 
 
 class SqlKeys(Database):
@@ -63,6 +64,23 @@ class SqlKeys(Database):
         result = await db.execute(update(keys).where(keys.c.id == key_id).values(values))
         if not result.rowcount:
             raise missing(keys, key_id)
+
+    async def users(self) -> Sequence[UserRecord]:
+        return await self._all(select(users).order_by(users.c.id), lambda row: UserRecord(**fields_of(row)))
+
+    async def add_user(self, user: UserRecord) -> UserRecord:
+        return replace(user, id=await self._add(users, asdict(user)))
+
+    async def change_user(self, user: UserRecord) -> None:
+        row = with_checksum(users, asdict(user))
+        async with self._transaction() as db:
+            if (before := await to_change(db, users, users.c.id == user.id)) is None:
+                raise missing(users, user.id)
+            await db.execute(update(users).where(users.c.id == user.id).values(row))
+            await note_change(db, users, (before, row))
+
+    async def drop_user(self, user_id: int) -> None:
+        await self._drop(users, user_id)
 
     async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
         found: dict[AccountId, dict[str, str]] = {}

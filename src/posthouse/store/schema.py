@@ -16,7 +16,7 @@ from sqlalchemy import (
 
 from posthouse.store.columns import JSON, Integer
 
-VERSION = "0010_history"
+VERSION = "0011_users"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -148,6 +148,19 @@ keys = Table(
     Column("used_work", Double, nullable=False, server_default="0"),
     Column("refused_requests", Integer, nullable=False, server_default="0"),
     Column("checksum", Integer),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", Integer, ForeignKey(accounts.c.id), nullable=False),
+    Column("name", String, nullable=False, unique=True),
+    Column("scope", String, nullable=False),
+    Column("password", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("checksum", Integer),
+    sqlite_autoincrement=True,
 )
 
 secrets = Table(

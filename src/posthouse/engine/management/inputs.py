@@ -34,6 +34,8 @@ MAX_IMAGE = 4096
 """Longest name of an image, in characters: our choice."""
 MAX_TEXT = 262_144
 """Longest script or readme, in characters: our choice, far above real ones."""
+MIN_PASSWORD, MAX_PASSWORD = 12, 1024
+"""Shortest and longest password, in characters: our choice."""
 MAX_GB = 1e6
 """Largest disk, and largest model, in GB: our choice, far above real ones."""
 
@@ -262,10 +264,51 @@ class AdoptedOrphan(NamedOrphan):
 
 
 class NewSession(OwnInput):
-    """Somebody who signs in."""
+    """Somebody who signs in: with an account key, or with name and password."""
 
-    key: str = Field(strict=True, max_length=128, repr=False, json_schema_extra={"writeOnly": True})
+    key: str = Field("", strict=True, max_length=128, repr=False, json_schema_extra={"writeOnly": True})
     """An account key."""
+    name: Line = ""
+    password: str = Field("", strict=True, max_length=MAX_PASSWORD, repr=False, json_schema_extra={"writeOnly": True})
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> "NewSession":
+        if bool(self.key) == bool(self.name and self.password):
+            raise PydanticCustomError("words", "key: is required, or name and password instead of it")
+        return self
+
+
+def _password(default: Any) -> Any:
+    return Field(
+        default,
+        strict=True,
+        min_length=MIN_PASSWORD,
+        max_length=MAX_PASSWORD,
+        repr=False,
+        json_schema_extra={"writeOnly": True},
+    )
+
+
+UserScope = Literal["read", "operate", "admin"]
+
+
+class UserChanges(OwnInput):
+    """What changes of a user; what is absent or null stays."""
+
+    password: str | None = _password(None)
+    scope: UserScope | None = None
+
+
+class NewUser(OwnInput):
+    """Somebody who may sign in to the console with a password."""
+
+    name: Name
+    """To sign in with; no two users of an installation have the same."""
+    password: str = _password(...)
+    scope: UserScope
+    """What the user may do; each scope includes the ones before it."""
+    account: Line = ""
+    """Whose user it is, by name; only an admin of the installation may say so. Empty: the caller's."""
 
 
 class _KeyLimits(OwnInput):

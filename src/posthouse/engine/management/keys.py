@@ -9,6 +9,7 @@ from posthouse.config import Limits
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import KeyChanges, NewAccount, NewKey
+from posthouse.engine.management.shared import check_name
 from posthouse.errors import BadRequest, NotFound
 from posthouse.keys import KeyLimits, KeyRecord
 from posthouse.ports import Account
@@ -49,7 +50,7 @@ class Keys:
         async with self.lock:
             if len(self.stock.records()) >= self.limits.keys:
                 raise BadRequest(f"there are {self.limits.keys} keys, revoked ones included: the server's limit")
-            _check_name(new.name)
+            check_name(new.name)
             record, key = self.stock.mint_key(new.name, new.scope, self.hub.clock.now(), owner)
             record = record.within(new.limits(KeyLimits()))
             await self.hub.store.add_key(record)
@@ -63,7 +64,7 @@ class Keys:
             if record.revoked_at:
                 raise BadRequest(f"the key {key_id} is revoked")
             if changes.name is not None:
-                _check_name(changes.name)
+                check_name(changes.name)
                 record = replace(record, name=changes.name)
             record = record.within(changes.limits(record.limits))
             await self.hub.store.change_key(record)
@@ -94,7 +95,7 @@ class Keys:
         async with self.lock:
             if len(self.hub.accounts) >= MAX_ACCOUNTS:
                 raise BadRequest(f"there are {MAX_ACCOUNTS} accounts, which is the limit")
-            _check_name(new.name)
+            check_name(new.name)
             account = await self.hub.store.add_account(Account(AccountId(0), new.name, self.hub.clock.now()))
             self.hub.accounts[account.id] = account
             return account
@@ -103,8 +104,3 @@ class Keys:
         """True if without this key nobody is admin of the installation any more."""
         own = [r for r in self.stock.records() if r.account_id == DEFAULT_ACCOUNT]
         return [r.id for r in own if r.scope == "admin" and not r.revoked_at] == [key_id]
-
-
-def _check_name(name: str) -> None:
-    if name != name.strip():
-        raise BadRequest("name: must have printable characters only, without blanks around them")

@@ -16,6 +16,12 @@ def check_room(count: int, most: int, what: str) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Raises: BadRequest for the name of somebody or something with blanks around it."""
+    if name != name.strip():
+        raise BadRequest("name: must have printable characters only, without blanks around them")
+
+
 def filters(said: str | Mapping[str, object], field: str) -> dict[str, object]:
     """An offer filter as `{field: {op: value}}`. Raises: BadRequest."""
     if not isinstance(said, str) and len(msgspec.json.encode(said)) > search.MAX_TEXT:

@@ -1,4 +1,4 @@
-"""Our own calls about keys and accounts, under /v1."""
+"""Our own calls about keys, users and accounts, under /v1."""
 
 from typing import Any
 
@@ -7,17 +7,19 @@ from fastapi import FastAPI
 from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management import Management
-from posthouse.engine.management.inputs import KEY_LIMITS, KeyChanges, NewAccount, NewKey
+from posthouse.engine.management.inputs import KEY_LIMITS, KeyChanges, NewAccount, NewKey, NewUser, UserChanges
+from posthouse.engine.management.users import Users
 from posthouse.errors import BadRequest
 from posthouse.keys import KeyRecord
 from posthouse.ports import Account
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
 from posthouse.server.middleware import Caller, check_installation_admin
+from posthouse.users import UserRecord
 from posthouse.wire import rows
 
 
-def add_key_routes(app: FastAPI, management: Management) -> None:
+def add_key_routes(app: FastAPI, management: Management, users: Users) -> None:
     hub, keys = management.hub, management.keys
 
     @app.get("/v1/keys")
@@ -41,6 +43,26 @@ def add_key_routes(app: FastAPI, management: Management) -> None:
         """Revokes a key, at once and for good."""
         return rows.Key(**_key_fields(hub, await keys.revoke(key_id, caller.sees)))
 
+    @app.get("/v1/users")
+    async def list_users(caller: Caller) -> list[rows.ConsoleUser]:
+        """Who may sign in to the console with a password. An admin of the installation sees every account's."""
+        return [_user_row(hub, user) for user in users.seen(caller.sees)]
+
+    @app.post("/v1/users", status_code=201)
+    async def create_user(new: NewUser, caller: Caller) -> rows.ConsoleUser:
+        """Lets somebody sign in to the console with a name and a password, of which a hash is kept."""
+        return _user_row(hub, await users.create(new, _account_id(hub, new.account, caller)))
+
+    @app.put("/v1/users/{name}")
+    async def change_user(name: str, changes: UserChanges, caller: Caller) -> rows.ConsoleUser:
+        """Gives a user another password or scope. The user's sessions end."""
+        return _user_row(hub, await users.change(name, changes, caller.sees))
+
+    @app.delete("/v1/users/{name}")
+    async def delete_user(name: str, caller: Caller) -> rows.ConsoleUser:
+        """Deletes a user, whose sessions end."""
+        return _user_row(hub, await users.delete(name, caller.sees))
+
     @app.get("/v1/accounts")
     async def list_accounts(caller: Caller) -> list[rows.Account]:
         """Every account: the installation's own, `default`, and those that were made. For its admins."""
@@ -55,12 +77,12 @@ def add_key_routes(app: FastAPI, management: Management) -> None:
 
 
 def _account_id(hub: Hub, name: str, caller: Principal) -> AccountId:
-    """The account that a new key is for. Raises: BadRequest, Forbidden."""
+    """The account that a new key or user is for. Raises: BadRequest, Forbidden."""
     if not name:
         return caller.account_id
     account = next((a for a in hub.accounts.values() if a.name == name), None)
     if caller.sees is not None and (account is None or account.id != caller.account_id):
-        raise Forbidden("account: this key may make keys for its own account alone")
+        raise Forbidden("account: this key may make keys and users for its own account alone")
     if account is None:
         raise BadRequest(f"account: there is no account {name!r}; `posthouse account list` shows those that there are")
     return account.id
@@ -80,6 +102,11 @@ def _key_fields(hub: Hub, record: KeyRecord) -> dict[str, Any]:
         "used_work": record.used_work,
         "refused_requests": record.refused_requests,
     }
+
+
+def _user_row(hub: Hub, user: UserRecord) -> rows.ConsoleUser:
+    account = hub.account_name(user.account_id)
+    return rows.ConsoleUser(name=user.name, scope=user.scope, account=account, created_at=user.created_at)
 
 
 def _account_row(account: Account) -> rows.Account:

@@ -88,14 +88,14 @@ def _add_act_routes(app: FastAPI, hub: Hub, workers: Workers) -> None:
     async def drain_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Has the worker finish what it has and rest, until the load calls for it again. One whose provider cannot stop
         it is destroyed instead."""
-        await workers.drain(worker_id, f"key {caller.key_id}", caller.sees)
+        await workers.drain(worker_id, caller.who, caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
     @app.post("/v1/workers/{worker_id}/restart", status_code=202)
     async def restart_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Restarts the worker with what its template says now: once the others can do its work, and it has
         finished what it has. One whose provider cannot do that is replaced."""
-        await workers.restart(worker_id, f"key {caller.key_id}", caller.sees)
+        await workers.restart(worker_id, caller.who, caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
     @app.delete("/v1/workers/{worker_id}", status_code=202)

@@ -1,4 +1,4 @@
-"""Who is signed in to the console. A session stands for an account key that was shown once, and is in memory alone.
+"""Who is signed in to the console: a session stands for a proof that was shown once, and is in memory alone.
 
 The browser keeps a random token in a cookie that no script can read and no other site can send. Calls that change
 something must also carry a second token, which only a page of this origin can learn.
@@ -20,7 +20,7 @@ LASTS_S: Final = 43_200.0
 """How long a session lasts: a working day."""
 MAX_SESSIONS: Final = 1000
 MAX_OF_A_KEY: Final = 50
-"""Sessions of one key; the oldest goes for a new one."""
+"""Sessions of one key or user; the oldest goes for a new one."""
 MAX_COOKIES: Final = 8192
 """Longest header Cookie that is read, in characters."""
 CSRF_HEADER: Final = "x-csrf-token"
@@ -69,11 +69,15 @@ class Sessions:
         """Ends the session under which somebody calls, if it is one."""
         self._by_digest.pop(principal.session, None)
 
+    def leave(self, key_id: str) -> None:
+        """Ends every session of a key or a user."""
+        self._by_digest = {d: one for d, one in self._by_digest.items() if one.principal.key_id != key_id}
+
     def lasts(self, principal: Principal, now: float) -> bool:
         """Whether the key is still good that somebody calls with, and the session, if it is one."""
         session = self._by_digest.get(principal.session) if principal.session else None
         fresh = not principal.session or (session is not None and now < session.expires_at)
-        return fresh and self.keyring.is_good(principal.key_id)
+        return fresh and (bool(principal.name) or self.keyring.is_good(principal.key_id))
 
     def of(self, principal: Principal) -> SignedIn | None:
         """The session under which somebody calls; None if it is a key."""

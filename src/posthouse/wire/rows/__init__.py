@@ -29,6 +29,7 @@ from posthouse.wire.rows.live import (
 )
 from posthouse.wire.rows.own import (
     Account,
+    ConsoleUser,
     EndpointKey,
     Key,
     MintedKey,
@@ -39,6 +40,7 @@ from posthouse.wire.rows.own import (
     RankedOffer,
     Reachable,
     Session,
+    SignIn,
     Standing,
     Status,
     Update,
@@ -79,6 +81,7 @@ __all__ = [
     "AliasTarget",
     "Bill",
     "BillDay",
+    "ConsoleUser",
     "Decision",
     "Deployed",
     "Endpoint",
@@ -113,6 +116,7 @@ __all__ = [
     "Run",
     "Segment",
     "Session",
+    "SignIn",
     "Standing",
     "StartTime",
     "Status",

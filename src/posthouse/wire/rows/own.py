@@ -71,7 +71,7 @@ class Session(Row):
     """Somebody who is signed in to the console."""
 
     name: str
-    """Of the key that was shown."""
+    """Of the key that was shown, or of the user."""
     scope: str
     account: str
     installation: str
@@ -213,6 +213,26 @@ class MintedKey(Key):
 
     key: str
     """The key itself. It is not stored and cannot be shown again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleUser(Row):
+    """Somebody who may sign in to the console with a password."""
+
+    name: str
+    scope: str
+    account: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn(Row):
+    """How one may sign in to the console, beside with an account key."""
+
+    passwords: bool
+    """Whether there are users with passwords."""
+    oidc: str
+    """What the OpenID provider is called; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
