@@ -29,7 +29,7 @@ ADMITS = ["anna@example.com = operate", "@example.com = read", "group:ops = admi
 @pytest.fixture
 async def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Web]:
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr("posthouse.server.passwords.PasswordHasher", lambda: cheap)
+    monkeypatch.setattr("posthouse.server.passwords.hasher", lambda: cheap)
     async with served(tmp_path) as web:
         answer = await web.call("POST", "/v1/users", {"name": "anna", "password": PASSWORD, "scope": "operate"})
         assert answer.status == 201, answer
@@ -80,7 +80,6 @@ async def test_for_a_name_that_nobody_has_a_password_is_compared_as_well() -> No
             return True
 
     passwords = Counting()
-    passwords._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     assert not await passwords.fits(None, PASSWORD)
     assert compared[0].startswith("$argon2id$")
 

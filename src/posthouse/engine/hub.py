@@ -31,6 +31,9 @@ MAX_ENDPOINT_BY_WORKER = 100_000
 _Offered: TypeAlias = tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]
 
 
+_FIRST_ACCOUNT = Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)
+
+
 @dataclass(slots=True)
 class Hub:
     """The one place where everything is found. Owned by one event loop; changed only in synchronous code."""
@@ -56,12 +59,9 @@ class Hub:
     workergroups: dict[WorkergroupId, Workergroup] = field(default_factory=dict)
     """Changed by `put_group` and `drop_group` alone."""
     templates: dict[TemplateId, Template] = field(default_factory=dict)
-    accounts: dict[AccountId, Account] = field(
-        default_factory=lambda: {DEFAULT_ACCOUNT: Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)}
-    )
+    accounts: dict[AccountId, Account] = field(default_factory=lambda: {DEFAULT_ACCOUNT: _FIRST_ACCOUNT})
+    users: dict[str, UserRecord] = field(default_factory=dict)  # by name
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
-    users: dict[str, UserRecord] = field(default_factory=dict)
-    """By name."""
     """Sealed values by owner and name."""
     aliases: dict[AccountId, dict[str, Alias]] = field(default_factory=dict)
     offers: Offers = field(init=False)

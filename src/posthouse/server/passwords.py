@@ -4,12 +4,13 @@ import asyncio
 import secrets
 import unicodedata
 from collections.abc import Callable
-from typing import Final, TypeVar
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from posthouse.errors import TooMany
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 T = TypeVar("T")
 
@@ -23,7 +24,6 @@ class Passwords:
     """Makes hashes and compares with them. Parameters are the library's: RFC 9106, for little memory."""
 
     def __init__(self) -> None:
-        self._hasher = PasswordHasher()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._inside = 0
         self._nobodys = ""
@@ -49,13 +49,23 @@ class Passwords:
             self._inside -= 1
 
     def _hash(self, password: str) -> str:
-        return self._hasher.hash(_normal(password))
+        return str(hasher().hash(_normal(password)))
 
     def _fits(self, hash_: str, password: str) -> bool:
+        from argon2.exceptions import InvalidHashError, VerificationError
+
         try:
-            return self._hasher.verify(hash_, _normal(password))
+            return bool(hasher().verify(hash_, _normal(password)))
         except (VerificationError, InvalidHashError):
             return False
+
+
+@lru_cache(1)
+def hasher() -> "PasswordHasher":
+    """Loaded when the first password is used, which is never on many servers."""
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()
 
 
 def _normal(password: str) -> str:

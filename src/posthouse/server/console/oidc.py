@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -21,13 +22,6 @@ from cryptography.fernet import Fernet, InvalidToken
 from posthouse.config import Oidc
 from posthouse.errors import Refused, Unauthorized
 from posthouse.server.errors import Forbidden
-
-try:
-    from joserfc import jwt
-    from joserfc.errors import JoseError
-    from joserfc.jwk import KeySet
-except ImportError:  # the extra `oidc` is not installed
-    jwt = None  # type: ignore[assignment]
 
 LASTS_S: Final = 600
 """How long somebody may be at the provider."""
@@ -64,14 +58,14 @@ class OpenId:
 
     def __init__(self, settings: Oidc, fernet: Fernet, url: str) -> None:
         """`url`: where browsers reach this server. Raises: Refused if what this needs is not installed."""
-        if jwt is None:
+        if find_spec("joserfc") is None:
             raise Refused("oidc.issuer is set, and what it needs is not installed: pip install 'posthouse[oidc]'")
         self.settings = settings
         self._fernet = fernet
         self._redirect_uri = f"{url}/v1/oidc/end"
         self._said: dict[str, Any] = {}
         self._said_at = self._keys_at = float("-inf")
-        self._keys = KeySet([])
+        self._keys: dict[str, Any] = {"keys": []}
 
     async def begin(self, leads_to: str) -> tuple[str, str]:
         """Where the browser is to go, and what its cookie is to hold meanwhile. Raises: Unauthorized."""
@@ -162,32 +156,16 @@ class OpenId:
     async def _claims(
         self, session: aiohttp.ClientSession, provider: Mapping[str, Any], token: str, nonce: str
     ) -> dict[str, Any]:
-        """What an ID token says, if all of it is as OpenID Connect Core 1.0 §3.1.3.7 wants it."""
+        """What an ID token says, if all of it is as OpenID Connect Core 1.0 §3.1.3.7 wants it. Raises: Unauthorized."""
+        expected = {"iss": self.settings.issuer, "aud": self.settings.client_id, "nonce": nonce}
         try:
-            try:
-                read = jwt.decode(token, self._keys, algorithms=ALGORITHMS)
-            except (JoseError, ValueError):
-                if time.monotonic() - self._keys_at < KEYS_S:
-                    raise
-                found = await self._ask(session, "GET", str(provider["jwks_uri"]))
-                self._keys, self._keys_at = KeySet.import_key_set({"keys": found.get("keys", [])}), time.monotonic()
-                read = jwt.decode(token, self._keys, algorithms=ALGORITHMS)
-            jwt.JWTClaimsRegistry(
-                now=int(time.time()),
-                leeway=LEEWAY_S,
-                iss={"essential": True, "value": self.settings.issuer},
-                aud={"essential": True, "value": self.settings.client_id},
-                nonce={"essential": True, "value": nonce},
-                exp={"essential": True},
-                iat={"essential": True},
-                sub={"essential": True},
-            ).validate(read.claims)
-        except (JoseError, ValueError, TypeError, KeyError) as error:
-            raise Unauthorized(f"the provider's token is not to be believed: {str(error)[:200]}") from None
-        several = isinstance(read.claims["aud"], list) and len(read.claims["aud"]) > 1
-        if read.claims.get("azp", "" if several else self.settings.client_id) != self.settings.client_id:
-            raise Unauthorized("the provider's token is for another client")
-        return dict(read.claims)
+            return _believed(token, self._keys, expected)
+        except Unauthorized:
+            if time.monotonic() - self._keys_at < KEYS_S:
+                raise
+        self._keys = await self._ask(session, "GET", str(provider["jwks_uri"]))
+        self._keys_at = time.monotonic()
+        return _believed(token, self._keys, expected)
 
     async def _with_more(
         self, session: aiohttp.ClientSession, provider: Mapping[str, Any], access: str, claims: dict[str, Any]
@@ -217,6 +195,28 @@ class OpenId:
         if not isinstance(found, dict):
             raise Unauthorized(f"the provider's answer at {url[:200]} is no object")
         return found
+
+
+def _believed(token: str, keys: dict[str, Any], expected: Mapping[str, str]) -> dict[str, Any]:
+    """The claims of an ID token that one of the keys has signed, and that says what is expected.
+
+    Raises: Unauthorized.
+    """
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+    from joserfc.jwk import KeySet
+
+    must: dict[str, Any] = {name: {"essential": True} for name in ("exp", "iat", "sub")}
+    must |= {name: {"essential": True, "value": value} for name, value in expected.items()}
+    try:
+        read = jwt.decode(token, KeySet.import_key_set({"keys": keys.get("keys", [])}), algorithms=ALGORITHMS)
+        jwt.JWTClaimsRegistry(now=int(time.time()), leeway=LEEWAY_S, **must).validate(read.claims)
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unauthorized(f"the provider's token is not to be believed: {str(error)[:200]}") from None
+    several = isinstance(read.claims["aud"], list) and len(read.claims["aud"]) > 1
+    if read.claims.get("azp", "" if several else expected["aud"]) != expected["aud"]:
+        raise Unauthorized("the provider's token is for another client")
+    return dict(read.claims)
 
 
 def own_page(address: str) -> str:
