@@ -84,6 +84,7 @@ CONSOLE_API = DOCS.parent / "console" / "openapi.json"
 CONSOLE_CALLS = (
     "/v1/session",
     "/v1/sign-in",
+    "/v1/costs",
     "/v1/users",
     "/v1/status",
     "/v1/events",

@@ -28,6 +28,7 @@ export type WhatIf = Schemas["WhatIf"];
 export type Run = Schemas["Run"];
 export type Tried = Schemas["Tried"];
 export type Bill = Schemas["Bill"];
+export type Costs = Schemas["Costs"];
 export type BillDay = Schemas["BillDay"];
 export type Act = Schemas["Act"];
 export type ActCheck = Schemas["ActCheck"];

@@ -342,7 +342,7 @@ async def _save(parts: Parts) -> None:
         for managed in hub.endpoints.values():
             await hub.write_down(managed)
         await parts.recorder.keep_all(at_once=True)
-        await parts.sampler.save()
+        await parts.sampler.save(at_once=True)
     for managed in hub.endpoints.values():
         if managed.kept is not None:
             managed.kept.close()

@@ -11,6 +11,7 @@ from posthouse.domain.lifecycle import COMING, Goal, State
 from posthouse.domain.offer import GroupOffer
 from posthouse.domain.reports import Ended
 from posthouse.domain.worker import Worker, WorkerId
+from posthouse.engine.costs import Costs
 from posthouse.engine.history import History
 from posthouse.engine.measured import Log
 from posthouse.engine.samples import Samples
@@ -118,7 +119,7 @@ class ManagedEndpoint:
         """`version`: of the fleet in the store, for compare-and-set; `epoch`: of the lease under which it is here."""
         self.deeds: Deeds = deeds or Nothing()
         self.history = History()
-        self.samples = Samples()
+        self.samples, self.costs = Samples(), Costs()
         self.stats, self.measured = log.stats, log.measured
         self.held: dict[int, Callable[[Assignment | Waiting], None]] = {}
         """What is to be told what becomes of requests that are held open."""

@@ -90,6 +90,7 @@ class Router:
             else:
                 on_end(None, now)
         if isinstance(outcome, Assignment):
+            managed.costs.asked[caller] += announced
             return self._assigned(ask, outcome, deliver, now)
         managed.measured.found_none(managed.fleet, now)
         if outcome.held:
@@ -138,6 +139,7 @@ class Router:
             self._count_held(caller, -1)
             now = self.hub.clock.now()
             if isinstance(outcome, Assignment):
+                managed.costs.asked[caller] += ask.cost
                 self._assigned(ask, outcome, deliver, now)
             else:
                 deliver(_waits(managed, ask, outcome, now))

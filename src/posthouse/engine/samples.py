@@ -141,10 +141,11 @@ class Samples:
         self.p95_wait_s = 0.0
         """The 95th percentile of the waits of the last five minutes, as of the latest sample; 0 where nobody came."""
 
-    async def load(self, store: Histories, endpoint_id: EndpointId) -> None:
-        """Goes on from what the store has. Raises: Unavailable."""
-        for stored in await store.latest_history(endpoint_id):
-            self._open[stored.scale] = Chunk.of(stored)
+    def load(self, latest: Iterable[HistoryChunk]) -> None:
+        """Goes on from what the store has, of which this is the latest of each scale."""
+        for stored in latest:
+            if stored.scale < len(SCALES):
+                self._open[stored.scale] = Chunk.of(stored)
         self.loaded = True
 
     def add(self, at: float, row: Values, scale: int = 0) -> None:
@@ -258,22 +259,34 @@ class Sampler:
         with suppress(Unavailable):
             for managed in list(self.endpoints()):
                 if not managed.samples.loaded:
-                    await managed.samples.load(self.store, managed.fleet.endpoint.id)
+                    latest = await self.store.latest_history(managed.fleet.endpoint.id)
+                    managed.samples.load(latest)
+                    managed.costs.load(latest)
         for managed in list(self.endpoints()):
             managed.samples.take(managed, self.now())
+            if managed.samples.loaded:
+                managed.costs.take(managed, self.now())
             await asyncio.sleep(0)
         with suppress(Unavailable):
             await self.save()
 
-    async def save(self) -> None:
-        """Writes down what is new. Raises: Unavailable."""
+    async def save(self, at_once: bool = False) -> None:
+        """Writes down what is new. `at_once`: also of costs, which else wait for a minute. Raises: Unavailable."""
         unsaved = [
             (managed.samples, key, chunk)
             for managed in self.endpoints()
             for key, chunk in managed.samples.unsaved.items()
         ]
         ids = {id(managed.samples): managed.fleet.endpoint.id for managed in self.endpoints()}
-        if unsaved:
-            await self.store.put_history([c.pack(ids[id(s)], scale) for s, (scale, _), c in unsaved])
+        chunks = [c.pack(ids[id(s)], scale) for s, (scale, _), c in unsaved]
+        costs = [
+            (m.costs, found)
+            for m in self.endpoints()
+            if (found := m.costs.unsaved(m.fleet.endpoint.id, self.now(), at_once))
+        ]
+        if unsaved or costs:
+            await self.store.put_history(chunks + [chunk for _, found in costs for chunk in found])
         for samples, key, _ in unsaved:
             samples.unsaved.pop(key, None)
+        for of_one, _ in costs:
+            of_one.saved()

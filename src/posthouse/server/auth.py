@@ -135,11 +135,14 @@ class Keyring:
         """The key with this id, with its last use. Raises: KeyError."""
         return self._latest(key_id)
 
+    def name_of(self, key_id: str) -> str:
+        """What the key with this id is called; empty if there is none."""
+        return self._records[key_id].name if key_id in self._records else ""
+
     def acting(self, principal: Principal, who: Actor) -> Actor:
         """Who acts, where it is this caller."""
-        record = self._records.get(principal.key_id)
         via = "console" if principal.session else "key"
-        name = principal.name or ("" if record is None else record.name)
+        name = principal.name or self.name_of(principal.key_id)
         return replace(who, via=via, key_id=principal.key_id, key_name=name)
 
     def is_good(self, key_id: str) -> bool:

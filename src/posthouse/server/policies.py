@@ -84,6 +84,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/providers"): Scope.READ,
     ("POST", "/v1/providers/{name}/check"): Scope.OPERATE,
     ("GET", "/v1/offers"): Scope.READ,
+    ("GET", "/v1/costs"): Scope.READ,  # by key for those who may see keys
     ("GET", "/v1/events"): Scope.READ,
     ("GET", "/v1/workers"): Scope.READ,
     ("GET", "/v1/workers/{worker_id}"): Scope.READ,

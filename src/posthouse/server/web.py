@@ -16,6 +16,7 @@ from posthouse.engine.stream import EventStream
 from posthouse.server.api.aliases import add_alias_routes
 from posthouse.server.api.audit import add_audit_routes
 from posthouse.server.api.bill import add_bill_route
+from posthouse.server.api.costs import add_cost_route
 from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_routes
 from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
@@ -97,6 +98,7 @@ def web_app(
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
     add_audit_routes(app, hub)
     add_bill_route(app, hub)
+    add_cost_route(app, hub, keyring)
     add_event_routes(app, hub, stream or EventStream(0), sessions)
     door = SignIn(hub, keyring, sessions, throttle, passwords, openid)
     add_session_routes(app, door)

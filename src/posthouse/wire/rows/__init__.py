@@ -5,7 +5,7 @@ Names of fields are the protocol's where it has the call, and our own under `/v1
 
 from posthouse.wire.rows.aliases import Alias, AliasFallback, AliasTarget
 from posthouse.wire.rows.audit import Act, ActCheck
-from posthouse.wire.rows.bill import Bill, BillDay
+from posthouse.wire.rows.bill import Bill, BillDay, CostLine, Costs
 from posthouse.wire.rows.decisions import (
     Affinity,
     Decision,
@@ -82,6 +82,8 @@ __all__ = [
     "Bill",
     "BillDay",
     "ConsoleUser",
+    "CostLine",
+    "Costs",
     "Decision",
     "Deployed",
     "Endpoint",

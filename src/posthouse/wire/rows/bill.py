@@ -1,4 +1,4 @@
-"""What an endpoint cost beside the least that it could have."""
+"""What endpoints cost: over time, and beside the least that it could have been."""
 
 from dataclasses import dataclass
 
@@ -43,3 +43,32 @@ class Bill(Row):
     """What would take each part away, in words. `posthouse advise` tries it."""
     notes: list[str]
     """What is not known, and was assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLine(Row):
+    """What one endpoint, key, GPU, provider or state cost, in US dollars."""
+
+    name: str
+    usd: float
+    usd_of: list[float]
+    """In each span of time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs(Row):
+    """What endpoints cost over time."""
+
+    by: str
+    begin: list[float]
+    """When each span of time began, in epoch seconds, UTC; the last one goes on."""
+    step_s: float
+    """How long a span is."""
+    usd: float
+    """All of it, in US dollars, as are the next two."""
+    idle_usd: float
+    """By workers that were ready and had no request."""
+    storage_usd: float
+    """By workers that rested: what their disks cost."""
+    lines: list[CostLine]
+    """The dearest first; together they are `usd`."""

@@ -1,0 +1,170 @@
+"""What endpoints cost over time, by what it was for, by provider and GPU, and by the keys that asked.
+
+Every sample adds what each worker cost since the one before to the present hour; the parts add up to what the fleet has
+spent. An hour that is over becomes part of its day. Both are kept beside the history, within a bound.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.worker import Worker, WorkerId
+from posthouse.engine.figures import look
+from posthouse.recording.history import Histories, HistoryChunk
+
+if TYPE_CHECKING:
+    from posthouse.engine.managed import ManagedEndpoint
+
+Name = TypeVar("Name", bound=Hashable)
+Part: TypeAlias = tuple[str, str, str]
+"""Provider, GPU, and what it was for."""
+
+FOR: Final = ("working", "idle", "starting", "storage", "failed")
+SPANS: Final = {100: (3600.0, 200), 101: (86_400.0, 400)}
+"""Length of a bucket in seconds, and how many are kept of an endpoint, by their scale among the history: hours of eight
+days, days of thirteen months."""
+HOURS, DAYS = SPANS
+MAX_NAMES: Final = 100
+"""Parts, and keys, of a bucket; what those beyond the largest cost is `OTHER`'s: a bucket has at most some 15 kB."""
+OTHER: Final = "(others)"
+SAVED_S: Final = 60.0
+"""How often the present hour is written down: what a crash loses."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What an endpoint cost in an hour or a day, in US dollars."""
+
+    number: int
+    spent: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
+    asked: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Work that each key asked for; of a day, what it cost. Empty name: nobody asked."""
+
+    def by_key(self) -> dict[str, float]:
+        """What it cost, by the keys that asked, in proportion to the work that they asked for."""
+        usd, work = sum(self.spent.values()), sum(self.asked.values())
+        return {key: usd * asked / work for key, asked in self.asked.items()} if work > 0 else {"": usd}
+
+    def add(self, other: "Bucket") -> None:
+        """Takes in an hour, of a day."""
+        for part, usd in other.spent.items():
+            self.spent[part] += usd
+        for key, usd in other.by_key().items():
+            self.asked[key] += usd
+
+    def pack(self, endpoint_id: EndpointId, scale: int) -> HistoryChunk:
+        """The same as it is stored."""
+        spent = [[*part, usd] for part, usd in _largest(self.spent, (OTHER, "", "")).items()]
+        packed = json.dumps([spent, _largest(self.asked, OTHER)]).encode()
+        return HistoryChunk(endpoint_id, scale, self.number, self.number % SPANS[scale][1], 0, packed)
+
+    @classmethod
+    def of(cls, stored: HistoryChunk) -> "Bucket":
+        """What was packed."""
+        spent, asked = json.loads(stored.packed)
+        bucket = cls(stored.number)
+        for provider, gpu, what_for, usd in spent:
+            bucket.spent[provider, gpu, what_for] += usd
+        bucket.asked.update(asked)
+        return bucket
+
+
+class Costs:
+    """What one endpoint cost. Until it is known what the store has, nothing is counted."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, float] = defaultdict(float)
+        """Work that each key has asked for since the last sample; routing counts it."""
+        self._open: dict[int, Bucket] = {}
+        self._seen: dict[WorkerId, tuple[float, Part]] = {}
+        """What each worker had cost at the last sample, and for what."""
+        self._total = -1.0
+        self._unsaved: dict[tuple[int, int], Bucket] = {}
+        self._saved_at = 0.0
+
+    def load(self, stored: Iterable[HistoryChunk]) -> None:
+        """Goes on from what the store has, of which this is the latest of each scale."""
+        self._open = {chunk.scale: Bucket.of(chunk) for chunk in stored if chunk.scale in SPANS}
+
+    def take(self, managed: "ManagedEndpoint", now: float) -> None:
+        """Adds what it cost since the last sample."""
+        number = int(now // SPANS[HOURS][0])
+        hour = self._open.get(HOURS)
+        if hour is None or hour.number < number:
+            if hour is not None:
+                self._fold(hour)
+            hour = self._open[HOURS] = self._unsaved[HOURS, number] = Bucket(number)
+        total, workers = managed.fleet.spent_usd(now), managed.fleet.workers
+        before, self._seen = self._seen, {i: (w.spent_at(now), _part(managed, w)) for i, w in workers.items()}
+        if self._total >= 0:
+            rest = total - self._total
+            for worker_id, (usd, part) in self._seen.items():
+                more = usd - before.get(worker_id, (0.0, part))[0]
+                hour.spent[part] += more
+                rest -= more
+            if (gone := before.keys() - workers.keys()) and rest > 0:
+                hour.spent[before[min(gone)][1]] += rest
+        for key, work in self.asked.items():
+            hour.asked[key] += work
+        if self.asked or total > self._total:
+            self._unsaved[HOURS, hour.number] = hour
+        self.asked.clear()
+        self._total = total
+
+    def _fold(self, hour: Bucket) -> None:
+        """Makes an hour that is over part of its day."""
+        number = int(hour.number * SPANS[HOURS][0] // SPANS[DAYS][0])
+        day = self._open.get(DAYS)
+        if day is None or day.number < number:
+            day = self._open[DAYS] = Bucket(number)
+        day.add(hour)
+        self._unsaved |= {(DAYS, number): day, (HOURS, hour.number): hour}
+
+    def unsaved(self, endpoint_id: EndpointId, now: float, at_once: bool = False) -> list[HistoryChunk]:
+        """What is to be written now: once a minute, and whenever an hour is over.
+
+        An hour and the day that it became part of are always written together.
+        """
+        if not self._unsaved or not (at_once or len(self._unsaved) > 1 or now - self._saved_at >= SAVED_S):
+            return []
+        self._saved_at = now
+        return [bucket.pack(endpoint_id, scale) for (scale, _), bucket in self._unsaved.items()]
+
+    def saved(self) -> None:
+        """What `unsaved` told last is in the store."""
+        self._unsaved.clear()
+
+    async def since(self, store: Histories, endpoint_id: EndpointId, scale: int, first: int) -> dict[int, Bucket]:
+        """The buckets of a scale from this number on, by number. Raises: Unavailable."""
+        found = {chunk.number: Bucket.of(chunk) for chunk in await store.history(endpoint_id, scale, first)}
+        found |= {number: bucket for (of, number), bucket in self._unsaved.items() if of == scale}
+        if scale == DAYS and (hour := self._open.get(HOURS)) is not None:  # which is in no day yet
+            number = int(hour.number * SPANS[HOURS][0] // SPANS[DAYS][0])
+            today = Bucket(number)
+            if number in found:
+                today.spent.update(found[number].spent)
+                today.asked.update(found[number].asked)
+            today.add(hour)
+            found[number] = today
+        return {number: bucket for number, bucket in found.items() if number >= first}
+
+
+def _part(managed: "ManagedEndpoint", worker: Worker) -> Part:
+    """What a worker is paid for now. Resting it is storage: a disk that is kept."""
+    there = {"cold": "storage", "failed": "failed", "loading": "starting"}.get(look(worker))
+    busy = "working" if managed.fleet.requests.load_at(worker.id)[1] else "idle"
+    gpu = f"{worker.num_gpus}× {worker.gpu_name}" if worker.num_gpus else worker.gpu_name
+    return worker.provider, gpu, there or busy
+
+
+def _largest(values: Mapping[Name, float], other: Name) -> dict[Name, float]:
+    """The largest values, and the sum of the others by another name."""
+    if len(values) <= MAX_NAMES:
+        return dict(values)
+    ordered = sorted(values.items(), key=lambda item: -item[1])
+    kept = dict(ordered[:MAX_NAMES])
+    kept[other] = kept.get(other, 0.0) + sum(value for _, value in ordered[MAX_NAMES:])
+    return kept

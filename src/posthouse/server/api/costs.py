@@ -1,0 +1,113 @@
+"""Our own call about what endpoints cost over time, under /v1."""
+
+import csv
+import io
+import time
+from collections import defaultdict
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Query, Response
+
+from posthouse.engine.costs import DAYS, FOR, HOURS, OTHER, SPANS, Bucket
+from posthouse.engine.hub import Hub
+from posthouse.server.api.v1 import find_endpoint
+from posthouse.server.auth import Keyring, Principal, Scope
+from posthouse.server.errors import Forbidden
+from posthouse.server.middleware import Caller
+from posthouse.wire import rows
+
+By = Literal["endpoint", "key", "gpu", "provider", "state"]
+
+HOURS_S = 7 * 86_400.0
+"""For how long a past hours are told; of a longer one, days."""
+MOST_LINES = 100
+NOBODY = "(nobody asked)"
+
+
+def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring) -> None:
+    @app.get("/v1/costs", response_model=rows.Costs, responses={200: {"content": {"text/csv": {}}}})
+    async def show_costs(
+        caller: Caller,
+        by: By = "endpoint",
+        endpoint: str = "",
+        last_s: Annotated[float, Query(ge=3600, le=366 * 86_400)] = 86_400.0,
+        as_csv: bool = False,
+    ) -> Response | rows.Costs:
+        """What your endpoints, or one of them, cost over time: by the hour for a week, else by the day (UTC).
+
+        By key it is in proportion to the work that each asked for in an hour, and for who may see keys. Storage is what
+        workers cost that rest; idle are those without a request. `as_csv`: a table, with the units in its head."""
+        if by == "key" and caller.scope < Scope.ADMIN:
+            raise Forbidden("by: what keys cost is for the scope admin, which may see keys")
+        found = await _costs(hub, keyring, caller, by, endpoint, last_s)
+        return _as_csv(found) if as_csv else found
+
+
+async def _costs(hub: Hub, keyring: Keyring, caller: Principal, by: By, endpoint: str, last_s: float) -> rows.Costs:
+    wanted = find_endpoint(hub, caller, endpoint) if endpoint else None
+    seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
+    scale = HOURS if last_s <= HOURS_S else DAYS
+    step_s, now = SPANS[scale][0], hub.clock.now()
+    last = int(now // step_s)
+    first = int((now - last_s) // step_s) + 1
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (last - first + 1))
+    of_for = dict.fromkeys(FOR, 0.0)
+    for managed in seen:
+        if wanted not in (None, managed.fleet.endpoint.id):
+            continue
+        name = managed.fleet.endpoint.name
+        for number, bucket in (await managed.costs.since(hub.store, managed.fleet.endpoint.id, scale, first)).items():
+            for (_, _, what_for), usd in bucket.spent.items():
+                of_for[what_for] = of_for.get(what_for, 0.0) + usd
+            for one, usd in _split(bucket, by, name).items():
+                if number <= last:
+                    sums[_key_name(keyring, one, name) if by == "key" else one][number - first] += usd
+    ordered = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    if len(ordered) > MOST_LINES:
+        rest = [sum(column) for column in zip(*(usd_of for _, usd_of in ordered[MOST_LINES:]), strict=True)]
+        ordered = [*ordered[:MOST_LINES], (OTHER, rest)]
+    lines = [rows.CostLine(name=one, usd=sum(usd_of), usd_of=usd_of) for one, usd_of in ordered if any(usd_of)]
+    return rows.Costs(
+        by=by,
+        begin=[number * step_s for number in range(first, last + 1)],
+        step_s=step_s,
+        usd=sum(line.usd for line in lines),
+        idle_usd=of_for["idle"],
+        storage_usd=of_for["storage"],
+        lines=lines,
+    )
+
+
+def _split(bucket: Bucket, by: By, endpoint: str) -> dict[str, float]:
+    """What an endpoint cost in an hour or a day, in the parts that are asked for."""
+    if by == "key":
+        return bucket.by_key()
+    split: dict[str, float] = defaultdict(float)
+    for (provider, gpu, what_for), usd in bucket.spent.items():
+        named = {"endpoint": endpoint, "provider": provider, "gpu": gpu or "no GPU", "state": what_for}
+        split[named[by]] += usd
+    return split
+
+
+def _key_name(keyring: Keyring, key_id: str, endpoint: str) -> str:
+    """What a key is called, for people."""
+    if not key_id or key_id == OTHER:
+        return key_id or NOBODY
+    if key_id.startswith("phe_"):
+        return f"{endpoint}'s own key"
+    name = keyring.name_of(key_id)
+    return f"{name} (ph_{key_id})" if name else f"ph_{key_id}"
+
+
+def _as_csv(found: rows.Costs) -> Response:
+    """A row for each line and span of time. Texts that a spreadsheet would compute begin with an apostrophe."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["begin_utc", "span_s", found.by, "usd"])
+    for index, begin in enumerate(found.begin):
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin))
+        for line in found.lines:
+            name = f"'{line.name}" if line.name.startswith(("=", "+", "-", "@", "\t", "\r")) else line.name
+            table.writerow([at, f"{found.step_s:.0f}", name, f"{line.usd_of[index]:.6f}"])
+    headers = {"Content-Disposition": f'attachment; filename="posthouse-costs-by-{found.by}.csv"'}
+    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)

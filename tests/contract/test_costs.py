@@ -1,0 +1,168 @@
+"""What endpoints cost over time: the parts add up to what was spent, by key as each asked, and outlive the server."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from posthouse.domain.lifecycle import Goal, State
+from posthouse.engine.costs import DAYS, HOURS, MAX_NAMES, OTHER, Bucket, Costs
+from posthouse.engine.samples import Sampler
+from tests.kit.web import Web, served, worker
+
+HOUR_S = 3600.0
+NOON = 1_700_049_599.0
+"""Just before an hour begins."""
+
+
+@dataclass
+class Clock:
+    at: float = NOON
+
+    def now(self) -> float:
+        return self.at
+
+    wall = now
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with served(tmp_path) as web:
+        web.hub.clock = Clock()
+        yield web
+
+
+class Hours:
+    """An endpoint with a worker that serves, one that rests, and a sampler that a test drives."""
+
+    def __init__(self, web: Web, endpoint_id: int) -> None:
+        self.web, self.clock = web, web.hub.clock
+        at = {"created_at": NOON, "since": NOON, "progressed_at": NOON}
+        cold = {"state": State.STOPPED, "goal": Goal.COLD, "gpu_name": "H100", "num_gpus": 2}
+        self.fleet = web.staff(worker(1, endpoint_id, **at), worker(2, endpoint_id, **at, **cold))
+        self.managed = self.fleet.managed
+        self.sampler = Sampler(web.hub.endpoints.values, self.clock.now, web.hub.store)
+
+    async def pass_by(self, hours: float, step_s: float = 300.0, **asked: float) -> None:
+        """So much time, with a sample and what each key asked in every step."""
+        for _ in range(round(hours * HOUR_S / step_s)):
+            for key, work in asked.items():
+                self.managed.costs.asked[key] += work
+            self.clock.at += step_s  # type: ignore[attr-defined]
+            await self.sampler.round()
+
+
+@pytest.fixture
+async def hours(web: Web) -> Hours:
+    hours = Hours(web, await web.make_endpoint("llm"))
+    await hours.sampler.round()
+    return hours
+
+
+async def test_the_parts_add_up_to_what_was_spent(web: Web, hours: Hours) -> None:
+    await hours.pass_by(2.5)
+    spent = hours.managed.fleet.spent_usd(hours.clock.now())
+    assert spent == pytest.approx(2.5 * 0.51)
+    for by, names in {
+        "endpoint": {"llm": 1.275},
+        "provider": {"shelf": 1.275},
+        "gpu": {"1× RTX 4090": 1.25, "2× H100": 0.025},
+        "state": {"idle": 1.25, "storage": 0.025},
+        "key": {"(nobody asked)": 1.275},
+    }.items():
+        found = (await web.call("GET", f"/v1/costs?by={by}")).body
+        assert {line["name"]: line["usd"] for line in found["lines"]} == pytest.approx(names), by
+        assert (found["usd"], found["idle_usd"], found["storage_usd"]) == pytest.approx((spent, 1.25, 0.025))
+        assert [sum(line["usd_of"][-3:]) for line in found["lines"]] == pytest.approx([*names.values()])
+
+
+async def test_keys_pay_in_each_hour_in_proportion_to_what_they_asked(web: Web, hours: Hours) -> None:
+    key = next(record for record in web.keyring.records() if record.name == "route")
+    await hours.pass_by(1, **{key.id: 30.0, "phe_1_1": 10.0})
+    await hours.pass_by(1, phe_1_1=7.0)
+    await hours.pass_by(1)
+    found = (await web.call("GET", "/v1/costs?by=key")).body
+    assert {line["name"]: line["usd"] for line in found["lines"]} == pytest.approx(
+        {f"route (ph_{key.id})": 0.75 * 0.51, "llm's own key": 1.25 * 0.51, "(nobody asked)": 0.51}, rel=0.03
+    )
+    assert found["usd"] == pytest.approx(3 * 0.51)
+
+
+async def test_routing_counts_what_each_key_asks(web: Web, hours: Hours) -> None:
+    from posthouse.engine.router import Router
+    from posthouse.wire.route import RouteAsk
+
+    router = Router(web.hub, None, lambda worker: bytes(32), 0.0, lambda text, told: None)  # type: ignore[arg-type]
+    for key, cost in (("a", 20.0), ("b", 5.0), ("a", 1.0)):
+        router.route(hours.managed, RouteAsk(endpoint="llm", cost=cost), lambda reply: None, caller=key)
+    assert dict(hours.managed.costs.asked) == {"a": 21.0, "b": 5.0}
+
+
+async def test_days_are_the_hours_that_they_have_and_the_present_one(web: Web, hours: Hours) -> None:
+    await hours.pass_by(30, step_s=1800.0, phe_1_1=1.0)
+    by_day, by_hour = [(await web.call("GET", f"/v1/costs?by=key&last_s={days * 86_400}")).body for days in (30, 7)]
+    assert (by_day["step_s"], by_hour["step_s"]) == (86_400.0, 3600.0)
+    assert by_day["usd"] == pytest.approx(by_hour["usd"]) == pytest.approx(30 * 0.51)
+    assert [round(usd, 4) for usd in by_day["lines"][0]["usd_of"][-2:]] == pytest.approx([12 * 0.51, 18 * 0.51])
+
+
+async def test_a_worker_that_goes_between_two_samples_is_paid_for(web: Web, hours: Hours) -> None:
+    await hours.pass_by(0.5)
+    managed = hours.managed
+    hours.clock.at += 300.0  # type: ignore[attr-defined]
+    gone = managed.fleet.workers[1]  # type: ignore[index]
+    managed.fleet.roster.spent_gone_usd += gone.spent_at(hours.clock.now())
+    del managed.fleet.roster.workers[gone.id]
+    await hours.sampler.round()
+    found = (await web.call("GET", "/v1/costs?by=gpu")).body
+    assert found["usd"] == pytest.approx(managed.fleet.spent_usd(hours.clock.now()))
+    assert found["lines"][0]["name"] == "1× RTX 4090"
+
+
+async def test_what_was_written_goes_on_after_a_crash_and_counts_no_hour_twice(web: Web, hours: Hours) -> None:
+    await hours.pass_by(3, a=1.0)
+    before = (await web.call("GET", "/v1/costs?by=key&last_s=864000")).body
+    hours.managed.costs, hours.managed.samples.loaded = Costs(), False
+    await hours.sampler.round()
+    await hours.pass_by(1, a=1.0)
+    after = (await web.call("GET", "/v1/costs?by=key&last_s=864000")).body
+    assert after["usd"] == pytest.approx(before["usd"] + 0.51, rel=0.02)  # of the last minute nothing was written
+
+
+async def test_as_csv_with_units_and_nothing_that_a_spreadsheet_computes(web: Web, hours: Hours) -> None:
+    await web.call("PUT", "/api/v0/endptjobs/1/", {"endpoint_name": "=1+1"})
+    await hours.pass_by(1)
+    async with web.session.get(
+        f"{web.url}/v1/costs?as_csv=true&last_s=3600", headers={"Authorization": f"Bearer {web.keys['read']}"}
+    ) as reply:
+        assert reply.content_type == "text/csv"
+        table = list(csv.reader(io.StringIO(await reply.text())))
+    assert table[0] == ["begin_utc", "span_s", "endpoint", "usd"]
+    assert table[1][:3] == ["2023-11-15T12:00:00Z", "3600", "'=1+1"]
+
+
+async def test_by_key_is_for_who_may_see_keys_and_others_see_their_own(web: Web, hours: Hours) -> None:
+    await hours.pass_by(1)
+    assert (await web.call("GET", "/v1/costs?by=key", key="operate")).status == 403
+    await web.call("POST", "/v1/accounts", {"name": "acme"})
+    theirs = (await web.call("POST", "/v1/keys", {"name": "t", "scope": "admin", "account": "acme"})).body["key"]
+    assert (await web.call("GET", "/v1/costs", key=theirs)).body["lines"] == []
+    assert (await web.call("GET", "/v1/costs?endpoint=llm", key=theirs)).status == 404
+
+
+def test_what_is_stored_of_a_bucket_has_a_bound_and_keeps_the_sum() -> None:
+    bucket = Bucket(5)
+    for n in range(1000):
+        bucket.spent["p" * 30, f"GPU {n}", "working"] += n
+        bucket.asked[f"{n:08x}"] += n
+    chunk = bucket.pack(1, HOURS)  # type: ignore[arg-type]
+    assert len(chunk.packed) < 16_000
+    again = Bucket.of(chunk)
+    assert (sum(again.spent.values()), sum(again.asked.values())) == pytest.approx((499_500, 499_500))
+    assert (len(again.asked), OTHER in again.asked) == (MAX_NAMES + 1, True)
+    assert bucket.pack(1, DAYS).slot == 5  # type: ignore[arg-type]
+    assert json.loads(chunk.packed)
