@@ -1,13 +1,15 @@
 """A model server that only streams, run as a program: `engine.py PORT FILE`.
 
-A chat is answered by `max_tokens` events, `PIECE_S` apart. What begins, ends and is given up goes as lines of JSON into
-the file, with the time of this machine's clock.
+A chat is answered by events, `PIECE_S` apart, until there is a file with `.end` after its name: nothing that is done to
+a stream comes too late. What begins, ends and is given up goes as lines of JSON into the file, with the time of this
+machine's clock.
 """
 
 import asyncio
 import json
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from aiohttp import web
 
 PIECE_S = 0.05
 KEPT: web.AppKey[Path] = web.AppKey("kept", Path)
+
+
+def end_of(kept: Path) -> Path:
+    return kept.with_suffix(".end")
 
 
 def note(request: web.Request, asked: dict[str, Any], what: str) -> None:
@@ -32,7 +38,9 @@ async def chat(request: web.Request) -> web.StreamResponse:
     try:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for number in range(asked["max_tokens"]):
+        for number in count():
+            if end_of(request.app[KEPT]).exists():
+                break
             choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
             event = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
