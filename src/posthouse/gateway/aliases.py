@@ -51,8 +51,8 @@ class Aliases:
     def known(self, key: str, model: str) -> Sequence[Step]:
         """Where a request goes; empty where it is not known that the model is an alias."""
         at, aliases = self._known.get(key, (0.0, {}))
-        fresh = self._clock() < at + KNOWN_S
-        return steps(aliases, model, self._draw) if fresh and model in aliases else ()
+        known = model in aliases and self._clock() < at + KNOWN_S
+        return steps(aliases, model, self._draw) if known else ()
 
     async def find(self, server: Server, key: str, model: str) -> Sequence[Step]:
         """The same; empty where there is no such alias. Raises: Refused."""
@@ -65,7 +65,7 @@ class Aliases:
             self._adapted[key, model] = self._clock()
             if len(self._adapted) > MAX_KEYS:
                 self._adapted.popitem(last=False)
-        return self._clock() < self._adapted.get((key, model), -KNOWN_S) + KNOWN_S
+        return (key, model) in self._adapted and self._clock() < self._adapted[key, model] + KNOWN_S
 
     async def all(self, server: Server, key: str) -> Mapping[str, Alias]:
         """Every alias of the key, by name, as it is now. Raises: Refused."""

@@ -1,13 +1,12 @@
 """What the gateway answers: which models there are, and requests to them."""
 
-import contextlib
 import itertools
 import logging
 import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -81,7 +80,7 @@ class Gateway:
 
     async def _answer(self, client: Request) -> None:
         shown = client.header(REQUEST_ID)
-        client.id = shown if _WORD.fullmatch(shown) else f"req_{_OURS}{next(_numbers):012x}"
+        client.id = shown if shown and _WORD.fullmatch(shown) else f"req_{_OURS}{next(_numbers):012x}"
         logs.request_id.set(client.id)
         try:
             try:
@@ -195,13 +194,16 @@ class Gateway:
         size = len(asked.body) if isinstance(asked.body, bytes) else 0
         if isinstance(asked.body, Upload):
             size = self._ways.settings.max_body_bytes if asked.body.size is None else asked.body.size
-        with self._held(size):
+        self._hold(size)
+        try:
             if client.header(DIRECT_HEADER):
                 await DirectExchange(self._ways, client, key, asked).run()
             elif (once := client.header(b"idempotency-key")) and isinstance(asked.body, bytes):
                 await self._once(client, key, asked, asked.body, once)
             else:
                 await self._exchange(client, key, asked).run()
+        finally:
+            self._held_bytes -= size
 
     def _exchange(self, client: Request, key: str, asked: Asked, repeat: Repeat | None = None) -> Exchange:
         kind = ResponseExchange if client.path.startswith(PATH) else Exchange
@@ -255,16 +257,11 @@ class Gateway:
         most = self._ways.settings.max_body_bytes
         return Refused(413, "request_too_large", f"body: must be at most {most} bytes")
 
-    @contextlib.contextmanager
-    def _held(self, size: int) -> Iterator[None]:
+    def _hold(self, size: int) -> None:
         """Counts a body that may have to be sent again. Raises: Refused."""
         if self._held_bytes + size > self._ways.settings.max_held_bytes:
             raise Refused(503, "busy", "the gateway holds too many bodies; try again", retry_s=RETRY_S)
         self._held_bytes += size
-        try:
-            yield
-        finally:
-            self._held_bytes -= size
 
 
 def _key_of(client: Request) -> str:

@@ -60,8 +60,10 @@ class Asked(Struct, frozen=True):
     @property
     def prefer(self) -> Mapping[str, object] | None:
         """Which workers would be best for it, as `/route/` takes it."""
+        if not (self.key or self.adapter or self.home):
+            return None
         wanted = {"key": self.key, "adapter": self.adapter, "worker": self.home.worker_id if self.home else 0}
-        return {name: said for name, said in wanted.items() if said} or None
+        return {name: said for name, said in wanted.items() if said}
 
 
 def read(path: str, body: bytes) -> Asked:

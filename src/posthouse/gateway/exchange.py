@@ -197,8 +197,8 @@ class Exchange:
         if step.wait_s is not None:
             self._hold_until = min(self._hold_until, time.monotonic() + step.wait_s)
         limit_s = settings.hold_s + settings.silence_s
-        job = Job(asked.model, asked.path, lambda _: asked.body, self._work, limit_s, _RETRIES, self._waits)
-        job = job._replace(prefer=asked.prefer)
+        model, path, prefer, waits = asked.model, asked.path, asked.prefer, self._waits
+        job = Job(model, path, lambda _: asked.body, self._work, limit_s, _RETRIES, waits, prefer=prefer)
         try:
             self._client.trace("queue", endpoint=asked.model)
             part = self._client.part

@@ -31,13 +31,13 @@ class Head:
     headers: Headers
     last: bool
     """The connection ends with the answer."""
-    values: dict[bytes, bytes] = field(init=False)
+    values: dict[bytes, str] = field(init=False)
     """The first header of each name."""
     passed_on: dict[bool, Headers] = field(default_factory=dict)
     """What a worker gets of the headers; by whether the body is JSON."""
 
     def __post_init__(self) -> None:
-        self.values = dict(reversed(self.headers))
+        self.values = {name: value.decode("latin-1") for name, value in reversed(self.headers)}
 
 
 class Request(request.Request):
@@ -77,7 +77,7 @@ class Request(request.Request):
 
     def header(self, name: bytes) -> str:
         """The value of a header, whose name is in lower case; empty if there is none."""
-        return self.head.values.get(name, b"").decode("latin-1")
+        return self.head.values.get(name, "")
 
     def trace(self, name: str, **attributes: str) -> None:
         """What was done of it is over, and the next begins."""

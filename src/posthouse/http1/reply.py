@@ -121,7 +121,8 @@ class Reply:
         if not pieces:
             return b""
         self._pieces, self._size = [], 0
-        self._link.resume()
+        if self._link.paused:
+            self._link.resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _more(self) -> None:

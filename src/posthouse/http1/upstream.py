@@ -59,7 +59,9 @@ class Link(asyncio.Protocol):
     """What sends a body that is still coming."""
     _head_bytes = 0
     _uses = 0
-    _paused = _came = _ended = _keeps = False
+    _came = _ended = _keeps = False
+    paused = False
+    """Nothing more of the answer is read now."""
     _framed = _until_close = False
     """The answer's body ends with the connection."""
 
@@ -99,19 +101,19 @@ class Link(asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and not self.transport.is_closing():
-            self._paused = False
+        if self.paused and not self.transport.is_closing():
+            self.paused = False
             self.since = self.loop.time()
             self.transport.resume_reading()
 
     def end_if_silent(self, before: float, silence_s: float) -> None:
         """Ends it if nothing has happened since `before`, though it could."""
-        if self._reply is not None and self.since < before and not self._paused:
+        if self._reply is not None and self.since < before and not self.paused:
             self._reply.fail(Lost(f"nothing came for {silence_s:g} s"))
             self.transport.abort()
 
@@ -233,10 +235,9 @@ class Upstreams:
     ) -> Reply:
         """Sends a request and returns its answer, of which nothing has come. Raises: Lost."""
         idle = self._idle.get(origin)
-        oldest = asyncio.get_running_loop().time() - IDLE_S
         while idle:
             link = idle.pop()
-            if link.since > oldest and not link.transport.is_closing():
+            if link.since > link.loop.time() - IDLE_S and not link.transport.is_closing():
                 return link.send(head, body, chunked, is_head)
             link.transport.abort()
         return (await self._connect(origin)).send(head, body, chunked, is_head)
