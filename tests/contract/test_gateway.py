@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_wo
 from tests.kit.prometheus import promtool
 from tests.kit.site import TIMEOUT_S
 
-TINY = Path(__file__).parents[2] / "examples" / "llama-cpp" / "tiny.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-cpp"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How was it?"}]
 
 
@@ -88,6 +89,16 @@ def test_a_chat_is_answered_whole_and_as_a_stream(world: World) -> None:
     assert (told["status"], told["outcome"], told["key"]) == (200, "complete", world.key[:11])
     assert (told["prompt_tokens"], told["completion_tokens"], told["work"]) == (3, 2, None)
     assert world.key not in record
+
+
+def test_the_example_asks_for_a_stream_and_prints_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world.site.directory)
+    monkeypatch.setenv("OPENAI_BASE_URL", world.url)
+    monkeypatch.setattr(sys, "argv", ["ask.py"])
+    runpy.run_path(str(EXAMPLE / "ask.py"))
+    assert capsys.readouterr().out == "so it was\n"
 
 
 def test_completions_and_embeddings_are_answered(world: World) -> None:
@@ -600,7 +611,7 @@ def test_the_server_of_llama_cpp_answers_with_a_model_of_random_weights(world: W
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp's server was not tried")
     pytest.importorskip("gguf", reason="gguf is not installed: llama.cpp's server was not tried")
     model = world.folder / "tiny.gguf"
-    subprocess.run([sys.executable, TINY, model], check=True)
+    subprocess.run([sys.executable, EXAMPLE / "tiny.py", model], check=True)
     up = ("up", "llama", "--recipe", "llama.cpp", "--model", str(model), "--param", "slots=2", "--param")
     made = world.site.json(*up, "context=256")
     assert world.site.json(*up, "context=512") == made
