@@ -155,7 +155,7 @@ class Site:
             self.workers[fleet] = workers
         self.observer = Observer(hub)
         executor = Executor(hub, lambda worker: "", str, lambda owner: {}, "", 1, 1.0, self.observer.poke)
-        self.orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of)
+        self.orphans = Orphans(hub, executor.destroy_orphan, hub.store.workers_labelled)
         self.loop = Loop(hub, executor)
         self.open: list[tuple[Controller, WorkerId, int]] = []
 

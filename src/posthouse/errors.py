@@ -48,6 +48,16 @@ class Unavailable(Busy):
     """Something that this server needs fails: its database. Nothing was changed; an operator may have to act."""
 
 
+class Elsewhere(Unavailable):
+    """Another server has what the caller asks for: it is to be passed on, or to be asked for again."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, *, endpoint_id: int = 0, worker_id: int = 0) -> None:
+        """What is asked for: an endpoint, or a worker of which only its id is known."""
+        super().__init__(message, retry_after_s)
+        self.endpoint_id = endpoint_id
+        self.worker_id = worker_id
+
+
 class Refused(PosthouseError):
     """The provider refuses for good and nothing was made: an operator must act (no credit, no right, bad template)."""
 

@@ -201,6 +201,14 @@ class Lease(Protocol):
         """The name of the server that has the endpoint; empty if none has."""
         ...
 
+    def holds(self) -> bool:
+        """Whether this server is known to have what it has, at this moment: else it begins nothing. At once."""
+        ...
+
+    def shares(self) -> bool:
+        """Whether what this server does not have may be at another one."""
+        ...
+
 
 class Catalogue(Protocol):
     """What users make. `put_*` returns the row as it is stored now, with its `revision` raised by one.

@@ -103,7 +103,7 @@ class Server:
             timeout_s=ACTION_TIMEOUT_S,
             on_answer=self.observer.poke,
         )
-        self.orphans = Orphans(self.hub, self._destroy_orphan, self.hub.owners_of)
+        self.orphans = Orphans(self.hub, self._destroy_orphan, self.hub.store.workers_labelled)
         self.ingest.on_unknown = self.orphans.heard
         self.loop = Loop(self.hub, self.executor)
         self.hub.before_close += [self.loop.settle, self.executor.settle]

@@ -57,6 +57,12 @@ class SharedLease:
     async def holder(self, endpoint_id: EndpointId) -> str:
         return self.table.held.get(endpoint_id, "")
 
+    def holds(self) -> bool:
+        return True
+
+    def shares(self) -> bool:
+        return False
+
 
 class NoChecks:
     """The campaign's checks are of one server that has everything."""

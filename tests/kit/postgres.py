@@ -33,6 +33,14 @@ def database_url(name: str = "") -> str:
     return f"postgresql://{USER}@/{name}?host={folder}"
 
 
+def query(url: str, sql: str) -> str:
+    """What a database of the test server answers, as plain lines."""
+    name = url.partition("@/")[2].partition("?")[0]
+    made = _run("psql", "-h", str(_server()), "-U", USER, "-qtAc", sql, name)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
 def control(*words: str) -> None:
     """Has the test server started, stopped or restarted, by pg_ctl."""
     _control(_server() / "data", *words)

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from posthouse import bootstrap
-from posthouse.domain.endpoint import AccountId, EndpointId
+from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation
 from posthouse.engine.executor import Executor
@@ -50,7 +50,8 @@ async def asked(image: str = "ghcr.io/team/model", secrets: Mapping[str, str] = 
         timeout_s=1.0,
         on_answer=lambda provider: None,
     )
-    await executor._ask_once(maker, replace(worker(), num_gpus=8), Command.RENT)
+    managed = hub.open(Endpoint(EndpointId(1), "llm"))
+    await executor._ask_once(managed, maker, replace(worker(), num_gpus=8), Command.RENT)
     return maker
 
 

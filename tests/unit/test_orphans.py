@@ -190,7 +190,7 @@ async def test_one_that_is_adopted_as_the_store_fails_is_drained_all_the_same(
     async def fail(*args: object) -> None:
         raise Unavailable("the database is locked", 5.0)
 
-    served.orphans.owners_of = served.hub.owners_of
+    served.orphans.owners_of = served.hub.store.workers_labelled
     with monkeypatch.context() as patched:
         patched.setattr(Hub, "take_over", fail)
         assert await served.look(STRAY) == []

@@ -72,6 +72,15 @@ def local_url(settings: Settings, listener: socket.socket) -> str:
     return f"{scheme}://{in_url(_ANYWHERE.get(host, host))}:{port}"
 
 
+def peer_url(settings: Settings, listener: socket.socket) -> str:
+    """The URL at which other servers of the installation reach the server."""
+    host, port = listener.getsockname()[:2]
+    if settings.server.peer_url or host not in _ANYWHERE:
+        return settings.server.peer_url or local_url(settings, listener)
+    scheme = "http" if settings.server.tls == "off" else "https"
+    return f"{scheme}://{in_url(socket.gethostname())}:{port}"
+
+
 def warn_if_plain(url: str, listener: socket.socket) -> None:
     """Warns where keys and prompts travel unencrypted on an address that others reach."""
     if not url.startswith("https://") and not ip_address(listener.getsockname()[0]).is_loopback:
@@ -92,7 +101,7 @@ def max_connections(wanted: int) -> int:
 def names_of(settings: Settings) -> frozenset[str]:
     """What the server is called: the names and addresses of its own certificate."""
     server = settings.server
-    urls = [settings.public_url, *(provider.public_url for provider in settings.providers.values())]
+    urls = [settings.public_url, server.peer_url, *(provider.public_url for provider in settings.providers.values())]
     hosts = {urlsplit(url).hostname or "" for url in urls}
     names = {*(name.strip() for name in server.tls_names.split(",")), server.host, *hosts, *LOCAL_NAMES}
     return frozenset(names - {"", "0.0.0.0", "::"})  # noqa: S104 - nobody calls us by these

@@ -3,19 +3,21 @@
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from posthouse.app import datadir, listen
+from posthouse.app import datadir, listen, sharing
 from posthouse.app.gateway import OwnGateway, own_gateway
 from posthouse.app.handover import Inheritance
+from posthouse.app.keys import Keys, load_keys
 from posthouse.app.playground import Playground
 from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
+from posthouse.app.sharing import Shared
 from posthouse.app.supervise import supervised
 from posthouse.app.told import note_settings
 from posthouse.config import Settings
@@ -28,7 +30,7 @@ from posthouse.engine.executor import Executor
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.lag import Lag
-from posthouse.engine.lease import SoleLease
+from posthouse.engine.lease import SharedLease, SoleLease
 from posthouse.engine.loop import Loop
 from posthouse.engine.observer import Observer
 from posthouse.engine.orphans import Orphans
@@ -37,19 +39,21 @@ from posthouse.engine.recorder import Recorder
 from posthouse.engine.router import Router
 from posthouse.engine.samples import Sampler
 from posthouse.engine.stream import EventStream
-from posthouse.ports import Clock, Provider, Store
+from posthouse.ports import Clock, Lease, Provider, Store
 from posthouse.providers.wrappers import Metered
-from posthouse.server.auth import Keyring, load_secret
+from posthouse.server.asgi import App
+from posthouse.server.auth import Keyring
 from posthouse.server.console.oidc import OpenId
 from posthouse.server.fastpath import FastPath
 from posthouse.server.http import HttpServer
 from posthouse.server.metrics import Metrics
+from posthouse.server.middleware import NO_SHARING
+from posthouse.server.peers import FromPeers, SharedFastPath
 from posthouse.server.throttle import Throttle
 from posthouse.server.web import web_app
-from posthouse.signing.authority import Authority
-from posthouse.signing.rsa import RsaKey
+from posthouse.sharing import Servers
 from posthouse.signing.threads import SigningThreads
-from posthouse.store import open_store
+from posthouse.store import SqlStore, open_store
 
 log = structlog.get_logger()
 
@@ -57,15 +61,6 @@ MONEY_S = 5.0
 """How often it is looked whether a cap is nearly used, and written down that a day has begun."""
 HOUSEKEEPING_S = 30.0
 """How often the last use of keys is written down, and the age of keys and certificates looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What an installation signs and seals with: the files of its data directory."""
-
-    secret: bytes
-    signer: RsaKey
-    authority: Authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +83,8 @@ class Parts:
     throttle: Throttle
     stream: EventStream
     lag: Lag
+    shared: Shared | None
+    """Where it is one of several."""
 
 
 @asynccontextmanager
@@ -109,22 +106,25 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         url = listen.url_of(settings, listener)
         store = await open_store(datadir.database_url(settings, data_dir))
         stack.push_async_callback(store.close)
-        clock = await _clock(store)
-        keys = await _keys(data_dir, clock, listen.names_of(settings))
+        servers, clock = store.servers(settings.server.lease_s / 2), await _clock(store)
+        keys = await load_keys(data_dir, clock, listen.names_of(settings), servers)
         tls, renew_certificate = listen.certificate(settings, data_dir, keys.authority, clock)
         if tls is None:
             listen.warn_if_plain(url, listener)
         await note_settings(store, settings)
-        installation = await store.installation()
         bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        installation, lease = await store.installation(), await _lease(settings, store, servers, data_dir)
         providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells)
-        hub = await _hub(settings, store, clock, providers, installation)
+        hub = await _hub(settings, store, clock, providers, installation, lease)
         keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
         admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())
         signing = SigningThreads(keys.signer, os.cpu_count() or 1)
         stack.callback(signing.close)
-        parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells)
+        shared = await _shared(settings, hub, keyring, keys, listen.peer_url(settings, listener), stack)
+        parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells, shared)
         parts.loop.may_act = lock.is_held
+        if shared is not None:
+            await shared.owners.share_out()
         ca = data_dir / "authority.cer" if settings.server.tls == "self" else None
         server = _http_server(settings, parts, keys, gateway, Playground(listen.local_url(settings, listener), ca), url)
         await server.start(listener, tls)
@@ -141,11 +141,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
                     await inheritance.accept()
                 yield server_running
         finally:
-            # First what acts, then what answers: calls are answered until the last command has been.
-            await parts.loop.close()
-            await parts.executor.close()
-            await server_running.close()
-            await _save(parts)
+            await _end(parts, server_running)
     if server_running.successor is not None:
         await server_running.successor.let_go()
 
@@ -157,20 +153,32 @@ async def _clock(store: Store) -> SystemClock:
     return clock
 
 
-async def _keys(data_dir: Path, clock: SystemClock, names: Collection[str]) -> Keys:
-    secret, signing, authority = data_dir / "secret", data_dir / "signing.pem", data_dir / "authority.pem"
-    with datadir.needed(secret, "put it back from a backup, or remove it, which makes every key invalid"):
-        secret_bytes = await asyncio.to_thread(load_secret, secret)
-    advice = "put it back from a backup, or remove it: running workers of older generations then need a restart"
-    with datadir.needed(signing, advice):
-        signer = await asyncio.to_thread(RsaKey.load_or_create, signing)
-    advice = "put it and authority.cer back from a backup, or remove both: workers with HTTPS are then to be replaced"
-    with datadir.needed(authority, advice):
-        return Keys(secret_bytes, signer, Authority(authority, clock.wall(), names))
+async def _lease(
+    settings: Settings, store: SqlStore, servers: Servers | None, data_dir: Path
+) -> SoleLease | SharedLease:
+    if servers is None:
+        return SoleLease(await store.next_epoch())
+    return SharedLease(servers, sharing.server_id(data_dir), settings.server.lease_s)
+
+
+async def _shared(
+    settings: Settings, hub: Hub, keyring: Keyring, keys: Keys, url: str, stack: AsyncExitStack
+) -> Shared | None:
+    """What this server has in common with others; None where it has its database to itself."""
+    if not isinstance(hub.lease, SharedLease):
+        return None
+    return await sharing.join(
+        hub.lease, hub, keyring, url, keys.authority.root_pem, settings.server.route_hold_s, stack
+    )
 
 
 async def _hub(
-    settings: Settings, store: Store, clock: Clock, providers: Mapping[str, Provider], installation: str
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    providers: Mapping[str, Provider],
+    installation: str,
+    lease: Lease,
 ) -> Hub:
     hub = Hub(
         store,
@@ -179,7 +187,7 @@ async def _hub(
         settings.default_provider,
         installation,
         settings.engine.stabilization_s,
-        SoleLease(await store.next_epoch()),
+        lease,
         tick_s=settings.engine.tick_s,
         silent_s=settings.engine.silent_s,
         canary_s=settings.engine.canary_s,
@@ -203,6 +211,7 @@ def _parts(
     url: str,
     meters: Mapping[str, Metered],
     bells: defaultdict[str, asyncio.Event],
+    shared: Shared | None,
 ) -> Parts:
     observer = Observer(hub, bells)
     urls = {name: provider.public_url for name, provider in settings.providers.items()}
@@ -217,9 +226,12 @@ def _parts(
         timeout_s=settings.engine.action_timeout_s,
         on_answer=observer.poke,
     )
-    orphans = Orphans(hub, executor.destroy_orphan, hub.owners_of, settings.engine.orphan_after_s)
+    orphans = Orphans(hub, executor.destroy_orphan, hub.store.workers_labelled, settings.engine.orphan_after_s)
     loop, recorder = Loop(hub, executor), Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
     hub.before_close += [loop.settle, executor.settle, recorder.keep]
+    if shared is not None:
+        shared.owners.is_free, orphans.leads = executor.is_idle, shared.owners.leads
+        shared.peers.on_unknown = orphans.heard
     return Parts(
         hub,
         keyring,
@@ -236,6 +248,7 @@ def _parts(
         Throttle(settings.rates),
         _stream(hub),
         Lag(),
+        shared,
     )
 
 
@@ -252,7 +265,7 @@ def _stream(hub: Hub) -> EventStream:
 def _http_server(
     settings: Settings, parts: Parts, keys: Keys, gateway: OwnGateway | None, playground: Playground, url: str
 ) -> HttpServer:
-    hub, loop, observer = parts.hub, parts.loop, parts.observer
+    hub, loop, observer, shared = parts.hub, parts.loop, parts.observer, parts.shared
     web = web_app(
         hub,
         parts.keyring,
@@ -265,8 +278,9 @@ def _http_server(
         gateway=gateway.url if gateway is not None else "",
         ask=playground.ask,
         openid=_openid(settings, parts.keyring, url),
+        sharing=NO_SHARING if shared is None else shared.of_api,
     )
-    fast = FastPath(
+    fast = (FastPath if shared is None else SharedFastPath)(
         hub,
         parts.router,
         parts.ingest,
@@ -282,6 +296,7 @@ def _http_server(
             + hub.store.troubles()
             + hub.treasury.troubles(hub.clock.now())
             + (gateway.troubles() if gateway is not None else [])
+            + (shared.owners.troubles() if shared is not None else [])
             + [text for provider in hub.providers.values() for text in provider.troubles()]
         ),
         metrics=lambda: metrics.page(),
@@ -293,7 +308,11 @@ def _http_server(
     metrics = Metrics(
         hub, loop, parts.orphans, parts.lag, counts, fast.answers, fast.routed, fast.troubles, parts.meters
     )
-    return HttpServer(fast, web, listen.max_connections(settings.server.max_connections))
+    app: App = web
+    if shared is not None:
+        assert isinstance(fast, SharedFastPath)
+        fast.peers, app = shared.peers, FromPeers(web, shared.peers)
+    return HttpServer(fast, app, listen.max_connections(settings.server.max_connections))
 
 
 def _openid(settings: Settings, keyring: Keyring, url: str) -> OpenId | None:
@@ -318,6 +337,8 @@ def _tasks(
 
     async def late_connections() -> None:
         server.every_second()
+        if parts.shared is not None:
+            parts.shared.peers.every_second()
 
     tasks: dict[str, Callable[[], Awaitable[None]]] = {
         "control loop": parts.loop.run,
@@ -330,7 +351,19 @@ def _tasks(
     }
     for name, provider in parts.hub.providers.items():
         tasks |= looks(name, provider, settings.providers[name], parts.observer, parts.orphans, parts.hub.offers)
+    if parts.shared is not None:
+        tasks |= {"owners": parts.shared.owners.share, "changes": parts.shared.changes.run}
     return tasks
+
+
+async def _end(parts: Parts, server: Running) -> None:
+    """First what acts, then what answers: calls are answered until the last command has been."""
+    if parts.shared is not None:
+        await parts.shared.owners.leave()
+    await parts.loop.close()
+    await parts.executor.close()
+    await server.close()
+    await _save(parts)
 
 
 async def _save(parts: Parts) -> None:

@@ -11,7 +11,7 @@ import structlog
 from posthouse.domain.lifecycle import State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.hub import Hub
-from posthouse.errors import BadRequest, TooMany, Unauthorized
+from posthouse.errors import BadRequest, Elsewhere, TooMany, Unauthorized
 
 log = structlog.get_logger()
 
@@ -81,9 +81,11 @@ class Certificates:
         return hosts
 
     def _worker(self, worker_id: int) -> Worker:
-        """Raises: Unauthorized if there is no such worker."""
-        fleet = self.hub.fleet_of(worker_id)
-        worker = None if fleet is None else fleet.workers.get(WorkerId(worker_id))
+        """Raises: Unauthorized if there is no such worker, Elsewhere where another server may have it."""
+        home = self.hub.home_of(worker_id)
+        if home is None and self.hub.lease.shares():
+            raise Elsewhere("another server may have this worker: ask again", worker_id=worker_id)
+        worker = None if home is None else home.fleet.workers.get(WorkerId(worker_id))
         if worker is None or worker.state in NOWHERE:
             raise self._refused()
         return worker

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from posthouse.engine import memory
 from posthouse.engine.hub import Hub
+from posthouse.errors import Unavailable
 from posthouse.keys import KeyRecord
 
-POLL_S = 2.0
-"""How often the revisions are read: how late a change of another server is known here."""
+POLL_S = 0.9
+"""How often the revisions are read where nobody tells of a change: how late one is known here at most."""
 
 
 @dataclass(slots=True)
@@ -21,16 +23,23 @@ class Changes:
     """Told every key that there is, when some have changed."""
     _seen: dict[str, int] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.hub.before_open.append(self.look)
 
+    def notice(self, topic: str) -> None:
+        """Takes in that another server has changed something."""
+        self._told.set()
+
     async def run(self) -> None:
-        """One round, after a while: reads what has changed, and takes over what the lease grants."""
-        await asyncio.sleep(POLL_S)
-        await self.look()
-        for endpoint_id in [e.id for e in self.hub.directory if e.id not in self.hub.endpoints]:
-            await self.hub.take_over(endpoint_id)
+        """Reads what has changed: when another server tells of it, and every `POLL_S`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._told.wait()
+        self._told.clear()
+        with suppress(Unavailable):  # whoever has to be told of it is told
+            await self.look()
 
     async def look(self) -> None:
         """Reads again what others have changed since the last look. Raises: Unavailable."""

@@ -2,7 +2,7 @@
 
 import time
 
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """On Linux it goes on while the machine is suspended; elsewhere the time of a suspension is not counted."""
 AHEAD_S = 120.0
 """How far a clock starts beyond the latest time that is known, where the machine's clock is behind that: at least as
@@ -19,10 +19,10 @@ class SystemClock:
         """How far the machine's clock was behind what is known: it was set back, or was ahead before."""
         if self.behind_s:
             start = latest_at + AHEAD_S
-        self._offset_s = start - time.clock_gettime(_STEADY)
+        self._offset_s = start - time.clock_gettime(STEADY)
 
     def now(self) -> float:
-        return self._offset_s + time.clock_gettime(_STEADY)
+        return self._offset_s + time.clock_gettime(STEADY)
 
     def wall(self) -> float:
         return time.time()

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from posthouse import bootstrap, tracing
-from posthouse.domain.endpoint import AccountId
+from posthouse.domain.endpoint import AccountId, EndpointId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command
 from posthouse.domain.worker import Worker
@@ -73,6 +73,10 @@ class Executor:
         """Begins to destroy an instance that carries our label and belongs to no worker."""
         self._spawn(self._destroy_orphan(provider, instance))
 
+    def is_idle(self, endpoint_id: EndpointId) -> bool:
+        """Whether no command of the endpoint is on its way."""
+        return all(whose is None or whose.fleet.endpoint.id != endpoint_id for whose in self._tasks.values())
+
     async def settle(self, managed: ManagedEndpoint) -> None:
         """Waits for an endpoint's commands that are on their way: whoever has it next must know what became of them."""
         tasks = {task for task, whose in self._tasks.items() if whose is managed}
@@ -99,7 +103,7 @@ class Executor:
             async with self._rents if command is Command.RENT else nullcontext(), self._slots:
                 async with asyncio.timeout(self.timeout_s):
                     with tracing.within(str(command), worker=int(worker.id), provider=worker.provider):
-                        instance = await self._ask(provider, worker, command)
+                        instance = await self._ask(managed, provider, worker, command)
             self.counts[f"{command}_ok"] += 1
         except OfferTaken as error:
             failure, blame = f"offer {worker.offer_id} was taken: {error}", False
@@ -127,27 +131,34 @@ class Executor:
         managed.handle(Answered(worker.id, command, failure, blame, instance), now)
         self.on_answer(worker.provider)
 
-    async def _ask(self, provider: Provider | None, worker: Worker, command: Command) -> Instance | None:
+    async def _ask(
+        self, managed: ManagedEndpoint, provider: Provider | None, worker: Worker, command: Command
+    ) -> Instance | None:
         if provider is None:
             raise Refused(f"provider {worker.provider!r} is not configured")
         for attempt in range(BUSY_TRIES):
             try:
-                return await self._ask_once(provider, worker, command)
+                return await self._ask_once(managed, provider, worker, command)
             except Busy as busy:
                 if attempt == BUSY_TRIES - 1:
                     raise
                 await asyncio.sleep(busy.retry_after_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _ask_once(self, provider: Provider, worker: Worker, command: Command) -> Instance | None:
-        if command is Command.RENT:
-            return await provider.create(worker.offer_id, await self._spec(worker), _ceiling_usd_h(worker))
+    async def _ask_once(
+        self, managed: ManagedEndpoint, provider: Provider, worker: Worker, command: Command
+    ) -> Instance | None:
+        spec = await self._spec(worker) if command in (Command.RENT, Command.UPDATE) else None
         instance_id = worker.instance_id
-        if not instance_id:  # its creation was never answered: look by label
+        if command is not Command.RENT and not instance_id:  # its creation was never answered: look by label
             instance_id = next((i.id for i in await provider.instances() if i.label == worker.label), "")
+        self._check_lease(managed)
+        if command is Command.RENT:
+            assert spec is not None
+            return await provider.create(worker.offer_id, spec, _ceiling_usd_h(worker))
         if instance_id:
-            if command is Command.UPDATE:
-                return await provider.update(instance_id, await self._spec(worker))
+            if spec is not None:
+                return await provider.update(instance_id, spec)
             if command is Command.START:
                 await provider.start(instance_id)
             elif command is Command.STOP:
@@ -155,6 +166,12 @@ class Executor:
             else:
                 await provider.destroy(instance_id)
         return None
+
+    def _check_lease(self, managed: ManagedEndpoint) -> None:
+        """Raises: Unavailable unless this server is known to have the endpoint at this moment: then nothing begins."""
+        here = self.hub.endpoints.get(managed.fleet.endpoint.id) is managed
+        if not (here and self.hub.lease.holds()):
+            raise Unavailable("this server's lease of the endpoint is over or in doubt", self.hub.tick_s)
 
     async def _template(self, worker: Worker) -> Template:
         """The template that the worker is to run: that of its workergroup, or what it or a former one once was."""
@@ -204,6 +221,8 @@ class Executor:
     async def _destroy_orphan(self, provider: Provider, instance: Instance) -> None:
         try:
             async with self._slots, asyncio.timeout(self.timeout_s):
+                if not self.hub.lease.holds():
+                    return
                 await provider.destroy(instance.id)
             self.counts["orphans_destroyed"] += 1
             log.warning("destroyed an instance that no worker owns", label=instance.label, provider=provider.name)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
 from posthouse.engine.treasury import Treasury
 from posthouse.engine.worker_ids import KnownLabels, WorkerIds
-from posthouse.errors import BadRequest, NotFound, StaleVersion
+from posthouse.errors import BadRequest, Elsewhere, NotFound, StaleVersion
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
@@ -110,7 +111,7 @@ class Hub:
         return f"posthouse-{self.installation}-"
 
     async def load(self) -> None:
-        """Reads everything from the store, once, at the start."""
+        """Reads everything from the store, once, at the start. Of several servers each takes its share after that."""
         self.accounts = {a.id: a for a in await self.store.accounts()}
         self.templates = {t.id: t for t in await self.store.templates()}
         await self.treasury.load(self.store)
@@ -121,6 +122,8 @@ class Hub:
         self.aliases = {owner: {**found} for owner, found in (await self.store.aliases()).items()}
         for endpoint in await self.store.endpoints():
             self.directory.put(endpoint)
+        if self.lease.shares():
+            return
         for endpoint_id in {*(e.id for e in self.directory), *await self.store.fleet_ids()}:
             await self.take_over(endpoint_id)
 
@@ -136,11 +139,11 @@ class Hub:
                 await prepare()
             epoch = await self.lease.acquire(endpoint_id)
             if epoch is None:
-                self._let_go(endpoint_id, await self.lease.holder(endpoint_id))
+                self.let_go(endpoint_id, await self.lease.holder(endpoint_id))
                 return False
             record = await self.store.open_fleet(endpoint_id, epoch)
             self.known_labels.note(record.workers)
-            self._let_go(endpoint_id)
+            self.let_go(endpoint_id)
             listed = self.directory.get(endpoint_id)
             endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
             managed = self.open(endpoint, record, epoch)
@@ -171,7 +174,7 @@ class Hub:
             self._point(endpoint_id, managed, self.lease.server)
             self.bell.set()
             raise
-        self._let_go(endpoint_id)
+        self.let_go(endpoint_id)
         await self.lease.release(endpoint_id)
 
     async def write_down(self, managed: ManagedEndpoint) -> None:
@@ -204,7 +207,7 @@ class Hub:
             tick_s=self.tick_s,
             silent_s=self.silent_s,
             canary_s=self.canary_s,
-            keep=self._keep,
+            keep=partial(_kept, self),
         )
         self.add(managed)
         self.configure(managed)
@@ -223,11 +226,6 @@ class Hub:
         for tell in self.on_open:
             tell(managed)
 
-    def _keep(self, began: Began) -> EventLog | None:
-        if not self.keep_events_bytes or self.events_dir is None:
-            return None
-        return EventLog(self.events_dir / f"{began.endpoint.id}-{began.now:.3f}.jsonl", began, self.keep_events_bytes)
-
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
         """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
         endpoint, groups = endpoint or managed.fleet.endpoint, self.groups_of(managed.fleet.endpoint.id)
@@ -239,7 +237,7 @@ class Hub:
         if listed is not None:
             listed.managed, listed.server = managed, server
 
-    def _let_go(self, endpoint_id: EndpointId, server: str = "") -> None:
+    def let_go(self, endpoint_id: EndpointId, server: str = "") -> None:
         """Forgets what is in memory of an endpoint; who is held open is told to wait."""
         self._point(endpoint_id, None, server)
         managed = self.endpoints.pop(endpoint_id, None)
@@ -264,20 +262,29 @@ class Hub:
         return None if managed is None else managed.fleet
 
     def managed(self, endpoint_id: int, sees: AccountId | None = None) -> ManagedEndpoint:
-        """Raises: NotFound for one that does not exist, is being deleted, or is of another account than `sees`."""
-        managed = self.endpoints.get(EndpointId(endpoint_id))
-        if managed is None or managed.leaving or sees not in (None, managed.fleet.endpoint.account_id):
-            raise NotFound(f"endpoint {endpoint_id} does not exist")
+        """Raises: NotFound for one that does not exist, is being deleted, or is of another account than `sees`;
+        Elsewhere for one that another server has."""
+        found = self.find(endpoint_id, sees)
+        managed = self.endpoints.get(found.id)
+        if managed is None:
+            raise Elsewhere(f"another server has endpoint {endpoint_id}", endpoint_id=found.id)
         return managed
+
+    def find(self, endpoint_id: int, sees: AccountId | None = None) -> Endpoint:
+        """The endpoint as it is now, on whatever server. Raises: NotFound, as `managed`."""
+        found = self.endpoint(endpoint_id)
+        if found is None or sees not in (None, found.account_id):
+            raise NotFound(f"endpoint {endpoint_id} does not exist")
+        return found
 
     def account_name(self, account_id: AccountId) -> str:
         """The account's name, for people."""
         return self.accounts[account_id].name if account_id in self.accounts else DEFAULT_ACCOUNT_NAME
 
     def endpoint(self, endpoint_id: int) -> Endpoint | None:
-        """The endpoint as it is now; None if it does not exist or is being deleted."""
-        managed = self.endpoints.get(EndpointId(endpoint_id))
-        return None if managed is None or managed.leaving else managed.fleet.endpoint
+        """The endpoint as it is now, on whatever server; None if it does not exist or is being deleted."""
+        listed = self.directory.get(EndpointId(endpoint_id))
+        return None if listed is None else listed.endpoint
 
     def home_of(self, worker_id: int) -> ManagedEndpoint | None:
         """The endpoint that has the worker, None if none has."""
@@ -291,11 +298,6 @@ class Hub:
                 self._endpoint_by_worker[worker_id] = endpoint_id
                 return managed
         return None
-
-    def fleet_of(self, worker_id: int) -> Controller | None:
-        """The fleet that has the worker, None if none has."""
-        home = self.home_of(worker_id)
-        return None if home is None else home.fleet
 
     def groups_of(self, endpoint_id: EndpointId) -> list[Workergroup]:
         return list(self._groups.get(endpoint_id, {}).values())
@@ -323,10 +325,6 @@ class Hub:
             self._offers_for[endpoint_id] = found, offers
         return offers
 
-    async def owners_of(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
-        """The endpoint of each of the labels that a worker has, on whatever server. Raises: Unavailable."""
-        return await self.store.workers_labelled(labels)
-
     def template_of(self, worker: Worker) -> Template | None:
         """What the worker runs; None if that was deleted."""
         group = self.workergroups.get(worker.group_id)
@@ -335,6 +333,13 @@ class Hub:
     def provider_of(self, worker: Worker) -> Provider | None:
         """The provider that has the worker; None if it is no longer configured."""
         return self.providers.get(worker.provider)
+
+
+def _kept(hub: Hub, began: Began) -> EventLog | None:
+    """Where the events of an endpoint are kept, if they are."""
+    if not hub.keep_events_bytes or hub.events_dir is None:
+        return None
+    return EventLog(hub.events_dir / f"{began.endpoint.id}-{began.now:.3f}.jsonl", began, hub.keep_events_bytes)
 
 
 def _builds(

@@ -12,7 +12,7 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.buckets import Buckets
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.errors import TooMany, Unauthorized
+from posthouse.errors import Elsewhere, TooMany, Unauthorized
 from posthouse.fleet.events import Reported, RequestsEnded
 from posthouse.wire.grant import AGENT
 from posthouse.wire.signed import other_scheme
@@ -65,11 +65,14 @@ class Ingest:
         managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
     def home(self, worker_id: int, token: str) -> ManagedEndpoint:
-        """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own."""
+        """The worker's endpoint. Raises: Unauthorized for an unknown worker or a token that is not its own; Elsewhere
+        where another server may have it."""
         is_its_own, managed = self.check_worker(worker_id, token), self.hub.home_of(worker_id)
         if is_its_own and managed is not None:
             return managed
         if is_its_own:
+            if self.hub.lease.shares():
+                raise Elsewhere("another server has this worker: tell it again", worker_id=worker_id)
             self.on_unknown(worker_id)
         self.counts["messages_refused"] += 1
         if managed is not None:

@@ -1,7 +1,7 @@
 """The answer of another server, as it comes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from posthouse.http1.messages import Headers
@@ -61,6 +61,16 @@ class Reply:
             if self.whole:
                 return bytes(body)
             await self._more()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The rest of the body as it comes. Raises: Lost."""
+        while True:
+            if piece := self._take():
+                yield piece
+            elif self.whole:
+                return
+            else:
+                await self._more()
 
     async def pour(self, sink: Callable[[bytes], None], writable: asyncio.Event) -> None:
         """Calls `sink` with each piece of the rest as it comes, but with none while the event is not set. Returns at

@@ -258,6 +258,15 @@ class Keyring:
         """The key that can only route, and only to this endpoint."""
         return f"phe_{endpoint_id}_{key_version}_{self._token(f'endpoint|{endpoint_id}|{key_version}')}"
 
+    @property
+    def server_token(self) -> str:
+        """What the servers of the installation show each other."""
+        return self._token("server")
+
+    def principal(self, key_id: str) -> Principal | None:
+        """Whose account key this id is of; None for one that is worth nothing."""
+        return self._principals.get(key_id) if self.is_good(key_id) else None
+
     def _worker_token(self, worker_id: int) -> str:
         return self._token(f"worker|{worker_id}")
 

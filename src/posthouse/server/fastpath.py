@@ -23,7 +23,7 @@ from posthouse.engine.ingest import Ingest
 from posthouse.engine.limits import OverLimit
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Deliver, Router
-from posthouse.errors import BadRequest, TooMany, Unauthorized
+from posthouse.errors import BadRequest, Elsewhere, TooMany, Unauthorized
 from posthouse.http1.messages import Answer, Headers
 from posthouse.measures import CONTENT_TYPE, QUICK_S, Histogram
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
@@ -109,12 +109,16 @@ class FastPath:
             caller = row.access.admit(self, call, message)
             return row.handle(self, call, message, caller, respond)
         except Exception as error:  # noqa: BLE001 - the seam of a request: no traceback and no 5xx may reach a peer
-            answer = self._failed(call, message, error)
-            if isinstance(error, TooMany):  # who asks again at once must not keep others from being answered
-                asyncio.get_running_loop().call_later(PUT_OFF_S, respond, answer)
-            else:
-                respond(answer)
-            return None
+            return self._not_done(call, message, error, respond)
+
+    def _not_done(self, call: Call, message: Any, error: Exception, respond: Respond) -> Leave | None:
+        """Answers a call that failed."""
+        answer = self._failed(call, message, error)
+        if isinstance(error, TooMany):  # who asks again at once must not keep others from being answered
+            asyncio.get_running_loop().call_later(PUT_OFF_S, respond, answer)
+        else:
+            respond(answer)
+        return None
 
     def turned_away(self, method: str, path: str) -> Answer:
         """What a call is told for which there is no place. `/route/` is told to wait: the protocol's client gives a
@@ -136,9 +140,10 @@ class FastPath:
 
     def _failed(self, call: Call, message: Any, error: Exception) -> Answer:
         row = call.route
-        if isinstance(error, TooMany) and row.access is KEY:
+        if isinstance(error, TooMany | Elsewhere) and row.access is KEY:
             try:
-                return self._put_off(call, route.checked(message), f"{route.TOO_MANY}wrong keys")
+                why = str(error) if isinstance(error, Elsewhere) else f"{route.TOO_MANY}wrong keys"
+                return self._put_off(call, route.checked(message), why)
             except BadRequest as wrong:
                 error = wrong
         found = problem(error)
@@ -203,8 +208,7 @@ class FastPath:
         if listed is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
         if (managed := listed.managed) is None:
-            respond(self._put_off(call, ask, "another server has this endpoint"))
-            return None
+            raise Elsewhere("another server has this endpoint", endpoint_id=listed.endpoint.id)
         if principal.endpoint_id is not None and principal.endpoint_id != managed.fleet.endpoint.id:
             raise Unauthorized("api_key: this key is for another endpoint")
         if not self.throttle.allows_route(principal.key_id, call.address, call.now):
@@ -267,7 +271,7 @@ class FastPath:
             try:
                 pem = await self.certificates.sign(int(asked), call.token, call.address, request)
             except Exception as error:  # noqa: BLE001 - as in `answer`
-                respond(self._failed(call, request, error))
+                self._not_done(call, request, error, respond)
             else:
                 respond(Answer(200, pem, PEM))
 

@@ -5,8 +5,8 @@ import codecs
 import re
 import traceback
 import uuid
-from collections.abc import Iterator
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -36,6 +36,28 @@ MAX_DEPTH: Final = 32
 """Deepest nesting of a body's JSON; the protocol's own needs 4."""
 BODY_WAIT_S: Final = 30.0
 """How long a body may take to arrive."""
+Wrapping = Callable[[ASGIApp], ASGIApp]
+
+
+async def nobody(request: Request, **query: int) -> list[Any]:
+    """What the other servers answer to a call, where there are none."""
+    return []
+
+
+class Sharing(NamedTuple):
+    """What one of several servers has beside a single one."""
+
+    innermost: Sequence[Wrapping] = ()
+    """What stands behind all other middleware."""
+    throttled: Sequence[Wrapping] = ()
+    """What stands behind the throttle."""
+    others: Callable[..., Awaitable[list[Any]]] = nobody
+    """What each of the other servers answers to the same call, but for `query`."""
+
+
+NO_SHARING: Final = Sharing()
+"""Of a server that has its store to itself."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -211,7 +233,9 @@ class AuthMiddleware:
             return None
         headers, now = Headers(scope=scope), self.clock.now()
         key = keys_in(headers, scope["query_string"], scope["state"]["body"])
-        if key:
+        if key_id := scope["state"].get("key_id"):  # another server has seen the session
+            principal = self.keyring.principal(key_id)
+        elif key:
             principal = self.throttle.principal(self.keyring, key, address_of(scope), now)
         else:
             principal = self.sessions.caller(scope["method"], headers, now)
@@ -230,11 +254,17 @@ class ClientGone(Exception):
     """The client left: nobody is there to be answered."""
 
 
-def add_middleware(app: FastAPI, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock) -> None:
+def add_middleware(
+    app: FastAPI, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock, sharing: Sharing = NO_SHARING
+) -> None:
     """Puts all of these in front of the application, the innermost first."""
+    for own in sharing.innermost:
+        app.add_middleware(own)
     app.add_middleware(AuthMiddleware, keyring=keyring, sessions=sessions, throttle=throttle, clock=clock)
     app.add_middleware(JsonMiddleware)
     app.add_middleware(BodyMiddleware)
+    for own in sharing.throttled:
+        app.add_middleware(own)
     app.add_middleware(ThrottleMiddleware, throttle=throttle, clock=clock)
     app.add_middleware(ErrorMiddleware)
     app.add_middleware(RequestMiddleware)

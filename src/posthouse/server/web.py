@@ -38,7 +38,7 @@ from posthouse.server.console.oidc import OpenId
 from posthouse.server.console.routes import SignIn, add_openid_routes, add_session_routes, key_id_of
 from posthouse.server.console.sessions import Sessions
 from posthouse.server.docs import add_docs_routes
-from posthouse.server.middleware import add_error_handlers, add_middleware
+from posthouse.server.middleware import NO_SHARING, Sharing, add_error_handlers, add_middleware
 from posthouse.server.passwords import Passwords
 from posthouse.server.throttle import Throttle
 
@@ -61,11 +61,12 @@ def web_app(
     gateway: str = "",
     ask: Ask | None = None,
     openid: OpenId | None = None,
+    sharing: Sharing = NO_SHARING,
 ) -> FastAPI:
     """The ASGI application. `explain` says why an endpoint has the workers that it has. `throttle`, `stream` and
     `orphans`: by default its own, with the default rates, without events, and with none. `troubles`: what fails now.
     `gateway`: the address of the server's own, if it has one. `ask`: sends a request that is to be tried.
-    `openid`: whose people may sign in, too."""
+    `openid`: whose people may sign in, too. `sharing`: of one of several servers."""
     app = FastAPI(
         title="Posthouse",
         version=__version__,
@@ -87,15 +88,22 @@ def web_app(
     add_workergroup_routes(app, management, keyring)
     add_template_routes(app, management)
     add_secret_routes(app, management)
-    add_market_routes(app, management)
+    add_market_routes(app, management, sharing)
     add_provider_routes(app, management)
     add_alias_routes(app, management)
-    add_v1_routes(app, management, keyring, explain, troubles, gateway)
+    add_v1_routes(app, management, keyring, explain, troubles, gateway, sharing)
     add_page_routes(app, management, keyring, ask)
     add_worker_routes(app, management)
     passwords = Passwords()
     add_key_routes(app, management, Users(hub, passwords, lambda user: sessions.leave(key_id_of(user))))
     add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
+    add_worker_routes(app, management, sharing)
+    add_key_routes(app, management)
+    add_orphan_routes(
+        app,
+        hub,
+        orphans or Orphans(hub, lambda provider, instance: None, lambda labels: hub.store.workers_labelled(labels)),
+    )
     add_audit_routes(app, hub)
     add_bill_route(app, hub)
     add_cost_route(app, hub, keyring)
@@ -110,5 +118,5 @@ def web_app(
     add_docs_routes(app)
     add_console_routes(app)
     add_error_handlers(app)
-    add_middleware(app, keyring, sessions, throttle, hub.clock)
+    add_middleware(app, keyring, sessions, throttle, hub.clock, sharing)
     return app

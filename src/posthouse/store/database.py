@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -22,6 +22,8 @@ RETRY_S = 5.0
 """When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
 FULL = "decisions are still written, into room that is kept for them, and traffic is not recorded"
 
+CHANNEL = "posthouse"
+"""On which servers that share a database of PostgreSQL notify each other of what they changed."""
 DATA_EXCEPTION = "22"
 """How PostgreSQL's codes begin for a value that it cannot take, such as a text with a NUL."""
 
@@ -165,6 +167,8 @@ async def note_change(
     # Locked first, so that the sum has what others wrote meanwhile.
     await db.execute(select(revisions.c.topic).where(topic).with_for_update())
     await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
+    if db.dialect.name == "postgresql":
+        await db.execute(select(func.pg_notify(CHANNEL, table.name)))
     for before, after in changes:
         await note_rows(db, table, before, after)
 

@@ -33,6 +33,8 @@ LATEST = 1e11
 """No time is later: one that is comes from a damaged row, and a clock that began there would stand still."""
 UNKNOWN = "-"
 """The build of a worker whose version nobody knows, and the zone of one of which nobody knows where it is."""
+NOBODY = "-"
+"""No server."""
 TRIM_EVERY = 100
 """Commits of a fleet between two trims: the bounds above may be exceeded by what so many commits add."""
 
@@ -164,11 +166,15 @@ async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Ma
 async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[str, Any]:
     """The row of a fleet of which nothing is known yet."""
     owner = await db.scalar(select(endpoints.c.account_id).where(endpoints.c.id == endpoint_id))
-    account_id = AccountId(owner or DEFAULT_ACCOUNT)
-    of_it: dict[str, Any] = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch}
-    row = {**of_it, "version": 0, "spent_usd": 0.0, "rollouts": "[]"}
+    row = new_fleet(endpoint_id, AccountId(owner or DEFAULT_ACCOUNT), epoch)
     await db.execute(insert(fleets).values(with_checksum(fleets, row)))
     return row
+
+
+def new_fleet(endpoint_id: int, account_id: int, epoch: int) -> dict[str, Any]:
+    """The row of a fleet that nothing is known of yet."""
+    of_it: dict[str, Any] = {"endpoint_id": endpoint_id, "account_id": account_id, "epoch": epoch}
+    return {**of_it, "version": 0, "spent_usd": 0.0, "rollouts": "[]", "server": NOBODY}
 
 
 async def _replace(db: AsyncConnection, endpoint_id: int, changed: Sequence[Worker]) -> None:

@@ -1,6 +1,7 @@
 """A database on a server of PostgreSQL."""
 
 from importlib.util import find_spec
+from typing import Any
 
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -37,6 +38,14 @@ class PostgresServer:
             hide_parameters=True,
             connect_args={"timeout": ANSWER_S, "command_timeout": ANSWER_S},
         )
+
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def connect(self, answer_s: float) -> Any:
+        """A connection of the driver's own, beside the pool. `answer_s`: how long a statement may take."""
+        import asyncpg
+
+        return await asyncpg.connect(self._dsn, timeout=answer_s, command_timeout=answer_s)
 
     async def open(self) -> None:
         return None

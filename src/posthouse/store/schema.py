@@ -16,7 +16,7 @@ from sqlalchemy import (
 
 from posthouse.store.columns import JSON, Integer
 
-VERSION = "0011_users"
+VERSION = "0012_servers"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -192,6 +192,24 @@ fleets = Table(
     Column("spent_usd", Double, nullable=False),  # by destroyed workers, whose own rows are trimmed
     Column("checksum", Integer),  # the sum of those of its living workers
     Column("rollouts", Text, nullable=False, server_default="[]"),  # of its workergroups, as JSON
+    Column("server", String, nullable=False, server_default="-"),  # which has it, where several share the database
+)
+
+# Servers that share this database: each is there for as long as it lives.
+servers = Table(
+    "servers",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("url", String, nullable=False),  # where the others reach it
+    Column("until", Double, nullable=False),  # when its lease ends, by the database's clock
+)
+
+# What servers that share this database sign and seal with, in base64: files of their data directories.
+shared_files = Table(
+    "shared_files",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("body", Text, nullable=False),
 )
 
 # When the present day and month of each endpoint began; -1 is the installation.

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from posthouse.errors import BadRequest, Refused
 from posthouse.ports import DEFAULT_ACCOUNT_NAME
-from posthouse.store import postgres, sqlite
+from posthouse.store import sqlite
 from posthouse.store.audit import SqlAudit
 from posthouse.store.catalogue import SqlCatalogue
 from posthouse.store.checksums import CATALOGUE
@@ -18,6 +18,7 @@ from posthouse.store.fleets import DESTROYED_KEEP, JOURNAL_KEEP, SqlFleets
 from posthouse.store.histories import SqlHistories
 from posthouse.store.integrity import Damaged, check_rows, seal
 from posthouse.store.keys import SqlKeys
+from posthouse.store.postgres import PostgresServer
 from posthouse.store.recordings import SqlRecordings
 from posthouse.store.schema import (
     VERSION,
@@ -29,11 +30,12 @@ from posthouse.store.schema import (
     revisions,
     schema_version,
 )
+from posthouse.store.servers import PostgresServers
 
 BACKENDS: Mapping[str, Callable[[URL], Backend]] = {
     sqlite.DRIVER: sqlite.SqliteFile,
-    "postgresql": postgres.PostgresServer,
-    "postgres": postgres.PostgresServer,
+    "postgresql": PostgresServer,
+    "postgres": PostgresServer,
 }
 """By the scheme of the URL."""
 
@@ -118,6 +120,13 @@ class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings, SqlHistories, Sq
     def __init__(self, backend: Backend, name: str, journal_keep: int, destroyed_keep: int) -> None:
         super().__init__(backend, journal_keep, destroyed_keep)
         self._name = name
+
+    def servers(self, answer_s: float) -> PostgresServers | None:
+        """The servers that share the database; None where that is a file, which one server has to itself.
+
+        `answer_s`: as of `PostgresServers`.
+        """
+        return PostgresServers(self._backend, answer_s) if isinstance(self._backend, PostgresServer) else None
 
     async def installation(self) -> str:
         return self._name

@@ -44,13 +44,13 @@ class Endpoints:
     async def update(self, endpoint_id: int, changes: EndpointChanges, sees: AccountId | None = None) -> Endpoint:
         """The endpoint with the changes. Raises: BadRequest, NotFound."""
         async with self.lock:
-            before = self.hub.managed(endpoint_id, sees).fleet.endpoint
+            before = self.hub.find(endpoint_id, sees)
             return await self._put(self.foreseen(before, changes))
 
     async def rotate_key(self, endpoint_id: int) -> Endpoint:
         """The endpoint with a new key; the one before is worth nothing from now on. Raises: NotFound."""
         async with self.lock:
-            before = self.hub.managed(endpoint_id).fleet.endpoint
+            before = self.hub.find(endpoint_id)
             return await self._put(replace(before, key_version=before.key_version + 1))
 
     async def delete(self, endpoint_id: int, sees: AccountId | None = None) -> int:

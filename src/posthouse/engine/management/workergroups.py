@@ -37,7 +37,7 @@ class Workergroups:
     def get(self, group_id: int, sees: AccountId | None = None) -> Workergroup:
         """Raises: NotFound, also for one of another account than `sees`."""
         group = self.hub.workergroups.get(WorkergroupId(group_id))
-        if group is None or sees not in (None, self.hub.managed(group.endpoint_id).fleet.endpoint.account_id):
+        if group is None or sees not in (None, self.hub.find(group.endpoint_id).account_id):
             raise NotFound(f"workergroup {group_id} does not exist")
         return group
 
@@ -125,8 +125,8 @@ class Workergroups:
         by_id = None if named.endpoint_id is None else EndpointId(named.endpoint_id)
         name = named.endpoint_name
         by_name = None if name is None else self.hub.directory.id_of(owner, name)
-        managed = None if by_id is None else self.hub.endpoints.get(by_id)
-        hidden = managed is None or managed.leaving or sees not in (None, managed.fleet.endpoint.account_id)
+        endpoint = None if by_id is None else self.hub.endpoint(by_id)
+        hidden = endpoint is None or sees not in (None, endpoint.account_id)
         unknown = (by_id is not None and hidden) or (name is not None and by_name is None)
         if unknown or (by_id is not None and name is not None and by_id != by_name):
             raise BadRequest(
@@ -142,7 +142,7 @@ class Workergroups:
         """
         if named.template_id is None and named.template_hash is None:
             return None
-        owner = self.hub.managed(endpoint_id).fleet.endpoint.account_id
+        owner = self.hub.find(endpoint_id).account_id
         names = ("template_id", "template_hash")
         try:
             return find_template(self.hub, named.template_id, named.template_hash, owner, *names)

@@ -12,7 +12,7 @@ from posthouse.engine.figures import look
 from posthouse.engine.history import Line
 from posthouse.engine.hub import Hub
 from posthouse.engine.managed import ManagedEndpoint
-from posthouse.errors import NotFound, Refused
+from posthouse.errors import Elsewhere, NotFound, Refused
 from posthouse.fleet.ledger import NOBODY
 from posthouse.policy.capacity import kind_of
 from posthouse.wire import rows
@@ -32,8 +32,11 @@ class Workers:
     hub: Hub
 
     def get(self, worker_id: int, sees: AccountId | None = None) -> tuple[ManagedEndpoint, Worker]:
-        """The worker, and its endpoint. Raises: NotFound, also for one of another account than `sees`."""
+        """The worker, and its endpoint. Raises: NotFound, also for one of another account than `sees`; Elsewhere where
+        another server may have it."""
         home = self.hub.home_of(worker_id)
+        if home is None and self.hub.lease.shares() and not self._is_gone(worker_id):
+            raise Elsewhere(f"another server may have worker {worker_id}", worker_id=worker_id)
         if home is None or sees not in (None, home.fleet.endpoint.account_id):
             raise NotFound(f"worker {worker_id} does not exist")
         return home, home.fleet.workers[WorkerId(worker_id)]
@@ -46,6 +49,11 @@ class Workers:
                     if worker.id == worker_id:
                         return home, worker, at
         raise NotFound(f"worker {worker_id} does not exist")
+
+    def _is_gone(self, worker_id: int) -> bool:
+        """Whether it was destroyed lately, by this server."""
+        now = self.hub.clock.now()
+        return any(w.id == worker_id for home in self.hub.endpoints.values() for _, w in home.gone_lately(now))
 
     async def dismiss(self, worker_id: int, sees: AccountId | None = None) -> None:
         """Sends the worker away once it has finished what it has. Raises: NotFound."""

@@ -54,7 +54,7 @@ class ProcessProvider:
         """The provider with these settings."""
         own = "workers" if context.name == "process" else f"workers-{context.name}"
         provider = cls(
-            context.data_dir / own,
+            settings.directory or context.data_dir / own,
             context.installation,
             slots=settings.slots or None,
             bounds=settings.bounds(context.data_dir if settings.wall == "auto" else None),

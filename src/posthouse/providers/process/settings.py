@@ -49,6 +49,11 @@ class ProcessSettings(WorkerSettings):
 
     poll_s: float = Field(2.0, ge=0.05, le=600, description="Time between two lists of its workers, in seconds.")
     catalog_s: float = Field(2.0, ge=0.05, le=86_400, description="Time between two looks for free slots, in seconds.")
+    directory: Path | None = Field(
+        None,
+        description="Folder of its workers; servers of one machine that share a database name the same. Default: "
+        "`workers` in the data directory.",
+    )
     slots: int = Field(
         0, ge=0, le=1000, description="Most workers on this machine; 0: one per GPU, or four per CPU core."
     )

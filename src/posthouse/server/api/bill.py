@@ -25,7 +25,7 @@ def add_bill_route(app: FastAPI, hub: Hub) -> None:
         cost, and what lies between, from its recorded traffic. `wait_s`: how long a request may wait; by default as its
         `target_queue_time` says."""
         endpoint_id = find_endpoint(hub, caller, endpoint)
-        name = hub.managed(endpoint_id).fleet.endpoint.name
+        name = hub.find(endpoint_id).name
         found = await bill_of(hub, endpoint_id, days, wait_s)
         return rows.Bill(
             endpoint=name,

@@ -54,7 +54,7 @@ def add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring) 
     async def show_endpoint(endpoint_id: int, caller: Caller) -> OneEndpoint:
         """One endpoint. Its own key may ask too: clients refresh what they know of it."""
         check_endpoint(caller, endpoint_id)
-        return OneEndpoint(result=row(hub.managed(endpoint_id, caller.sees).fleet.endpoint))
+        return OneEndpoint(result=row(hub.find(endpoint_id, caller.sees)))
 
     @app.put("/api/v0/endptjobs/{endpoint_id}")
     async def update_endpoint(endpoint_id: int, changes: EndpointChanges, caller: Caller) -> Done:

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 
 from posthouse.domain.lifecycle import BILLED_AS, Billing, Goal
 from posthouse.domain.offer import Offer, Price
@@ -16,7 +16,7 @@ from posthouse.errors import BadRequest
 from posthouse.server.api.bodies import OfferSearch, OfferSearchQuery
 from posthouse.server.api.providers import offered
 from posthouse.server.api.replies import Benchmarks, Offers, OneInstance, SeveralInstances
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import NO_SHARING, Caller, Sharing
 from posthouse.wire import rows
 from posthouse.wire.matching import matches
 from posthouse.wire.search import parse_search
@@ -33,7 +33,7 @@ MAX_OFFERS = 1000
 """Most rows of an answer: our choice, far above what a search is read for."""
 
 
-def add_market_routes(app: FastAPI, management: Management) -> None:
+def add_market_routes(app: FastAPI, management: Management, sharing: Sharing = NO_SHARING) -> None:
     hub = management.hub
 
     async def search(wanted: OfferSearch) -> Offers:
@@ -66,6 +66,7 @@ def add_market_routes(app: FastAPI, management: Management) -> None:
     @app.get("/api/v0/instances")
     @app.get("/api/v1/instances")
     async def list_instances(
+        request: Request,
         caller: Caller,
         select_filters: str = "{}",
         order_by: str = "[]",
@@ -80,6 +81,8 @@ def add_market_routes(app: FastAPI, management: Management) -> None:
                 raise BadRequest(f"{name}: unknown field {unknown[:64]!r}; allowed are {', '.join(FIELDS)}")
         homes = [home for home in hub.endpoints.values() if caller.may_see(home.fleet.endpoint.account_id)]
         seen = [_instance(worker) for home in homes for worker in home.fleet.workers.values()]
+        for answer in await sharing.others(request, limit=MAX_OFFERS, after_token=0):
+            seen += msgspec.convert(answer["instances"], list[rows.Instance])
         found = sorted((row for row in seen if matches(filters, asdict(row))), key=lambda row: row.id)
         for one in reversed(order):
             found.sort(key=attrgetter(one.col), reverse=one.dir == "desc")

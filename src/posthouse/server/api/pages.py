@@ -70,7 +70,7 @@ def add_page_routes(app: FastAPI, management: Management, keyring: Keyring, ask:
         """Sends a request to a worker of the endpoint and tells what becomes of it, an object a line: why it waits,
         when its answer begins, each piece of it, and its end. For trying: it passes through the server, which has few
         at once. Keys with limits send their requests themselves."""
-        found = hub.managed(find_endpoint(hub, caller, endpoint)).fleet.endpoint
+        found = hub.find(find_endpoint(hub, caller, endpoint))
         if ask is None:
             raise Refused("this server sends no requests")
         if caller.meter is not None:
@@ -124,7 +124,7 @@ def _add_endpoint_routes(app: FastAPI, management: Management) -> None:
         """The endpoint's own traffic under two settings: as it is, and with the change; beside what really happened.
         It takes up to three minutes, in a process of its own, one at a time. Nothing is changed."""
         endpoint_id = find_endpoint(hub, caller, endpoint)
-        scaling = hub.managed(endpoint_id).fleet.endpoint.scaling
+        scaling = hub.find(endpoint_id).scaling
         changed = scaling.changed(supposed.change)
         change = {name: getattr(changed, name) for name in supposed.change}
         if changed == scaling:

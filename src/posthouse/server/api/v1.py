@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 
 from posthouse import __version__
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, Endpoint, EndpointId
@@ -18,7 +18,7 @@ from posthouse.engine.standing import money_left, standing
 from posthouse.engine.wishes import held_at
 from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import NO_SHARING, Caller, Sharing
 from posthouse.wire import rows
 
 Explain = Callable[[EndpointId], rows.Explanation]
@@ -31,17 +31,21 @@ def add_v1_routes(
     explain: Explain,
     troubles: Callable[[], list[str]],
     gateway: str,
+    sharing: Sharing = NO_SHARING,
 ) -> None:
-    _add_status_route(app, management.hub, troubles, gateway)
+    _add_status_route(app, management.hub, troubles, gateway, sharing)
     _add_endpoint_routes(app, management, keyring, explain)
 
 
-def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]], gateway: str) -> None:
+def _add_status_route(
+    app: FastAPI, hub: Hub, troubles: Callable[[], list[str]], gateway: str, sharing: Sharing
+) -> None:
     born_at = hub.clock.now()
 
     @app.get("/v1/status")
-    async def show_status(caller: Caller) -> rows.Status:
+    async def show_status(request: Request, caller: Caller) -> rows.Status:
         """What this server is, what fails, and how each endpoint stands."""
+        others = [msgspec.convert(found, rows.Status) for found in await sharing.others(request)]
         now = hub.clock.now()
         seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
         rows_of = [standing(managed, now) for managed in seen if not managed.leaving]
@@ -49,6 +53,9 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]],
         caps = money_left(hub.treasury.left(now)) if whole else []
         for managed in seen:
             caps += money_left(hub.treasury.left_of(managed, now), managed.fleet.endpoint.name)
+        for other in others:
+            rows_of = sorted([*rows_of, *other.standing], key=lambda row: row.id)
+            caps += [cap for cap in other.caps if cap.endpoint]
         return rows.Status(
             version=__version__,
             installation=hub.installation,
@@ -56,7 +63,7 @@ def _add_status_route(app: FastAPI, hub: Hub, troubles: Callable[[], list[str]],
             default_provider=hub.default_provider,
             endpoints=sum(caller.may_see(endpoint.account_id) for endpoint in hub.directory),
             uptime_s=now - born_at,
-            troubles=troubles(),
+            troubles=list(dict.fromkeys([*troubles(), *(text for other in others for text in other.troubles)])),
             usd_h=sum(row.usd_h for row in rows_of),
             spent_usd=hub.treasury.spent_usd(now) if whole else sum(row.spent_usd for row in rows_of),
             standing=rows_of,
@@ -137,7 +144,7 @@ def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:
     """The caller's endpoint with this name, or else the one with this id that it may see. Raises: NotFound."""
     found = hub.directory.id_of(caller.account_id, name_or_id)
     if found is None and name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19:
-        found = hub.managed(int(name_or_id), caller.sees).fleet.endpoint.id
+        found = hub.find(int(name_or_id), caller.sees).id
     if found is None:
         raise NotFound(f"there is no endpoint {name_or_id[:255]!r}")
     return found

@@ -29,7 +29,7 @@ def add_workergroup_routes(app: FastAPI, management: Management, keyring: Keyrin
         return _row(group, hub, keyring)
 
     def owner(group: Workergroup) -> AccountId:
-        return hub.managed(group.endpoint_id).fleet.endpoint.account_id
+        return hub.find(group.endpoint_id).account_id
 
     async def list_workergroups(caller: Caller) -> SeveralWorkergroups:
         """Every workergroup."""
@@ -76,7 +76,7 @@ def add_workergroup_routes(app: FastAPI, management: Management, keyring: Keyrin
 
 
 def _row(group: Workergroup, hub: Hub, keyring: Keyring) -> rows.Workergroup:
-    endpoint = hub.managed(group.endpoint_id).fleet.endpoint
+    endpoint = hub.find(group.endpoint_id)
     scaling = endpoint.scaling
     return rows.Workergroup(
         id=group.id,

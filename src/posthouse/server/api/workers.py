@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import msgspec
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 
 from posthouse.domain.worker import Worker
 from posthouse.engine.figures import look
@@ -16,7 +16,7 @@ from posthouse.engine.management.workers import Workers
 from posthouse.engine.standing import update_of
 from posthouse.errors import Busy, NotFound
 from posthouse.server.api.v1 import find_endpoint
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import NO_SHARING, Caller, Sharing
 from posthouse.wire import rows
 
 LOGS_WAIT_S = 20.0
@@ -25,12 +25,14 @@ MAX_LOGS = 16_000_000
 """Most characters of logs in one answer; the latest are kept."""
 
 
-def add_worker_routes(app: FastAPI, management: Management) -> None:
+def add_worker_routes(app: FastAPI, management: Management, sharing: Sharing = NO_SHARING) -> None:
     hub, workers = management.hub, management.workers
     _add_act_routes(app, hub, workers)
 
     @app.get("/v1/workers")
-    async def list_workers(caller: Caller, endpoint: str = "", gone: bool = False) -> list[rows.Worker]:
+    async def list_workers(
+        request: Request, caller: Caller, endpoint: str = "", gone: bool = False
+    ) -> list[rows.Worker]:
         """Every worker, or those of one endpoint, by its name or id; also those of endpoints that were deleted.
 
         `gone`: also those that were destroyed within a day, with what they said last.
@@ -40,7 +42,10 @@ def add_worker_routes(app: FastAPI, management: Management) -> None:
         found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
         seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
         there = [_worker_row(m, w, now) for m in seen for w in m.fleet.workers.values()]
-        return there + [_worker_row(m, w, now, at) for m in seen for at, w in m.gone_lately(now) if gone]
+        there += [_worker_row(m, w, now, at) for m in seen for at, w in m.gone_lately(now) if gone]
+        for answer in await sharing.others(request):
+            there = sorted([*there, *msgspec.convert(answer, list[rows.Worker])], key=lambda row: row.id)
+        return there
 
     @app.get("/v1/workers/{worker_id}")
     async def show_worker(worker_id: int, caller: Caller) -> rows.Worker:

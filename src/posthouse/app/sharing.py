@@ -1,0 +1,109 @@
+"""One of several servers: what it has in common with the others, and what keeps it one of them."""
+
+import asyncio
+import secrets
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from posthouse.app.supervise import supervised
+from posthouse.engine.changes import Changes
+from posthouse.engine.hub import Hub
+from posthouse.engine.lease import SharedLease
+from posthouse.engine.owners import Owners
+from posthouse.errors import Refused
+from posthouse.server.auth import Keyring
+from posthouse.server.middleware import Sharing
+from posthouse.server.peers import ElsewhereMiddleware, FreshMiddleware, Peers
+from posthouse.sharing import Servers
+
+FILES: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
+"""Of the data directory, what every server of the installation must have."""
+RENEWED: Final = "authority.cer"
+"""Made anew from its key where the server has got other names."""
+
+
+async def fetch_files(servers: Servers, data_dir: Path) -> None:
+    """Has the data directory hold what the others have. Raises: Refused where it has another installation's."""
+    for name in FILES:
+        path, body = data_dir / name, await servers.shared(name)
+        there = await asyncio.to_thread(path.read_bytes) if path.exists() else None
+        if body is None or body == there:
+            continue
+        if there is not None and name != RENEWED:
+            raise Refused(f"{path} is not that of the installation in the database: take it away if nothing needs it")
+        await asyncio.to_thread(_write, path, body)
+
+
+async def share_files(servers: Servers, data_dir: Path) -> bool:
+    """Has the others have what the data directory holds. False if another server was first: all is to be read again."""
+    for name in FILES:
+        path = data_dir / name
+        body = await asyncio.to_thread(path.read_bytes)
+        if await servers.share(name, body, replace=name == RENEWED) != body:
+            for loser in FILES[FILES.index(name) :]:
+                (data_dir / loser).unlink(missing_ok=True)
+            return False
+    return True
+
+
+def _write(path: Path, body: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft.touch(0o600)
+    draft.write_bytes(body)
+    draft.replace(path)
+
+
+def server_id(data_dir: Path) -> str:
+    """What this server is called among the others, in all its lives: whoever has its data directory is it."""
+    path = data_dir / "server-id"
+    if not path.exists():
+        _write(path, secrets.token_hex(8).encode())
+    return path.read_text(encoding="ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The parts of a server that is one of several."""
+
+    owners: Owners
+    changes: Changes
+    peers: Peers
+
+    @property
+    def of_api(self) -> Sharing:
+        elsewhere, fresh = partial(ElsewhereMiddleware, peers=self.peers), partial(FreshMiddleware, peers=self.peers)
+        return Sharing([elsewhere], [fresh], self.peers.others)
+
+
+async def join(
+    lease: SharedLease,
+    hub: Hub,
+    keyring: Keyring,
+    url: str,
+    root_pem: bytes,
+    hold_s: float,
+    stack: AsyncExitStack,
+) -> Shared:
+    """Has this server live among the others until the stack ends. It has no endpoint yet.
+
+    `url`: where they reach it. `root_pem`: of the authority of the installation. `hold_s`: how long calls are held.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(cadata=root_pem.decode())
+    owners, changes = Owners(hub, lease, url), Changes(hub, keyring.replace)
+    peers = Peers(hub, owners, changes, keyring.server_token, context, hold_s)
+    stack.callback(peers.close)
+    stack.push_async_callback(lease.servers.close)
+
+    def notice(topic: str) -> None:
+        owners.notice(topic)
+        changes.notice(topic)
+
+    lease.servers.on_notice = notice
+    await owners.begin()
+    await stack.enter_async_context(supervised({"lease": owners.run}))
+    return Shared(owners, changes, peers)
