@@ -39,7 +39,7 @@ class Disk:
         self._last_worker_id = 0
         self._epoch = 0
         self._revisions: Counter[str] = Counter()
-        self._epochs: dict[EndpointId, int] = {}
+        self.epochs: dict[EndpointId, int] = {}
         self._periods: dict[tuple[EndpointId, str], PeriodRecord] = {}
         self._rollouts: dict[EndpointId, tuple[Rollout, ...]] = {}
         self._kept: dict[str, Runs] = {}
@@ -50,12 +50,12 @@ class Disk:
         return [worker for fleet in self._workers.values() for worker in fleet.values()]
 
     def fleets(self) -> list[dict[str, Any]]:
-        known = self._versions.keys() | self._epochs.keys()
+        known = self._versions.keys() | self.epochs.keys()
         return [
             {
                 "endpoint_id": endpoint_id,
                 "account_id": DEFAULT_ACCOUNT,
-                "epoch": self._epochs.get(endpoint_id, 0),
+                "epoch": self.epochs.get(endpoint_id, 0),
                 "version": self._versions.get(endpoint_id, 0),
                 "spent_usd": self._spent.get(endpoint_id, 0.0),
                 "rollouts": msgspec.json.encode(self._rollouts.get(endpoint_id, ())).decode(),
@@ -83,7 +83,7 @@ class Disk:
     def take_fleet(
         self, endpoint_id: EndpointId, version: int, epoch: int, spent_usd: float, rollouts: tuple[Rollout, ...]
     ) -> None:
-        self._versions[endpoint_id], self._epochs[endpoint_id] = version, epoch
+        self._versions[endpoint_id], self.epochs[endpoint_id] = version, epoch
         self._rollouts[endpoint_id] = rollouts
         self._spent[endpoint_id] = spent_usd
 
@@ -186,9 +186,9 @@ class Disk:
         self._keep_version(before)
 
     def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
-        if self._epochs.get(endpoint_id, 0) > epoch:
+        if self.epochs.get(endpoint_id, 0) > epoch:
             raise StaleVersion(f"fleet {endpoint_id} was opened under a later epoch")
-        self._epochs[endpoint_id] = epoch
+        self.epochs[endpoint_id] = epoch
         rows = self._workers.get(endpoint_id, {}).values()
         gone = sorted((w for w in rows if w.state is State.DESTROYED), key=lambda w: (-w.since, -w.id))
         told = {w.id for w in [*gone[:SHOW], *[w for w in gone if w.perf > 0][:LEARN_FROM]]}
@@ -223,9 +223,9 @@ class Disk:
         entry: JournalEntry | None,
         rollouts: tuple[Rollout, ...] = (),
     ) -> int:
-        if self._versions.get(endpoint_id, 0) != expected_version or self._epochs.get(endpoint_id, 0) > epoch:
+        if self._versions.get(endpoint_id, 0) != expected_version or self.epochs.get(endpoint_id, 0) > epoch:
             raise StaleVersion(f"fleet {endpoint_id} is not at version {expected_version} or of a later epoch")
-        self._epochs[endpoint_id] = epoch
+        self.epochs[endpoint_id] = epoch
         version = self._versions[endpoint_id] = expected_version + 1
         if rollouts:
             self._rollouts[endpoint_id] = rollouts

@@ -126,8 +126,13 @@ class Server:
 
     def follow(self) -> None:
         """Shares the store: what others change there is read again from now on."""
-        changes = Changes(self.hub, lambda keys: None)
-        self._for_ever.append(self._own.run(asyncio.create_task, keep_running("changes", changes.run)))
+        self.keep(Changes(self.hub, lambda keys: None).run)
+
+    def keep(self, *parts: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Keeps parts running until it ends."""
+        for part in parts:
+            task = asyncio.get_running_loop().create_task(keep_running(repr(part), part), context=self._own)
+            self._for_ever.append(task)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """What the server answers. Raises: Gone where it dies before."""

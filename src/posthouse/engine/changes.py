@@ -33,13 +33,14 @@ class Changes:
         self._told.set()
 
     async def run(self) -> None:
-        """Reads what has changed: when another server tells of it, and every `POLL_S`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
-                await self._told.wait()
-        self._told.clear()
-        with suppress(Unavailable):  # whoever has to be told of it is told
-            await self.look()
+        """Reads for ever what has changed: when another server tells of it, and every `POLL_S`."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._told.wait()
+            self._told.clear()
+            with suppress(Unavailable):  # whoever has to be told of it is told
+                await self.look()
 
     async def look(self) -> None:
         """Reads again what others have changed since the last look. Raises: Unavailable."""

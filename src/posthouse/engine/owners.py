@@ -7,6 +7,7 @@ but for a while after this server could not reach the store: then the others cou
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 RENEWALS = 4
 """How often a lease is renewed in its length."""
+STEADY_LEASES = 2.0
+"""How many lengths of a lease a server must have renewed its own in time before it takes another for dead."""
 LOOK_S = 2.0
 """How often it is looked who has what, though nobody has told of a change."""
 HAND_OVERS = 8
@@ -66,12 +69,13 @@ class Owners:
             self._woken.set()
 
     async def run(self) -> None:
-        """Renews the lease, and rests."""
-        try:
-            await self.renew()
-        except Unavailable as error:
-            log.warning("the lease could not be renewed: nothing new begins meanwhile", why=str(error)[:200])
-        await asyncio.sleep(self.lease.length_s / RENEWALS)
+        """Renews the lease for ever."""
+        while True:
+            try:
+                await self.renew()
+            except Unavailable as error:
+                log.warning("the lease could not be renewed: nothing new begins meanwhile", why=str(error)[:200])
+            await asyncio.sleep(self.lease.length_s / RENEWALS)
 
     async def renew(self) -> None:
         """Renews the lease, and ends the lives of those who are late. Raises: Unavailable."""
@@ -83,21 +87,22 @@ class Owners:
         if living is None:
             await self._deposed()
             return
-        steady = self.lease.steady_s() - self._steady_since_s >= self.lease.length_s
+        steady = self.lease.steady_s() - self._steady_since_s >= STEADY_LEASES * self.lease.length_s
         if steady and any(one.late for one in living) and (dead := await self._servers.bury(self.lease.server)):
             log.warning("servers are dead: what they had is free", servers=list(dead))
             self._meet([one for one in living if one.name not in dead])
 
     async def share(self) -> None:
-        """Sees that everybody has a share: when something has changed, and every `LOOK_S`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
-                await self._woken.wait()
-        self._woken.clear()
-        try:
-            await self.share_out()
-        except Unavailable as error:
-            log.warning("endpoints could not be shared out", why=str(error)[:200])
+        """Sees for ever that everybody has a share: when something has changed, and every `LOOK_S`."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self.share_out()
+            except Unavailable as error:
+                log.warning("endpoints could not be shared out", why=str(error)[:200])
 
     async def share_out(self) -> None:
         """Takes what is free, or hands over what is too much, so that everybody has as many. Raises: Unavailable."""
@@ -109,7 +114,7 @@ class Owners:
                 listed.server = server
         for endpoint_id in own - self.hub.endpoints.keys():  # its opening or its end failed
             await self._open(endpoint_id)
-        share = 0 if self._leaving else math.ceil(len(holders) / (1 + len(self.peers)))
+        share = 0 if self._leaving else self._share(holders)
         if len(own) < share and any(not server for server in holders.values()):
             began_s, claimed = self.lease.steady_s(), await self._servers.claim(self.lease.server, share - len(own))
             self.lease.granted.update(claimed)
@@ -177,6 +182,13 @@ class Owners:
             self.hub.let_go(endpoint_id)
         if not self._leaving:
             await self.begin()
+
+    def _share(self, holders: Mapping[EndpointId, str]) -> int:
+        """How many endpoints this server should have. Where they do not divide, who has most keeps one more."""
+        counts = Counter(holders.values())
+        servers = sorted([self.lease.server, *self.peers], key=lambda name: (-counts[name], name))
+        each, more = divmod(len(holders), len(servers))
+        return each + (servers.index(self.lease.server) < more)
 
     async def _open(self, endpoint_id: EndpointId) -> None:
         try:

@@ -1,0 +1,314 @@
+"""Several servers in virtual time, on one register of leases and one provider: they die, are cut off, stand still."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+import structlog
+
+from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.instance import Instance
+from posthouse.engine.changes import Changes
+from posthouse.engine.lease import SharedLease
+from posthouse.engine.owners import Owners
+from posthouse.errors import Unavailable
+from posthouse.ports import InstanceSpec
+from posthouse.sharing import LivingServer
+from tests.campaign.checks import Checks
+from tests.campaign.disk import Disk
+from tests.campaign.server import Server
+from tests.campaign.virtual import VirtualLoop
+from tests.campaign.world import SimInstance, World
+
+LEASE_S = 2.0
+
+
+@dataclass
+class Register:
+    """What `PostgresServers` has in its tables."""
+
+    loop: VirtualLoop
+    disk: Disk
+    lives: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Where each server is, and until when its lease is."""
+    held: dict[EndpointId, str] = field(default_factory=dict)
+    members: list["Member"] = field(default_factory=list)
+
+    def holder(self, endpoint_id: EndpointId) -> str:
+        found = self.held.get(endpoint_id, "")
+        return found if found in self.lives else ""
+
+    def wanted(self) -> list[EndpointId]:
+        return sorted({*(e.id for e in self.disk.endpoints()), *self.disk.fleet_ids()})
+
+    def give(self, server: str, endpoint_id: EndpointId) -> int:
+        self.held[endpoint_id] = server
+        epochs = self.disk.epochs
+        epochs[endpoint_id] = epochs.get(endpoint_id, 0) + 1
+        self.tell()
+        return epochs[endpoint_id]
+
+    def tell(self) -> None:
+        for member in self.members:
+            self.loop.call_later(0.01, member.hear, "owners")
+
+
+class Line:
+    """A member's way to the database: the `Servers` port."""
+
+    def __init__(self, register: Register) -> None:
+        self.register = register
+        self.on_notice: Callable[[str], None] = lambda topic: None
+        self.is_cut = False
+        self.moves = asyncio.Event()
+        """Not set: the server stands still, as far as the database sees it."""
+        self.moves.set()
+
+    async def through(self) -> None:
+        """Raises: Unavailable."""
+        await asyncio.sleep(0.002)
+        await self.moves.wait()
+        if self.is_cut:
+            await asyncio.sleep(LEASE_S / 2)
+            raise Unavailable("the network is cut", 1.0)
+
+    async def enter(self, server: str, url: str, lease_s: float) -> None:
+        await self.through()
+        lives = self.register.lives
+        for name in [name for name in lives if name.partition("-")[0] == server.partition("-")[0]]:
+            del lives[name]
+        lives[server] = url, self.register.loop.time() + lease_s
+        self.register.tell()
+
+    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LivingServer], float] | None:
+        await self.through()
+        now, lives = self.register.loop.time(), self.register.lives
+        if server not in lives:
+            return None
+        lives[server] = lives[server][0], now + lease_s
+        return [LivingServer(name, url, until < now) for name, (url, until) in sorted(lives.items())], now
+
+    async def bury(self, server: str) -> Sequence[str]:
+        await self.through()
+        now, lives = self.register.loop.time(), self.register.lives
+        dead = [name for name, (_, until) in lives.items() if name != server and until < now]
+        for name in dead:
+            del lives[name]
+        return dead
+
+    async def leave(self, server: str) -> None:
+        await self.through()
+        self.register.lives.pop(server, None)
+        self.register.tell()
+
+    async def holders(self) -> Mapping[EndpointId, str]:
+        await self.through()
+        return {endpoint_id: self.register.holder(endpoint_id) for endpoint_id in self.register.wanted()}
+
+    async def claim(self, server: str, most: int) -> Mapping[EndpointId, int]:
+        await self.through()
+        if server not in self.register.lives:
+            return {}
+        free = [endpoint_id for endpoint_id in self.register.wanted() if not self.register.holder(endpoint_id)]
+        return {endpoint_id: self.register.give(server, endpoint_id) for endpoint_id in free[:most]}
+
+    async def take(self, server: str, endpoint_id: EndpointId) -> int | None:
+        await self.through()
+        free = server in self.register.lives and self.register.holder(endpoint_id) in ("", server)
+        return self.register.give(server, endpoint_id) if free else None
+
+    async def free(self, server: str, endpoint_id: EndpointId) -> None:
+        await self.through()
+        if self.register.held.get(endpoint_id) == server:
+            del self.register.held[endpoint_id]
+        self.register.tell()
+
+    async def shared(self, name: str) -> bytes | None:
+        return None
+
+    async def share(self, name: str, body: bytes, replace: bool = False) -> bytes:
+        return body
+
+    async def close(self) -> None:
+        return
+
+
+class Acting:
+    """The provider as one server calls it: every call that changes something is looked at."""
+
+    def __init__(self, world: World, look: Callable[[str], None]) -> None:
+        self._world = world
+        self._look = look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world, name)
+
+    def _label(self, instance_id: str) -> str:
+        return next((i.label for i in self._world.all_instances.values() if i.id == instance_id), "")
+
+    async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
+        self._look(spec.label)
+        return await self._world.create(offer_id, spec, max_usd_h)
+
+    async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
+        self._look(spec.label)
+        return await self._world.update(instance_id, spec)
+
+    async def start(self, instance_id: str) -> None:
+        self._look(self._label(instance_id))
+        await self._world.start(instance_id)
+
+    async def stop(self, instance_id: str) -> None:
+        self._look(self._label(instance_id))
+        await self._world.stop(instance_id)
+
+    async def destroy(self, instance_id: str) -> None:
+        self._look(self._label(instance_id))
+        await self._world.destroy(instance_id)
+
+
+class Member(Server):
+    """One life of one of several servers."""
+
+    def __init__(self, world: World, disk: Disk, checks: Checks, register: Register, name: str) -> None:
+        self.line, self.register, self.real = Line(register), register, world
+        lease = SharedLease(self.line, name, LEASE_S, register.loop.time)
+        super().__init__(cast(World, Acting(world, self._look)), disk, checks, 5.0, lease)
+        self.lease = lease
+
+    async def _start(self) -> None:
+        await super()._start()
+        self.owners = Owners(self.hub, self.lease, "http://" + self.lease.server_id, self.executor.is_idle)
+        self.orphans.leads = self.owners.leads
+        self.changes = Changes(self.hub, lambda keys: None)
+        await self.owners.begin()
+        self.keep(self.owners.run)
+        await self.owners.share_out()
+        self.keep(self.owners.share, self.changes.run)
+
+    async def _before_store(self, call: str, args: tuple[Any, ...]) -> None:
+        await self.line.through()
+        await super()._before_store(call, args)
+
+    def told(self, instance: SimInstance, message: Any) -> None:
+        """What a worker says to every server."""
+        self._hear(instance, message)
+
+    def hear(self, topic: str) -> None:
+        """A notice of the database."""
+        if self.up and not self.line.is_cut and self.line.moves.is_set():
+            self.owners.notice(topic)
+            self.changes.notice(topic)
+
+    def _look(self, label: str) -> None:
+        """Only who has an endpoint acts on it, and only who leads on what nobody has."""
+        held = {w.label: w.endpoint_id for w in self.register.disk.workers()}.get(label)
+        alive = self.lease.server in self.register.lives
+        if held is None:
+            if not (alive and self.lease.server == min(self.register.lives)):
+                self.real.broken("one owner acts", f"{self.lease.server} acts on {label!r}, which nobody has")
+        elif not alive or self.register.holder(held) != self.lease.server:
+            self.real.broken("one owner acts", f"{self.lease.server} acts on {label}, and does not have {held}")
+
+    async def _stop(self) -> None:
+        await self.owners.leave()
+        await super()._stop()
+
+
+class NoChecks:
+    """The campaign's own checks are of one server that has everything."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: None
+
+
+class Estate:
+    """Servers `s0`, `s1` and so on, each of which may have several lives."""
+
+    def __init__(self, seed: int, count: int, loop: VirtualLoop) -> None:
+        self.loop, self.world, self.disk = loop, World(seed, loop), Disk()
+        self.register = Register(loop, self.disk)
+        self.broken: list[tuple[str, str]] = []
+        self.world.broken = lambda rule, said: self.broken.append((rule, said))
+        self.world.written = self.disk.has_label
+        self.world.tell = self._tell
+        self.names = [f"s{number}" for number in range(count)]
+        self.up: dict[str, Member] = {}
+
+    def _tell(self, instance: SimInstance, message: Any) -> None:
+        for member in self.up.values():
+            member.told(instance, message)
+
+    async def start(self, name: str) -> None:
+        member = Member(self.world, self.disk, cast(Checks, NoChecks()), self.register, name)
+        self.register.members.append(member)
+        await member.start()
+        self.up[name] = member
+
+    def kill(self, name: str) -> None:
+        member = self.up.pop(name)
+        self.register.members.remove(member)
+        member.kill()
+
+    async def stop(self, name: str) -> None:
+        member = self.up.pop(name)
+        await member.stop()
+        self.register.members.remove(member)
+
+    async def still(self, name: str, for_s: float) -> None:
+        """Has a server hear nothing from the database for a while, and not know it."""
+        line = self.up[name].line
+        line.moves.clear()
+        await asyncio.sleep(for_s)
+        line.moves.set()
+
+    async def cut(self, name: str, for_s: float) -> None:
+        """Has a server not reach the database for a while."""
+        line = self.up[name].line
+        line.is_cut = True
+        await asyncio.sleep(for_s)
+        line.is_cut = False
+
+    def owners(self) -> dict[EndpointId, list[str]]:
+        """Which servers believe that they have each endpoint."""
+        return {
+            endpoint_id: [name for name, member in self.up.items() if endpoint_id in member.hub.endpoints]
+            for endpoint_id in self.register.wanted()
+        }
+
+    def known(self) -> dict[str, int]:
+        """The workers that the servers know of, by label."""
+        fleets = [managed.fleet for member in self.up.values() for managed in member.hub.endpoints.values()]
+        return {worker.label: worker.id for fleet in fleets for worker in fleet.workers.values()}
+
+    def there(self) -> list[str]:
+        """The labels of what is there in truth."""
+        return sorted(i.label for i in self.world.all_instances.values() if not i.gone)
+
+
+def live(seed: int, count: int, scenario: Callable[[Estate], Coroutine[Any, Any, None]]) -> None:
+    """Lives through a scenario in virtual time. Raises: AssertionError where a rule was broken."""
+    logs = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    loop = VirtualLoop()
+    try:
+        estate = Estate(seed, count, loop)
+        time = SimpleNamespace(
+            perf_counter=loop.time,
+            clock_gettime=lambda which: loop.time(),
+            time=lambda: estate.world.wall_s + loop.time(),
+        )
+        with patch("posthouse.engine.clock.time", time), patch("posthouse.engine.loop.time", time):
+            loop.run_until_complete(scenario(estate))
+        assert estate.broken == []
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        structlog.configure(**logs)
