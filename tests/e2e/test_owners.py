@@ -55,7 +55,7 @@ async def ask(client: Any) -> list[Any]:
 async def eventually(reached: Callable[[], Any]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while not await asyncio.to_thread(reached):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
 
 def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Estate) -> None:
@@ -68,8 +68,6 @@ def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Es
     for site in estate.sites:  # made at one, known at the other; asked for at either, answered by its owner
         assert [w["endpoint"] for w in site.json("worker", "list")] == ["one", "two"]
         assert [e["endpoint"] for e in site.json("status")["standing"]] == ["one", "two"]
-        for name in ("one", "two"):
-            assert site.run("explain", name).returncode == 0
     estate.sites[estate.owner("two")].json("endpoint", "update", "one", "--max-workers", "2")
     before = estate.workers()
     survivor = 1 - estate.owner("one")
@@ -84,6 +82,4 @@ def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Es
     until(lambda: estate.owned() == [1, 1])
     estate.send(survivor, signal.SIGTERM)  # it hands over, and does not leave it to the lease
     until(lambda: estate.owned() == [2])
-    for name in ("one", "two"):
-        assert estate.sites[1 - survivor].run("endpoint", "delete", name).returncode == 0
-    until(lambda: not estate.workers() and not estate.instances())
+    assert estate.workers() == before

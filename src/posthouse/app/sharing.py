@@ -97,7 +97,6 @@ async def join(
     owners, changes = Owners(hub, lease, url), Changes(hub, keyring.replace)
     peers = Peers(hub, owners, changes, keyring.server_token, context, hold_s)
     stack.callback(peers.close)
-    stack.push_async_callback(lease.servers.close)
 
     def notice(topic: str) -> None:
         owners.notice(topic)

@@ -264,10 +264,12 @@ class Hub:
     def managed(self, endpoint_id: int, sees: AccountId | None = None) -> ManagedEndpoint:
         """Raises: NotFound for one that does not exist, is being deleted, or is of another account than `sees`;
         Elsewhere for one that another server has."""
-        found = self.find(endpoint_id, sees)
-        managed = self.endpoints.get(found.id)
+        managed = self.endpoints.get(EndpointId(endpoint_id))
         if managed is None:
+            found = self.find(endpoint_id, sees)
             raise Elsewhere(f"another server has endpoint {endpoint_id}", endpoint_id=found.id)
+        if managed.leaving or sees not in (None, managed.fleet.endpoint.account_id):
+            raise NotFound(f"endpoint {endpoint_id} does not exist")
         return managed
 
     def find(self, endpoint_id: int, sees: AccountId | None = None) -> Endpoint:

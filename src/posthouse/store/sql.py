@@ -120,13 +120,21 @@ class SqlStore(SqlFleets, SqlCatalogue, SqlKeys, SqlRecordings, SqlHistories, Sq
     def __init__(self, backend: Backend, name: str, journal_keep: int, destroyed_keep: int) -> None:
         super().__init__(backend, journal_keep, destroyed_keep)
         self._name = name
+        self._sharing: list[PostgresServers] = []
 
     def servers(self, answer_s: float) -> PostgresServers | None:
-        """The servers that share the database; None where that is a file, which one server has to itself.
+        """The servers that share the database, until that is closed; None where it is a file, which one server has to
+        itself. `answer_s`: as of `PostgresServers`."""
+        if not isinstance(self._backend, PostgresServer):
+            return None
+        found = PostgresServers(self._backend, answer_s)
+        self._sharing.append(found)
+        return found
 
-        `answer_s`: as of `PostgresServers`.
-        """
-        return PostgresServers(self._backend, answer_s) if isinstance(self._backend, PostgresServer) else None
+    async def close(self) -> None:
+        for sharing in self._sharing:
+            await sharing.close()
+        await super().close()
 
     async def installation(self) -> str:
         return self._name
