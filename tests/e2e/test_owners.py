@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +13,7 @@ import pytest
 
 from tests.kit.live import pointed
 from tests.kit.servers import Estate
-from tests.kit.site import TIMEOUT_S, until
+from tests.kit.site import TIMEOUT_S, Site, until
 from tests.resilience.traffic import Traffic, session
 
 
@@ -58,6 +59,10 @@ async def eventually(reached: Callable[[], Any]) -> None:
             await asyncio.sleep(0.2)
 
 
+def sees(site: Site, workers: list[tuple[str, str]]) -> bool:
+    return [(row["endpoint"], row["state"]) for row in site.json("worker", "list")] == workers
+
+
 def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Estate) -> None:
     estate.start(0)
     estate.make("one", **SCALING)
@@ -66,7 +71,7 @@ def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Es
     until(lambda: estate.owned() == [1, 1] and len(estate.instances()) == 2)
     assert {estate.owner("one"), estate.owner("two")} == {0, 1}
     for site in estate.sites:  # made at one, known at the other; asked for at either, answered by its owner
-        assert [w["endpoint"] for w in site.json("worker", "list")] == ["one", "two"]
+        until(partial(sees, site, [("one", "idle"), ("two", "idle")]))
         assert [e["endpoint"] for e in site.json("status")["standing"]] == ["one", "two"]
     estate.sites[estate.owner("two")].json("endpoint", "update", "one", "--max-workers", "2")
     before = estate.workers()
