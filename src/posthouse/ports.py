@@ -123,11 +123,9 @@ class Signer(Protocol):
     @property
     def public_pem(self) -> str:
         """The public half, as workers fetch it."""
-        ...
 
     def sign(self, data: bytes) -> str:
         """Base64 of the RSA PKCS#1 v1.5 signature over SHA-256 of `data`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,30 +182,24 @@ class Lease(Protocol):
     @property
     def server(self) -> str:
         """This server's name among those that share the store."""
-        ...
 
     async def acquire(self, endpoint_id: EndpointId) -> int | None:
         """The epoch under which this server has the endpoint from now on; None while another server has it.
 
         An epoch is above every earlier one of the same endpoint, and the store takes no commit of an earlier one.
         """
-        ...
 
     async def release(self, endpoint_id: EndpointId) -> None:
         """Lets another server have the endpoint; one that this server does not have is success."""
-        ...
 
     async def holder(self, endpoint_id: EndpointId) -> str:
         """The name of the server that has the endpoint; empty if none has."""
-        ...
 
     def holds(self) -> bool:
         """Whether this server is known to have what it has, at this moment: else it begins nothing. At once."""
-        ...
 
     def shares(self) -> bool:
         """Whether what this server does not have may be at another one."""
-        ...
 
 
 class Catalogue(Protocol):

@@ -52,6 +52,7 @@ class Changes:
             "secrets": self._secrets,
             "aliases": self._aliases,
             "keys": self._keys,
+            "users": self._users,
         }
         async with self._looking:
             found = await self.hub.store.revisions()  # before the rows: what changes meanwhile is read again next time
@@ -68,6 +69,9 @@ class Changes:
 
     async def _aliases(self) -> None:
         self.hub.aliases = {owner: {**found} for owner, found in (await self.hub.store.aliases()).items()}
+
+    async def _users(self) -> None:
+        self.hub.users = {user.name: user for user in await self.hub.store.users()}
 
     async def _keys(self) -> None:
         self.take_keys(await self.hub.store.keys())

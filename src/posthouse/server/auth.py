@@ -263,10 +263,6 @@ class Keyring:
         """What the servers of the installation show each other."""
         return self._token("server")
 
-    def principal(self, key_id: str) -> Principal | None:
-        """Whose account key this id is of; None for one that is worth nothing."""
-        return self._principals.get(key_id) if self.is_good(key_id) else None
-
     def _worker_token(self, worker_id: int) -> str:
         return self._token(f"worker|{worker_id}")
 

@@ -233,8 +233,9 @@ class AuthMiddleware:
             return None
         headers, now = Headers(scope=scope), self.clock.now()
         key = keys_in(headers, scope["query_string"], scope["state"]["body"])
-        if key_id := scope["state"].get("key_id"):  # another server has seen the session
-            principal = self.keyring.principal(key_id)
+        principal: Principal | None
+        if signed_in := scope["state"].get("signed_in"):  # another server has seen the session
+            principal = signed_in
         elif key:
             principal = self.throttle.principal(self.keyring, key, address_of(scope), now)
         else:

@@ -1,6 +1,7 @@
 """Where several servers share an installation: calls for what another one has are passed on to it, by one hop."""
 
 import asyncio
+import base64
 import hmac
 import ssl
 from collections.abc import Callable, Iterable
@@ -9,9 +10,10 @@ from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from posthouse.domain.endpoint import EndpointId
+from posthouse.domain.endpoint import AccountId, EndpointId
 from posthouse.engine.changes import Changes
 from posthouse.engine.hub import Hub
 from posthouse.engine.owners import Owners
@@ -19,7 +21,7 @@ from posthouse.errors import Elsewhere, NotFound, Unauthorized, Unavailable
 from posthouse.http1.messages import Answer, Headers, end_to_end, head, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
-from posthouse.server.auth import Principal
+from posthouse.server.auth import Principal, Scope
 from posthouse.server.calls import Call, Leave, Respond
 from posthouse.server.fastpath import KEY, WORKER, FastPath
 
@@ -27,9 +29,9 @@ TOKEN: Final = b"x-posthouse-server"
 """The header in which a server shows that it is one of the installation's."""
 CALLER: Final = b"x-posthouse-for"
 """The header that says where a call came from that is passed on."""
-KEY_ID: Final = b"x-posthouse-key-id"
-"""The header that says whose session of the console it is."""
-OWN: Final = frozenset({TOKEN, CALLER, KEY_ID, b"host", b"content-length", b"expect"})
+WHO: Final = b"x-posthouse-principal"
+"""The header that says whose session of the console it is: sessions are in the memory of the server they began at."""
+OWN: Final = frozenset({TOKEN, CALLER, WHO, b"host", b"content-length", b"expect"})
 WAIT_S: Final = 1.5
 """How much longer than a call may be held open it is waited for."""
 SLOW_S: Final = 150.0
@@ -44,6 +46,19 @@ MAX_HOMES: Final = 100_000
 """Most workers whose endpoint is remembered; beyond it all are looked up again. They never move."""
 DOUBT: Final = b'{"endpoint":"","status":"this server is finding out what it has"}'
 LATER: Final = b'{"error":"this server is finding out what it has: ask again"}'
+
+
+class Who(msgspec.Struct, array_like=True, frozen=True):
+    """Who is signed in, as servers tell each other."""
+
+    scope: str
+    key_id: str
+    account_id: int
+    name: str
+
+    def principal(self) -> Principal:
+        scope, account_id = Scope.named(self.scope), AccountId(self.account_id)
+        return Principal(scope, None, self.key_id, account_id, session="at another server", name=self.name)
 
 
 class Peers:
@@ -97,7 +112,7 @@ class Peers:
         """Whether no more calls are passed on now."""
         return len(self._hops) >= MAX_HOPS
 
-    async def relay(self, scope: Scope, error: Elsewhere, send: Send) -> None:
+    async def relay(self, scope: AsgiScope, error: Elsewhere, send: Send) -> None:
         """Has the server answer a call of the management API that has what this is about. Raises: `error`."""
         raw: bytes = scope["state"]["raw_body"]
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -172,12 +187,13 @@ class Peers:
         kind = value_of(reply.headers, b"content-type").encode("latin-1")
         return Answer(reply.status, body, kind, kept)
 
-    def _headers(self, scope: Scope) -> Headers:
+    def _headers(self, scope: AsgiScope) -> Headers:
         """What another server is told of a call of the management API."""
         principal: Principal | None = scope["state"].get("principal")
         headers = end_to_end(scope["headers"], OWN) + self._signed(scope["client"][0] if scope.get("client") else "")
         if principal is not None and principal.session:
-            headers.append((KEY_ID, principal.key_id.encode()))
+            who = Who(principal.scope.name, principal.key_id, principal.account_id, principal.name)
+            headers.append((WHO, base64.b64encode(msgspec.json.encode(who))))
         return headers
 
     async def _begun(self, reply: Reply, error: Elsewhere) -> bytes:
@@ -260,10 +276,12 @@ class FromPeers:
         self.app = app
         self.peers = peers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (caller := self.peers.passed(scope["headers"])) is not None:
             scope["client"] = (caller, 0)
-            scope["state"] = {"passed": True, "key_id": value_of(scope["headers"], KEY_ID)}
+            who = value_of(scope["headers"], WHO)
+            signed_in = msgspec.json.decode(base64.b64decode(who), type=Who).principal() if who else None
+            scope["state"] = {"passed": True, "signed_in": signed_in}
         await self.app(scope, receive, send)
 
 
@@ -275,7 +293,7 @@ class FreshMiddleware:
         self.app = app
         self.peers = peers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         with suppress(Unavailable):
             await self.peers.changes.look()
         await self.app(scope, receive, send)
@@ -288,7 +306,7 @@ class ElsewhereMiddleware:
         self.app = app
         self.peers = peers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
         except Elsewhere as error:  # nothing has been done

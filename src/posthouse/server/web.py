@@ -93,12 +93,9 @@ def web_app(
     add_alias_routes(app, management)
     add_v1_routes(app, management, keyring, explain, troubles, gateway, sharing)
     add_page_routes(app, management, keyring, ask)
-    add_worker_routes(app, management)
+    add_worker_routes(app, management, sharing)
     passwords = Passwords()
     add_key_routes(app, management, Users(hub, passwords, lambda user: sessions.leave(key_id_of(user))))
-    add_orphan_routes(app, hub, orphans or Orphans(hub, lambda provider, instance: None, hub.owners_of))
-    add_worker_routes(app, management, sharing)
-    add_key_routes(app, management)
     add_orphan_routes(
         app,
         hub,
