@@ -18,6 +18,7 @@ from posthouse.keys import KeyRecord
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Runs, Template, TemplateId, Workergroup
+from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias
 
 DESTROYED_KEEP = 2 * SHOW
@@ -109,13 +110,16 @@ class Disk:
         return self._epoch
 
     def revisions(self) -> dict[str, int]:
-        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets", "aliases")
+        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets", "aliases", "users")
         return dict.fromkeys(kinds, 0) | self._revisions
 
     def accounts(self) -> list[Account]:
         return [Account(DEFAULT_ACCOUNT, DEFAULT_ACCOUNT_NAME)]
 
     def keys(self) -> list[KeyRecord]:
+        return []
+
+    def users(self) -> list[UserRecord]:
         return []
 
     def secrets(self) -> dict[AccountId, dict[str, str]]:
