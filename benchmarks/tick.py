@@ -159,6 +159,15 @@ class Site:
         self.loop = Loop(hub, executor)
         self.open: list[tuple[Controller, WorkerId, int]] = []
 
+    def instances(self) -> list[Instance]:
+        """What the provider has, as it never changes."""
+        running, halted = Observation.RUNNING, Observation.HALTED
+        return [
+            Instance(w.instance_id, w.label, running if w.state is State.IDLE else halted, w.addresses)
+            for workers in self.workers.values()
+            for w in workers
+        ]
+
     async def round(self) -> None:
         for endpoint_id in list(self.hub.endpoints):
             await self.loop.tick_safely(endpoint_id)
@@ -212,17 +221,7 @@ async def measured(endpoints: int, slo_mode: SloMode, rounds: int) -> Row:
             site = Site(endpoints, slo_mode, hub, clock)
             for fleet in site.workers:
                 await store.add_endpoint(fleet.endpoint)
-            found = [
-                Instance(
-                    w.instance_id,
-                    w.label,
-                    Observation.RUNNING if w.state is State.IDLE else Observation.HALTED,
-                    w.addresses,
-                )
-                for workers in site.workers.values()
-                for w in workers
-            ]
-            hub.providers = {Market.name: cast(Provider, Market(found))}
+            hub.providers = {Market.name: cast(Provider, Market(site.instances()))}
             await site.look()
             for _ in range(WARM_S):
                 site.live()

@@ -84,10 +84,11 @@ class Seen:
     """The same of the load."""
 
 
-async def measure(port: int, pid: int, request: bytes, span_s: float) -> Seen:
+async def measure(port: int, pid: int, request: bytes | Callable[[], bytes], span_s: float) -> Seen:
     """As many requests as `CONNECTIONS` connections get answered in `span_s`, after a warm-up."""
     load = Load()
-    callers = await _connect(port, load, lambda: request, b'"url"', CONNECTIONS)
+    asks = (lambda: request) if isinstance(request, bytes) else request
+    callers = await _connect(port, load, asks, b'"url"', CONNECTIONS)
     await asyncio.sleep(WARM_UP_S)
     load.latencies_s.clear()
     server = psutil.Process(pid)

@@ -22,6 +22,8 @@ KEEP_ALIVE_S = 15.0
 """Without an event for this long, a comment tells both sides and every proxy that the stream lives."""
 BATCH_S = 0.1
 """How long a viewer waits for more after the first event, so that a burst is one write."""
+PAINT_S = 0.25
+"""The same for a browser, which paints no sooner."""
 MAX_BATCH = 500
 """Most events in one write."""
 RETRY_MS = 2_000
@@ -95,7 +97,7 @@ class EventStream:
         beat_s: float | None,
     ) -> AsyncIterator[bytes]:
         self.viewers += 1
-        quiet_s, sign = (KEEP_ALIVE_S, KEEP_ALIVE) if beat_s is None else (beat_s, BEAT)
+        quiet_s, sign, batch_s = (KEEP_ALIVE_S, KEEP_ALIVE, BATCH_S) if beat_s is None else (beat_s, BEAT, PAINT_S)
         try:
             yield b"retry: %d\n\n" % RETRY_MS
             if lost := self._lost(after):
@@ -112,7 +114,7 @@ class EventStream:
                 elif after == self.last:
                     if not await _happens(news, quiet_s):
                         yield sign
-                    await asyncio.sleep(BATCH_S)
+                    await asyncio.sleep(batch_s)
         finally:
             self.viewers -= 1
 

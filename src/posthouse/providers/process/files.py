@@ -19,8 +19,8 @@ import msgspec
 
 from posthouse.providers.process.keeper import open_plain
 
-LOG_READ_BYTES: Final = 2**19
-"""The most that `last_lines` reads of each of its two logs."""
+LOG_READ_BYTES, LOG_READ_MOST, LINE_BYTES = 2**19, 2**23, 128
+"""What `last_lines` reads of each of its two logs: so much, or more where more lines are asked for, up to all of it."""
 
 RECORD_BYTES: Final = 2**20
 """The most that is read of a record: several times what `bootstrap.check` lets through."""
@@ -154,19 +154,21 @@ def log_bytes(directory: Path) -> int:
 
 
 def last_lines(directory: Path, tail: int) -> str:
-    """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each then.
+    """The last lines of output.log and, if the template writes it, of model.log: half of `tail` each, or what is left.
 
     Of an instance that is gone: what was kept. A line that was written over, as progress bars do, is what it says last.
     """
+    length = min(max(LOG_READ_BYTES, tail * LINE_BYTES), LOG_READ_MOST)
     if not directory.exists():
         logs = [_end_of(directory.parent / ".ended", directory.name, ENDED_BYTES)]
     else:
         logs = [
-            _end_of_two(directory, directory, "output.log"),
-            _end_of_two(directory / "home", directory, "model.log"),
+            _end_of_two(directory, directory, "output.log", length),
+            _end_of_two(directory / "home", directory, "model.log", length),
         ]
     texts = [lines(log.decode(errors="replace")) for log in logs if log]
     share = max(1, tail // max(1, len(texts)))
+    share += max(0, tail - sum(min(len(text), share) for text in texts))  # what a short one leaves
     return "".join(f"{line}\n" for text in texts for line in text[-share:])
 
 
@@ -196,10 +198,10 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _end_of_two(folder: Path, before: Path, name: str) -> bytes:
+def _end_of_two(folder: Path, before: Path, name: str, length: int) -> bytes:
     """The end of a log, and of what came before it if it is short."""
-    end = _end_of(folder, name, LOG_READ_BYTES)
-    return end if len(end) == LOG_READ_BYTES else _end_of(before, f"{name}.1", LOG_READ_BYTES - len(end)) + end
+    end = _end_of(folder, name, length)
+    return end if len(end) == length else _end_of(before, f"{name}.1", length - len(end)) + end
 
 
 def _end_of(folder: Path, name: str, length: int) -> bytes:
