@@ -67,15 +67,20 @@ def run(program: Path) -> bool:
     return code == 0
 
 
+def names(folder: Path, *beginnings: str) -> list[str]:
+    """Of the programs in a folder whose names begin so."""
+    return sorted(path.stem for path in folder.glob("[a-z][0-9]*.py") if path.stem.startswith(beginnings or ("",)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
     asked = parser.parse_args()
-    programs = [p for p in sorted(asked.folder.glob("[a-z][0-9]*.py")) if p.stem.startswith(tuple(asked.names or [""]))]
+    programs = names(asked.folder, *asked.names)
     if not programs:
         parser.error(f"there is no such program in {asked.folder}")
-    bad = [program.stem for program in programs if not run(program)]
+    bad = [name for name in programs if not run(asked.folder / f"{name}.py")]
     print(f"{len(programs) - len(bad)} of {len(programs)} are well{'; not: ' if bad else ''}{' '.join(bad)}")
     return 1 if bad else 0
 

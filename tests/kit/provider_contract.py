@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from posthouse.domain.lifecycle import Observation
 from posthouse.domain.offer import Offer
 from posthouse.errors import NotFound, OfferTaken, Refused
 from posthouse.ports import InstanceSpec, Provider
+from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context
 from posthouse.providers.registry import opened
 
@@ -286,6 +287,39 @@ class ProviderContract:
         await provider.destroy(made.id)
         if provider.capabilities.stop:
             await provider.stop(made.id)
+        assert list(await provider.instances()) == []
+
+    @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+    async def test_a_call_whose_answer_nobody_waited_for_may_be_made_again(
+        self, provider: Provider, part: float
+    ) -> None:
+        """Cancelled after a part of its time. An answer that is lost, or too late, is the same to whoever asked."""
+
+        async def given_up(call: Awaitable[object]) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(took_s * part):
+                    await call
+
+        began = time.monotonic()
+        made = await rent(provider, spec(1))
+        took_s = time.monotonic() - began
+        await provider.destroy(made.id)
+        await given_up(provider.create((await provider.catalog())[0].id, spec(2), 1e3))
+        try:
+            made = await rent(provider, spec(2))
+        except NoAnswer:  # it may be made yet, so it is not made again
+            assert len(await provider.instances()) == 0
+            made = await rent(provider, spec(3))
+        assert made.id in [instance.id for instance in await provider.instances()]
+        assert len(await provider.instances()) == 1
+        if provider.capabilities.stop:
+            await seen_as(provider, made.id, Observation.RUNNING)
+            for call, seen in ((provider.stop, Observation.HALTED), (provider.start, Observation.RUNNING)):
+                await given_up(call(made.id))
+                await call(made.id)
+                assert await seen_as(provider, made.id, seen)
+        await given_up(provider.destroy(made.id))
+        await provider.destroy(made.id)
         assert list(await provider.instances()) == []
 
     async def test_a_worker_that_ends_by_itself_has_exited(self, provider: Provider) -> None:

@@ -20,12 +20,14 @@ MARK: Final = "posthouse: onstart has ended with exit code"
 WAIT_AND_RUN: Final = f"""\
 for _ in $(seq 120); do [ -e "{PLACE}/onstart" ] && break; sleep 0.5; done
 cd "{PLACE}" || exit 126
+if command -v flock >/dev/null; then exec 9>lock; flock -n 9 || {{ echo "it runs already"; exit 0; }}; fi
 export MODEL_LOG="$PWD/model.log"
-bash ./onstart; code=$?
+bash ./onstart 9>&-; code=$?
 echo "{MARK} $code"
 exit $code
 """
-"""The two jobs may run at the same time, so this one waits for what the other one puts there."""
+"""The two jobs may run at the same time, so this one waits for what the other one puts there. Where an answer was lost
+it may be told to run again: the second one leaves."""
 
 
 def keeping(spec: InstanceSpec, machine: Machine, image: str) -> str:

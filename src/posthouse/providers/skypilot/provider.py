@@ -60,6 +60,8 @@ class SkypilotProvider(BaseProvider):
         """Where clusters that run are reached."""
         self._booted: set[str] = set()
         """Clusters whose worker was told to run since they were started."""
+        self._rested: set[str] = set()
+        """Clusters that were stopped since their worker was told to run: where it is over, it is told again."""
         self._starting: set[str] = set()
         """Clusters that are being started: what their jobs say is of before."""
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
@@ -94,6 +96,7 @@ class SkypilotProvider(BaseProvider):
         before = set(self._on)  # a launch that begins while this list is made is not judged by it
         under_way = set(await self._launching())
         clusters = {c.name: c for c in await self._clusters() if self._label.fullmatch(c.name)}
+        self._rests(*(c.name for c in clusters.values() if c.seen is Observation.HALTED))
         under_way |= self._launches.keys() - before
         for name in self._launches.keys() - under_way:
             if not await self._settle(name, clusters):
@@ -111,7 +114,7 @@ class SkypilotProvider(BaseProvider):
         if tail < 1 or not self._label.fullmatch(instance_id):
             return ""
         try:
-            job = next((job for job in await self._jobs(instance_id) if job[1] == launch.RUN), None)
+            job = _run_of(await self._jobs(instance_id))
         except (PosthouseError, NoAnswer):
             return ""
         if job is None:
@@ -172,17 +175,15 @@ class SkypilotProvider(BaseProvider):
     async def stop(self, instance_id: str) -> None:
         """Stops its machine and keeps its disk. Raises: Refused on a cloud that cannot do that."""
         if self._label.fullmatch(instance_id):
+            self._rests(instance_id)  # also if nobody waits for the answer
             with suppress(NotFound):
                 await self._client.call("/stop", {"cluster_name": instance_id})
-            self._places.pop(instance_id, None)
-            self._booted.discard(instance_id)
 
     async def start(self, instance_id: str) -> None:
         """Starts its machine, and its worker there. Raises: NotFound."""
         cluster = await self._cluster(instance_id)
         if cluster.seen is Observation.HALTED:
-            self._places.pop(instance_id, None)
-            self._booted.discard(instance_id)
+            self._rests(instance_id)
             self._starting.add(instance_id)
             try:
                 await self._client.call("/start", {"cluster_name": instance_id})
@@ -209,7 +210,14 @@ class SkypilotProvider(BaseProvider):
     def _forget(self, name: str) -> None:
         for memory in (self._on, self._ports, self._launches, self._failed, self._places):
             memory.pop(name, None)
-        self._booted.discard(name)
+        for marks in (self._booted, self._rested):
+            marks.discard(name)
+
+    def _rests(self, *names: str) -> None:
+        for name in names:
+            self._places.pop(name, None)
+            self._booted.discard(name)
+            self._rested.add(name)
 
     async def _there(self, name: str) -> Instance | None:
         """The cluster of that name, or its launch that is under way."""
@@ -279,9 +287,9 @@ class SkypilotProvider(BaseProvider):
     async def _worker(self, name: str) -> tuple[Observation, str]:
         """How the worker of a machine that runs stands; it is told to run if it was not yet."""
         jobs = await self._jobs(name)
-        run = next((job for job in jobs if job[1] == launch.RUN), None)
-        if run is None:
-            if jobs and jobs[0][2] in listing.OVER and jobs[0][2] != "SUCCEEDED":
+        run = _run_of(jobs)
+        if run is None or (run[2] in listing.OVER and name in self._rested):
+            if run is None and jobs and jobs[0][2] in listing.OVER and jobs[0][2] != "SUCCEEDED":
                 return Observation.EXITED, f"its script could not be put there: {jobs[0][2]}"
             await self._boot(name)
             return Observation.RUNNING, ""
@@ -301,6 +309,7 @@ class SkypilotProvider(BaseProvider):
                 task = launch.running(int(name.rpartition("-")[2]), places)
                 await self._client.call("/exec", {"task": task, "cluster_name": name})
                 self._booted.add(name)
+                self._rested.discard(name)
 
     async def _find(self, name: str) -> dict[int, str]:
         """Where its ports are reached, its own first. Raises: NoAnswer while that is not known."""
@@ -325,6 +334,12 @@ class SkypilotProvider(BaseProvider):
 def _job(row: dict[str, Any]) -> tuple[int, str, str]:
     number = row.get("job_id")
     return number if isinstance(number, int) else 0, str(row.get("job_name")), str(row.get("status"))
+
+
+def _run_of(jobs: Sequence[tuple[int, str, str]]) -> tuple[int, str, str] | None:
+    """The worker's job: the one that runs, or else the latest."""
+    runs = [job for job in jobs if job[1] == launch.RUN]
+    return next((job for job in runs if job[2] not in listing.OVER), runs[0] if runs else None)
 
 
 def _with_room(offer: Offer, used: int) -> Offer:
