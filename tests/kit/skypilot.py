@@ -1,7 +1,7 @@
 """A double of SkyPilot's API server: its calls, its requests with ids, and clusters that are folders with processes.
 
-It was written after the answers of a server 0.14.1 without an account, and after its source; no test compares the two.
-A job of a cluster is a shell of this machine.
+It was written after the answers of a server 0.14.1 without an account, to which a test compares it, and after its
+source. A job of a cluster is a shell of this machine.
 """
 
 import asyncio
