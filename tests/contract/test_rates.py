@@ -111,6 +111,23 @@ async def test_a_worker_that_tells_too_much_is_heard_now_and_then_and_the_others
         assert (await quiet.report())[0] == 200
 
 
+async def test_the_ends_of_requests_take_nothing_from_what_a_worker_may_tell(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with (
+        live_server(tmp_path / "data", **{"rates.reports_per_worker": 0.3, "server.route_hold_s": 0}) as server,
+        AsyncClient(server.url, server.admin_key) as owner,
+    ):
+        (puppet,) = await puppets(server, owner, http, tmp_path / "data")
+        assert (await puppet.report())[0] == 200
+        ended: dict[str, Any] = {"worker_id": puppet.id, "mtoken": puppet.token}
+        for _ in range(20):
+            _, routed = await route(http, server, {"endpoint": "llm", "cost": 1, "request_idx": 0})
+            ended["request_idxs"] = [routed["request_idx"]]
+            assert (await puppet.post("/delete_requests/", ended))[0] == 200
+        assert 429 in [(await puppet.post("/delete_requests/", ended))[0] for _ in range(20)]  # it has ended already
+
+
 async def test_a_wrong_key_counts_once_however_its_call_is_answered(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

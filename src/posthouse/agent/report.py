@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, Final
@@ -45,22 +44,30 @@ class Reporter:
         self._failures = 0
 
     async def run(self) -> None:
-        """Run until cancelled: report what is urgent at once, changes within a second, and every period anyway."""
-        worker = self._worker
+        """Run until cancelled: report what is urgent at once, changes within a second, and every period anyway.
+
+        Where clients leave one after another, each end is told at once, and what they add up to once a second.
+        """
+        worker, now = self._worker, asyncio.get_running_loop().time
+        report_at = now()
         while True:
+            whole = worker.news or self._failures > 0 or now() >= report_at
             worker.changed.clear()
             worker.urgent.clear()
-            await self.deliver()
-            reported_at = time.monotonic()
+            await self.deliver(whole)
+            if whole:
+                report_at = now() + _GAP_S
+            else:
+                worker.changed.set()
             period_s = _PERIOD_S if worker.perf else _LOADING_PERIOD_S
             if self._failures:
                 await asyncio.sleep(back_off_s(self._failures - 1))
                 continue
             await _set_within(worker.changed, period_s)
-            await _set_within(worker.urgent, reported_at + _GAP_S - time.monotonic())
+            await _set_within(worker.urgent, report_at - now())
 
-    async def deliver(self) -> None:
-        """Send one batch of ended requests and one report. What is not delivered stays for the next time."""
+    async def deliver(self, whole: bool = True) -> None:
+        """Send one batch of ended requests, and if `whole` a report. What is not delivered stays for the next time."""
         worker, identity = self._worker, {"mtoken": self._settings.mtoken}
         problem = ""
         if ended := worker.ended[:_ENDED_AT_ONCE]:
@@ -70,6 +77,14 @@ class Reporter:
                 del worker.ended[: len(ended)]
             if worker.ended:
                 worker.changed.set()
+        if whole:
+            problem = await self._report() or problem
+        self._note(problem)
+
+    async def _report(self) -> str:
+        """Send one report. Return what went wrong, empty if nothing did."""
+        worker, identity = self._worker, {"mtoken": self._settings.mtoken}
+        worker.news = False
         disk_gb = self._disk_gb()
         amounts, worker.amounts = worker.amounts, Amounts()
         body = {
@@ -90,7 +105,7 @@ class Reporter:
                 worker.amounts += amounts
         if delivered:
             self._reported_disk_gb = disk_gb
-        self._note(status_problem or problem)
+        return status_problem
 
     def _beyond_the_protocol(self) -> dict[str, Any]:
         """Return what a server of ours takes of a worker: what it holds, and what it waits for while it loads."""

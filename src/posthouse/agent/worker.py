@@ -54,7 +54,8 @@ class Amounts:
 class Worker:
     """The state of this worker.
 
-    `changed` asks for a report within a second, `urgent` for one at once; `idle` is set while nothing is in flight.
+    `changed` asks for a report within a second; `urgent` asks that at once is told what has ended, and with `news` the
+    report, too. `idle` is set while nothing is in flight.
     """
 
     def __init__(self) -> None:
@@ -84,6 +85,7 @@ class Worker:
         """Ended requests, as `/delete_requests/` takes them, that the server does not know of."""
         self.changed = asyncio.Event()
         self.urgent = asyncio.Event()
+        self.news = False
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -191,7 +193,7 @@ class Worker:
                 }
             )
         if outcome == "Cancelled":  # nobody but this worker can tell the server that its place is free
-            self._tell_at_once()
+            self.urgent.set()
         self.changed.set()
 
     def answered(self) -> None:
@@ -220,5 +222,6 @@ class Worker:
         }
 
     def _tell_at_once(self) -> None:
+        self.news = True
         self.changed.set()
         self.urgent.set()

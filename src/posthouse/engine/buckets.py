@@ -44,5 +44,10 @@ class Buckets:
         self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MOST_TOKENS else MOST_TOKENS)
         return 0.0
 
+    def give_back(self, caller: Hashable) -> None:
+        """Gives back one of the tokens that the last call took."""
+        if caller in self._full_at:
+            self._full_at[caller] -= self._each_s
+
     def __len__(self) -> int:
         return len(self._full_at) + len(self._full_at_before)

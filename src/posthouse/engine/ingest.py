@@ -56,11 +56,17 @@ class Ingest:
         managed.handle(Reported(worker.id, report), now)
 
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
-        """Takes in the ends of requests; those that the worker does not have are counted and ignored."""
-        now = self.hub.clock.now()
+        """Takes in the ends of requests; those that the worker does not have are counted and ignored.
+
+        A message that ends one does not count: there are no more of them than requests, and until it comes a place that
+        is free stands empty.
+        """
+        now, ledger = self.hub.clock.now(), managed.fleet.ledger
+        if any((request := ledger.open.get(e.request_idx)) and request.worker_id == worker_id for e in ended):
+            self.messages.give_back(worker_id)
         if managed.fleet.workers[WorkerId(worker_id)].version.endswith(AGENT):
             ended = tuple(replace(e, certain=e.success and e.status == "Success") for e in ended)
-        if managed.fleet.ledger.on_end:
+        if ledger.on_end:
             managed.settle(WorkerId(worker_id), ended, now)
         managed.handle(RequestsEnded(WorkerId(worker_id), ended), now)
 
