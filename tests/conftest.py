@@ -28,12 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.shared_fields import share_fields
 
 # Tests start hundreds of programs: without bytecode on the disk each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# The same cases at every run, and nothing that a slow machine could fail.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=50, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("repeatable")
 
 GENERATIONS = {
     "C0": "plain HTTP clients, as in the published examples",

@@ -80,7 +80,8 @@ def test_every_setting_can_be_given_in_every_way_and_is_described() -> None:
         if defaults[leaf] is None:  # of a flag it means that none was given
             continue
         assert load({leaf: defaults[leaf]})[1][leaf] == f"flag --{leaf.split('.')[-1].replace('_', '-')}"
-        settings, origins = load(environ={env_name(leaf): str(defaults[leaf])})
+        text = ",".join(defaults[leaf]) if isinstance(defaults[leaf], list) else str(defaults[leaf])
+        settings, origins = load(environ={env_name(leaf): text})
         assert origins[leaf] == f"environment {env_name(leaf)}"
         assert settings == DEFAULTS
     assert env_name("providers.process.slots") == "POSTHOUSE_PROVIDERS__PROCESS__SLOTS"

@@ -56,7 +56,7 @@ def load_settings(
     for leaf, value, origin in given:
         if leaf in known:
             if is_list(known[leaf]) and isinstance(value, str):
-                value = [part.strip() for part in value.split(",")]
+                value = [part.strip() for part in value.split(",") if part.strip()]
             values[leaf], origins[leaf] = value, origin
         elif any(other.startswith(f"{leaf}.") for other in known):
             if value != {}:

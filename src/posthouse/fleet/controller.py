@@ -117,8 +117,7 @@ class Controller:
             story = "; ".join(f"{at:.3f} {happened!r:.300}" for at, happened in self._story)
             raise IllegalMove(f"{error}; what led there: {story}") from error
         finally:
-            if self.roster.moved or self.roster.changed:
-                self._follow(now)
+            self._follow(now)
             if self.requests.ledger.line and type(event) is not events.Asked:
                 self.requests.serve(now)
             self._plan()
@@ -184,6 +183,8 @@ class Controller:
 
     def _follow(self, now: float) -> None:
         """Tells the requests what became of workers."""
+        if not (self.roster.moved or self.roster.changed):
+            return
         moved, self.roster.moved = self.roster.moved, []
         for move in moved:
             self.requests.worker_moved(move, now)
@@ -298,9 +299,7 @@ class Controller:
 
     def _plan(self) -> None:
         """Says when to be told of the time next, if that has changed."""
-        wake_at = self._tick_at if self._writing is None else math.inf
-        if self.requests.ledger.next_end < wake_at:
-            wake_at = self.requests.ledger.next_end
+        wake_at = min(self._tick_at if self._writing is None else math.inf, self.requests.ledger.next_end)
         if wake_at != self._wake_at:
             self._wake_at = wake_at
             self.outbox.append(events.WakeAt(wake_at))

@@ -2,8 +2,6 @@
 
 from collections import deque
 
-import numpy as np
-
 from posthouse.domain.demand import Demand
 from posthouse.fleet.claims import Claims
 from posthouse.fleet.ledger import Ledger
@@ -52,7 +50,9 @@ class Window:
         multiples of `block_s`."""
         self._advance(now)
         end = len(self._sums) - (self._second % block_s + 1) - (latest - 1) * block_s
-        return float(np.reshape(self._sums[end % block_s : end], (-1, block_s)).sum(axis=1).var())
+        blocks = [sum(self._sums[at : at + block_s]) for at in range(end % block_s, end, block_s)]
+        mean = sum(blocks) / len(blocks)
+        return sum([(block - mean) ** 2 for block in blocks]) / len(blocks)
 
     def _advance(self, now: float) -> None:
         passed = min(int(now) - self._second, len(self._sums))

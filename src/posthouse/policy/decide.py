@@ -29,7 +29,7 @@ def decide(s: Snapshot, memory: Memory, tuning: Tuning = TUNING) -> Decision:
     rollout.set_canaries_aside(draft)
     needs, memory = needs_of(draft, memory)
     hot_need = needs.hot.high
-    turns, needs_help = rollout.turns(draft, needs)
+    turns, needs_help = rollout.turns(draft, needs) if any(w.outdated_at for w in s.workers) else ([], None)
     if needs_help:
         needs = needs.with_help(draft.perf(needs_help))
 

@@ -155,9 +155,9 @@ def _led(draft: Draft) -> set[WorkergroupId]:
 def is_canary(draft: Draft, worker: Worker) -> bool:
     """True if the worker goes first: its turn has begun, or it runs the new version."""
     found = _rollout(draft, worker)
-    there = worker.goal is not Goal.GONE and worker.state in USABLE | {State.UNAVAIL}
-    begun = worker.goal is Goal.UPDATED or worker.state in UPDATING or found.is_new(worker)
-    return found.phase is Phase.CANARY and worker.id == found.canary and there and begun
+    first = found.phase is Phase.CANARY and worker.id == found.canary and worker.goal is not Goal.GONE
+    begun = first and (worker.goal is Goal.UPDATED or worker.state in UPDATING or found.is_new(worker))
+    return begun and worker.state in USABLE | {State.UNAVAIL}
 
 
 def _rollout(draft: Draft, worker: Worker) -> Rollout:
