@@ -150,7 +150,7 @@ class Server:
         if managed is None:
             return None
         reply: asyncio.Future[RouteReply | WaitReply | Exception] = asyncio.get_running_loop().create_future()
-        leave = self._own.run(self.router.route, managed, ask, reply.set_result)
+        leave = self._own.run(self.router.route, managed, ask, reply.set_result, "", self.hub.clock.now())
         if leave is not None and not await self.call(_came(reply, left_s)):
             leave()
             return None

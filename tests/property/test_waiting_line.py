@@ -67,7 +67,7 @@ async def story(arrivals: list[bool]) -> None:
 
     for number, comes in enumerate(arrivals):
         if comes:
-            router.route(managed, RouteAsk("e", 500.0, 0), deliver)
+            router.route(managed, RouteAsk("e", 500.0, 0), deliver, "", NOW)
         elif there := [(worker_id, idx) for worker_id, at in fleet.ledger.at.items() for idx in at]:
             end = Ended(there[0][1], success=True)
             if number % 3:
@@ -81,7 +81,7 @@ async def test_a_worker_that_frees_up_as_a_held_client_leaves_is_not_kept_for_it
     fleet = full_fleet(1)
     router, managed = router_of(fleet)
     replies: list[Reply] = []
-    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
+    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW)
     assert leave is not None
     for worker_id, at in list(fleet.ledger.at.items()):
         managed.handle(RequestsEnded(worker_id, tuple(Ended(idx, success=True) for idx in at)), NOW)
@@ -95,7 +95,7 @@ async def test_a_held_client_that_leaves_takes_its_request_with_it() -> None:
     fleet = full_fleet(1)
     router, managed = router_of(fleet)
     replies: list[Reply] = []
-    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
+    leave = router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW)
     assert leave is not None
     leave()
     for worker_id, at in list(fleet.ledger.at.items()):
@@ -108,9 +108,9 @@ async def test_of_two_calls_for_one_request_the_later_one_is_held_and_the_earlie
     router, managed = router_of(fleet)
     first: list[Reply] = []
     second: list[Reply] = []
-    leave_first = router.route(managed, RouteAsk("e", 500.0, 0), first.append)
+    leave_first = router.route(managed, RouteAsk("e", 500.0, 0), first.append, "", NOW)
     (idx,) = fleet.ledger.waiting
-    router.route(managed, RouteAsk("e", 500.0, idx), second.append)
+    router.route(managed, RouteAsk("e", 500.0, idx), second.append, "", NOW)
     assert [type(reply) for reply in first] == [WaitReply]
     assert leave_first is not None
     leave_first()  # its connection ends: that is no word of the other
@@ -125,9 +125,9 @@ async def test_a_call_is_held_as_long_as_it_asks() -> None:
     router, managed = router_of(fleet, hold_s=0.0)
     managed.handle(Reported(WorkerId(1), ready_report(working=fleet.ledger.at[WorkerId(1)])), NOW)
     replies: list[Reply] = []
-    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append) is None
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW) is None
     assert len(replies) == 1
-    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, hold_s=25.0) is not None
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW, hold_s=25.0) is not None
     fleet.advance(NOW + 24.0, silent_s=1e9)  # longer than a request is remembered that nobody asks for
     assert fleet.let_go(NOW + 24.0) == NOW + 25.0
     assert len(fleet.line) == 1
@@ -141,11 +141,11 @@ async def test_everybody_who_is_held_can_be_told_to_wait() -> None:
     router, managed = router_of(fleet)
     replies: list[Reply] = []
     for _ in range(3):
-        router.route(managed, RouteAsk("e", 500.0, 0), replies.append)
+        router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW)
     router.release()
     assert [type(reply) for reply in replies] == [WaitReply] * 3
     assert (len(fleet.line), managed.held) == (0, {})
-    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, hold_s=9.0) is None
+    assert router.route(managed, RouteAsk("e", 500.0, 0), replies.append, "", NOW, hold_s=9.0) is None
 
 
 async def test_a_request_that_two_workers_died_of_is_told_so_as_its_own_fault() -> None:
@@ -156,11 +156,11 @@ async def test_a_request_that_two_workers_died_of_is_told_so_as_its_own_fault() 
     for worker_id in list(fleet.workers)[:2]:
         for at in list(fleet.ledger.at.get(worker_id, {})):
             managed.handle(RequestsEnded(worker_id, (Ended(at, success=True),)), NOW)
-        router.route(managed, RouteAsk("e", 1.0, idx), replies.append)
+        router.route(managed, RouteAsk("e", 1.0, idx), replies.append, "", NOW)
         reply = replies[-1]
         assert isinstance(reply, RouteReply)
         idx = reply.request_idx
         managed.handle(Reported(worker_id, Report(error="CUDA out of memory", url=reply.url)), NOW)
-    router.route(managed, RouteAsk("e", 1.0, idx), replies.append)
+    router.route(managed, RouteAsk("e", 1.0, idx), replies.append, "", NOW)
     assert isinstance(replies[-1], BadRequest)
     assert "CUDA out of memory" in str(replies[-1])

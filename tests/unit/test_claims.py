@@ -113,6 +113,7 @@ def test_the_factor_between_announced_and_counted_work_is_learned() -> None:
     one, at = fleet(), NOW
     for _ in range(LEARNED + 1):
         at = serve(one, 100, 1.5, counted=1, at=at)
+    one.advance(at, SILENT_S)
     claims = one.requests.claims
     assert claims.factor == pytest.approx(0.01)
     assert claims.usual == pytest.approx(1)
@@ -129,13 +130,14 @@ def test_a_request_without_a_cost_is_taken_for_what_is_usual(body: bytes) -> Non
     replies: list[Any] = []
     hub = Hub(cast(Store, None), cast(Any, SimpleNamespace(now=lambda: at)), {}, "", "test", stabilization_s=0.0)
     router = Router(hub, cast(Any, SimpleNamespace(sign=str)), lambda worker_id: b"", 0.0, lambda text, then: then(""))
-    router.route(one.managed, route.checked(route.decode(body)), replies.append)
+    router.route(one.managed, route.checked(route.decode(body)), replies.append, "", at)
     assert one.work == {ONE: route.DEFAULT_COST}
     (request,) = one.ledger.at[ONE].values()
     one.end(ONE, Ended(request.idx, True, "Success"), at)
     for _ in range(LEARNED + 1):
         at = serve(one, 100, 1.5, counted=2.5, at=at)
-    router.route(one.managed, route.checked(route.decode(body)), replies.append)
+    one.advance(at, SILENT_S)
+    router.route(one.managed, route.checked(route.decode(body)), replies.append, "", at)
     assert [reply.cost for reply in replies] == [100, pytest.approx(2.5, rel=0.15)]
     assert one.work == {ONE: pytest.approx(2.5, rel=0.15)}
 
@@ -148,7 +150,8 @@ def test_what_one_worker_of_several_counts_does_not_move_it() -> None:
         for _ in range(100):
             for worker_id, counted in ((ONE, 50), (TWO, 50), (liar, taken)):
                 claims.shown(shown_by(worker_id, 50), at[worker_id])
-                claims.counted(at[worker_id], counted, at.values())
+                claims.counted(at[worker_id], counted)
+            claims.learn(at.values())
             assert claims.work(50) == 50
         at[liar] = AtWorker(liar, 0)
 
@@ -158,6 +161,7 @@ def test_nothing_is_learned_of_one_who_counts_nothing_or_of_requests_without_cos
     for announced, counted in ((100.0, 0.0), (0.0, 100.0)):
         for _ in range(100):
             claims.shown(shown_by(ONE, announced), there)
-            claims.counted(there, counted, [there])
+            claims.counted(there, counted)
+            claims.learn([there])
         there = AtWorker(ONE, 0)
     assert (claims.factor, claims.usual) == (1.0, 0.0)

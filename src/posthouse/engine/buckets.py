@@ -36,11 +36,12 @@ class Buckets:
             if len(self._full_at) >= REMEMBERED:
                 self._full_at_before, self._full_at = self._full_at, {}
             full_at = self._full_at_before.get(caller, now)
-        wait_s = full_at - now - self._slack_s
-        if wait_s > GRAIN_S and full_at <= now + self._longest_s:
-            return wait_s
-        if full_at < now or wait_s > GRAIN_S:  # it is full, or the clock went back
+        if full_at < now:
             full_at = now
+        elif (wait_s := full_at - now - self._slack_s) > GRAIN_S:
+            if full_at <= now + self._longest_s:
+                return wait_s
+            full_at = now  # the clock went back
         self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MOST_TOKENS else MOST_TOKENS)
         return 0.0
 

@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from posthouse.domain.worker import Worker
 from posthouse.engine import wishes
@@ -60,8 +61,9 @@ class Router:
         managed: ManagedEndpoint,
         ask: RouteAsk,
         deliver: Deliver,
+        caller: str,
+        now: float,
         hold_s: float | None = None,
-        caller: str = "",
         on_end: OnEnd | None = None,
     ) -> Callable[[], None] | None:
         """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
@@ -74,7 +76,7 @@ class Router:
             hold_s = 0.0
         elif hold_s is None:
             hold_s = self.hold_s
-        now, announced = self.hub.clock.now(), ask.cost
+        announced = ask.cost
         if announced == NOT_STATED:
             announced, usual = managed.fleet.requests.claims.unstated(DEFAULT_COST)
             ask.cost = float(f"{usual:.3g}")
@@ -99,13 +101,13 @@ class Router:
         return None
 
     def route_within(
-        self, meter: Meter, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, caller: str
+        self, meter: Meter, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, caller: str, now: float
     ) -> Callable[[], None] | None:
         """The same for a key that has limits: delivers an `OverLimit` beyond them. Raises: BadRequest."""
         ledger, idx = managed.fleet.ledger, ask.request_idx or 0
         reserved = ledger.on_end.get(idx)
         if isinstance(reserved, Reserved) and reserved.meter is meter:
-            return self.route(managed, ask, deliver, caller=caller)  # it has its share, however often it asks
+            return self.route(managed, ask, deliver, caller, now)  # it has its share, however often it asks
         if idx in ledger.open:  # of somebody else, who pays for it: this one is another
             ask.request_idx = 0
 
@@ -118,14 +120,14 @@ class Router:
                 deliver(WaitReply(ask.endpoint, "the endpoint is moving or was deleted", ask.request_idx or 0))
             else:
                 try:
-                    return self.route(managed, ask, deliver, caller=caller, on_end=found)
+                    return self.route(managed, ask, deliver, caller, self.hub.clock.now(), on_end=found)
                 except Exception as error:  # noqa: BLE001 - the seam of a request, where it had to wait for its share
                     found(None, self.hub.clock.now())
                     deliver(error)
             return None
 
         work = managed.fleet.requests.claims.unstated(DEFAULT_COST)[0] if ask.cost == NOT_STATED else ask.cost
-        return meter.admit(work, self.hub.clock.now(), go)
+        return meter.admit(work, now, go)
 
     def release(self) -> None:
         """Tells every held request that it waits, and holds none from now on."""
@@ -174,12 +176,22 @@ class Router:
         try:
             if worker.version.endswith(AGENT):
                 reply = self.reply(ask, found, "")
-                reply.signature = self._grant(reply, worker, now)
+                reply.signature = issued(
+                    self.grant_key(worker.id),
+                    url=reply.url,
+                    worker_id=worker.id,
+                    endpoint=reply.endpoint,
+                    reqnum=reply.reqnum,
+                    request_idx=reply.request_idx,
+                    cost=reply.cost,
+                    perf=worker.perf,
+                    now=now,
+                )
             elif worker.scheme in ADDRESS_ALONE:
                 reply = self.reply(ask, found, self._signatures.get(worker.url) or self._sign_address(ask, found))
             else:
                 text = _text(ask, found, worker.scheme)
-                self.sign_beside(text, lambda signature: self._signed(ask, found, deliver, signature))
+                self.sign_beside(text, partial(self._signed, ask, found, deliver))
                 return _nothing
         except Exception as error:  # noqa: BLE001 - the seam of a request: whoever waits must hear of it
             deliver(error)
@@ -202,23 +214,10 @@ class Router:
 
     def reply(self, ask: RouteAsk, found: Assignment, signature: str) -> RouteReply:
         """The reply to a request that has a worker, and the signature that this worker verifies."""
-        worker = found.worker
-        classic = worker.scheme == OLDEST and (not ask.polls or worker.version == FLAT)
-        idx = 0 if classic else found.request_idx
+        worker, idx = found.worker, found.request_idx
+        if worker.scheme == OLDEST and (not ask.polls or worker.version == FLAT):
+            idx = 0
         return RouteReply(ask.endpoint, wire_cost(ask.cost), found.reqnum, signature, worker.url, idx)
-
-    def _grant(self, reply: RouteReply, worker: Worker, now: float) -> str:
-        return issued(
-            self.grant_key(worker.id),
-            url=reply.url,
-            worker_id=worker.id,
-            endpoint=reply.endpoint,
-            reqnum=reply.reqnum,
-            request_idx=reply.request_idx,
-            cost=reply.cost,
-            perf=worker.perf,
-            now=now,
-        )
 
 
 def _naming(deliver: Deliver, names: Mapping[str, str]) -> Deliver:

@@ -54,19 +54,21 @@ class Claims:
         return (self.usual / self.factor, self.usual) if self.usual else (default, default)
 
     def shown(self, request: Request, there: AtWorker) -> None:
-        """A worker tells of a request: its next report counts that, if it has not told of it before."""
-        if not request.seen:
-            there.shown += 1
-            there.shown_work += request.announced
+        """A worker tells of a request for the first time: its next report counts that."""
+        there.shown += 1
+        there.shown_work += request.announced
 
-    def counted(self, there: AtWorker, taken: float, workers: Iterable[AtWorker]) -> None:
-        """Learns from what a worker, one of these, counts for the requests that it has shown since its last report."""
+    def counted(self, there: AtWorker, taken: float) -> None:
+        """Notes what a worker counts for the requests that it has shown since its last report."""
         if not there.shown:
             return
         work, count, before, kept = there.shown_work, there.shown, there.compared, FORGETS**there.shown
         there.shown, there.shown_work = 0, 0.0
         counted = min(taken, count * self._most(self.scaling.max_queue_time))
         there.compared = before[0] * kept + work, before[1] * kept + counted, before[2] * kept + count
+
+    def learn(self, workers: Iterable[AtWorker]) -> None:
+        """Learns from what workers have counted."""
         if known := [c for w in workers if (c := w.compared)[2] >= LEARNED and c[0] > 0.0 < c[1]]:
             self.factor = _step(self.factor, median([counted / announced for announced, counted, _ in known]))
             self.usual = _step(self.usual, median([counted / count for _, counted, count in known]))

@@ -95,8 +95,8 @@ class Controller:
             self.roster.restore(worker, now)
             if worker.goal is Goal.HOT and worker.state is not State.DESTROYED:
                 self.requests.last_request_at = now  # when it was last asked for is not known: take it to be just now
-            if worker.state is State.IDLE:
-                self.requests.may_be_busy(worker.id)
+            if worker.state is State.IDLE:  # until it says what it works on, that may be anything
+                self.ledger.worker(worker.id).working = 1
         if self.workers:
             self.outbox.say(Level.INFO1, f"the server started; workers that it knows of: {len(self.workers)}")
         self._follow(now)
@@ -134,7 +134,7 @@ class Controller:
         `take_effects` returns.
         """
         outcome = self.requests.assign(idx, cost, now, polls, hold_s, wish)
-        if isinstance(outcome, Waiting):
+        if type(outcome) is Waiting:
             if idx == 0:  # who asks again tells nothing new
                 self._ring(now)
             self._plan()

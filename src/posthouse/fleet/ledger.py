@@ -184,8 +184,9 @@ class Ledger:
         request.worker_id = None
         there = self.at[worker_id]
         del there[idx]
-        there.work = max(0.0, there.work - request.cost) if there else 0.0  # rounding must not leave phantom work
+        there.work = max(0.0, there.work - request.cost)
         if not there:
+            there.work = 0.0  # rounding must not leave phantom work
             del self.at[worker_id]
         self._ended[idx] = worker_id, request.failures, counted
         if len(self._ended) >= ENDED_KEPT:

@@ -16,7 +16,7 @@ class Window:
     """Sums of each of the last `span_s` seconds, of amounts and of their squares; the present one comes last."""
 
     def __init__(self, span_s: int, now: float) -> None:
-        self._sums, self._squares = [0.0] * span_s, [0.0] * span_s
+        self._sums, self._squares, self._last = [0.0] * span_s, [0.0] * span_s, span_s - 1
         self._second = self._began = int(now)
 
     def known_s(self, now: float) -> int:
@@ -25,11 +25,11 @@ class Window:
 
     def add(self, amount: float, at: float) -> None:
         """Takes in an amount of now, or of a second before it; nothing where that is longer ago than the span."""
-        row = -1
+        row = self._last
         if not 0.0 <= at - self._second < 1.0:  # nearly always it is
             self._advance(at)
-            row = int(at) - self._second - 1
-        if row >= -len(self._sums):
+            row += int(at) - self._second
+        if row >= 0:
             self._sums[row] += amount
             self._squares[row] += amount * amount
 

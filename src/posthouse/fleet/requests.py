@@ -68,21 +68,20 @@ class Requests:
             self.serve(now)  # room that came with time alone is for those that wait already
         if request is None:
             request = self._open(idx, cost, now)
-        elif request.worker_id is not None:
-            self.outliers.keep_away(request, request.worker_id, now)
+        elif (left := request.worker_id) is not None:
+            self.outliers.keep_away(request, left, now)
+            ledger.wait(request)
+            self._routing.note(ledger.worker(left))
             self._weigh(request)
         request.wish = wish
         if found := self._give(request, now):
             return found
         self._counters.waited += 1
-        if request.idx not in ledger.waiting and len(ledger.waiting) >= MAX_WAITING:
+        ledger.wait(request)
+        if len(ledger.waiting) > MAX_WAITING:
             self._remove(request, now)
             return Waiting(0)
         request.expires_at = now + hold_s + (WAITING_KEPT_S if polls else CLASSIC_KEPT_S)
-        left = request.worker_id
-        ledger.wait(request)
-        if left is not None:
-            self._routing.note(ledger.worker(left))
         if hold_s > 0:
             ledger.hold(request, now + hold_s)
         return Waiting(request.idx, hold_s > 0)
@@ -110,16 +109,16 @@ class Requests:
             self.ledger.withdraw(request)
 
     def _open(self, idx: int, cost: float, now: float) -> Request:
+        work = self.claims.work(cost)
         if idx == 0:
             idx = next(self._indexes)
             while idx in self.ledger.open:  # from before a restart
                 idx = next(self._indexes)
-            request = Request(idx, self.claims.work(cost), now, now, cost, unserved=True)
             if self.claims.best_perf:  # before that nobody can tell how much of it to count
-                self.load.offered.add(self.claims.load(request.cost), now)
-            self._traffic.asked(request.cost, now)
-            return request
-        request = Request(idx, self.claims.work(cost), now, now, cost)
+                self.load.offered.add(self.claims.load(work), now)
+            self._traffic.asked(work, now)
+            return Request(idx, work, now, now, cost, unserved=True)
+        request = Request(idx, work, now, now, cost)
         if (ended := self.ledger.ended(idx)) is not None:
             ended_at, request.failures, counted = ended
             self.outliers.keep_away(request, ended_at, now, counted)
@@ -136,8 +135,11 @@ class Requests:
                 self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
                 self._remove(request, now)
                 return Waiting(0, denied=why)
-            avoid = tuple(i for i, f in failures.items() if resume_at(f, TUNING.retry_s, TUNING.max_penalty_s) > now)
-            lately = sum(f.last_at > now - TUNING.retry_s for f in failures.values())
+            lately = 0
+            for worker_id, failed in failures.items():
+                lately += failed.last_at > now - TUNING.retry_s
+                if resume_at(failed, TUNING.retry_s, TUNING.max_penalty_s) > now:
+                    avoid += (worker_id,)
             if (len(avoid) > 1 and lately > 1) or self.outliers.may_kill(request):
                 return None
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
@@ -149,17 +151,13 @@ class Requests:
             request.unserved = False
             if now > request.first_at:
                 self._traffic.waited(now - request.first_at, request.cost)
-        left = request.worker_id
         self.ledger.assign(request, there, now)
         if self._canaries:
             self._given += 1
             self._given_canaries += there.worker_id in self._canaries
             self._hold_back()
         self._routing.note(there)
-        if left is not None:
-            self._routing.note(self.ledger.worker(left))
-        kept_s = min(SEEN_KEPT_S, 10.0 + 2.0 * there.work / there.perf) if there.mute else UNSEEN_S
-        request.expires_at = now + kept_s
+        request.expires_at = now + (min(SEEN_KEPT_S, 10.0 + 2.0 * there.work / there.perf) if there.mute else UNSEEN_S)
         there.reqnum += 1
         self._counters.routed += 1
         return Assignment(self._lives.workers[there.worker_id], request.idx, there.reqnum)
@@ -177,7 +175,8 @@ class Requests:
                     self.outliers.client_left(worker_id, now)
                 else:
                     counted = self.outliers.ended_well(request, worker_id, now)
-                    self.claims.shown(request, there)
+                    if not request.seen:
+                        self.claims.shown(request, there)
                 if request.announced > 0 and not ended.session and took_s > 0:
                     work = self.claims.done(request.announced, took_s * there.perf)
                     self.load.served(work, took_s, request.alone)
@@ -225,13 +224,13 @@ class Requests:
             if request.idx in report.working:
                 if not request.seen:
                     self._weigh(request)
-                self.claims.shown(request, there)
+                    self.claims.shown(request, there)
                 request.seen, request.expires_at = True, now + SEEN_KEPT_S
             elif request.seen:
                 self._remove(request, now)
             elif now - request.assigned_at >= UNSEEN_S:
                 self._weigh(request, self._lives.workers[worker_id].perf * UNSEEN_WORK_S)
-        self.claims.counted(there, report.taken, self.ledger.workers.values())
+        self.claims.counted(there, report.taken)
         for idx in sorted(report.working) if began_again else ():
             if idx not in self.ledger.open and self.ledger.ended(idx) is None:
                 cost = report.cur_load / len(report.working)
@@ -241,7 +240,8 @@ class Requests:
                 request.seen = True
 
     def expire(self, now: float) -> None:
-        """Lets time pass: requests that nobody asks for or works on any more, failures, how long requests take."""
+        """Lets time pass: requests that nobody asks for or works on any more, failures, what each takes and counts."""
+        self.claims.learn(self.ledger.workers.values())
         if self.load.learn(self.ledger.outstanding(), len(self.ledger) - len(self.ledger.waiting)):
             self.membership_changed()
         self.outliers.fade(now)
@@ -274,10 +274,6 @@ class Requests:
         for worker in [self._lives.workers[i] for i in sorted(worker_ids - self._ended)]:
             self._outbox.say(Level.INFO0, DRAIN_ENDED.format(self.load_at(worker.id)[1]), worker)
         self._ended = worker_ids
-
-    def may_be_busy(self, worker_id: WorkerId) -> None:
-        """The worker worked before this server began: until it says what it works on, it may be anything."""
-        self.ledger.worker(worker_id).working = 1
 
     def worker_moved(self, moved: Moved, now: float) -> None:
         """A worker changed its state: where it serves nothing any more, what it had is over."""

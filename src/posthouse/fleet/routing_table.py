@@ -48,10 +48,7 @@ class RoutingTable:
         """Has requests go by what is at a worker now; nothing if it takes none."""
         row = there.row
         if row >= 0:
-            work = there.held_back
-            if there:
-                work += work_ahead(there.work, len(there), there.slots)
-            self._work_at[row] = work
+            self._work_at[row] = work = there.held_back + work_ahead(there.work, len(there), there.slots)
             self._end_at[row] = (work + self._cost) * self._unit_at[row]
 
     def _expect(self, cost: float) -> None:
@@ -75,10 +72,12 @@ class RoutingTable:
         extra_s: Floats | None = None
         if avoid or penalties_s or wish is not None:
             extra_s = np.zeros_like(self._work)
-            if held_against := {self._rows[i]: s for i, s in (penalties_s or {}).items() if i in self._rows}:
-                extra_s[list(held_against)] = list(held_against.values())
+            if penalties_s:
+                for worker_id, penalty_s in penalties_s.items():
+                    if (row := self._rows.get(worker_id)) is not None:
+                        extra_s[row] = penalty_s
                 extra_s = beyond_median(extra_s)
-            extra_s[[self._rows[i] for i in avoid if i in self._rows]] = np.inf
+            extra_s[[at for at in map(self._rows.get, avoid) if at is not None]] = np.inf
             if wish is not None:
                 return self._wished(wish, cost, max_queue_s, tie_break, extra_s)
         elif cost > 0.0:

@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
     expects = False
     """The client sends the body once it is asked for it."""
     _known: KnownHead | None = None
-    """The head of the last request."""
+    """The head of the last request, while nothing has come since of which it is not the head."""
     _last: tuple[Any, bytes] | None = None
     """The last request that was read and may come again, with its body."""
     announced: int | None = None
@@ -160,12 +160,12 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if self._broken or self.transport.is_closing():
-            return
         # What has the head of the last request the parser would read as it did that one.
-        known = self._known if self._current is None and not self.reading and not self.blocked_since else None
+        known = self._known if self._current is None and not self.blocked_since else None
         if known is not None and (body := known.body_of(data)) is not None:
             self.repeated(known.request, body)
+            return
+        if self._broken or self.transport.is_closing():
             return
         between = not self.reading or self._headers is _NONE
         self._known = self._last = None
@@ -282,8 +282,15 @@ class Connection(asyncio.Protocol):
             self._write(request, last=True)  # in place of what cannot be read, or has no place
 
     def _write(self, answer: Answer, last: bool, is_head: bool = False) -> None:
-        """Writes the answer to the present request."""
-        self.transport.write(_written(answer, self.server.date, last, is_head))
+        """Writes the answer to the present request. `last`: it ends the connection; `is_head`: without its body."""
+        headers = b"connection: close\r\n" if last else b""
+        for header in answer.headers:
+            headers += b"%s: %s\r\n" % header
+        status, date, body = STATUS_LINES[answer.status], self.server.date, answer.body
+        self.transport.write(
+            b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s"
+            % (status, date, answer.content_type, headers, len(body), b"" if is_head else body)
+        )
         self.done(last)
 
     def done(self, last: bool) -> None:
@@ -316,22 +323,6 @@ class Connection(asyncio.Protocol):
             self._open.leave()
             self._current = self._open = None
         self._accept(told)
-
-
-def _written(answer: Answer, date: bytes, last: bool, is_head: bool) -> bytes:
-    """The answer as it is sent. `last`: the connection ends with it. `is_head`: it goes without its body."""
-    headers = b"connection: close\r\n" if last else b""
-    for header in answer.headers:
-        headers += b"%s: %s\r\n" % header
-    status, kind, body = STATUS_LINES[answer.status], answer.content_type, answer.body
-    return b"%s%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n%s" % (
-        status,
-        date,
-        kind,
-        headers,
-        len(body),
-        b"" if is_head else body,
-    )
 
 
 def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: Headers) -> bytes:

@@ -71,6 +71,8 @@ class Call:
     """It shows a key, or a worker's token, that is good."""
     counted: bool = False
     """It has been counted as a message of its worker."""
+    at_once: bool = True
+    """It is answered as soon as it is read, or was."""
 
     def __post_init__(self) -> None:
         self.authorization = authorization(self.headers)

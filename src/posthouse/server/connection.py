@@ -119,7 +119,7 @@ class Connection(connection.Connection):
             return
         if (leave := self.server.fast.answer(call, self._respond)) is not None:  # it is answered later
             self._leave = leave
-        if call.proven:
+        if call.proven and not self._proven:
             self.prove()
 
     def _respond(self, answer: Answer) -> None:

@@ -20,7 +20,7 @@ from posthouse.domain.endpoint import DEFAULT_ACCOUNT
 from posthouse.engine.certificates import Certificates
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
-from posthouse.engine.limits import OverLimit
+from posthouse.engine.limits import Meter, OverLimit
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Deliver, Router
 from posthouse.errors import BadRequest, Elsewhere, TooMany, Unauthorized
@@ -203,7 +203,7 @@ class FastPath:
     def _route(self, call: Call, message: Any, principal: Principal, respond: Respond) -> Leave | None:
         """Calls beyond the rates are answered that they wait, and nothing is remembered of them: the protocol's client
         gives a request up for any other answer."""
-        ask = route.checked(message)
+        ask = message if type(message) is route.RouteAsk else route.checked(message)
         listed = self.hub.directory.find(principal.account_id, ask.endpoint)
         if listed is None:
             raise BadRequest(f"endpoint: there is no endpoint named {ask.endpoint!r}")
@@ -215,32 +215,31 @@ class FastPath:
             respond(self._put_off(call, ask, f"{route.TOO_MANY}calls"))
             return None
 
-        def deliver(reply: route.RouteReply | route.WaitReply | Exception) -> None:
-            if isinstance(reply, Exception):
-                respond(self._failed(call, message, reply))
-                return
-            respond(Answer(200, route.encode(reply)))
-            histogram = self.routed["worker" if type(reply) is route.RouteReply else "waits"]
-            if at_once:  # in microseconds: not worth another look at the clock
-                histogram.counts[0] += 1
-            else:
-                histogram.add(self.hub.clock.now() - call.now)
-
-        at_once = True
+        deliver: Deliver = partial(self._deliver, call, message, respond)
+        go = self.router.route if principal.meter is None else partial(self._go_within, principal.meter)
         if tracing.on:
-            leave = traced(call, ask.endpoint, deliver, partial(self._go, managed, ask, principal))
-        else:
-            leave = self._go(managed, ask, principal, deliver)
-        at_once = False
+            go = partial(traced, call, go)
+        call.at_once = True
+        leave = go(managed, ask, deliver, principal.key_id, call.now)
+        call.at_once = False
         return leave
 
-    def _go(
-        self, managed: ManagedEndpoint, ask: route.RouteAsk, principal: Principal, deliver: Deliver
-    ) -> Leave | None:
-        if principal.meter is None:
-            return self.router.route(managed, ask, deliver, caller=principal.key_id)
-        meter = principal.meter
+    def _deliver(
+        self, call: Call, message: Any, respond: Respond, reply: route.RouteReply | route.WaitReply | Exception
+    ) -> None:
+        if isinstance(reply, Exception):
+            respond(self._failed(call, message, reply))
+            return
+        histogram = self.routed["worker" if type(reply) is route.RouteReply else "waits"]
+        if call.at_once:  # in microseconds: not worth another look at the clock
+            histogram.counts[0] += 1
+        else:
+            histogram.add(self.hub.clock.now() - call.now)
+        respond(Answer(200, route.encode(reply)))
 
+    def _go_within(
+        self, meter: Meter, managed: ManagedEndpoint, ask: route.RouteAsk, deliver: Deliver, caller: str, now: float
+    ) -> Leave | None:
         def deliver_within(reply: route.RouteReply | route.WaitReply | Exception) -> None:
             if isinstance(reply, OverLimit):
                 status = f"{route.TOO_MANY}requests: {reply}"
@@ -250,7 +249,7 @@ class FastPath:
                 reply.limits = meter.left(self.hub.clock.now())
             deliver(reply)
 
-        return self.router.route_within(meter, managed, ask, deliver_within, principal.key_id)
+        return self.router.route_within(meter, managed, ask, deliver_within, caller, now)
 
     def _report(self, call: Call, message: Any, managed: ManagedEndpoint, respond: Respond) -> None:
         worker_id, _, report = message

@@ -3,15 +3,21 @@
 from collections.abc import Callable
 
 from posthouse import tracing
+from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.router import Deliver
 from posthouse.server.calls import Call, Leave
-from posthouse.wire.route import RouteReply, WaitReply
+from posthouse.wire.route import RouteAsk, RouteReply, WaitReply
+
+Go = Callable[[ManagedEndpoint, RouteAsk, Deliver, str, float], Leave | None]
+"""Gives a request of a caller a worker, as `Router.route` does."""
 
 
-def traced(call: Call, endpoint: str, deliver: Deliver, go: Callable[[Deliver], Leave | None]) -> Leave | None:
-    """What `go` returns, told to deliver with `deliver`."""
+def traced(
+    call: Call, go: Go, managed: ManagedEndpoint, ask: RouteAsk, deliver: Deliver, caller: str, now: float
+) -> Leave | None:
+    """The same as `go`."""
     parent = next((value.decode("latin-1") for name, value in call.headers if name == tracing.HEADER.encode()), "")
-    span, queue = tracing.begin("route", parent, "SERVER", endpoint=endpoint), None
+    span, queue = tracing.begin("route", parent, "SERVER", endpoint=ask.endpoint), None
 
     def told(reply: RouteReply | WaitReply | Exception) -> None:
         if queue is not None:
@@ -24,7 +30,7 @@ def traced(call: Call, endpoint: str, deliver: Deliver, go: Callable[[Deliver], 
         deliver(reply)
 
     try:
-        leave = go(told)
+        leave = go(managed, ask, told, caller, now)
     except Exception as error:
         span.end(error=type(error).__name__)
         raise
