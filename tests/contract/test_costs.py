@@ -98,7 +98,7 @@ async def test_routing_counts_what_each_key_asks(web: Web, hours: Hours) -> None
 
     router = Router(web.hub, None, lambda worker: bytes(32), 0.0, lambda text, told: None)  # type: ignore[arg-type]
     for key, cost in (("a", 20.0), ("b", 5.0), ("a", 1.0)):
-        router.route(hours.managed, RouteAsk(endpoint="llm", cost=cost), lambda reply: None, caller=key)
+        router.route(hours.managed, RouteAsk("llm", cost), lambda reply: None, key, hours.clock.now())
     assert dict(hours.managed.costs.asked) == {"a": 21.0, "b": 5.0}
 
 
