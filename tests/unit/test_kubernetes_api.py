@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,18 +16,20 @@ from aiohttp import web
 from posthouse.errors import Busy, Refused
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.kubernetes.api import Cluster, Expired
+from tests.kit.kubelet import certificate
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PODS = "/api/v1/pods"
 
 
-def kubeconfig(folder: Path, url: str, token: str = "good") -> Path:
+def kubeconfig(folder: Path, url: str, token: str = "good", **cluster: object) -> Path:
     file = folder / "config"
     user = {"tokenFile": str(folder / "token")}
     (folder / "token").write_text(token)
+    dashed = {name.replace("_", "-"): value for name, value in cluster.items()}
     config = {
         "current-context": "a",
-        "clusters": [{"name": "a", "cluster": {"server": url}}],
+        "clusters": [{"name": "a", "cluster": {"server": url} | dashed}],
         "users": [{"name": "a", "user": user}],
         "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
     }
@@ -193,6 +198,32 @@ async def test_a_watch_that_is_too_old_ends(tmp_path: Path, at_once: bool) -> No
     async with answering(tmp_path, answer) as cluster:
         with pytest.raises(Expired):
             await watched(cluster)
+
+
+async def test_a_cluster_that_never_says_farewell_keeps_no_connection_open(tmp_path: Path) -> None:
+    tls, left = certificate(tmp_path), Queue[int]()
+
+    def serve() -> None:
+        """Answers a list and begins a watch over TLS, says nothing more, and tells of each connection that is gone."""
+        while True:
+            with suppress(OSError), tls.wrap_socket(listener.accept()[0], server_side=True) as client:
+                while b"watch=true" not in client.recv(65_536):
+                    body = b'{"metadata": {"resourceVersion": "1"}}'
+                    client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+                client.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                with suppress(ConnectionError):
+                    while socket.socket.recv(client, 65_536):  # the bytes as they are: its own farewell is no end
+                        pass
+                left.put(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=serve, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        cluster = Cluster("kube", kubeconfig(tmp_path, url, insecure_skip_tls_verify=True), "", 60.0)
+        async with aclosing(cluster.changes(PODS, {})) as changes:
+            assert await anext(changes) == ""
+        await cluster.close()
+        assert await asyncio.to_thread(left.get, timeout=20) == 1
 
 
 async def test_what_a_watch_says_that_is_no_event_is_an_error(tmp_path: Path) -> None:

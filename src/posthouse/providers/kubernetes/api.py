@@ -6,7 +6,7 @@ brings what is hard: kubeconfig files, credentials that expire, certificates.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -99,6 +99,9 @@ class Cluster:
 
     async def close(self) -> None:
         if self._client is not None:
+            session = self._client.rest_client.pool_manager  # none before the first call
+            if session is not None and session.connector is not None:
+                await session.connector.close(abort_ssl=True)  # without the cluster's farewells
             await self._client.close()
 
     @property
@@ -145,7 +148,7 @@ class Cluster:
             more["continue"] = str(metadata["continue"])
         raise NoAnswer(f"{path}: the list does not end")
 
-    async def changes(self, path: str, query: Mapping[str, str]) -> AsyncIterator[str]:
+    async def changes(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[str, None]:
         """The kinds of change of a list's objects from now on, until the cluster ends it. The first is empty, once the
         watch has begun. Raises: as `call`."""
         page = await self.call("GET", path, query={**query, "limit": "1"})
@@ -154,13 +157,17 @@ class Cluster:
         async with self._asked("GET", path, None, JSON, seen, WATCH_S + self._call_s) as response:
             if response.status >= 300:
                 await _body(response)
-            yield ""
-            while line := await response.content.readline():
-                event = msgspec.json.decode(line, type=Json)
-                if event.get("type") == "ERROR":
-                    status = event.get("object") or {}
-                    raise meaning(f"watch of {path}", int(status.get("code") or 500), status)
-                yield str(event.get("type"))
+            try:
+                yield ""
+                while line := await response.content.readline():
+                    event = msgspec.json.decode(line, type=Json)
+                    if event.get("type") == "ERROR":
+                        status = event.get("object") or {}
+                        raise meaning(f"watch of {path}", int(status.get("code") or 500), status)
+                    yield str(event.get("type"))
+            finally:
+                if response.connection is not None and (transport := response.connection.transport) is not None:
+                    transport.abort()  # with TLS, a farewell that no cluster may answer would keep it open
 
     async def _bytes(self, method: str, path: str, body: Json | None, accept: str, query: Mapping[str, str]) -> bytes:
         for fresh in (False, True):
