@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -121,44 +122,51 @@ class Requests:
         return await self.begin_with(job, ask)
 
     async def begin_with(self, job: Job, ask: Callable[[Routed], Awaitable[T]]) -> Begun[T]:
-        """What `ask` returns for the first worker for which it raises no WorkerFailed."""
-        clock = asyncio.get_running_loop().time
-        limit_s = self._limit_s(job)
-        started_at = clock()
-        request_idx, attempts, failures, begun, status = 0, 0, 0, 0, ""
+        """What `ask` returns for the first worker for which it raises no WorkerFailed, within the job's time."""
+        limit_s, last = self._limit_s(job), deque[str](maxlen=1)
         try:
             async with asyncio.timeout(limit_s):
-                while True:
-                    try:
-                        routed = job.routed or await self.route(job.endpoint, job.cost, request_idx, job.prefer)
-                        request_idx = routed.request_idx or request_idx
-                        if isinstance(routed, Waiting):
-                            status = routed.status
-                            if job.on_waiting:
-                                job.on_waiting(routed)
-                            spread_s = random.uniform(*POLL_S)  # noqa: S311 - spreads load, hides nothing
-                            await asyncio.sleep(max(routed.retry_after_s, spread_s))
-                            continue
-                        wait_s = clock() - started_at
-                        attempts += 1
-                        return Begun(await ask(routed), routed, wait_s, attempts)
-                    except (WorkerFailed, Unreachable) as error:
-                        # A server that never answered has another address; one that did is only restarting.
-                        if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
-                            raise
-                        status, after_s = error.message, 0.0
-                        if isinstance(error, WorkerFailed):
-                            after_s, begun = error.retry_after_s, begun + error.begun
-                            if begun >= MAX_BEGUN and error.begun:
-                                said = f"{error.message}; it was begun {begun} times and is not tried again"
-                                raise WorkerFailed(said, error.status, error.code) from error
-                    first_s, most_s = BACK_OFF_S
-                    spread_s = min(first_s * 2**failures, most_s) * random.uniform(0.5, 1)  # noqa: S311
-                    await asyncio.sleep(max(after_s, spread_s))
-                    failures += 1
+                return await self.tried(job, ask, last.append)
         except TimeoutError:
-            last = f"; last: {status}" if status else ""
-            raise TimedOut(f"endpoint {job.endpoint!r} gave no answer within {limit_s:g} s{last}") from None
+            what = f"; last: {last[0]}" if last else ""
+            raise TimedOut(f"endpoint {job.endpoint!r} gave no answer within {limit_s:g} s{what}") from None
+
+    async def tried(
+        self, job: Job, ask: Callable[[Routed], Awaitable[T]], told: Callable[[str], None] = lambda why: None
+    ) -> Begun[T]:
+        """The same however long it takes. `told`: called with what keeps it waiting."""
+        clock = asyncio.get_running_loop().time
+        started_at = clock()
+        request_idx, attempts, failures, begun = 0, 0, 0, 0
+        while True:
+            try:
+                routed = job.routed or await self.route(job.endpoint, job.cost, request_idx, job.prefer)
+                request_idx = routed.request_idx or request_idx
+                if isinstance(routed, Waiting):
+                    told(routed.status)
+                    if job.on_waiting:
+                        job.on_waiting(routed)
+                    spread_s = random.uniform(*POLL_S)  # noqa: S311 - spreads load, hides nothing
+                    await asyncio.sleep(max(routed.retry_after_s, spread_s))
+                    continue
+                wait_s = clock() - started_at
+                attempts += 1
+                return Begun(await ask(routed), routed, wait_s, attempts)
+            except (WorkerFailed, Unreachable) as error:
+                # A server that never answered has another address; one that did is only restarting.
+                if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
+                    raise
+                told(error.message)
+                after_s = 0.0
+                if isinstance(error, WorkerFailed):
+                    after_s, begun = error.retry_after_s, begun + error.begun
+                    if begun >= MAX_BEGUN and error.begun:
+                        said = f"{error.message}; it was begun {begun} times and is not tried again"
+                        raise WorkerFailed(said, error.status, error.code) from error
+            first_s, most_s = BACK_OFF_S
+            spread_s = min(first_s * 2**failures, most_s) * random.uniform(0.5, 1)  # noqa: S311
+            await asyncio.sleep(max(after_s, spread_s))
+            failures += 1
 
     def _limit_s(self, job: Job) -> float:
         return self.timeout_s if job.timeout_s is None else job.timeout_s

@@ -13,6 +13,7 @@ from posthouse.gateway.upload import Upload
 from posthouse.wire.route import MAX_NAME
 
 T = TypeVar("T")
+Decoder = msgspec.json.Decoder
 
 SMALL: Final = 1.0
 """Work of a request that generates nothing, in tokens."""
@@ -31,8 +32,9 @@ _SAME: Final = ("prompt_cache_key", "user")
 _PROMPT: Final = ("system", "instructions", "prompt", "messages", "input")
 _MAX_COST: Final = 1e9  # the most that the server takes
 
-Fields: Final = msgspec.json.Decoder(dict[str, Raw])
+Fields: Final = Decoder(dict[str, Raw])
 """Of a body; their values keep every byte."""
+_text, _number, _flag = Decoder(str), Decoder(float), Decoder(bool)
 
 
 class Asked(Struct, frozen=True):
@@ -72,12 +74,12 @@ def read(path: str, body: bytes) -> Asked:
         fields = Fields.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "invalid_body", f"body: must be a JSON object; {error}") from None
-    model = named(_value(fields, "model", str), "model" in fields)
+    model = named(_value(fields, "model", _text), "model" in fields)
     names = _TOKENS.get(path, ())
-    cost = next((tokens for name in names if (tokens := _value(fields, name, float)) is not None), None)
+    cost = next((tokens for name in names if (tokens := _value(fields, name, _number)) is not None), None)
     if cost is not None and not 0 < cost <= _MAX_COST:
         cost = None  # the model says what is wrong with it
-    stream = _value(fields, "stream", bool) or False
+    stream = _value(fields, "stream", _flag) or False
     hides_usage = stream and path in _WITH_USAGE and _ask_for_usage(fields)
     if hides_usage:
         body = msgspec.json.encode(fields)
@@ -108,7 +110,7 @@ def named(model: str | None, said: bool) -> str:
 def going_on(asked: Asked, body: bytes, key: str) -> Asked:
     """The same where its `body` goes on from a response that a worker keeps. `key`: the caller's. Raises: Refused."""
     fields = Fields.decode(body)
-    if (before := _value(fields, "previous_response_id", str)) is None:
+    if (before := _value(fields, "previous_response_id", _text)) is None:
         return asked
     if (known := found(key, before)) is None:
         raise unknown_response(goes_on=True)
@@ -126,9 +128,9 @@ def _key(path: str, fields: dict[str, Raw]) -> str:
     if path not in GENERATING:
         return ""
     for name in _SAME:
-        if said := _value(fields, name, str):
+        if said := _value(fields, name, _text):
             return affinity(said)
-    if said := _value(_value(fields, "metadata", dict[str, Raw]) or {}, "user_id", str):  # Anthropic's
+    if said := _value(_value(fields, "metadata", Fields) or {}, "user_id", _text):  # Anthropic's
         return affinity(said)
     prompt = b"".join(bytes(fields[name]) for name in _PROMPT if name in fields)
     return affinity(prompt[:PROMPT_BYTES]) if len(prompt) >= PROMPT_BYTES else ""
@@ -136,21 +138,21 @@ def _key(path: str, fields: dict[str, Raw]) -> str:
 
 def number_in(fields: dict[str, Raw], name: str) -> float | None:
     """None where there is no such number."""
-    return _value(fields, name, float)
+    return _value(fields, name, _number)
 
 
-def _value(fields: dict[str, Raw], name: str, kind: type[T]) -> T | None:
+def _value(fields: dict[str, Raw], name: str, kind: Decoder[T]) -> T | None:
     """The field; None where it is absent or of another kind."""
     try:
-        return msgspec.json.decode(fields[name], type=kind) if name in fields else None
+        return kind.decode(fields[name]) if name in fields else None
     except (msgspec.MsgspecError, RecursionError):
         return None
 
 
 def _ask_for_usage(fields: dict[str, Raw]) -> bool:
     """Makes the request ask for what was used. Returns whether it did not already, and could."""
-    options = _value(fields, "stream_options", dict[str, Raw]) or {}
-    if _value(options, "include_usage", bool):
+    options = _value(fields, "stream_options", Fields) or {}
+    if _value(options, "include_usage", _flag):
         return False
     if "stream_options" in fields and not options and bytes(fields["stream_options"]) not in (b"null", b"{}"):
         return False  # no object: the model says so

@@ -196,14 +196,14 @@ class Exchange:
         self._hold_until = self._began_at + settings.hold_s
         if step.wait_s is not None:
             self._hold_until = min(self._hold_until, time.monotonic() + step.wait_s)
-        limit_s = settings.hold_s + settings.silence_s
         model, path, prefer, waits = asked.model, asked.path, asked.prefer, self._waits
-        job = Job(model, path, lambda _: asked.body, self._work, limit_s, _RETRIES, waits, prefer=prefer)
+        # No time in all: `_waits` bounds what it waits, and the connection how long a worker may be silent.
+        job = Job(model, path, lambda _: asked.body, self._work, None, _RETRIES, waits, prefer=prefer)
         try:
             self._client.trace("queue", endpoint=asked.model)
             part = self._client.part
             server = self._ways.server.with_key(self._key, part.traceparent if part else "")
-            begun = await Requests(server, limit_s, estimate=True).begin_with(job, self._ask)
+            begun = await Requests(server, settings.silence_s, estimate=True).tried(job, self._ask)
         except ClientError as error:
             if isinstance(error, Unauthorized | NotFound) and not error.message.startswith(NO_ADAPTER):
                 raise
