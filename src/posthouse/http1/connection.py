@@ -301,12 +301,12 @@ class Connection(asyncio.Protocol):
             self.server.places.answered(self)
         if last:
             self.transport.close()
-        if self._queue and not self._draining:  # a loop and no recursion: there may be a thousand
-            self._draining = True
-            while self._queue and self._current is None and not self.transport.is_closing():
-                self._begin(self._queue.popleft())
-            self._draining = False
         if self._paused:
+            if self._queue and not self._draining:  # a loop and no recursion: there may be a thousand
+                self._draining = True
+                while self._queue and self._current is None and not self.transport.is_closing():
+                    self._begin(self._queue.popleft())
+                self._draining = False
             self.resume_reading()
         if self.expects:
             self._ask_for_body()
