@@ -1,6 +1,7 @@
 """Plug-ins, found by entry point."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
@@ -10,6 +11,7 @@ PROVIDERS = "posthouse.providers"
 """The group of entry points of providers: `NAME = "package.module:Class"`."""
 
 
+@cache
 def installed(group: str) -> Mapping[str, EntryPoint]:
     """Every installed plug-in of a group, by name; `.load()` gives what it is.
 

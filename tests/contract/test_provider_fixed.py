@@ -29,7 +29,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     found = [EntryPoint("fixed", "posthouse_fixed:FixedProvider", plugins.PROVIDERS)]
     found += [point for point in entry_points(group=plugins.PROVIDERS) if point.name != "fixed"]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+    plugins.installed.cache_clear()
     yield
+    plugins.installed.cache_clear()
     sys.modules.pop("posthouse_fixed", None)
 
 

@@ -73,7 +73,7 @@ def test_max_workers_is_never_passed_in_any_state_at_any_moment() -> None:
 
 
 def test_a_lowered_max_workers_shrinks_the_fleet_without_cutting_a_request_off() -> None:
-    world = World(replace(BARE, max_workers=8), load=lambda t: 1000.0).run(300)
+    world = World(replace(BARE, max_workers=8), load=lambda t: 1000.0, cost=50).run(300)
     assert len(world.fleet.workers) == 8
     world.configure(max_workers=3)
     world.run(600)

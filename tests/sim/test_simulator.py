@@ -83,8 +83,8 @@ def test_to_leave_out_lists_that_tell_nothing_new_changes_nothing() -> None:
 
 
 def test_through_every_fault_of_the_market_every_request_is_answered_and_no_rule_broken() -> None:
-    world = World(SCALING, arrivals(), (FAULTY,), 5)
-    world.run(2000)
+    world = World(SCALING, arrivals(400.0), (FAULTY,), 5)
+    world.run(1500)
     assert world.given[Command.RENT] > 10
     assert world.audit.state_s[State.UNAVAIL] > 0
     assert world.pending == 0
