@@ -201,7 +201,7 @@ def test_anthropic_s_client_is_answered(world: World, anthropic: Any) -> None:
     assert "chat" in {model.id for model in client.models.list()}
     assert client.models.retrieve("chat").display_name == "chat"
     whole = client.messages.create(model="chat", max_tokens=9, messages=messages)
-    assert (whole.content[0].text, whole.usage.output_tokens) == ("so it was", 2)  # type: ignore[union-attr]
+    assert (whole.content[0].text, whole.usage.output_tokens) == ("so it was", 2)
     assert whole._request_id is not None
     assert client.messages.count_tokens(model="chat", messages=messages).input_tokens == 3
     with client.messages.stream(model="chat", max_tokens=9, messages=messages) as stream:
@@ -217,7 +217,7 @@ def test_anthropic_s_client_is_told_errors_in_its_shape(world: World, anthropic:
     messages: list[Any] = list(MESSAGES)
     with pytest.raises(anthropic.AuthenticationError) as wrong:
         client("wrong").messages.create(model="chat", max_tokens=9, messages=messages)
-    assert wrong.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert wrong.value.body["error"]["type"] == "authentication_error"
     assert wrong.value.request_id is not None
     with pytest.raises(anthropic.NotFoundError, match="there is no model 'nobody'"):
         client(world.key).messages.create(model="nobody", max_tokens=9, messages=messages)
