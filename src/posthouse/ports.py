@@ -303,19 +303,18 @@ class Fleets(Protocol):
 
         From now on commits of earlier epochs are refused. Raises: StaleVersion if a later one has opened it.
         """
-        ...
 
     async def fleet_ids(self) -> Sequence[EndpointId]:
         """Every endpoint id, present or dropped, that still has workers not DESTROYED."""
-        ...
 
     async def workers_labelled(self, labels: Collection[str]) -> Mapping[str, EndpointId]:
         """The endpoint of each of these labels that a worker not DESTROYED has, on whatever server."""
-        ...
+
+    async def living_workers(self, but: Collection[EndpointId]) -> Sequence[Worker]:
+        """Every worker not DESTROYED of other endpoints than these."""
 
     async def take_worker_ids(self, count: int, above: int) -> WorkerId:
         """The first of `count` ids in a row that no worker of any server ever had, all of them greater than `above`."""
-        ...
 
     async def commit(
         self,
@@ -333,27 +332,21 @@ class Fleets(Protocol):
         Raises: StaleVersion if the stored version is not `expected_version`, or the fleet was opened or committed under
         a later epoch; nothing is written then.
         """
-        ...
 
     async def journal(self, endpoint_id: EndpointId, limit: int) -> Sequence[JournalEntry]:
         """The latest entries, newest first."""
-        ...
 
     async def spent_usd(self) -> Mapping[EndpointId, float]:
         """Dollars spent by DESTROYED workers, of every endpoint that ever was."""
-        ...
 
     async def periods(self) -> Sequence[PeriodRecord]:
         """The latest day and month of each endpoint and of the installation."""
-        ...
 
     async def put_periods(self, records: Sequence[PeriodRecord]) -> None:
         """Notes that periods have begun, in place of those before."""
-        ...
 
     async def latest_at(self) -> float:
         """The latest time in what is stored of fleets, 0 if none: no clock may start before it."""
-        ...
 
 
 class Recordings(Protocol):

@@ -213,6 +213,9 @@ class Disk:
         rows = [w for fleet in self._workers.values() for w in fleet.values() if w.state is not State.DESTROYED]
         return {w.label: w.endpoint_id for w in rows if w.label in labels}
 
+    def living_workers(self, but: Collection[EndpointId]) -> list[Worker]:
+        return [w for w in self.workers() if w.state is not State.DESTROYED and w.endpoint_id not in but]
+
     def take_worker_ids(self, count: int, above: int) -> WorkerId:
         first = max(self._last_worker_id, above, *(worker.id for worker in self.workers()), 0) + 1
         self._last_worker_id = first + count - 1

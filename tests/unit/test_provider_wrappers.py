@@ -63,6 +63,17 @@ async def test_calls_keep_to_their_pace_after_a_burst(monkeypatch: pytest.Monkey
     assert times[4:] == [0.5 * n for n in range(1, 9)]
 
 
+async def test_several_servers_keep_to_one_pace_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, servers = Time(monkeypatch), [2]
+    throttled = Throttled(Shop(SMALL), 2.0, lambda: servers[0])
+    times = []
+    for number in range(8):
+        servers[0] = 2 if number < 5 else 1
+        await throttled.catalog()
+        times.append(time.at - 100.0)
+    assert times == [0.0, 0.0, 1.0, 2.0, 3.0, 3.5, 4.0, 4.5]
+
+
 async def test_callers_wait_in_turn_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     Time(monkeypatch, passes=False)
     throttled = Throttled(Shop(SMALL), 0.1)

@@ -1,6 +1,6 @@
 """Money: what is committed and spent stays below every cap, across all endpoints, restarts, days, edits and prices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -20,6 +20,7 @@ from posthouse.fleet.events import Answered, Commit, Configured, Listed, Offered
 from posthouse.policy.draft import committed_usd_h
 from posthouse.ports import FleetRecord, PeriodRecord
 from tests.kit.fleets import GROUP, ready_report
+from tests.kit.rows import worker as a_worker
 
 EVENING = datetime(2026, 1, 31, 22, tzinfo=UTC).timestamp()
 """Two hours before a month ends."""
@@ -40,6 +41,7 @@ class Book:
     def __init__(self) -> None:
         self.kept: dict[tuple[EndpointId, str], PeriodRecord] = {}
         self.gone_usd: dict[EndpointId, float] = {}
+        self.living: list[Worker] = []
 
     async def periods(self) -> Sequence[PeriodRecord]:
         return list(self.kept.values())
@@ -49,6 +51,9 @@ class Book:
 
     async def spent_usd(self) -> Mapping[EndpointId, float]:
         return self.gone_usd
+
+    async def living_workers(self, but: Collection[EndpointId]) -> Sequence[Worker]:
+        return [worker for worker in self.living if worker.endpoint_id not in but]
 
 
 class House:
@@ -310,3 +315,25 @@ async def test_no_more_is_started_before_midnight_than_the_next_day_pays_for() -
     await house.start()
     await house.run(240)
     assert house.paid_usd_h() == 4.0, "what a day's dollar pays for a quarter of an hour"
+
+
+async def test_what_other_servers_have_counts_for_the_caps_of_all() -> None:
+    dollar, there = Price(1.0, 1.0, 0.1), EndpointId(7)
+    house = House(Limits(max_usd_h=3.0), endpoints=4)
+    house.book.gone_usd[there] = 5.0
+    house.book.living = [
+        a_worker(number, endpoint_id=there, state=State.IDLE, goal=Goal.HOT, price=dollar, since=EVENING)
+        for number in (901, 902)
+    ]
+    await house.start()
+    await house.treasury.meet(house.book, house.open.keys(), house.now)
+    assert house.treasury.committed_usd_h() == pytest.approx(2.0)
+    house.allowed_usd_h = 1.0
+    await house.run(120)
+    assert house.committed_usd_h() == pytest.approx(1.0)
+    assert house.treasury.spent_usd(house.now) > 5.0 + 2.0 * 120 / 3600
+    house.book.living = []  # they are gone
+    await house.treasury.meet(house.book, house.open.keys(), house.now)
+    house.allowed_usd_h = 3.0
+    await house.run(120)
+    assert house.committed_usd_h() == pytest.approx(3.0)

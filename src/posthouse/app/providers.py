@@ -25,17 +25,18 @@ async def open_providers(
     url: str,
     stack: AsyncExitStack,
     bells: Mapping[str, asyncio.Event],
+    servers: Callable[[], int],
 ) -> tuple[dict[str, Provider], dict[str, Metered]]:
     """Every provider that the settings name, open as long as the stack is, and what counts its calls.
 
     `url`: where workers report, unless the settings of their provider name another. `bells`: by name, set when a
-    provider has something to show.
+    provider has something to show. `servers`: how many share the installation now.
     """
     found: dict[str, Provider] = {}
     meters: dict[str, Metered] = {}
     for name, table in settings.providers.items():
         if table.enabled:
-            context = Context(name, installation, data_dir, bells[name].set, table.public_url or url)
+            context = Context(name, installation, data_dir, bells[name].set, table.public_url or url, servers)
             found[name], meters[name] = await opened(table, context)
             stack.push_async_callback(found[name].close)
     types = {name: settings.providers[name].type for name in found}

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from posthouse.engine.changes import Changes
 from posthouse.engine.hub import Hub
 from posthouse.engine.lease import SharedLease
 from posthouse.engine.owners import Owners
-from posthouse.errors import Refused
+from posthouse.errors import Refused, Unavailable
 from posthouse.server.auth import Keyring
 from posthouse.server.middleware import Sharing
 from posthouse.server.peers import ElsewhereMiddleware, FreshMiddleware, Peers
@@ -22,6 +22,8 @@ from posthouse.sharing import Servers
 
 FILES: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
 """Of the data directory, what every server of the installation must have."""
+CAPPED_S, UNCAPPED_S = 0.5, 10.0
+"""How often it is read what endpoints cost that other servers have: with caps on all together, and without."""
 RENEWED: Final = "authority.cer"
 """Made anew from its key where the server has got other names."""
 
@@ -77,6 +79,16 @@ class Shared:
     def of_api(self) -> Sharing:
         elsewhere, fresh = partial(ElsewhereMiddleware, peers=self.peers), partial(FreshMiddleware, peers=self.peers)
         return Sharing([elsewhere], [fresh], self.peers.others)
+
+
+async def money(hub: Hub) -> None:
+    """Takes in for ever what endpoints cost that others have."""
+    caps = hub.treasury.caps
+    capped = any(cap is not None for cap in (caps.max_usd_h, caps.max_usd_day, caps.max_usd_month))
+    while True:
+        with suppress(Unavailable):
+            await hub.treasury.meet(hub.store, hub.endpoints.keys(), hub.clock.now())
+        await asyncio.sleep(CAPPED_S if capped else UNCAPPED_S)
 
 
 async def join(

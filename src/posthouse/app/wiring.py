@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -114,7 +115,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         await note_settings(store, settings)
         bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         installation, lease = await store.installation(), await _lease(settings, store, servers, data_dir)
-        providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells)
+        providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells, lease.count)
         hub = await _hub(settings, store, clock, providers, installation, lease)
         keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
         admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())
@@ -353,6 +354,7 @@ def _tasks(
         tasks |= looks(name, provider, settings.providers[name], parts.observer, parts.orphans, parts.hub.offers)
     if parts.shared is not None:
         tasks |= {"owners": parts.shared.owners.share, "changes": parts.shared.changes.run}
+        tasks["money of others"] = partial(sharing.money, parts.hub)
     return tasks
 
 

@@ -42,6 +42,10 @@ class SoleLease:
     def shares(self) -> bool:
         return False
 
+    def count(self) -> int:
+        """How many servers live that share the store."""
+        return 1
+
 
 @dataclass(slots=True)
 class SharedLease:
@@ -56,6 +60,8 @@ class SharedLease:
     """The name of this life; another one after each `begin`."""
     granted: dict[EndpointId, int] = field(default_factory=dict)
     """Epochs of what was claimed and is not open yet."""
+    others: int = 0
+    """How many other servers lived when it was renewed last."""
     cut_off: bool = False
     """The latest attempt to renew it failed."""
     _until_s: float = 0.0
@@ -81,6 +87,10 @@ class SharedLease:
 
     def shares(self) -> bool:
         return True
+
+    def count(self) -> int:
+        """How many servers live that share the store."""
+        return 1 + self.others
 
     async def acquire(self, endpoint_id: EndpointId) -> int | None:
         epoch = self.granted.pop(endpoint_id, None)

@@ -168,7 +168,7 @@ class Owners:
 
     def _meet(self, living: Sequence[LivingServer]) -> None:
         before, peers = self.peers, {one.name: one.url for one in living if one.name != self.lease.server}
-        self.peers = peers
+        self.peers, self.lease.others = peers, len(peers)
         if before.keys() != peers.keys():
             self._woken.set()
         for name in before.keys() - peers.keys():

@@ -4,7 +4,8 @@ Money is reserved as it is decided: within a tick, which nothing interrupts, eac
 leave, and what it has decided counts for the others from then on. So whatever is rented or started has its money.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -12,6 +13,7 @@ from posthouse.budget import Budget, Caps, Left, Period, spent_before
 from posthouse.domain.decision import Cap
 from posthouse.domain.endpoint import EndpointId, Scaling
 from posthouse.domain.offer import SECONDS_PER_HOUR
+from posthouse.domain.worker import Worker
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.fleet.events import Level
 from posthouse.policy.draft import committed_usd_h, staying_usd_h
@@ -28,6 +30,7 @@ class Book(Protocol):
     async def periods(self) -> Sequence[PeriodRecord]: ...
     async def put_periods(self, records: Sequence[PeriodRecord]) -> None: ...
     async def spent_usd(self) -> Mapping[EndpointId, float]: ...
+    async def living_workers(self, but: Collection[EndpointId]) -> Sequence[Worker]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,20 @@ class _Account:
     staying_usd_h: float = 0.0
 
 
+def _account(at: float, gone_usd: float, workers: Collection[Worker]) -> _Account:
+    """Of an endpoint with these workers, of whom those that are gone have spent so much."""
+    return _Account(
+        at,
+        gone_usd + sum(w.spent_at(at) for w in workers),
+        sum(w.usd_h() for w in workers),
+        sum(map(committed_usd_h, workers)),
+        sum(map(staying_usd_h, workers)),
+    )
+
+
 @dataclass(slots=True)
 class Treasury:
-    """Every budget. One server acts on it: with several, each needs a share of the installation's caps."""
+    """Every budget. Where several servers share the installation, each reads what the others have written down."""
 
     caps: Caps = NoCaps()
     """Of the installation."""
@@ -101,13 +115,7 @@ class Treasury:
         and after it has decided."""
         fleet = managed.fleet
         endpoint_id, workers = fleet.endpoint.id, fleet.workers.values()
-        account = _Account(
-            now,
-            fleet.spent_usd(now),
-            sum(w.usd_h() for w in workers),
-            sum(map(committed_usd_h, workers)),
-            sum(map(staying_usd_h, workers)),
-        )
+        account = _account(now, fleet.roster.spent_gone_usd, workers)
         before = self._accounts.get(endpoint_id)
         if before is None or not before.committed_usd_h:  # it has had workers for less long than the others
             self._accounts.pop(endpoint_id, None)
@@ -115,6 +123,16 @@ class Treasury:
         for payer in (endpoint_id, ALL):
             for kind, at in self._budget(payer).due(now):
                 self._begin(payer, kind, at, managed)
+
+    async def meet(self, book: Book, here: Collection[EndpointId], now: float) -> None:
+        """Takes in what endpoints cost that other servers have; those here are known better. Raises: Unavailable."""
+        workers = defaultdict[EndpointId, list[Worker]](list)
+        for worker in await book.living_workers(here):
+            workers[worker.endpoint_id].append(worker)
+        for endpoint_id, gone_usd in (await book.spent_usd()).items():
+            if endpoint_id not in here:
+                self._accounts[endpoint_id] = _account(now, gone_usd, workers[endpoint_id])
+        self._accounts = dict(sorted(self._accounts.items()))  # all servers have them in one order
 
     def _begin(self, payer: EndpointId, kind: str, at: float, managed: ManagedEndpoint) -> None:
         if payer == ALL:

@@ -26,6 +26,8 @@ class Context:
     """Asks for a look at its list soon: for a provider that is told of changes. Only the list is believed."""
     report_url: str = ""
     """Where its workers report to the server; empty if that is not known yet."""
+    servers: Callable[[], int] = lambda: 1
+    """How many servers share the installation now, and so what it allows to one caller."""
 
 
 class Plugin(Protocol):

@@ -21,4 +21,4 @@ def plugin(type_name: str) -> Plugin:
 async def opened(settings: ProviderSettings, context: Context) -> tuple[Provider, Metered]:
     """The provider behind its wrappers, and the one of them that counts. Raises: Refused."""
     metered = Metered(await plugin(settings.type).open(settings, context))
-    return Breaker(Throttled(metered, settings.calls_per_s)), metered
+    return Breaker(Throttled(metered, settings.calls_per_s, context.servers)), metered

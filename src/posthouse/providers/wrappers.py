@@ -94,9 +94,10 @@ class Metered(Wrapper):
 class Throttled(Wrapper):
     """Keeps a provider's calls to a rate: a token bucket, in which callers wait in turn."""
 
-    def __init__(self, inner: Provider, calls_per_s: float) -> None:
-        """`calls_per_s`: as a mean; 0: no limit."""
+    def __init__(self, inner: Provider, calls_per_s: float, servers: Callable[[], int] = lambda: 1) -> None:
+        """`calls_per_s`: as a mean, of all `servers` that share the installation; 0: no limit."""
         super().__init__(inner)
+        self._servers = servers
         self._gap_s = 1 / calls_per_s if calls_per_s else 0.0
         self._free_at = 0.0
         """When the bucket will be full again."""
@@ -104,8 +105,9 @@ class Throttled(Wrapper):
     async def around(self, call: str, ask: Callable[[], Awaitable[T]]) -> T:
         if self._gap_s:
             now = asyncio.get_running_loop().time()
-            free_at = max(self._free_at, now) + self._gap_s
-            wait_s = free_at - now - max(BURST_S, self._gap_s)
+            gap_s = self._gap_s * self._servers()
+            free_at = max(self._free_at, now) + gap_s
+            wait_s = free_at - now - max(BURST_S, gap_s)
             if wait_s > MAX_WAIT_S:
                 raise Unavailable(f"provider {self.name}: too many calls wait for their turn", wait_s)
             self._free_at = free_at

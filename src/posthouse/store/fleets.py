@@ -67,6 +67,9 @@ class SqlFleets(Database):
         query = select(workers.c.label, workers.c.endpoint_id).where(ALIVE, workers.c.label.in_(labels))
         return dict(await self._all(query, lambda row: (str(row.label), EndpointId(row.endpoint_id))))
 
+    async def living_workers(self, but: Collection[EndpointId]) -> Sequence[Worker]:
+        return await self._all(select(workers).where(ALIVE, workers.c.endpoint_id.not_in(but)), worker_of)
+
     async def take_worker_ids(self, count: int, above: int) -> WorkerId:
         async with self._transaction() as db:
             last = await db.scalar(select(installation.c.last_worker_id).with_for_update())

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -30,9 +30,9 @@ TAKEN: Final = ("no_such_ask", "ask_not_available", "already_rented")
 class Client:
     """The market's API with one key."""
 
-    def __init__(self, name: str, settings: VastSettings) -> None:
-        """`name`: of the provider, for messages."""
-        self._name, self._settings = name, settings
+    def __init__(self, name: str, settings: VastSettings, servers: Callable[[], int] = lambda: 1) -> None:
+        """`name`: of the provider, for messages. `servers`: how many have the same key now."""
+        self._name, self._settings, self._servers = name, settings, servers
         self._pace: Pace = pace_of(settings.url, settings.api_key)
         self._session: ClientSession | None = None
         self._troubles: dict[str, tuple[Call, str]] = {}
@@ -57,7 +57,7 @@ class Client:
     ) -> dict[str, Any]:
         """The answer's object. Raises: Refused, Busy, NotFound, OfferTaken; NoAnswer where the outcome is unknown."""
         what = f"provider {self._name}: {method} {path}"
-        async with self._pace.turn(call, self._settings.pace):
+        async with self._pace.turn(call, self._settings.pace * self._servers()):
             try:
                 status, headers, text = await self._exchange(method, path, body, query)
             except (ClientError, OSError, TimeoutError) as error:

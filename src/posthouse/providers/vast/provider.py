@@ -57,7 +57,7 @@ class VastProvider:
         self.capabilities = Capabilities(interruptible=settings.rent == "bid")
         self._settings = settings
         self._label = bootstrap.labels(context.installation)
-        self._client = Client(context.name, settings)
+        self._client = Client(context.name, settings, context.servers)
         self._unreachable = launch.unreachable(context.report_url, settings, context.name)
         self._offers: dict[str, Offer] = {}
         """Of the latest catalogue."""
