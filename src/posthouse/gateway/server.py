@@ -1,23 +1,33 @@
 """Calls of the server, over the same connections for every caller's key."""
 
 import os
-from typing import Self
+from typing import Final, Self
 
 from posthouse.client.errors import Unreachable
-from posthouse.client.http import CALL_TIMEOUT_S, MAX_ANSWER_BYTES, Http
+from posthouse.client.http import CALL_TIMEOUT_S, MAX_ANSWER_BYTES, URL, Http
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
 
+SOON_S: Final = 6.0
+"""How long one of several servers may be silent before another is asked: they hold `/route/` open for less than 4 s."""
+
 
 class Server(Http):
-    """The server, asked with a caller's key."""
+    """The server, asked with a caller's key; or one of several that share an installation, and another where that gives
+    no answer."""
 
     def __init__(self, url: str | None, ca: str | os.PathLike[str] | None, silence_s: float) -> None:
-        """`silence_s`: longest time without a byte of a worker. Raises: BadRequest."""
-        super().__init__(url, None, ca)
+        """`url`: one, or several with commas between. `silence_s`: longest time without a byte of a worker.
+
+        Raises: BadRequest.
+        """
+        first, *others = (url or os.environ.get("POSTHOUSE_URL") or URL).split(",")
+        super().__init__(first.strip(), None, ca)
+        self.urls = [self.url, *(Http(other.strip(), None, ca).url for other in others)]
+        """Of the servers; the first is the one that answered last."""
         self.workers = Upstreams(self.context, silence_s)
         """Connections to workers."""
-        self._upstreams = Upstreams(self.context, CALL_TIMEOUT_S)
+        self._upstreams = Upstreams(self.context, CALL_TIMEOUT_S if not others else SOON_S)
         self._traced = ""
 
     def with_key(self, api_key: str, traceparent: str = "") -> Self:
@@ -38,18 +48,25 @@ class Server(Http):
         self.workers.every_second()
 
     async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        try:
+        why = ""
+        for url in tuple(self.urls):  # whatever a gateway asks a server may be asked twice
             try:
-                return await self._ask(method, path, body or b"")
+                try:
+                    answer = await self._ask(url, method, path, body or b"")
+                except Lost as lost:
+                    if not lost.stale:
+                        raise
+                    answer = await self._ask(url, method, path, body or b"")  # it has started again meanwhile
             except Lost as lost:
-                if not lost.stale:
-                    raise
-                return await self._ask(method, path, body or b"")  # the server has started again meanwhile
-        except Lost as lost:
-            raise Unreachable(f"{self.url} gives no answer: {lost}") from None
+                why += f"{'; ' if why else ''}{url} gives no answer: {lost}"
+                continue
+            if url != self.urls[0]:
+                self.urls.sort(key=url.__ne__)
+            return answer
+        raise Unreachable(why)
 
-    async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        origin, host, prefix = place_of(self.url)
+    async def _ask(self, url: str, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        origin, host, prefix = place_of(url)
         key = f"Authorization: Bearer {self._api_key}\r\n" if self._api_key else ""
         head = (
             f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{key}{self._traced}"

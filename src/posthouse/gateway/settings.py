@@ -14,7 +14,7 @@ class GatewaySettings:
     listen_port: int = 8081
     """0 takes a free one."""
     url: str | None = None
-    """Of the server; None: the client's own default."""
+    """Of the server, or of several with commas between; None: the client's own default."""
     ca: str | None = None
     """File of root certificates that are trusted beside the machine's own, in PEM."""
     hold_s: float = 300.0
