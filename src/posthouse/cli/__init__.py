@@ -17,6 +17,7 @@ from posthouse.cli import (
     alias,
     apply,
     audit,
+    backup,
     bill,
     config,
     demo,
@@ -82,6 +83,8 @@ app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("shutdown")(shutdown.shutdown)
 app.command("migrate-store")(store.migrate_store)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command("demo")(demo.demo)
 app.command("market")(market.market)
 app.command("agent", cls=agent.Telling, context_settings={"allow_interspersed_args": False})(agent.agent)

@@ -1,4 +1,4 @@
-"""Moves an installation from a file to a server of PostgreSQL."""
+"""Moves an installation from one database to another: a file, or one on a server of PostgreSQL."""
 
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
@@ -25,11 +25,19 @@ async def move_store(path: Path, url: str) -> Mapping[str, int]:
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise BadRequest("the new database must be given as postgresql://USER:PASSWORD@HOST/DATABASE")
-    source, _ = await open_backend(f"{sqlite.DRIVER}:///{path}")
+    return await copy_store(f"{sqlite.DRIVER}:///{path}", url)
+
+
+async def copy_store(source_url: str, target_url: str) -> Mapping[str, int]:
+    """The same between any two, as the first is at one moment; a server may go on with it where it is on PostgreSQL."""
+    source, _ = await open_backend(source_url)
+    reading = source.engine
+    if reading.dialect.name == "postgresql":
+        reading = reading.execution_options(isolation_level="REPEATABLE READ")
     try:
-        target, _ = await open_backend(url)
+        target, _ = await open_backend(target_url)
         try:
-            async with source.engine.begin() as old, target.engine.begin() as new:
+            async with reading.begin() as old, target.engine.begin() as new:
                 into = new.sync_connection
                 assert into is not None
                 return await old.run_sync(lambda connection: _move(connection, into))
@@ -49,12 +57,28 @@ def _move(old: Connection, new: Connection) -> Mapping[str, int]:
         found = old.execute(select(table)).mappings()
         while rows := found.fetchmany(BATCH):
             new.execute(insert(table), [dict(row) for row in rows])
-    for name, last in old.execute(text("SELECT name, seq FROM sqlite_sequence")):
-        if last:
-            # An id that was given once is never given again, whether its row is there or not.
+    for name, last in _last_ids(old).items():  # one that was given is never given again, with or without its row
+        if new.dialect.name == "postgresql":
             new.execute(text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :last)"), {"name": name, "last": last})
+        else:
+            new.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})
+            new.execute(text("INSERT INTO sqlite_sequence VALUES (:name, :last)"), {"name": name, "last": last})
     check_rows(new)
     return {table.name: _compare(table, old, new) for table in metadata.sorted_tables}
+
+
+def _last_ids(db: Connection) -> Mapping[str, int]:
+    """The last id that was given in each table that gives some."""
+    if db.dialect.name == "sqlite":
+        return {name: last for name, last in db.execute(text("SELECT name, seq FROM sqlite_sequence")) if last}
+    found = {}
+    for table in metadata.sorted_tables:
+        if table.dialect_options["sqlite"]["autoincrement"]:
+            sequence = db.scalar(text("SELECT pg_get_serial_sequence(:name, 'id')"), {"name": table.name})
+            last, given = db.execute(text(f"SELECT last_value, is_called FROM {sequence}")).one()  # noqa: S608
+            if given:
+                found[table.name] = last
+    return found
 
 
 def _compare(table: Table, old: Connection, new: Connection) -> int:
