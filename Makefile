@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers clients console \
+.PHONY: help setup demo serve market test coverage lint format bench evaluate fuzz campaign ticks drill docs site peers clients console pictures \
 	wheel image lock clean
 
 help: ## list the targets
@@ -96,6 +96,9 @@ peers: .venv/.dev ## record how unmodified peers do here, in docs/reference; PEE
 console: .venv/.dev ## build the web page from console/ into src (needs Node 20.19 or later; users need none)
 	$(BIN)/python docs/generate.py
 	cd console && npm ci --ignore-scripts --no-audit --no-fund && npm run build
+
+pictures: .venv/.dev ## make the pictures of the console for the documentation (needs chromium)
+	$(BIN)/python -m tests.e2e.pictures
 
 clients: .venv/.dev ## record how official clients do at a gateway; CLIENTS=FOLDER: where they are installed
 	$(BIN)/python -m tests.clients $(CLIENTS)

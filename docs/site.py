@@ -20,7 +20,7 @@ _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 def on_site(path: Path) -> bool:
     """Whether the site has the file at this path of the repository."""
-    return (path.parts[0] == "docs" and path.suffix in {".md", ".png"}) or str(path) in (*PAGES, "README.md")
+    return (path.parts[0] == "docs" and path.suffix in {".md", ".png", ".webp"}) or str(path) in (*PAGES, "README.md")
 
 
 def linked(text: str, page: Path) -> str:

@@ -1,5 +1,7 @@
 """Signing in with a password and with OpenID Connect, over HTTP; the providers are one of PyPI's, and one that lies."""
 
+import asyncio
+import io
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +17,7 @@ from argon2 import PasswordHasher
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
+from posthouse.cli import main
 from posthouse.config import Oidc, load_settings
 from posthouse.errors import BadRequest
 from posthouse.server.console.oidc import own_page
@@ -122,6 +125,28 @@ async def test_users_of_an_account_are_its_own(web: Web) -> None:
     assert [user["name"] for user in (await web.call("GET", "/v1/users", key=theirs)).body] == ["bob"]
     assert (await web.call("DELETE", "/v1/users/anna", key=theirs)).status == 404
     assert (await web.call("GET", "/v1/users", key="operate")).status == 403
+
+
+async def test_the_command_line_makes_changes_and_deletes_users(
+    web: Web, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTHOUSE_URL", web.url)
+    monkeypatch.setenv("POSTHOUSE_API_KEY", web.keys["admin"])
+
+    async def told(*words: str, typed: str = "") -> tuple[int, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        code = await asyncio.to_thread(main, words)
+        return code, capsys.readouterr().out
+
+    assert await told("user", "create", "bob", "--stdin", typed=f"{PASSWORD}\n") == (0, "user bob may sign in\n")
+    assert (await sign_in(web, "bob", PASSWORD))[1]["scope"] == "read"
+    assert (await told("user", "create", "eve", "--stdin", typed="short\n"))[0] == 2
+    assert (await told("user", "update", "bob"))[0] == 2
+    assert (await told("user", "update", "bob", "--stdin", "--scope", "admin", typed="another one, as long"))[0] == 0
+    assert (await sign_in(web, "bob", "another one, as long"))[1]["scope"] == "admin"
+    assert [name in (await told("user", "list"))[1] for name in ("anna", "bob", "eve")] == [True, True, False]
+    assert (await told("user", "delete", "bob"))[0] == 0
+    assert (await told("user", "delete", "bob"))[0] == 4
 
 
 # -- OpenID Connect ----------------------------------------------------------------------------------------------------

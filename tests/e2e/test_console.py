@@ -1,9 +1,5 @@
-"""The console in a real browser: sign in, an endpoint, a worker, its log, its acts. Skipped where there is no browser.
+"""The console in a real browser: sign in, an endpoint, a worker, its log, its acts. Skipped where there is none."""
 
-With POSTHOUSE_PICTURES=FOLDER it leaves a picture of every page there.
-"""
-
-import os
 import re
 import shutil
 import subprocess
@@ -17,93 +13,19 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from tests.kit.console import BROWSER, VIEWS, Visit, browser, visit
 from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 
-async_api = pytest.importorskip("playwright.async_api", reason="NOT CHECKED: the console, as playwright is missing")
-axe_package = pytest.importorskip("axe_playwright_python", reason="NOT CHECKED: the console, as axe is missing")
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+pytest.importorskip("playwright.async_api", reason="NOT CHECKED: the console, as playwright is missing")
+pytest.importorskip("axe_playwright_python", reason="NOT CHECKED: the console, as axe is missing")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="NOT CHECKED: the console, as there is no chromium on the PATH")
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-PICTURES = os.environ.get("POSTHOUSE_PICTURES", "")
 HOSTILE = "<img src=x onerror=alert(1)>\u202egpj.exe"
 """The name of an endpoint: markup, and a mark that turns what follows round."""
 LOUD = """\
 printf 'ERROR \\033[31mred\\033[0m <script>alert(1)</script> \\342\\200\\256gpj.exe\\n'
 seq -f 'INFO line %.0f of the loader' 300
 """
-WAIT_MS = 180_000
-VIEWS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
-
-
-class Visit:
-    """A browser that looks at the console, and what it had to complain of."""
-
-    def __init__(self, page: Any, url: str) -> None:
-        self.page, self.url = page, url
-        self.complaints: list[str] = []
-        page.set_default_timeout(WAIT_MS)
-        page.on("console", lambda said: self.complaints.append(said.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", self._requested)
-        page.on("response", self._answered)
-
-    def _requested(self, request: Any) -> None:
-        if not request.url.startswith((self.url, f"blob:{self.url}")):
-            self.complaints.append(f"a request to {request.url}")
-
-    def _answered(self, response: Any) -> None:
-        if response.status >= 400:
-            self.complaints.append(f"{response.status} for {response.url}")
-
-    async def sign_in(self, key: str) -> None:
-        await self.page.goto(self.url)  # which leads to the console
-        await self.page.get_by_label("Account key").fill(key)
-        await self.page.keyboard.press("Enter")
-
-    async def open(self, path: str, shows: str) -> None:
-        await self.page.goto(f"{self.url}/console/{path}")
-        await self.page.locator(shows).first.wait_for()
-
-    async def settle(self) -> None:
-        await self.page.wait_for_timeout(1500)
-
-    async def looks_right(self, name: str) -> None:
-        """No fault that axe knows, nothing that stands out at the side, and a picture if it is wanted."""
-        wide = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert wide <= 0, f"{name} is {wide} px wider than the window"
-        if PICTURES:
-            await self.settle()
-            await self.page.screenshot(path=Path(PICTURES) / f"{name}.png")
-        found = await self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        faults = [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found["violations"]]
-        assert not faults, f"{name}: {faults}"
-
-
-@asynccontextmanager
-async def browser() -> AsyncIterator[Any]:
-    async with async_api.async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        try:
-            yield started
-        finally:
-            await started.close()
-
-
-@asynccontextmanager
-async def visit(started: Any, server: Running, theme: str = "light", width: int = 1280, axe: bool = False) -> Any:
-    """`axe`: with that in the page, which then has no policy."""
-    context = await started.new_context(
-        viewport={"width": width, "height": 844 if width < 500 else 800}, color_scheme=theme, bypass_csp=axe
-    )
-    if axe:
-        await context.add_init_script(path=Path(axe_package.__file__).parent / "axe.min.js")
-    try:
-        yield Visit(await context.new_page(), server.url)
-    finally:
-        await context.close()
 
 
 @asynccontextmanager
@@ -356,7 +278,14 @@ async def _look_at_every_page(seen: Visit, key: str, name: str) -> None:
     await seen.looks_right(f"what-if-{name}")
     await seen.open("create?recipe=demo-llm", ".facts")
     await seen.looks_right(f"create-{name}")
-    for page, shows in (("templates", ".rows summary"), ("offers", ".table"), ("keys", ".table"), ("audit", ".rows")):
+    for page, shows in (
+        ("templates", ".rows summary"),
+        ("offers", ".table"),
+        ("costs", ".table"),
+        ("costs?by=key", ".table"),
+        ("keys", ".table"),
+        ("audit", ".rows"),
+    ):
         await seen.open(page, shows)
         await seen.looks_right(f"{page}-{name}")
     await seen.open("keys", ".table")

@@ -1,12 +1,14 @@
 """What an endpoint's traffic cost, the least that it could have, and what lies between."""
 
 from array import array
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posthouse.domain.endpoint import Scaling
 from posthouse.recording.log import SEGMENT_S, Slice
 from posthouse.recording.segment import Segment
 from posthouse.sim.bill import DAY_S, PARTS, bill
@@ -112,3 +114,12 @@ def test_the_parts_add_up_and_the_least_is_never_above_what_was_paid(
         assert day.least_usd + sum(day.parts.values()) == pytest.approx(day.usd, rel=1e-9, abs=1e-9)
         assert 0 <= day.least_usd <= day.usd * (1 + 1e-9) + 1e-12
         assert min(day.parts.values()) >= -1e-9
+
+
+def test_what_would_take_a_part_away_is_a_change_that_an_endpoint_takes() -> None:
+    for values in ({}, {"slo_mode": "auto", "target_util": 1.0, "cold_workers": 0, "inactivity_timeout": 7200}):
+        scaling = Scaling().changed(values)
+        changes = bill([segment([(0.0, 1.0)])], 10.0, asdict(scaling)).changes
+        assert set(changes) == {"starts", "waits_not_used"} | (set() if values else {"headroom", "storage"})
+        for change in changes.values():
+            assert scaling.changed(change) != scaling

@@ -3,7 +3,7 @@ import type { Bill, BillDay } from "../api";
 import { span, usd } from "../format";
 import { useAnswer } from "../live";
 import { Bar, Card, Choice, Empty, Loading, Problem, Tile } from "../parts";
-import { ask, asked, endpointAt } from "../route";
+import { ask, asked, at, endpointAt } from "../route";
 import { Said } from "../text";
 
 const DAYS = [["0", "Today"], ["", "7 d"], ["13", "14 d"]] as const; // whole days before today
@@ -18,6 +18,10 @@ const PARTS: [keyof BillDay & string, string, string, string][] = [
 ];
 const date = (day: BillDay) => new Date(day.begin * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 const parts = (day: BillDay): [string, number][] => PARTS.map(([key, , kind]) => [kind, Math.max(0, day[key] as number)]);
+
+/** Its traffic of a day is played with that change, at once. */
+const played = (name: string, change: Record<string, number | string>) => `${endpointAt(name, "what-if")}?${new URLSearchParams(Object.entries(change).map(([key, to]) => [key, String(to)]))}`;
+const words = (change: Record<string, number | string>) => Object.entries(change).map(([key, to]) => `${key} ${to}`).join(", ");
 
 export function BillTab({ path, name }: { path: string; name: string }) {
   const days = asked("days");
@@ -41,13 +45,15 @@ export function BillTab({ path, name }: { path: string; name: string }) {
           <p class="muted">A request may wait {span(value.wait_s)}. The least is a bound, which no fleet of whole workers reaches.</p>
         </div>
         <table class="table fold">
-          <thead><tr><th scope="col">Part</th><th scope="col" class="number">Paid</th><th scope="col" class="number">Share</th><th scope="col">What would take it away</th></tr></thead>
+          <thead><tr><th scope="col">Part</th><th scope="col" class="number">Paid</th><th scope="col" class="number">Share</th><th scope="col">What would take it away</th><th scope="col"><span class="hidden">Act</span></th></tr></thead>
           <tbody>{PARTS.map(([key, title, kind, what]) => (
             <tr key={key}>
               <th scope="row"><i class={`key fill-${kind}`} /> {title}<small>{what}</small></th>
               <td class="number" data-name="Paid">{usd(total[key] as number)}</td>
               <td class="number" data-name="Share">{total.usd > 0 ? `${((100 * (total[key] as number)) / total.usd).toFixed(1)} %` : "–"}</td>
               <td class="wide">{value.what_if[key] && <small class="wraps"><Said text={value.what_if[key]!} most={400} /></small>}</td>
+              <td class="last ends">{value.changes[key] ? <a class="button small" href={played(name, value.changes[key]!)} title={words(value.changes[key]!)}>What if<span class="hidden"> {words(value.changes[key]!)}</span></a>
+                : key === "whole_workers" && <a class="button small" href={at("offers")}>Offers</a>}</td>
             </tr>
           ))}</tbody>
         </table>

@@ -74,11 +74,11 @@ export function Costs() {
   );
 }
 
-/** What was spent per hour, stacked by what it was for; the last span as far as it has come. */
+/** What was spent in each hour or day, stacked by what it was for; the last one as far as it has come. */
 function Over({ told, last, limit }: { told: Told; last: number; limit?: number }) {
   const now = live.now();
-  const hours = told.begin.map((begin) => Math.max(60, Math.min(told.step_s, now - begin)) / 3600);
-  const of = (part: For) => told.lines.find((line) => named(line.name, "state") === part)?.usd_of.map((usd, i) => usd / hours[i]!);
+  const daily = told.step_s > 3600;
+  const of = (part: For) => told.lines.find((line) => named(line.name, "state") === part)?.usd_of;
   const held = (values: number[]) => [...values, values.at(-1) ?? 0]; // until now
   let below = told.begin.map(() => 0);
   const lines: Line[] = [];
@@ -90,8 +90,8 @@ function Over({ told, last, limit }: { told: Told; last: number; limit?: number 
     lines.unshift({ name: part, ink, fill: ink, width: 1, step: true, own: held(own), values: held(below) });
   }
   if (!lines.length) lines.push({ name: "All", ink: "load", values: held(below), step: true });
-  return <Chart title="Spend" unit={told.step_s > 3600 ? "$/h, mean of a day" : "$/h, mean of an hour"} at={[...told.begin, now]} last={last} now={now} height={200} show={(v) => (v == null ? "–" : usd(v))} tick={(v) => `$${Number(v.toPrecision(3))}`}
-    lines={lines} limit={limit === undefined ? null : { name: `max_usd_h ${usd(limit)}/h`, value: limit, ink: "cap" }} />;
+  return <Chart title="Spend" unit={daily ? "$ in each day" : "$ in each hour"} at={[...told.begin, now]} last={last} now={now} height={200} show={(v) => (v == null ? "–" : usd(v))} tick={(v) => `$${Number(v.toPrecision(3))}`}
+    lines={lines} limit={limit === undefined || daily ? null : { name: `max_usd_h ${usd(limit)}/h`, value: limit, ink: "cap" }} />;
 }
 
 /** What the server calls something, as this page does. */

@@ -140,7 +140,7 @@ function Found({ found, apply }: { found: WhatIf; apply?: () => void }) {
       </div>
       <Card title="Side by side">
         <div class="scrolls" tabIndex={0} role="region" aria-label="Figures of each"><table class="table slim">
-          <thead><tr><th scope="col">In {span(found.span_s)}</th><th scope="col" class="number">As it was</th><th scope="col" class="number">A, as it is</th><th scope="col" class="number">B, with the change</th><th scope="col" class="number">B against A</th></tr></thead>
+          <thead><tr><th scope="col">In {span(found.span_s)}</th><th scope="col" class="number extra">As it was</th><th scope="col" class="number">A<span class="extra">, as it is</span></th><th scope="col" class="number">B<span class="extra">, with the change</span></th><th scope="col" class="number">B to A</th></tr></thead>
           <tbody>{MEASURES.map(([name, pick, show, good]) => <Measure name={name} values={[pick(was), pick(a), pick(b)]} show={show} good={good} />)}</tbody>
         </table></div>
       </Card>
@@ -184,5 +184,5 @@ function Measure({ name, values, show, good }: { name: string; values: [number, 
   const text = show(Math.abs(by));
   const none = text === show(0) || (name === "Cost" && Math.abs(by) < LEAST * a);
   const kind = none || !good ? "" : Math.sign(by) === good ? "good" : "bad";
-  return <tr><th scope="row">{name}</th><td class="number">{show(was)}</td><td class="number">{show(a)}</td><td class="number"><b>{show(b)}</b></td><td class={`number ${kind}`}>{none ? "none" : `${by < 0 ? "−" : "+"}${text}`}</td></tr>;
+  return <tr><th scope="row">{name}</th><td class="number extra">{show(was)}</td><td class="number">{show(a)}</td><td class="number"><b>{show(b)}</b></td><td class={`number ${kind}`}>{none ? "none" : `${by < 0 ? "−" : "+"}${text}`}</td></tr>;
 }

@@ -70,7 +70,7 @@ def _sentences(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
     told = []
     for reason in reasons:
         what, value, rule = str(reason["what"]), reason["value"], str(reason["rule"])
-        shown = "" if isinstance(value, int | float) else f" {value}"
+        shown = "" if isinstance(value, int | float) else f" {value}".replace(" 0x ", " ")  # a machine without GPUs
         sentence = f"{what[:1].upper()}{what[1:]}{shown}: {rule}."
         if sentence not in told:
             told.append(sentence)

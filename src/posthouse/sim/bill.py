@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,9 @@ DAY_S: Final = 86_400.0
 LEAST_WAIT_S: Final = 0.002
 """Requests are recorded by the millisecond."""
 PARTS: Final = ("headroom", "starts", "storage", "whole_workers", "waits_not_used")
+
+Change: TypeAlias = Mapping[str, int | float | str]
+"""Scaling parameters with other values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Bill:
     days: Sequence[Day]
     what_if: Mapping[str, str]
     """What would take each part away, in words."""
+    changes: Mapping[str, Change]
+    """The same as scaling parameters, where such would: to be played."""
     notes: Sequence[str]
     """What is not known, and was assumed."""
 
@@ -112,7 +117,8 @@ def bill(segments: Sequence[Segment], wait_s: float, scaling: Mapping[str, Any])
         sum(day.least_usd for day in days),
         parts,
     )
-    return Bill(wait_s, total, days, dict(_what_if(parts, wait_s, scaling)), list(_notes(list(sums.values()), speeds)))
+    what_if, notes = dict(_what_if(parts, wait_s, scaling)), list(_notes(list(sums.values()), speeds))
+    return Bill(wait_s, total, days, what_if, _changes(wait_s, scaling), notes)
 
 
 def _day(begin: float, found: _Sum, wait_s: float, speed: float) -> Day:
@@ -176,6 +182,19 @@ def _what_if(parts: Mapping[str, float], wait_s: float, scaling: Mapping[str, An
     yield "storage", f"cold_workers {max(0, cold - 1)} in place of {cold}" if cold else "destroying what is stopped"
     yield "whole_workers", "machines of half the size in the workergroups' search"
     yield "waits_not_used", f"slo_mode auto, which uses target_queue_time {wait_s:g}, or a longer max_queue_time"
+
+
+def _changes(wait_s: float, scaling: Mapping[str, Any]) -> dict[str, Change]:
+    """The same as parameters. Machines of another size are none."""
+    util, cold, idle_s = (scaling.get(name) for name in ("target_util", "cold_workers", "inactivity_timeout"))
+    found: dict[str, Change] = {"starts": {"inactivity_timeout": max(1800.0, 2 * (idle_s or 0.0))}}
+    if (higher := round(min(1.0, (util or 0.9) + 0.05), 2)) != util:
+        found["headroom"] = {"target_util": higher}
+    if cold:
+        found["storage"] = {"cold_workers": cold - 1}
+    auto = scaling.get("slo_mode") == "auto"
+    found["waits_not_used"] = {"target_queue_time": 2 * wait_s} if auto else {"slo_mode": "auto"}
+    return found
 
 
 def _notes(sums: Sequence[_Sum], speeds: Sequence[float]) -> Iterator[str]:

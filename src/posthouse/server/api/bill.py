@@ -33,6 +33,7 @@ def add_bill_route(app: FastAPI, hub: Hub) -> None:
             total=_row(found.total),
             days=[_row(day) for day in found.days],
             what_if=dict(found.what_if),
+            changes={part: dict(change) for part, change in found.changes.items()},
             notes=list(found.notes),
         )
 

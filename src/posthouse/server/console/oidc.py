@@ -119,7 +119,8 @@ class OpenId:
         for who, scope, account in self.settings.admits():
             if who in of:
                 name = email or str(claims.get("preferred_username") or claims.get("name") or subject)
-                return Admitted(subject[:200], "".join(c for c in name if c.isprintable())[:255], scope, account)
+                shown = "".join(c for c in name if c.isprintable())[:255] or "(no name)"
+                return Admitted(subject[:200], shown, scope, account)
         raise Forbidden(f"nobody admits {email or subject!r}")
 
     async def _provider(self, session: aiohttp.ClientSession) -> dict[str, Any]:

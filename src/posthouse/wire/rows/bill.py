@@ -41,6 +41,8 @@ class Bill(Row):
     days: list[BillDay]
     what_if: dict[str, str]
     """What would take each part away, in words. `posthouse advise` tries it."""
+    changes: dict[str, dict[str, int | float | str]]
+    """The same as scaling parameters, where such would: `what-if` plays them."""
     notes: list[str]
     """What is not known, and was assumed."""
 
