@@ -146,3 +146,15 @@ async def test_a_data_directory_of_another_installation_is_refused(two: Two, tmp
         400,
         {"error": 'endpoint: there is no endpoint named "nobody\'s"'},
     )
+
+
+async def test_workers_of_an_endpoint_that_was_deleted_are_heard_until_they_go(two: Two) -> None:
+    found = await two.route(two.b, request_idx=0)
+    chosen = next(puppet for puppet in two.workers if puppet.url == found["url"])
+    working: dict[str, Any] = {"working_request_idxs": [found["request_idx"]], "num_requests_working": 1}
+    assert await chosen.report(**working) == (200, {"success": True})
+    async with AsyncClient(two.b.url, two.a.admin_key) as client:
+        await client.delete_endpoint(1)
+        await until(lambda: len(two.b.hub.directory) == 0, "b knows")
+        assert await chosen.report(**working) == (200, {"success": True})
+        assert chosen.id in [w.id for w in await client.workers()]

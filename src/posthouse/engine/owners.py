@@ -52,6 +52,8 @@ class Owners:
     _steady_since_s: float = math.inf
     """Since when every renewal has come in time."""
     _skew_s: float = 0.0
+    _held_by: Mapping[EndpointId, str] = field(default_factory=dict)
+    """Who has each endpoint, also those that were deleted and have workers still, as last looked."""
     _leaving: bool = False
 
     @property
@@ -106,7 +108,7 @@ class Owners:
 
     async def share_out(self) -> None:
         """Takes what is free, or hands over what is too much, so that everybody has as many. Raises: Unavailable."""
-        holders = await self._servers.holders()
+        self._held_by = holders = await self._servers.holders()
         own = {endpoint_id for endpoint_id, server in holders.items() if server == self.lease.server}
         for endpoint_id, server in holders.items():
             listed = self.hub.directory.get(endpoint_id)
@@ -129,7 +131,8 @@ class Owners:
     async def leave(self) -> None:
         """Hands everything over, as far as that is possible, and ends this server's life."""
         self._leaving = True
-        await self._hand_over(list(self.hub.endpoints))
+        if self.lease.holds():
+            await self._hand_over(list(self.hub.endpoints))
         with suppress(Unavailable):
             await self._servers.leave(self.lease.server)
 
@@ -144,8 +147,7 @@ class Owners:
 
     def url_of(self, endpoint_id: EndpointId) -> str:
         """Where the server is that has an endpoint; empty if none is known to live that has it."""
-        listed = self.hub.directory.get(endpoint_id)
-        return "" if listed is None else self.peers.get(listed.server, "")
+        return self.peers.get(self._held_by.get(endpoint_id, ""), "")
 
     def troubles(self) -> list[str]:
         """What fails, in words that anybody may read."""

@@ -46,6 +46,7 @@ def add_orphan_routes(app: FastAPI, hub: Hub, orphans: Orphans) -> None:
         group = hub.workergroups.get(WorkergroupId(named.workergroup_id))
         if group is None:
             raise BadRequest(f"workergroup_id: there is no workergroup {named.workergroup_id}")
+        hub.managed(group.endpoint_id)  # nothing is noted where another server has it
         orphan = orphans.find(named.instance_id, named.provider)
         await note("adopt", orphan, group.endpoint_id, {"workergroup_id": group.id})
         worker = await orphans.adopt(orphan, group)
