@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -216,7 +217,8 @@ class Member(Server):
 
     async def _stop(self) -> None:
         await self.owners.leave()
-        await super()._stop()
+        with suppress(Unavailable):  # as wiring has it
+            await super()._stop()
 
 
 class NoChecks:
