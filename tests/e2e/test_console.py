@@ -204,6 +204,36 @@ async def _typed(page: Any, opens: str, verb: str, text: str) -> None:
     await act.click()
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_person_signs_in_at_a_provider_and_comes_back_to_the_page(tmp_path: Path) -> None:
+    import oidc_provider_mock as mock
+
+    claims = [
+        {"email": f"{name}@{host}", "email_verified": True} for name, host in (("anna", "example.com"), ("eve", "b"))
+    ]
+    users = [mock.User(sub=str(each["email"]), claims=each) for each in claims]
+    with mock.run_server_in_thread(user_claims=users) as provider:
+        oidc = {"issuer": f"http://localhost:{provider.server_port}", "client_id": "posthouse"}
+        oidc |= {"client_secret": "s", "name": "Example"}
+        settings = {f"oidc.{name}": value for name, value in oidc.items()} | {"oidc.admit": ["@example.com = operate"]}
+        async with (
+            live_server(tmp_path / "data", **settings) as server,
+            browser() as started,
+            visit(started, server) as seen,
+        ):
+            page, enter = seen.page, seen.page.get_by_role("link", name="Continue with Example")
+            await page.goto(f"{server.url}/console/costs?by=gpu")
+            await enter.click()
+            await page.get_by_role("button", name="eve@b").first.click()
+            await page.get_by_text("nobody admits you here").wait_for()
+            await page.goto(f"{server.url}/console/costs?by=gpu")
+            await enter.click()
+            await page.get_by_role("button", name="anna@example.com").first.click()
+            await page.locator(".who", has_text="anna@example.com").wait_for()
+            assert page.url == f"{server.url}/console/costs?by=gpu"
+
+
 HOSTILE_TEXT = "<img src=x onerror=alert(1)> \033[31mred\033[0m \u202egpj.exe " + "w" * 300
 """Markup, terminal escapes, a mark that turns what follows round, and a word that nothing can break."""
 

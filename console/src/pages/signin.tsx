@@ -43,7 +43,7 @@ export function SignIn({ done }: { done: (session: Session) => void }) {
           <h1>Sign in</h1>
           {known?.oidc && (
             <>
-              <a class="button wide" href={`/v1/oidc/begin?leads_to=${encodeURIComponent(location.pathname + location.search)}`} onClick={() => kept.remember(true)}>Continue with {plain(known.oidc)}</a>
+              <a class="button wide" href={`/v1/oidc/begin?leads_to=${encodeURIComponent(here())}`} onClick={() => kept.remember(true)}>Continue with {plain(known.oidc)}</a>
               <p class="or"><span>or</span></p>
             </>
           )}
@@ -83,6 +83,13 @@ export function SignIn({ done }: { done: (session: Session) => void }) {
       </div>
     </main>
   );
+}
+
+/** This address, to come back to, without what it says of an attempt before. */
+function here(): string {
+  const query = new URLSearchParams(location.search);
+  query.delete("refused");
+  return location.pathname + (query.size ? `?${query}` : "");
 }
 
 function worded(error: Failed, by: With): string {
