@@ -118,7 +118,8 @@ def session(site: Ground) -> aiohttp.ClientSession:
 
 
 async def cancels(streams: Streams, count: int) -> tuple[dict[str, Any], list[str]]:
-    """Each client leaves after its first event: how long until the engine is left, and until the server knows.
+    """Each client leaves after its first event: how long until the engine is left, and until the place is free in
+    the ledger.
 
     Raises: TimeoutError where an engine is not left.
     """
@@ -128,7 +129,7 @@ async def cancels(streams: Streams, count: int) -> tuple[dict[str, Any], list[st
         for i in range(count):
             assert await streams.stream(http, f"cut-{i}", cut=True) == "cut"
             left[f"cut-{i}"] = time.monotonic()
-            while any(row.busy for row in await owner.workers("drill")):
+            while any(row.outstanding for row in await owner.workers("drill")):
                 await asyncio.sleep(0.002)
             free_ms.append((time.monotonic() - left[f"cut-{i}"]) * 1000)
     await asyncio.to_thread(until, lambda: len(streams.rows("given up")) == count)
