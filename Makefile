@@ -36,8 +36,8 @@ serve: .venv/.server ## run the server on 127.0.0.1:8080
 market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--run DIR" boots real workers there
 	$(BIN)/posthouse market $(ARGS)
 
-# Six files at a time on two processors: most of them wait for something.
-PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 6 --dist loadfile --no-loadscope-reorder
+# Four files at a time on two processors: many of them wait for something.
+PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 4 --dist loadfile --no-loadscope-reorder
 test: .venv/.dev ## run the tests, but for those that are marked `long`
 	$(PYTEST) -m "not long"
 

@@ -98,11 +98,13 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
         db.execute("drop table aliases")
         db.execute("drop table audit")
         db.execute("drop table audit_head")
-        db.execute("drop table history")
-        db.execute("delete from revisions where topic = 'aliases'")
+        for table in ("history", "users", "servers", "shared_files"):
+            db.execute(f"drop table {table}")
+        db.execute("delete from revisions where topic in ('aliases', 'users')")
         for table, column in (
             ("workers", "build"),
             ("fleets", "rollouts"),
+            ("fleets", "server"),
             ("workers", "zone"),
             ("workers", "failed_at"),
             *(("keys", name) for name in ("requests_per_minute", "work_per_minute", "at_once")),

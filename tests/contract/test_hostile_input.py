@@ -304,6 +304,23 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ),
     ("PUT", "/v1/keys/{key_id}"): [*ids("key_id"), *of({"name": ("", "x" * 256), "scope": ("read",), **LIMITS})],
     ("DELETE", "/v1/keys/{key_id}"): ids("key_id"),
+    ("GET", "/v1/users"): [],
+    ("POST", "/v1/users"): of(
+        {"name": (*TEXTS, "", "x" * 256), "scope": (*TEXTS, "king"), "password": (7, "short", "x" * 2000)},
+        name="x",
+        scope="read",
+        password="a long password",
+    ),
+    ("PUT", "/v1/users/{name}"): [*ids("name"), *of({"scope": ("king", 7), "password": (7, "short")})],
+    ("DELETE", "/v1/users/{name}"): ids("name"),
+    ("GET", "/v1/sign-in"): [],
+    ("GET", "/v1/oidc/begin"): [],
+    ("GET", "/v1/oidc/end"): [Row(query=wrong) for wrong in ("", "code=x", "state=x", "code=x&state=%00")],
+    ("GET", "/v1/costs"): [
+        *(Row(query=f"by={wrong}") for wrong in ("nobody", "%00")),
+        *(Row(query=f"last_s={wrong}") for wrong in ("0", "-1", "nan", "inf", "1e11", "long")),
+        Row(query="endpoint=nobody"),
+    ],
     ("GET", "/v1/aliases"): [],
     ("PUT", "/v1/aliases/{name}"): ids("name"),
     ("DELETE", "/v1/aliases/{name}"): ids("name"),
@@ -366,6 +383,7 @@ async def test_every_wrong_call_is_refused_in_words_and_no_secret_is_logged(
     caplog.set_level(logging.INFO, "aiosqlite")  # it tells of every statement
     public = {path for (_, path), row in ROUTES.items() if row.access.name == "public"}
     public |= {"/docs", "/docs/{asset}", "/openapi.json", "/", "/console", "/console/{path}", "/v1/session"}
+    public |= {"/v1/sign-in", "/v1/oidc/begin", "/v1/oidc/end"}
     complaints = []
     async with site(tmp_path) as here:
         keys = here.secrets

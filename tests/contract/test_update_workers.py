@@ -128,6 +128,7 @@ async def test_our_own_command_and_client_do_the_same(tmp_path: Path) -> None:
 @peer("POST /update_workers", "C1", does="`update_workers`")
 @peer("POST /update_workers", "K2", does="`update workers`: every worker begins anew")
 @peer("PUT /api/v1/template", "K2", does="`update template`: its workers are updated")
+@pytest.mark.long
 async def test_an_edited_template_reaches_its_workers_and_no_stream_is_cut(
     server: Running, owner: AsyncClient, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def test_no_stream_is_killed_when_a_fleet_is_scaled_down() -> None:
     assert figures["whole"] == figures["streams"] > 0
 
 
+@pytest.mark.long
 def test_an_overloaded_endpoint_serves_what_it_can_and_tells_the_others_to_wait() -> None:
     figures, violations = overload.run(span_s=4.0)
     assert [v for v in violations if "refused" in v or "status" in v or "end" in v] == []

@@ -245,6 +245,7 @@ def test_each_rival_is_met_by_the_cheapest_setting_of_ours_that_lets_wait_no_lon
     assert met[score.HARDEST]["unmet"] == ["a/3/5-120"]
 
 
+@pytest.mark.long
 def test_a_setting_of_ours_is_run_with_its_parameters(traces: list[Trace], tmp_path: Path) -> None:
     grid, cell = Grid(traces, tmp_path), Cell("steps", 3.0, *STARTS[0], 0, 600.0)
     given = grid.scenario(cell).scaling

@@ -39,6 +39,7 @@ def test_min_load_above_zero_keeps_one_worker(timeout_s: float | None) -> None:
     assert world.times(Command.STOP) == []
 
 
+@pytest.mark.long
 def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
     world = World(replace(BARE, cold_mult=3.0), load=lambda t: 180.0, cost=90).run(12_000)
     # By then the mean of an hour is near 180: 3 x 180 / 0.9 = 600, of which a tenth may be missing.
@@ -72,8 +73,9 @@ def test_max_workers_is_never_passed_in_any_state_at_any_moment() -> None:
     assert len(world.times(Command.RENT)) > 5
 
 
+@pytest.mark.long
 def test_a_lowered_max_workers_shrinks_the_fleet_without_cutting_a_request_off() -> None:
-    world = World(replace(BARE, max_workers=8), load=lambda t: 1000.0, cost=50).run(300)
+    world = World(replace(BARE, max_workers=8), load=lambda t: 1000.0).run(300)
     assert len(world.fleet.workers) == 8
     world.configure(max_workers=3)
     world.run(600)

@@ -156,7 +156,7 @@ FEW = [[{"min_load": load, "inactivity_timeout": None} for load in (50.0, 100.0,
 """Settings, where the search does not try all that it would."""
 
 
-@pytest.fixture(scope="module", params=["few", long("all")])
+@pytest.fixture(scope="module", params=[long("few"), long("all")])
 def advice(small: Recording, request: pytest.FixtureRequest) -> Advice:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "few":

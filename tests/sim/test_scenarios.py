@@ -204,6 +204,7 @@ def test_a_request_whose_only_worker_is_dead_is_not_sent_there_more_than_once_a_
     assert client.answered_at
 
 
+@pytest.mark.long
 def test_a_broken_client_takes_no_worker_away_from_the_others() -> None:
     def waits(broken_each_s: float) -> list[float]:
         world = World(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 200.0, cost=40).run(100)

@@ -82,6 +82,7 @@ def test_to_leave_out_lists_that_tell_nothing_new_changes_nothing() -> None:
     assert logged(Diligent) == logged()
 
 
+@pytest.mark.long
 def test_through_every_fault_of_the_market_every_request_is_answered_and_no_rule_broken() -> None:
     world = World(SCALING, arrivals(400.0), (FAULTY,), 5)
     world.run(1500)

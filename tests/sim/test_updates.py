@@ -275,6 +275,7 @@ def test_workers_that_load_for_the_first_time_begin_anew_with_the_new_version() 
         st.tuples(st.floats(1, 120), st.sampled_from(["update", "cancel", "restart", "long", "load"])), max_size=8
     ),
 )
+@pytest.mark.long
 def test_whatever_comes_between_an_update_cuts_nothing_and_ends(seed: int, happenings: list[tuple[float, str]]) -> None:
     scaling = replace(BARE, min_cold_load=500.0, max_workers=6)
     load = [300.0]
