@@ -1,9 +1,12 @@
 """What servers that share a store need of it: to know of each other, and who has which endpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from posthouse.domain.endpoint import EndpointId
+
+KEY_FILES: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
+"""Of the data directory, what an installation signs and seals with: every server and every backup must have them."""
 
 
 class LivingServer(NamedTuple):

@@ -8,8 +8,9 @@ import pytest
 
 from posthouse.errors import BadRequest, Refused
 from posthouse.keys import KeyRecord
+from posthouse.sharing import KEY_FILES
 from posthouse.store import SqlStore, open_store
-from posthouse.store.backup import DATABASE, KEYS, restore, save
+from posthouse.store.backup import DATABASE, restore, save
 from tests.kit.marks import long
 from tests.kit.postgres import database_url
 from tests.kit.rows import add_group, entry, needs_file, sqlite_url, worker
@@ -52,7 +53,7 @@ async def test_what_was_saved_is_restored(tmp_path: Path, source: str, target: s
     old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "backup.tar"
     for folder in (old, new):
         folder.mkdir()
-    bodies = {name: f"body of {name}".encode() for name in KEYS}
+    bodies = {name: f"body of {name}".encode() for name in KEY_FILES}
     old_url, new_url = (database_url() if kind == "postgresql" else "" for kind in (source, target))
     at = old_url or sqlite_url(old / DATABASE)
     await fill(at)
@@ -69,8 +70,8 @@ async def test_what_was_saved_is_restored(tmp_path: Path, source: str, target: s
     with pytest.raises(BadRequest, match="is there already"):
         await save(old, old_url, file)
     await restore(file, new, new_url)
-    assert {name: (new / name).read_bytes() for name in KEYS} == bodies
-    assert sorted(path.name for path in new.iterdir()) == sorted([*KEYS, *([] if new_url else [DATABASE])])
+    assert {name: (new / name).read_bytes() for name in KEY_FILES} == bodies
+    assert sorted(path.name for path in new.iterdir()) == sorted([*KEY_FILES, *([] if new_url else [DATABASE])])
     restored = await open_store(new_url or sqlite_url(new / DATABASE))
     assert await everything(restored) == await everything(store)
     next_ids = [(await add_group(one, "next")).endpoint_id for one in (store, restored)]

@@ -18,10 +18,8 @@ from posthouse.errors import Refused, Unavailable
 from posthouse.server.auth import Keyring
 from posthouse.server.middleware import Sharing
 from posthouse.server.peers import ElsewhereMiddleware, FreshMiddleware, Peers
-from posthouse.sharing import Servers
+from posthouse.sharing import KEY_FILES, Servers
 
-FILES: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
-"""Of the data directory, what every server of the installation must have."""
 CAPPED_S, UNCAPPED_S = 0.5, 10.0
 """How often it is read what endpoints cost that other servers have: with caps on all together, and without."""
 RENEWED: Final = "authority.cer"
@@ -30,7 +28,7 @@ RENEWED: Final = "authority.cer"
 
 async def fetch_files(servers: Servers, data_dir: Path) -> None:
     """Has the data directory hold what the others have. Raises: Refused where it has another installation's."""
-    for name in FILES:
+    for name in KEY_FILES:
         path, body = data_dir / name, await servers.shared(name)
         there = await asyncio.to_thread(path.read_bytes) if path.exists() else None
         if body is None or body == there:
@@ -42,11 +40,11 @@ async def fetch_files(servers: Servers, data_dir: Path) -> None:
 
 async def share_files(servers: Servers, data_dir: Path) -> bool:
     """Has the others have what the data directory holds. False if another server was first: all is to be read again."""
-    for name in FILES:
+    for name in KEY_FILES:
         path = data_dir / name
         body = await asyncio.to_thread(path.read_bytes)
         if await servers.share(name, body, replace=name == RENEWED) != body:
-            for loser in FILES[FILES.index(name) :]:
+            for loser in KEY_FILES[KEY_FILES.index(name) :]:
                 (data_dir / loser).unlink(missing_ok=True)
             return False
     return True

@@ -31,16 +31,6 @@ def _names(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s,?#]+", text):
-        raise ValueError("should be one URL that begins with http:// or https://, without a query")
-    return text.rstrip("/")
-
-
-def _url_or_none(text: str) -> str:
-    return _url(text) if text else ""
-
-
 class Server(Section):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -59,7 +49,7 @@ class Server(Section):
         description="Most connections served at a time; fewer where the limit of open files is lower. Beyond, of the "
         "address with the most that never showed a good key, the one that has been silent longest is closed.",
     )
-    peer_url: Annotated[str, AfterValidator(_url_or_none)] = Field(
+    peer_url: Annotated[str, AfterValidator(url_or_none)] = Field(
         "",
         description="URL at which the other servers of the installation reach this one, where several share a database "
         "of PostgreSQL; default: its host, or the machine's name where that is every address, and its port.",

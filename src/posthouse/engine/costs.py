@@ -43,6 +43,11 @@ class Bucket:
     asked: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Work that each key asked for; of a day, what it cost. Empty name: nobody asked."""
 
+    @property
+    def day(self) -> int:
+        """The number of the day that this hour is part of."""
+        return int(self.number * SPANS[HOURS][0] // SPANS[DAYS][0])
+
     def by_key(self) -> dict[str, float]:
         """What it cost, by the keys that asked, in proportion to the work that they asked for."""
         usd, work = sum(self.spent.values()), sum(self.asked.values())
@@ -116,12 +121,11 @@ class Costs:
 
     def _fold(self, hour: Bucket) -> None:
         """Makes an hour that is over part of its day."""
-        number = int(hour.number * SPANS[HOURS][0] // SPANS[DAYS][0])
         day = self._open.get(DAYS)
-        if day is None or day.number < number:
-            day = self._open[DAYS] = Bucket(number)
+        if day is None or day.number < hour.day:
+            day = self._open[DAYS] = Bucket(hour.day)
         day.add(hour)
-        self._unsaved |= {(DAYS, number): day, (HOURS, hour.number): hour}
+        self._unsaved |= {(DAYS, hour.day): day, (HOURS, hour.number): hour}
 
     def unsaved(self, endpoint_id: EndpointId, now: float, at_once: bool = False) -> list[HistoryChunk]:
         """What is to be written now: once a minute, and whenever an hour is over.
@@ -142,13 +146,12 @@ class Costs:
         found = {chunk.number: Bucket.of(chunk) for chunk in await store.history(endpoint_id, scale, first)}
         found |= {number: bucket for (of, number), bucket in self._unsaved.items() if of == scale}
         if scale == DAYS and (hour := self._open.get(HOURS)) is not None:  # which is in no day yet
-            number = int(hour.number * SPANS[HOURS][0] // SPANS[DAYS][0])
-            today = Bucket(number)
-            if number in found:
-                today.spent.update(found[number].spent)
-                today.asked.update(found[number].asked)
+            today = Bucket(hour.day)
+            if (before := found.get(hour.day)) is not None:
+                today.spent.update(before.spent)
+                today.asked.update(before.asked)
             today.add(hour)
-            found[number] = today
+            found[hour.day] = today
         return {number: bucket for number, bucket in found.items() if number >= first}
 
 

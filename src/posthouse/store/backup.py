@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from posthouse.errors import BadRequest, Refused
+from posthouse.sharing import KEY_FILES
 from posthouse.store import sqlite
 from posthouse.store.move import copy_store
 from posthouse.store.sql import open_backend
 
 DATABASE: Final = "posthouse.db"
-KEYS: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
-"""Files of a data directory; on PostgreSQL they are in the database."""
 
 
 async def save(data_dir: Path, url: str, file: Path) -> int:
@@ -43,7 +42,7 @@ async def restore(file: Path, data_dir: Path, url: str) -> None:
 
     Raises: Refused, BadRequest, OSError.
     """
-    for name in (DATABASE, *KEYS):
+    for name in (DATABASE, *KEY_FILES):
         if (data_dir / name).exists():
             raise Refused(f"data_dir: {data_dir / name} is there already: name an empty directory, or take it away")
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".restore-") as folder:
@@ -56,7 +55,7 @@ async def restore(file: Path, data_dir: Path, url: str) -> None:
                 db.execute("DELETE FROM shared_files")  # the files of the data directory count
         if url:
             await copy_store(_url(database), url)
-        for name in KEYS:
+        for name in KEY_FILES:
             (Path(folder) / name).rename(data_dir / name)
         if not url:
             database.rename(data_dir / DATABASE)
@@ -89,7 +88,7 @@ def _shared(path: Path) -> dict[str, bytes]:
 
 def _own(data_dir: Path) -> dict[str, bytes]:
     try:
-        return {name: (data_dir / name).read_bytes() for name in KEYS}
+        return {name: (data_dir / name).read_bytes() for name in KEY_FILES}
     except FileNotFoundError as error:
         raise Refused(f"{error.filename} is missing, and without it a backup is worth nothing") from None
 
@@ -114,7 +113,7 @@ def _unpack(file: Path, folder: Path) -> None:
     """Raises: BadRequest for what is no backup."""
     try:
         with tarfile.open(file, mode="r:") as tar:
-            for name in (DATABASE, *KEYS):
+            for name in (DATABASE, *KEY_FILES):
                 member = tar.extractfile(name)
                 if member is None:
                     raise KeyError(name)

@@ -50,7 +50,9 @@ class Users:
     async def change(self, name: str, changes: UserChanges, sees: AccountId | None) -> UserRecord:
         """The user with another password or scope, whose sessions end. Raises: NotFound."""
         async with self.lock:
-            user = replace(self._one(name, sees), scope=changes.scope or self._one(name, sees).scope)
+            user = self._one(name, sees)
+            if changes.scope is not None:
+                user = replace(user, scope=changes.scope)
             if changes.password is not None:
                 user = replace(user, password=await self.hasher.hash(changes.password))
             await self.hub.store.change_user(user)
