@@ -131,11 +131,7 @@ class Day:
             self.world.lists_nothing = lambda: storage.random.random() < EMPTY
 
     def close(self) -> None:
-        for task in asyncio.all_tasks(self.loop):
-            task.cancel()
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.close()
+        self.loop.end()
 
     async def live(self, span_s: float) -> None:
         self.loop.set_exception_handler(lambda loop, context: self._fail(context.get("exception")))

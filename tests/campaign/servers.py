@@ -308,9 +308,5 @@ def live(seed: int, count: int, scenario: Callable[[Estate], Coroutine[Any, Any,
             loop.run_until_complete(scenario(estate))
         assert estate.broken == []
     finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        loop.end()
         structlog.configure(**logs)

@@ -154,11 +154,7 @@ def live() -> Iterator[Callable[[int, Callable[[Site], Coroutine[Any, Any, None]
             with patch("posthouse.engine.clock.time", time), patch("posthouse.engine.loop.time", time):
                 loop.run_until_complete(scenario(site))
         finally:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-            loop.run_until_complete(asyncio.sleep(0))
-            loop.run_until_complete(asyncio.sleep(0))
-            loop.close()
+            loop.end()
         assert site.broken == []
 
     yield live

@@ -38,6 +38,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             done.set_exception(error)
         return done
 
+    def end(self) -> None:
+        """Cancels what still goes on, and closes it."""
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self.run_until_complete(asyncio.sleep(0))
+        self.run_until_complete(asyncio.sleep(0))
+        self.close()
+
     def skip(self, span_s: float) -> None:
         """Stands still for a while, as a machine that was suspended: then everything is late at once."""
         self.now_s += span_s

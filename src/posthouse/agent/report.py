@@ -17,6 +17,7 @@ from posthouse.agent.loading import Progress
 from posthouse.agent.server import Server, back_off_s
 from posthouse.agent.settings import AgentSettings, origin
 from posthouse.agent.worker import VERSION, Amounts, Worker
+from posthouse.waiting import is_set_within
 from posthouse.wire.grant import AGENT
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ class Reporter:
             if self._failures:
                 await asyncio.sleep(back_off_s(self._failures - 1))
                 continue
-            await _set_within(worker.changed, period_s)
-            await _set_within(worker.urgent, report_at - now())
+            await is_set_within(worker.changed, period_s)
+            await is_set_within(worker.urgent, report_at - now())
 
     async def deliver(self, whole: bool = True) -> None:
         """Send one batch of ended requests, and if `whole` a report. What is not delivered stays for the next time."""
@@ -162,10 +163,3 @@ def tell_failure(environ: Mapping[str, str], text: str) -> None:
             )
             with urlopen(request, timeout=_TELL_S):  # noqa: S310 - as above
                 return
-
-
-async def _set_within(event: asyncio.Event, timeout_s: float) -> None:
-    """Return once `event` is set, at the latest after `timeout_s`."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

@@ -9,6 +9,7 @@ from posthouse.engine import memory
 from posthouse.engine.hub import Hub
 from posthouse.errors import Unavailable
 from posthouse.keys import KeyRecord
+from posthouse.waiting import is_set_within
 
 POLL_S = 0.9
 """How often the revisions are read where nobody tells of a change: how late one is known here at most."""
@@ -35,9 +36,7 @@ class Changes:
     async def run(self) -> None:
         """Reads for ever what has changed: when another server tells of it, and every `POLL_S`."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._told.wait()
+            await is_set_within(self._told, POLL_S)
             self._told.clear()
             with suppress(Unavailable):  # whoever has to be told of it is told
                 await self.look()

@@ -22,6 +22,7 @@ from posthouse.engine.worker_ids import WorkerIds
 from posthouse.errors import Refused, StaleVersion
 from posthouse.fleet.controller import MIN_GAP_S
 from posthouse.fleet.events import Closed, Commit, Offered, Run, Ticked, Written
+from posthouse.waiting import is_set_within
 
 log = structlog.get_logger()
 
@@ -70,11 +71,7 @@ class Loop:
             await asyncio.sleep(MIN_GAP_S)
             wake_at = min((m.wake_at for m in self.hub.endpoints.values() if not m.closing), default=math.inf)
             wait_s = wake_at - self.hub.clock.now() if self.hub.endpoints else self.hub.tick_s
-            try:
-                async with asyncio.timeout(min(max(0.0, wait_s), self.hub.tick_s)):
-                    await self.hub.bell.wait()
-            except TimeoutError:
-                continue
+            await is_set_within(self.hub.bell, min(max(0.0, wait_s), self.hub.tick_s))
 
     def troubles(self) -> list[str]:
         """What fails in the loop, in words that anybody may read."""

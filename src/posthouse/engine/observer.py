@@ -14,6 +14,7 @@ from posthouse.engine.hub import Hub
 from posthouse.fleet.controller import Controller
 from posthouse.fleet.events import Listed
 from posthouse.ports import Provider
+from posthouse.waiting import is_set_within
 
 log = structlog.get_logger()
 
@@ -62,11 +63,7 @@ class Observer:
                 self.failing.add(provider.name)
                 self.hub.listing[provider.name] = False
                 log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
-            try:
-                async with asyncio.timeout(poll_s):
-                    await look.wait()
-            except TimeoutError:
-                continue
+            await is_set_within(look, poll_s)
 
     async def observe(self, provider: Provider) -> Sequence[Instance]:
         """Takes in one complete list of a provider, and returns it."""

@@ -19,6 +19,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.lease import SharedLease
 from posthouse.errors import PosthouseError, Unavailable
 from posthouse.sharing import LivingServer, Servers
+from posthouse.waiting import is_set_within
 
 log = structlog.get_logger()
 
@@ -97,9 +98,7 @@ class Owners:
     async def share(self) -> None:
         """Sees for ever that everybody has a share: when something has changed, and every `LOOK_S`."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._woken.wait()
+            await is_set_within(self._woken, LOOK_S)
             self._woken.clear()
             try:
                 await self.share_out()

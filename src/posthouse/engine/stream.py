@@ -10,6 +10,7 @@ import msgspec
 
 from posthouse.domain.endpoint import AccountId, EndpointId
 from posthouse.errors import Busy
+from posthouse.waiting import is_set_within
 from posthouse.wire.rows.events import Happening, Lost
 
 MAX_KEPT = 5_000
@@ -112,7 +113,7 @@ class EventStream:
                 if batch:
                     yield batch
                 elif after == self.last:
-                    if not await _happens(news, quiet_s):
+                    if not await is_set_within(news, quiet_s):
                         yield sign
                     await asyncio.sleep(batch_s)
         finally:
@@ -144,13 +145,3 @@ class EventStream:
 def frame(number: int, happening: Happening) -> bytes:
     """One event as the stream has it. JSON has no line break of its own, so its data is one line."""
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, happening.kind.encode(), msgspec.json.encode(happening))
-
-
-async def _happens(news: asyncio.Event, quiet_s: float) -> bool:
-    """Waits for news; False if there are none for so long that the stream must show a sign of life."""
-    try:
-        async with asyncio.timeout(quiet_s):
-            await news.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -1,6 +1,7 @@
 """What a call of the fast path is: its row in the table, its request, its answer."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,3 +83,16 @@ class Call:
 def authorization(headers: Headers) -> str:
     """The header of that name; empty if there is none."""
     return next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")
+
+
+def begun(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> Leave:
+    """Begins what answers a call later; `tasks` keeps it until it is over. Returns what is to be called if the client
+    leaves before."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+    def leave() -> None:
+        task.cancel()
+
+    return leave

@@ -27,7 +27,7 @@ from posthouse.errors import BadRequest, Elsewhere, TooMany, Unauthorized
 from posthouse.http1.messages import Answer, Headers
 from posthouse.measures import CONTENT_TYPE, QUICK_S, Histogram
 from posthouse.server.auth import Keyring, Principal, Scope, key_in_header, key_in_query, one_key, password_in_header
-from posthouse.server.calls import Access, Call, Leave, Respond, Route, authorization
+from posthouse.server.calls import Access, Call, Leave, Respond, Route, authorization, begun
 from posthouse.server.errors import Problem, problem, web_body
 from posthouse.server.throttle import Throttle
 from posthouse.server.traced import traced
@@ -274,14 +274,7 @@ class FastPath:
             else:
                 respond(Answer(200, pem, PEM))
 
-        task = asyncio.get_running_loop().create_task(sign())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-        def leave() -> None:
-            task.cancel()
-
-        return leave
+        return begun(sign(), self._tasks)
 
     def _metrics(self, call: Call, message: Any, caller: Any, respond: Respond) -> None:
         respond(Answer(200, self.metrics(), CONTENT_TYPE))

@@ -256,7 +256,7 @@ class ClientGone(Exception):
 
 
 def add_middleware(
-    app: FastAPI, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock, sharing: Sharing = NO_SHARING
+    app: FastAPI, keyring: Keyring, sessions: Sessions, throttle: Throttle, clock: Clock, sharing: Sharing
 ) -> None:
     """Puts all of these in front of the application, the innermost first."""
     for own in sharing.innermost:

@@ -22,7 +22,7 @@ from posthouse.http1.messages import Answer, Headers, end_to_end, head, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
 from posthouse.server.auth import Principal, Scope
-from posthouse.server.calls import Call, Leave, Respond
+from posthouse.server.calls import Call, Leave, Respond, begun
 from posthouse.server.fastpath import KEY, WORKER, FastPath
 
 TOKEN: Final = b"x-posthouse-server"
@@ -99,14 +99,7 @@ class Peers:
                 answer = lost(failure if isinstance(failure, Unauthorized) else error)
             respond(answer)
 
-        task = asyncio.get_running_loop().create_task(hop())
-        self._hops.add(task)
-        task.add_done_callback(self._hops.discard)
-
-        def leave() -> None:
-            task.cancel()
-
-        return leave
+        return begun(hop(), self._hops)
 
     def is_busy(self) -> bool:
         """Whether no more calls are passed on now."""

@@ -16,7 +16,7 @@ from posthouse.errors import BadRequest
 from posthouse.server.api.bodies import OfferSearch, OfferSearchQuery
 from posthouse.server.api.providers import offered
 from posthouse.server.api.replies import Benchmarks, Offers, OneInstance, SeveralInstances
-from posthouse.server.middleware import NO_SHARING, Caller, Sharing
+from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
 from posthouse.wire.matching import matches
 from posthouse.wire.search import parse_search
@@ -33,7 +33,7 @@ MAX_OFFERS = 1000
 """Most rows of an answer: our choice, far above what a search is read for."""
 
 
-def add_market_routes(app: FastAPI, management: Management, sharing: Sharing = NO_SHARING) -> None:
+def add_market_routes(app: FastAPI, management: Management, sharing: Sharing) -> None:
     hub = management.hub
 
     async def search(wanted: OfferSearch) -> Offers:

@@ -18,7 +18,7 @@ from posthouse.engine.standing import money_left, standing
 from posthouse.engine.wishes import held_at
 from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
-from posthouse.server.middleware import NO_SHARING, Caller, Sharing
+from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
 
 Explain = Callable[[EndpointId], rows.Explanation]
@@ -31,7 +31,7 @@ def add_v1_routes(
     explain: Explain,
     troubles: Callable[[], list[str]],
     gateway: str,
-    sharing: Sharing = NO_SHARING,
+    sharing: Sharing,
 ) -> None:
     _add_status_route(app, management.hub, troubles, gateway, sharing)
     _add_endpoint_routes(app, management, keyring, explain)

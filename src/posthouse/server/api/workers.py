@@ -16,7 +16,7 @@ from posthouse.engine.management.workers import Workers
 from posthouse.engine.standing import update_of
 from posthouse.errors import Busy, NotFound
 from posthouse.server.api.v1 import find_endpoint
-from posthouse.server.middleware import NO_SHARING, Caller, Sharing
+from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
 
 LOGS_WAIT_S = 20.0
@@ -25,7 +25,7 @@ MAX_LOGS = 16_000_000
 """Most characters of logs in one answer; the latest are kept."""
 
 
-def add_worker_routes(app: FastAPI, management: Management, sharing: Sharing = NO_SHARING) -> None:
+def add_worker_routes(app: FastAPI, management: Management, sharing: Sharing) -> None:
     hub, workers = management.hub, management.workers
     _add_act_routes(app, hub, workers)
 
