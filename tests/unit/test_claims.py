@@ -142,6 +142,25 @@ def test_a_request_without_a_cost_is_taken_for_what_is_usual(body: bytes) -> Non
     assert one.work == {ONE: pytest.approx(2.5, rel=0.15)}
 
 
+def test_a_key_pays_for_a_request_without_a_cost_as_much_where_it_was_held_open() -> None:
+    one, at = fleet(), NOW
+    for _ in range(LEARNED + 1):
+        at = serve(one, 100, 1.5, counted=1, at=at)
+    one.advance(at, SILENT_S)
+    hub = Hub(cast(Store, None), cast(Any, SimpleNamespace(now=lambda: at)), {}, "", "test", stabilization_s=0.0)
+    router = Router(hub, cast(Any, SimpleNamespace(sign=str)), lambda worker_id: b"", 60.0, lambda text, then: then(""))
+
+    def ask(caller: str) -> None:
+        router.route(one.managed, route.checked(route.decode(b'{"endpoint": "e"}')), lambda reply: None, caller, at)
+
+    ask("at once")
+    full = assigned(one.assign(0, MAX_WORK, at)).request_idx
+    ask("held")
+    assert "held" not in one.managed.costs.asked
+    one.end(ONE, Ended(full, True, "Success"), at)
+    assert one.managed.costs.asked == {"at once": pytest.approx(100), "held": pytest.approx(100)}
+
+
 def test_what_one_worker_of_several_counts_does_not_move_it() -> None:
     claims = Claims()
     claims.best_perf = PERF

@@ -96,7 +96,7 @@ class Router:
             return self._assigned(ask, outcome, deliver, now)
         managed.measured.found_none(managed.fleet, now)
         if outcome.held:
-            return self._hold(managed, ask, outcome.request_idx, deliver, caller)
+            return self._hold(managed, ask, announced, outcome.request_idx, deliver, caller)
         deliver(_waits(managed, ask, outcome, now))
         return None
 
@@ -135,13 +135,13 @@ class Router:
         self.hub.release()
 
     def _hold(
-        self, managed: ManagedEndpoint, ask: RouteAsk, idx: int, deliver: Deliver, caller: str
+        self, managed: ManagedEndpoint, ask: RouteAsk, announced: float, idx: int, deliver: Deliver, caller: str
     ) -> Callable[[], None]:
         def told(outcome: Assignment | Waiting) -> None:
             self._count_held(caller, -1)
             now = self.hub.clock.now()
             if isinstance(outcome, Assignment):
-                managed.costs.asked[caller] += ask.cost
+                managed.costs.asked[caller] += announced
                 self._assigned(ask, outcome, deliver, now)
             else:
                 deliver(_waits(managed, ask, outcome, now))
