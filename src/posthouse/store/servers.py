@@ -42,16 +42,20 @@ BURY: Final = f"DELETE FROM servers WHERE name <> $1 AND until < {NOW} RETURNING
 HOLDERS: Final = f"""
     SELECT endpoint_id, CASE WHEN {FREE} THEN '' ELSE server END AS server FROM fleets f WHERE {WANTED}
 """  # noqa: S608
+# PostgreSQL locks a row as it is now, but checks what a condition says of other tables as they were when the statement
+# began: only the epoch that was seen then says that nobody has taken it meanwhile.
 CLAIM: Final = f"""
-    WITH chosen AS (
-        SELECT endpoint_id FROM fleets f WHERE {FREE} AND {WANTED}
-        ORDER BY endpoint_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+    WITH seen AS MATERIALIZED (SELECT endpoint_id, epoch FROM fleets f WHERE {FREE} AND {WANTED}),
+    chosen AS (
+        SELECT f.endpoint_id FROM fleets f JOIN seen USING (endpoint_id, epoch)
+        ORDER BY f.endpoint_id LIMIT $2 FOR UPDATE OF f SKIP LOCKED)
     UPDATE fleets SET server = $1, epoch = epoch + 1
     WHERE endpoint_id IN (SELECT endpoint_id FROM chosen) AND {LIVES} RETURNING endpoint_id, epoch
 """  # noqa: S608
 TAKE: Final = f"""
-    UPDATE fleets f SET server = $1, epoch = epoch + 1
-    WHERE endpoint_id = $2 AND (server = $1 OR {FREE}) AND {LIVES} RETURNING epoch
+    WITH seen AS MATERIALIZED (SELECT epoch FROM fleets f WHERE endpoint_id = $2 AND (server = $1 OR {FREE}))
+    UPDATE fleets f SET server = $1, epoch = f.epoch + 1 FROM seen
+    WHERE endpoint_id = $2 AND f.epoch = seen.epoch AND {LIVES} RETURNING f.epoch
 """  # noqa: S608
 MISSING: Final = """
     SELECT id, account_id FROM endpoints e WHERE NOT EXISTS (SELECT FROM fleets f WHERE f.endpoint_id = e.id)
