@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.kit.shared_fields import share_fields
@@ -42,6 +43,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def others_log_as_before() -> Iterator[None]:
+    """Fails a test after which the loggers that other tests of this process read write elsewhere, for good."""
+    before = structlog.get_config()["cache_logger_on_first_use"]
+    yield
+    assert structlog.get_config()["cache_logger_on_first_use"] == before, "it called configure_logging"
+
 
 GENERATIONS = {
     "C0": "plain HTTP clients, as in the published examples",

@@ -291,6 +291,7 @@ def test_the_demo_names_the_extra_that_containers_need(
     for name in [name for name in sys.modules if name.startswith(("posthouse.demo.", "posthouse.providers.docker."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "aiodocker", None)
+    monkeypatch.setattr("posthouse.app.logs.configure_logging", lambda *form: None)
     assert main(["demo", "--provider", "docker", "--out", str(tmp_path)]) == 1
     says = "error: --provider docker: aiodocker is not installed; run: pip install 'posthouse[docker]'\n"
     assert capsys.readouterr().err == says
