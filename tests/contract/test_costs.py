@@ -5,13 +5,16 @@ import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.engine.costs import DAYS, HOURS, MAX_NAMES, OTHER, Bucket, Costs
+from posthouse.engine.externals import ExternalCosts
 from posthouse.engine.samples import Sampler
+from posthouse.wire import spent
 from tests.kit.web import Web, served, worker
 
 HOUR_S = 3600.0
@@ -131,6 +134,72 @@ async def test_what_was_written_goes_on_after_a_crash_and_counts_no_hour_twice(w
     await hours.pass_by(1, a=1.0)
     after = (await web.call("GET", "/v1/costs?by=key&last_s=864000")).body
     assert after["usd"] == pytest.approx(before["usd"] + 0.51, rel=0.02)  # of the last minute nothing was written
+
+
+class Gateway:
+    """A gateway's file of what it spent at `external:other`, with the cap of $5."""
+
+    def __init__(self, hours: Hours, folder: Path) -> None:
+        self.hours, self.path = hours, folder / "externals.toml.spent"
+        hours.web.hub.external = hours.sampler.external = ExternalCosts(self.path)
+
+    def spends(self, usd: float, key: str) -> None:
+        today = datetime.fromtimestamp(self.hours.clock.now(), UTC).date().isoformat()
+        found = spent.look(self.path) or {}
+        row = found.get("other")
+        if row is None or row.day != today:
+            row = spent.Spent(today, 0.0, 5.0)
+        row.add(key, usd)
+        with self.path.open("w+b") as file:
+            spent.write(file, found | {"other": row})
+
+    async def told(self, query: str, of: str) -> list[float]:
+        found = (await self.hours.web.call("GET", f"/v1/costs?{query}")).body
+        return next((line["usd_of"] for line in found["lines"] if line["name"] == of), [])
+
+
+async def test_what_gateways_spend_elsewhere_is_among_the_costs(web: Web, hours: Hours, tmp_path: Path) -> None:
+    gateway, key = Gateway(hours, tmp_path), next(r for r in web.keyring.records() if r.name == "route")
+    gateway.spends(2.0, f"ph_{key.id}")  # reserved, half of which is not used
+    await hours.pass_by(1)
+    gateway.spends(-1.0, f"ph_{key.id}")
+    gateway.spends(0.25, "phe_1_1")
+    await hours.pass_by(1)
+    assert await gateway.told("by=endpoint", "external:other") == pytest.approx([0] * 22 + [2.0, 0.0])
+    gateway.spends(1.5, f"ph_{key.id}")
+    await hours.pass_by(0.9)
+    for by, name in (("endpoint", "external:other"), ("provider", "external:other"), ("state", "external")):
+        assert sum(await gateway.told(f"by={by}", name)) == pytest.approx(2.75), by
+    [cap] = [c for c in (await web.call("GET", "/v1/status")).body["caps"] if c["cap"] == "external:other"]
+    assert (cap["used"], cap["limit"], cap["level"]) == (2.75, 5.0, "ok")
+    assert "$2.7500 used, $2.2500 left" in cap["text"]
+
+    hours.web.hub.external = hours.sampler.external = ExternalCosts(gateway.path)  # after a crash
+    await hours.pass_by(0.1)
+    assert sum(await gateway.told("by=endpoint", "external:other")) == pytest.approx(2.75)
+    await hours.pass_by(24)
+    gateway.spends(0.5, f"ph_{key.id}")
+    await hours.pass_by(1)
+    assert sum(await gateway.told("by=endpoint&last_s=2592000", "external:other")) == pytest.approx(3.25)
+    assert sum(await gateway.told("by=endpoint&endpoint=llm&last_s=2592000", "external:other")) == 0
+
+
+async def test_keys_are_listed_with_what_each_cost_this_month(web: Web, hours: Hours, tmp_path: Path) -> None:
+    gateway, key = Gateway(hours, tmp_path), next(r for r in web.keyring.records() if r.name == "route")
+
+    async def usd_month() -> dict[str, float]:
+        return {row["name"]: row["usd_month"] for row in (await web.call("GET", "/v1/keys")).body}
+
+    await hours.pass_by(30, step_s=1800.0, **{key.id: 30.0, "phe_1_1": 10.0})
+    gateway.spends(1.0, f"ph_{key.id}")
+    await hours.pass_by(1)
+    in_costs = (await web.call("GET", "/v1/costs?by=key&last_s=2592000")).body["lines"]
+    whole = next(line["usd"] for line in in_costs if key.id in line["name"])
+    assert whole == pytest.approx(1.0 + 0.75 * 30 * 0.51, rel=0.03)
+    assert (await usd_month())["route"] == pytest.approx(whole)
+    assert (await usd_month())["admin"] == 0
+    await hours.pass_by(24 * 16, step_s=3600.0)  # into December
+    assert (await usd_month())["route"] == 0
 
 
 async def test_as_csv_with_units_and_nothing_that_a_spreadsheet_computes(web: Web, hours: Hours) -> None:

@@ -16,6 +16,7 @@ from posthouse.gateway import GatewaySettings
 from posthouse.gateway.counted import Usage
 from posthouse.gateway.externals import Externals
 from posthouse.gateway.service import run
+from posthouse.wire import spent
 from tests.kit.agent_world import listening, until
 from tests.kit.ports import free_port
 
@@ -195,22 +196,33 @@ async def test_what_the_other_refuses_costs_nothing_and_shows_no_key(servers: Se
         assert (SECRET in text) == (status == 400)  # the caller's own fault is passed on as it is
 
 
+def test_more_keys_than_are_told_apart_are_counted_together() -> None:
+    row = spent.Spent("2026-01-01")
+    for i in range(spent.MAX_KEYS + 5):
+        row.add(f"ph_{i}", 0.5)
+    row.add("ph_0", -0.7)
+    assert (len(row.by_key), row.by_key[spent.OTHER], row.by_key["ph_0"]) == (spent.MAX_KEYS + 1, 2.5, 0.0)
+    assert row.usd == 0.5 * (spent.MAX_KEYS + 5) - 0.7
+
+
 def test_gateways_that_share_a_file_share_the_cap_and_a_new_day_begins_at_nothing(servers: Servers) -> None:
     async def both() -> None:
         day = "2026-01-01"
         one, two = (Externals(servers.file, today=lambda: day) for _ in range(2))
         external, key = one.known["other"]
         assert key == SECRET
-        first = one._reserve("other", external, 0.6)
+        first = one._reserve("other", external, "ph_1", 0.6)
         with pytest.raises(Exception, match=r"may cost \$1 a day"):
-            two._reserve("other", external, 0.6)
+            two._reserve("other", external, "ph_1", 0.6)
         first.end(Usage())
         first.end(Usage())
-        second = two._reserve("other", external, 0.6)
+        second = two._reserve("other", external, "ph_1", 0.6)
         day = "2026-01-02"
-        one._reserve("other", external, 0.9)
+        one._reserve("other", external, "ph_1", 0.9)
         second.end(Usage())  # of a day that is over
         assert servers.spent() == pytest.approx(0.9)
+        found = spent.look(spent.file_of(servers.file))
+        assert found == {"other": spent.Spent(day, 0.9, 1.0, {"ph_1": 0.9})}
 
     asyncio.run(both())
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from posthouse.engine.costs import HOURS
 from posthouse.errors import Refused
 from posthouse.server.peers import CALLER, TOKEN, Peers, SharedFastPath
 from tests.kit.live import live_server, until
@@ -88,6 +89,24 @@ async def test_what_a_server_does_not_have_is_answered_by_the_one_that_has_it(tw
         key = await client.create_key("new", "read")
         async with AsyncClient(two.a.url, key.key) as at_once:
             assert [w.id for w in await at_once.workers()] == sorted(p.id for p in two.workers)
+
+
+async def test_what_was_paid_is_told_alike_by_each_server(two: Two) -> None:
+    key_id = two.a.admin_key.split("_")[1]
+    [llm] = two.a.hub.endpoints.values()
+    for server, costs in ((two.a, llm.costs), (two.b, two.b.hub.external)):
+        hour = costs._hour(server.hub.clock.now())
+        hour.spent["a provider", "", "idle"] += 1.5
+        hour.asked[key_id] += 1.0
+        costs._unsaved[HOURS, hour.number] = hour
+    for server in (two.a, two.b):
+        bearer = {"Authorization": f"Bearer {two.a.admin_key}"}
+        async with two.http.get(f"{server.url}/v1/costs?by=key", headers=bearer) as reply:
+            found = await reply.json()
+        assert [(line["name"][-12:-1], line["usd"]) for line in found["lines"]] == [(f"ph_{key_id}", 3.0)]
+        assert (found["usd"], found["idle_usd"]) == (3.0, 3.0)
+        async with AsyncClient(server.url, two.a.admin_key) as client:
+            assert next(row.usd_month for row in await client.keys() if row.id == key_id) == 3.0
 
 
 async def test_a_call_is_passed_on_once_and_only_for_who_shows_the_servers_own_token(two: Two) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from posthouse.app.supervise import supervised
+from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.changes import Changes
+from posthouse.engine.externals import NO_ENDPOINT
 from posthouse.engine.hub import Hub
 from posthouse.engine.lease import SharedLease
 from posthouse.engine.owners import Owners
@@ -63,6 +65,11 @@ def server_id(data_dir: Path) -> str:
     if not path.exists():
         _write(path, secrets.token_hex(8).encode())
     return path.read_text(encoding="ascii")
+
+
+def history_id(data_dir: Path) -> EndpointId:
+    """Under which a server keeps what its gateways spend: below 0, and another one for each."""
+    return EndpointId(NO_ENDPOINT - 1 - int(server_id(data_dir)[:7], 16))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from posthouse.engine.certificates import Certificates
 from posthouse.engine.choice import words_of
 from posthouse.engine.clock import SystemClock
 from posthouse.engine.executor import Executor
+from posthouse.engine.externals import NO_ENDPOINT, ExternalCosts
 from posthouse.engine.hub import Hub
 from posthouse.engine.ingest import Ingest
 from posthouse.engine.lag import Lag
@@ -55,6 +56,7 @@ from posthouse.server.web import web_app
 from posthouse.sharing import Servers
 from posthouse.signing.threads import SigningThreads
 from posthouse.store import SqlStore, open_store
+from posthouse.wire import spent
 
 log = structlog.get_logger()
 
@@ -196,6 +198,11 @@ async def _hub(
         keep_events_bytes=int(settings.engine.keep_events_mb * 1_000_000),
     )
     hub.treasury.caps = settings.money
+    externals = settings.gateway.externals
+    hub.external = ExternalCosts(
+        spent.file_of(externals.expanduser().absolute()) if externals is not None else None,
+        sharing.history_id(settings.data_dir) if lease.shares() else NO_ENDPOINT,
+    )
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     hub.provider_classes = {name: words_of(table.classes) for name, table in settings.providers.items()}
     hub.offers.regions = {name: table.region for name, table in settings.providers.items()}
@@ -245,7 +252,7 @@ def _parts(
         meters,
         loop,
         recorder,
-        Sampler(hub.endpoints.values, hub.clock.now, hub.store),
+        Sampler(hub.endpoints.values, hub.clock.now, hub.store, hub.external),
         Throttle(settings.rates),
         _stream(hub),
         Lag(),

@@ -11,7 +11,7 @@ app = typer.Typer(help="Account keys, with the scopes route < read < operate < a
 
 LIMITS = ("requests_per_minute", "work_per_minute", "at_once")
 USED = ("used_requests", "used_work", "refused_requests")
-COLUMNS = ("id", "name", "scope", "account", *LIMITS, *USED, "created_at", "last_used_at", "revoked_at")
+COLUMNS = ("id", "name", "scope", "account", *LIMITS, *USED, "usd_month", "created_at", "last_used_at", "revoked_at")
 LESS = ("created_at", "revoked_at", "last_used_at")
 """Columns that a narrow terminal goes without, the first first."""
 
@@ -37,7 +37,8 @@ AtOnce = Annotated[
 
 @app.command("list")
 def list_keys(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List every key, without the keys themselves; of those with limits, also what they used.
+    """List every key, without the keys themselves: what it cost this month (UTC),
+    and of those with limits also what they used.
 
     Example:
       posthouse key list

@@ -89,6 +89,8 @@ class Costs:
         self._total = -1.0
         self._unsaved: dict[tuple[int, int], Bucket] = {}
         self._saved_at = 0.0
+        self._days: tuple[int, int, dict[str, float]] = (0, 0, {})
+        """What days that are over cost by key: the first, the one after the last, and the sums."""
 
     def load(self, stored: Iterable[HistoryChunk]) -> None:
         """Goes on from what the store has, of which this is the latest of each scale."""
@@ -96,12 +98,7 @@ class Costs:
 
     def take(self, managed: "ManagedEndpoint", now: float) -> None:
         """Adds what it cost since the last sample."""
-        number = int(now // SPANS[HOURS][0])
-        hour = self._open.get(HOURS)
-        if hour is None or hour.number < number:
-            if hour is not None:
-                self._fold(hour)
-            hour = self._open[HOURS] = self._unsaved[HOURS, number] = Bucket(number)
+        hour = self._hour(now)
         total, workers = managed.fleet.spent_usd(now), managed.fleet.workers
         before, self._seen = self._seen, {i: (w.spent_at(now), _part(managed, w)) for i, w in workers.items()}
         if self._total >= 0:
@@ -118,6 +115,16 @@ class Costs:
             self._unsaved[HOURS, hour.number] = hour
         self.asked.clear()
         self._total = total
+
+    def _hour(self, now: float) -> Bucket:
+        """The present hour. The one before becomes part of its day."""
+        number = int(now // SPANS[HOURS][0])
+        hour = self._open.get(HOURS)
+        if hour is None or hour.number < number:
+            if hour is not None:
+                self._fold(hour)
+            hour = self._open[HOURS] = self._unsaved[HOURS, number] = Bucket(number)
+        return hour
 
     def _fold(self, hour: Bucket) -> None:
         """Makes an hour that is over part of its day."""
@@ -154,6 +161,20 @@ class Costs:
             found[hour.day] = today
         return {number: bucket for number, bucket in found.items() if number >= first}
 
+    async def by_key(self, store: Histories, endpoint_id: EndpointId, first: int, today: int) -> dict[str, float]:
+        """What it cost by the keys that asked, from the first of these days to the other. Raises: Unavailable."""
+        if self._days[:2] != (first, today):  # what is over is read once a day
+            before: dict[str, float] = defaultdict(float)
+            for number, bucket in (await self.since(store, endpoint_id, DAYS, first)).items():
+                if number < today:
+                    add_up(before, bucket.by_key())
+            self._days = first, today, before
+        sums = defaultdict(float, self._days[2])
+        for scale, bucket in self._open.items():
+            if (bucket.number if scale == DAYS else bucket.day) == today:
+                add_up(sums, bucket.by_key())
+        return sums
+
 
 def _part(managed: "ManagedEndpoint", worker: Worker) -> Part:
     """What a worker is paid for now. Resting it is storage: a disk that is kept."""
@@ -161,6 +182,12 @@ def _part(managed: "ManagedEndpoint", worker: Worker) -> Part:
     busy = "working" if managed.fleet.requests.load_at(worker.id)[1] else "idle"
     gpu = f"{worker.num_gpus}× {worker.gpu_name}" if worker.num_gpus else worker.gpu_name
     return worker.provider, gpu, there or busy
+
+
+def add_up(sums: dict[str, float], more: Mapping[str, float]) -> None:
+    """Adds the values of the one to those of the other, by name."""
+    for name, usd in more.items():
+        sums[name] += usd
 
 
 def _largest(values: Mapping[Name, float], other: Name) -> dict[Name, float]:

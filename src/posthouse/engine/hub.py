@@ -13,6 +13,7 @@ from posthouse.domain.offer import GroupOffer
 from posthouse.domain.worker import Worker
 from posthouse.engine.choice import chosen
 from posthouse.engine.directory import Directory
+from posthouse.engine.externals import ExternalCosts
 from posthouse.engine.lease import SoleLease
 from posthouse.engine.managed import Deeds, ManagedEndpoint, Nothing
 from posthouse.engine.offers import Offers
@@ -90,6 +91,7 @@ class Hub:
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
     worker_ids: WorkerIds = field(init=False)
     treasury: Treasury = field(default_factory=Treasury)
+    external: ExternalCosts = field(default_factory=ExternalCosts)
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
     """Where workers were last found."""

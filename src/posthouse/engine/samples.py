@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.worker import WorkerId
+from posthouse.engine.externals import ExternalCosts
 from posthouse.engine.figures import LOOKS, figures
 from posthouse.errors import Unavailable
 from posthouse.recording.history import Histories, HistoryChunk
@@ -247,6 +248,7 @@ class Sampler:
     endpoints: "Callable[[], Iterable[ManagedEndpoint]]"
     now: Callable[[], float]
     store: Histories
+    external: ExternalCosts = field(default_factory=ExternalCosts)
     step_s: float = field(default=STEP_S)
 
     async def run(self) -> None:
@@ -262,11 +264,15 @@ class Sampler:
                     latest = await self.store.latest_history(managed.fleet.endpoint.id)
                     managed.samples.load(latest)
                     managed.costs.load(latest)
+            if not self.external.loaded:
+                self.external.load(await self.store.latest_history(self.external.endpoint_id))
         for managed in list(self.endpoints()):
             managed.samples.take(managed, self.now())
             if managed.samples.loaded:
                 managed.costs.take(managed, self.now())
             await asyncio.sleep(0)
+        if self.external.loaded:
+            self.external.look(self.now())
         with suppress(Unavailable):
             await self.save()
 
@@ -280,9 +286,12 @@ class Sampler:
         ids = {id(managed.samples): managed.fleet.endpoint.id for managed in self.endpoints()}
         chunks = [c.pack(ids[id(s)], scale) for s, (scale, _), c in unsaved]
         costs = [
-            (m.costs, found)
-            for m in self.endpoints()
-            if (found := m.costs.unsaved(m.fleet.endpoint.id, self.now(), at_once))
+            (of_one, found)
+            for endpoint_id, of_one in (
+                *((m.fleet.endpoint.id, m.costs) for m in self.endpoints()),
+                (self.external.endpoint_id, self.external),
+            )
+            if (found := of_one.unsaved(endpoint_id, self.now(), at_once))
         ]
         if unsaved or costs:
             await self.store.put_history(chunks + [chunk for _, found in costs for chunk in found])

@@ -215,7 +215,7 @@ class Exchange:
     async def _begin_outside(self, step: Step) -> tuple[Reply, bytes]:
         """The same of a server that is not ours. Raises: Refused."""
         self._asked, self._worker = msgspec.structs.replace(self._asked, model=step.model), step.model
-        reply, first, self._spending = await self._ways.externals.ask(self._client, self._asked)
+        reply, first, self._spending = await self._ways.externals.ask(self._client, self._asked, self._key_id)
         return reply, first
 
     def _waits(self, waiting: Waiting) -> None:
@@ -361,5 +361,6 @@ class Exchange:
                 prompt_tokens=usage.prompt_tokens if usage else None,
                 completion_tokens=usage.completion_tokens if usage else None,
                 events=self._passing.events,
+                usd=self._spending.usd if self._spending else None,
             )
         )

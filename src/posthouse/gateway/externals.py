@@ -7,7 +7,6 @@ what it did come to when it has ended.
 import contextlib
 import datetime
 import fcntl
-import json
 import math
 import os
 import ssl
@@ -28,6 +27,7 @@ from posthouse.gateway.outward import REQUEST_ID
 from posthouse.http1.messages import JSON, head, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
+from posthouse.wire import spent
 from posthouse.wire.rows.aliases import EXTERNAL
 
 PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -67,16 +67,19 @@ class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Spending:
     """Money of one request, which is reserved."""
 
-    def __init__(self, externals: "Externals", name: str, day: str, usd: float) -> None:
-        self._externals, self._name, self._day, self._usd = externals, name, day, usd
+    def __init__(self, externals: "Externals", name: str, day: str, key: str, usd: float) -> None:
+        self._externals, self._name, self._day, self._key = externals, name, day, key
+        self.usd = usd
+        """What it came to, as far as that is known."""
         self._open = True
 
     def end(self, usage: Usage | None) -> None:
         """Counts what was used in place of it, the first time; None: nobody knows, so that all of it stays spent."""
         if self._open and usage is not None:
             external, _ = self._externals.known[self._name]
+            reserved, self.usd = self.usd, external.usd(usage)
             with contextlib.suppress(Refused):  # then more is taken for spent than was
-                self._externals.add(self._name, self._day, external.usd(usage) - self._usd)
+                self._externals.add(self._name, self._day, self._key, self.usd - reserved)
         self._open = False
 
 
@@ -91,7 +94,7 @@ class Externals:
         self._upstreams = Upstreams(ssl.create_default_context(), silence_s)
         if path is None:
             return
-        self._spent = path.with_name(f"{path.name}.spent")
+        self._spent = spent.file_of(path)
         try:
             tables = tomllib.loads(_text_of(path))
         except ValueError as error:
@@ -99,7 +102,7 @@ class Externals:
         self.known = {name: _external(path, name, table) for name, table in tables.items()}
         for name in self.known:
             try:
-                self.add(name, self._today(), 0.0)
+                self.add(name, self._today(), "", 0.0)  # so that it is told before anything is spent
             except Refused as error:
                 raise BadRequest(f"{self._spent}: {error}") from None
 
@@ -109,8 +112,11 @@ class Externals:
     def every_second(self) -> None:
         self._upstreams.every_second()
 
-    async def ask(self, client: Request, asked: Asked) -> tuple[Reply, bytes, Spending]:
-        """The beginning of a good answer, or of a refusal that is the caller's to read. Raises: Refused."""
+    async def ask(self, client: Request, asked: Asked, key_id: str) -> tuple[Reply, bytes, Spending]:
+        """The beginning of a good answer, or of a refusal that is the caller's to read. `key_id`: of the caller's key.
+
+        Raises: Refused.
+        """
         name = asked.model.removeprefix(EXTERNAL)
         if name not in self.known:
             raise Refused(503, "no_worker", f"this gateway has no external {name!r}", retry_s=RETRY_S)
@@ -118,7 +124,7 @@ class Externals:
         if asked.path not in PATHS or not isinstance(asked.body, bytes) or asked.adapter:
             raise Refused(503, "no_worker", f"the external {name!r} takes no {asked.path[:100]}", retry_s=RETRY_S)
         body, most_usd = _bounded(external, asked.path, asked.body)
-        spending = self._reserve(name, external, most_usd)
+        spending = self._reserve(name, external, key_id, most_usd)
         try:
             try:
                 reply, first = await self._send(client, asked.path, external, key, body)
@@ -162,35 +168,37 @@ class Externals:
 
     # -- money -----------------------------------------------------------------------------------------------------
 
-    def _reserve(self, name: str, external: External, usd: float) -> Spending:
+    def _reserve(self, name: str, external: External, key_id: str, usd: float) -> Spending:
         day = self._today()
-        if not self.add(name, day, usd, external.max_usd_day):
+        if not self.add(name, day, key_id, usd, external.max_usd_day):
             text = (
                 f"the fallback {name!r} may cost ${external.max_usd_day:g} a day (UTC), which this request would pass"
             )
             raise Refused(429, "insufficient_quota", text, final=True)
-        return Spending(self, name, day, usd)
+        return Spending(self, name, day, key_id, usd)
 
-    def add(self, name: str, day: str, usd: float, most_usd: float = math.inf) -> bool:
+    def add(self, name: str, day: str, key_id: str, usd: float, most_usd: float = math.inf) -> bool:
         """Counts money as spent on that day, if that is not over; not where it would be more than `most_usd`.
 
         Raises: Refused where that cannot be written down.
         """
         try:
-            with open(os.open(self._spent, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as file:
+            with open(os.open(self._spent, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # of gateways that share it; it ends with the file
-                rows = json.loads(file.readline(_MAX_FILE) or "{}")  # what follows the line is of a longer one before
-                was_day, was_usd = rows.get(name, (day, 0.0))
-                if was_day > day:
+                rows = spent.read(file)
+                row = rows.get(name, spent.Spent(day))
+                if row.day > day:
                     return True
-                total = max(0.0, (was_usd if was_day == day else 0.0) + usd)
-                if total > most_usd:
+                if row.day < day:
+                    row = spent.Spent(day)
+                if row.usd + usd > most_usd:
                     return False
-                rows[name] = day, total
-                file.seek(0)
-                file.write(json.dumps(rows) + "\n")
+                row.max_usd_day = self.known[name][0].max_usd_day
+                row.add(key_id, usd)
+                rows[name] = row
+                spent.write(file, rows)
                 return True
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise Refused(503, "unavailable", f"what was spent cannot be kept: {type(error).__name__}") from None
 
 

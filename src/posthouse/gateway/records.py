@@ -46,6 +46,8 @@ class Record(Struct, frozen=True, kw_only=True):
     completion_tokens: int | None
     events: int
     """Of a stream, that were passed on."""
+    usd: float | None = None
+    """What it cost at a server of somebody else; null where a worker answered, which is paid by the hour."""
 
     def text(self) -> str:
         """The same as a line for people."""
@@ -53,7 +55,7 @@ class Record(Struct, frozen=True, kw_only=True):
         tokens = used if self.prompt_tokens is not None else f"unknown, {self.events} events"
         times = f"waited {self.wait_s:.3f} s, first byte {self.first_byte_s:.3f} s, took {self.took_s:.3f} s"
         which = f"request {self.id}: {self.outcome}, key {self.key}, model {self.model!r}, worker {self.worker}"
-        return f"{which}, {times}, tokens {tokens}"
+        return f"{which}, {times}, tokens {tokens}{'' if self.usd is None else f', ${self.usd:.6f}'}"
 
 
 class Records:

@@ -95,7 +95,7 @@ def web_app(
     add_page_routes(app, management, keyring, ask)
     add_worker_routes(app, management, sharing)
     passwords = Passwords()
-    add_key_routes(app, management, Users(hub, passwords, lambda user: sessions.leave(key_id_of(user))))
+    add_key_routes(app, management, Users(hub, passwords, lambda user: sessions.leave(key_id_of(user))), sharing)
     add_orphan_routes(
         app,
         hub,
@@ -103,7 +103,7 @@ def web_app(
     )
     add_audit_routes(app, hub)
     add_bill_route(app, hub)
-    add_cost_route(app, hub, keyring)
+    add_cost_route(app, hub, keyring, sharing)
     add_event_routes(app, hub, stream or EventStream(0), sessions)
     door = SignIn(hub, keyring, sessions, throttle, passwords, openid)
     add_session_routes(app, door)

@@ -4,16 +4,20 @@ import csv
 import io
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Query, Response
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
 
-from posthouse.engine.costs import DAYS, FOR, HOURS, OTHER, SPANS, Bucket
+from posthouse.budget import DAY_S, began
+from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
+from posthouse.engine.costs import DAYS, FOR, HOURS, OTHER, SPANS, Bucket, add_up
 from posthouse.engine.hub import Hub
 from posthouse.server.api.v1 import find_endpoint
 from posthouse.server.auth import Keyring, Principal, Scope
 from posthouse.server.errors import Forbidden
-from posthouse.server.middleware import Caller
+from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
 
 By = Literal["endpoint", "key", "gpu", "provider", "state"]
@@ -24,9 +28,10 @@ MOST_LINES = 100
 NOBODY = "(nobody asked)"
 
 
-def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring) -> None:
+def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring, sharing: Sharing) -> None:
     @app.get("/v1/costs", response_model=rows.Costs, responses={200: {"content": {"text/csv": {}}}})
     async def show_costs(
+        request: Request,
         caller: Caller,
         by: By = "endpoint",
         endpoint: str = "",
@@ -36,10 +41,13 @@ def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring) -> None:
         """What your endpoints, or one of them, cost over time: by the hour for a week, else by the day (UTC).
 
         By key it is in proportion to the work that each asked for in an hour, and for who may see keys. Storage is what
-        workers cost that rest; idle are those without a request. `as_csv`: a table, with the units in its head."""
+        workers cost that rest; idle are those without a request. What gateways paid to servers of others is told
+        without `endpoint`, as `external:NAME`. `as_csv`: a table, with the units in its head."""
         if by == "key" and caller.scope < Scope.ADMIN:
             raise Forbidden("by: what keys cost is for the scope admin, which may see keys")
         found = await _costs(hub, keyring, caller, by, endpoint, last_s)
+        for other in await sharing.others(request, as_csv=0):
+            found = _with(found, msgspec.convert(other, rows.Costs))
         return _as_csv(found) if as_csv else found
 
 
@@ -50,32 +58,71 @@ async def _costs(hub: Hub, keyring: Keyring, caller: Principal, by: By, endpoint
     step_s, now = SPANS[scale][0], hub.clock.now()
     last = int(now // step_s)
     first = int((now - last_s) // step_s) + 1
+    payers = [(m.fleet.endpoint.name, m.fleet.endpoint.id, m.costs) for m in seen]
+    if wanted is not None:
+        payers = [payer for payer in payers if payer[1] == wanted]
+    elif caller.may_see(DEFAULT_ACCOUNT):
+        payers.append(("", hub.external.endpoint_id, hub.external))
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (last - first + 1))
     of_for = dict.fromkeys(FOR, 0.0)
-    for managed in seen:
-        if wanted not in (None, managed.fleet.endpoint.id):
-            continue
-        name = managed.fleet.endpoint.name
-        for number, bucket in (await managed.costs.since(hub.store, managed.fleet.endpoint.id, scale, first)).items():
+    for name, payer_id, costs in payers:
+        for number, bucket in (await costs.since(hub.store, payer_id, scale, first)).items():
             for (_, _, what_for), usd in bucket.spent.items():
                 of_for[what_for] = of_for.get(what_for, 0.0) + usd
             for one, usd in _split(bucket, by, name).items():
                 if number <= last:
-                    sums[_key_name(keyring, one, name) if by == "key" else one][number - first] += usd
-    ordered = sorted(sums.items(), key=lambda item: -sum(item[1]))
-    if len(ordered) > MOST_LINES:
-        rest = [sum(column) for column in zip(*(usd_of for _, usd_of in ordered[MOST_LINES:]), strict=True)]
-        ordered = [*ordered[:MOST_LINES], (OTHER, rest)]
-    lines = [rows.CostLine(name=one, usd=sum(usd_of), usd_of=usd_of) for one, usd_of in ordered if any(usd_of)]
+                    sums[_key_name(hub, keyring, one) if by == "key" else one][number - first] += usd
     return rows.Costs(
         by=by,
         begin=[number * step_s for number in range(first, last + 1)],
         step_s=step_s,
-        usd=sum(line.usd for line in lines),
+        usd=sum(map(sum, sums.values())),
         idle_usd=of_for["idle"],
         storage_usd=of_for["storage"],
-        lines=lines,
+        lines=_lines(sums),
     )
+
+
+def _lines(sums: Mapping[str, list[float]]) -> list[rows.CostLine]:
+    """The largest, and the others together."""
+    ordered = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    if len(ordered) > MOST_LINES:
+        rest = [sum(column) for column in zip(*(usd_of for _, usd_of in ordered[MOST_LINES:]), strict=True)]
+        ordered = [*ordered[:MOST_LINES], (OTHER, rest)]
+    return [rows.CostLine(name=one, usd=sum(usd_of), usd_of=usd_of) for one, usd_of in ordered if any(usd_of)]
+
+
+def _with(found: rows.Costs, other: rows.Costs) -> rows.Costs:
+    """The same with what another server knows, whose endpoints are others; its clock may be in another hour."""
+    sums: dict[str, list[float]] = {line.name: line.usd_of for line in found.lines}
+    at = {begin: index for index, begin in enumerate(found.begin)}
+    for line in other.lines:
+        own = sums.setdefault(line.name, [0.0] * len(found.begin))
+        for begin, usd in zip(other.begin, line.usd_of, strict=True):
+            if begin in at:
+                own[at[begin]] += usd
+    return rows.Costs(
+        by=found.by,
+        begin=found.begin,
+        step_s=found.step_s,
+        usd=sum(map(sum, sums.values())),
+        idle_usd=found.idle_usd + other.idle_usd,
+        storage_usd=found.storage_usd + other.storage_usd,
+        lines=_lines(sums),
+    )
+
+
+async def usd_month(hub: Hub, caller: Principal) -> dict[str, float]:
+    """What each key that the caller may see has cost this month, by its id."""
+    now = hub.clock.now()
+    first, today = int(began("month", now)[0] // DAY_S), int(now // DAY_S)
+    sums: dict[str, float] = defaultdict(float)
+    payers = [
+        (m.fleet.endpoint.id, m.costs) for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)
+    ]
+    for payer_id, costs in (*payers, (hub.external.endpoint_id, hub.external)):
+        add_up(sums, await costs.by_key(hub.store, payer_id, first, today))
+    return sums
 
 
 def _split(bucket: Bucket, by: By, endpoint: str) -> dict[str, float]:
@@ -84,17 +131,18 @@ def _split(bucket: Bucket, by: By, endpoint: str) -> dict[str, float]:
         return bucket.by_key()
     split: dict[str, float] = defaultdict(float)
     for (provider, gpu, what_for), usd in bucket.spent.items():
-        named = {"endpoint": endpoint, "provider": provider, "gpu": gpu or "no GPU", "state": what_for}
+        named = {"endpoint": endpoint or provider, "provider": provider, "gpu": gpu or "no GPU", "state": what_for}
         split[named[by]] += usd
     return split
 
 
-def _key_name(keyring: Keyring, key_id: str, endpoint: str) -> str:
+def _key_name(hub: Hub, keyring: Keyring, key_id: str) -> str:
     """What a key is called, for people."""
     if not key_id or key_id == OTHER:
         return key_id or NOBODY
     if key_id.startswith("phe_"):
-        return f"{endpoint}'s own key"
+        listed = hub.directory.get(EndpointId(int(key_id.split("_")[1])))
+        return f"{listed.endpoint.name if listed else 'a deleted endpoint'}'s own key"
     name = keyring.name_of(key_id)
     return f"{name} (ph_{key_id})" if name else f"ph_{key_id}"
 

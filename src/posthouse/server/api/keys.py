@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
@@ -12,20 +12,27 @@ from posthouse.engine.management.users import Users
 from posthouse.errors import BadRequest
 from posthouse.keys import KeyRecord
 from posthouse.ports import Account
+from posthouse.server.api.costs import usd_month
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
-from posthouse.server.middleware import Caller, check_installation_admin
+from posthouse.server.middleware import Caller, Sharing, check_installation_admin
 from posthouse.users import UserRecord
 from posthouse.wire import rows
 
 
-def add_key_routes(app: FastAPI, management: Management, users: Users) -> None:
+def add_key_routes(app: FastAPI, management: Management, users: Users, sharing: Sharing) -> None:
     hub, keys = management.hub, management.keys
 
     @app.get("/v1/keys")
-    async def list_keys(caller: Caller) -> list[rows.Key]:
+    async def list_keys(request: Request, caller: Caller) -> list[rows.Key]:
         """Every key of the account, without the keys themselves. An admin of the installation sees every account's."""
-        return [rows.Key(**_key_fields(hub, record)) for record in keys.seen(caller.sees)]
+        usd = await usd_month(hub, caller)
+        for other in await sharing.others(request):
+            for row in other:
+                usd[row["id"]] += row["usd_month"]
+        return [
+            rows.Key(**_key_fields(hub, record), usd_month=usd.get(record.id, 0.0)) for record in keys.seen(caller.sees)
+        ]
 
     @app.post("/v1/keys", status_code=201)
     async def create_key(new: NewKey, caller: Caller) -> rows.MintedKey:

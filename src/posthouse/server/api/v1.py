@@ -20,6 +20,7 @@ from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
+from posthouse.wire.rows.aliases import EXTERNAL
 
 Explain = Callable[[EndpointId], rows.Explanation]
 
@@ -50,12 +51,12 @@ def _add_status_route(
         seen = [m for m in hub.endpoints.values() if caller.may_see(m.fleet.endpoint.account_id)]
         rows_of = [standing(managed, now) for managed in seen if not managed.leaving]
         whole = caller.may_see(DEFAULT_ACCOUNT)
-        caps = money_left(hub.treasury.left(now)) if whole else []
+        caps = [*money_left(hub.treasury.left(now)), *hub.external.left(now)] if whole else []
         for managed in seen:
             caps += money_left(hub.treasury.left_of(managed, now), managed.fleet.endpoint.name)
         for other in others:
             rows_of = sorted([*rows_of, *other.standing], key=lambda row: row.id)
-            caps += [cap for cap in other.caps if cap.endpoint]
+            caps += [cap for cap in other.caps if cap.endpoint or cap.cap.startswith(EXTERNAL)]
         return rows.Status(
             version=__version__,
             installation=hub.installation,

@@ -85,7 +85,7 @@ class MoneyLeft(Row):
     """What a cap on money leaves."""
 
     cap: str
-    """The parameter or setting."""
+    """The parameter or setting; `external:NAME`: what may be spent in a day at a server that aliases fall back on."""
     endpoint: str
     """Whose parameter it is; empty: a setting, for all endpoints together."""
     limit: float
@@ -205,6 +205,9 @@ class Key(Row):
     used_work: float = 0.0
     refused_requests: int = 0
     """What it used, and how often it was refused, counted while it has limits."""
+    usd_month: float = 0.0
+    """What it cost this month, UTC, in US dollars: its share by work of what endpoints cost in each hour, and all that
+    was paid for it to servers of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
