@@ -54,6 +54,7 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("POSTHOUSE_URL", "POSTHOUSE_API_KEY", "POSTHOUSE_DATA_DIR", "POSTHOUSE_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("posthouse.app.logs.configure_logging", lambda *form: None)
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, method: str, answer: Any) -> list[tuple[Any, ...]]:
@@ -291,7 +292,6 @@ def test_the_demo_names_the_extra_that_containers_need(
     for name in [name for name in sys.modules if name.startswith(("posthouse.demo.", "posthouse.providers.docker."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "aiodocker", None)
-    monkeypatch.setattr("posthouse.app.logs.configure_logging", lambda *form: None)
     assert main(["demo", "--provider", "docker", "--out", str(tmp_path)]) == 1
     says = "error: --provider docker: aiodocker is not installed; run: pip install 'posthouse[docker]'\n"
     assert capsys.readouterr().err == says
