@@ -129,9 +129,11 @@ def test_a_supervisor_is_told_which_process_is_the_service_now(site: Site) -> No
         supervisor.settimeout(START_S)
         site.environ["NOTIFY_SOCKET"] = str(site.directory / "notify")
         site.start()
+        assert supervisor.recv(100) == b"READY=1"
         restarted(site)
-        assert supervisor.recv(100).decode() == f"MAINPID={owner(site)}"
-    ended(site)
+        assert {supervisor.recv(100).decode() for _ in range(2)} == {"READY=1", f"MAINPID={owner(site)}"}
+        ended(site)
+        assert supervisor.recv(100) == b"STOPPING=1"
 
 
 def test_a_killed_server_is_followed_by_the_one_it_had_begun(site: Site) -> None:

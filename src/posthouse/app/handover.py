@@ -116,11 +116,3 @@ async def _hear(line: socket.socket, timeout_s: float | None = START_S) -> bytes
         raise Refused(f"the other process says nothing for {timeout_s:g} s") from None
     except OSError:
         return b""
-
-
-def tell_supervisor(pid: int) -> None:
-    """Tells systemd, where it wants to know, which process is the service now. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-            line.sendto(f"MAINPID={pid}".encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)

@@ -36,6 +36,7 @@ from posthouse.cli import (
     repeat,
     request,
     serve,
+    service,
     shutdown,
     simulate,
     status,
@@ -82,6 +83,8 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("shutdown")(shutdown.shutdown)
+app.command("install-service")(service.install_service)
+app.command("uninstall-service")(service.uninstall_service)
 app.command("migrate-store")(store.migrate_store)
 app.command()(backup.backup)
 app.command()(backup.restore)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,7 +84,7 @@ def gateway(
     with server_extra():
         import uvloop
 
-        from posthouse.app import garbage
+        from posthouse.app import garbage, systemd
         from posthouse.gateway.service import run  # here, because it takes its time
 
     host, port = _listen(listen)
@@ -110,11 +111,16 @@ def gateway(
     def listens(address: str) -> None:
         base = f"{address}/v1"
         typer.echo(json.dumps({"url": base}) if as_json else f"The gateway is at {base}; Ctrl-C stops it.")
+        systemd.tell(systemd.READY)
+
+    async def watched() -> None:
+        async with nullcontext() if own else systemd.watched():
+            await run(settings, listens, own)
 
     own = _sockets(from_server) if from_server else None
     garbage.settle(garbage.OF_STREAMS)
     with traced("posthouse-gateway"):
-        uvloop.run(run(settings, listens, own))
+        uvloop.run(watched())
 
 
 def _listen(text: str) -> tuple[str, int]:

@@ -118,22 +118,24 @@ def serve(
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:
-    from posthouse.app import garbage, signals
-    from posthouse.app.handover import inherited, tell_supervisor
+    from posthouse.app import garbage, signals, systemd
+    from posthouse.app.handover import inherited
     from posthouse.app.wiring import running
 
-    async with running(settings, inherited(os.environ)) as server:
+    async with running(settings, inherited(os.environ)) as server, systemd.watched():
         signals.handle(server)
         data_dir = settings.data_dir.absolute()
         garbage.settle()
         _greet(server, data_dir, as_json)
+        systemd.tell(systemd.READY)
         await server.until_stopped()
         if server.takes_down:
             await server.take_down(lambda text: typer.echo(text, err=True))
         if server.successor is None:
+            systemd.tell(systemd.STOPPING)
             sys.stderr.write(_farewell(server, data_dir))
     if server.successor is not None:
-        tell_supervisor(server.successor.process.pid)
+        systemd.main_process(server.successor.process.pid)
         sys.stderr.write(f"Handed over to process {server.successor.process.pid}.\n")
 
 
