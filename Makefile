@@ -106,13 +106,17 @@ clients: .venv/.dev ## record how official clients do at a gateway; CLIENTS=FOLD
 wheel: .venv/.dev ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --quiet
 
-image: ## build the container image `posthouse` (needs Docker)
+image: ## build the container images `posthouse`, `posthouse-gateway` and `posthouse-agent` (needs Docker)
 	docker build --tag posthouse .
+	docker build --target gateway --tag posthouse-gateway .
+	docker build --target agent --tag posthouse-agent .
 
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra server --extra docker
-lock: ## resolve the dependencies again (needs uv): requirements.lock for users, requirements-dev.lock for contributors
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+LOCK := $(COMPILE) --extra server --extra docker --extra postgres
+lock: ## resolve the dependencies again (needs uv): for users, for gateways and agents, for contributors
 	$(LOCK) --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra kubernetes --extra llama --extra oidc --extra otel --extra postgres --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra gateway --constraints requirements.lock --output-file requirements-gateway.lock pyproject.toml
+	$(LOCK) --extra kubernetes --extra llama --extra oidc --extra otel --extra ssh --group dev --constraints requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist site coverage.md .coverage .coverage.*
