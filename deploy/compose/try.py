@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Brings two-servers.yaml up on a real engine, and kills its servers and a gateway while requests go on.
 
-Needs Docker with compose, on a machine whose engine may run a dozen containers: `python3 deploy/compose/try.py`. It ends
-with 1 if a request failed. At its end nothing of it is left but the images. `--no-build` takes the images that there are.
+`python3 deploy/compose/try.py` needs Docker with compose, on a machine whose engine may run a dozen containers. It ends
+with 1 if a request failed. At its end nothing of it is left but the images. `--no-build` takes those that there are.
 """
 
 import json
@@ -46,7 +46,7 @@ def compose(*words: str, check: bool = True) -> str:
 
 
 def posthouse(server: str, *words: str) -> str:
-    return compose("exec", "-T", "--workdir", "/tmp", server, "posthouse", *words)  # noqa: S108 - in a container
+    return compose("exec", "-T", "--workdir", "/tmp", server, "posthouse", *words)
 
 
 class Callers:
@@ -70,7 +70,7 @@ class Callers:
             )
             began = time.monotonic()
             try:
-                with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+                with urllib.request.urlopen(request, timeout=120) as answer:
                     whole = answer.read().rstrip().endswith(b"[DONE]")
                     self.answers["answered" if whole else "broken off"] += 1
             except urllib.error.HTTPError as error:

@@ -73,7 +73,7 @@ def render() -> Iterator[Render]:
     if shutil.which("helm"):
 
         def by_program(values: Json) -> list[Json]:
-            command = ["helm", "template", "ph", CHART, "--namespace", "prod", "--values", "-"]
+            command = ["helm", "template", "ph", str(CHART), "--namespace", "prod", "--values", "-"]
             done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ValueError(done.stderr)
@@ -139,7 +139,8 @@ def test_the_servers_are_given_settings_that_there_are(render: Render) -> None:
 
 
 def test_two_servers_need_a_database_that_they_share(render: Render) -> None:
-    for wrong in ({"replicas": 2}, {"replicas": 0}, {"databaze": {}}, {"database": {"url": "mysql://a"}}):
+    refused: list[Json] = [{"replicas": 2}, {"replicas": 0}, {"databaze": {}}, {"database": {"url": "mysql://a"}}]
+    for wrong in refused:
         with pytest.raises(ValueError, match="schema"):
             render(wrong)
     assert not [body for body in render(SHARED) if body["kind"] == "Secret"]
