@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.resilience import burst, crash, dead, drains, overload, restart, soak, streams
+from tests.resilience import burst, crash, dead, drains, overload, restart, soak, streams, wake
 from tests.resilience.site import ONSTART, ground
 
 
@@ -54,6 +54,13 @@ def test_streams_of_a_gateway_end_with_a_word_or_whole() -> None:
     figures, violations = streams.run(count=6, cancelled=3, workers=2)
     assert [v for v in violations if not v.startswith("places are free")] == []  # the drill's to judge
     assert figures["the server was killed"] == {"whole": 6, "later: whole": 6}
+
+
+@pytest.mark.long
+def test_who_comes_at_once_where_no_worker_is_wakes_one_and_is_answered_or_told_when_to_come_back() -> None:
+    figures, violations = wake.run(count=20)
+    assert violations == []
+    assert [figures[name]["answered"] for name in ("held", "told when to come back")] == [20, 20]
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ import aiohttp
 
 from posthouse.client import AsyncClient
 from tests.kit.gateways import gateway
+from tests.resilience.engine import end_of
 from tests.resilience.site import Ground, conclude, ground, options, until
 from tests.resilience.streams import ONSTART, session
 
@@ -87,6 +88,7 @@ def run(count: int) -> tuple[dict[str, Any], list[str]]:
     with ground(providers__process__slots=4) as site:
         kept = site.directory / "kept"
         kept.touch()
+        end_of(kept).touch()  # answers end as soon as they have begun
         scaling: dict[str, Any] = {"min_load": 0, "cold_workers": 0, "cold_mult": 1, "max_workers": 1}
         site.begin(ONSTART, env=f"-p 3000:3000 -e KEPT={kept}", inactivity_timeout=5, **scaling)
         with gateway(site, "--log-level", "error") as url:
