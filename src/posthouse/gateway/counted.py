@@ -124,6 +124,8 @@ class Document:
     @property
     def usage(self) -> Usage | None:
         """Of the last field of that name: in a text its quotes would have been escaped."""
+        if (whole := _read(self._end)).said is not None:
+            return whole.said.with_more(None)
         _, name, said = self._end.rpartition(b'"usage"')
         try:
             value, _ = _json.raw_decode(said.decode(errors="replace").lstrip(" \t\r\n:"))

@@ -1,12 +1,13 @@
 """Calls of the server, over the same connections for every caller's key."""
 
 import os
+from functools import lru_cache
 from typing import Final, Self
 
 from posthouse.client.errors import Unreachable
 from posthouse.client.http import CALL_TIMEOUT_S, MAX_ANSWER_BYTES, URL, Http
 from posthouse.http1.reply import Lost, Reply
-from posthouse.http1.upstream import Upstreams, place_of
+from posthouse.http1.upstream import Origin, Upstreams, place_of
 
 SOON_S: Final = 6.0
 """How long one of several servers may be silent before another is asked: they hold `/route/` open for less than 4 s."""
@@ -28,14 +29,14 @@ class Server(Http):
         self.workers = Upstreams(self.context, silence_s)
         """Connections to workers."""
         self._upstreams = Upstreams(self.context, CALL_TIMEOUT_S if not others else SOON_S)
-        self._traced = ""
+        self._traced = b""
 
     def with_key(self, api_key: str, traceparent: str = "") -> Self:
         """The same connections, with a key, which is one word. `traceparent`: of what the calls are part of."""
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
         other._api_key = api_key
-        other._traced = f"traceparent: {traceparent}\r\n" if traceparent else ""
+        other._traced = b"traceparent: %s\r\n" % traceparent.encode() if traceparent else b""
         return other
 
     async def close(self) -> None:
@@ -66,17 +67,22 @@ class Server(Http):
         raise Unreachable(why)
 
     async def _ask(self, url: str, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        origin, host, prefix = place_of(url)
-        key = f"Authorization: Bearer {self._api_key}\r\n" if self._api_key else ""
-        head = (
-            f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{key}{self._traced}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        origin, first = _begun(url, method, path, self._api_key)
+        head = b"%s%sContent-Length: %d\r\n\r\n" % (first, self._traced, len(body))
         reply: Reply | None = None
         try:
-            reply = await self._upstreams.ask(origin, head.encode(), body)
+            reply = await self._upstreams.ask(origin, head, body)
             first = await reply.begin()
             return reply.status, first if reply.whole else await reply.read(MAX_ANSWER_BYTES, first)
         finally:
             if reply is not None:
                 reply.close()
+
+
+@lru_cache(maxsize=4096)
+def _begun(url: str, method: str, path: str, key: str) -> tuple[Origin, bytes]:
+    """Where a call goes, and what its head begins with. Raises: Lost."""
+    origin, host, prefix = place_of(url)
+    shown = f"Authorization: Bearer {key}\r\n" if key else ""
+    head = f"{method} {prefix.decode()}{path} HTTP/1.1\r\nHost: {host.decode()}\r\n{shown}"
+    return origin, f"{head}Content-Type: application/json\r\n".encode()
