@@ -24,7 +24,7 @@ from posthouse.domain.reports import Ended, Report
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
 from posthouse.market.faults import Faults
 from posthouse.market.local import NoRunner
-from posthouse.market.model import Rental
+from posthouse.market.model import MICRO, Rental
 from posthouse.market.server import Api
 from posthouse.market.world import Market
 from posthouse.providers.plugin import Context
@@ -41,6 +41,8 @@ KEY = "renter"
 STARTED_AT = 1.7e9
 HOUR_S = 3600.0
 REPORT_S = 10.0
+LIST_S = 10.0
+"""How long a list may take, of nine pages one a second."""
 STEPS_H = 6
 """How often in an hour another number of workers is wanted: they come a sixth of all at a time."""
 CATALOG_S = 120.0
@@ -200,9 +202,16 @@ class Day:
             self.ready.append(sum(w.state == "idle" for w in fleet.workers.values()))
         self.usd = fleet.spent_usd(server.hub.clock.now())
         self.market_usd = self.api.market.spent_usd()
+        self.unclear_usd = self._unclear_usd()
         self.counters = server.executor.counts
         reporting.cancel()
         server.kill()
+
+    def _unclear_usd(self) -> float:
+        """By how much it can be counted wrong at most: what begins or ends costs another price from then on, and is
+        seen at the next list."""
+        bills = self.api.market.bills().values()
+        return sum(2 * r.price / MICRO * (self.shop.poll_s + LIST_S) / HOUR_S for r in bills)
 
     async def _begin(self) -> tuple[Server, EndpointId]:
         """A server with an endpoint that wants no worker yet."""
@@ -289,6 +298,8 @@ if __name__ == "__main__":
             if found := broken(crash):
                 wrong += 1
                 print(steps, "; ".join(found), flush=True)
+            if total % 100 == 0:
+                print(f"{total} crashes so far, {wrong} of them broke a rule", flush=True)
         print(f"{total} crashes, {wrong} of them broke a rule")
         raise SystemExit(bool(wrong))
     day = Day(float(sys.argv[1]), int(sys.argv[2]), offline_h=0.02, churn_h=0.2, move_h=0.2)

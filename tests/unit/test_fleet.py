@@ -847,6 +847,28 @@ def test_a_price_that_rises_is_paid_from_then_on() -> None:
     assert fleet.spent_usd(NOW + 120) - spent_usd == pytest.approx(2 * before_usd_h / 60)
 
 
+def test_a_machine_that_is_away_counts_in_full_until_it_is_gone_and_then_as_stopped() -> None:
+    fleet = fleet_of(worker(ONE))
+    away = replace(instance(ONE, Observation.EXITED), away=True)
+    for second in (10, 20):
+        fleet.observe_instance(ONE, away, NOW + second)
+    assert fleet.workers[ONE].usd_h() == PRICE.ready_usd_h, "it may come back, and no cap is passed by that"
+    before = fleet.spent_usd(NOW + 10)
+    assert fleet.spent_usd(NOW + 100) - before == pytest.approx(PRICE.ready_usd_h * 90 / 3600)
+    fleet.observe("sim", [], NOW + 100, NOW + 100)
+    assert not fleet.workers
+    assert fleet.spent_usd(NOW + 100) - before == pytest.approx(PRICE.stopped_usd_h * 90 / 3600)
+
+
+def test_a_machine_that_came_back_was_paid_in_full() -> None:
+    fleet = fleet_of(worker(ONE))
+    before = fleet.spent_usd(NOW)
+    fleet.observe_instance(ONE, replace(instance(ONE, Observation.EXITED), away=True), NOW + 10)
+    fleet.observe_instance(ONE, instance(ONE), NOW + 50)
+    fleet.observe("sim", [], NOW + 100, NOW + 100)
+    assert fleet.spent_usd(NOW + 100) - before == pytest.approx(PRICE.ready_usd_h * 100 / 3600)
+
+
 def test_what_a_kind_does_for_its_money_is_learned() -> None:
     fleet = fleet_of(worker(ONE, perf=120), worker(TWO, perf=60))
     estimates = fleet.snapshot(NOW, ()).estimates

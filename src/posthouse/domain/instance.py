@@ -26,6 +26,8 @@ class Instance:
     """What went wrong, for people."""
     price: Price | None = None
     """What it costs now, where its provider says that."""
+    away: bool = False
+    """Its machine is away, for which its provider charges as if it were stopped."""
 
     def __post_init__(self) -> None:
         assert self.seen in LISTED, self.seen

@@ -69,9 +69,7 @@ class Estimator:
         if before.state is State.STARTING:
             self.start_s.append(took_s)
         elif before.state not in UPDATING:
-            if before.loaded_at > 0:
-                return None
-            took_s = self._created(worker, now)
+            return None if before.loaded_at > 0 else self._created(worker, now)
         return took_s
 
     def failed(self, worker: Worker, now: float) -> None:

@@ -48,8 +48,7 @@ class Rollouts(dict[WorkergroupId, Rollout]):
     def told(self, builds: Iterable[tuple[WorkergroupId, str]], now: float) -> None:
         """Takes in the version that each template is now. Another one than before is an update."""
         for group_id, build in builds:
-            rollout = self.get(group_id)
-            if rollout is None:  # what workers of an earlier release run is not written down: it must be this
+            if (rollout := self.get(group_id)) is None:  # what workers of an earlier release run is unwritten: this
                 there = self._of_group(group_id)
                 for worker in there:
                     self._change(worker, build=worker.build or build)

@@ -25,6 +25,7 @@ from posthouse.domain.lifecycle import (
     next_command,
     overdue,
 )
+from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.domain.reports import Report
 from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
@@ -58,6 +59,8 @@ class _Watched:
     """It is of an earlier life, and no list has shown it since."""
     in_flight: bool = False
     """It has a command that was not answered yet."""
+    away_at: float = 0.0
+    """Since when lists show its machine to be away; 0 if they do not."""
     loading_s: float = 0.0
     """How long it may load, where its template says that."""
     ran: str = ""
@@ -163,6 +166,8 @@ class Roster:
 
     def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
         """Takes in what a provider says of a worker's instance."""
+        watched = self._watched[worker_id]
+        watched.away_at = (watched.away_at or now) if instance.away else 0.0
         worker = self._change(
             self.workers[worker_id],
             instance_id=instance.id,
@@ -214,8 +219,7 @@ class Roster:
             self._watched[worker_id].drains = goal is Goal.COLD
 
     def set_goal(self, worker_id: WorkerId, goal: Goal) -> None:
-        worker = self.workers.get(worker_id)
-        if worker is not None and worker.goal is not goal:
+        if (worker := self.workers.get(worker_id)) is not None and worker.goal is not goal:
             self._change(worker, goal=goal)
             self.changed = True
             if goal is Goal.UPDATED:
@@ -253,8 +257,7 @@ class Roster:
 
     def command_answered(self, worker_id: WorkerId, now: float, failure: str = "", blame: bool = True) -> None:
         """Notes that a command has been answered. `failure`, `blame`: see `events.Answered`."""
-        worker = self.workers.get(worker_id)
-        if worker is None:
+        if (worker := self.workers.get(worker_id)) is None:
             return
         watched = self._watched[worker_id]
         watched.in_flight, watched.answered_at = False, now
@@ -282,8 +285,7 @@ class Roster:
 
     def take_changes(self) -> tuple[Worker, ...]:
         """Workers that changed since they were last taken, but for signs of progress."""
-        rows = tuple(gone or self.workers[i] for i, gone in self.unsaved.items())
-        self.unsaved = {}
+        rows, self.unsaved = tuple(gone or self.workers[i] for i, gone in self.unsaved.items()), {}
         return rows
 
     def give_back(self, rows: Iterable[Worker]) -> None:
@@ -295,8 +297,7 @@ class Roster:
 
     def reported_at(self, worker_id: WorkerId) -> float:
         """When the worker last reported, or this server began; 0 if it is gone."""
-        watched = self._watched.get(worker_id)
-        return watched.reported_at if watched is not None else 0.0
+        return self._watched[worker_id].reported_at if worker_id in self._watched else 0.0
 
     def resting(self, now: float) -> frozenset[WorkerId]:
         """Workers whose command was refused a moment ago, or that a person wants to rest and that do not yet."""
@@ -327,8 +328,8 @@ class Roster:
                 self.rollouts.failed(worker, worker.message or "it ended", now, died=True)
             lost = state in (State.ERROR, State.UNAVAIL, State.DESTROYED) and worker.state in COMING
             if lost and observation is not Observation.FAILED:  # for a failed command, its answer says whom to blame
-                taken_away = observation is Observation.ABSENT
-                self._blame(worker, now, "" if taken_away or worker.loaded_at else worker.machine)
+                innocent = observation is Observation.ABSENT or worker.loaded_at
+                self._blame(worker, now, "" if innocent else worker.machine)
             elif state in (State.ERROR, State.DESTROYED) and worker.state in (State.IDLE, State.UNAVAIL):
                 self.estimator.failed(worker, now)  # it died at work, or was taken away
                 self._change(self.workers[worker_id], failed_at=now)
@@ -340,6 +341,9 @@ class Roster:
         if why is Observation.REPORTED_READY and (took_s := self.estimator.arrived(before, worker, now)) is not None:
             worker = replace(worker, loaded_at=worker.loaded_at or now, load_s=took_s, message="")
             self.rollouts.arrived(worker)
+        if state is State.DESTROYED and (away_at := self._watched[worker_id].away_at):  # it might have come back
+            over_usd = (before.usd_h() - before.price.stopped_usd_h) * (now - away_at) / SECONDS_PER_HOUR
+            worker = replace(worker, spent_usd=worker.spent_usd - over_usd)
         self.workers[worker_id] = worker
         self.unsaved[worker_id] = None
         self._watched[worker_id].drains &= state is State.STOPPING
@@ -360,8 +364,7 @@ class Roster:
         self._change(self.workers[worker.id], failed_at=now)
 
     def _note_progress(self, worker_id: WorkerId, source: str, text: str, now: float) -> None:
-        watched = self._watched.get(worker_id)
-        if watched is not None and watched.progress.get(source) != text:
+        if (watched := self._watched.get(worker_id)) is not None and watched.progress.get(source) != text:
             watched.progress[source] = text
             self.workers[worker_id] = replace(self.workers[worker_id], progressed_at=now)
 
@@ -391,5 +394,4 @@ def _rented(rental: Rental, worker_id: WorkerId, endpoint_id: EndpointId, label:
 
 def _overdue_text(worker: Worker, loading_s: float, now: float) -> str:
     how = f", longer than loading_timeout_s {loading_s:g}" if loading_s and worker.state in COMING else ""
-    reason = f"{worker.state} for {now - worker.since:.0f} s{how or ' without progress'}"
-    return f"{reason}: {worker.message}" if worker.message else reason
+    return f"{worker.state} for {now - worker.since:.0f} s{how or ' without progress'}: {worker.message}".rstrip(": ")

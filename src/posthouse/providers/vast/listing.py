@@ -35,6 +35,10 @@ STATES: Final = {
 }
 """By `actual_status`. Any other is on its way: what was just made, reboots, or gets a new container."""
 RESTS: Final = ("exited", "stopped")
+BROKEN: Final = "OCI runtime create failed"
+"""What the message of an instance says whose container its machine cannot make; it never runs."""
+AWAY: Final = "offline"
+"""The market charges for GPUs while an instance is connected, and for its disk as long as it exists."""
 INTERRUPTIBLE: Final = Capabilities(interruptible=True)
 
 
@@ -60,6 +64,8 @@ class Row:
     @property
     def seen(self) -> Observation:
         """What it is observed as. One that was outbid rests, as if it had been stopped."""
+        if self.status == "created" and BROKEN in self.message:
+            return Observation.EXITED
         if self.status in RESTS and (self.wanted == "stopped" or not self.has_gpus):
             return Observation.HALTED
         return STATES.get(self.status, Observation.PROVISIONING)
@@ -78,6 +84,7 @@ class Row:
             progress=self.message,
             message=message[:500],
             price=Price(self.usd_h, self.usd_h if began else self.storage_usd_h, self.storage_usd_h),
+            away=self.status == AWAY,
         )
 
 
