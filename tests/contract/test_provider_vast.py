@@ -274,6 +274,17 @@ async def test_bids_have_a_ceiling_and_rest_while_they_are_outbid(api: Api) -> N
         await seen_as(rich, made.id, Observation.RUNNING)
 
 
+async def test_a_bid_that_does_not_win_leaves_no_instance_that_rests(api: Api) -> None:
+    async with provider_at(api, rent="bid", bid_over=0.1) as shop:
+        [offer, *_] = await shop.catalog()
+        [machine] = [m for m in api.market.machines.values() if f"bid-{m.ask_id}" == offer.id]
+        api.market.set_price(machine, machine.price, 2 * machine.min_bid)
+        with pytest.raises(OfferTaken, match="lowest winning bid"):
+            await shop.create(offer.id, spec(1), usd_h(offer, spec(1)))
+        assert not api.market.rentals
+        assert len(api.market.gone) == 1, "the market makes one that rests"
+
+
 # -- what is ours --------------------------------------------------------------------------------------------------
 
 
@@ -309,7 +320,17 @@ async def test_a_machine_that_goes_away_has_exited(api: Api, shop: Provider) -> 
     made = await rent(shop, spec(1))
     await seen_as(shop, made.id, Observation.RUNNING)
     api.market.go_offline(api.market.rentals[int(made.id)].machine)
-    assert "offline" in (await seen_as(shop, made.id, Observation.EXITED)).message
+    gone = await seen_as(shop, made.id, Observation.EXITED)
+    assert "offline" in gone.message
+    assert gone.away, "the market charges for its disk alone"
+
+
+async def test_a_container_that_its_machine_cannot_make_has_ended(api: Api, shop: Provider) -> None:
+    made = await rent(shop, spec(1))
+    await seen_as(shop, made.id, Observation.RUNNING)
+    why = "Error response from daemon: OCI runtime create failed: runc: no such device"
+    api.market.rentals[int(made.id)].become("created", api.market.now, why)
+    assert why in (await seen_as(shop, made.id, Observation.EXITED)).message
 
 
 # -- what is rented ------------------------------------------------------------------------------------------------

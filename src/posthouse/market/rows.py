@@ -221,6 +221,7 @@ def instance(market: Market, rental: Rental, at: float) -> dict[str, Any]:
         "status_msg": rental.message,
         "label": rental.label,
         "public_ipaddr": machine.ip + "\n",
+        "local_ipaddrs": f"192.168.{machine.id % 250}.2\n",
         "ports": {f"{i}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(o)}] for i, o in rental.ports.items()}  # noqa: S104
         if runs
         else None,

@@ -97,7 +97,7 @@ class Api:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         key = token if scheme == "Bearer" else request.query.get("api_key", "")
         scope = self.keys.get(key)
-        if scope is None:
+        if scope is None and (key or limit != "search"):  # offers are shown to anybody
             return _refused(Refusal(401, "auth_error", "Invalid user key"))
         if faults.moved_to and not control:
             return web.Response(status=301, headers={"Location": faults.moved_to + request.path_qs})
@@ -325,7 +325,8 @@ def _json(reply: object, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def _refused(refusal: Refusal) -> web.Response:
-    return _json({"success": False, "error": refusal.code, "msg": refusal.text}, refusal.status)
+    left = {"new_contract": refusal.contract} if refusal.contract else {}
+    return _json({"success": False, "error": refusal.code, "msg": refusal.text, **left}, refusal.status)
 
 
 @asynccontextmanager

@@ -21,9 +21,10 @@ MAX_RENTALS = 1000
 class Refusal(Exception):
     """What the market answers instead: a status, a code and a text."""
 
-    def __init__(self, status: int, code: str, text: str) -> None:
+    def __init__(self, status: int, code: str, text: str, contract: int = 0) -> None:
+        """`contract`: the instance that there is nevertheless."""
         super().__init__(text)
-        self.status, self.code, self.text = status, code, text
+        self.status, self.code, self.text, self.contract = status, code, text, contract
 
 
 class Runner(Protocol):
@@ -204,32 +205,26 @@ class Market:
         return self.rentals[rental_id]
 
     def rent(self, ask_id: int, launch: Launch, label: str | None, disk_gb: float, bid: int = 0) -> Rental:
-        """A new instance. Raises: Refusal."""
+        """A new instance. Raises: Refusal; of a bid that does not win, with one that rests."""
         machine = next((m for m in self.offered() if m.ask_id == ask_id), None)
         if machine is not None and self.random.random() < self.faults.taken:
             machine.tenant, machine = -1, None
         if machine is None:
             raise Refusal(404, "no_such_ask", f"ask {ask_id} is no longer available")
-        if bid and bid < machine.min_bid:
-            raise Refusal(400, "invalid_price", f"bid is below the lowest winning bid ${machine.min_bid / MICRO:.4f}")
         if self.credit() <= 0:
             raise Refusal(400, "insufficient_credit", "Your account lacks credit; see the billing page.")
         if len(self.rentals) >= MAX_RENTALS:
             raise Refusal(403, "limit_reached", f"at most {MAX_RENTALS} instances are allowed")
-        rental = Rental(
-            next(self._ids),
-            machine,
-            launch,
-            label,
-            disk_gb,
-            bid or machine.price,
-            bool(bid),
-            self.now,
-            billed_at=self.now,
-        )
+        number, price = next(self._ids), bid or machine.price
+        rental = Rental(number, machine, launch, label, disk_gb, price, bool(bid), self.now, billed_at=self.now)
         machine.ip, rental.ports = self.runner.place(rental)
-        machine.tenant = rental.id
         self.rentals[rental.id] = rental
+        if bid and bid < machine.min_bid:
+            rental.intended = "stopped"
+            rental.become("exited", self.now)
+            text = f"bid is below the lowest winning bid ${machine.min_bid / MICRO:.4f}"
+            raise Refusal(400, "invalid_price", text, rental.id)
+        machine.tenant = rental.id
         rental.become(None, self.now)
         self._later(rental, self.faults.schedule_s, self._pull)
         return rental

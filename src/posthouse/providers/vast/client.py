@@ -24,7 +24,16 @@ RESULT_S, RESULT_TRIES = 0.3, 30
 MAX_RETRY_S: Final = 600.0
 DAY_S: Final = 86_400.0
 GONE: Final = ("no_such_instance", "not_found", "invalid_instance_id")
-TAKEN: Final = ("no_such_ask", "ask_not_available", "already_rented")
+TAKEN: Final = ("no_such_ask", "ask_not_available", "already_rented", "invalid_price")
+"""Of an order: another offer may do."""
+
+
+class HalfMade(OfferTaken):
+    """Refused, and there is an instance nevertheless, which rests: where a bid does not win."""
+
+    def __init__(self, told: str, instance_id: int) -> None:
+        super().__init__(told)
+        self.instance_id = str(instance_id)
 
 
 class Client:
@@ -134,6 +143,8 @@ class Client:
             return self._trouble(call, "credit", "the account is out of credit; add some at the market", told)
         if status == 401:
             return self._trouble(call, "key", f"the market refuses the key; set providers.{self._name}.api_key", told)
+        if isinstance(made := (answer or {}).get("new_contract"), int):
+            return HalfMade(told, made)
         if call is Call.CREATE and (code in TAKEN or status in (404, 410)):
             return OfferTaken(told)
         if code in GONE or status == 404:

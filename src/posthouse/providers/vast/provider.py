@@ -17,7 +17,7 @@ from posthouse.ports import InstanceSpec
 from posthouse.providers.answers import NoAnswer
 from posthouse.providers.plugin import Context
 from posthouse.providers.vast import launch, listing
-from posthouse.providers.vast.client import Client
+from posthouse.providers.vast.client import Client, HalfMade
 from posthouse.providers.vast.listing import BID, Row
 from posthouse.providers.vast.pace import Call
 from posthouse.providers.vast.settings import VastSettings
@@ -189,8 +189,12 @@ class VastProvider:
         self._asked[spec.label] = _now()
         try:
             answer = await self._client.call(Call.CREATE, "PUT", f"/api/v0/asks/{ask}/", body)
-        except PosthouseError:
+        except PosthouseError as refusal:
             del self._asked[spec.label]
+            if isinstance(refusal, HalfMade):
+                self._ours[refusal.instance_id] = spec.label
+                with suppress(PosthouseError, NoAnswer):  # else it is an orphan
+                    await self.destroy(refusal.instance_id)
             raise
         except NoAnswer:
             return (await self._settled(spec.label)).instance()
@@ -332,15 +336,11 @@ class VastProvider:
 
     async def _hear(self, ended: Sequence[Row]) -> None:
         """Takes down what instances printed last that have ended, of as many as there is time for."""
-
-        async def hear(row: Row) -> None:
-            lines = (await self.logs(row.id, LAST_LINES)).splitlines()
-            self._last_words[row.id] = " | ".join(line.strip() for line in lines if line.strip())[-400:]
-
         with suppress(TimeoutError, PosthouseError, NoAnswer):
             async with asyncio.timeout(LAST_WORDS_S):
                 for row in ended[:MAX_LAST_WORDS]:
-                    await hear(row)
+                    lines = (await self.logs(row.id, LAST_LINES)).splitlines()
+                    self._last_words[row.id] = " | ".join(line.strip() for line in lines if line.strip())[-400:]
 
 
 def _with_disk(offer: Offer, disk_gb: float) -> float:
