@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from kubernetes.aio.config import incluster_config
 
 from posthouse.domain.lifecycle import Observation
 from posthouse.errors import Busy, NotFound, Refused
@@ -103,6 +106,31 @@ async def test_every_right_of_the_example_is_needed_and_no_other_is(cluster: Clu
     assert used == granted
     for path in (f"{HERE}/secrets", "/api/v1/secrets", "/api/v1/namespaces/default/configmaps"):
         assert cluster.ask("GET", path, user=LEAST)["code"] == 403
+
+
+async def test_inside_the_cluster_it_has_its_service_account_and_needs_no_kubeconfig(
+    cluster: Cluster, node: Kubelet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+    asked["spec"] = {"audiences": ["https://test"], "expirationSeconds": 3600}
+    made = cluster.ask("POST", f"{HERE}/serviceaccounts/posthouse/token", asked)
+    (tmp_path / "token").write_text(made["status"]["token"])  # as the kubelet puts it into the server's Pod
+    place = urlsplit(cluster.url)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(place.hostname))
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(place.port))
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(cluster.folder / "certs" / "apiserver.crt"))
+    async with opened_provider("kube", USUAL) as kube:
+        made = await rent(kube, spec(1, FOREVER))
+        await seen_as(kube, made.id, Observation.RUNNING)
+        await kube.destroy(made.id)
+
+
+async def test_the_example_s_server_is_taken_by_the_cluster(cluster: Cluster) -> None:
+    for body in yaml.safe_load_all((RBAC.parent / "server.yaml").read_text(encoding="utf-8")):
+        group = "/apis/apps/v1" if body["apiVersion"] == "apps/v1" else "/api/v1"
+        path = f"{group}/namespaces/{NAMESPACE}/{body['kind'].lower()}s?dryRun=All"
+        assert cluster.ask("POST", path, body)["kind"] == body["kind"]
 
 
 async def test_without_rights_the_provider_names_what_is_missing(cluster: Cluster, node: Kubelet) -> None:

@@ -191,10 +191,12 @@ def test_a_pod_shows_no_secret_and_runs_onstart_as_it_is() -> None:
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_the_example_s_roles_are_valid() -> None:
+@pytest.mark.parametrize("name", ["rbac.yaml", "server.yaml"])
+@pytest.mark.parametrize("version", ["1.28", "1.37"])
+def test_the_examples_are_valid(name: str, version: str) -> None:
     validate, yaml = pytest.importorskip("kubernetes_validate"), pytest.importorskip("yaml")
-    for body in yaml.safe_load_all(Path("examples/kubernetes/rbac.yaml").read_text(encoding="utf-8")):
-        validate.validate(body, "1.37", strict=True)
+    for body in yaml.safe_load_all(Path("examples/kubernetes", name).read_text(encoding="utf-8")):
+        validate.validate(body, version, strict=True)
 
 
 # -- what is read ----------------------------------------------------------------------------------------------------
