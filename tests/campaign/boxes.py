@@ -9,9 +9,8 @@ the API until every command is answered and what its provider does for it is don
 import asyncio
 import logging
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterator, Mapping
+from itertools import count, product
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -498,19 +497,17 @@ def broken(crash: Crash) -> list[str]:
     return [rule for rule, holds in rules.items() if not holds]
 
 
-def crashes(stride: int, providers: Sequence[str] = PROVIDERS) -> Iterator[tuple[str, str, int]]:
-    """Arguments of `Crash`: each change at each provider, at every `stride`th step."""
-    return ((p, c, n) for p in providers for c in CHANGES for n in Scout(p, c).steps[::stride])
+def crashes(stride: int, provider: str, change: str) -> Iterator[tuple[int, list[str]]]:
+    """What a change is killed at, every `stride`th step, and which rules that broke."""
+    return ((steps, broken(Crash(provider, change, steps))) for steps in Scout(provider, change).steps[::stride])
 
 
 if __name__ == "__main__":
-    wrong, total = 0, Counter[str]()
-    for at in crashes(int(sys.argv[1]), sys.argv[2:] or PROVIDERS):
-        found = broken(Crash(*at))
-        total[f"{at[0]} {at[1]}"] += 1
-        if found:
-            wrong += 1
-            print(*at, "; ".join(found), flush=True)
-    print(dict(total))
-    print(f"{total.total()} crashes, {wrong} of them broke a rule")
+    total, wrong = 0, 0
+    for at in product(sys.argv[2:] or PROVIDERS, CHANGES):
+        found = list(crashes(int(sys.argv[1]), *at))
+        bad = [(steps, "; ".join(rules)) for steps, rules in found if rules]
+        total, wrong = total + len(found), wrong + len(bad)
+        print(*at, f"{len(found)} crashes, {len(bad)} of them broke a rule", *bad, flush=True)
+    print(f"{total} crashes, {wrong} of them broke a rule")
     raise SystemExit(bool(wrong))
