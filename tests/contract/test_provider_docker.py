@@ -32,6 +32,7 @@ from tests.kit.container_engines import (
     REGISTRY,
     USER,
     ContainerEngine,
+    certificates,
     container_engine,
     missing,
     registry,
@@ -294,6 +295,27 @@ async def test_an_image_without_a_shell_is_told_in_words(box: Provider, client: 
     made = await rent(box, replace(spec(1), image=image))
     ended = await seen_as(box, made.id, Observation.EXITED)
     assert "the image has no /bin/sh" in ended.message
+
+
+async def test_an_engine_behind_tls_is_asked_with_a_certificate_and_answers_nobody_else(
+    engine: ContainerEngine, tmp_path: Path
+) -> None:
+    if not engine.tls_url:
+        pytest.skip("podman has no TLS of its own")
+    remote = replace(engine, url=engine.tls_url)
+    async with provider_of(remote, tls_dir=engine.tls_dir) as box:
+        made = await rent(box, spec(1, "echo up; exec sleep 600"))
+        await printed(box, made.id, "up")
+        await box.destroy(made.id)
+    certificates(tmp_path / "other")
+    shutil.copy(Path(engine.tls_dir) / "ca.pem", tmp_path / "other")
+    async with provider_of(remote, tls_dir=str(tmp_path / "other")) as stranger:
+        with pytest.raises(OSError, match=r"(?i)certificate|connect"):
+            await stranger.instances()
+        assert stranger.troubles()
+    with pytest.raises(Refused, match=r"providers\.box\.tls_dir"):
+        async with provider_of(remote, tls_dir=str(tmp_path)):
+            pass
 
 
 async def test_an_engine_that_is_away_is_no_empty_list(tmp_path: Path) -> None:

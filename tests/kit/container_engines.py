@@ -25,6 +25,8 @@ from typing import Any
 import aiodocker
 import pytest
 
+from tests.kit.ports import free_port
+
 IMAGE = "localhost/posthouse-test:1"
 TIMEOUT_S = 120.0
 AGAIN: dict[Path, subprocess.Popen[bytes]] = {}
@@ -66,12 +68,15 @@ class ContainerEngine:
     network: str
     gateway: str
     """Where its containers reach this machine."""
+    tls_url: str = ""
+    """Where it answers whoever has a certificate of `tls_dir`; only Docker does."""
+    tls_dir: str = ""
 
 
 def missing(kind: str) -> str:
     """Why there can be no engine of a kind here; empty if there can."""
     programs = ["dockerd", "docker-init"] if kind == "docker" else ["podman", "runc", "slirp4netns", "catatonit"]
-    absent = [name for name in [*programs, "ip", "busybox", "bash"] if shutil.which(name) is None]
+    absent = [name for name in [*programs, "ip", "busybox", "bash", "openssl"] if shutil.which(name) is None]
     if os.geteuid():
         return f"a {kind} engine of our own needs root"
     return f"a {kind} engine needs {', '.join(absent)}" if absent else ""
@@ -98,8 +103,31 @@ def docker(folder: Path) -> Iterator[ContainerEngine]:
     with bridge() as (name, address):
         command = ["dockerd", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
         command += [f"--host=unix://{folder}/api.sock", f"--bridge={name}", "--iptables=false", "--ip6tables=false"]
+        place, tls = f"tcp://127.0.0.1:{free_port()}", folder / "tls"
+        certificates(tls)
+        command += [f"--host={place}", "--tlsverify", f"--tlscacert={tls}/ca.pem"]
+        command += [f"--tlscert={tls}/server.pem", f"--tlskey={tls}/server-key.pem"]
         with daemon(command, folder):
-            yield ContainerEngine(f"unix://{folder}/api.sock", "bridge", address)
+            yield ContainerEngine(f"unix://{folder}/api.sock", "bridge", address, place, str(tls))
+
+
+def certificates(folder: Path) -> None:
+    """An authority, and certificates of an engine and of who may ask it, as Docker's documentation has them made."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    folder.mkdir()
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=test", "-days", "2")
+    for name, key_name, extension in (
+        ("server", "server-key", "subjectAltName=IP:127.0.0.1"),
+        ("cert", "key", "extendedKeyUsage=clientAuth"),
+    ):
+        (folder / "extension").write_text(extension)
+        openssl("req", *key, "-keyout", f"{key_name}.pem", "-out", "request", "-subj", f"/CN={name}")
+        signed = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extension", "-days", "2"]
+        openssl("x509", "-req", "-in", "request", "-out", f"{name}.pem", *signed)
 
 
 @contextmanager
