@@ -113,8 +113,8 @@ async def test_inside_the_cluster_it_has_its_service_account_and_needs_no_kubeco
 ) -> None:
     asked: dict[str, Any] = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
     asked["spec"] = {"audiences": ["https://test"], "expirationSeconds": 3600}
-    made = cluster.ask("POST", f"{HERE}/serviceaccounts/posthouse/token", asked)
-    (tmp_path / "token").write_text(made["status"]["token"])  # as the kubelet puts it into the server's Pod
+    given = cluster.ask("POST", f"{HERE}/serviceaccounts/posthouse/token", asked)
+    (tmp_path / "token").write_text(given["status"]["token"])  # as the kubelet puts it into the server's Pod
     place = urlsplit(cluster.url)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(place.hostname))
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(place.port))
