@@ -17,12 +17,14 @@ and makes docs/reference/peers.md of it; a test fails where a marked test has no
 what no package installs notes what it ran, with `record_property("ran", ...)`: where it is skipped, its rows stay.
 """
 
+import gc
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import date
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,6 @@ from typing import Any
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
-
-from tests.kit.shared_fields import share_fields
 
 # Tests start hundreds of programs: without bytecode on the disk each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -150,6 +150,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (turns[file_of(item)], file_of(item) in computing))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Has the garbage collector pass over what is collected: half a million objects, which stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        if "posthouse.app.wiring" in sys.modules:  # some test may start a server
+            import_module("tests.kit.shared").share()
+        gc.freeze()
+        gc.enable()
+
+
 def file_of(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
 
@@ -159,7 +172,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    share_fields()
     config.addinivalue_line("markers", "peer(call, *generations, does, recorded, works): see tests/conftest.py")
     if path := config.getoption("--peers"):
         config.pluginmanager.register(Record(path))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import coo_array
 
 from posthouse.domain.offer import SECONDS_PER_HOUR
 from posthouse.sim.scenario import Scenario, Spread, Workers
@@ -161,6 +159,9 @@ class _Program:
         self._limits.append(limit)
 
     def solve(self) -> float:
+        from scipy.optimize import Bounds, LinearConstraint, linprog, milp  # takes a second
+        from scipy.sparse import coo_array
+
         usd, most = np.concatenate(self._usd), np.concatenate(self._most)
         factors = np.concatenate([np.full(len(rows), factor) for factor, rows, _ in self._entries])
         places = tuple(np.concatenate([entry[i] for entry in self._entries]) for i in (1, 2))

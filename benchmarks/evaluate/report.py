@@ -5,14 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.evaluate import score
 from benchmarks.evaluate.runs import BOUND, SEES, Row, is_ours, variant
 from benchmarks.evaluate.score import MEASURES, Scenarios
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = ("cell", "policy", *MEASURES, "cpu_s", "gave_up", "broken")
 COLOURS = {"posthouse": "#c44536", "auto": "#1f6f8b"}
@@ -257,6 +257,8 @@ def _rivals(found: Scenarios, variants: Sequence[str], defaults: Sequence[str]) 
 
 def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> None:
     """Writes a picture for each source, with a column for each size."""
+    from matplotlib.figure import Figure  # takes a second
+
     columns: dict[str, dict[str, list[str]]] = {}
     for name in found:
         source, size, _ = name.split("/")
@@ -278,7 +280,7 @@ def _draw(folder: Path, found: Scenarios, defaults: Sequence[str]) -> None:
         figure.savefig(folder / f"{source}.png", dpi=DOTS, metadata={"Software": ""})
 
 
-def _panel(panel: Axes, there: Mapping[str, score.Scored], defaults: Sequence[str]) -> None:
+def _panel(panel: "Axes", there: Mapping[str, score.Scored], defaults: Sequence[str]) -> None:
     """Cost to the left, waiting below: whoever has nobody to the left and below is on the front."""
     for name, scored in there.items():
         if name == BOUND:

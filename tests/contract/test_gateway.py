@@ -12,24 +12,28 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
-import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionMessageParam
 from prometheus_client.parser import text_string_to_metric_families
 
 from posthouse.gateway.records import read
 from posthouse.openai import AsyncDirect, Direct
 from tests.kit import openai_engine
 from tests.kit.gateways import ONSTART, World, add_endpoint, gateway, gateway_world, until
+from tests.kit.later import Later
 from tests.kit.prometheus import promtool
 from tests.kit.site import TIMEOUT_S
 
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
+else:
+    openai = Later("openai")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-cpp"
-MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How was it?"}]
+MESSAGES: "list[ChatCompletionMessageParam]" = [{"role": "user", "content": "How was it?"}]
 
 
 # The official clients are left as their users leave them: their sockets are closed by the garbage collector.
@@ -539,7 +543,7 @@ def test_a_hundred_requests_wake_an_endpoint_and_all_are_answered(world: World) 
 def test_a_request_that_no_worker_takes_in_time_is_told_when_to_come_back(world: World) -> None:
     add_endpoint(world.manage, "never", max_workers=0)
     with gateway(world.site, "--hold-s", "0.5", "--keep-alive-s", "0.1") as url:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0)
         with pytest.raises(openai.InternalServerError, match=r"no worker of 'never' was free within 0\.5 s") as refused:
             client.chat.completions.create(model="never", messages=MESSAGES)
         assert (refused.value.status_code, refused.value.code) == (503, "no_worker")
@@ -551,7 +555,7 @@ def test_a_request_that_no_worker_takes_in_time_is_told_when_to_come_back(world:
 
 def test_a_server_that_is_away_is_told(world: World) -> None:
     with gateway(world.site, "--url", "http://127.0.0.1:9") as url:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0)
         with pytest.raises(openai.InternalServerError, match="gives no answer") as failed:
             client.chat.completions.create(model="chat", messages=MESSAGES)
         assert (failed.value.status_code, failed.value.code) == (503, "unavailable")
@@ -563,7 +567,7 @@ def test_what_runs_at_a_stop_comes_to_its_end(world: World) -> None:
     stops = log.read_text().count("stopping")
 
     def ask(url: str) -> str:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0)
         return text_of(client.chat.completions.create(model="chat", messages=MESSAGES, stream=True, user=user))
 
     def go_on() -> None:
@@ -580,7 +584,7 @@ def test_what_runs_at_a_stop_comes_to_its_end(world: World) -> None:
 def test_bodies_that_are_held_are_bounded_together(world: World) -> None:
     user, body = "waits:held", "x" * 600_000
     with ThreadPoolExecutor(1) as pool, gateway(world.site, "--max-held-mib", "1") as url:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0)
         asked = pool.submit(lambda: client.completions.create(model="chat", prompt=body, user=user).choices[0].text)
         until(lambda: len(world.seen(user)) == 1, "the first is at a worker")
         with pytest.raises(openai.InternalServerError, match="holds too many bodies") as full:
@@ -688,7 +692,7 @@ def test_a_direct_client_gets_its_answers_from_the_worker_and_no_byte_by_the_gat
 
 async def test_the_asynchronous_client_may_be_direct_too(world: World) -> None:
     async with httpx.AsyncClient(transport=AsyncDirect()) as through:
-        client = AsyncOpenAI(base_url=world.url, api_key=world.key, http_client=through)
+        client = openai.AsyncOpenAI(base_url=world.url, api_key=world.key, http_client=through)
         answer = await client.chat.completions.create(model="chat", messages=MESSAGES)
         assert answer.choices[0].message.content == "so it was"
 
@@ -766,7 +770,9 @@ def test_a_response_is_found_again_at_the_worker_that_keeps_it_by_any_gateway(wo
     made = list({one.id.split("_")[1]: one for one in all_made}.values())
     assert len(made) == 2, "both workers have some"
     with gateway(world.site) as other_url:
-        others = OpenAI(base_url=f"{other_url}/v1" if not other_url.endswith("/v1") else other_url, api_key=world.key)
+        others = openai.OpenAI(
+            base_url=f"{other_url}/v1" if not other_url.endswith("/v1") else other_url, api_key=world.key
+        )
         for one in made:
             again = others.responses.retrieve(one.id)
             assert (again.id, again.output_text) == (one.id, one.output_text)
@@ -872,7 +878,7 @@ def metrics(url: str, key: str) -> httpx.Response:
 
 def test_what_passed_is_counted_by_route_for_whoever_may_read(world: World) -> None:
     with gateway(world.site) as url:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
         client.chat.completions.create(model="chat", messages=MESSAGES)
         list(client.chat.completions.create(model="chat", messages=MESSAGES, stream=True))
         with pytest.raises(openai.NotFoundError):
@@ -901,7 +907,7 @@ def test_what_passed_is_counted_by_route_for_whoever_may_read(world: World) -> N
 
 def test_what_is_tried_again_is_counted(world: World) -> None:
     with gateway(world.site) as url:
-        client = OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
+        client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0, timeout=TIMEOUT_S)
         client.chat.completions.create(model="chat", messages=MESSAGES, user="breaks-once:counted")
         page = metrics(url, world.key).text
     assert 'posthouse_gateway_retries_total{route="/v1/chat/completions"} 1\n' in page

@@ -8,20 +8,26 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
 from monitoring.dashboards import expressions
-from openai.types.chat import ChatCompletionMessageParam
 
 from posthouse import tracing
 from posthouse.errors import BadRequest
 from tests.kit.collector import Collector, collecting
 from tests.kit.gateways import World, add_endpoint, gateway_world, until
+from tests.kit.later import Later
 from tests.kit.prometheus import asked, needs_prometheus, prometheus, scraped
 from tests.kit.site import TIMEOUT_S
 
-MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "a-canary-in-a-prompt"}]
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
+else:
+    openai = Later("openai")
+
+MESSAGES: "list[ChatCompletionMessageParam]" = [{"role": "user", "content": "a-canary-in-a-prompt"}]
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7"
 CAPS = {"POSTHOUSE_MONEY__MAX_USD_DAY": "1000"}
 CHAT = "POST /v1/chat/completions"

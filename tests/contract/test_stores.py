@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, select
@@ -38,7 +36,6 @@ from posthouse.ports import Account, FleetRecord, JournalEntry, PeriodRecord, St
 from posthouse.recording.segment import Segment
 from posthouse.store import open_store
 from posthouse.store.fleets import LEARN_FROM, SHOW, TRIM_EVERY
-from posthouse.store.migrate import migrate
 from posthouse.store.recordings import ROW_BYTES
 from posthouse.store.schema import metadata, schema_version
 from posthouse.store.sql import create
@@ -708,6 +705,11 @@ async def test_secrets_are_kept_replaced_and_dropped(store: Store) -> None:
 
 
 def test_the_migrations_lead_to_what_a_new_database_has(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from posthouse.store.migrate import migrate
+
     found: list[dict[str, list[str]]] = []
     for way in (create, lambda connection: migrate(connection, None)):
         engine = create_engine(f"sqlite:///{tmp_path / str(len(found))}")

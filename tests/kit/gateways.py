@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from openai import OpenAI
+from typing import TYPE_CHECKING, Any
 
 from posthouse.client import Client
 from tests.kit import openai_engine
 from tests.kit.site import TIMEOUT_S, Site
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 ONSTART = f"""
 exec "$PYTHON" -m posthouse agent --log-format json --perf 1000 --parallel 64 \\
@@ -32,8 +33,10 @@ class World:
     manage: Client
     key: str
 
-    def client(self, key: str = "", **options: Any) -> OpenAI:
+    def client(self, key: str = "", **options: Any) -> "OpenAI":
         """The official client, as anybody would make it."""
+        from openai import OpenAI
+
         return OpenAI(base_url=self.url, api_key=key or self.key, **{"max_retries": 0, "timeout": TIMEOUT_S, **options})
 
     def seen(self, user: str, what: str = "begun") -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class RsaKey:
         try:
             return cls._load(path)
         except FileNotFoundError:
-            _write_new_key(path)
+            _write_new_key(path, cls.generate().private_pem())
             return cls._load(path)
 
     @classmethod
@@ -77,8 +77,7 @@ class RsaKey:
         return base64.b64encode(self._key.sign(data, padding.PKCS1v15(), hashes.SHA256())).decode()
 
 
-def _write_new_key(path: Path) -> None:
-    pem = RsaKey.generate().private_pem()
+def _write_new_key(path: Path, pem: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A temporary file is readable by its owner only. A link appears whole or not at all, and never replaces.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
