@@ -165,8 +165,16 @@ FLEET: Final[dict[str, list[Panel]]] = {
 SERVER: Final[dict[str, list[Panel]]] = {
     "Now": [
         Panel("Troubles", [("sum(posthouse_troubles)", "")], text="/readyz says which.", width=4, worst=1),
-        Panel("Owns the store", [("min(posthouse_lease_held)", "")], width=4, worst=1e9),
+        Panel(
+            "May decide",
+            [("min(posthouse_lease_held)", "")],
+            text="1: every server owns its data directory, and its lease holds.",
+            width=4,
+            worst=1e9,
+        ),
+        Panel("Servers", [("max(posthouse_servers)", "")], width=4, worst=1e9),
         Panel("Endpoints", [('sum(posthouse_endpoints{where="here"})', "")], width=4, worst=1e9),
+        Panel("Endpoints without a server", [('max(posthouse_endpoints{where="nobody"})', "")], width=4, worst=1),
         Panel("Orphans", [("sum(posthouse_orphan_instances)", "")], width=4, worst=1),
         Panel(
             "Rounds of decisions per second",

@@ -3,7 +3,7 @@ import type { Endpoint } from "./api";
 import { span, usd, work } from "./format";
 
 export type Value = number | string | null;
-export type Parameter = { key: keyof Endpoint & string; name: string; unit: string; help: string; optional?: boolean; choices?: readonly string[]; show: (value: Value) => string };
+export type Parameter = { key: keyof Endpoint & string; name: string; unit: string; help: string; optional?: boolean; absent?: string; choices?: readonly string[]; show: (value: Value) => string };
 
 const number = (show: (value: number) => string) => (value: Value) => (value === null ? "none" : typeof value === "number" ? show(value) : value);
 const plain = number(String);
@@ -14,7 +14,7 @@ export const PARAMETERS: readonly Parameter[] = [
   { key: "target_util", name: "Load of hot capacity", unit: "", help: "Hot capacity is load divided by this: 0.9 leaves a tenth free.", show: plain },
   { key: "target_queue_time", name: "Wait that adds capacity", unit: "s", help: "Beyond it, capacity is added to clear the queue in that time.", show: number(span) },
   { key: "max_queue_time", name: "Longest queue at a worker", unit: "s", help: "A worker with more than that before it gets no requests.", show: number(span) },
-  { key: "inactivity_timeout", name: "Idle time before zero", unit: "s", optional: true, help: "Empty: 20 starts. 0: the load decides. Below 0: never.", show: number((v) => (v < 0 ? "never" : span(v))) },
+  { key: "inactivity_timeout", name: "Idle time before zero", unit: "s", optional: true, absent: "20 starts", help: "Empty: as long as 20 starts. 0: the load decides. Below 0: never.", show: (value) => (value === null ? "20 starts" : Number(value) < 0 ? "never" : span(Number(value))) },
   { key: "max_workers", name: "Most workers", unit: "", help: "In any state, at any moment.", show: plain },
   { key: "cold_workers", name: "Fewest workers", unit: "", help: "Hot or cold. Cold ones start sooner than new ones.", show: plain },
   { key: "cold_mult", name: "Capacity in all, per hot", unit: "×", help: "3: for each hot worker two more wait, cold.", show: number((v) => `${work(v)}×`) },

@@ -14,7 +14,7 @@ from posthouse.keys import KeyRecord, KeyUse
 from posthouse.recording.history import Histories
 from posthouse.recording.segment import Segment
 from posthouse.template import Runs, Template, TemplateId, Workergroup
-from posthouse.users import UserRecord
+from posthouse.users import SessionRecord, UserRecord
 from posthouse.wire.rows import Alias
 
 
@@ -201,6 +201,8 @@ class Lease(Protocol):
     def shares(self) -> bool:
         """Whether what this server does not have may be at another one."""
 
+    def count(self) -> int: ...  # servers that live and share the store
+
 
 class Catalogue(Protocol):
     """What users make. `put_*` returns the row as it is stored now, with its `revision` raised by one.
@@ -283,6 +285,13 @@ class Keys(Protocol):
         ...
 
     async def drop_user(self, user_id: int) -> None: ...
+
+    async def sessions(self) -> Sequence[SessionRecord]: ...  # the oldest first
+    async def put_session(self, session: SessionRecord, ended: Collection[str]) -> None:
+        """Adds a session, and drops those with these digests."""
+        ...
+
+    async def drop_sessions(self, digests: Collection[str]) -> None: ...
 
     async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
         """Sealed values by owner and name: the store never sees a value itself."""

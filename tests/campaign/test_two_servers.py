@@ -63,6 +63,9 @@ class SharedLease:
     def shares(self) -> bool:
         return False
 
+    def count(self) -> int:
+        return 2
+
 
 class NoChecks:
     """The campaign's checks are of one server that has everything."""

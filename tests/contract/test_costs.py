@@ -4,16 +4,18 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.engine.costs import DAYS, HOURS, MAX_NAMES, OTHER, Bucket, Costs
 from posthouse.engine.externals import ExternalCosts
 from posthouse.engine.samples import Sampler
+from posthouse.store import catalogue
 from posthouse.wire import spent
 from tests.kit.web import Web, served, worker
 
@@ -200,6 +202,37 @@ async def test_keys_are_listed_with_what_each_cost_this_month(web: Web, hours: H
     assert (await usd_month())["admin"] == 0
     await hours.pass_by(24 * 16, step_s=3600.0)  # into December
     assert (await usd_month())["route"] == 0
+
+
+async def test_what_a_deleted_endpoint_cost_stays_by_name_within_a_bound(
+    web: Web, hours: Hours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker_ in (hours.fleet.workers[1], hours.fleet.workers[2]):  # type: ignore[index]
+        hours.managed.version = await web.hub.store.commit(EndpointId(1), hours.managed.version, 1, [worker_], None)
+    await hours.pass_by(26)
+    before = (await web.call("GET", "/v1/costs?last_s=864000")).body
+    assert (await web.call("DELETE", "/api/v0/endptjobs/1/")).status == 200
+    await hours.pass_by(0.5)  # its workers go on until they are gone
+    gone = replace(hours.fleet.workers[1], state=State.DESTROYED, spent_usd=13.5)  # type: ignore[index]
+    rest = replace(hours.fleet.workers[2], state=State.DESTROYED, spent_usd=0.3)  # type: ignore[index]
+    await web.hub.store.commit(EndpointId(1), hours.managed.version, 1, [gone, rest], None)
+    del web.hub.endpoints[EndpointId(1)]
+    hours.sampler.over(hours.managed)
+    await hours.sampler.round()
+    again = await web.make_endpoint("llm")
+    await web.call("DELETE", f"/api/v0/endptjobs/{await web.make_endpoint('other')}/")  # sweeps
+    for last_s in (86_400 * 7, 86_400 * 10):
+        found = (await web.call("GET", f"/v1/costs?last_s={last_s}")).body
+        assert [(line["name"], line["deleted"]) for line in found["lines"]] == [("llm", True)]
+        assert found["usd"] == pytest.approx(before["usd"] + 0.255)
+    assert (await web.call("GET", f"/v1/costs?endpoint={again}")).body["usd"] == 0
+    assert (await web.call("GET", "/v1/costs?endpoint=1&last_s=864000")).body["usd"] == found["usd"]
+    query = f"{web.url}/v1/costs?as_csv=true&last_s=864000"
+    async with web.session.get(query, headers={"Authorization": f"Bearer {web.keys['read']}"}) as reply:
+        assert "llm (deleted)" in await reply.text()
+    monkeypatch.setattr(catalogue, "DELETED_KEPT", 0)
+    await web.call("DELETE", f"/api/v0/endptjobs/{again}/")
+    assert (await web.call("GET", "/v1/costs?last_s=864000")).body["lines"] == []
 
 
 async def test_as_csv_with_units_and_nothing_that_a_spreadsheet_computes(web: Web, hours: Hours) -> None:

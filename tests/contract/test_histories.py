@@ -93,7 +93,7 @@ def row(load: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 async def test_a_year_is_kept_within_its_bound(store: Store, tmp_path: Path) -> None:
     samples = Samples()
-    samples.load(await store.latest_history(E1))
+    samples.load(await store.latest_history([E1]))
     for hour in range(400 * 24):  # an hour each, and so a chunk of the finest scale
         samples.add(BEGIN + hour * 3600.0, row(hour))
         if hour % 60 == 0 or hour == 400 * 24 - 1:

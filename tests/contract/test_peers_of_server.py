@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.costs import HOURS
 from posthouse.errors import Refused
 from posthouse.server.peers import CALLER, TOKEN, Peers, SharedFastPath
@@ -99,6 +100,8 @@ async def test_what_was_paid_is_told_alike_by_each_server(two: Two) -> None:
         hour.spent["a provider", "", "idle"] += 1.5
         hour.asked[key_id] += 1.0
         costs._unsaved[HOURS, hour.number] = hour
+        of_it = EndpointId(1) if costs is llm.costs else two.b.hub.external.endpoint_id
+        await server.hub.store.put_history(costs.unsaved(of_it, server.hub.clock.now(), at_once=True))
     for server in (two.a, two.b):
         bearer = {"Authorization": f"Bearer {two.a.admin_key}"}
         async with two.http.get(f"{server.url}/v1/costs?by=key", headers=bearer) as reply:
@@ -165,6 +168,21 @@ async def test_a_data_directory_of_another_installation_is_refused(two: Two, tmp
         400,
         {"error": 'endpoint: there is no endpoint named "nobody\'s"'},
     )
+
+
+async def test_a_session_of_the_console_is_one_at_every_server(two: Two) -> None:
+    async with two.http.post(f"{two.a.url}/v1/session", json={"key": two.a.admin_key}) as reply:
+        csrf, cookie = (await reply.json())["csrf"], reply.headers["Set-Cookie"].partition(";")[0]
+    headers = {"Cookie": cookie, "X-CSRF-Token": csrf}
+    two.http.cookie_jar.clear()
+    for server in (two.b, two.a):
+        async with two.http.get(f"{server.url}/v1/session", headers=headers) as reply:
+            assert (reply.status, (await reply.json())["csrf"]) == (200, csrf)
+    async with two.http.delete(f"{two.b.url}/v1/session", headers=headers) as reply:
+        assert reply.status == 200
+    for server in (two.a, two.b):
+        async with two.http.get(f"{server.url}/v1/session", headers=headers) as reply:
+            assert reply.status == 401
 
 
 async def test_workers_of_an_endpoint_that_was_deleted_are_heard_until_they_go(two: Two) -> None:

@@ -201,6 +201,7 @@ def test_charts_of_an_hour_are_the_same_before_and_after_kill_9(site: Site) -> N
 
     until(lambda: len(charts()["at"]) >= 2)
     before = charts()
+    until(lambda: len(charts()["at"]) > len(before["at"]))  # by then what was shown is written
     site.stop(signal.SIGKILL)
     site.start()
     after, rows = charts(), len(before["at"])

@@ -2,8 +2,9 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from posthouse.server.auth import SECRET_BYTES, Keyring, Principal, Scope
 from posthouse.server.console.files import HEADERS, bundle
 from posthouse.server.console.sessions import LASTS_S, MAX_OF_A_KEY, Sessions
 from posthouse.server.errors import Forbidden
+from posthouse.users import SessionRecord
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "public", "src")
@@ -77,7 +79,14 @@ class Desk:
 
     def __init__(self) -> None:
         self.keyring = Keyring(bytes(SECRET_BYTES), [], {1: Endpoint(EndpointId(1), "llm")}.get)
-        self.sessions = Sessions(self.keyring, "posthouse-test")
+        self.gone = set[str]()
+        self.sessions = Sessions(SimpleNamespace(sessions={}, store=self), self.keyring, "posthouse-test")  # type: ignore[arg-type]
+
+    async def put_session(self, session: SessionRecord, ended: Collection[str]) -> None:
+        """As the store does."""
+
+    async def drop_sessions(self, digests: Collection[str]) -> None:
+        self.gone |= set(digests)
 
     def key(self, scope: Scope = Scope.OPERATE) -> Principal:
         record, key = self.keyring.mint("a", scope, NOW)
@@ -98,52 +107,58 @@ def desk() -> Desk:
     return Desk()
 
 
-def test_a_session_stands_for_its_key(desk: Desk) -> None:
-    token, session = desk.sessions.open(desk.key(), NOW)
+async def test_a_session_stands_for_its_key(desk: Desk) -> None:
+    token, session = await desk.sessions.open(desk.key(), NOW)
     found = desk.caller(token)
     assert found is not None
-    assert (found.scope, found.key_id) == (Scope.OPERATE, session.principal.key_id)
+    assert (found.scope, found.key_id) == (Scope.OPERATE, session.key_id)
     assert desk.caller(token + "x") is None
     assert desk.sessions.caller("GET", {}, NOW) is None
 
 
-def test_a_session_ends_with_time_with_its_key_and_by_signing_out(desk: Desk) -> None:
-    (old, _), (signed_out, session), key = *(desk.sessions.open(desk.key(), NOW) for _ in range(2)), desk.key()
-    revoked, _ = desk.sessions.open(key, NOW)
+async def test_a_session_ends_with_time_with_its_key_and_by_signing_out(desk: Desk) -> None:
+    (old, _), (signed_out, session), key = *[await desk.sessions.open(desk.key(), NOW) for _ in range(2)], desk.key()
+    revoked, _ = await desk.sessions.open(key, NOW)
     assert desk.caller(old, now=NOW + LASTS_S - 1) is not None
     assert desk.caller(old, now=NOW + LASTS_S) is None
-    desk.sessions.close(session.principal)
+    await desk.sessions.close(session)
+    assert desk.gone == {session.session}
     assert desk.caller(signed_out) is None
     desk.keyring.revoke(key.key_id, NOW)
     assert desk.caller(revoked) is None
 
 
-def test_a_call_that_changes_something_needs_the_second_token(desk: Desk) -> None:
-    token, session = desk.sessions.open(desk.key(), NOW)
-    for wrong in ({}, {"x-csrf-token": ""}, {"x-csrf-token": "é"}, {"x-csrf-token": session.csrf[:-1]}):
+async def test_a_call_that_changes_something_needs_the_second_token(desk: Desk) -> None:
+    token, session = await desk.sessions.open(desk.key(), NOW)
+    for wrong in (
+        {},
+        {"x-csrf-token": ""},
+        {"x-csrf-token": "é"},
+        {"x-csrf-token": desk.keyring.csrf(session.session)[:-1]},
+    ):
         with pytest.raises(Forbidden, match="X-CSRF-Token"):
             desk.caller(token, "POST", wrong)
-    assert desk.caller(token, "DELETE", {"x-csrf-token": session.csrf}) is not None
+    assert desk.caller(token, "DELETE", {"x-csrf-token": desk.keyring.csrf(session.session)}) is not None
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
-def test_no_page_of_another_origin_may_use_the_cookie(desk: Desk, site: str) -> None:
+async def test_no_page_of_another_origin_may_use_the_cookie(desk: Desk, site: str) -> None:
     """Another port of this host is the same site, and its pages are sent the cookie."""
-    token, session = desk.sessions.open(desk.key(), NOW)
+    token, session = await desk.sessions.open(desk.key(), NOW)
     with pytest.raises(Forbidden, match="this server alone"):
-        desk.caller(token, "GET", {"sec-fetch-site": site, "x-csrf-token": session.csrf})
+        desk.caller(token, "GET", {"sec-fetch-site": site, "x-csrf-token": desk.keyring.csrf(session.session)})
 
 
-def test_sessions_are_bounded_and_a_key_drives_out_its_own_alone(desk: Desk) -> None:
-    other, _ = desk.sessions.open(desk.key(), NOW)
+async def test_sessions_are_bounded_and_a_key_drives_out_its_own_alone(desk: Desk) -> None:
+    other, _ = await desk.sessions.open(desk.key(), NOW)
     key = desk.key()
-    tokens = [desk.sessions.open(key, NOW + n)[0] for n in range(MAX_OF_A_KEY + 1)]
+    tokens = [(await desk.sessions.open(key, NOW + n))[0] for n in range(MAX_OF_A_KEY + 1)]
     good = [desk.caller(token, now=NOW + 60) is not None for token in (other, tokens[0], tokens[1])]
     assert good == [True, False, True]
 
 
-def test_an_endless_cookie_is_not_read(desk: Desk) -> None:
-    token, _ = desk.sessions.open(desk.key(), NOW)
+async def test_an_endless_cookie_is_not_read(desk: Desk) -> None:
+    token, _ = await desk.sessions.open(desk.key(), NOW)
     assert desk.sessions.caller("GET", {"cookie": f"posthouse-test={token}; a={'x' * 9000}"}, NOW) is None
 
 

@@ -904,7 +904,7 @@ def test_what_got_dear_is_replaced_where_its_work_costs_a_tenth_less() -> None:
     assert rented(decided(s)) == (0, 0)
     full = snapshot(dear, demand=load(95), scaling=replace(BARE, max_workers=1))
     assert [r.rule for r in decided(full).because if r.what == "not replaced"] == [
-        "its work costs 2 $/h, at sim 1.01 $/h; max_workers leaves no room for both"
+        "its work costs $2/h, at sim $1.01/h; max_workers leaves no room for both"
     ]
 
 

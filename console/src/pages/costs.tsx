@@ -23,7 +23,7 @@ function paidFor(worker: Worker): For {
   }
 }
 
-type Sum = { name: string; usdH: number; workers: number; parts: Record<For, number> };
+type Sum = { name: string; deleted?: boolean; usdH: number; workers: number; parts: Record<For, number> };
 
 export function Costs() {
   const { endpoints, status } = useLive();
@@ -37,8 +37,9 @@ export function Costs() {
   const all = [...endpoints.values()];
   const keyOf = (one: Worker) => ({ gpu: gpu(one), provider: one.provider, state: paidFor(one) })[by] ?? one.endpoint;
   const sums = by === "key" ? [] : summed(value ?? [], keyOf);
-  const names = [...(split.value?.lines.map((line) => named(line.name, by)) ?? []), ...(by ? [] : all.map((one) => one.endpoint))];
-  for (const name of names) if (!sums.some((sum) => sum.name === name)) sums.push({ name, usdH: 0, workers: 0, parts: none() });
+  const told = split.value?.lines.map((line) => ({ name: named(line.name, by), deleted: line.deleted })) ?? [];
+  for (const one of [...told, ...(by ? [] : all.map((one) => ({ name: one.endpoint, deleted: false })))])
+    if (!sums.some((sum) => same(sum, one))) sums.push({ ...one, usdH: 0, workers: 0, parts: none() });
   const whole = summed(value ?? [], () => "")[0];
   const spend = whole?.usdH ?? 0;
   const caps = status?.caps ?? [];
@@ -55,8 +56,8 @@ export function Costs() {
       </section>
       <div class="columns">
         <div>
+          <div class="filters end"><Choice label="Range" value={asked("range") as ""} options={RANGES as readonly (readonly ["", string])[]} choose={(value) => ask("range", value)} /></div>
           <section class="card" aria-label="Spend over time">
-            <div class="filters end pad"><Choice label="Range" value={asked("range") as ""} options={RANGES as readonly (readonly ["", string])[]} choose={(value) => ask("range", value)} /></div>
             {past.value ? <Over told={past.value} last={last} limit={hour?.limit} /> : <Loading lines={3} />}
           </section>
           <Card title={`By ${by || "endpoint"}`} right={<Choice label="By" value={by as ""} options={BY as readonly (readonly ["", string])[]} choose={(value) => ask("by", value)} />}>
@@ -94,6 +95,8 @@ function Over({ told, last, limit }: { told: Told; last: number; limit?: number 
     lines={lines} limit={limit === undefined || daily ? null : { name: `max_usd_h ${usd(limit)}/h`, value: limit, ink: "cap" }} />;
 }
 
+/** Whether both are the same thing: an endpoint that was deleted may have the name of one that is there. */
+const same = (one: { name: string; deleted?: boolean }, other: { name: string; deleted?: boolean }) => one.name === other.name && !one.deleted === !other.deleted;
 /** What the server calls something, as this page does. */
 const named = (name: string, by: string) => (by === "state" ? FOR.find((part) => part.toLowerCase() === name) ?? name : name);
 const none = () => Object.fromEntries(FOR.map((part) => [part, 0])) as Record<For, number>;
@@ -113,14 +116,14 @@ function summed(workers: Worker[], keyOf: (one: Worker) => string): Sum[] {
 
 function Table({ sums, by, told, all, spend, range }: { sums: Sum[]; by: string; told?: Told; all: Standing[]; spend: number; range: string }) {
   const known = (name: string) => all.some((one) => one.endpoint === name);
-  const past = (name: string) => told?.lines.find((line) => named(line.name, by) === name)?.usd ?? 0;
-  const rows = by === "key" ? sums : [...sums].sort((a, b) => b.usdH - a.usdH || past(b.name) - past(a.name));
+  const past = (sum: Sum) => told?.lines.find((line) => same(sum, { ...line, name: named(line.name, by) }))?.usd ?? 0;
+  const rows = by === "key" ? sums : [...sums].sort((a, b) => b.usdH - a.usdH || past(b) - past(a));
   return (
     <table class="table fold">
       <thead><tr><th scope="col">{BY.find(([key]) => key === by)?.[1]}</th>{by !== "key" && <><th scope="col" class="number">Now, $/h</th><th scope="col">What it is for now</th><th scope="col" class="number">Workers</th></>}<th scope="col" class="number">In {range}</th><th scope="col" class="number">Share</th></tr></thead>
       <tbody>{rows.map((sum) => (
-        <tr key={sum.name}>
-          <th scope="row">{!by && known(sum.name) ? <a class="row" href={endpointAt(sum.name)}><Said text={sum.name} most={255} /></a> : <Said text={sum.name} most={255} />}</th>
+        <tr key={`${sum.name}${sum.deleted ? " deleted" : ""}`}>
+          <th scope="row">{!by && !sum.deleted && known(sum.name) ? <a class="row" href={endpointAt(sum.name)}><Said text={sum.name} most={255} /></a> : <Said text={sum.name} most={255} />}{sum.deleted && <> <span class="tag">deleted</span></>}</th>
           {by !== "key" && (
             <>
               <td class="number" data-name="Now, $/h">{sum.usdH ? usd(sum.usdH) : <span class="zero">$0.00</span>}</td>
@@ -128,8 +131,8 @@ function Table({ sums, by, told, all, spend, range }: { sums: Sum[]; by: string;
               <td class="number" data-name="Workers">{sum.workers || <span class="zero">0</span>}</td>
             </>
           )}
-          <td class="number" data-name={`In ${range}`}>{told ? usd(past(sum.name)) : "–"}</td>
-          <td class="number" data-name="Share">{told?.usd ? `${((100 * past(sum.name)) / told.usd).toFixed(1)} %` : spend ? "–" : <span class="zero">0 %</span>}</td>
+          <td class="number" data-name={`In ${range}`}>{told ? usd(past(sum)) : "–"}</td>
+          <td class="number" data-name="Share">{told?.usd ? `${((100 * past(sum)) / told.usd).toFixed(1)} %` : spend ? "–" : <span class="zero">0 %</span>}</td>
         </tr>
       ))}</tbody>
     </table>

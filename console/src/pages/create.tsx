@@ -154,8 +154,8 @@ function What({ recipes, templates, recipe, template, fixed }: { recipes: Recipe
         ))}
       </fieldset>
       {templates.length > 0 && (
-        <SelectField label="Or a template that is there" value={template ? String(template.id) : ""} set={(value) => choose("template", value)}
-          options={[["", recipe ? "none: the recipe above" : "choose one"], ...templates.map((one) => [String(one.id), `${one.name.slice(0, 80)}, ${one.image || "without an image"}`.slice(0, 140)] as const)]} />
+        <SelectField label="Or a template" value={template ? String(template.id) : ""} set={(value) => choose("template", value)}
+          options={[["", recipe ? "none, the recipe above" : "choose one"], ...templates.map((one) => [String(one.id), `${one.name.slice(0, 80)}, ${one.image || "without an image"}`.slice(0, 140)] as const)]} />
       )}
     </>
   );
@@ -167,9 +167,9 @@ function Figures({ estimate, asking }: { estimate: Estimate; asking: boolean }) 
   return (
     <div class={asking ? "asking" : undefined}>
       <div class="body">
-        <span class="sub">First worker ready in about</span>
-        <p class="big">{start ? span(start.middle_s) : "not known yet"}</p>
-        <span class="sub">{start ? `9 of 10 take ${span(start.low_s)} to ${span(start.high_s)}, by ${count(start.starts, "start")} of the same here` : "None of the same was started here. The time is learned from the first."}</span>
+        <span class="sub">First worker ready in</span>
+        <p class="big">{start ? `about ${span(start.middle_s)}` : "–"}</p>
+        <span class="sub">{start ? `9 of 10 take ${span(start.low_s)} to ${span(start.high_s)}, by ${count(start.starts, "start")} of the same here` : "Not known yet: none of the same was started here. It is learned from the first."}</span>
       </div>
       <dl class="facts lined">
         <div><dt>At rest</dt><dd>{money(estimate.rest_usd_h)}</dd></div>

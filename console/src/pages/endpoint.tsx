@@ -85,7 +85,7 @@ function Now({ one, path, settings: scaling }: { one: Standing; path: string; se
             {one.verdict && <ul class="verdicts"><VerdictRow verdict={one.verdict} standing={one} level={2} /></ul>}
             <div class="tiles">
               <Tile name="Waiting" value={figures.waiting} bad={figures.waiting > 0}>{figures.waiting ? `the oldest ${span(figures.oldest_wait_s)}` : "every request has a worker"}</Tile>
-              <Tile name="p95 wait, 5 min" value={<Split text={span(figures.p95_wait_s)} />}>{scaling && `added to beyond ${span(scaling.target_queue_time)}`}</Tile>
+              <Tile name="p95 wait, 5 min" value={<Split text={span(figures.p95_wait_s)} />}>{scaling && `capacity is added beyond ${span(scaling.target_queue_time)}`}</Tile>
               <Tile name="Spend now" value={usd(figures.usd_h)} unit="/h" bar={cap && <CapBar cap={cap} used={figures.usd_h} />}>{cap ? `of ${usd(cap.limit)}/h, ${usd(Math.max(0, cap.limit - figures.usd_h))}/h left` : "no cap by the hour"}</Tile>
               <Tile name="Spent so far" value={usd(one.spent_usd)}>by every worker that it had</Tile>
             </div>

@@ -155,7 +155,7 @@ function Row({ one, cap, spark }: { one: Standing; cap?: MoneyLeft; spark: boole
         {figures.waiting > 0 && <small>{waitingInWords(figures.waiting, figures.oldest_wait_s)}</small>}
       </td>
       <td class="number" data-name="p95 wait">{span(figures.p95_wait_s)}</td>
-      <td class="last"><Stalls looks={figures.looks} /><small>{looksInWords(figures.looks)}</small></td>
+      <td class="last"><Stalls looks={figures.looks} />{Object.values(figures.looks).some(Boolean) && <small>{looksInWords(figures.looks)}</small>}</td>
       <td class="number" data-name="Spend per hour">
         {usd(figures.usd_h)}
         {cap && <small class={cap.level === "ok" ? "" : "bad"}>of {usd(cap.limit)}</small>}

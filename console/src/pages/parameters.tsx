@@ -39,9 +39,9 @@ export function ParametersTab({ one, path, settings, again, session }: { one: St
       <Card title="Parameters">
         <form class="body grid3" onSubmit={(e) => { e.preventDefault(); if (changed && may && !busy && !told.error) void save(); }}>
           <TextField label="Name" wire="endpoint_name" value={name ?? settings.endpoint_name} max={255} set={(value) => { setRefused(null); setName(value); }} help="Clients ask for it by this name, so they have to know of a change." wrong={wrongOf(problem, "endpoint_name")} />
-          {PARAMETERS.map(({ key, name: label, unit, help, choices, optional }) => {
+          {PARAMETERS.map(({ key, name: label, unit, help, choices, optional, absent }) => {
             const common = { key, label, wire: key, help, value: form[key] ?? written(settings[key] as Value), set: set(key), wrong: wrongOf(problem, key) };
-            return choices ? <SelectField {...common} options={choices.map((one) => [one, one] as const)} /> : <TextField {...common} numeric unit={unit} placeholder={optional ? "none" : undefined} />;
+            return choices ? <SelectField {...common} options={choices.map((one) => [one, one] as const)} /> : <TextField {...common} numeric unit={unit} placeholder={absent ?? (optional ? "none" : undefined)} />;
           })}
           <button class="hidden" type="submit" tabIndex={-1} aria-hidden="true">Save</button>
         </form>

@@ -64,9 +64,9 @@ export function WhatIfTab({ one, path, settings, again, session }: { one: Standi
     <div class="stack wide">
       <Card title="Change" sub="its own traffic is played twice: as it is, and with the change" right={<Choice label="Traffic of the last" value={last} options={RANGES} choose={(value) => setLast(value)} />}>
         <form class="body grid4" onSubmit={(e) => { e.preventDefault(); if (any && !since) void play(); }}>
-          {PARAMETERS.map(({ key, name, unit, choices, optional }) => {
+          {PARAMETERS.map(({ key, name, unit, choices, optional, absent }) => {
             const common = { key, label: name, wire: key, value: form[key] ?? written(settings[key] as Value), set: (value: string) => setForm({ ...form, [key]: value }), wrong: wrongOf(error, key) };
-            return choices ? <SelectField {...common} options={choices.map((each) => [each, each] as const)} /> : <TextField {...common} numeric unit={unit} placeholder={optional ? "none" : undefined} />;
+            return choices ? <SelectField {...common} options={choices.map((each) => [each, each] as const)} /> : <TextField {...common} numeric unit={unit} placeholder={absent ?? (optional ? "none" : undefined)} />;
           })}
           <div class="acts foot">
             <button class="button primary" type="submit" disabled={!any || since > 0}>{since ? "Playing" : "Play both"}</button>
@@ -135,12 +135,12 @@ function Found({ found, apply }: { found: WhatIf; apply?: () => void }) {
         <Chart {...common} title="Load and ready capacity" unit="work/s" height={220} show={(v) => (v == null ? "–" : String(Number(v.toPrecision(3))))} at={capacity.at} lines={[...capacity.lines, { ...load, name: "Load", ink: "load", width: 1.25 }]} />
       </section>
       <div class="pair">
-        <section class="card" aria-label="Money since the beginning"><Chart {...common} {...pair((run) => run.spent_usd)} title="Money since the beginning" unit="$" height={170} show={(v) => (v == null ? "–" : usd(v))} /></section>
+        <section class="card" aria-label="Spend since the beginning"><Chart {...common} {...pair((run) => run.spent_usd)} title="Spend since the beginning" unit="$" height={170} show={(v) => (v == null ? "–" : usd(v))} /></section>
         <section class="card" aria-label="Requests waiting"><Chart {...common} {...pair((run) => run.waiting, true)} title="Requests waiting" unit="" whole height={170} show={(v) => (v == null ? "–" : String(Math.round(v)))} /></section>
       </div>
       <Card title="Side by side">
         <div class="scrolls" tabIndex={0} role="region" aria-label="Figures of each"><table class="table slim">
-          <thead><tr><th scope="col">In {span(found.span_s)}</th><th scope="col" class="number extra">As it was</th><th scope="col" class="number">A<span class="extra">, as it is</span></th><th scope="col" class="number">B<span class="extra">, with the change</span></th><th scope="col" class="number">B to A</th></tr></thead>
+          <thead><tr><th scope="col">In {span(found.span_s)}</th><th scope="col" class="number extra">As it was</th><th scope="col" class="number">A<span class="extra">, as it is</span></th><th scope="col" class="number">B<span class="extra">, with the change</span></th><th scope="col" class="number">Difference</th></tr></thead>
           <tbody>{MEASURES.map(([name, pick, show, good]) => <Measure name={name} values={[pick(was), pick(a), pick(b)]} show={show} good={good} />)}</tbody>
         </table></div>
       </Card>

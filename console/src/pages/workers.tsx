@@ -49,7 +49,7 @@ export function WorkerTable({ workers, endpoints = false }: { workers: Worker[];
           {endpoints && <th scope="col">Endpoint</th>}
           <th scope="col">Machine</th>
           <th scope="col" class="number">Capacity, work/s</th>
-          <th scope="col" class="number">At work</th>
+          <th scope="col" class="number">In flight, work</th>
           <th scope="col" class="number">Cost, $/h</th>
           <th scope="col" class="number">{workers.some((one) => one.gone_at) ? "Lived" : "Age"}</th>
         </tr>
@@ -62,7 +62,7 @@ export function WorkerTable({ workers, endpoints = false }: { workers: Worker[];
             {endpoints && <td data-name="Endpoint"><a class="link" href={endpointAt(one.endpoint)}><Said text={one.endpoint} most={255} /></a></td>}
             <td data-name="Machine"><Said text={gpu(one)} most={60} /><small>{one.provider}</small></td>
             <td class="number" data-name="Capacity, work/s">{one.perf ? work(one.perf) : "–"}</td>
-            <td class="number" data-name="At work">{one.outstanding ? work(one.outstanding) : <span class="zero">0</span>}</td>
+            <td class="number" data-name="In flight, work">{one.outstanding ? work(one.outstanding) : <span class="zero">0</span>}</td>
             <td class="number" data-name="Cost, $/h">{usd(one.price_usd_h)}</td>
             <td class="number" data-name="Age">{span(one.age_s)}</td>
           </tr>

@@ -236,7 +236,9 @@ def _parts(
     )
     orphans = Orphans(hub, executor.destroy_orphan, hub.store.workers_labelled, settings.engine.orphan_after_s)
     loop, recorder = Loop(hub, executor), Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
-    hub.before_close += [loop.settle, executor.settle, recorder.keep]
+    sampler = Sampler(hub.endpoints.values, hub.clock.now, hub.store, hub.external)
+    hub.on_over.append(sampler.over)
+    hub.before_close += [loop.settle, executor.settle, recorder.keep, sampler.keep]
     if shared is not None:
         shared.owners.is_free, orphans.leads = executor.is_idle, shared.owners.leads
         shared.peers.on_unknown = orphans.heard
@@ -252,7 +254,7 @@ def _parts(
         meters,
         loop,
         recorder,
-        Sampler(hub.endpoints.values, hub.clock.now, hub.store, hub.external),
+        sampler,
         Throttle(settings.rates),
         _stream(hub),
         Lag(),

@@ -52,6 +52,7 @@ class Changes:
             "aliases": self._aliases,
             "keys": self._keys,
             "users": self._users,
+            "sessions": self._sessions,
         }
         async with self._looking:
             found = await self.hub.store.revisions()  # before the rows: what changes meanwhile is read again next time
@@ -71,6 +72,9 @@ class Changes:
 
     async def _users(self) -> None:
         self.hub.users = {user.name: user for user in await self.hub.store.users()}
+
+    async def _sessions(self) -> None:
+        self.hub.sessions = {session.digest: session for session in await self.hub.store.sessions()}
 
     async def _keys(self) -> None:
         self.take_keys(await self.hub.store.keys())

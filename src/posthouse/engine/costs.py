@@ -6,14 +6,14 @@ spent. An hour that is over becomes part of its day. Both are kept beside the hi
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.engine.figures import look
-from posthouse.recording.history import Histories, HistoryChunk
+from posthouse.recording.history import COST_SPANS, Histories, HistoryChunk
 
 if TYPE_CHECKING:
     from posthouse.engine.managed import ManagedEndpoint
@@ -23,10 +23,7 @@ Part: TypeAlias = tuple[str, str, str]
 """Provider, GPU, and what it was for."""
 
 FOR: Final = ("working", "idle", "starting", "storage", "failed")
-SPANS: Final = {100: (3600.0, 200), 101: (86_400.0, 400)}
-"""Length of a bucket in seconds, and how many are kept of an endpoint, by their scale among the history: hours of eight
-days, days of thirteen months."""
-HOURS, DAYS = SPANS
+HOURS, DAYS = SPANS = COST_SPANS
 MAX_NAMES: Final = 100
 """Parts, and keys, of a bucket; what those beyond the largest cost is `OTHER`'s: a bucket has at most some 15 kB."""
 OTHER: Final = "(others)"
@@ -148,24 +145,21 @@ class Costs:
         """What `unsaved` told last is in the store."""
         self._unsaved.clear()
 
-    async def since(self, store: Histories, endpoint_id: EndpointId, scale: int, first: int) -> dict[int, Bucket]:
-        """The buckets of a scale from this number on, by number. Raises: Unavailable."""
-        found = {chunk.number: Bucket.of(chunk) for chunk in await store.history(endpoint_id, scale, first)}
-        found |= {number: bucket for (of, number), bucket in self._unsaved.items() if of == scale}
-        if scale == DAYS and (hour := self._open.get(HOURS)) is not None:  # which is in no day yet
-            today = Bucket(hour.day)
-            if (before := found.get(hour.day)) is not None:
-                today.spent.update(before.spent)
-                today.asked.update(before.asked)
-            today.add(hour)
-            found[hour.day] = today
-        return {number: bucket for number, bucket in found.items() if number >= first}
+    def lay_over(self, found: dict[int, Bucket], scale: int) -> None:
+        """Puts what the store may not have yet in the place of what it has."""
+        found.update({number: bucket for (of, number), bucket in self._unsaved.items() if of == scale})
+
+    @property
+    def hour(self) -> Bucket | None:
+        """The present hour, which is part of no day yet."""
+        return self._open.get(HOURS)
 
     async def by_key(self, store: Histories, endpoint_id: EndpointId, first: int, today: int) -> dict[str, float]:
         """What it cost by the keys that asked, from the first of these days to the other. Raises: Unavailable."""
         if self._days[:2] != (first, today):  # what is over is read once a day
             before: dict[str, float] = defaultdict(float)
-            for number, bucket in (await self.since(store, endpoint_id, DAYS, first)).items():
+            found = await costs_of(store, {endpoint_id: self}, [endpoint_id], DAYS, first)
+            for number, bucket in found[endpoint_id].items():
                 if number < today:
                     add_up(before, bucket.by_key())
             self._days = first, today, before
@@ -174,6 +168,34 @@ class Costs:
             if (bucket.number if scale == DAYS else bucket.day) == today:
                 add_up(sums, bucket.by_key())
         return sums
+
+
+async def costs_of(
+    store: Histories, here: Mapping[EndpointId, Costs], endpoint_ids: Collection[EndpointId], scale: int, first: int
+) -> Mapping[EndpointId, Mapping[int, Bucket]]:
+    """The buckets of each endpoint, of a scale, from this number on, by number. Raises: Unavailable.
+
+    `here`: what this server knows better than the store, where another's may be `SAVED_S` old.
+    """
+    hours = await store.latest_history(endpoint_ids, HOURS) if scale == DAYS else ()
+    open_hours = {chunk.endpoint_id: Bucket.of(chunk) for chunk in hours}
+    found: dict[EndpointId, dict[int, Bucket]] = {endpoint_id: {} for endpoint_id in endpoint_ids}
+    for chunk in await store.history(endpoint_ids, scale, first):
+        found[chunk.endpoint_id][chunk.number] = Bucket.of(chunk)
+    for endpoint_id in here.keys() & found.keys():
+        here[endpoint_id].lay_over(found[endpoint_id], scale)
+        if (hour := here[endpoint_id].hour) is not None:
+            open_hours[endpoint_id] = hour
+    if scale == DAYS:
+        for endpoint_id, hour in open_hours.items():
+            if hour.day >= first:
+                today = Bucket(hour.day)
+                if (before := found[endpoint_id].get(hour.day)) is not None:
+                    today.spent.update(before.spent)
+                    today.asked.update(before.asked)
+                today.add(hour)
+                found[endpoint_id][hour.day] = today
+    return found
 
 
 def _part(managed: "ManagedEndpoint", worker: Worker) -> Part:

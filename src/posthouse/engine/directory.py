@@ -43,6 +43,10 @@ class Directory:
     def get(self, endpoint_id: EndpointId) -> Listed | None:
         return self._by_id.get(endpoint_id)
 
+    def free(self) -> list[EndpointId]:
+        """Those that no server has, as far as is known."""
+        return [i for i, listed in self._by_id.items() if listed.managed is None and not listed.server]
+
     def put(self, endpoint: Endpoint) -> Listed:
         """Takes in an endpoint, new or changed."""
         listed = self._by_id.get(endpoint.id)

@@ -25,7 +25,7 @@ from posthouse.fleet.events import Configured, Listed, Released
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, Clock, FleetRecord, Lease, Provider, Store
 from posthouse.recording.events import Began, EventLog
 from posthouse.template import Template, TemplateId, Workergroup
-from posthouse.users import UserRecord
+from posthouse.users import SessionRecord, UserRecord
 from posthouse.wire.rows import Alias
 
 MAX_ENDPOINT_BY_WORKER = 100_000
@@ -54,6 +54,7 @@ class Hub:
     directory: Directory = field(default_factory=Directory)
     on_open: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)
     """Told of every endpoint that this server has from now on."""
+    on_over: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)  # told when its last worker is gone
     before_open: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What must be done before this server takes an endpoint over: read what another has changed."""
     before_close: list[Callable[[ManagedEndpoint], Awaitable[None]]] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Hub:
     templates: dict[TemplateId, Template] = field(default_factory=dict)
     accounts: dict[AccountId, Account] = field(default_factory=lambda: {DEFAULT_ACCOUNT: _FIRST_ACCOUNT})
     users: dict[str, UserRecord] = field(default_factory=dict)  # by name
+    sessions: dict[str, SessionRecord] = field(default_factory=dict)  # by digest, the oldest first
     secrets: dict[AccountId, dict[str, str]] = field(default_factory=dict)
     """Sealed values by owner and name."""
     aliases: dict[AccountId, dict[str, Alias]] = field(default_factory=dict)
@@ -80,12 +82,10 @@ class Hub:
     canary_s: float = 60.0
     seen: set[str] = field(default_factory=set)
     """Providers that have been listed at least once since the start."""
-    provider_types: Mapping[str, str] = field(default_factory=dict)
-    """Which installed provider each is, by name."""
+    provider_types: Mapping[str, str] = field(default_factory=dict)  # which installed provider each is
     provider_classes: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The classes of each provider, by name."""
-    listing: dict[str, bool] = field(default_factory=dict)
-    """Whether each provider's latest list came, by name."""
+    listing: dict[str, bool] = field(default_factory=dict)  # whether each provider's latest list came
     known_labels: KnownLabels = field(default_factory=KnownLabels)
     _groups: dict[EndpointId, dict[WorkergroupId, Workergroup]] = field(default_factory=dict)
     """The same workergroups by endpoint, so that a tick costs the same however many there are."""
@@ -93,8 +93,7 @@ class Hub:
     treasury: Treasury = field(default_factory=Treasury)
     external: ExternalCosts = field(default_factory=ExternalCosts)
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)
-    """Where workers were last found."""
+    _endpoint_by_worker: dict[int, EndpointId] = field(default_factory=dict)  # as last found
     _offers_for: dict[EndpointId, _Offered] = field(default_factory=dict)
     """What was last offered to an endpoint, by workergroup and in all."""
 
@@ -120,6 +119,7 @@ class Hub:
         for group in await self.store.workergroups():
             self.put_group(group)
         self.users = {user.name: user for user in await self.store.users()}
+        self.sessions = {session.digest: session for session in await self.store.sessions()}
         self.secrets = {owner: {**values} for owner, values in (await self.store.secrets()).items()}
         self.aliases = {owner: {**found} for owner, found in (await self.store.aliases()).items()}
         for endpoint in await self.store.endpoints():

@@ -156,6 +156,8 @@ class Loop:
         if managed.leaving and managed.fleet.is_over():
             self.hub.endpoints.pop(endpoint_id, None)
             managed.let_go(self.hub.clock.now())
+            for tell in self.hub.on_over:
+                tell(managed)
 
     def _failed(self, managed: ManagedEndpoint, error: Exception) -> None:
         endpoint = managed.fleet.endpoint

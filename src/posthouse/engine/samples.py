@@ -207,7 +207,7 @@ class Samples:
         `most` rows of it. Raises: Unavailable."""
         scale = next((i for i, one in enumerate(SCALES) if last_s <= one.chunk_s * (one.chunks - 1)), len(SCALES) - 1)
         since = now - last_s
-        stored = await store.history(endpoint_id, scale, SCALES[scale].number(since))
+        stored = await store.history([endpoint_id], scale, SCALES[scale].number(since))
         chunks = {one.number: Chunk.of(one) for one in stored}
         chunks |= {number: chunk for (of, number), chunk in self.unsaved.items() if of == scale}
         times = [t for _, chunk in sorted(chunks.items()) for t in chunk.at]
@@ -250,6 +250,8 @@ class Sampler:
     store: Histories
     external: ExternalCosts = field(default_factory=ExternalCosts)
     step_s: float = field(default=STEP_S)
+    _over: "list[ManagedEndpoint]" = field(default_factory=list)
+    """Deleted endpoints whose last samples are not written yet."""
 
     async def run(self) -> None:
         """One round, after a while."""
@@ -261,11 +263,11 @@ class Sampler:
         with suppress(Unavailable):
             for managed in list(self.endpoints()):
                 if not managed.samples.loaded:
-                    latest = await self.store.latest_history(managed.fleet.endpoint.id)
+                    latest = await self.store.latest_history([managed.fleet.endpoint.id])
                     managed.samples.load(latest)
                     managed.costs.load(latest)
             if not self.external.loaded:
-                self.external.load(await self.store.latest_history(self.external.endpoint_id))
+                self.external.load(await self.store.latest_history([self.external.endpoint_id]))
         for managed in list(self.endpoints()):
             managed.samples.take(managed, self.now())
             if managed.samples.loaded:
@@ -274,28 +276,42 @@ class Sampler:
         if self.external.loaded:
             self.external.look(self.now())
         with suppress(Unavailable):
+            over = len(self._over)
             await self.save()
+            del self._over[:over]
 
-    async def save(self, at_once: bool = False) -> None:
-        """Writes down what is new. `at_once`: also of costs, which else wait for a minute. Raises: Unavailable."""
-        unsaved = [
-            (managed.samples, key, chunk)
-            for managed in self.endpoints()
-            for key, chunk in managed.samples.unsaved.items()
-        ]
-        ids = {id(managed.samples): managed.fleet.endpoint.id for managed in self.endpoints()}
-        chunks = [c.pack(ids[id(s)], scale) for s, (scale, _), c in unsaved]
+    def over(self, managed: "ManagedEndpoint") -> None:
+        """Takes the last sample of an endpoint that was deleted and has no worker left."""
+        if managed.samples.loaded and len(self._over) < UNSAVED:
+            managed.costs.take(managed, self.now())
+            self._over.append(managed)
+
+    async def keep(self, managed: "ManagedEndpoint") -> None:
+        """Takes a sample of an endpoint, and writes it down at once. Raises: Unavailable."""
+        if managed.samples.loaded:
+            managed.samples.take(managed, self.now())
+            managed.costs.take(managed, self.now())
+            await self.save([managed], at_once=True)
+
+    async def save(self, endpoints: "Iterable[ManagedEndpoint] | None" = None, at_once: bool = False) -> None:
+        """Writes down what is new of these, or of all. `at_once`: also of costs, which else wait for a minute.
+
+        Raises: Unavailable.
+        """
+        of = [*self.endpoints(), *self._over] if endpoints is None else list(endpoints)
+        unsaved = [(m, key, chunk) for m in of for key, chunk in m.samples.unsaved.items()]
+        chunks = [chunk.pack(m.fleet.endpoint.id, scale) for m, (scale, _), chunk in unsaved]
         costs = [
             (of_one, found)
-            for endpoint_id, of_one in (
-                *((m.fleet.endpoint.id, m.costs) for m in self.endpoints()),
-                (self.external.endpoint_id, self.external),
+            for endpoint_id, of_one, now in (
+                *((m.fleet.endpoint.id, m.costs, at_once or m in self._over) for m in of),
+                *([(self.external.endpoint_id, self.external, at_once)] if endpoints is None else []),
             )
-            if (found := of_one.unsaved(endpoint_id, self.now(), at_once))
+            if (found := of_one.unsaved(endpoint_id, self.now(), now))
         ]
         if unsaved or costs:
             await self.store.put_history(chunks + [chunk for _, found in costs for chunk in found])
-        for samples, key, _ in unsaved:
-            samples.unsaved.pop(key, None)
+        for managed, key, _ in unsaved:
+            managed.samples.unsaved.pop(key, None)
         for of_one, _ in costs:
             of_one.saved()

@@ -185,9 +185,9 @@ class Treasury:
         """What all endpoints may come to cost per hour, with what is on its way."""
         return sum(a.committed_usd_h for a in self._accounts.values())
 
-    def spent_usd(self, now: float) -> float:
-        """What every endpoint has cost that ever was."""
-        accounts = self._accounts.values()
+    def spent_usd(self, now: float, of: Collection[EndpointId] | None = None) -> float:
+        """What these endpoints have cost, deleted or not; None: all that ever were."""
+        accounts = [account for endpoint_id, account in self._accounts.items() if of is None or endpoint_id in of]
         return sum(a.spent_usd + a.usd_h * max(0.0, now - a.at) / SECONDS_PER_HOUR for a in accounts)
 
     def left_of(self, managed: ManagedEndpoint, now: float, scaling: Scaling | None = None) -> list[Left]:

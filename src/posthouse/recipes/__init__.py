@@ -166,7 +166,7 @@ def _of_example(folder: Path) -> Recipe:
     return Recipe(
         desc=template["desc"],
         parameters={
-            name.lower(): Parameter(help="see the example", kind="word", default=value)
+            name.lower(): Parameter(help="a variable of the example's template", kind="word", default=value)
             for name, value in variables.items()
         },
         onstart=template["onstart"],

@@ -263,6 +263,14 @@ class Keyring:
         """What the servers of the installation show each other."""
         return self._token("server")
 
+    def session_id(self, token: str) -> str:
+        """What is kept of the token of a session: nobody finds the token by it, nor makes one without the secret."""
+        return self._mac(f"session|{token}").hex()
+
+    def csrf(self, session: str) -> str:
+        """What a page shows beside the cookie of a session, of which this is the digest."""
+        return self._token(f"csrf|{session}")
+
     def _worker_token(self, worker_id: int) -> str:
         return self._token(f"worker|{worker_id}")
 

@@ -104,8 +104,12 @@ ORPHANS = _gauge("posthouse_orphan_instances", "Instances with our label that no
 
 # The server itself.
 BUILD = _gauge("posthouse_build_info", "1, with the version that runs.", "version")
-ENDPOINTS = _gauge("posthouse_endpoints", "Endpoints that this server has, and that others have.", "where")
-LEASE = _gauge("posthouse_lease_held", "1 while this server owns the store; it decides nothing without.")
+ENDPOINTS = _gauge("posthouse_endpoints", "Endpoints that this server has, that others have, and nobody.", "where")
+LEASE = _gauge(
+    "posthouse_lease_held",
+    "1 while this server may decide: it owns its data directory, and of several servers each has a lease that holds.",
+)
+SERVERS = _gauge("posthouse_servers", "Servers of the installation that live, as this one knows; it is one of them.")
 LAG = _histogram(
     "posthouse_loop_lag_seconds", "How late the event loop comes to what is due; every call waits as long."
 )

@@ -295,6 +295,11 @@ Caller = Annotated[Principal, Depends(_caller)]
 """Who calls."""
 
 
+def is_passed(request: Request) -> bool:
+    """Whether another server has passed the call on, or asks for this one's part."""
+    return bool(request.scope["state"].get("passed"))
+
+
 def check_installation_admin(caller: Principal, what: str) -> None:
     """Raises: Forbidden where the caller is no admin of the installation itself."""
     if caller.sees is not None:

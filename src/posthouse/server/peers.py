@@ -30,7 +30,7 @@ TOKEN: Final = b"x-posthouse-server"
 CALLER: Final = b"x-posthouse-for"
 """The header that says where a call came from that is passed on."""
 WHO: Final = b"x-posthouse-principal"
-"""The header that says whose session of the console it is: sessions are in the memory of the server they began at."""
+"""The header that says whose session of the console it is, which the server has looked at that passes the call on."""
 OWN: Final = frozenset({TOKEN, CALLER, WHO, b"host", b"content-length", b"expect"})
 WAIT_S: Final = 1.5
 """How much longer than a call may be held open it is waited for."""

@@ -80,7 +80,9 @@ def web_app(
     )
     app.router.route_class = JsonRoute
     management = Management(hub, limits, keyring)
-    throttle, sessions = throttle or Throttle(Rates()), Sessions(keyring, f"posthouse-{hub.installation}")
+    throttle = throttle or Throttle(Rates())
+    admits = "" if openid is None else f"{openid.settings.issuer}|{openid.settings.admits()}"
+    sessions = Sessions(hub, keyring, f"posthouse-{hub.installation}", admits)
     # Each on the application itself and not on a router, so that AuthMiddleware finds the policy of every single route.
     add_endpoint_routes(app, management, keyring)
     add_worker_list_routes(app, management)

@@ -51,6 +51,7 @@ async def restore(file: Path, data_dir: Path, url: str) -> None:
         await _check(database)
         with closing(sqlite3.connect(database)) as db, db:
             db.execute("DELETE FROM servers")  # those of before live no more
+            db.execute("DELETE FROM sessions")  # who signed out since is not to be signed in again
             if not url:
                 db.execute("DELETE FROM shared_files")  # the files of the data directory count
         if url:

@@ -1,21 +1,25 @@
 """Endpoints, workergroups and templates in the database."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from posthouse.audit import actor
 from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.errors import BadRequest
+from posthouse.recording.history import COST_SPANS
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change, to_change
 from posthouse.store.schema import (
     aliases,
+    deleted_endpoints,
     endpoints,
     fleets,
     history,
@@ -28,6 +32,9 @@ from posthouse.store.schema import (
 )
 from posthouse.template import Runs, Template, TemplateId, Workergroup
 from posthouse.wire.rows import Alias
+
+DELETED_KEPT: Final = 2000
+"""Endpoints of whose costs something is kept after they were deleted: the latest. At most 600 rows each."""
 
 
 class SqlCatalogue(Database):
@@ -53,6 +60,12 @@ class SqlCatalogue(Database):
             await db.execute(delete(workergroups).where(workergroups.c.endpoint_id == endpoint_id))
             await note_change(db, workergroups, *((dict(group._mapping), None) for group in groups))
             await db.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
+            gone = {
+                "account_id": found["account_id"],
+                "name": found["name"],
+                "deleted_at": actor.get().at or time.time(),
+            }
+            await db.execute(insert(deleted_endpoints).values(id=endpoint_id, **gone))
             await note_change(db, endpoints, (found, None))
 
     async def workergroups(self) -> Sequence[Workergroup]:
@@ -124,11 +137,17 @@ async def _keep_version(db: AsyncConnection, template_id: object) -> None:
 
 
 async def _sweep(db: AsyncConnection) -> None:
-    """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive."""
+    """Deletes what endpoints that were dropped earlier left behind, once none of their workers is alive, but what the
+    latest of them cost."""
     alive = select(workers.c.endpoint_id).where(workers.c.state != State.DESTROYED.value)
+    latest = select(deleted_endpoints.c.id).order_by(deleted_endpoints.c.deleted_at.desc(), deleted_endpoints.c.id)
+    beyond = (await db.execute(latest.offset(DELETED_KEPT))).scalars().all()
+    await db.execute(delete(deleted_endpoints).where(deleted_endpoints.c.id.in_(beyond)))
+    costs = history.c.scale.in_(COST_SPANS) & history.c.endpoint_id.in_(select(deleted_endpoints.c.id))
     for table in (history, journal, segments, workers):
         endpoint_id = table.c.endpoint_id
-        await db.execute(delete(table).where(endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)))
+        gone = endpoint_id > 0, endpoint_id.not_in(select(endpoints.c.id)), endpoint_id.not_in(alive)
+        await db.execute(delete(table).where(*gone, *([~costs] if table is history else [])))
 
 
 def endpoint_row(endpoint: Endpoint) -> dict[str, Any]:

@@ -166,11 +166,17 @@ async def note_change(
     topic = revisions.c.topic == table.name
     # Locked first, so that the sum has what others wrote meanwhile.
     await db.execute(select(revisions.c.topic).where(topic).with_for_update())
-    await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, checksum=sum_of(table)))
-    if db.dialect.name == "postgresql":
-        await db.execute(select(func.pg_notify(CHANNEL, table.name)))
+    await note_revision(db, table, checksum=sum_of(table))
     for before, after in changes:
         await note_rows(db, table, before, after)
+
+
+async def note_revision(db: AsyncConnection, table: Table, **more: Any) -> None:
+    """Raises the revision by which servers see that what they keep in memory of the table is old."""
+    topic = revisions.c.topic == table.name
+    await db.execute(update(revisions).where(topic).values(revision=revisions.c.revision + 1, **more))
+    if db.dialect.name == "postgresql":
+        await db.execute(select(func.pg_notify(CHANNEL, table.name)))
 
 
 def missing(table: Table, row_id: object) -> NotFound:

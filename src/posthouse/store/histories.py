@@ -1,15 +1,15 @@
 """What endpoints were, in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select
+from sqlalchemy import Row, and_, bindparam, delete, func, insert, select
 
 from posthouse.domain.endpoint import EndpointId
-from posthouse.recording.history import HistoryChunk
+from posthouse.recording.history import DeletedEndpoint, HistoryChunk
 from posthouse.store.database import Database
-from posthouse.store.schema import history
+from posthouse.store.schema import deleted_endpoints, history
 
 
 class SqlHistories(Database):
@@ -25,16 +25,22 @@ class SqlHistories(Database):
             await db.execute(delete(history).where(*place), keys)
             await db.execute(insert(history), rows)
 
-    async def history(self, endpoint_id: EndpointId, scale: int, first: int) -> Sequence[HistoryChunk]:
-        of_it = (history.c.endpoint_id == endpoint_id, history.c.scale == scale, history.c.number >= first)
-        return await self._all(select(history).where(*of_it).order_by(history.c.number), _chunk)
+    async def history(self, endpoint_ids: Collection[EndpointId], scale: int, first: int) -> Sequence[HistoryChunk]:
+        of_them = history.c.endpoint_id.in_(endpoint_ids), history.c.scale == scale, history.c.number >= first
+        return await self._all(select(history).where(*of_them).order_by(history.c.number), _chunk)
 
-    async def latest_history(self, endpoint_id: EndpointId) -> Sequence[HistoryChunk]:
-        of_it = history.c.endpoint_id == endpoint_id
-        newest = select(history.c.scale, func.max(history.c.number).label("number")).where(of_it)
-        found = newest.group_by(history.c.scale).subquery()
-        same = (history.c.scale == found.c.scale) & (history.c.number == found.c.number)
-        return await self._all(select(history).join(found, same).where(of_it), _chunk)
+    async def latest_history(
+        self, endpoint_ids: Collection[EndpointId], scale: int | None = None
+    ) -> Sequence[HistoryChunk]:
+        place = history.c.endpoint_id, history.c.scale
+        newest = select(*place, func.max(history.c.number).label("number")).group_by(*place)
+        newest = newest.where(place[0].in_(endpoint_ids), *([] if scale is None else [place[1] == scale]))
+        found = newest.subquery()
+        same = [history.c[column.name] == column for column in found.c]
+        return await self._all(select(history).join(found, and_(*same)), _chunk)
+
+    async def deleted_endpoints(self) -> Sequence[DeletedEndpoint]:
+        return await self._all(select(deleted_endpoints), lambda row: DeletedEndpoint(**row._mapping))
 
 
 def _chunk(row: Row[Any]) -> HistoryChunk:

@@ -53,7 +53,7 @@ def check_rows(connection: Connection) -> None:
 
 def seal(connection: Connection) -> None:
     """Writes checksums where none are: in a new database, or one of a version that had none."""
-    if connection.scalar(select(revisions.c.checksum).limit(1)) is not None:
+    if connection.scalar(select(revisions.c.checksum).where(revisions.c.topic == "endpoints")) is not None:
         return
     for table in (installation, *CATALOGUE, workers):
         keys = list(table.primary_key)
@@ -63,6 +63,7 @@ def seal(connection: Connection) -> None:
     for table in CATALOGUE:
         summed = sum(row["checksum"] for row in _whole_rows(connection, table))
         connection.execute(update(revisions).where(revisions.c.topic == table.name).values(checksum=summed))
+    connection.execute(update(revisions).where(revisions.c.checksum.is_(None)).values(checksum=0))  # of the others
     for fleet in connection.execute(select(fleets)).all():
         of_it = [workers.c.endpoint_id == fleet.endpoint_id, ALIVE]
         summed = checksum(fleets, dict(fleet._mapping))

@@ -1,6 +1,6 @@
-"""Accounts, keys, users and secrets in the database."""
+"""Accounts, keys, users, sessions and secrets in the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ from posthouse.domain.endpoint import AccountId
 from posthouse.keys import KeyRecord, KeyUse
 from posthouse.ports import Account
 from posthouse.store.checksums import fields_of, with_checksum
-from posthouse.store.database import Database, missing, note_change, to_change
-from posthouse.store.schema import accounts, keys, secrets, users
-from posthouse.users import UserRecord
+from posthouse.store.database import Database, missing, note_change, note_revision, to_change
+from posthouse.store.schema import accounts, keys, secrets, sessions, users
+from posthouse.users import SessionRecord, UserRecord
 
 
 class SqlKeys(Database):
@@ -81,6 +81,22 @@ class SqlKeys(Database):
 
     async def drop_user(self, user_id: int) -> None:
         await self._drop(users, user_id)
+
+    async def sessions(self) -> Sequence[SessionRecord]:
+        return await self._all(
+            select(sessions).order_by(sessions.c.began_at), lambda row: SessionRecord(**row._mapping)
+        )
+
+    async def put_session(self, session: SessionRecord, ended: Collection[str]) -> None:
+        async with self._transaction() as db:
+            await db.execute(delete(sessions).where(sessions.c.digest.in_(ended)))
+            await db.execute(insert(sessions).values(asdict(session)))
+            await note_revision(db, sessions)
+
+    async def drop_sessions(self, digests: Collection[str]) -> None:
+        async with self._transaction() as db:
+            await db.execute(delete(sessions).where(sessions.c.digest.in_(digests)))
+            await note_revision(db, sessions)
 
     async def secrets(self) -> Mapping[AccountId, Mapping[str, str]]:
         found: dict[AccountId, dict[str, str]] = {}

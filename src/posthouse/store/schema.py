@@ -16,7 +16,7 @@ from sqlalchemy import (
 
 from posthouse.store.columns import JSON, Integer
 
-VERSION = "0012_servers"
+VERSION = "0013_console"
 """The newest migration."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
@@ -161,6 +161,18 @@ users = Table(
     Column("created_at", Double, nullable=False),
     Column("checksum", Integer),
     sqlite_autoincrement=True,
+)
+
+# Who is signed in to the console, by a digest of what the browser shows.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("scope", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("account_id", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("began_at", Double, nullable=False),
 )
 
 secrets = Table(
@@ -330,4 +342,14 @@ history = Table(
     Column("number", Integer, nullable=False),
     Column("rows", Integer, nullable=False),
     Column("packed", LargeBinary, nullable=False),
+)
+
+# Endpoints that were deleted, of whose costs some are kept among the history.
+deleted_endpoints = Table(
+    "deleted_endpoints",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("deleted_at", Double, nullable=False),
 )

@@ -29,6 +29,7 @@ from posthouse.store.schema import (
     metadata,
     revisions,
     schema_version,
+    sessions,
 )
 from posthouse.store.servers import PostgresServers
 
@@ -109,7 +110,7 @@ def create(connection: Connection) -> None:
     schema_version.create(connection, checkfirst=True)
     connection.execute(insert(schema_version).values(version_num=VERSION))
     metadata.create_all(connection)
-    connection.execute(insert(revisions), [{"topic": table.name, "revision": 0} for table in CATALOGUE])
+    connection.execute(insert(revisions), [{"topic": table.name, "revision": 0} for table in (*CATALOGUE, sessions)])
     connection.execute(insert(audit_head).values(id=1, first_id=1, base="", last_id=0, hash=""))
     connection.execute(insert(accounts).values(name=DEFAULT_ACCOUNT_NAME, created_at=0.0))
 

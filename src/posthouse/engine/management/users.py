@@ -1,7 +1,7 @@
 """Users: people who sign in to the console with a name and a password."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Users:
 
     hub: Hub
     hasher: Hasher
-    leave: Callable[[UserRecord], None]
+    leave: Callable[[UserRecord], Awaitable[None]]
     """Ends the sessions of a user."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -57,7 +57,7 @@ class Users:
                 user = replace(user, password=await self.hasher.hash(changes.password))
             await self.hub.store.change_user(user)
             self.hub.users[name] = user
-            self.leave(user)
+            await self.leave(user)
             return user
 
     async def delete(self, name: str, sees: AccountId | None) -> UserRecord:
@@ -66,7 +66,7 @@ class Users:
             user = self._one(name, sees)
             await self.hub.store.drop_user(user.id)
             del self.hub.users[name]
-            self.leave(user)
+            await self.leave(user)
             return user
 
     def _one(self, name: str, sees: AccountId | None) -> UserRecord:

@@ -15,7 +15,7 @@ from posthouse.ports import Account
 from posthouse.server.api.costs import usd_month
 from posthouse.server.auth import Principal
 from posthouse.server.errors import Forbidden
-from posthouse.server.middleware import Caller, Sharing, check_installation_admin
+from posthouse.server.middleware import Caller, Sharing, check_installation_admin, is_passed
 from posthouse.users import UserRecord
 from posthouse.wire import rows
 
@@ -26,7 +26,7 @@ def add_key_routes(app: FastAPI, management: Management, users: Users, sharing: 
     @app.get("/v1/keys")
     async def list_keys(request: Request, caller: Caller) -> list[rows.Key]:
         """Every key of the account, without the keys themselves. An admin of the installation sees every account's."""
-        usd = await usd_month(hub, caller)
+        usd = await usd_month(hub, caller, is_passed(request))
         for other in await sharing.others(request):
             for row in other:
                 usd[row["id"]] += row["usd_month"]

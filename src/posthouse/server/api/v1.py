@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -57,6 +57,7 @@ def _add_status_route(
         for other in others:
             rows_of = sorted([*rows_of, *other.standing], key=lambda row: row.id)
             caps += [cap for cap in other.caps if cap.endpoint or cap.cap.startswith(EXTERNAL)]
+        theirs = None if whole else await known(hub, caller)
         return rows.Status(
             version=__version__,
             installation=hub.installation,
@@ -66,7 +67,7 @@ def _add_status_route(
             uptime_s=now - born_at,
             troubles=list(dict.fromkeys([*troubles(), *(text for other in others for text in other.troubles)])),
             usd_h=sum(row.usd_h for row in rows_of),
-            spent_usd=hub.treasury.spent_usd(now) if whole else sum(row.spent_usd for row in rows_of),
+            spent_usd=hub.treasury.spent_usd(now, theirs and theirs.keys()),
             standing=rows_of,
             caps=caps,
             gateway=gateway,
@@ -139,6 +140,20 @@ def _add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring,
         """Gives the endpoint a new key. The one before is refused from now on."""
         changed = await management.endpoints.rotate_key(find_endpoint(hub, caller, endpoint))
         return rows.EndpointKey(endpoint_id=changed.id, api_key=keyring.endpoint_key(changed.id, changed.key_version))
+
+
+class Known(NamedTuple):
+    """An endpoint, perhaps of the past."""
+
+    name: str
+    deleted: bool
+
+
+async def known(hub: Hub, caller: Principal) -> dict[EndpointId, Known]:
+    """Every endpoint that the caller may see, on whatever server, and those that were deleted of whose costs something
+    is kept. Raises: Unavailable."""
+    gone = {e.id: Known(e.name, True) for e in await hub.store.deleted_endpoints() if caller.may_see(e.account_id)}
+    return gone | {e.id: Known(e.name, False) for e in hub.directory if caller.may_see(e.account_id)}
 
 
 def find_endpoint(hub: Hub, caller: Principal, name_or_id: str) -> EndpointId:

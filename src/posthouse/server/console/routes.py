@@ -68,14 +68,14 @@ class SignIn:
 
     async def begin(self, principal: Principal, request: Request, response: Response) -> Principal:
         """Begins a session, whose cookie the response sets."""
-        token, session = self.sessions.open(principal, self.hub.clock.now())
-        await self.note("begin", session.principal)
+        token, signed_in = await self.sessions.open(principal, self.hub.clock.now())
+        await self.note("begin", signed_in)
         secure = request.url.scheme == "https"
         response.set_cookie(
             self.sessions.cookie, token, int(LASTS_S), path="/", secure=secure, httponly=True, samesite="strict"
         )
         response.headers["Cache-Control"] = "no-store"
-        return session.principal
+        return signed_in
 
     async def note(self, what: str, principal: Principal) -> None:
         """Notes that somebody came or left. Without the store, too, people must be able to look at what fails."""
@@ -91,8 +91,8 @@ class SignIn:
             scope=principal.scope.name.lower(),
             account=self.hub.account_name(principal.account_id),
             installation=self.hub.installation,
-            csrf="" if session is None else session.csrf,
-            expires_at=0.0 if session is None else session.expires_at,
+            csrf="" if session is None else self.keyring.csrf(session.digest),
+            expires_at=0.0 if session is None else session.began_at + LASTS_S,
         )
 
 
@@ -108,7 +108,7 @@ def add_session_routes(app: FastAPI, door: SignIn) -> None:
         """Signs a browser in to the console: the answer sets a cookie. With an account key of scope `read` or more, or
         with the name and the password of a user.
 
-        The session ends after twelve hours, when the key is revoked or the user changed, and with the server."""
+        The session ends after twelve hours, and when the key is revoked or the user changed."""
         if request.headers.get("sec-fetch-site", "none") not in OWN_SITES:
             raise Forbidden("signing in is for pages of this server alone")
         who = await door.by_proof(new, address_of(request.scope))
@@ -124,7 +124,7 @@ def add_session_routes(app: FastAPI, door: SignIn) -> None:
     async def sign_out(caller: Caller, response: Response) -> rows.Session:
         """Ends the session of the cookie."""
         ended = door.row(caller)
-        door.sessions.close(caller)
+        await door.sessions.close(caller)
         await door.note("end", caller)
         response.delete_cookie(door.sessions.cookie, path="/", httponly=True, samesite="strict")
         return ended

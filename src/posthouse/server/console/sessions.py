@@ -1,20 +1,23 @@
-"""Who is signed in to the console: a session stands for a proof that was shown once, and is in memory alone.
+"""Who is signed in to the console: a session stands for a proof that was shown once.
 
 The browser keeps a random token in a cookie that no script can read and no other site can send. Calls that change
 something must also carry a second token, which only a page of this origin can learn.
 """
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import cookie_parser
 
-from posthouse.server.auth import Keyring, Principal
+from posthouse.engine.hub import Hub
+from posthouse.errors import Unavailable
+from posthouse.server.auth import Keyring, Principal, Scope
 from posthouse.server.errors import Forbidden
+from posthouse.users import SessionRecord
 
 LASTS_S: Final = 43_200.0
 """How long a session lasts: a working day."""
@@ -29,59 +32,61 @@ OWN_SITES: Final = ("same-origin", "none")
 SAFE: Final = ("GET", "HEAD")
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
-    """A session."""
-
-    principal: Principal
-    csrf: str
-    began_at: float
-
-    @property
-    def expires_at(self) -> float:
-        return self.began_at + LASTS_S
-
-
 @dataclass(slots=True)
 class Sessions:
-    """Every session, the oldest first."""
+    """Every session. They are in memory, and in the store for other servers and the next start."""
 
+    hub: Hub
     keyring: Keyring
     cookie: str
     """Name of the cookie: another one for each installation, as browsers do not tell ports apart."""
-    _by_digest: dict[str, SignedIn] = field(default_factory=dict)
+    admits: str = ""
+    """Whom the settings admit: no session outlives a change of that."""
 
-    def open(self, principal: Principal, now: float) -> tuple[str, SignedIn]:
-        """A new session, and what its browser shows from now on."""
-        self._expire(now)
-        own = [digest for digest, one in self._by_digest.items() if one.principal.key_id == principal.key_id]
+    async def open(self, principal: Principal, now: float) -> tuple[str, Principal]:
+        """What the browser of a new session shows from now on, and who calls then. Without the store it is a session
+        at this server alone."""
+        there = self.hub.sessions
+        ended = [d for d, one in there.items() if now >= one.began_at + LASTS_S or not self._is_good(one)]
+        left = {digest: one for digest, one in there.items() if digest not in ended}
+        own = [digest for digest, one in left.items() if one.key_id == principal.key_id]
         if len(own) >= MAX_OF_A_KEY:
-            del self._by_digest[own[0]]
-        elif len(self._by_digest) >= MAX_SESSIONS:
-            del self._by_digest[next(iter(self._by_digest))]
+            ended.append(own[0])
+        elif len(left) >= MAX_SESSIONS:
+            ended.append(next(iter(left)))
         token = secrets.token_urlsafe(32)
-        digest = _digest(token)
-        session = SignedIn(replace(principal, session=digest), secrets.token_urlsafe(32), now)
-        self._by_digest[digest] = session
-        return token, session
+        whose = principal.scope.name, principal.key_id, principal.account_id, principal.name
+        session = SessionRecord(self._digest(token), *whose, now)
+        with suppress(Unavailable):
+            await self.hub.store.put_session(session, ended)
+        for digest in ended:
+            self.hub.sessions.pop(digest, None)
+        self.hub.sessions[session.digest] = session
+        return token, _principal(session)
 
-    def close(self, principal: Principal) -> None:
-        """Ends the session under which somebody calls, if it is one."""
-        self._by_digest.pop(principal.session, None)
+    async def close(self, principal: Principal) -> None:
+        """Ends the session under which somebody calls, if it is one. Raises: Unavailable; then it ends here alone."""
+        if self.hub.sessions.pop(principal.session, None) is not None:
+            await self.hub.store.drop_sessions([principal.session])
 
-    def leave(self, key_id: str) -> None:
-        """Ends every session of a key or a user."""
-        self._by_digest = {d: one for d, one in self._by_digest.items() if one.principal.key_id != key_id}
+    async def leave(self, key_id: str) -> None:
+        """Ends every session of a key or a user. Raises: Unavailable; then they end here alone."""
+        own = [digest for digest, one in self.hub.sessions.items() if one.key_id == key_id]
+        for digest in own:
+            del self.hub.sessions[digest]
+        if own:
+            await self.hub.store.drop_sessions(own)
 
     def lasts(self, principal: Principal, now: float) -> bool:
         """Whether the key is still good that somebody calls with, and the session, if it is one."""
-        session = self._by_digest.get(principal.session) if principal.session else None
-        fresh = not principal.session or (session is not None and now < session.expires_at)
-        return fresh and (bool(principal.name) or self.keyring.is_good(principal.key_id))
+        if not principal.session:
+            return self.keyring.is_good(principal.key_id)
+        session = self.hub.sessions.get(principal.session)
+        return session is not None and now < session.began_at + LASTS_S and self._is_good(session)
 
-    def of(self, principal: Principal) -> SignedIn | None:
+    def of(self, principal: Principal) -> SessionRecord | None:
         """The session under which somebody calls; None if it is a key."""
-        return self._by_digest.get(principal.session) if principal.session else None
+        return self.hub.sessions.get(principal.session) if principal.session else None
 
     def caller(self, method: str, headers: Mapping[str, str], now: float) -> Principal | None:
         """Who calls by a cookie; None if nobody is signed in. `headers` has lower-case names.
@@ -90,20 +95,24 @@ class Sessions:
         """
         cookies = headers.get("cookie", "")
         token = cookie_parser(cookies).get(self.cookie, "") if len(cookies) <= MAX_COOKIES else ""
-        session = self._by_digest.get(_digest(token)) if token else None
-        if session is None or not self.lasts(session.principal, now):
+        session = self.hub.sessions.get(self._digest(token)) if token else None
+        if session is None or not self.lasts(principal := _principal(session), now):
             return None
         if headers.get("sec-fetch-site", "none") not in OWN_SITES:
             raise Forbidden("this session is for pages of this server alone")
         shown = headers.get(CSRF_HEADER, "").encode("latin-1", "replace")
-        if method not in SAFE and not hmac.compare_digest(shown, session.csrf.encode()):
+        if method not in SAFE and not hmac.compare_digest(shown, self.keyring.csrf(session.digest).encode()):
             raise Forbidden("the header X-CSRF-Token is missing or not this session's: load the page again")
-        return session.principal
+        return principal
 
-    def _expire(self, now: float) -> None:
-        self._by_digest = {d: one for d, one in self._by_digest.items() if self.lasts(one.principal, now)}
+    def _digest(self, token: str) -> str:
+        return self.keyring.session_id(f"{self.admits}|{token}")
+
+    def _is_good(self, session: SessionRecord) -> bool:
+        """Whether what it stands for is good: whoever has a name has shown no key."""
+        return bool(session.name) or self.keyring.is_good(session.key_id)
 
 
-def _digest(token: str) -> str:
-    """What of a token is kept: who reads the memory of this process learns no token."""
-    return hashlib.sha256(token.encode()).hexdigest()
+def _principal(session: SessionRecord) -> Principal:
+    scope = Scope.named(session.scope)
+    return Principal(scope, None, session.key_id, session.account_id, session=session.digest, name=session.name)

@@ -55,6 +55,8 @@ class CostLine(Row):
     usd: float
     usd_of: list[float]
     """In each span of time."""
+    deleted: bool = False
+    """It is of endpoints that are there no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
