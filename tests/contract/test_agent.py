@@ -402,7 +402,8 @@ async def test_a_body_that_is_too_large_is_refused_in_every_form(world: World) -
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"), [(400, "Success"), (404, "Success"), (429, "Rejected"), (500, "Error"), (503, "Error")]
+    ("status", "outcome"),
+    [(400, "Success"), (404, "Success"), (429, "Rejected"), (500, "Error"), (501, "Success"), (503, "Error")],
 )
 async def test_an_answer_keeps_its_status_and_tells_how_the_request_ended(
     world: World, status: int, outcome: str

@@ -165,6 +165,15 @@ async def test_what_is_no_answer_is_tried_once_more_and_told(answer: bytes) -> N
     assert len(here.heads) == 2
 
 
+async def test_a_call_that_an_engine_does_not_have_is_not_tried_elsewhere() -> None:
+    said_there = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 8\r\n\r\nno such."
+    async with place(saying(said_there)) as here:
+        head, said = await here.answer(post())
+    assert head.startswith(b"HTTP/1.1 501"), head
+    assert said == b"no such."
+    assert len(here.heads) == 1
+
+
 @pytest.mark.parametrize("rest", [b"", b"zz\r\n"])
 async def test_a_body_that_breaks_off_is_not_taken_for_a_whole_one(rest: bytes) -> None:
     torn = CHUNKED + chunk(b"{") + rest

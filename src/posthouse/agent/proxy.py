@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -369,8 +370,9 @@ def _in_query(client: web.Request) -> str | None:
 
 
 def _outcome(status: int) -> Outcome:
-    """Return how a request ended for the worker; most 4xx are the client's own doing."""
-    if status >= 500:
+    """Return how a request ended for the worker; most 4xx are the client's own doing, and so is a call that a model
+    server says it does not have."""
+    if status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED:
         return "Error"
     return "Rejected" if status == 429 else "Success"
 

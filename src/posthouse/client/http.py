@@ -133,7 +133,7 @@ def worker_failed(status: int, body: bytes, retry_after: str, url: str) -> Worke
 
     `body`: MAX_ERROR_BYTES of it suffice. `retry_after`: its header of that name.
     """
-    if status not in (408, 429) and status < 500:
+    if (status < 500 and status not in (408, 429)) or status == 501:  # 501: its model has no such call, nor have others
         return None
     error = refusal(status, body, f"worker {url}")
     return WorkerFailed(error.message, error.status, error.code, status not in _NEVER_BEGUN, _seconds(retry_after))

@@ -75,8 +75,7 @@ class Exchange:
         self._ways, self._client, self._key, self._asked = ways, client, key, asked
         self._named = asked.model
         self._anthropic = is_anthropic(client)
-        key_id = _KEY_ID.match(key)
-        self._key_id = key_id[0] if key_id else "unknown"
+        self._key_id = found[0] if (found := _KEY_ID.match(key)) else "unknown"
         self._kind = (self._key_id, asked.model, asked.path)
         self._work = ways.learned.work(self._kind) if asked.cost is None else asked.cost
         self._began_at, self._came_at = time.monotonic(), time.time()
@@ -87,13 +86,12 @@ class Exchange:
         self._passing: Passing = Document()
         self._repeat = repeat
         self._comments: asyncio.TimerHandle | None = None
-        self._worker = "none"
         self._begun = self._begun_before = 0  # how often a worker may have begun it, and failed; at other endpoints
         self._hold_until = self._began_at + ways.settings.hold_s
         self._ready_at = 0.0  # when a worker is expected; 0: nobody knows
         self._limits: dict[str, str] = {}  # headers that say what is left of the limits of the key
         self._wait_s = self._first_byte_s = 0.0
-        self._outcome = "client left"
+        self._worker, self._outcome = "none", "client left"
         self._spending: Spending | None = None
 
     @property
@@ -215,7 +213,9 @@ class Exchange:
     async def _begin_outside(self, step: Step) -> tuple[Reply, bytes]:
         """The same of a server that is not ours. Raises: Refused."""
         self._asked, self._worker = msgspec.structs.replace(self._asked, model=step.model), step.model
+        self._wait_s = time.monotonic() - self._began_at
         reply, first, self._spending = await self._ways.externals.ask(self._client, self._asked, self._key_id)
+        self._first_byte_s = time.monotonic() - self._began_at
         return reply, first
 
     def _waits(self, waiting: Waiting) -> None:
