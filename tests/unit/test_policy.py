@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,13 +46,14 @@ def worker(
     perf: float = 100.0,
     price: Price = PRICE,
     zone: str = "",
+    provider: str = "sim",
 ) -> Worker:
     return Worker(
         id=WorkerId(number),
         endpoint_id=EndpointId(1),
         group_id=GROUP,
         label=f"test-{number}",
-        provider="sim",
+        provider=provider,
         offer_id="o",
         machine=f"m{number}",
         gpu_name="GPU",
@@ -489,11 +491,13 @@ def test_a_machine_that_failed_is_taken_last_but_taken() -> None:
 
 def test_of_equal_machines_one_that_failed_is_taken_last_however_long_ago() -> None:
     offers = (offer("a", 1.0, machine="bad", available=1), offer("b", 1.0, machine="good", available=1))
-    failed = {"bad": Failures(1, NOW - 80_000)}
-    one = decided(snapshot(demand=load(100), offers=offers, machine_failures=failed))
+    failed: dict[str, Any] = {"machine_failures": {"bad": Failures(1, NOW - 80_000)}, "held_against": {"bad": 2.0**-22}}
+    one = decided(snapshot(demand=load(100), offers=offers, **failed))
     assert [r.offer.offer.id for r in one.rentals] == ["b"]
+    free = tuple(replace(o, offer=replace(o.offer, price=Price())) for o in offers)
+    assert first(*free, **failed) == "b"
     dearer = (offers[0], offer("b", 2.0, machine="good", available=1))
-    one = decided(snapshot(demand=load(100), offers=dearer, machine_failures=failed))
+    one = decided(snapshot(demand=load(100), offers=dearer, **failed))
     assert [r.offer.offer.id for r in one.rentals] == ["a"]
 
 
@@ -900,12 +904,20 @@ def test_what_got_dear_is_replaced_where_its_work_costs_a_tenth_less() -> None:
     for usd_h, many in [(1.0, 1), (1.75, 1), (1.85, 0)]:
         s = snapshot(dear, demand=load(95), offers=(at("other", offer("b", usd_h)),))
         assert rented(decided(s)) == (many, 0), usd_h
-    s = snapshot(dear, demand=load(95), offers=(offer("b", 1.0, gpu_name="Unmeasured"),))
+    s = snapshot(dear, demand=load(95), offers=(at("other", offer("b", 1.0, gpu_name="Unmeasured")),))
     assert rented(decided(s)) == (0, 0)
-    full = snapshot(dear, demand=load(95), scaling=replace(BARE, max_workers=1))
+    room_for_one = replace(BARE, max_workers=1)
+    full = snapshot(dear, demand=load(95), scaling=room_for_one, offers=(at("other", offer("b", 1.0)),))
     assert [r.rule for r in decided(full).because if r.what == "not replaced"] == [
-        "its work costs $2/h, at sim $1.01/h; max_workers leaves no room for both"
+        "its work costs $2/h, at other $1.01/h; max_workers leaves no room for both"
     ]
+
+
+def test_no_worker_is_replaced_by_another_one_of_its_provider() -> None:
+    dear, here = worker(1, price=Price(2.0)), offer("here", 0.5)
+    assert rented(decided(snapshot(dear, demand=load(95), offers=(here,)))) == (0, 0)
+    found = decided(snapshot(dear, demand=load(95), offers=(here, at("other", offer("b", 1.0))))).rentals
+    assert [r.offer.offer.provider for r in found] == ["other"]  # though what would be rented first is here
 
 
 def test_a_worker_that_does_its_work_for_less_is_not_replaced_by_a_smaller_one() -> None:
@@ -915,12 +927,21 @@ def test_a_worker_that_does_its_work_for_less_is_not_replaced_by_a_smaller_one()
 
 
 def test_what_is_to_replace_a_dear_worker_is_waited_for_and_that_one_goes() -> None:
-    dear, coming = worker(1, price=Price(2.0)), worker(2, State.CREATING, perf=0.0)
-    assert decided(snapshot(dear, coming, demand=load(95))).goals == {}
-    both = snapshot(dear, worker(2), demand=load(95))
+    dear, coming = worker(1, price=Price(2.0)), worker(2, State.CREATING, perf=0.0, provider="other")
+    known = Estimates({KIND: 100.0, KIND.replace("sim", "other"): 100.0})
+    assert decided(snapshot(dear, coming, demand=load(95), estimates=known)).goals == {}
+    both = snapshot(dear, worker(2, provider="other"), demand=load(95))
     assert decided(both).goals == {WorkerId(1): Goal.COLD}
-    equal = snapshot(worker(1), coming, demand=load(95))
-    assert decided(equal).goals == {WorkerId(2): Goal.COLD}  # help that is not needed
+    for other in (worker(1), worker(1, price=Price(2.0), provider="other")):
+        equal = snapshot(other, coming, demand=load(95), estimates=known)
+        assert decided(equal).goals == {WorkerId(2): Goal.COLD}  # help that is not needed
+
+
+def test_who_is_too_many_rests_while_a_replacement_is_on_its_way() -> None:
+    dear, coming = worker(1, price=Price(2.0)), worker(2, State.CREATING, perf=0.0, provider="other")
+    assert decided(snapshot(dear, coming, worker(3), worker(4), demand=load(95))).goals == {WorkerId(1): Goal.COLD}
+    large = worker(1, price=Price(20.0), perf=1000.0)  # it does more than is too much
+    assert decided(snapshot(large, coming, worker(3), demand=load(950))).goals == {WorkerId(3): Goal.COLD}
 
 
 @given(st.floats(0.01, 10), st.floats(1, 1000), st.floats(0, 2000))

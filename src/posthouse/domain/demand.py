@@ -40,5 +40,3 @@ class Demand:
     """When a request was last asked for, or ended."""
     factor: float = 1.0
     """Work that workers count for a unit of the cost that clients announce; learned where they differ."""
-    usual: float = 0.0
-    """Work that they count for a request, in the mean; 0: unknown. What a request counts whose client says nothing."""

@@ -55,10 +55,6 @@ class Estimator:
         """Work per second by kind of machine."""
         return {kind: median(perf for perf, _ in known.values()) for kind, known in self._kinds.items()}
 
-    def best_perf(self) -> float:
-        """What a worker of the best kind does; 0 while nobody knows."""
-        return max(self.perf().values(), default=0.0)
-
     def arrived(self, before: Worker, worker: Worker, now: float) -> float | None:
         """A worker came to be ready: how long that took; None if it was only away for a moment."""
         if not worker.outdated_at:  # one from an older template says nothing of what the present one makes

@@ -116,5 +116,4 @@ class Load:
             oldest_wait_s=now - min([r.first_at for r in ledger.waiting.values()], default=now),
             last_request_at=last_request_at,
             factor=claims.factor,
-            usual=claims.usual,
         )

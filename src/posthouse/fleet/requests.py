@@ -292,7 +292,7 @@ class Requests:
     def membership_changed(self) -> None:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""
         workers, claims = self._lives.workers, self.claims
-        known, claims.best_perf = claims.best_perf, self._lives.estimator.best_perf() or claims.best_perf
+        known, claims.best_perf = claims.best_perf, max(self._lives.estimator.perf().values(), default=claims.best_perf)
         if claims.best_perf and not known:  # only now it can be told how large they may be
             for request in self.ledger.waiting.values():
                 request.cost = claims.work(request.announced)

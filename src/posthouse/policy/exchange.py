@@ -1,4 +1,4 @@
-"""Whether a worker that serves is worth replacing: prices move, and cheaper machines come to the market."""
+"""Whether the work of a worker that serves is worth moving to another provider: prices move, each provider's apart."""
 
 import math
 from collections import Counter
@@ -13,10 +13,11 @@ from posthouse.policy.recruit import Candidate, Market, over_cap, rent
 
 
 def exchange(draft: Draft, needs: Needs) -> None:
-    """Rents what does the work of the dearest worker for less; that one rests when it is no longer needed.
+    """Rents elsewhere what does the work of the dearest worker for less; that one rests when it is no longer needed.
 
     One worker at a time, where nothing waits and nothing is on its way. It is worth it where it costs a tenth less per
     hour, with the time that it takes to be ready spread over an hour. What nobody has measured is not counted on.
+    Within one provider it does not pay: decision 72.
 
     Example: a worker of 100 work/s costs $0.60 by now. Another one of 100 costs $0.40 and takes 120 s to be ready: it
     counts 0.40 x (1 + 120 / 3600) = $0.41, and with a tenth more $0.45.
@@ -30,7 +31,7 @@ def exchange(draft: Draft, needs: Needs) -> None:
     missing = needs.hot.high - (have - draft.perf(dearest))
     if missing <= 0:  # it is going to rest anyway
         return
-    best, cost = _cheapest(draft, missing)
+    best, cost = _cheapest(draft, missing, dearest.provider)
     factor = 1 + draft.tuning.tolerance
     if best is None or cost * factor >= dearest.price.running_usd_h:
         return
@@ -45,18 +46,18 @@ def exchange(draft: Draft, needs: Needs) -> None:
         draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; {obstacle}"))
     else:
         draft.because.append(Reason("to be replaced", int(dearest.id), why))
-        rent(draft, Goal.HOT, have + missing, 0)
+        rent(draft, Goal.HOT, have + missing, 0, but=dearest.provider)
 
 
 def replaces(draft: Draft, worker: Worker, serving: list[Worker]) -> bool:
-    """Whether a worker on its way is there to do for less what one that serves does."""
-    most = max((draft.unit_usd_h(w) for w in serving), default=0.0)
+    """Whether a worker on its way is there to do for less what one that serves elsewhere does."""
+    most = max((draft.unit_usd_h(w) for w in serving if w.provider != worker.provider), default=0.0)
     return draft.unit_usd_h(worker) * (1 + draft.tuning.tolerance) < most
 
 
-def _cheapest(draft: Draft, missing: float) -> tuple[Candidate | None, float]:
-    """What does what is missing at the least cost, in whole workers, and that cost in $/h."""
-    market, known = Market(draft), draft.s.estimates
+def _cheapest(draft: Draft, missing: float, but: str) -> tuple[Candidate | None, float]:
+    """What does what is missing at the least cost, in whole workers, and that cost in $/h. `but`: as of `Market`."""
+    market, known = Market(draft, but=but), draft.s.estimates
     found = [c for c in market.all() if not c.failed and not market.obstacle(c)]
     many = Counter[str]()
     for candidate in found:

@@ -159,9 +159,7 @@ def needs_of(draft: Draft, memory: Memory) -> tuple[Needs, Memory]:
     hot_needs = sliding_max(memory.hot_needs, s.now, now_needed, hold_s)
     hot = tolerant(hot_needs[0][1], asked)
     later = needed(s.estimates.create_s)
-    rent = tolerant(
-        min(hot.high, later.need), later.asked
-    )  # what is needed for less than a creation takes is not rented
+    rent = tolerant(min(hot.high, later.need), later.asked)
     # Cold workers are for load that lasts: a backlog, and a spike, are over before a worker made for them is there.
     hour_rate = demand.rate
     if s.now >= s.stabilized_at:  # exponentially weighted: no more than this number is remembered

@@ -73,8 +73,6 @@ class Candidate(NamedTuple):
     """Share of new workers of its kind that came to be ready."""
     failed: bool
     """Its machine failed lately, or at least half of its kind never came to be ready."""
-    failures: int
-    """How often its machine failed since a worker was ready there."""
     held_against: float
     """How many workers failed on its machine, the less the longer ago."""
     create_s: float
@@ -100,7 +98,8 @@ class Candidate(NamedTuple):
 class Market:
     """What an endpoint can rent from at one decision, and which of it comes first."""
 
-    def __init__(self, draft: Draft, goal: Goal = Goal.HOT) -> None:
+    def __init__(self, draft: Draft, goal: Goal = Goal.HOT, but: str = "") -> None:
+        """`but`: a provider whose offers do not count."""
         self._draft = draft
         rented = [r.offer for r in draft.rentals]
         self._rented = Counter((o.offer.provider, o.offer.id) for o in rented)
@@ -113,7 +112,7 @@ class Market:
         there = [w for w in draft.all() if w.goal is not Goal.GONE]
         self._places = Counter(p for w in there for p in _places(w.provider, w.zone, w.machine))
         self._places.update(p for o in rented for p in _places(o.offer.provider, o.offer.zone, o.offer.machine))
-        self._groups = self._grouped(goal)
+        self._groups = self._grouped(goal, but)
 
     def all(self) -> list[Candidate]:
         """Every offer that a worker could be rented from."""
@@ -178,18 +177,18 @@ class Market:
         self._places.update(_places(offer.provider, offer.zone, offer.machine))
         return best
 
-    def _grouped(self, goal: Goal) -> list[list[Candidate]]:
+    def _grouped(self, goal: Goal, but: str) -> list[list[Candidate]]:
         """The offers in groups that differ in their price and their machine alone, the best at the end."""
         there = Counter(w.machine for w in self._draft.all())
         groups: dict[tuple[bool, str, str], list[Candidate]] = {}
         for entry in self._draft.s.offers:
-            if goal is Goal.HOT or entry.offer.capabilities.stop:  # else it could not rest
+            rests = goal is Goal.HOT or entry.offer.capabilities.stop
+            if rests and entry.offer.provider != but:
                 found = _candidate(self._draft, entry, goal)
                 groups.setdefault((found.failed, found.kind, entry.offer.zone), []).append(found)
         for group in groups.values():
-            group.sort(
-                key=lambda c: (c.usd_h, c.failures, there[c.entry.offer.machine], c.key, c.entry.group_id), reverse=True
-            )
+            group.sort(key=lambda c: (c.usd_h, c.held_against, there[c.entry.offer.machine], c.key, c.entry.group_id))
+            group.reverse()
         return list(groups.values())
 
 
@@ -203,10 +202,10 @@ def _candidate(draft: Draft, entry: GroupOffer, goal: Goal) -> Candidate:
     held_against = s.held_against.get(offer.machine, 0.0)
     times = (1 + create_s / draft.tuning.reserve_s) * (1 + held_against) / success_rate
     usd_h = offer.price.running_usd_h * times + (offer.price.stopped_usd_h if goal is Goal.COLD else 0.0)
-    failures = s.machine_failures.get(offer.machine, Failures())
+    failures = s.machine_failures.get(offer.machine)
     failed = s.now < machine_resume_at(failures, draft.tuning) or success_rate * 2 <= 1  # more fail than not
     perf = expected_perf(name, offer.price.running_usd_h, known)
-    return Candidate(entry, name, perf, usd_h, success_rate, failed, failures.count, held_against, create_s, loaded)
+    return Candidate(entry, name, perf, usd_h, success_rate, failed, held_against, create_s, loaded)
 
 
 def _places(provider: str, zone: str, machine: str) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
@@ -221,16 +220,17 @@ def ranked(s: Snapshot, tuning: Tuning = TUNING) -> list[tuple[Candidate, str]]:
     return [(candidate, market.obstacle(candidate)) for candidate in found]
 
 
-def rent(draft: Draft, goal: Goal, need: float, count: int) -> None:
+def rent(draft: Draft, goal: Goal, need: float, count: int, but: str = "") -> None:
     """Rents workers until there is capacity for `need` and there are `count`: hot ones, or with COLD, hot and cold.
 
-    Bounded by `max_workers`, by money, by what is offered, and by the back-off of workergroups that failed.
+    Bounded by `max_workers`, by money, by what is offered, but for the provider `but`, and by the back-off of
+    workergroups that failed.
     """
     there = hot(draft.all()) if goal is Goal.HOT else kept(draft.all())
     have, many, rented = draft.supply(there) + draft.rented_perf, len(there) + len(draft.rentals), 0
     if have >= need and many >= count:
         return
-    market, obstacles = Market(draft, goal), set[str]()
+    market, obstacles = Market(draft, goal, but), set[str]()
     while have < need or many < count:
         if draft.budget <= 0:
             most = draft.s.endpoint.scaling.max_workers

@@ -3,7 +3,7 @@
 import math
 
 from posthouse.domain.decision import Obstacle, Reason, Snapshot
-from posthouse.domain.lifecycle import COMING, SERVING, Goal, State
+from posthouse.domain.lifecycle import SERVING, Goal, State
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.policy.capacity import USABLE, hot, kept, ready
 from posthouse.policy.draft import RUNS_ON, Draft, staying_usd_h, will_run
@@ -71,9 +71,9 @@ def end_drains(draft: Draft) -> None:
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     """Lets hot workers rest as long as the rest can do the hot need; True if one does.
 
-    Help on its way goes first, if those that serve are enough; while it is needed, or is to replace a dearer one, none
-    rests. None rests during the calm after a restart, or sooner than `release_every_s` after the last. Where nothing
-    is needed, all go at once.
+    Help on its way goes first, if those that serve are enough; while it is needed none rests. What is to replace a
+    dearer one is waited for, and those that are too many rest meanwhile. None rests during the calm after a restart, or
+    sooner than `release_every_s` after the last. Where nothing is needed, all go at once.
     """
     s, tuning = draft.s, draft.tuning
     if s.now < s.stabilized_at:
@@ -82,14 +82,15 @@ def release(draft: Draft, needs: Needs, released_at: float) -> bool:
     if need <= 0 < stays_s:
         draft.because.append(Reason("last hot worker", "stays", f"{stays_s:.0f} s more without a request"))
     count = max(needs.least, int(stays_s > 0))
-    coming, serving = [w for w in there if w.state in COMING or w.state is State.STOPPED], ready(draft.all())
+    serving = ready(draft.all())
+    coming = [w for w in there if w.state not in (State.IDLE, State.STOPPING) and not replaces(draft, w, serving)]
     going: list[Worker] = []
     if need <= 0 and count == 0:
         going = [w for w in there if not is_canary(draft, w)]  # it serves until it is judged, though nobody asks
     elif coming:
-        enough = len(serving) >= count and draft.supply(serving) >= need
-        going = [w for w in coming if not replaces(draft, w, serving)] if enough else []
+        going = coming if len(serving) >= count and draft.supply(serving) >= need else []
     elif s.now - released_at >= tuning.release_every_s:
+        there = [w for w in there if w.state in (State.IDLE, State.STOPPING)]
         most = min(max(1, int(tuning.release_share * len(there))), len(there) - count)
         going = _surplus(draft, serving, draft.supply(there) - need)[: max(0, most)]
     for worker in going:
