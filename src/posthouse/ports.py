@@ -192,16 +192,17 @@ class Lease(Protocol):
     async def release(self, endpoint_id: EndpointId) -> None:
         """Lets another server have the endpoint; one that this server does not have is success."""
 
-    async def holder(self, endpoint_id: EndpointId) -> str:
+    async def owner(self, endpoint_id: EndpointId) -> str:
         """The name of the server that has the endpoint; empty if none has."""
 
     def holds(self) -> bool:
         """Whether this server is known to have what it has, at this moment: else it begins nothing. At once."""
 
-    def shares(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether what this server does not have may be at another one."""
 
-    def count(self) -> int: ...  # servers that live and share the store
+    def server_count(self) -> int:
+        """How many live servers share the store."""
 
 
 class Catalogue(Protocol):
@@ -213,12 +214,10 @@ class Catalogue(Protocol):
     async def endpoints(self) -> Sequence[Endpoint]: ...
     async def add_endpoint(self, endpoint: Endpoint) -> Endpoint:
         """The endpoint with its id; `id` 0 in, a fresh one out. Ids are never used twice."""
-        ...
 
     async def put_endpoint(self, endpoint: Endpoint) -> Endpoint: ...
     async def drop_endpoint(self, endpoint_id: EndpointId) -> None:
         """Removes the endpoint and its workergroups; its workers' rows stay."""
-        ...
 
     async def workergroups(self) -> Sequence[Workergroup]: ...
     async def add_workergroup(self, group: Workergroup) -> Workergroup: ...
@@ -234,15 +233,12 @@ class Catalogue(Protocol):
 
         It is kept while an endpoint's `rollouts` name it.
         """
-        ...
 
     async def aliases(self) -> Mapping[AccountId, Mapping[str, Alias]]:
         """By owner and name."""
-        ...
 
     async def put_alias(self, account_id: AccountId, alias: Alias) -> None:
         """Adds the alias, or replaces it: these have no revision."""
-        ...
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None: ...
 

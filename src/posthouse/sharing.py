@@ -1,4 +1,4 @@
-"""What servers that share a store need of it: to know of each other, and who has which endpoint."""
+"""The port by which servers that share a store find each other and divide the endpoints among them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -6,68 +6,71 @@ from typing import Final, NamedTuple, Protocol
 from posthouse.domain.endpoint import EndpointId
 
 KEY_FILES: Final = ("secret", "signing.pem", "authority.pem", "authority.cer")
-"""Of the data directory, what an installation signs and seals with: every server and every backup must have them."""
+"""Files of the data directory with the keys of the installation: every server and every backup needs them."""
 
 
-class LivingServer(NamedTuple):
-    """One of the servers that share a store."""
+class LiveServer(NamedTuple):
+    """A registered server."""
 
     name: str
     url: str
-    """Where the others reach it."""
-    late: bool = False
-    """It has not renewed its lease in time."""
+    """Where other servers reach it."""
+    expired: bool = False
+    """Whether it failed to renew its lease in time."""
 
 
 class Servers(Protocol):
-    """The servers that share a store: who lives, and who has which endpoint. A name, `ID-LIFE`, is of one life of a
-    server.
+    """The servers that share a store, and the owner of each endpoint.
+
+    A server's name is `ID-RUN`: it registers under another name after each start, and after it was declared dead.
 
     Raises: Unavailable from every call while the store cannot be used.
     """
 
     on_notice: Callable[[str], None]
-    """Told what another server has changed: a topic as of `revisions`, or `owners`. Some notices may be lost."""
+    """Called with what another server has changed: a topic of `revisions`, or `owners`. Notices may be lost."""
 
-    async def enter(self, server: str, url: str, lease_s: float) -> None:
-        """Has a server live, and ends its life before."""
+    async def register(self, server: str, url: str, lease_s: float) -> None:
+        """Adds a server, and removes its earlier names."""
         ...
 
-    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LivingServer], float] | None:
-        """Renews a server's lease, whatever it has: who lives now, and what time the store has. None if it lives no
-        more: then others may have what it had."""
+    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LiveServer], float] | None:
+        """Renews a server's lease on all that it owns. Returns the registered servers and the store's time in epoch
+        seconds; None if the server was evicted: then others may own its endpoints."""
         ...
 
-    async def bury(self, server: str) -> Sequence[str]:
-        """Ends the lives of all but this one who are late; their names. What they had is free."""
+    async def evict_expired(self, server: str) -> Sequence[str]:
+        """Removes every other server whose lease has expired, which frees its endpoints. Returns their names."""
         ...
 
-    async def leave(self, server: str) -> None:
-        """Ends a server's life; one that has none is success."""
+    async def deregister(self, server: str) -> None:
+        """Removes a server, which frees its endpoints; an unknown one is success."""
         ...
 
-    async def holders(self) -> Mapping[EndpointId, str]:
-        """Who has each endpoint, also one that was deleted and has workers; empty: nobody."""
+    async def owners(self) -> Mapping[EndpointId, str]:
+        """The name of each endpoint's owner, empty for a free one; also of deleted endpoints that have workers."""
         ...
 
     async def claim(self, server: str, most: int) -> Mapping[EndpointId, int]:
-        """Gives a server that lives at most so many of the free endpoints; their epochs, each above all before."""
+        """Makes a registered server the owner of up to `most` free endpoints. Returns their epochs, each higher than
+        every earlier one of the endpoint."""
         ...
 
-    async def take(self, server: str, endpoint_id: EndpointId) -> int | None:
-        """The same of one endpoint, which it may have already. None if another has it, or the server lives no more."""
+    async def acquire(self, server: str, endpoint_id: EndpointId) -> int | None:
+        """The same for one endpoint, which the server may own already. None if another server owns it, or this one was
+        evicted."""
         ...
 
-    async def free(self, server: str, endpoint_id: EndpointId) -> None:
-        """Has a server have an endpoint no more; one that it does not have is success."""
+    async def release(self, server: str, endpoint_id: EndpointId) -> None:
+        """Frees an endpoint; one that the server does not own is success."""
         ...
 
-    async def shared(self, name: str) -> bytes | None:
-        """What was shared under a name; None if nothing was."""
+    async def shared_file(self, name: str) -> bytes | None:
+        """The content of a file that all servers have; None if there is none of this name."""
         ...
 
-    async def share(self, name: str, body: bytes, replace: bool = False) -> bytes:
-        """What is shared under a name: this, if there was nothing, or it is to `replace` that."""
+    async def put_shared_file(self, name: str, body: bytes, replace: bool = False) -> bytes:
+        """Stores a file for all servers, unless it exists and `replace` is not set. Returns its content from now on."""
         ...
 
     async def close(self) -> None: ...

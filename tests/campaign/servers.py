@@ -18,7 +18,7 @@ from posthouse.engine.lease import SharedLease
 from posthouse.engine.owners import Owners
 from posthouse.errors import Unavailable
 from posthouse.ports import InstanceSpec
-from posthouse.sharing import LivingServer
+from posthouse.sharing import LiveServer
 from tests.campaign.checks import Checks
 from tests.campaign.disk import Disk
 from tests.campaign.server import Server
@@ -61,8 +61,8 @@ class Register:
 class Line:
     """A member's way to the database: the `Servers` port."""
 
-    def __init__(self, register: Register) -> None:
-        self.register = register
+    def __init__(self, table: Register) -> None:
+        self.table = table
         self.on_notice: Callable[[str], None] = lambda topic: None
         self.is_cut = False
         self.moves = asyncio.Event()
@@ -77,61 +77,61 @@ class Line:
             await asyncio.sleep(LEASE_S / 2)
             raise Unavailable("the network is cut", 1.0)
 
-    async def enter(self, server: str, url: str, lease_s: float) -> None:
+    async def register(self, server: str, url: str, lease_s: float) -> None:
         await self.through()
-        lives = self.register.lives
+        lives = self.table.lives
         for name in [name for name in lives if name.partition("-")[0] == server.partition("-")[0]]:
             del lives[name]
-        lives[server] = url, self.register.loop.time() + lease_s
-        self.register.tell()
+        lives[server] = url, self.table.loop.time() + lease_s
+        self.table.tell()
 
-    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LivingServer], float] | None:
+    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LiveServer], float] | None:
         await self.through()
-        now, lives = self.register.loop.time(), self.register.lives
+        now, lives = self.table.loop.time(), self.table.lives
         if server not in lives:
             return None
         lives[server] = lives[server][0], now + lease_s
-        return [LivingServer(name, url, until < now) for name, (url, until) in sorted(lives.items())], now
+        return [LiveServer(name, url, until < now) for name, (url, until) in sorted(lives.items())], now
 
-    async def bury(self, server: str) -> Sequence[str]:
+    async def evict_expired(self, server: str) -> Sequence[str]:
         await self.through()
-        now, lives = self.register.loop.time(), self.register.lives
+        now, lives = self.table.loop.time(), self.table.lives
         dead = [name for name, (_, until) in lives.items() if name != server and until < now]
         for name in dead:
             del lives[name]
         return dead
 
-    async def leave(self, server: str) -> None:
+    async def deregister(self, server: str) -> None:
         await self.through()
-        self.register.lives.pop(server, None)
-        self.register.tell()
+        self.table.lives.pop(server, None)
+        self.table.tell()
 
-    async def holders(self) -> Mapping[EndpointId, str]:
+    async def owners(self) -> Mapping[EndpointId, str]:
         await self.through()
-        return {endpoint_id: self.register.holder(endpoint_id) for endpoint_id in self.register.wanted()}
+        return {endpoint_id: self.table.holder(endpoint_id) for endpoint_id in self.table.wanted()}
 
     async def claim(self, server: str, most: int) -> Mapping[EndpointId, int]:
         await self.through()
-        if server not in self.register.lives:
+        if server not in self.table.lives:
             return {}
-        free = [endpoint_id for endpoint_id in self.register.wanted() if not self.register.holder(endpoint_id)]
-        return {endpoint_id: self.register.give(server, endpoint_id) for endpoint_id in free[:most]}
+        free = [endpoint_id for endpoint_id in self.table.wanted() if not self.table.holder(endpoint_id)]
+        return {endpoint_id: self.table.give(server, endpoint_id) for endpoint_id in free[:most]}
 
-    async def take(self, server: str, endpoint_id: EndpointId) -> int | None:
+    async def acquire(self, server: str, endpoint_id: EndpointId) -> int | None:
         await self.through()
-        free = server in self.register.lives and self.register.holder(endpoint_id) in ("", server)
-        return self.register.give(server, endpoint_id) if free else None
+        free = server in self.table.lives and self.table.holder(endpoint_id) in ("", server)
+        return self.table.give(server, endpoint_id) if free else None
 
-    async def free(self, server: str, endpoint_id: EndpointId) -> None:
+    async def release(self, server: str, endpoint_id: EndpointId) -> None:
         await self.through()
-        if self.register.held.get(endpoint_id) == server:
-            del self.register.held[endpoint_id]
-        self.register.tell()
+        if self.table.held.get(endpoint_id) == server:
+            del self.table.held[endpoint_id]
+        self.table.tell()
 
-    async def shared(self, name: str) -> bytes | None:
+    async def shared_file(self, name: str) -> bytes | None:
         return None
 
-    async def share(self, name: str, body: bytes, replace: bool = False) -> bytes:
+    async def put_shared_file(self, name: str, body: bytes, replace: bool = False) -> bytes:
         return body
 
     async def close(self) -> None:
@@ -184,12 +184,12 @@ class Member(Server):
     async def _start(self) -> None:
         await super()._start()
         self.owners = Owners(self.hub, self.lease, "http://" + self.lease.server_id, self.executor.is_idle)
-        self.orphans.leads = self.owners.leads
+        self.orphans.is_leader = self.owners.is_leader
         self.changes = Changes(self.hub, lambda keys: None)
-        await self.owners.begin()
-        self.keep(self.owners.run)
-        await self.owners.share_out()
-        self.keep(self.owners.share, self.changes.run)
+        await self.owners.register()
+        self.keep(self.owners.keep_lease)
+        await self.owners.rebalance()
+        self.keep(self.owners.keep_balance, self.changes.run)
 
     async def _before_store(self, call: str, args: tuple[Any, ...]) -> None:
         await self.line.through()

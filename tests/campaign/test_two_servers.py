@@ -54,16 +54,16 @@ class SharedLease:
         if self.table.held.get(endpoint_id) == self.server:
             del self.table.held[endpoint_id]
 
-    async def holder(self, endpoint_id: EndpointId) -> str:
+    async def owner(self, endpoint_id: EndpointId) -> str:
         return self.table.held.get(endpoint_id, "")
 
     def holds(self) -> bool:
         return True
 
-    def shares(self) -> bool:
+    def is_shared(self) -> bool:
         return False
 
-    def count(self) -> int:
+    def server_count(self) -> int:
         return 2
 
 

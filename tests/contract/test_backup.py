@@ -60,8 +60,8 @@ async def test_what_was_saved_is_restored(tmp_path: Path, source: str, target: s
     store = await open_store(at)
     if (servers := store.servers(20.0)) is not None:
         for name, body in bodies.items():
-            await servers.share(name, body)
-        await servers.enter("a-1", "http://a", 1000.0)
+            await servers.put_shared_file(name, body)
+        await servers.register("a-1", "http://a", 1000.0)
     else:
         for name, body in bodies.items():
             (old / name).write_bytes(body)

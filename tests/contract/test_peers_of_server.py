@@ -127,7 +127,7 @@ async def test_an_owner_that_cannot_be_reached_has_everybody_wait(two: Two, monk
     headers = {"authorization": f"Bearer {two.a.admin_key}"}
     lease = peers(two.b).owners.lease
     for url in (NOWHERE, ""):
-        monkeypatch.setattr(peers(two.b), "owners", SimpleNamespace(url_of=lambda _, url=url: url, lease=lease))
+        monkeypatch.setattr(peers(two.b), "owners", SimpleNamespace(owner_url=lambda _, url=url: url, lease=lease))
         told = await two.route(two.b, request_idx=77)
         assert (told["request_idx"], "another server" in told["status"], "url" in told) == (77, True, False)
         status, _ = await two.workers[0].report()
@@ -140,7 +140,7 @@ async def test_a_server_that_was_stopped_says_wait_before_it_has_looked(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "url" in await two.route(two.a)
-    stopped = SimpleNamespace(lease=SimpleNamespace(is_doubtful=lambda: True))
+    stopped = SimpleNamespace(lease=SimpleNamespace(may_be_lost=lambda: True))
     monkeypatch.setattr(peers(two.a), "owners", stopped)
     assert "finding out" in (await two.route(two.a))["status"]
     status, _ = await two.workers[0].report()

@@ -25,8 +25,8 @@ class Site:
         self.url, self.store, self.a, self.b = url, store, a, b
 
     async def enter(self, a_s: float = LONG_S, b_s: float = LONG_S) -> None:
-        await self.a.enter("a-1", "http://a", a_s)
-        await self.b.enter("b-1", "http://b", b_s)
+        await self.a.register("a-1", "http://a", a_s)
+        await self.b.register("b-1", "http://b", b_s)
 
     async def make(self, count: int) -> list[EndpointId]:
         return [(await self.store.add_endpoint(Endpoint(NO_ID, f"e{number}"))).id for number in range(count)]
@@ -53,8 +53,8 @@ async def test_servers_know_of_each_other_until_they_leave(site: Site) -> None:
     found = await site.a.renew("a-1", LONG_S)
     assert found is not None
     assert [tuple(one) for one in found[0]] == [("a-1", "http://a", False), ("b-1", "http://b", False)]
-    await site.b.leave("b-1")
-    await site.b.leave("b-1")
+    await site.b.deregister("b-1")
+    await site.b.deregister("b-1")
     found = await site.a.renew("a-1", LONG_S)
     assert found is not None
     assert [one.name for one in found[0]] == ["a-1"]
@@ -65,42 +65,42 @@ async def test_who_is_late_can_renew_until_another_ends_its_life(site: Site) -> 
     site.late("a-1")
     found = await site.b.renew("b-1", LONG_S)
     assert found is not None
-    assert [one.late for one in found[0]] == [True, False]
+    assert [one.expired for one in found[0]] == [True, False]
     assert await site.a.renew("a-1", LONG_S) is not None
-    assert await site.b.bury("b-1") == []
+    assert await site.b.evict_expired("b-1") == []
     site.late("a-1")
-    assert await site.b.bury("b-1") == ["a-1"]
+    assert await site.b.evict_expired("b-1") == ["a-1"]
     assert await site.a.renew("a-1", LONG_S) is None
     assert await site.a.claim("a-1", 10) == {}
-    assert await site.a.take("a-1", EndpointId(1)) is None
+    assert await site.a.acquire("a-1", EndpointId(1)) is None
 
 
 async def test_a_new_life_ends_the_one_before(site: Site) -> None:
     await site.enter()
     ids = await site.make(1)
-    await site.a.holders()
+    await site.a.owners()
     await site.a.claim("a-1", 1)
-    await site.a.enter("a-2", "http://a", LONG_S)
+    await site.a.register("a-2", "http://a", LONG_S)
     assert await site.a.renew("a-1", LONG_S) is None
-    assert await site.b.holders() == {ids[0]: ""}
+    assert await site.b.owners() == {ids[0]: ""}
 
 
 async def test_what_is_free_is_claimed_by_one_alone(site: Site) -> None:
     await site.enter()
     ids = await site.make(9)
-    assert await site.a.holders() == dict.fromkeys(ids, "")
+    assert await site.a.owners() == dict.fromkeys(ids, "")
     claims = [site.a.claim("a-1", 5), site.b.claim("b-1", 5), site.a.claim("a-1", 0)]
     a, b, none = await asyncio.gather(*claims)
     if len(a) + len(b) < len(ids):  # those that both looked at were left out by one
         b = {**b, **await site.b.claim("b-1", 5)}
     assert none == {}
     assert sorted([*a, *b]) == ids
-    assert await site.b.holders() == {**dict.fromkeys(a, "a-1"), **dict.fromkeys(b, "b-1")}
+    assert await site.b.owners() == {**dict.fromkeys(a, "a-1"), **dict.fromkeys(b, "b-1")}
 
 
 async def test_many_claim_among_many_and_none_gets_what_another_has(site: Site) -> None:
     await site.make(1)
-    await site.a.holders()
+    await site.a.owners()
     for table, name in ("endpoints", "id"), ("fleets", "endpoint_id"):
         more = f"jsonb_build_object('{name}', {name} + n)" + (
             " || jsonb_build_object('name', n)" if name == "id" else ""
@@ -111,7 +111,7 @@ async def test_many_claim_among_many_and_none_gets_what_another_has(site: Site) 
         servers = {f"{letter}-1": store for letter in "cdefgh" if (store := site.store.servers(20.0))}
         for name, one in servers.items():
             stack.push_async_callback(one.close)
-            await one.enter(name, "http://x", LONG_S)
+            await one.register(name, "http://x", LONG_S)
         for _ in range(3):
             claimed = await asyncio.gather(*(one.claim(name, 5) for name, one in servers.items()))
             found = [endpoint_id for claims in claimed for endpoint_id in claims]
@@ -122,37 +122,37 @@ async def test_many_claim_among_many_and_none_gets_what_another_has(site: Site) 
 async def test_a_former_owner_can_write_nothing_from_the_moment_of_the_claim(site: Site) -> None:
     await site.enter()
     [endpoint_id] = await site.make(1)
-    await site.a.holders()
+    await site.a.owners()
     epoch = (await site.a.claim("a-1", 1))[endpoint_id]
     version = (await site.store.open_fleet(endpoint_id, epoch)).version
     version = await site.store.commit(endpoint_id, version, epoch, [worker(1, endpoint_id)], None)
-    assert await site.b.take("b-1", endpoint_id) is None  # it has an owner
+    assert await site.b.acquire("b-1", endpoint_id) is None  # it has an owner
     site.late("a-1")
-    await site.b.bury("b-1")
-    later = await site.b.take("b-1", endpoint_id)
+    await site.b.evict_expired("b-1")
+    later = await site.b.acquire("b-1", endpoint_id)
     assert later is not None
     assert later > epoch
     with pytest.raises(StaleVersion):  # though nobody has opened it yet
         await site.store.commit(endpoint_id, version, epoch, [], None)
     record = await site.store.open_fleet(endpoint_id, later)
     assert [one.id for one in record.workers] == [1]
-    await site.a.enter("a-2", "http://a", LONG_S)
-    await site.b.free("b-1", endpoint_id)
-    assert await site.a.take("a-2", endpoint_id) == later + 1
-    assert await site.a.take("a-2", endpoint_id) == later + 2  # again: what it began before counts no more
+    await site.a.register("a-2", "http://a", LONG_S)
+    await site.b.release("b-1", endpoint_id)
+    assert await site.a.acquire("a-2", endpoint_id) == later + 1
+    assert await site.a.acquire("a-2", endpoint_id) == later + 2  # again: what it began before counts no more
 
 
 async def test_an_endpoint_that_was_deleted_has_an_owner_while_it_has_workers(site: Site) -> None:
     await site.enter()
     [endpoint_id] = await site.make(1)
-    epoch = await site.a.take("a-1", endpoint_id)
+    epoch = await site.a.acquire("a-1", endpoint_id)
     assert epoch is not None
     version = await site.store.commit(endpoint_id, 0, epoch, [worker(1, endpoint_id)], None)
     await site.store.drop_endpoint(endpoint_id)
-    assert await site.b.holders() == {endpoint_id: "a-1"}
+    assert await site.b.owners() == {endpoint_id: "a-1"}
     await site.store.commit(endpoint_id, version, epoch, [worker(1, endpoint_id, state=State.DESTROYED)], None)
-    assert await site.b.holders() == {}
-    assert await site.b.take("b-1", EndpointId(0)) == 1  # of instances that nobody owns
+    assert await site.b.owners() == {}
+    assert await site.b.acquire("b-1", EndpointId(0)) == 1  # of instances that nobody owns
 
 
 async def test_changes_are_told(site: Site) -> None:
@@ -162,15 +162,15 @@ async def test_changes_are_told(site: Site) -> None:
     ids = await site.make(1)
     while await told.get() != "endpoints":  # how it was entered may be told late
         pass
-    await site.b.take("b-1", ids[0])
+    await site.b.acquire("b-1", ids[0])
     while await told.get() != "owners":
         pass
 
 
 async def test_what_was_shared_first_is_shared(site: Site) -> None:
-    assert await site.a.shared("secret") is None
-    assert await site.a.share("secret", b"\0one") == b"\0one"
-    assert await site.b.share("secret", b"two") == b"\0one"
-    assert await site.b.shared("secret") == b"\0one"
-    assert await site.b.share("secret", b"three", replace=True) == b"three"
-    assert await site.a.shared("secret") == b"three"
+    assert await site.a.shared_file("secret") is None
+    assert await site.a.put_shared_file("secret", b"\0one") == b"\0one"
+    assert await site.b.put_shared_file("secret", b"two") == b"\0one"
+    assert await site.b.shared_file("secret") == b"\0one"
+    assert await site.b.put_shared_file("secret", b"three", replace=True) == b"three"
+    assert await site.a.shared_file("secret") == b"three"

@@ -13,13 +13,13 @@ class Table:
     """What the store answers."""
 
     def __init__(self) -> None:
-        self.entered: list[tuple[str, str, float]] = []
+        self.registered: list[tuple[str, str, float]] = []
         self.taken: list[tuple[str, int]] = []
 
-    async def enter(self, server: str, url: str, lease_s: float) -> None:
-        self.entered.append((server, url, lease_s))
+    async def register(self, server: str, url: str, lease_s: float) -> None:
+        self.registered.append((server, url, lease_s))
 
-    async def take(self, server: str, endpoint_id: EndpointId) -> int | None:
+    async def acquire(self, server: str, endpoint_id: EndpointId) -> int | None:
         self.taken.append((server, endpoint_id))
         return None if endpoint_id == 9 else 7
 
@@ -44,11 +44,11 @@ def test_once_it_is_over_it_is_in_doubt_until_the_store_was_asked_or_cannot_be()
     at = [100.0]
     held, _ = lease(at)
     held.renewed(100.0)
-    assert not held.is_doubtful()
+    assert not held.may_be_lost()
     at[0] = 130.0  # it was stopped
-    assert held.is_doubtful()
+    assert held.may_be_lost()
     held.cut_off = True
-    assert not held.is_doubtful()  # nobody can have taken anything, as far as it knows: it routes on
+    assert not held.may_be_lost()  # nobody can have taken anything, as far as it knows: it routes on
     assert not held.holds()  # and begins nothing
     held.renewed(130.0)
     assert held.holds()
@@ -58,14 +58,14 @@ def test_once_it_is_over_it_is_in_doubt_until_the_store_was_asked_or_cannot_be()
 @pytest.mark.asyncio
 async def test_each_life_has_a_name_of_its_own_and_nothing_of_the_one_before() -> None:
     held, table = lease([0.0])
-    await held.begin("http://a")
+    await held.register("http://a")
     held.renewed(0.0)
     held.granted[EndpointId(1)] = 5
     first = held.server
-    await held.begin("http://a")
+    await held.register("http://a")
     assert held.server != first
     assert {name.partition("-")[0] for name in (first, held.server)} == {"id"}
-    assert [entered[1:] for entered in table.entered] == [("http://a", 2.0)] * 2
+    assert [registered[1:] for registered in table.registered] == [("http://a", 2.0)] * 2
     assert (held.holds(), held.granted) == (False, {})
 
 
@@ -79,4 +79,4 @@ async def test_what_was_claimed_is_not_asked_for_again_but_once() -> None:
 
 def test_the_only_server_holds_everything_at_any_time() -> None:
     assert SoleLease().holds()
-    assert not SoleLease().shares()
+    assert not SoleLease().is_shared()

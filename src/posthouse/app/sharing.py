@@ -31,7 +31,7 @@ RENEWED: Final = "authority.cer"
 async def fetch_files(servers: Servers, data_dir: Path) -> None:
     """Has the data directory hold what the others have. Raises: Refused where it has another installation's."""
     for name in KEY_FILES:
-        path, body = data_dir / name, await servers.shared(name)
+        path, body = data_dir / name, await servers.shared_file(name)
         there = await asyncio.to_thread(path.read_bytes) if path.exists() else None
         if body is None or body == there:
             continue
@@ -45,7 +45,7 @@ async def share_files(servers: Servers, data_dir: Path) -> bool:
     for name in KEY_FILES:
         path = data_dir / name
         body = await asyncio.to_thread(path.read_bytes)
-        if await servers.share(name, body, replace=name == RENEWED) != body:
+        if await servers.put_shared_file(name, body, replace=name == RENEWED) != body:
             for loser in KEY_FILES[KEY_FILES.index(name) :]:
                 (data_dir / loser).unlink(missing_ok=True)
             return False
@@ -120,6 +120,6 @@ async def join(
         changes.notice(topic)
 
     lease.servers.on_notice = notice
-    await owners.begin()
-    await stack.enter_async_context(supervised({"lease": owners.run}))
+    await owners.register()
+    await stack.enter_async_context(supervised({"lease": owners.keep_lease}))
     return Shared(owners, changes, peers)

@@ -117,7 +117,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         await note_settings(store, settings)
         bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         installation, lease = await store.installation(), await _lease(settings, store, servers, data_dir)
-        providers, meters = await open_providers(settings, data_dir, installation, url, stack, bells, lease.count)
+        providers, meters = await open_providers(
+            settings, data_dir, installation, url, stack, bells, lease.server_count
+        )
         hub = await _hub(settings, store, clock, providers, installation, lease)
         keyring = Keyring(keys.secret, await store.keys(), hub.endpoint)
         admin_key = await datadir.first_key(keyring, store, data_dir / "admin-key", clock.now())
@@ -127,7 +129,7 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
         parts = _parts(settings, hub, keyring, keys, signing, url, meters, bells, shared)
         parts.loop.may_act = lock.is_held
         if shared is not None:
-            await shared.owners.share_out()
+            await shared.owners.rebalance()
         ca = data_dir / "authority.cer" if settings.server.tls == "self" else None
         server = _http_server(settings, parts, keys, gateway, Playground(listen.local_url(settings, listener), ca), url)
         await server.start(listener, tls)
@@ -201,7 +203,7 @@ async def _hub(
     externals = settings.gateway.externals
     hub.external = ExternalCosts(
         spent.file_of(externals.expanduser().absolute()) if externals is not None else None,
-        sharing.history_id(settings.data_dir) if lease.shares() else NO_ENDPOINT,
+        sharing.history_id(settings.data_dir) if lease.is_shared() else NO_ENDPOINT,
     )
     hub.provider_types = {name: table.type for name, table in settings.providers.items()}
     hub.provider_classes = {name: words_of(table.classes) for name, table in settings.providers.items()}
@@ -240,7 +242,7 @@ def _parts(
     hub.on_over.append(sampler.over)
     hub.before_close += [loop.settle, executor.settle, recorder.keep, sampler.keep]
     if shared is not None:
-        shared.owners.is_free, orphans.leads = executor.is_idle, shared.owners.leads
+        shared.owners.is_free, orphans.is_leader = executor.is_idle, shared.owners.is_leader
         shared.peers.on_unknown = orphans.heard
     return Parts(
         hub,
@@ -362,7 +364,7 @@ def _tasks(
     for name, provider in parts.hub.providers.items():
         tasks |= looks(name, provider, settings.providers[name], parts.observer, parts.orphans, parts.hub.offers)
     if parts.shared is not None:
-        tasks |= {"owners": parts.shared.owners.share, "changes": parts.shared.changes.run}
+        tasks |= {"owners": parts.shared.owners.keep_balance, "changes": parts.shared.changes.run}
         tasks["money of others"] = partial(sharing.money, parts.hub)
     return tasks
 

@@ -83,7 +83,7 @@ class Certificates:
     def _worker(self, worker_id: int) -> Worker:
         """Raises: Unauthorized if there is no such worker, Elsewhere where another server may have it."""
         home = self.hub.home_of(worker_id)
-        if home is None and self.hub.lease.shares():
+        if home is None and self.hub.lease.is_shared():
             raise Elsewhere("another server may have this worker: ask again", worker_id=worker_id)
         worker = None if home is None else home.fleet.workers.get(WorkerId(worker_id))
         if worker is None or worker.state in NOWHERE:

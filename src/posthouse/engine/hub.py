@@ -124,7 +124,7 @@ class Hub:
         self.aliases = {owner: {**found} for owner, found in (await self.store.aliases()).items()}
         for endpoint in await self.store.endpoints():
             self.directory.put(endpoint)
-        if self.lease.shares():
+        if self.lease.is_shared():
             return
         for endpoint_id in {*(e.id for e in self.directory), *await self.store.fleet_ids()}:
             await self.take_over(endpoint_id)
@@ -141,7 +141,7 @@ class Hub:
                 await prepare()
             epoch = await self.lease.acquire(endpoint_id)
             if epoch is None:
-                self.let_go(endpoint_id, await self.lease.holder(endpoint_id))
+                self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
                 return False
             record = await self.store.open_fleet(endpoint_id, epoch)
             self.known_labels.note(record.workers)

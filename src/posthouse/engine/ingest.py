@@ -77,7 +77,7 @@ class Ingest:
         if is_its_own and managed is not None:
             return managed
         if is_its_own:
-            if self.hub.lease.shares():
+            if self.hub.lease.is_shared():
                 raise Elsewhere("another server has this worker: tell it again", worker_id=worker_id)
             self.on_unknown(worker_id)
         self.counts["messages_refused"] += 1

@@ -1,4 +1,4 @@
-"""Which endpoints a server may run: all, where it has the store to itself, or those of its lease in a shared one."""
+"""Which endpoints a server may run: all of them if its store is not shared, else those that it owns by its lease."""
 
 import secrets
 import time
@@ -11,20 +11,20 @@ from posthouse.engine.clock import STEADY
 from posthouse.sharing import Servers
 
 MARGIN: Final = 0.1
-"""The share of a lease by which it ends sooner here than in the store: clocks differ a little in how fast they go."""
+"""The part of a lease by which it ends earlier here than in the store, as clocks run at slightly different speeds."""
 
 
 def steady_s() -> float:
-    """Seconds by a clock that nobody sets, and that goes on while this process or its machine is stopped."""
+    """Seconds of a clock that is never set, and that goes on while this process or its machine is suspended."""
     return time.clock_gettime(STEADY)
 
 
 @dataclass(frozen=True, slots=True)
 class SoleLease:
-    """The `Lease` port of the only server: it has every endpoint. The lock of its data directory sees to that."""
+    """The `Lease` port of a single server: it owns every endpoint, guarded by the lock of its data directory."""
 
     epoch: int = 1
-    """Of this start: an earlier process that is still there may write no more."""
+    """Of this start: an earlier process that still runs can no longer write."""
     server: str = "this server"
 
     async def acquire(self, endpoint_id: EndpointId) -> int | None:
@@ -33,71 +33,71 @@ class SoleLease:
     async def release(self, endpoint_id: EndpointId) -> None:
         return
 
-    async def holder(self, endpoint_id: EndpointId) -> str:
+    async def owner(self, endpoint_id: EndpointId) -> str:
         return self.server
 
     def holds(self) -> bool:
         return True
 
-    def shares(self) -> bool:
+    def is_shared(self) -> bool:
         return False
 
-    def count(self) -> int:
-        """How many servers live that share the store."""
+    def server_count(self) -> int:
+        """How many live servers share the store."""
         return 1
 
 
 @dataclass(slots=True)
 class SharedLease:
-    """The `Lease` port of one of several servers: one lease for all that it has, which it renews in time."""
+    """The `Lease` port of one of several servers: one lease covers all that it owns."""
 
     servers: Servers
     server_id: str
-    """Of this server, in all its lives."""
+    """Stays the same over restarts."""
     length_s: float
     steady_s: Callable[[], float] = steady_s
     server: str = ""
-    """The name of this life; another one after each `begin`."""
+    """The name under which it is registered; a new one after each `register`."""
     granted: dict[EndpointId, int] = field(default_factory=dict)
-    """Epochs of what was claimed and is not open yet."""
+    """Epochs of endpoints that were claimed and are not open yet."""
     others: int = 0
-    """How many other servers lived when it was renewed last."""
+    """How many other servers were alive at the last renewal."""
     cut_off: bool = False
-    """The latest attempt to renew it failed."""
+    """Whether the latest renewal failed."""
     _until_s: float = 0.0
-    """Until when it is known to hold, by `steady_s`."""
+    """Until when the lease is known to hold, by `steady_s`."""
 
-    async def begin(self, url: str) -> None:
-        """Begins a life. Raises: Unavailable."""
+    async def register(self, url: str) -> None:
+        """Registers under a new name. Raises: Unavailable."""
         self.server, self._until_s = f"{self.server_id}-{secrets.token_hex(4)}", 0.0
         self.granted.clear()
-        await self.servers.enter(self.server, url, self.length_s)
+        await self.servers.register(self.server, url, self.length_s)
 
     def renewed(self, asked_s: float) -> None:
-        """Takes in that it was renewed by a call that began at `asked_s`."""
+        """Notes a renewal by a call that began at `asked_s`."""
         self.cut_off, self._until_s = False, asked_s + self.length_s * (1 - MARGIN)
 
     def holds(self) -> bool:
         return self.steady_s() < self._until_s
 
-    def is_doubtful(self) -> bool:
-        """Whether it may be that others have by now what this server had, and could be asked: it was stopped, and has
-        not looked yet. While the store cannot be used nobody can take anything."""
+    def may_be_lost(self) -> bool:
+        """Whether other servers may own its endpoints by now: it was suspended, and has not looked yet. While the
+        store cannot be reached, nobody can claim anything."""
         return not self.cut_off and self.steady_s() >= self._until_s
 
-    def shares(self) -> bool:
+    def is_shared(self) -> bool:
         return True
 
-    def count(self) -> int:
-        """How many servers live that share the store."""
+    def server_count(self) -> int:
+        """How many live servers share the store."""
         return 1 + self.others
 
     async def acquire(self, endpoint_id: EndpointId) -> int | None:
         epoch = self.granted.pop(endpoint_id, None)
-        return await self.servers.take(self.server, endpoint_id) if epoch is None else epoch
+        return await self.servers.acquire(self.server, endpoint_id) if epoch is None else epoch
 
     async def release(self, endpoint_id: EndpointId) -> None:
-        await self.servers.free(self.server, endpoint_id)
+        await self.servers.release(self.server, endpoint_id)
 
-    async def holder(self, endpoint_id: EndpointId) -> str:
-        return (await self.servers.holders()).get(endpoint_id, "")
+    async def owner(self, endpoint_id: EndpointId) -> str:
+        return (await self.servers.owners()).get(endpoint_id, "")

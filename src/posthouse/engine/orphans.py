@@ -63,7 +63,7 @@ class Orphans:
     """The endpoint of each of the labels that a worker has, on whatever server."""
     apart_s: float = 120.0
     """Least time between the two lists."""
-    leads: Callable[[], bool] = lambda: True
+    is_leader: Callable[[], bool] = lambda: True
     """Whether this server, of several, is the one that ends them."""
     _began_at: float = field(init=False)
     _listed: dict[str, dict[str, Orphan]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Orphans:
         unknown = {orphan.instance.id for orphan in orphans if not orphan.known}
         most = len(unknown) * 2 > len(ours)
         self._doubtful[provider.name] = unknown if most else unknown & self._doubtful.get(provider.name, set())
-        if not most and now - self._began_at >= self.hub.stabilization_s and self.leads():
+        if not most and now - self._began_at >= self.hub.stabilization_s and self.is_leader():
             sure = [o for o in orphans if o.instance.id not in self._doubtful[provider.name]]
             try:
                 await self.end([orphan for orphan in sure if now - orphan.since >= self.apart_s])

@@ -146,7 +146,7 @@ class Metrics:
         page.add(of.ENDPOINTS, max(0, len(self.hub.directory) - here - free), "elsewhere")
         page.add(of.ENDPOINTS, free, "nobody")
         page.add(of.LEASE, int(self.loop.may_act() and self.hub.lease.holds()))
-        page.add(of.SERVERS, self.hub.lease.count())
+        page.add(of.SERVERS, self.hub.lease.server_count())
         page.add(of.LAG, self.lag.late)
         page.add(of.ROUND, self.loop.last_tick_s)
         page.add(of.TROUBLES, len(self.troubles()))

@@ -76,7 +76,7 @@ class Peers:
         self._quick, self._slow = Upstreams(context, self._wait_s), Upstreams(context, SLOW_S)
         self._hops: set[asyncio.Task[None]] = set()
         self._homes: dict[int, EndpointId] = {}
-        owners.on_gone.append(self._forget)
+        owners.on_peer_lost.append(self._forget)
 
     def passed(self, headers: Headers) -> str | None:
         """Where a call comes from that another server has passed on; None for every other."""
@@ -211,12 +211,12 @@ class Peers:
         known, Unauthorized or NotFound for a worker that nobody has, Unavailable."""
         url = ""
         if error.endpoint_id:
-            url = self.owners.url_of(EndpointId(error.endpoint_id))
+            url = self.owners.owner_url(EndpointId(error.endpoint_id))
         elif (home := await self._home(error.worker_id)) is not None:
-            url = self.owners.url_of(home)
+            url = self.owners.owner_url(home)
         elif not reports:
             raise NotFound(f"worker {error.worker_id} does not exist")
-        elif not (url := self.owners.leader()):  # who ends what nobody has must know that it lives
+        elif not (url := self.owners.leader_url()):  # who ends what nobody has must know that it lives
             self.on_unknown(error.worker_id)
             raise Unauthorized("mtoken: not the token of this worker")
         if not url:
@@ -250,7 +250,7 @@ class SharedFastPath(FastPath):
     def answer(self, call: Call, respond: Respond) -> Leave | None:
         if (address := self.peers.passed(call.headers)) is not None:
             call.address = address
-        if self.peers.owners.lease.is_doubtful() and call.route.access in (KEY, WORKER):
+        if self.peers.owners.lease.may_be_lost() and call.route.access in (KEY, WORKER):
             respond(Answer(200, DOUBT) if call.route.access is KEY else Answer(503, LATER))
             return None
         return super().answer(call, respond)

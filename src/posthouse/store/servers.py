@@ -1,10 +1,10 @@
-"""Servers that share a database of PostgreSQL: who lives, and who has which endpoint.
+"""Servers that share a database of PostgreSQL: which are alive, and which endpoint each of them owns.
 
-A server lives as long as its row is there. It renews that in one statement, whatever it has; any other server may
-delete a row that was not renewed in time. A fleet is free when the server in its row does not live. Whoever takes it
-raises its epoch in the same statement, so that a commit of the one before is refused from then on.
+A server is alive as long as its row exists. It renews its lease in one statement for all that it owns; any other server
+may delete a row whose lease has expired. A fleet is free when the server in its row is not alive. The statement that
+gives it a new owner raises its epoch, so that commits of the former owner are refused from then on.
 
-All goes over one connection of its own: it waits for nobody's transactions, and hears what others notify.
+All statements use one connection of their own, which waits for no other transaction and receives notifications.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, EndpointId
 from posthouse.errors import Unavailable
-from posthouse.sharing import LivingServer
+from posthouse.sharing import LiveServer
 from posthouse.store.checksums import with_checksum
 from posthouse.store.database import CHANNEL, RETRY_S
 from posthouse.store.fleets import new_fleet
@@ -33,13 +33,14 @@ WANTED: Final = (
 LIVES: Final = "EXISTS (SELECT FROM servers WHERE name = $1)"
 TOLD: Final = f"SELECT pg_notify('{CHANNEL}', 'owners')"
 
-ENTER: Final = f"INSERT INTO servers (name, url, until) VALUES ($1, $2, {NOW} + $3)"  # noqa: S608
+REGISTER: Final = f"INSERT INTO servers (name, url, until) VALUES ($1, $2, {NOW} + $3)"  # noqa: S608
 RENEW: Final = f"""
     WITH own AS (UPDATE servers SET until = {NOW} + $2 WHERE name = $1 RETURNING name)
-    SELECT name, url, until < {NOW} AS late, {NOW} AS now, EXISTS (SELECT FROM own) AS lives FROM servers ORDER BY name
+    SELECT name, url, until < {NOW} AS expired, {NOW} AS now, EXISTS (SELECT FROM own) AS alive
+    FROM servers ORDER BY name
 """  # noqa: S608
-BURY: Final = f"DELETE FROM servers WHERE name <> $1 AND until < {NOW} RETURNING name"  # noqa: S608
-HOLDERS: Final = f"""
+EVICT_EXPIRED: Final = f"DELETE FROM servers WHERE name <> $1 AND until < {NOW} RETURNING name"  # noqa: S608
+OWNERS: Final = f"""
     SELECT endpoint_id, CASE WHEN {FREE} THEN '' ELSE server END AS server FROM fleets f WHERE {WANTED}
 """  # noqa: S608
 # PostgreSQL locks a row as it is now, but checks what a condition says of other tables as they were when the statement
@@ -52,7 +53,7 @@ CLAIM: Final = f"""
     UPDATE fleets SET server = $1, epoch = epoch + 1
     WHERE endpoint_id IN (SELECT endpoint_id FROM chosen) AND {LIVES} RETURNING endpoint_id, epoch
 """  # noqa: S608
-TAKE: Final = f"""
+ACQUIRE: Final = f"""
     WITH seen AS MATERIALIZED (SELECT epoch FROM fleets f WHERE endpoint_id = $2 AND (server = $1 OR {FREE}))
     UPDATE fleets f SET server = $1, epoch = f.epoch + 1 FROM seen
     WHERE endpoint_id = $2 AND f.epoch = seen.epoch AND {LIVES} RETURNING f.epoch
@@ -77,28 +78,28 @@ class PostgresServers:
         self._turn = asyncio.Lock()
         self.on_notice: Callable[[str], None] = lambda topic: None
 
-    async def enter(self, server: str, url: str, lease_s: float) -> None:
+    async def register(self, server: str, url: str, lease_s: float) -> None:
         await self._run("DELETE FROM servers WHERE split_part(name, '-', 1) = $1", server.partition("-")[0])
-        await self._run(ENTER, server, url, lease_s)
+        await self._run(REGISTER, server, url, lease_s)
         await self._run(TOLD)
 
-    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LivingServer], float] | None:
+    async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LiveServer], float] | None:
         rows = await self._run(RENEW, server, lease_s)
-        if not rows or not rows[0]["lives"]:
+        if not rows or not rows[0]["alive"]:
             return None
-        living = [LivingServer(row["name"], row["url"], row["late"] and row["name"] != server) for row in rows]
+        living = [LiveServer(row["name"], row["url"], row["expired"] and row["name"] != server) for row in rows]
         return living, float(rows[0]["now"])
 
-    async def bury(self, server: str) -> Sequence[str]:
-        return [row["name"] for row in await self._run(BURY, server)]
+    async def evict_expired(self, server: str) -> Sequence[str]:
+        return [row["name"] for row in await self._run(EVICT_EXPIRED, server)]
 
-    async def leave(self, server: str) -> None:
+    async def deregister(self, server: str) -> None:
         if await self._run("DELETE FROM servers WHERE name = $1 RETURNING name", server):
             await self._run(TOLD)
 
-    async def holders(self) -> Mapping[EndpointId, str]:
+    async def owners(self) -> Mapping[EndpointId, str]:
         await self._add_missing()
-        return {EndpointId(row["endpoint_id"]): row["server"] for row in await self._run(HOLDERS)}
+        return {EndpointId(row["endpoint_id"]): row["server"] for row in await self._run(OWNERS)}
 
     async def claim(self, server: str, most: int) -> Mapping[EndpointId, int]:
         claimed = {EndpointId(row["endpoint_id"]): row["epoch"] for row in await self._run(CLAIM, server, most)}
@@ -106,29 +107,29 @@ class PostgresServers:
             await self._run(TOLD)
         return claimed
 
-    async def take(self, server: str, endpoint_id: EndpointId) -> int | None:
+    async def acquire(self, server: str, endpoint_id: EndpointId) -> int | None:
         for _ in range(2):
-            if taken := await self._run(TAKE, server, endpoint_id):
+            if taken := await self._run(ACQUIRE, server, endpoint_id):
                 await self._run(TOLD)
                 return int(taken[0]["epoch"])
             await self._add_missing()
             await self._add(endpoint_id, DEFAULT_ACCOUNT)  # of endpoints that were deleted
         return None
 
-    async def free(self, server: str, endpoint_id: EndpointId) -> None:
+    async def release(self, server: str, endpoint_id: EndpointId) -> None:
         freed = "UPDATE fleets SET server = '-' WHERE endpoint_id = $2 AND server = $1"
         await self._run(freed, server, endpoint_id)
         await self._run(TOLD)
 
-    async def shared(self, name: str) -> bytes | None:
+    async def shared_file(self, name: str) -> bytes | None:
         rows = await self._run("SELECT body FROM shared_files WHERE name = $1", name)
         return base64.b64decode(rows[0]["body"]) if rows else None
 
-    async def share(self, name: str, body: bytes, replace: bool = False) -> bytes:
+    async def put_shared_file(self, name: str, body: bytes, replace: bool = False) -> bytes:
         conflict = "UPDATE SET body = excluded.body" if replace else "NOTHING"
         insert = f"INSERT INTO shared_files (name, body) VALUES ($1, $2) ON CONFLICT (name) DO {conflict}"  # noqa: S608
         await self._run(insert, name, base64.b64encode(body).decode())
-        return await self.shared(name) or body
+        return await self.shared_file(name) or body
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

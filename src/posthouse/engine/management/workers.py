@@ -35,7 +35,7 @@ class Workers:
         """The worker, and its endpoint. Raises: NotFound, also for one of another account than `sees`; Elsewhere where
         another server may have it."""
         home = self.hub.home_of(worker_id)
-        if home is None and self.hub.lease.shares() and not self._is_gone(worker_id):
+        if home is None and self.hub.lease.is_shared() and not self._is_gone(worker_id):
             raise Elsewhere(f"another server may have worker {worker_id}", worker_id=worker_id)
         if home is None or sees not in (None, home.fleet.endpoint.account_id):
             raise NotFound(f"worker {worker_id} does not exist")
