@@ -93,32 +93,49 @@ def main() -> None:
     parser.add_argument("--rivals", type=Path, default=Path("/nowhere"), help="a folder with a venv for each")
     parser.add_argument("--span", type=float, default=SPAN_S, help="seconds for each load")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--show", action="store_true", help="print the table of the last results, and measure nothing")
     asked = parser.parse_args()
-    os.sched_setaffinity(0, {ENGINE_CORE})
-    results = run(asked.names or list(NAMES), asked.rivals, asked.span, asked.rounds)
-    print(table(results))
-    about: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
-    about["posthouse"] = version("posthouse")
-    document = about | {load: {name: asdict(seen) for name, seen in by.items()} for load, by in results.items()}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    if not asked.show:
+        os.sched_setaffinity(0, {ENGINE_CORE})
+        results = run(asked.names or list(NAMES), asked.rivals, asked.span, asked.rounds)
+        about: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+        about["posthouse"] = version("posthouse")
+        document = about | {load: {name: asdict(seen) for name, seen in by.items()} for load, by in results.items()}
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    document = json.loads(RESULTS.read_text())
+    print(f"{document['at'][:10]}, {document['machine']}:\n")
+    results = {load: {name: Result(**seen) for name, seen in document[load].items()} for load in LOADS}
+    print(table(results), *goals(results), sep="\n")
 
 
 def table(results: dict[str, dict[str, Result]]) -> str:
-    heads = "added p50 ms", "added p99 ms", "first p50", "first p99", "processor us", "of it routing", "kB"
-    lines = [f"| load | gateway | answers/s | failed | {' | '.join(heads)} |", "| --- | --- |" + " --: |" * 9]
+    heads = ("answers/s", "processor µs", "of it routing", "answers per core and s", "added p50, ms", "added p99, ms")
+    lines = [f"| load | gateway | {' | '.join(heads)} | kB each | failed |", "| --- | --- |" + " --: |" * 8]
     for load, by in results.items():
         direct = by["direct"]
         for name, seen in by.items():
-            added = (
-                seen.p50_ms - direct.p50_ms,
-                seen.p99_ms - direct.p99_ms,
-                seen.first_p50_ms - direct.first_p50_ms,
-                seen.first_p99_ms - direct.first_p99_ms,
-            )
-            figures = " | ".join(f"{figure:.2f}" for figure in added)
-            costs = f"{seen.cpu_us:.0f} | {seen.beside_us:.0f} | {seen.stream_kb:.0f}"
-            lines.append(f"| {load} | {name} | {seen.per_s:.0f} | {seen.failed} | {figures} | {costs} |")
+            if name == "direct":
+                added = f"({seen.p50_ms:.1f}) | ({seen.p99_ms:.1f}) | "
+                lines.append(f"| {load} | none | {seen.per_s:.0f} | | | | {added}| {seen.failed:.0f} |")
+                continue
+            costs = f"{seen.cpu_us:,.0f} | {seen.beside_us:.0f} | {1e6 / seen.cpu_us:,.0f}"
+            added = f"{seen.p50_ms - direct.p50_ms:.1f} | {seen.p99_ms - direct.p99_ms:.1f}"
+            each = f"{seen.stream_kb:.0f} | {seen.failed:.0f}"
+            lines.append(f"| {load} | {name} | {seen.per_s:.0f} | {costs} | {added} | {each} |")
     return "\n".join(lines)
+
+
+def goals(results: dict[str, dict[str, Result]]) -> Iterator[str]:
+    """How far each goal is reached, of those that were measured."""
+    yield ""
+    for load, by in results.items():
+        ours = by.get("posthouse")
+        for rival, least in (("vllm-router", 1), ("litellm", 20)):
+            if ours and rival in by:
+                share = by[rival].cpu_us / ours.cpu_us
+                yield f"- {load}: answers per core, to those of {rival}: {share:.2f} (goal: {least})"
+        if ours and load == "500 streams":
+            yield f"- {load}: added at p99: {ours.p99_ms - by['direct'].p99_ms:.1f} ms (goal: at most 1.5)"
 
 
 def machine() -> str:

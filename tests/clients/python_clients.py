@@ -30,8 +30,8 @@ def later(user: str) -> None:
     threading.Timer(2.0, (FOLDER / f"go-{user}").touch).start()
 
 
-def odd(name: str, chat: Ask, streamed: Ask, died: type[Exception]) -> dict[str, Case]:
-    """What every chat client is put through. `died`: what it raises for an error in a stream."""
+def odd(name: str, chat: Ask, streamed: Ask, died: type[Exception], full: type[Exception]) -> dict[str, Case]:
+    """What every chat client is put through. `died`: what it raises for an error in a stream; `full`: for a 429."""
 
     def slow() -> str:
         later(f"waits:{name}")
@@ -45,7 +45,7 @@ def odd(name: str, chat: Ask, streamed: Ask, died: type[Exception]) -> dict[str,
         "death after the first byte": (lambda: raised(died, lambda: streamed("dies")), "raised"),
         "[DONE] in content": (lambda: streamed("done"), "data: [DONE]\n\n[DONE]"),
         "429, once": (lambda: chat(f"busy-once:{name}"), "so it was"),
-        "429 with Retry-After": (lambda: raised(openai.RateLimitError, lambda: chat("full")), "raised"),
+        "429 with Retry-After": (lambda: raised(full, lambda: chat("full")), "raised"),
         "huge event": (lambda: len(streamed("huge")), HUGE),
     }
 
@@ -73,10 +73,11 @@ def langchain() -> dict[str, Case]:
     def tools() -> Any:
         return model().bind_tools([weather]).invoke("How is it?", user="tools").tool_calls[0]["args"]
 
+    errors = openai.APIError, openai.RateLimitError
     embeddings = OpenAIEmbeddings(base_url=URL, api_key=KEY, model="chat", check_embedding_ctx_length=False)
     llama = model("llama", max_tokens=8)
     return {
-        **odd("langchain", lambda user: model().invoke("How was it?", user=user).content, streamed, openai.APIError),
+        **odd("langchain", lambda user: model().invoke("How was it?", user=user).content, streamed, *errors),
         "tools": (tools, {"city": "Paris"}),
         "embeddings": (lambda: embeddings.embed_query("x"), [0.5, -1.0]),
         "llama.cpp: chat": (lambda: llama.invoke("x").usage_metadata["output_tokens"] > 0, True),
@@ -112,7 +113,7 @@ def agents_sdk() -> dict[str, Case]:
         return asyncio.run(all_of(user, name))
 
     return {
-        **odd("agents", chat, streamed, openai.APIError),
+        **odd("agents", chat, streamed, openai.APIError, openai.RateLimitError),
         "tools": (lambda: chat("tools", tools=[weather]), "so it was"),
         "llama.cpp: chat": (lambda: isinstance(chat("x", "llama"), str), True),
         "llama.cpp: streaming": (lambda: isinstance(streamed("x", "llama"), str), True),
@@ -130,13 +131,18 @@ def anthropic_sdk() -> dict[str, Case]:
         with client.messages.stream(**asked(user, model)) as stream:
             return "".join(stream.text_stream)
 
-    def died() -> str:
-        return raised(anthropic.APIError, lambda: streamed("dies"))
+    def chat(user: str) -> str:
+        return str(client.messages.create(**asked(user)).content[0].text)
+
+    def tools() -> Any:
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+        weather: Any = {"name": "weather", "description": "The weather.", "input_schema": schema}
+        found: Any = client.messages.create(**asked("tools"), tools=[weather]).content[0]
+        return found.input
 
     return {
-        "chat": (lambda: client.messages.create(**asked("a")).content[0].text, "so it was"),
-        "streaming": (lambda: streamed("a"), "so it was"),
-        "death after the first byte": (died, "raised"),
+        **odd("anthropic", chat, streamed, anthropic.APIError, anthropic.RateLimitError),
+        "tools": (tools, {"city": "Paris"}),
         "llama.cpp: chat": (lambda: client.messages.create(**asked("x", "llama")).usage.output_tokens > 0, True),
         "llama.cpp: streaming": (lambda: isinstance(streamed("x", "llama"), str), True),
     }

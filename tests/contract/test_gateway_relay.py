@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from posthouse.gateway import GatewaySettings
+from posthouse.gateway.application import PASSED
 from posthouse.gateway.service import run
 from posthouse.http1.reply import MAX_BUFFERED
 
@@ -237,6 +238,24 @@ async def test_a_caller_that_leaves_ends_the_worker_s_connection(begun: bool) ->
             await reader.readuntil(EVENT)
         await closed(writer)
         await asyncio.wait_for(here.left.wait(), 20)
+
+
+async def test_a_caller_that_leaves_is_left_on_every_route() -> None:
+    asked = asyncio.Event()
+
+    async def worker(head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.readexactly(1)
+
+    async with place(worker) as here:
+        for path in (*PASSED, "/v1/x/chat/any/path"):
+            asked.clear()
+            here.left.clear()
+            _, writer = await here.call(post(path=path))
+            await asyncio.wait_for(asked.wait(), 20)
+            await closed(writer)
+            await asyncio.wait_for(here.left.wait(), 20)
+        assert len(here.heads) == len(PASSED) + 1
 
 
 async def test_a_caller_that_takes_nothing_holds_the_worker_back_and_gets_all() -> None:

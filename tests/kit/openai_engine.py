@@ -94,14 +94,20 @@ class Engine:
         if user == "refuses":
             error = {"type": "invalid_request_error", "message": "max_tokens: must be above 0"}
             return web.json_response({"type": "error", "error": error}, status=400)
+        if early := await self.early(request, plan := self.plan_of(user), user):
+            return early
         said = {"id": "msg_1", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": None}
-        text = {"type": "text", "text": "so it was"}
+        text = {"done": "data: [DONE]\n\n[DONE]", "huge": "x" * HUGE}.get(plan, "so it was")
         if not asked.get("stream"):
+            block: dict[str, Any] = {"type": "text", "text": text}
+            if plan == "tools":
+                block = {"type": "tool_use", "id": "toolu_1", "name": asked["tools"][0]["name"]}
+                block["input"] = {"city": "Paris"}
             usage = {"input_tokens": 3, "output_tokens": 2}
-            return web.json_response({**said, "content": [text], "usage": usage})
+            return web.json_response({**said, "content": [block], "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        delta = {"type": "text_delta", "text": "so it was"}
+        delta = {"type": "text_delta", "text": text}
         events: list[dict[str, Any]] = [
             {
                 "type": "message_start",
@@ -115,7 +121,7 @@ class Engine:
         ]
         for number, event in enumerate(events):
             await response.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
-            if user == "dies" and number == 2:
+            if plan == "dies" and number == 2:
                 await asyncio.sleep(0.1)  # so that what was written leaves
                 assert request.transport is not None
                 request.transport.abort()
@@ -190,8 +196,7 @@ class Engine:
             plan = ""
         self.see("begun", asked, body=raw, headers=dict(request.headers))
         try:
-            if plan.endswith("-once"):
-                plan = plan.removesuffix("-once") if self.is_first(user) else ""
+            plan = self.plan_of(user, plan)
             if early := await self.early(request, plan, user):
                 return early
             if plan == "tools" and asked["messages"][-1]["role"] != "tool":
@@ -202,6 +207,13 @@ class Engine:
         except asyncio.CancelledError:
             self.see("cancelled", asked)
             raise
+
+    def plan_of(self, user: str, plan: str | None = None) -> str:
+        """What is to become of this user's request; `plan`: as far as that is known."""
+        plan = user.partition(":")[0] if plan is None else plan
+        if plan.endswith("-once"):
+            plan = plan.removesuffix("-once") if self.is_first(user) else ""
+        return plan
 
     async def early(self, request: web.Request, plan: str, user: str) -> web.Response | None:
         """What happens before the first byte."""
