@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posthouse.domain.endpoint import EndpointId
 from posthouse.domain.lifecycle import Goal, State
-from posthouse.engine.costs import DAYS, HOURS, MAX_NAMES, OTHER, Bucket, Costs
+from posthouse.engine.costs import DAYS, HOURS, MAX_NAMES, OTHER, Bucket, Costs, costs_of
 from posthouse.engine.externals import ExternalCosts
 from posthouse.engine.samples import Sampler
 from posthouse.store import catalogue
@@ -136,6 +137,37 @@ async def test_what_was_written_goes_on_after_a_crash_and_counts_no_hour_twice(w
     await hours.pass_by(1, a=1.0)
     after = (await web.call("GET", "/v1/costs?by=key&last_s=864000")).body
     assert after["usd"] == pytest.approx(before["usd"] + 0.51, rel=0.02)  # of the last minute nothing was written
+
+
+async def test_nothing_is_missing_that_is_written_while_it_is_read(
+    hours: Hours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs, store, one = hours.managed.costs, hours.sampler.store, EndpointId(1)
+    hours.clock.at += 60.0  # type: ignore[attr-defined]
+    costs.take(hours.managed, hours.clock.now())
+    assert costs.unsaved(one, hours.clock.now(), at_once=True)
+
+    async def read(*which: Any) -> list[Any]:
+        costs.saved()
+        return []
+
+    monkeypatch.setattr(store, "history", read)
+    found = await costs_of(store, {one: costs}, [one], HOURS, 0)
+    assert sum(sum(bucket.spent.values()) for bucket in found[one].values()) == pytest.approx(0.51 / 60)
+
+
+async def test_an_hour_that_ends_while_it_is_written_is_written_again(hours: Hours) -> None:
+    costs, one = hours.managed.costs, EndpointId(1)
+    for _ in range(2):
+        hours.clock.at += HOUR_S / 2  # type: ignore[attr-defined]
+        costs.take(hours.managed, hours.clock.now())
+        written = costs.unsaved(one, hours.clock.now(), at_once=True)
+    hours.clock.at += HOUR_S  # type: ignore[attr-defined]
+    costs.take(hours.managed, hours.clock.now())
+    costs.saved()
+    again = costs.unsaved(one, hours.clock.now(), at_once=True)
+    numbers = {chunk.number for chunk in written if chunk.scale == HOURS}
+    assert {chunk.number for chunk in again if chunk.scale == HOURS} == {max(numbers), max(numbers) + 1}
 
 
 class Gateway:

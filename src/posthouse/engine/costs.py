@@ -85,6 +85,8 @@ class Costs:
         """What each worker had cost at the last sample, and for what."""
         self._total = -1.0
         self._unsaved: dict[tuple[int, int], Bucket] = {}
+        self._saving: dict[tuple[int, int], Bucket] = {}
+        """What `unsaved` gave, until it is `saved`."""
         self._saved_at = 0.0
         self._days: tuple[int, int, dict[str, float]] = (0, 0, {})
         """What days that are over cost by key: the first, the one after the last, and the sums."""
@@ -136,18 +138,19 @@ class Costs:
 
         An hour and the day that it became part of are always written together.
         """
-        if not self._unsaved or not (at_once or len(self._unsaved) > 1 or now - self._saved_at >= SAVED_S):
+        pending = self._saving | self._unsaved
+        if not pending or not (at_once or len(pending) > 1 or now - self._saved_at >= SAVED_S):
             return []
-        self._saved_at = now
-        return [bucket.pack(endpoint_id, scale) for (scale, _), bucket in self._unsaved.items()]
+        self._saved_at, self._saving, self._unsaved = now, pending, {}
+        return [bucket.pack(endpoint_id, scale) for (scale, _), bucket in pending.items()]
 
     def saved(self) -> None:
-        """What `unsaved` told last is in the store."""
-        self._unsaved.clear()
+        """What `unsaved` gave last is in the store."""
+        self._saving = {}
 
-    def lay_over(self, found: dict[int, Bucket], scale: int) -> None:
-        """Puts what the store may not have yet in the place of what it has."""
-        found.update({number: bucket for (of, number), bucket in self._unsaved.items() if of == scale})
+    def pending(self, scale: int) -> dict[int, Bucket]:
+        """The buckets of a scale, by number, of which the store may have an older state, or none."""
+        return {number: bucket for (of, number), bucket in (self._saving | self._unsaved).items() if of == scale}
 
     @property
     def hour(self) -> Bucket | None:
@@ -177,13 +180,15 @@ async def costs_of(
 
     `here`: what this server knows better than the store, where another's may be `SAVED_S` old.
     """
+    own = here.keys() & set(endpoint_ids)
+    pending = {endpoint_id: here[endpoint_id].pending(scale) for endpoint_id in own}  # before it may be written
     hours = await store.latest_history(endpoint_ids, HOURS) if scale == DAYS else ()
     open_hours = {chunk.endpoint_id: Bucket.of(chunk) for chunk in hours}
     found: dict[EndpointId, dict[int, Bucket]] = {endpoint_id: {} for endpoint_id in endpoint_ids}
     for chunk in await store.history(endpoint_ids, scale, first):
         found[chunk.endpoint_id][chunk.number] = Bucket.of(chunk)
-    for endpoint_id in here.keys() & found.keys():
-        here[endpoint_id].lay_over(found[endpoint_id], scale)
+    for endpoint_id in own:
+        found[endpoint_id].update(pending[endpoint_id])
         if (hour := here[endpoint_id].hour) is not None:
             open_hours[endpoint_id] = hour
     if scale == DAYS:

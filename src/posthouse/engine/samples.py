@@ -207,9 +207,10 @@ class Samples:
         `most` rows of it. Raises: Unavailable."""
         scale = next((i for i, one in enumerate(SCALES) if last_s <= one.chunk_s * (one.chunks - 1)), len(SCALES) - 1)
         since = now - last_s
+        pending = {number: chunk for (of, number), chunk in self.unsaved.items() if of == scale}  # before it is written
         stored = await store.history([endpoint_id], scale, SCALES[scale].number(since))
         chunks = {one.number: Chunk.of(one) for one in stored}
-        chunks |= {number: chunk for (of, number), chunk in self.unsaved.items() if of == scale}
+        chunks |= pending
         times = [t for _, chunk in sorted(chunks.items()) for t in chunk.at]
         rows = [row for _, chunk in sorted(chunks.items()) for row in chunk.rows]
         if scale and (finer := self._open[scale - 1]) is not None:  # the row that is not whole yet
@@ -252,6 +253,7 @@ class Sampler:
     step_s: float = field(default=STEP_S)
     _over: "list[ManagedEndpoint]" = field(default_factory=list)
     """Deleted endpoints whose last samples are not written yet."""
+    _saves: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         """One round, after a while."""
@@ -298,20 +300,22 @@ class Sampler:
 
         Raises: Unavailable.
         """
-        of = [*self.endpoints(), *self._over] if endpoints is None else list(endpoints)
-        unsaved = [(m, key, chunk) for m in of for key, chunk in m.samples.unsaved.items()]
-        chunks = [chunk.pack(m.fleet.endpoint.id, scale) for m, (scale, _), chunk in unsaved]
-        costs = [
-            (of_one, found)
-            for endpoint_id, of_one, now in (
-                *((m.fleet.endpoint.id, m.costs, at_once or m in self._over) for m in of),
-                *([(self.external.endpoint_id, self.external, at_once)] if endpoints is None else []),
-            )
-            if (found := of_one.unsaved(endpoint_id, self.now(), now))
-        ]
-        if unsaved or costs:
-            await self.store.put_history(chunks + [chunk for _, found in costs for chunk in found])
-        for managed, key, _ in unsaved:
-            managed.samples.unsaved.pop(key, None)
-        for of_one, _ in costs:
-            of_one.saved()
+        async with self._saves:
+            of = [*self.endpoints(), *self._over] if endpoints is None else list(endpoints)
+            unsaved = [(m, key, chunk, len(chunk.at)) for m in of for key, chunk in m.samples.unsaved.items()]
+            chunks = [chunk.pack(m.fleet.endpoint.id, scale) for m, (scale, _), chunk, _ in unsaved]
+            costs = [
+                (of_one, found)
+                for endpoint_id, of_one, now in (
+                    *((m.fleet.endpoint.id, m.costs, at_once or m in self._over) for m in of),
+                    *([(self.external.endpoint_id, self.external, at_once)] if endpoints is None else []),
+                )
+                if (found := of_one.unsaved(endpoint_id, self.now(), now))
+            ]
+            if unsaved or costs:
+                await self.store.put_history(chunks + [chunk for _, found in costs for chunk in found])
+            for managed, key, chunk, length in unsaved:
+                if len(chunk.at) == length:  # nothing came while it was written
+                    managed.samples.unsaved.pop(key, None)
+            for of_one, _ in costs:
+                of_one.saved()
