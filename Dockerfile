@@ -5,28 +5,33 @@
 # docker build --build-arg EXTRAS=kubernetes -t posthouse .
 ARG BASE=python:3.13-slim-bookworm
 
+FROM ${BASE} AS source
+WORKDIR /build
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY examples examples
+COPY src src
+
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python3 -m venv /opt/posthouse
 COPY requirements-gateway.lock ./
 RUN /opt/posthouse/bin/pip install --require-hashes -r requirements-gateway.lock
-COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY examples examples
-COPY src src
-RUN /opt/posthouse/bin/pip install --no-deps .
 
 FROM build AS build-server
-ARG EXTRAS=""
 COPY requirements.lock ./
 # What draws pictures (of `demo` and `simulate`) is a third of the size, and a server draws none.
 RUN /opt/posthouse/bin/pip install --require-hashes -r requirements.lock && \
-    /opt/posthouse/bin/pip uninstall -y matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing && \
+    /opt/posthouse/bin/pip uninstall -y matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing
+COPY --from=source /build ./
+ARG EXTRAS=""
+RUN /opt/posthouse/bin/pip install --no-deps . && \
     if [ -n "${EXTRAS}" ]; then /opt/posthouse/bin/pip install ".[${EXTRAS}]"; fi && \
     /opt/posthouse/bin/pip uninstall -y pip setuptools
 
 FROM build AS build-gateway
-RUN /opt/posthouse/bin/pip uninstall -y pip setuptools
+COPY --from=source /build ./
+RUN /opt/posthouse/bin/pip install --no-deps . && /opt/posthouse/bin/pip uninstall -y pip setuptools
 
 FROM ${BASE} AS base
 LABEL org.opencontainers.image.title="Posthouse" \

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Brings two-servers.yaml up on a real engine, and kills its servers and a gateway while requests go on.
+"""Brings two-servers.yaml up on a real engine; kills its servers and stops its gateways while requests go on.
 
 `python3 deploy/compose/try.py` needs Docker with compose, on a machine whose engine may run a dozen containers. It ends
 with 1 if a request failed. At its end nothing of it is left but the images. `--no-build` takes those that there are.
 """
 
+import http.client
 import json
 import os
 import subprocess
@@ -75,7 +76,7 @@ class Callers:
                     self.answers["answered" if whole else "broken off"] += 1
             except urllib.error.HTTPError as error:
                 self.answers[f"{error.code} {error.read()[:200]!r}"] += 1
-            except OSError as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:  # also what broke off in a chunk
                 self.answers[repr(error)] += 1
             self.longest_s = max(self.longest_s, time.monotonic() - began)
 
@@ -93,7 +94,8 @@ class Callers:
 
 
 def query(sql: str) -> str:
-    return compose("exec", "-T", "postgres", "psql", "-h", "127.0.0.1", "-U", "posthouse", "-qtAc", sql, check=False)
+    ask = 'PGPASSWORD="$POSTGRES_PASSWORD" psql -h 127.0.0.1 -U posthouse -qtAc "$0"'
+    return compose("exec", "-T", "postgres", "sh", "-c", ask, sql, check=False)
 
 
 def owner() -> str:
@@ -133,6 +135,9 @@ def main() -> int:
         }
         try:
             return attempt()
+        except BaseException:
+            print(compose("logs", "--tail", "50", check=False))
+            raise
         finally:
             clear()
 
@@ -156,7 +161,7 @@ def attempt() -> int:
         callers.more()
         for what in (owner(), "server-a", "server-b", "gateway-a", "gateway-b"):
             before = callers.answers["answered"]
-            compose("kill", what)
+            compose("stop" if "gateway" in what else "kill", what)  # a killed gateway takes what it has with it
             callers.more()
             compose("up", "--no-build", "--detach", "--wait", what)
             callers.more()

@@ -25,6 +25,8 @@ class Server:
 
     def __init__(self) -> None:
         self.reply: dict[str, Any] = {}
+        self.replies: list[dict[str, Any]] = []
+        """Before it."""
         self.status = 200
         self.asked: list[dict[str, Any]] = []
         self.worked = 0
@@ -38,7 +40,7 @@ class Server:
         self.asked.append(await request.json())
         at = f"http://{request.host}"
         there = {"cost": 1, "reqnum": 1, "signature": "s", "url": at, "request_idx": 7}
-        return web.json_response({"endpoint": "chat", **(self.reply or there)})
+        return web.json_response({"endpoint": "chat", **(self.replies.pop(0) if self.replies else self.reply or there)})
 
     async def work(self, request: web.Request) -> web.Response:
         self.worked += 1
@@ -87,6 +89,21 @@ async def test_who_waits_is_told_when_a_worker_is_expected() -> None:
         server.reply = {"status": "no workers", "request_idx": 7}
         answer, text = await post(url, stream=True)
         assert text.startswith(": waiting for a worker\n\n")
+
+
+async def test_a_request_outlasts_servers_that_find_out_which_of_them_has_its_endpoint() -> None:
+    server = Server()
+    server.replies = [{"status": "another server has this endpoint"}]
+    async with gateway(server) as url:
+        answer, _ = await post(url)
+        assert (answer.status, len(server.asked)) == (200, 2)
+        server.reply = {"status": "too many requests: this key may have 1 requests at once"}
+        answer, _ = await post(url)
+        assert (answer.status, len(server.asked)) == (429, 3)
+    server.reply = {"status": "another server has this endpoint"}
+    async with gateway(server, hold_s=0.1) as url:
+        answer, text = await post(url)
+        assert (answer.status, "puts this off" in text) == (503, True)
 
 
 async def test_many_failures_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -725,11 +725,16 @@ def test_the_migrations_lead_to_what_a_new_database_has(tmp_path: Path) -> None:
     assert new["accounts"]
 
 
-async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_newer_schema_is_left_alone_and_refused_where_it_is_for_newer_servers(tmp_path: Path) -> None:
     path = tmp_path / "posthouse.db"
     await (await open_store(sqlite_url(path))).close()
     connection = sqlite3.connect(path)
     connection.execute("update alembic_version set version_num = '9999_future'")
+    connection.commit()
+    before = list(connection.iterdump())
+    await (await open_store(sqlite_url(path))).close()  # a newer server has added to it, and can go back
+    assert list(connection.iterdump()) == before
+    connection.execute("update installation set oldest = '9998_future'")
     connection.commit()
     before = list(connection.iterdump())
     with pytest.raises(Refused, match=r"schema 9999_future.*upgrade Posthouse"):

@@ -1,18 +1,69 @@
-"""`posthouse migrate-store`"""
+"""`posthouse migrate`, `posthouse migrate-store`"""
 
 import asyncio
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posthouse.cli.options import AsJson
+from posthouse.cli.options import AsJson, ConfigFile
 from posthouse.cli.output import print_json
 from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest, Refused
 
+if TYPE_CHECKING:
+    from posthouse.store.schema import Which
+
 MOVED = ".moved"
 """What the name of a file ends with from which an installation was moved."""
+
+
+def migrate(
+    before: Annotated[
+        bool, typer.Option("--before", help="Only what servers of the version before go on beside.")
+    ] = False,
+    after: Annotated[
+        bool, typer.Option("--after", help="All, or fail where a server of an older version lives.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database up to this version, without a server.
+
+    A server does this when it starts, so nobody has to: first what the version
+    before goes on beside, and the rest once no server of it lives. With --before
+    it is done ahead of a rollout, with --after it is made sure that nothing is
+    left at its end.
+
+    Example:
+      posthouse migrate --before
+    """
+    with server_extra():
+        from posthouse.app.datadir import database_url, owner
+        from posthouse.config import load_settings
+        from posthouse.store.move import migrate_database
+    if before and after:
+        raise BadRequest("--before and --after: give one of them")
+    settings, _ = load_settings({"data_dir": data_dir}, config, os.environ)
+    data = settings.data_dir.absolute()
+    url = database_url(settings, data)
+    if not settings.database.url:
+        if not (data / "posthouse.db").is_file():
+            raise BadRequest(f"there is no database in {data}: the first start of a server makes it")
+        if pid := owner(data):
+            raise Refused(f"process {pid} serves from {data}: restart it with the new version, which does this itself")
+    which: Which = "before" if before else "all" if after else "possible"
+    schema, left = asyncio.run(migrate_database(url, which))
+    if as_json:
+        print_json({"schema": schema, "left": list(left)})
+    else:
+        typer.echo(f"the database has the schema {schema}")
+        if left:
+            typer.echo(f"left for when no older server lives: {', '.join(left)}")
 
 
 def migrate_store(

@@ -36,11 +36,13 @@ from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
+from posthouse.wire.route import TOO_MANY
 from posthouse.wire.rows.aliases import EXTERNAL
 
 ANTHROPIC_ID: Final = b"request-id"
 """Where its clients look for it."""
 _RETRIES: Final = 6  # further tries, some 10 s with their pauses; official clients try again themselves
+_OWNERLESS_S: Final = 10.0  # until servers have found out which of them has an endpoint: three seconds as a rule
 _COMMENT: Final = ": waiting for a worker%s\n\n"
 _RECORDED_PATH: Final = 200  # characters of it
 _EVENT_STREAM: Final = b"text/event-stream"
@@ -220,7 +222,10 @@ class Exchange:
 
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            raise put_off(waiting)
+            until = min(self._began_at + _OWNERLESS_S, self._hold_until)
+            if waiting.status.startswith(TOO_MANY) or time.monotonic() > until:
+                raise put_off(waiting)
+            return
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:

@@ -18,7 +18,7 @@ CATALOGUE = (accounts, endpoints, templates, workergroups, keys, secrets, aliase
 """Tables whose sum is beside their revision."""
 UNCOUNTED = frozenset(
     {
-        *("id", "checksum", "last_used_at", "revoked_at", "epoch", "server", "last_worker_id"),
+        *("id", "checksum", "last_used_at", "revoked_at", "epoch", "server", "last_worker_id", "oldest"),
         *("used_requests", "used_work", "refused_requests"),
     }
 )

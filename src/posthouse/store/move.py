@@ -1,6 +1,6 @@
-"""Moves an installation from one database to another: a file, or one on a server of PostgreSQL."""
+"""Brings a database up to this version, or moves it to another: a file, or one on a server of PostgreSQL."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,23 @@ from sqlalchemy import Connection, String, Table, func, insert, select, text
 from posthouse.errors import BadRequest, Refused
 from posthouse.store import sqlite
 from posthouse.store.integrity import check_rows
-from posthouse.store.schema import endpoints, keys, metadata, workers
+from posthouse.store.migrate import pending
+from posthouse.store.schema import Which, endpoints, keys, metadata, schema_version, workers
 from posthouse.store.sql import open_backend
 
 BATCH = 500
 """Rows that are written at once."""
+
+
+async def migrate_database(url: str, which: Which) -> tuple[str, Sequence[str]]:
+    """Makes pending migrations: the schema that the database has then, and what is left. Raises: as `open_store`."""
+    backend, _ = await open_backend(url, which)
+    try:
+        async with backend.engine.begin() as db:
+            schema = str(await db.scalar(select(schema_version.c.version_num)))
+    finally:
+        await backend.close()
+    return schema, pending(schema)
 
 
 async def move_store(path: Path, url: str) -> Mapping[str, int]:

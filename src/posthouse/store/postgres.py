@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from posthouse.errors import BadRequest
 from posthouse.store.integrity import Damaged, damaged
+from posthouse.store.schema import VERSION
 
 DRIVER = "postgresql+asyncpg"
 POOL_SIZE = 5
@@ -45,7 +46,8 @@ class PostgresServer:
         """A connection of the driver's own, beside the pool. `answer_s`: how long a statement may take."""
         import asyncpg
 
-        return await asyncpg.connect(self._dsn, timeout=answer_s, command_timeout=answer_s)
+        named = {"application_name": VERSION}  # what `servers.schema` is by default
+        return await asyncpg.connect(self._dsn, timeout=answer_s, command_timeout=answer_s, server_settings=named)
 
     async def open(self) -> None:
         return None

@@ -1,5 +1,7 @@
 """The tables, as the newest migration leaves them. A test compares the two."""
 
+from typing import Literal, TypeAlias
+
 from sqlalchemy import (
     Boolean,
     Column,
@@ -14,10 +16,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from posthouse.store.columns import JSON, Integer
+from posthouse.store.columns import JSON, Integer, OwnSchema
 
-VERSION = "0013_console"
+VERSION = "0014_pairs"
 """The newest migration."""
+Which: TypeAlias = Literal["before", "all", "possible"]
+"""Of a database's pending migrations: those before a rollout, all, or all that can be made now."""
 
 # Names for constraints, so that a later migration can name what it changes on every database.
 metadata = MetaData(
@@ -38,6 +42,8 @@ installation = Table(
     Column("name", String, primary_key=True),
     Column("epoch", Integer, nullable=False),  # of the server that started last
     Column("last_worker_id", Integer, nullable=False),  # the highest that any server has taken
+    # The newest migration of those `after`: a server that does not know it may not use this database.
+    Column("oldest", String, nullable=False, server_default="0014_pairs"),
     Column("checksum", Integer),  # of its name
 )
 
@@ -214,6 +220,7 @@ servers = Table(
     Column("name", String, primary_key=True),
     Column("url", String, nullable=False),  # where the others reach it
     Column("until", Double, nullable=False),  # when its lease ends, by the database's clock
+    Column("schema", String, nullable=False, server_default=OwnSchema()),  # the newest migration that it knows
 )
 
 # What servers that share this database sign and seal with, in base64: files of their data directories.

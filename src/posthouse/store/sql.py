@@ -22,6 +22,7 @@ from posthouse.store.postgres import PostgresServer
 from posthouse.store.recordings import SqlRecordings
 from posthouse.store.schema import (
     VERSION,
+    Which,
     accounts,
     audit_head,
     fleets,
@@ -50,8 +51,11 @@ async def open_store(url: str, journal_keep: int = JOURNAL_KEEP, destroyed_keep:
     return SqlStore(backend, name, journal_keep, destroyed_keep)
 
 
-async def open_backend(url: str) -> tuple[Backend, str]:
-    """A database that is whole and has this version's schema, and the installation's name. Raises: as `open_store`."""
+async def open_backend(url: str, which: Which = "possible") -> tuple[Backend, str]:
+    """A database that is whole and has this version's schema, and the installation's name. Raises: as `open_store`.
+
+    `which`: of migrations that are pending, those to make.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -64,19 +68,19 @@ async def open_backend(url: str) -> tuple[Backend, str]:
     try:
         await backend.open()
         async with backend.engine.begin() as db:
-            return backend, await db.run_sync(lambda connection: open_schema(connection, backend.begin_opening))
+            return backend, await db.run_sync(lambda connection: open_schema(connection, backend.begin_opening, which))
     except BaseException as error:
         await backend.close()
         if isinstance(error, Damaged | DBAPIError | OSError | ValueError | TypeError):
-            problem = getattr(error, "orig", None) or error
+            problem = str(getattr(error, "orig", None) or error) or type(error).__name__
             raise Refused(f"cannot use the database {backend.name}: {problem}{backend.advice(error)}") from error
         raise
 
 
-def open_schema(connection: Connection, begin: Callable[[Connection], None]) -> str:
+def open_schema(connection: Connection, begin: Callable[[Connection], None], which: Which = "possible") -> str:
     """Sees that the database is whole and has this version's schema; the installation's name. Raises: Refused."""
     begin(connection)
-    is_new = _bring_up(connection)
+    is_new = _bring_up(connection, which)
     names = connection.scalars(select(installation.c.name)).all()
     if is_new:
         names = [secrets.token_hex(4)]
@@ -88,8 +92,11 @@ def open_schema(connection: Connection, begin: Callable[[Connection], None]) -> 
     return str(names[0])
 
 
-def _bring_up(connection: Connection) -> bool:
-    """Brings the schema up to this version's. True if there was none. Raises: Refused, Damaged."""
+def _bring_up(connection: Connection, which: Which) -> bool:
+    """Brings the schema up to this version's, as far as older servers let it. True if there was none.
+
+    Raises: Refused, Damaged.
+    """
     tables = inspect(connection)
     found = connection.scalar(select(schema_version.c.version_num)) if tables.has_table(schema_version.name) else None
     if found == VERSION:
@@ -97,7 +104,7 @@ def _bring_up(connection: Connection) -> bool:
     if found is not None:
         from posthouse.store.migrate import migrate  # takes long: Alembic is needed for nothing else
 
-        migrate(connection, found)
+        migrate(connection, found, which)
         return False
     if tables.has_table(installation.name):
         raise Damaged("it has tables, and no version of them")
