@@ -1,5 +1,7 @@
 """What the console's pages ask of a real server: an endpoint made whole, a request to try, what a change would do."""
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import msgspec
 import pytest
 
 from posthouse.app.running import Running
+from posthouse.cli import main
 from tests.kit.live import live_server, states, until
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "stream": True}
@@ -29,7 +32,9 @@ class Caller:
         return answer.status, msgspec.json.decode(raw)
 
 
-async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(tmp_path: Path) -> None:
+async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with live_server(tmp_path / "data") as server, aiohttp.ClientSession() as session:
         call = Caller(server, session).call
         _, recipes = await call("GET", "/v1/recipes")
@@ -75,6 +80,11 @@ async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(tmp_pat
         spent = played["runs"][2]["spent_usd"]
         assert sorted(spent) == spent
         assert spent[-1] <= played["runs"][2]["usd"] * 1.001  # it is looked at now and then
+        place = ["--url", server.url, "--api-key", server.admin_key, "--json", "--allow", "0"]
+        assert await asyncio.to_thread(main, ["upgrade-check", "chat", *place]) == 0
+        [checked] = json.loads(capsys.readouterr().out)["endpoints"]
+        assert checked["requests"] > 0
+        assert checked["new"] == checked["old"]  # of the same version
         for wrong in ({"max_workers": 1}, {"max_workers": -1}, {"nonsense": 1}, {}):
             status, said = await call("POST", "/v1/endpoints/chat/what-if", {"change": wrong})
             assert status == 400, said

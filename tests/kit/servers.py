@@ -42,6 +42,11 @@ class Balancer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def take_only(self, ports: list[int]) -> None:
+        """From now on calls go to these, and nobody looks whether they answer."""
+        self._loop.call_soon_threadsafe(self._watch.cancel)
+        self._healthy = ports
+
     def close(self) -> None:
         async def cancelled() -> None:
             self._server.close()

@@ -1,11 +1,13 @@
 """The events of an endpoint are kept, and do the same when they are played again."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from posthouse.domain.decision import Decision, Memory, Snapshot
 from posthouse.domain.endpoint import Endpoint, EndpointId, Scaling, WorkergroupId
 from posthouse.domain.instance import Instance
 from posthouse.domain.lifecycle import Command, Observation, State
@@ -32,8 +34,9 @@ from posthouse.fleet.events import (
     Wish,
     Written,
 )
+from posthouse.policy.decide import decide
 from posthouse.ports import FleetRecord
-from posthouse.recording.events import Began, EventLog, replay
+from posthouse.recording.events import Began, EventLog, differences, replay
 from tests.kit.fleets import GROUP, NOW, decision_to_rent, worker
 
 ENDPOINT = Endpoint(EndpointId(1), "e", Scaling(min_load=50.0, cold_workers=1, max_workers=4))
@@ -138,6 +141,24 @@ def test_where_it_does_something_else_that_is_shown(tmp_path: Path) -> None:
     assert found.line == number + 1
     assert "Delivex" in found.kept
     assert "Delivex" not in found.now
+
+
+def test_what_another_version_does_is_counted_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    Life(path).live(200).kept.close()
+    found = differences(path)
+    assert found.same == found.events == replay(path).events
+    assert found.was == found.now
+    assert sum(found.was.values()) > 3
+
+    def idle(snapshot: Snapshot, memory: Memory) -> Decision:
+        return replace(decide(snapshot, memory), rentals=())
+
+    found = differences(path, idle)
+    assert 0 < found.same < found.events
+    assert "rent" in found.was
+    assert "rent" not in found.now
+    assert found.kept != found.again
 
 
 def test_what_is_kept_is_bounded_and_can_be_played_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from posthouse.cli import (
     template,
     top,
     up,
+    upgrade,
     user,
     worker,
     workergroup,
@@ -118,6 +119,7 @@ app.command("explain")(explain.explain)
 app.command("bill")(bill.bill)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(repeat.replay)
+app.command()(upgrade.upgrade_check)
 app.command("advise")(advise.advise)
 app.add_typer(config.app, name="config")
 

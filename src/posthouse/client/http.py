@@ -41,20 +41,28 @@ class Http:
             session, self._session = self._session, None
             await session.close()
 
-    async def call(self, method: str, path: str, kind: type[T], body: object = None, key: str = "") -> T:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: object = None,
+        key: str = "",
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> T:
         """The answer of the server as a `kind`; of an object with the field `key`, that field.
 
         Raises: what the server's error means.
         """
-        reply = await self.reply(method, path, body)
+        reply = await self.reply(method, path, body, timeout_s)
         try:
             return msgspec.convert(reply[key] if key and isinstance(reply, dict) else reply, kind)
         except (KeyError, msgspec.ValidationError) as error:
             raise ClientError(f"{self.url}{path} gave an answer of another protocol: {error}", 200) from error
 
-    async def reply(self, method: str, path: str, body: object = None) -> Any:
+    async def reply(self, method: str, path: str, body: object = None, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The decoded answer of the server. Raises: what its error means."""
-        status, raw = await self._send(method, path, None if body is None else msgspec.json.encode(body))
+        status, raw = await self._send(method, path, None if body is None else msgspec.json.encode(body), timeout_s)
         if status >= 300:
             raise refusal(status, raw, "")
         try:
@@ -65,7 +73,9 @@ class Http:
             raise refusal(400, raw, "")
         return reply
 
-    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    async def _send(
+        self, method: str, path: str, body: bytes | None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> tuple[int, bytes]:
         """The status and the body of what the server answers. Raises: Unreachable."""
         headers = {"Content-Type": "application/json"}
         if self._api_key:
@@ -76,7 +86,7 @@ class Http:
                 self.url + path,
                 data=body,
                 headers=headers,
-                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=False,
             ) as response:
                 return response.status, await read(response)

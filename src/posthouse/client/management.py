@@ -1,6 +1,7 @@
 """The client's management calls: endpoints, workergroups, templates, workers, keys. Answers are rows of `wire.rows`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from posthouse.client.errors import BadRequest, NotFound
@@ -10,6 +11,8 @@ from posthouse.wire import rows
 from posthouse.wire.checks import unknown
 
 Id = int | str
+WHAT_IF_S: Final = 200.0
+"""How long a server may take to play traffic again: it gives up after three minutes."""
 
 
 class Management:
@@ -104,6 +107,13 @@ class Management:
         """Returns what an endpoint was asked, and what became of it: all that is kept, or of the last `last_s`."""
         query = "" if last_s is None else f"?last_s={last_s}"
         return await self._http.call("GET", f"/v1/endpoints/{_quoted(name_or_id)}/traffic{query}", rows.Traffic)
+
+    async def what_if(self, name_or_id: Id, change: Mapping[str, Any], last_s: float = 86_400.0) -> rows.WhatIf:
+        """Returns what was recorded of an endpoint as it was, played as it is, and played with a change of its scaling
+        parameters. Takes up to three minutes."""
+        body = {"change": dict(change), "last_s": last_s}
+        path = f"/v1/endpoints/{_quoted(name_or_id)}/what-if"
+        return await self._http.call("POST", path, rows.WhatIf, body, timeout_s=WHAT_IF_S)
 
     async def history(self, name_or_id: Id, last_s: float = 3600.0, most: int = 1440) -> rows.History:
         """Returns what an endpoint was in the last `last_s` seconds, up to a year, in at most so many rows."""

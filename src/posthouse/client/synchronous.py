@@ -191,6 +191,7 @@ class Client(_Shell[AsyncClient]):
     reachable = _blocking(AsyncClient.reachable)
     explain = _blocking(AsyncClient.explain)
     history = _blocking(AsyncClient.history)
+    what_if = _blocking(AsyncClient.what_if)
     bill = _blocking(AsyncClient.bill)
     traffic = _blocking(AsyncClient.traffic)
     rotate_endpoint_key = _blocking(AsyncClient.rotate_endpoint_key)

@@ -48,7 +48,9 @@ class Server(Http):
         self._upstreams.every_second()
         self.workers.every_second()
 
-    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    async def _send(
+        self, method: str, path: str, body: bytes | None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> tuple[int, bytes]:
         why = ""
         for url in tuple(self.urls):  # whatever a gateway asks a server may be asked twice
             try:

@@ -5,7 +5,8 @@ so and is told the same events does the same, byte for byte: `replay` shows it, 
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -19,7 +20,7 @@ from posthouse.domain.rollout import Rollout
 from posthouse.domain.worker import Worker, WorkerId
 from posthouse.errors import BadRequest
 from posthouse.fleet.controller import Controller, Policy
-from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Ticked, Traffic
+from posthouse.fleet.events import Asked, Commit, Deliver, Effect, Event, Offered, Run, Ticked, Traffic
 from posthouse.policy.decide import decide
 
 FORMAT = 4
@@ -117,6 +118,58 @@ class Replayed:
 
 def replay(path: Path, policy: Policy = decide) -> Replayed:
     """Plays the events of a file again. Raises: BadRequest where it is no such file, or one of another format."""
+    events = count = 0
+    for again in _again(path, policy):
+        if again.line != again.kept:
+            return Replayed(events, count, again.number, again.kept.decode(), again.line.decode())
+        events, count = events + 1, count + len(again.effects)
+    return Replayed(events, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What this version does with events that were kept, beside what was done with them then."""
+
+    events: int
+    same: int
+    """Events before the first that led to something else; as many as there are if none did. What follows it is told
+    of a world that the other version made."""
+    at: float
+    """When that was; 0 if never."""
+    was: Mapping[str, int]
+    """Commands of providers by kind."""
+    now: Mapping[str, int]
+    kept: str = ""
+    """What that event led to then, and now."""
+    again: str = ""
+
+
+def differences(path: Path, policy: Policy = decide) -> Differences:
+    """The same to the end, whatever differs. Raises: BadRequest, as `replay`."""
+    was, now = Counter[str](), Counter[str]()
+    events, same, at, kept, line = 0, 0, 0.0, "", ""
+    for again in _again(path, policy):
+        _, _, _, done = msgspec.json.decode(again.kept)
+        was.update(effect[1] for name, effect in done if name == Run.__name__)
+        now.update(str(effect.command) for effect in again.effects if isinstance(effect, Run))
+        if again.line != again.kept and not kept:
+            same, at, kept, line = events, again.at, again.kept.decode(), again.line.decode()
+        events += 1
+    return Differences(events, same if kept else events, at, was, now, kept, line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """An event that was played again."""
+
+    number: int
+    at: float
+    kept: bytes
+    line: bytes
+    effects: list[Effect]
+
+
+def _again(path: Path, policy: Policy) -> Iterator[_Again]:
     lines = _lines(path)
     try:
         began = msgspec.json.decode(next(lines, b""), type=Began)
@@ -125,7 +178,6 @@ def replay(path: Path, policy: Policy = decide) -> Replayed:
     if began.format != FORMAT:
         raise BadRequest(f"{path}: has format {began.format}; this version reads {FORMAT}")
     controller = began.controller(policy)
-    events = count = 0
     for number, line in enumerate(lines, 2):
         try:
             now, kind, told, _ = msgspec.json.decode(line, type=tuple[float, str, msgspec.Raw, msgspec.Raw])
@@ -133,11 +185,7 @@ def replay(path: Path, policy: Policy = decide) -> Replayed:
         except (msgspec.DecodeError, ValueError, KeyError) as error:
             raise BadRequest(f"{path}: line {number} is not an event: {error}") from None
         effects = _played(controller, event, now)
-        again = _line(now, event, told, effects)
-        if again != line:
-            return Replayed(events, count, number, line.decode(), again.decode())
-        events, count = events + 1, count + len(effects)
-    return Replayed(events, count)
+        yield _Again(number, now, line, _line(now, event, told, effects), effects)
 
 
 def _played(controller: Controller, event: Event | None, now: float) -> list[Effect]:
