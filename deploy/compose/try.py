@@ -165,9 +165,7 @@ def attempt() -> int:
             callers.more()
             compose("up", "--no-build", "--detach", "--wait", what)
             callers.more()
-            print(
-                f"{what} was killed and is back; {callers.answers['answered'] - before} answered meanwhile", flush=True
-            )
+            print(f"{what} was away and is back; {callers.answers['answered'] - before} answered meanwhile", flush=True)
     finally:
         callers.end()
     print(f"{dict(callers.answers)}; the longest took {callers.longest_s:.1f} s")
