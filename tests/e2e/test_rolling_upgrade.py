@@ -65,7 +65,7 @@ async def test_a_rolling_upgrade_fails_no_request(estate: Estate, tmp_path: Path
     estate.make("one", **SCALING)
     estate.start(1)
     estate.make("two", at=1, **SCALING)
-    await eventually(lambda: estate.owned() == [1, 1] and len(estate.instances()) == 2)
+    await eventually(lambda: estate.owned() == [1, 1] and len(estate.workers()) == 2)
     estate.balancer.take_only(ports(estate))
     before = estate.workers()
     loads = [
