@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from tests.kit.live import pointed
-from tests.kit.servers import Estate
+from tests.kit.servers import ONE_WORKER, Estate, eventually
 from tests.kit.site import TIMEOUT_S, Site, until
 from tests.resilience.traffic import Traffic, session
 
@@ -22,9 +22,6 @@ def estate(tmp_path: Path) -> Iterator[Estate]:
     made = Estate(tmp_path, 2, providers__process__slots=4, server__lease_s=2)
     yield made
     made.clear()
-
-
-SCALING = {"min_load": 100, "target_util": 1, "cold_workers": 0, "cold_mult": 1, "max_workers": 1}
 
 
 async def load(estate: Estate, survivor: int, client: Any) -> tuple[Traffic, list[Any], float]:
@@ -53,21 +50,15 @@ async def ask(client: Any) -> list[Any]:
         return [await endpoint.request("/generate", {"pieces": 1}, cost=1) for _ in range(20)]
 
 
-async def eventually(reached: Callable[[], Any]) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not await asyncio.to_thread(reached):
-            await asyncio.sleep(0.2)
-
-
 def sees(site: Site, workers: list[tuple[str, str]]) -> bool:
     return [(row["endpoint"], row["state"]) for row in site.json("worker", "list")] == workers
 
 
 def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Estate) -> None:
     estate.start(0)
-    estate.make("one", **SCALING)
+    estate.make("one", **ONE_WORKER)
     estate.start(1)
-    estate.make("two", at=1, **SCALING)
+    estate.make("two", at=1, **ONE_WORKER)
     until(lambda: estate.owned() == [1, 1] and len(estate.instances()) == 2)
     assert {estate.owner("one"), estate.owner("two")} == {0, 1}
     for site in estate.sites:  # made at one, known at the other; asked for at either, answered by its owner

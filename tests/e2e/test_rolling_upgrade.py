@@ -12,10 +12,9 @@ import aiohttp
 import pytest
 
 from posthouse.store.schema import VERSION
-from tests.e2e.test_owners import SCALING, eventually
 from tests.kit.newer import AFTER, BEFORE, newer_version
 from tests.kit.postgres import query
-from tests.kit.servers import Estate
+from tests.kit.servers import ONE_WORKER, Estate, eventually
 from tests.kit.site import TIMEOUT_S
 from tests.resilience.traffic import Traffic
 
@@ -62,9 +61,9 @@ def schema(estate: Estate) -> str:
 async def test_a_rolling_upgrade_fails_no_request(estate: Estate, tmp_path: Path) -> None:
     newer = str(newer_version(tmp_path / "newer"))
     estate.start(0)
-    estate.make("one", **SCALING)
+    estate.make("one", **ONE_WORKER)
     estate.start(1)
-    estate.make("two", at=1, **SCALING)
+    estate.make("two", at=1, **ONE_WORKER)
     await eventually(lambda: estate.owned() == [1, 1] and len(estate.workers()) == 2)
     estate.balancer.take_only(ports(estate))
     before = estate.workers()

@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.kit.live import end_workers
 from tests.kit.postgres import database_url, query
-from tests.kit.site import Site
+from tests.kit.site import TIMEOUT_S, Site
 
 WORKER = Path(__file__).parents[1] / "resilience" / "worker.py"
 LOOK_S = 0.2
@@ -22,6 +23,14 @@ QUICK = {
     "POSTHOUSE_PROVIDERS__PROCESS__GRACE_S": "2",
     "POSTHOUSE_SERVER__LOG_LEVEL": "error",
 }
+ONE_WORKER = {"min_load": 100, "target_util": 1, "cold_workers": 0, "cold_mult": 1, "max_workers": 1}
+"""Parameters of an endpoint that has one worker, always."""
+
+
+async def eventually(reached: Callable[[], Any]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await asyncio.to_thread(reached):
+            await asyncio.sleep(0.2)
 
 
 class Balancer:

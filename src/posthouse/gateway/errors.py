@@ -1,6 +1,7 @@
 """Errors in the shape of OpenAI's API, or of Anthropic's: what a caller is told, and how its client acts on it."""
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -108,12 +109,15 @@ def unknown_response(*, goes_on: bool) -> Refused:
     return Refused(404, "response_not_found", text)
 
 
-def put_off(waiting: Waiting) -> Refused:
-    """What the caller is told of a request that the server has not taken in."""
+def put_off(waiting: Waiting, until: float) -> None:
+    """Lets a request wait that the server has not taken in, until servers know which of them has its endpoint: by the
+    monotonic clock. Raises: Refused after that, and for what is beyond a limit."""
     limited = waiting.status.startswith(TOO_MANY)
+    if not limited and time.monotonic() < until:
+        return
     status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
     text = waiting.status if waiting.retry_after_s else f"the server puts this off: {waiting.status}"
-    return Refused(status, code, text, retry_s=waiting.retry_after_s or RETRY_S, limits=waiting.limits)
+    raise Refused(status, code, text, retry_s=waiting.retry_after_s or RETRY_S, limits=waiting.limits)
 
 
 def no_worker(model: str, waited_s: float, waiting: Waiting) -> Refused:

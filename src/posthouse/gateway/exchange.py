@@ -36,7 +36,6 @@ from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
-from posthouse.wire.route import TOO_MANY
 from posthouse.wire.rows.aliases import EXTERNAL
 
 ANTHROPIC_ID: Final = b"request-id"
@@ -222,10 +221,7 @@ class Exchange:
 
     def _waits(self, waiting: Waiting) -> None:
         if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            until = min(self._began_at + _OWNERLESS_S, self._hold_until)
-            if waiting.status.startswith(TOO_MANY) or time.monotonic() > until:
-                raise put_off(waiting)
-            return
+            return put_off(waiting, min(self._began_at + _OWNERLESS_S, self._hold_until))
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
