@@ -109,12 +109,14 @@ def unknown_response(*, goes_on: bool) -> Refused:
     return Refused(404, "response_not_found", text)
 
 
-def put_off(waiting: Waiting, until: float) -> None:
-    """Lets a request wait that the server has not taken in, until servers know which of them has its endpoint: by the
-    monotonic clock. Raises: Refused after that, and for what is beyond a limit."""
+def is_put_off(waiting: Waiting, until: float) -> bool:
+    """True for a request that the server has not taken in: it waits until servers know which of them has its endpoint.
+
+    `until`: by the monotonic clock. Raises: Refused after that, and for what is beyond a limit.
+    """
     limited = waiting.status.startswith(TOO_MANY)
     if not limited and time.monotonic() < until:
-        return
+        return True
     status, code = (429, "rate_limit_exceeded") if limited else (503, "busy")
     text = waiting.status if waiting.retry_after_s else f"the server puts this off: {waiting.status}"
     raise Refused(status, code, text, retry_s=waiting.retry_after_s or RETRY_S, limits=waiting.limits)

@@ -19,8 +19,8 @@ from posthouse.gateway.counted import Document, Events, Passing
 from posthouse.gateway.errors import (
     Refused,
     as_event,
+    is_put_off,
     no_worker,
-    put_off,
     refusal,
     refused_by_agent,
     too_many_retries,
@@ -220,8 +220,8 @@ class Exchange:
         return reply, first
 
     def _waits(self, waiting: Waiting) -> None:
-        if not waiting.request_idx:  # the server has not taken it in, and may not even have looked at the key
-            return put_off(waiting, min(self._began_at + _OWNERLESS_S, self._hold_until))
+        if not waiting.request_idx and is_put_off(waiting, min(self._began_at + _OWNERLESS_S, self._hold_until)):
+            return  # the server has not taken it in, and may not even have looked at the key
         self._client.prove()
         self._ready_at = time.monotonic() + waiting.ready_in_s if waiting.ready_in_s else 0.0
         if self._hold_left_s() < 0:
