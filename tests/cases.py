@@ -2,7 +2,8 @@
 
 A program is given POSTHOUSE_URL, POSTHOUSE_API_KEY, POSTHOUSE_DATA_DIR, PH, the command, and QUIET_DIR, a folder to
 which nobody else writes, in memory where there is /dev/shm. It prints lines that begin with `ok` or `FAULT`, and exits
-with 0 if all is well. Programs are named by a letter and a number. NAME: the beginning of a program's name.
+with 0 if all is well. Programs are named by a letter and a number. NAME: the beginning of a program's name. `--jobs 3`
+runs three at once: some wait for twenty minutes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,11 +78,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--jobs", type=int, default=1)
     asked = parser.parse_args()
     programs = names(asked.folder, *asked.names)
     if not programs:
         parser.error(f"there is no such program in {asked.folder}")
-    bad = [name for name in programs if not run(asked.folder / f"{name}.py")]
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        well = pool.map(run, [asked.folder / f"{name}.py" for name in programs])
+        bad = [name for name, is_well in zip(programs, well, strict=True) if not is_well]
     print(f"{len(programs) - len(bad)} of {len(programs)} are well{'; not: ' if bad else ''}{' '.join(bad)}")
     return 1 if bad else 0
 
