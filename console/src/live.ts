@@ -6,7 +6,8 @@ const PAINT_MS = 250;
 const STALE_S = 5;
 const LOST_S = 30;
 const BEAT_S = 2;
-const AGAIN_MS = 30_000; // caps, troubles and endpoints that are gone come with the status alone
+const AGAIN_S = 30; // caps, troubles and endpoints that are gone come with the status alone
+const SHARED_S = 5; // and so do endpoints of other servers, whose events this server does not have
 
 export type Connection = "live" | "stale" | "lost";
 export type Moved = { decided?: Decided; moved?: WorkerMoved; endpointId: number };
@@ -24,6 +25,7 @@ class Live {
   private painting = 0;
   private timers: number[] = [];
   private leadS = 0;
+  private askedAt = 0;
 
   /** The server's time, in seconds since the epoch. */
   now = () => Date.now() / 1000 + this.leadS;
@@ -38,7 +40,7 @@ class Live {
     this.ended = false;
     this.open();
     this.timers = [
-      window.setInterval(() => void this.load(), AGAIN_MS),
+      window.setInterval(() => document.visibilityState === "visible" && Date.now() / 1000 - this.askedAt >= this.againS() && void this.load(), 1000),
       window.setInterval(() => this.connection !== "live" && this.paint(), 1000),
     ];
     document.addEventListener("visibilitychange", this.seen);
@@ -63,12 +65,18 @@ class Live {
     return () => void this.hearers.delete(hearer);
   }
 
+  /** After how long all of it is read again: with many endpoints on several servers less often. */
+  private againS = () => ((this.status?.servers ?? 1) > 1 ? Math.min(AGAIN_S, Math.max(SHARED_S, this.endpoints.size / 20)) : AGAIN_S);
+
   /** Reads all of it again. */
   async load(): Promise<void> {
+    this.askedAt = Date.now() / 1000;
     try {
       const status = await get<Status>("/v1/status");
       this.status = status;
+      const before = this.endpoints;
       this.endpoints = new Map(status.standing.map((one) => [one.id, one]));
+      if (status.servers > 1) for (const one of status.standing) if (JSON.stringify(one) !== JSON.stringify(before.get(one.id))) this.tell({ endpointId: one.id });
       this.failed = "";
       this.heard();
     } catch (error) {

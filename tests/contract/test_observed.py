@@ -166,7 +166,7 @@ def test_no_panel_is_empty_and_no_alert_is_wrong(world: World, tmp_path: Path) -
         load(world)
         until(lambda: not _empty(url), "every panel shows something")
         rules = asked(url, "rules")["groups"][0]["rules"]
-        assert len(rules) >= 15
+        assert len(rules) >= 16
         assert not [rule["lastError"] for rule in rules if rule.get("lastError")]
         assert {rule["health"] for rule in rules} == {"ok"}
         until(lambda: "limit.max_workers" in _alerting(url), "an alert is pending")

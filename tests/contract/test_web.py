@@ -941,7 +941,7 @@ async def test_offers_of_an_endpoint_are_ranked_as_it_would_rent_them(web: Web) 
         ("new", 30.0, ""),
         ("small", 10.0, ""),
     ]
-    assert found[2]["why"] == "$1/h for 10 work/s; ready in 120 s"
+    assert found[2]["why"] == "$1.00/h for 10 work/s; ready in 120 s"
 
 
 async def test_a_provider_is_asked_now_and_each_thing_that_fails_is_said(

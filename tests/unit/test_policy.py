@@ -909,7 +909,7 @@ def test_what_got_dear_is_replaced_where_its_work_costs_a_tenth_less() -> None:
     room_for_one = replace(BARE, max_workers=1)
     full = snapshot(dear, demand=load(95), scaling=room_for_one, offers=(at("other", offer("b", 1.0)),))
     assert [r.rule for r in decided(full).because if r.what == "not replaced"] == [
-        "its work costs $2/h, at other $1.01/h; max_workers leaves no room for both"
+        "its work costs $2.00/h, at other $1.01/h; max_workers leaves no room for both"
     ]
 
 

@@ -169,7 +169,7 @@ function Figures({ estimate, asking }: { estimate: Estimate; asking: boolean }) 
       <div class="body">
         <span class="sub">First worker ready in</span>
         <p class="big">{start ? `about ${span(start.middle_s)}` : "–"}</p>
-        <span class="sub">{start ? `9 of 10 take ${span(start.low_s)} to ${span(start.high_s)}, by ${count(start.starts, "start")} of the same here` : "Not known yet: none of the same was started here. It is learned from the first."}</span>
+        <span class="sub">{start?.starts === 1 ? "As long as the one start of the same took here." : start ? `9 of 10 take ${span(start.low_s)} to ${span(start.high_s)}, by ${count(start.starts, "start")} of the same here` : "Not known yet: none of the same was started here. It is learned from the first."}</span>
       </div>
       <dl class="facts lined">
         <div><dt>At rest</dt><dd>{money(estimate.rest_usd_h)}</dd></div>

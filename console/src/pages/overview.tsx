@@ -88,7 +88,7 @@ function Sums({ all, status }: { all: Standing[]; status: Status }) {
         {hour ? `of ${usd(hour.limit)}/h, ${usd(Math.max(0, hour.limit - spend))}/h left` : "no cap for all endpoints"}
       </Tile>
       <Tile name={day ? (day.cap === "max_usd_day" ? "Spent today" : "Spent this month") : "Spent so far"} value={usd(day ? day.used : status.spent_usd)} bar={day ? <CapBar cap={day} used={day.used} /> : <Bar parts={[["none", 1]]} />}>
-        {day ? `of ${usd(day.limit)}, ${usd(Math.max(0, day.limit - day.used))} left` : `by ${count(all.length, "endpoint")}`}
+        {day ? `of ${usd(day.limit)}, ${usd(Math.max(0, day.limit - day.used))} left` : `by ${count(all.length, "endpoint")}${status.spent_usd - all.reduce((sum, one) => sum + one.spent_usd, 0) > 0.005 ? " and deleted ones" : ""}`}
       </Tile>
       <Tile name="Requests waiting" value={waiting} bar={<Bar parts={waiting ? [["failed", stuck], ["loading", waiting - stuck]] : [["none", 1]]} />} bad={stuck > 0}>
         {waiting ? [stuck && `${stuck} stuck`, waiting - stuck && `${waiting - stuck} for a worker that starts`].filter(Boolean).join(", ") : "every request has a worker"}

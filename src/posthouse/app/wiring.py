@@ -239,6 +239,7 @@ def _parts(
     orphans = Orphans(hub, executor.destroy_orphan, hub.store.workers_labelled, settings.engine.orphan_after_s)
     loop, recorder = Loop(hub, executor), Recorder(hub, int(settings.engine.traffic_log_mb * 1_000_000))
     sampler = Sampler(hub.endpoints.values, hub.clock.now, hub.store, hub.external)
+    hub.on_open.append(sampler.opened)
     hub.on_over.append(sampler.over)
     hub.before_close += [loop.settle, executor.settle, recorder.keep, sampler.keep]
     if shared is not None:

@@ -95,13 +95,18 @@ class Costs:
         """Goes on from what the store has, of which this is the latest of each scale."""
         self._open = {chunk.scale: Bucket.of(chunk) for chunk in stored if chunk.scale in SPANS}
 
+    def begin(self, managed: "ManagedEndpoint", now: float) -> None:
+        """Counts from now on."""
+        self._seen = {i: (w.spent_at(now), _part(managed, w)) for i, w in managed.fleet.workers.items()}
+        self._total = managed.fleet.spent_usd(now)
+
     def take(self, managed: "ManagedEndpoint", now: float) -> None:
         """Adds what it cost since the last sample."""
         hour = self._hour(now)
-        total, workers = managed.fleet.spent_usd(now), managed.fleet.workers
-        before, self._seen = self._seen, {i: (w.spent_at(now), _part(managed, w)) for i, w in workers.items()}
-        if self._total >= 0:
-            rest = total - self._total
+        before, workers, total = self._seen, managed.fleet.workers, self._total
+        self.begin(managed, now)
+        if total >= 0:
+            rest = self._total - total
             for worker_id, (usd, part) in self._seen.items():
                 more = usd - before.get(worker_id, (0.0, part))[0]
                 hour.spent[part] += more
@@ -110,10 +115,9 @@ class Costs:
                 hour.spent[before[min(gone)][1]] += rest
         for key, work in self.asked.items():
             hour.asked[key] += work
-        if self.asked or total > self._total:
+        if self.asked or self._total > total:
             self._unsaved[HOURS, hour.number] = hour
         self.asked.clear()
-        self._total = total
 
     def _hour(self, now: float) -> Bucket:
         """The present hour. The one before becomes part of its day."""

@@ -282,6 +282,10 @@ class Sampler:
             await self.save()
             del self._over[:over]
 
+    def opened(self, managed: "ManagedEndpoint") -> None:
+        """Has what an endpoint costs counted from now on."""
+        managed.costs.begin(managed, self.now())
+
     def over(self, managed: "ManagedEndpoint") -> None:
         """Takes the last sample of an endpoint that was deleted and has no worker left."""
         if managed.samples.loaded and len(self._over) < UNSAVED:

@@ -38,7 +38,7 @@ def exchange(draft: Draft, needs: Needs) -> None:
     if best.usd_h / best.perf * factor >= draft.unit_usd_h(dearest):  # it would be let go as it comes, see `replaces`
         return
     count = math.ceil(missing / best.perf)
-    why = f"its work costs ${dearest.price.running_usd_h:.4g}/h, at {best.entry.offer.provider} ${cost:.3g}/h"
+    why = f"its work costs ${dearest.price.running_usd_h:.2f}/h, at {best.entry.offer.provider} ${cost:.2f}/h"
     obstacle = "max_workers leaves no room for both" if count > draft.budget else ""
     if not draft.affords(count * best.entry.offer.price.running_usd_h):
         obstacle = obstacle or over_cap(draft)

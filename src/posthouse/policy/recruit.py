@@ -92,7 +92,7 @@ class Candidate(NamedTuple):
         start = f"; ready in {self.create_s:.0f} s" + (", for the machine has its files" if self.loaded else "")
         host = f"; counts {1 + self.held_against:.2g} times: its machine failed" if self.held_against >= 0.1 else ""
         failed = "; its machine or its kind failed, and no other is left" if self.failed else ""
-        return f"${self.entry.offer.price.running_usd_h:.4g}/h for {does}{rate}{start}{host}{failed}"
+        return f"${self.entry.offer.price.running_usd_h:.2f}/h for {does}{rate}{start}{host}{failed}"
 
 
 class Market:

@@ -71,6 +71,7 @@ def _add_status_route(
             standing=rows_of,
             caps=caps,
             gateway=gateway,
+            servers=hub.lease.server_count(),
         )
 
 

@@ -124,6 +124,8 @@ class Status(Row):
     """What each cap on money leaves, of those that the caller may see."""
     gateway: str = ""
     """Base address of OpenAI's API, if the server keeps a gateway."""
+    servers: int = 1
+    """How many servers of the installation live, as this one knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
