@@ -22,7 +22,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from datetime import date
 from importlib import import_module
 from importlib.metadata import version
@@ -81,12 +81,16 @@ def shown(call: str, *generations: str, does: str = "", recorded: bool = False, 
 class Record:
     """A row for each marker `peer` of the tests that are collected, with their outcome where they are run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, items: Sequence[pytest.Item] = ()) -> None:
         self.path = path
         self._outcomes: dict[str, str] = {}
         self._ran: dict[str, str] = {}
         self._before: dict[str, dict[str, Any]] = {}
-        self._items: list[pytest.Item] = []
+        self._items = items
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each marker, in an order that does not change."""
+        return sorted(self._rows(), key=lambda row: [str(value) for value in row.values()])
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for item in self._items:
@@ -113,8 +117,7 @@ class Record:
                 if "ran" in row:
                     became = {name: row.pop(name) for name in ("outcome", "ran")}
                     self._before[str(row)] = became
-        rows = sorted(self._rows(), key=lambda row: [str(value) for value in row.values()])
-        record = {"vastai": version("vastai"), "generations": GENERATIONS, "rows": rows}
+        record = {"vastai": version("vastai"), "generations": GENERATIONS, "rows": self.rows()}
         self.path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -135,14 +138,18 @@ WAITING = (
     "tests/fuzz/",
 )
 """Tests that wait for other processes more than they compute, the longest files first."""
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""Those that are marked `long`, too, where they are not run."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Has files that wait take turns with files that compute, the longest first; in a file nothing moves.
 
     `make test` begins files in this order, four at a time. Side by side those that wait would leave the processors
     idle, and with a long one that is begun last the others have nothing to do.
     """
+    config.stash[COLLECTED] = [*items]
     files = list(dict.fromkeys(file_of(item) for item in items))
     waiting = list(dict.fromkeys(file for start in WAITING for file in files if file.startswith(start)))
     computing = [file for file in files if file not in waiting]
