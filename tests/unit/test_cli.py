@@ -261,7 +261,8 @@ def test_every_command_that_prints_can_print_json() -> None:
 
 
 def test_the_light_commands_import_nothing_heavy() -> None:
-    heavy = ["sqlalchemy", "fastapi", "numpy", "uvicorn", "structlog", "posthouse.config", "posthouse.app.wiring"]
+    heavy = ["sqlalchemy", "fastapi", "numpy", "uvicorn", "structlog", "posthouse.config"]
+    heavy += ["posthouse.app.wiring", "posthouse.wire.rows"]
     for argv in (["version"], ["agent", "--help"]):
         script = (
             "import sys\nimport posthouse.cli\n"

@@ -7,7 +7,7 @@ import typer
 from posthouse.cli.options import ApiKey, AsJson, Url, connect, names
 from posthouse.cli.output import print_json, print_record, print_rows
 from posthouse.errors import BadRequest, NotFound
-from posthouse.wire.rows.aliases import FAULTS
+from posthouse.wire.fallback import FAULTS
 
 app = typer.Typer(help="Aliases: names of models that stand for endpoints.", no_args_is_help=True)
 

@@ -11,7 +11,7 @@ from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.costs import DAYS, HOURS, Bucket, Costs, add_up
 from posthouse.recording.history import HistoryChunk
 from posthouse.wire import rows, spent
-from posthouse.wire.rows.aliases import EXTERNAL
+from posthouse.wire.fallback import EXTERNAL
 
 NO_ENDPOINT: Final = EndpointId(-2)
 """Under which it is kept beside the costs of endpoints."""

@@ -18,8 +18,8 @@ from posthouse.client.errors import (
     Unreachable,
     WorkerFailed,
 )
+from posthouse.wire.fallback import Fault
 from posthouse.wire.route import TOO_MANY
-from posthouse.wire.rows.aliases import Fault
 
 RETRY_S: Final = 5.0  # after which a caller may try again, where nobody knows better
 _OF_CALLER, _OF_SERVER, _OF_LIMIT = "invalid_request_error", "server_error", "rate_limit_error"

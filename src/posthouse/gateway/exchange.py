@@ -36,7 +36,7 @@ from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import place_of
-from posthouse.wire.rows.aliases import EXTERNAL
+from posthouse.wire.fallback import EXTERNAL
 
 ANTHROPIC_ID: Final = b"request-id"
 """Where its clients look for it."""

@@ -28,7 +28,7 @@ from posthouse.http1.messages import JSON, head, value_of
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
 from posthouse.wire import spent
-from posthouse.wire.rows.aliases import EXTERNAL
+from posthouse.wire.fallback import EXTERNAL
 
 PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 """What is passed on. Responses are kept where they were made, and would be out of reach here."""

@@ -8,7 +8,8 @@ from posthouse.cli.manifest.describe import checked, known, line
 from posthouse.cli.manifest.plan import Change, Found, Plan
 from posthouse.cli.manifest.read import Value
 from posthouse.wire.checks import unknown
-from posthouse.wire.rows.aliases import FAULTS, Alias
+from posthouse.wire.fallback import FAULTS
+from posthouse.wire.rows.aliases import Alias
 
 ALIAS: Final = {
     "alias": "Name that callers give as the model.",

@@ -6,7 +6,7 @@ from posthouse.cli.manifest.alias import ALIAS, FALLBACK, TARGET
 from posthouse.cli.manifest.describe import FIELDS, GROUP, KEY, MAX_LIMIT, TEMPLATE
 from posthouse.domain.endpoint import PARAMETERS, Parameter
 from posthouse.recipes import names
-from posthouse.wire.rows.aliases import FAULTS
+from posthouse.wire.fallback import FAULTS
 
 _NUMBERS = {"weight", "wait_s", "gpu_ram_gb", "disk_gb", "loading_timeout_s", "gpu_ram"}
 _SCALAR = {"type": ["string", "number", "boolean"]}

@@ -9,8 +9,8 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.management.inputs import MAX_NAME, NewAlias
 from posthouse.errors import BadRequest, NotFound
 from posthouse.wire.checks import unknown
+from posthouse.wire.fallback import EXTERNAL
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
-from posthouse.wire.rows.aliases import EXTERNAL
 
 MAX_ALIASES = 1000
 """Most aliases of an account: our choice."""

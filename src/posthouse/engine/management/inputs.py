@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from posthouse.domain.endpoint import PARAMETERS, EndpointState, Parameter
 from posthouse.keys import KeyLimits
 from posthouse.wire.checks import MAX_INTEGER, unknown
-from posthouse.wire.rows.aliases import FAULTS, Fault
+from posthouse.wire.fallback import FAULTS, Fault
 from posthouse.wire.status import MAX_LOADING_S
 
 MAX_NAME = 255

@@ -20,7 +20,7 @@ from posthouse.errors import NotFound
 from posthouse.server.auth import Keyring, Principal
 from posthouse.server.middleware import Caller, Sharing
 from posthouse.wire import rows
-from posthouse.wire.rows.aliases import EXTERNAL
+from posthouse.wire.fallback import EXTERNAL
 
 Explain = Callable[[EndpointId], rows.Explanation]
 

@@ -1,16 +1,9 @@
 """Aliases: names of models that stand for endpoints."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
 
+from posthouse.wire.fallback import FAULTS, Fault
 from posthouse.wire.rows.base import Row
-
-Fault = Literal["no_worker", "rate_limited", "failed", "too_long"]
-"""A class of errors: no worker was free in time; workers put it off (429); it failed at workers; its prompt is longer
-than the model's context."""
-EXTERNAL: Final = "external:"
-"""What the name of a fallback begins with that is no endpoint of ours, but one of a gateway's externals."""
-FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
