@@ -95,6 +95,7 @@ async def test_what_is_no_backup_or_no_installation_is_refused(tmp_path: Path) -
     assert not (tmp_path / "backup.tar").exists()
 
 
+@pytest.mark.long
 @needs_file
 def test_a_server_goes_on_from_a_backup_of_it_while_it_ran(tmp_path: Path) -> None:
     site = Site(tmp_path)

@@ -80,6 +80,7 @@ async def test_a_database_that_is_in_use_is_left_alone(path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.long
 def test_a_server_goes_on_where_its_file_ended(tmp_path: Path) -> None:
     site, url = Site(tmp_path), database_url()
     site.environ.pop("POSTHOUSE_DATABASE__URL", None)

@@ -680,6 +680,7 @@ class TestSshProviderWithAnEngine(ProviderContract):
         return contained
 
 
+@pytest.mark.long
 async def test_a_container_outlives_its_connection_and_is_the_same_afterwards(
     server: SshServer, contained: Provider
 ) -> None:

@@ -19,6 +19,7 @@ from tests.kit import live
 from tests.kit.agent_process import agent_process
 from tests.kit.agent_world import TIMEOUT_S, World, granted, listening, until
 from tests.kit.live import add_endpoint, pointed, ready, states
+from tests.kit.marks import long
 from tests.kit.peer import complete, onstart
 from tests.kit.peer_worker import PeerWorker
 
@@ -357,10 +358,10 @@ async def test_an_end_says_whether_it_was_a_session_at_our_agent_and_at_the_peer
 # The whole road.
 
 
-WORKERS = pytest.mark.parametrize("script", [live.AGENT, onstart()], ids=["our agent", "the peer's Worker"])
+NAMES = ["our agent", "the peer's Worker"]
 
 
-@WORKERS
+@pytest.mark.parametrize("script", [live.AGENT, long(onstart())], ids=NAMES)
 @pytest.mark.peer(
     "worker: POST /session/create", "C1", "W4", does="`Endpoint.session`: its worker stays while it is open"
 )
@@ -396,7 +397,7 @@ async def test_a_worker_is_kept_for_a_session_of_the_peers_client_and_goes_when_
     assert fleet.requests.load.service_s == 0  # how long it was open says nothing of how long a request takes
 
 
-@WORKERS
+@pytest.mark.parametrize("script", [long(live.AGENT), onstart()], ids=NAMES)
 @pytest.mark.peer("worker: POST /ROUTE", "C1", "W4", does="`Session.request` when its time is over: refused")
 async def test_a_session_of_the_peers_client_ends_by_itself(server: Running, owner: AsyncClient, script: str) -> None:
     await add_endpoint(owner, "llm", onstart=script)

@@ -42,6 +42,7 @@ from posthouse.store.sql import create
 from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
+from tests.kit.marks import long
 from tests.kit.postgres import control, database_url
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
@@ -661,6 +662,7 @@ async def test_what_was_committed_survives_kill_9(url: str) -> None:
     assert len(fleet.workers) == fleet.version
 
 
+@pytest.mark.parametrize("url", ["sqlite", long("postgresql")], indirect=True)
 async def test_processes_that_open_a_new_store_at_once_agree(url: str) -> None:
     processes = [await start(SAYS_INSTALLATION, url) for _ in range(3)]
     outputs = [await process.communicate() for process in processes]
