@@ -279,7 +279,7 @@ async def test_a_client_that_polls_keeps_its_index_and_one_that_does_not_is_give
 ) -> None:
     (c0, *_), (c1, *_) = requests("C0", "/route/"), requests("C1", "/route/")
     waiting = await route(puppet, server, c0["body"])
-    assert waiting == {"endpoint": "llm", "status": "model_loading: 1"}
+    assert waiting == {"endpoint": "llm", "status": "model_loading: 1; starting"}
     waiting = await route(puppet, server, c1["body"])
     idx = waiting["request_idx"]
     assert waiting.keys() == {"endpoint", "status", "request_idx"}

@@ -150,7 +150,7 @@ async def test_without_a_ready_worker_the_reply_has_endpoint_and_status(
 ) -> None:
     await puppets(server, owner, http, tmp_path / "data")
     status, reply = await route(http, server, {"endpoint": "llm", "cost": 256})
-    assert (status, reply) == (200, {"endpoint": "llm", "status": "model_loading: 1"})
+    assert (status, reply) == (200, {"endpoint": "llm", "status": "model_loading: 1; starting"})
     _, polled = await route(http, server, {"endpoint": "llm", "cost": 256, "request_idx": 0})
     assert set(polled) == {"endpoint", "status", "request_idx"}
     server.hub.fleet_named("llm").roster.estimator.create_s.append(1e4)  # type: ignore[union-attr]

@@ -10,8 +10,11 @@ from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.engine import words
 from posthouse.engine.figures import LOOKS, figures, look
+from posthouse.engine.router import _waits
 from posthouse.engine.samples import STEP_S, Ring
 from posthouse.engine.verdict import condition, verdict
+from posthouse.fleet.events import Waiting
+from posthouse.wire.route import RouteAsk, WaitReply
 from posthouse.wire.rows.live import Verdict
 from tests.kit.fleets import NOW, ONE, TWO, Fleet, fleet_of, worker
 
@@ -80,6 +83,9 @@ def test_nobody_is_told_that_what_is_suspended_is_short_unless_somebody_waits() 
     state, found = judged(fleet)
     assert found is not None
     assert (state, found.word) == ("suspended", "suspended")
+    waits = _waits(fleet.managed, RouteAsk("llm"), Waiting(1), NOW)
+    assert isinstance(waits, WaitReply)
+    assert waits.status == "no workers; suspended"  # the same word to whoever waits
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

@@ -141,6 +141,8 @@ class ManagedEndpoint:
         """Where its events are kept, if they are."""
         self.expected = 0.0, Expected()
         """When it was last asked when a worker is expected, and what was said."""
+        self.stuck = 0.0, ""
+        """When it was last asked what keeps it from what it needs, and the word for that."""
         self.limited: Counter[str] = Counter()
         """Requests that were refused since the start, by the limit of their key."""
         self._refusals: dict[WorkerId, Refusal] = {}

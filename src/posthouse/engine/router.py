@@ -12,6 +12,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.limits import Meter, OverLimit, Reserved
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.standing import why
+from posthouse.engine.verdict import stuck
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import Assignment, Left, Waiting, Wish
 from posthouse.fleet.ledger import OnEnd
@@ -245,6 +246,8 @@ def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float
     if outcome.denied:
         return BadRequest(f"request {ask.request_idx}: {outcome.denied}")
     status = statuses(managed.fleet.workers.values())
+    if word := stuck(managed, now):
+        status = f"{status}; {word}"
     if managed.last_failures(now) and (failure := why(managed, now)):
         status = f"{status}; {failure}"
     expected_s = (ask.estimate and round(expected(managed, now).in_s, 1)) or 0  # 0 itself: only that is left out

@@ -7,6 +7,7 @@ from posthouse.domain.decision import Obstacle
 from posthouse.domain.endpoint import EndpointState
 from posthouse.domain.lifecycle import COMING, Command, Goal
 from posthouse.engine.estimate import expected
+from posthouse.engine.figures import figures
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.words import span, usd, work
 from posthouse.policy.faults import same_fault
@@ -15,6 +16,8 @@ from posthouse.wire.rows.live import Figures, Verdict
 
 SHORT: Final = 1.001
 """A need above this many times what is hot is one."""
+STUCK_S: Final = 1.0
+"""How old what clients are told of it may be, in seconds."""
 MAX_WHY: Final = 300
 """Longest sentence about failures, in characters."""
 _REFUSED: Final = f"{Command.RENT}: "
@@ -39,6 +42,16 @@ def verdict(managed: ManagedEndpoint, shown: Figures, now: float) -> Verdict | N
     if (blocked := _blocked(managed, shown, waits)) is not None:
         return blocked
     return _starting(managed, shown, waits, now)
+
+
+def stuck(managed: ManagedEndpoint, now: float) -> str:
+    """The word of its verdict, at most a second old: for everybody who waits. Empty where it has what it needs."""
+    at, word = managed.stuck
+    if not 0 <= now - at < STUCK_S:
+        found = verdict(managed, figures(managed, now), now)
+        word = "" if found is None else found.word
+        managed.stuck = now, word
+    return word
 
 
 def condition(managed: ManagedEndpoint, shown: Figures, found: Verdict | None) -> str:
