@@ -56,6 +56,8 @@ REPORT_S = 5.0
 LOAD_S = 20.0
 SETTLES_S = 180.0
 """After a crash all is as it should be within this time."""
+READY_S = 90.0
+"""What is there before a change is so within this time."""
 PERF = 100.0
 PROVIDERS = ("docker", "ssh", "kubernetes", "skypilot")
 CHANGES = ("rent", "rest", "wake", "leave")
@@ -342,8 +344,8 @@ class Life:
     async def _live(self) -> None:
         raise NotImplementedError
 
-    async def _server(self) -> Server:
-        server = Server(cast(World, self.shop), self.disk, NoChecks(), tick_s=1.0)
+    async def _server(self, tick_s: float = 1.0) -> Server:
+        server = Server(cast(World, self.shop), self.disk, NoChecks(), tick_s)
         server.begin(self.shop.renew)
         await server.start()
         server.hub.treasury.caps = Money()
@@ -401,7 +403,7 @@ class Crash(Life):
         if self.change in ("rest", "leave"):
             await self._want(server, endpoint_id, 2)
         if self.change != "rent":
-            await asyncio.sleep(SETTLES_S)
+            await asyncio.sleep(READY_S)
         return server, endpoint_id, reporting
 
     async def _live(self) -> None:
@@ -419,7 +421,7 @@ class Crash(Life):
         await asyncio.wait([changing])
         if not changing.cancelled():
             changing.exception()  # its server died
-        server = await self._server()
+        server = await self._server(tick_s=5.0)
         if endpoint_id in server.hub.endpoints:
             await self._change_it(server, endpoint_id)  # as who got no answer does
         await asyncio.sleep(SETTLES_S)

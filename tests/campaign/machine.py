@@ -201,6 +201,7 @@ def crashes(change: str, stride: int) -> tuple[int, int]:
             for process in [one for found in census(f"{root}/").values() for one in found]:
                 send(process, signal.SIGKILL)
         if not killed:
+            print(f"{change} {number} crashes, {wrong} of them broke a rule", flush=True)
             return number, wrong
     raise AssertionError
 
