@@ -18,7 +18,7 @@ from posthouse.keys import KeyRecord
 from posthouse.ports import DEFAULT_ACCOUNT_NAME, Account, FleetRecord, JournalEntry, PeriodRecord
 from posthouse.store.fleets import LEARN_FROM, SHOW
 from posthouse.template import Runs, Template, TemplateId, Workergroup
-from posthouse.users import UserRecord
+from posthouse.users import SessionRecord, UserRecord
 from posthouse.wire.rows import Alias
 
 DESTROYED_KEEP = 2 * SHOW
@@ -120,6 +120,9 @@ class Disk:
         return []
 
     def users(self) -> list[UserRecord]:
+        return []
+
+    def sessions(self) -> list[SessionRecord]:
         return []
 
     def secrets(self) -> dict[AccountId, dict[str, str]]:
