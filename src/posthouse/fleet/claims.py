@@ -41,13 +41,13 @@ class Claims:
         return min(work, self._most(wait_s) if self.best_perf else 1.0)
 
     def done(self, announced: float, most: float) -> float:
-        """What a request was that is done, where its worker can have done no more than `most` for it."""
+        """What a request was that is done, where its worker can have done no more than `most` for it; more than 0."""
         work = announced * self.factor
         if work > most:
             work = most
         faded = self.largest * FORGETS
         self.largest = work if work > faded else faded
-        return work
+        return work or 1e-300  # the product may have been rounded to none
 
     def unstated(self, default: float) -> tuple[float, float]:
         """What a client that announces nothing would announce, and what workers count then; both `default` at first."""

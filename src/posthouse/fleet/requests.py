@@ -88,9 +88,9 @@ class Requests:
 
     def serve(self, now: float) -> None:
         """Offers free workers to those that are held, the one that first came before the others."""
-        line, missed = self.ledger.line, 0
-        while missed < min(len(line), MAX_MISSES):  # one that is kept from the free workers may stand before others
-            request = line[missed]
+        line, missed, most_s = self.ledger.line, 0, self.claims.scaling.max_queue_time
+        while missed < min(len(line), MAX_MISSES) and (not missed or self._routing.free(most_s)):
+            request = line[missed]  # one that is kept from the free workers may stand before others
             if found := self._give(request, now):
                 self._outbox.append(Deliver(request.idx, found))
             elif request.failures or (request.wish and request.wish.only is not None):

@@ -51,6 +51,10 @@ class RoutingTable:
             self._work_at[row] = work = there.held_back + work_ahead(there.work, len(there), there.slots)
             self._end_at[row] = (work + self._cost) * self._unit_at[row]
 
+    def free(self, max_queue_s: float) -> bool:
+        """Whether any worker is not too busy."""
+        return bool(self._takers) and bool((self._work * self._unit_s).min() <= max_queue_s)
+
     def _expect(self, cost: float) -> None:
         self._cost, self._ends_s = cost, end_s(self._work, self._unit_s, cost).astype(np.float32)
         self._end_at, self._first = _numbers(self._ends_s), self._ends_s.argmin
