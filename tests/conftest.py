@@ -39,7 +39,7 @@ sys.dont_write_bytecode = False
 
 # The same cases at every run, and nothing that a slow machine could fail.
 settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, max_examples=50, database=None,
+    "repeatable", derandomize=True, deadline=None, max_examples=30, database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 settings.load_profile("repeatable")

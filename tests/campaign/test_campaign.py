@@ -62,7 +62,7 @@ def test_whatever_becomes_of_what_is_stored_nothing_that_serves_is_destroyed(see
 
 
 def test_a_seed_does_again_what_it_did() -> None:
-    assert run(3, 3) == run(3, 3)
+    assert run(3, 2) == run(3, 2)
 
 
 @pytest.mark.long
@@ -257,7 +257,7 @@ async def test_the_disk_of_the_campaign_answers_as_the_sql_store_does(tmp_path: 
     stores: list[Any] = [await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"), Connection(Disk(), before)]
     asked = ["endpoints", "templates", "workergroups", "fleet_ids", "latest_at"]
     refused = 0
-    for _ in range(150):
+    for _ in range(90):
         name, args = _call(random, gone)
         if name == "commit" and args[1] == -1:  # the version that is there
             args = (args[0], (await stores[0].open_fleet(args[0], 1)).version, *args[2:])
@@ -275,6 +275,6 @@ async def test_the_disk_of_the_campaign_answers_as_the_sql_store_does(tmp_path: 
         for endpoint_id in (1, 2):
             sql, disk = [await store.open_fleet(endpoint_id, 1) for store in stores]
             assert sql == disk, (name, args)
-    assert refused > 50
+    assert refused > 30
     await stores[0].close()
     assert await stores[1].journal(1, 0) == []

@@ -8,7 +8,7 @@ import pytest
 from tests.kit.marks import long
 
 
-@pytest.mark.parametrize("stride", [13, long(1)])
+@pytest.mark.parametrize("stride", [29, long(1)])
 def test_a_crash_at_any_step_of_a_command_is_mended_by_the_next_server(stride: int) -> None:
     # By itself: it forks, and a process under test has threads.
     command = [sys.executable, "-m", "tests.campaign.machine", str(stride)]

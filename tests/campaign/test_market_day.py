@@ -11,17 +11,17 @@ from tests.kit.marks import long
 
 @pytest.fixture(scope="module")
 def day() -> Day:
-    return Day(2, 40, offline_h=0.02, churn_h=0.2, move_h=0.2)
+    return Day(2, 20, offline_h=0.02, churn_h=0.2, move_h=0.2)
 
 
 def test_the_workers_that_are_wanted_are_there(day: Day) -> None:
-    assert day.ready[5] >= 0.9 * 0.9 * 40
-    assert 0.75 * 0.8 * 40 <= day.ready[-1] < day.ready[5]
-    assert day.shop.most <= 40
+    assert day.ready[5] >= 0.9 * 0.9 * 20
+    assert 0.75 * 0.8 * 20 <= day.ready[-1] < day.ready[5]
+    assert day.shop.most <= 20
 
 
 def test_no_call_comes_too_soon(day: Day) -> None:
-    assert sum(day.api.calls.values()) > 500
+    assert sum(day.api.calls.values()) > 250
     assert not {call for call in day.api.calls if call[1] == 429}
 
 
@@ -31,6 +31,6 @@ def test_the_dollars_that_are_counted_are_those_that_are_billed(day: Day) -> Non
     assert abs(day.usd - day.market_usd) < day.unclear_usd
 
 
-@pytest.mark.parametrize("steps", [*range(1, 1500, 100), *map(long, range(51, 1500, 100))])
+@pytest.mark.parametrize("steps", [n if n % 300 == 1 else long(n) for n in range(1, 1500, 50)])
 def test_a_crash_between_any_two_steps_leaves_nothing_rented_twice_and_nothing_behind(steps: int) -> None:
     assert broken(Crash(2, steps)) == []

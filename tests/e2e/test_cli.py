@@ -41,13 +41,6 @@ def test_the_first_start_shows_the_admin_key_and_keeps_it_for_its_owner(site: Si
     assert site.stop(signal.SIGINT)[0] == 0
 
 
-def test_flags_beat_the_environment_and_that_beats_the_file(site: Site) -> None:
-    (site.directory / "posthouse.toml").write_text("data_dir = 'of-file'\ndefault_provider = 'of-file'\n")
-    site.environ |= {"POSTHOUSE_DATA_DIR": "of-environment", "POSTHOUSE_DEFAULT_PROVIDER": "process"}
-    facts = site.start("--data-dir", "of-flag")  # a provider named of-file would have been refused
-    assert facts["data_dir"] == str(site.directory / "of-flag")
-
-
 def test_a_second_server_on_the_same_data_is_refused(served: Site) -> None:
     done = served.run("serve", "--port", "0")
     assert done.returncode == 1
@@ -139,6 +132,7 @@ def test_a_request_that_finds_no_worker_in_time_times_out(served: Site) -> None:
 
 
 def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_its_endpoint(site: Site) -> None:
+    site.environ["POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H"] = "0.4"
     first = site.start()
     (site.directory / "demo.json").write_text(json.dumps({"name": "demo", "env": "-p 3000:3000", "onstart": ONSTART}))
     site.json("template", "create", "demo.json")
@@ -161,7 +155,9 @@ def test_a_request_waits_for_its_worker_which_outlives_the_server_and_goes_with_
 
     code, said = site.stop(signal.SIGTERM)
     assert code == 0
-    assert said.startswith("Stopping; 1 worker stays, at $0.00 an hour:\n")
+    assert said.startswith("Stopping; 1 worker stays, at $0.40 an hour:\n")
+    assert f"worker {worker['id']} of demo: idle, $0.40 an hour, posthouse-" in said
+    assert "posthouse shutdown --workers" in said
     assert site.processes()
     site.start("--port", first["url"].rpartition(":")[2])
     assert site.run("request", "demo", "Once", "--max-new-tokens", "2").stdout == "a demo\n"

@@ -64,7 +64,7 @@ def test_one_server_takes_over_from_another_that_is_killed_under_load(estate: Es
     for site in estate.sites:  # made at one, known at the other; asked for at either, answered by its owner
         until(partial(sees, site, [("one", "idle"), ("two", "idle")]))
         assert [e["endpoint"] for e in site.json("status")["standing"]] == ["one", "two"]
-    estate.sites[estate.owner("two")].json("endpoint", "update", "one", "--max-workers", "2")
+    estate.sites[estate.owner("two")].json("endpoint", "update", "one", "--max-queue-time", "40")
     before = estate.workers()
     survivor = 1 - estate.owner("one")
     client = SimpleNamespace(url=estate.urls[survivor], admin_key=estate.key)

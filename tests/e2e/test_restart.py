@@ -149,18 +149,6 @@ def test_a_killed_server_is_followed_by_the_one_it_had_begun(site: Site) -> None
     ended(site)
 
 
-def test_a_stop_says_which_workers_stay_and_what_they_cost(site: Site) -> None:
-    site.start()
-    add_endpoint(site, "--min-load", "1")
-    (worker,) = site.json("worker", "list")
-    code, said = site.stop(signal.SIGTERM)
-    assert code == 0
-    assert "1 worker stays, at $0.40 an hour" in said
-    assert f"worker {worker['id']} of llm: idle, $0.40 an hour, posthouse-" in said
-    assert "posthouse shutdown --workers" in said
-    assert len(site.processes()) > 0
-
-
 def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site: Site) -> None:
     site.start()
     add_endpoint(site, "--min-load", "1")
@@ -188,6 +176,7 @@ def test_a_shutdown_with_the_workers_lets_them_finish_and_says_how_it_goes(site:
     assert f"start it first: posthouse serve --data-dir {site.directory}" in late.stderr.replace("\n", "")
 
 
+@pytest.mark.long
 def test_charts_of_an_hour_are_the_same_before_and_after_kill_9(site: Site) -> None:
     site.start()
     site.json("endpoint", "create", "quiet", "--cold-workers", "0")

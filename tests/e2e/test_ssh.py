@@ -47,6 +47,7 @@ def ask(site: Site) -> str:
     return done.stdout or done.stderr
 
 
+@pytest.mark.long
 def test_a_request_is_answered_by_a_box_also_while_neither_it_nor_the_server_before_can_be_asked(
     site: Site, server: SshServer
 ) -> None:

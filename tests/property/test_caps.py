@@ -30,6 +30,7 @@ from posthouse.fleet.events import (
     Written,
 )
 from tests.kit.fleets import GROUP, ready_report
+from tests.kit.marks import long
 
 STEP_S = 10.0
 SCALING = Scaling(min_load=150, cold_mult=1, cold_workers=0, max_workers=3)
@@ -144,7 +145,7 @@ class Market:
         managed.handle(Answered(worker.id, command.command, instance=instance), now)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [1, 3, 6, *map(long, (0, 2, 4, 5, 7))])
 def test_no_cap_by_the_day_or_month_is_passed_however_long_drains_last(seed: int) -> None:
     random = Random(seed)
     caps = Limits(random.choice((None, 5.0)), random.uniform(0.3, 3), random.uniform(0.3, 3))

@@ -45,7 +45,7 @@ def mutated(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Call
 
 
 def test_a_sound_world_breaks_no_rule() -> None:
-    sound = world().run(3000)
+    sound = world().run(1000)
     assert (sound.pending, sound.cut) == (0, [])
     assert sound.given[Command.RENT] > 0
     assert sound.audit.usd > 0

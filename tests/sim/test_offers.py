@@ -8,7 +8,7 @@ import pytest
 from posthouse.domain.lifecycle import State
 from posthouse.sim.run import run
 from posthouse.sim.scenario import load
-from posthouse.sim.world import World
+from posthouse.sim.world import Pace, World
 from tests.kit.marks import long
 
 
@@ -27,13 +27,14 @@ MARKET = [CHEAP, kind("middling", 400, 8, 0.40), GOOD, LARGE]
 
 def steady(work: float, workers: list[dict[str, Any]], seed: int, **scaling: float) -> dict[str, Any]:
     traffic = {"load": work, "cost": 800, "span_s": 7200}
-    return {"seed": seed, "warm_s": 3600, "traffic": traffic, "workers": workers, "scaling": scaling}
+    return {"seed": seed, "warm_s": 3600, "tick_s": 5, "traffic": traffic, "workers": workers, "scaling": scaling}
 
 
 def ready_after(seconds: float, scenario: dict[str, Any]) -> Counter[str]:
     """How many workers of each kind are ready then."""
     given = load(None, scenario)
-    world = World(given.parameters(), given.traffic.arrivals(given.seed), given.hardware(), given.seed)
+    traffic, pace = given.traffic.arrivals(given.seed), Pace(tick_s=given.tick_s)
+    world = World(given.parameters(), traffic, given.hardware(), given.seed, pace=pace)
     world.run(seconds)
     return Counter(w.gpu_name for w in world.fleet.workers.values() if w.state is State.IDLE)
 

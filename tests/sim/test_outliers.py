@@ -10,7 +10,7 @@ from posthouse.domain.worker import WorkerId
 from tests.sim.world import Client, SimInstance, World
 
 SCALING = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max_workers=8)
-AT = 300.0
+AT = 150.0
 """By then the fleet has its size."""
 FAIL_S, RETRY_S = 0.01, 3.0
 """How soon a model fails that fails at once, and when the protocol's client asks again after a status 500."""
@@ -48,11 +48,11 @@ def test_a_worker_that_fails_at_once_gets_few_requests_and_all_are_answered(says
     assert world.count(State.IDLE) >= 4
     broken = min(world.fleet.workers)
     world.failing, world.sent = {broken}, Counter()
-    world.run(AT + 300)
+    world.run(AT + 200)
     assert 0 < world.sent[broken] < 0.05 * world.sent.total()
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
     world.failing = set()
-    world.run(AT + 500)
+    world.run(AT + 400)
     assert not world.fleet.requests.outliers.penalties_s(world.now)
 
 
@@ -67,6 +67,6 @@ def test_where_most_workers_fail_all_are_used_and_all_is_well_when_that_is_over(
     assert all(world.sent[worker_id] for worker_id in broken)  # none is given up
     assert world.sent[fine] > 0
     world.failing = set()
-    world.run(AT + 600)
+    world.run(AT + 400)
     assert all(c.answered_at for c in world.clients if c.asked_at < world.now - 60)
     assert not world.fleet.requests.outliers.penalties_s(world.now)

@@ -27,7 +27,7 @@ def test_the_policy_of_the_guide_is_short_and_runs(here: Path) -> None:
     assert code is not None
     assert len(code[1].splitlines()) <= 30
     (here / "mine.py").write_text(code[1], encoding="utf-8")
-    words = ["simulate", "--policy", "mine:by_tens", "--policy", "posthouse", "--load", "800", "--duration", "1800"]
+    words = ["simulate", "--policy", "mine:by_tens", "--policy", "posthouse", "--load", "800", "--duration", "300"]
     result = CliRunner().invoke(app, [*words, "--json"])
     assert result.exit_code == 0, result.output
     assert {row["policy"] for row in json.loads(result.stdout)} == {"mine:by_tens", "posthouse"}

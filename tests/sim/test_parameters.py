@@ -17,8 +17,8 @@ BARE = Scaling(min_load=0.0, target_util=0.9, cold_mult=0.0, cold_workers=0, max
 
 
 def test_target_util_900_of_load_at_0_9_keep_1000_of_capacity() -> None:
-    world = World(BARE, load=lambda t: 900.0).run(600)
-    settled = world.history[-200:]
+    world = World(BARE, load=lambda t: 900.0).run(300)
+    settled = world.history[-100:]
     assert all(moment.need == pytest.approx(1000) for moment in settled)
     assert {moment.number(State.IDLE) for moment in settled} == {10}
     assert world.cut == []
@@ -47,7 +47,7 @@ def test_cold_mult_is_capacity_in_all_as_a_multiple_of_the_hot_target() -> None:
 
 
 def test_min_cold_load_of_300_with_100_active_keeps_200_inactive() -> None:
-    world = World(replace(BARE, min_cold_load=300.0), load=lambda t: 90.0, cost=10).run(1500)
+    world = World(replace(BARE, min_cold_load=300.0), load=lambda t: 90.0, cost=30).run(800)
     assert (world.count(State.IDLE), world.count(State.STOPPED), len(world.instances)) == (1, 2, 3)
 
 
@@ -55,7 +55,7 @@ def test_cold_workers_are_kept_even_at_no_load() -> None:
     world = World(replace(BARE, cold_workers=3)).run(300)
     assert world.count(State.STOPPED) == 3
     commands = len(world.commands)
-    world.run(3000)
+    world.run(1000)
     assert (world.count(State.STOPPED), len(world.commands)) == (3, commands)
 
 
@@ -65,9 +65,9 @@ def test_cold_workers_count_those_that_are_ready() -> None:
 
 
 def test_max_workers_is_never_passed_in_any_state_at_any_moment() -> None:
-    world = World(replace(BARE, cold_mult=3.0, max_workers=5), load=lambda t: 800.0 if t < 150 else 150.0)
+    world = World(replace(BARE, cold_mult=3.0, max_workers=5), load=lambda t: 800.0 if t < 150 else 150.0, cost=400)
     world.late_s = lambda instance: 1e9 if instance.worker_id % 3 == 0 else 0.0  # some never load, and are replaced
-    world.run(2500)
+    world.run(1500)
     assert max(len(moment.states) for moment in world.history) == 5
     assert len(world.times(Command.DESTROY)) > 0
     assert len(world.times(Command.RENT)) > 5
@@ -112,7 +112,7 @@ def test_a_queue_above_target_queue_time_adds_capacity_even_at_exactly_the_targe
 
 @pytest.mark.parametrize(
     ("offered", "cost", "seeds"),
-    [(450, 200, ()), (900, 200, (3,)), long(450, 800, (1, 2, 3))],
+    [(450, 200, ()), long(900, 200, (3,)), long(450, 800, (1, 2, 3))],
 )
 def test_long_requests_side_by_side_are_no_queue(offered: float, cost: float, seeds: tuple[int, ...]) -> None:
     # 8 at once, each 16 or 64 s long: many are outstanding at each worker, and none of them waits.
@@ -160,7 +160,7 @@ def test_without_an_inactivity_timeout_the_load_alone_decides_about_zero(
 
 
 def test_below_zero_the_inactivity_timeout_means_never_zero() -> None:
-    world = World(replace(BARE, inactivity_timeout=-1.0), load=lambda t: 300.0 if t < 100 else 0.0).run(5000)
+    world = World(replace(BARE, inactivity_timeout=-1.0), load=lambda t: 300.0 if t < 100 else 0.0).run(1000)
     assert world.count(State.IDLE) == 1
 
 
@@ -169,7 +169,7 @@ def test_a_suspended_endpoint_keeps_its_workers_and_lets_those_on_their_way_arri
     world.configure(EndpointState.SUSPENDED)
     commands = len(world.commands)
     loading = len(world.fleet.workers)
-    world.run(1000)
+    world.run(500)
     assert loading > 0
     assert (world.count(State.IDLE), len(world.commands)) == (loading, commands)
 
@@ -187,16 +187,16 @@ def test_a_stopped_endpoint_makes_every_worker_inactive_after_its_requests() -> 
 
 
 def test_max_usd_h_is_never_passed() -> None:
-    world = World(replace(BARE, cold_mult=3.0, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(600)
+    world = World(replace(BARE, cold_mult=3.0, max_usd_h=4.5), load=lambda t: 1000.0, cost=2000).run(300)
     assert 4.0 <= max(moment.usd_h for moment in world.history) <= 4.5
 
 
 def test_a_lowered_max_usd_h_holds_within_one_drain() -> None:
-    world = World(replace(BARE, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(300)
+    world = World(replace(BARE, max_usd_h=4.5), load=lambda t: 1000.0, cost=400).run(150)
     assert world.history[-1].usd_h == 4.0
     world.configure(max_usd_h=1.7)
-    world.run(460)  # three finish what they have, and are stopped
-    assert max(moment.usd_h for moment in world.history if moment.t > 400) <= 1.7
+    world.run(310)  # three finish what they have, and are stopped
+    assert max(moment.usd_h for moment in world.history if moment.t > 250) <= 1.7
     assert world.history[-1].number(State.IDLE) == 1
 
 
@@ -233,6 +233,6 @@ def test_auto_takes_a_smaller_share_of_headroom_for_more_load() -> None:
 
 
 def test_in_auto_mode_target_util_is_the_highest_use_and_cold_mult_the_largest_reserve() -> None:
-    world = World(replace(BARE, slo_mode="auto", target_util=0.5, cold_mult=1.0), load=lambda t: 400.0).run(1200)
+    world = World(replace(BARE, slo_mode="auto", target_util=0.5, cold_mult=1.0), load=lambda t: 400.0).run(600)
     assert world.history[-1].need >= 800.0
     assert world.count(State.STOPPED) == 0

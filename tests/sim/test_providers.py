@@ -19,10 +19,10 @@ def offered(provider: str, usd_h: float, perf: float = 400.0, **others: Any) -> 
     return {"gpu": "RTX 4090", "provider": provider, "perf": perf, "create_s": 90, "load_s": 30} | prices | others
 
 
-def over(*workers: dict[str, Any], hours: float = 4.0, seed: int = 1, **scaling: float) -> Scenario:
+def over(*workers: dict[str, Any], hours: float, seed: int = 1, **scaling: float) -> Scenario:
     traffic = {"load": 1000, "cost": 4000, "span_s": hours * HOUR_S}
     wanted = {"cold_workers": 0, "cold_mult": 1, "max_workers": 12, **scaling}
-    return load(None, {"seed": seed, "tick_s": 5, "traffic": traffic, "workers": list(workers), "scaling": wanted})
+    return load(None, {"seed": seed, "tick_s": 15, "traffic": traffic, "workers": list(workers), "scaling": wanted})
 
 
 class Lived(World):
@@ -50,7 +50,7 @@ class Lived(World):
         return {name: total[name] / max(1, total.total()) for name in ("left", "right")}
 
 
-def lived(given: Scenario, hours: float = 4.0) -> Lived:
+def lived(given: Scenario, hours: float) -> Lived:
     world = Lived(given)
     world.run(hours * HOUR_S)
     return world
@@ -58,31 +58,31 @@ def lived(given: Scenario, hours: float = 4.0) -> Lived:
 
 def test_it_settles_on_the_cheaper_per_unit_of_work() -> None:
     # Right is dearer by the hour and does twice the work: 0.50 / 800 is less than 0.40 / 400.
-    world = lived(over(offered("left", 0.40), offered("right", 0.50, perf=800.0, gpu="RTX 5090"), hours=3), 3)
-    assert world.shares(2, 3)["right"] > 0.9
+    world = lived(over(offered("left", 0.40), offered("right", 0.50, perf=800.0, gpu="RTX 5090"), hours=2), 2)
+    assert world.shares(1, 2)["right"] > 0.9
 
 
 def test_it_moves_when_a_price_doubles_and_back_when_it_falls() -> None:
-    moves = [[HOUR_S, 2.0], [2.5 * HOUR_S, 1.0]]
-    world = lived(over(offered("left", 0.30, price_changes=moves), offered("right", 0.40)))
-    assert world.shares(0.3, 1)["left"] > 0.9
-    assert world.shares(1.5, 2.5)["right"] > 0.9
-    assert world.shares(3, 4)["left"] > 0.9
+    moves = [[0.8 * HOUR_S, 2.0], [1.8 * HOUR_S, 1.0]]
+    world = lived(over(offered("left", 0.30, price_changes=moves), offered("right", 0.40), hours=2.8), 2.8)
+    assert world.shares(0.3, 0.8)["left"] > 0.9
+    assert world.shares(1.3, 1.8)["right"] > 0.9
+    assert world.shares(2.3, 2.8)["left"] > 0.9
 
 
 @pytest.mark.parametrize("provider", ["left", long("right")])
 def test_it_outlives_either(provider: str) -> None:
-    down = {provider: [[1.5 * HOUR_S, 2.5 * HOUR_S]]}
-    given = over(*(offered(name, usd_h, down=down.get(name, [])) for name, usd_h in (("left", 0.3), ("right", 0.4))))
-    world = lived(given)
-    assert world.shares(1.7, 2.5)[provider] == 0
-    assert world.shares(3, 4)["left"] > 0.9
-    assert min(sum(ready.values()) for ready in world.ready[110:]) >= 3
+    down = {provider: [[0.7 * HOUR_S, 1.4 * HOUR_S]]}
+    both = (offered(name, usd_h, down=down.get(name, [])) for name, usd_h in (("left", 0.3), ("right", 0.4)))
+    world = lived(over(*both, hours=2.4), 2.4)
+    assert world.shares(0.9, 1.4)[provider] == 0
+    assert world.shares(1.9, 2.4)["left"] > 0.9
+    assert min(sum(ready.values()) for ready in world.ready[62:]) >= 3
 
 
 def test_what_it_saves_is_what_the_prices_say() -> None:
-    left = offered("left", 0.30, price_changes=[[HOUR_S, 2.0]])
-    both, alone = (run(over(left, *others)).summary for others in ([offered("right", 0.40)], []))
+    left = offered("left", 0.30, price_changes=[[0.5 * HOUR_S, 2.0]])
+    both, alone = (run(over(left, *others, hours=2)).summary for others in ([offered("right", 0.40)], []))
     assert both.usd < 0.8 * alone.usd
     assert both.over_goal < alone.over_goal + 0.01
 

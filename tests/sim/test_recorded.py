@@ -21,7 +21,7 @@ from posthouse.sim.recorded import Recording, recording
 from posthouse.sim.run import run
 from posthouse.wire import rows
 from tests.kit.marks import long
-from tests.sim.traffic_logged import Taped, lived, told
+from tests.sim.traffic_logged import PACE, Taped, lived, told
 
 HOUR = 3600.0
 MACHINE = Hardware(
@@ -37,16 +37,18 @@ MACHINE = Hardware(
     available=20,
 )
 COSTS = traffic.Costs(400, 0.7)
+SPAN_S = 2 * HOUR
+TICKS = {"tick_s": PACE.tick_s}
 
 
-def day(span_s: float, low: float, high: float, period_s: float = 2 * HOUR) -> list[traffic.Arrival]:
+def day(span_s: float, low: float, high: float, period_s: float) -> list[traffic.Arrival]:
     return list(traffic.poisson(traffic.diurnal(low, high, period_s), high, COSTS, span_s, Random(3)))
 
 
 @pytest.fixture(scope="module")
 def world() -> Taped:
-    """Four hours of an endpoint."""
-    return lived(Scaling(min_load=100, cold_workers=3), day(4 * HOUR, 0, 300), MACHINE, 4 * HOUR)
+    """Two hours of an endpoint."""
+    return lived(Scaling(min_load=100, cold_workers=3), day(SPAN_S, 0, 300, HOUR), MACHINE, SPAN_S)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,9 @@ def record(world: Taped) -> Recording:
 
 def test_what_was_measured_is_what_the_world_came_to(world: Taped, record: Recording) -> None:
     was = record.measured(10.0)
-    assert was.span_s == pytest.approx(4 * HOUR)
+    assert was.span_s == pytest.approx(SPAN_S)
     assert was.requests == world.record.requests
-    assert was.usd == pytest.approx(world.audit.usd, rel=0.005)
+    assert was.usd == pytest.approx(world.audit.usd, rel=0.01)
     assert (was.ready_h, was.loading_h, was.stopped_h) == pytest.approx(world.hours, rel=0.002)
     assert was.starts == world.given["start"]  # type: ignore[index]
     assert was.rents == world.given["rent"]  # type: ignore[index]
@@ -69,7 +71,7 @@ def test_what_was_measured_is_what_the_world_came_to(world: Taped, record: Recor
 def test_a_recorded_day_played_again_comes_to_the_same(record: Recording) -> None:
     was = record.measured(10.0)
     again = [
-        run(msgspec.structs.replace(record.scenario(), seed=seed)).summary for seed in range(2)
+        run(msgspec.structs.replace(record.scenario(TICKS), seed=seed)).summary for seed in range(2)
     ]  # starts are drawn
     assert {one.requests for one in again} == {one.answered for one in again} == {was.requests}
     assert fmean(one.usd for one in again) == pytest.approx(was.usd, rel=0.02)
@@ -88,10 +90,10 @@ def test_the_workers_are_those_that_were_seen(record: Recording) -> None:
 
 
 def test_a_part_of_the_record_begins_with_what_came_before_it_and_does_not_count_that(record: Recording) -> None:
-    part = record.snapped(2 * HOUR, 3 * HOUR)
-    assert part == pytest.approx((2 * HOUR, 3 * HOUR), abs=301)
-    scenario = record.scenario(begin_s=part[0], end_s=part[1])
-    assert scenario.warm_s == HOUR
+    part = record.snapped(HOUR, 1.5 * HOUR)
+    assert part == pytest.approx((HOUR, 1.5 * HOUR), abs=301)
+    scenario = record.scenario(TICKS, begin_s=part[0], end_s=part[1])
+    assert scenario.warm_s == part[0]
     result = run(scenario)
     was = record.measured(10.0, *part)
     assert result.summary.requests == was.requests == record.requests(*part)
@@ -105,9 +107,9 @@ def test_the_time_in_which_the_server_was_away_is_left_out(world: Taped) -> None
     del cut["segments"][10:20]
     shorter = recording(cut)
     gone_s = whole["segments"][19]["until"] - whole["segments"][10]["since"]
-    assert shorter.span_s == pytest.approx(4 * HOUR - gone_s)
+    assert shorter.span_s == pytest.approx(SPAN_S - gone_s)
     assert (shorter.at_s[1:] >= shorter.at_s[:-1]).all()
-    assert run(shorter.scenario(end_s=HOUR)).summary.requests > 0
+    assert run(shorter.scenario(end_s=HOUR / 4)).summary.requests > 0
 
 
 def test_requests_that_were_dropped_are_still_counted(world: Taped) -> None:
@@ -206,21 +208,18 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return captured.out
 
 
-PART = ("--duration", "3600", "--quiet")
+PART = ("--duration", "900", "--quiet")
 
 
 def test_what_was_what_is_and_what_was_asked_for_stand_side_by_side(
     server: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = ("simulate", "--from-journal", "llm", *PART)
-    was, is_now = json.loads(said(capsys, *ask, "--json"))
-    assert (was["column"], is_now["column"]) == ("as it was", "as it is")
-    assert was["requests"] == is_now["requests"]
-    to_zero = ("--min-load", "0", "--inactivity-timeout", "0")
-    columns = json.loads(said(capsys, *ask, *to_zero, "--price", "0.8", "--policy", "static", "--json"))
+    more = ("--min-load", "1000")
+    columns = json.loads(said(capsys, *ask, *more, "--price", "0.8", "--policy", "static", "--json"))
     assert [c["column"] for c in columns] == ["as it was", "as it is", "as asked", "static"]
-    assert columns[1]["usd"] == is_now["usd"]
-    assert columns[2]["ready_h"] < columns[1]["ready_h"]
+    assert columns[0]["requests"] == columns[1]["requests"] == columns[2]["requests"]
+    assert columns[2]["ready_h"] > columns[1]["ready_h"]
     table = said(capsys, *ask)
     for words in ("of its traffic", "as it was", "as it is", "wait for a worker, p99, s", "cost, US dollars"):
         assert words in table
@@ -230,7 +229,7 @@ def test_the_pictures_are_of_what_was_and_of_the_last_run(
     server: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     picture = tmp_path / "a.svg"
-    assert main(["simulate", "--from-journal", "llm", "--duration", "1800", "--svg", str(picture)]) == 0
+    assert main(["simulate", "--from-journal", "llm", "--duration", "900", "--svg", str(picture)]) == 0
     out = capsys.readouterr().out
     assert out.count("workers not stopped") == 2
     assert "\nas it was\n" in out

@@ -65,13 +65,13 @@ def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_
     world = Peers(replace(BARE, inactivity_timeout=0.0), load=lambda t: 450.0 if t < 200 else 0.0)
     world.run(150)
     session = world.open()
-    world.run(150 + 1200)
+    world.run(150 + 600)
     instance = world.box_of(session)
     assert instance is not None
     kept = world.fleet.workers[instance.worker_id]
     assert (kept.state, world.fleet.ledger.outstanding()) == (State.IDLE, session.cost)
     world.close(session)
-    world.run(150 + 1200 + SOON_S + 60)
+    world.run(150 + 600 + SOON_S + 60)
     assert (world.count(State.IDLE), len(world.fleet.ledger), world.cut) == (0, 0, [])
 
 
@@ -83,11 +83,11 @@ def test_a_worker_that_is_to_go_takes_no_new_session_and_keeps_the_one_it_has() 
     world.tell(Dismissed((FIRST,)))
     world.run(200)
     second = world.open()
-    world.run(1000)
+    world.run(500)
     assert world.fleet.workers[FIRST].state is State.IDLE
     assert (first.workers, second.workers) == ([FIRST], [2])
     world.close(first)
-    world.run(1000 + SOON_S + 60)
+    world.run(500 + SOON_S + 60)
     assert FIRST not in world.fleet.workers
     assert (world.box_of(second) is not None, world.cut) == (True, [])
 
@@ -145,18 +145,18 @@ def test_how_long_sessions_were_open_does_not_count_as_how_long_requests_take() 
     def learned_s(sessions: int) -> float:
         world = Peers(replace(BARE, min_load=360.0, max_workers=4), load=lambda t: 50.0 if t < 100 else 0.0)
         for number in range(sessions):  # one after the other, so that each has a worker for itself
-            world.run(200 + 100 * number)
+            world.run(200 + 50 * number)
             session = world.open()
-            world.run(290 + 100 * number)
+            world.run(240 + 50 * number)
             world.close(session)
-        world.run(200 + 100 * sessions)
+        world.run(200 + 50 * sessions)
         world.request()
         world.run(world.t + TICK_S)
         return world.fleet.snapshot(world.now, ()).demand.service_s
 
     machines = Machines()
     assert learned_s(0) == pytest.approx(100 * machines.lanes / machines.perf, abs=2 * HEARTBEAT_S)
-    assert learned_s(2 * TUNING.samples) == learned_s(0)
+    assert learned_s(TUNING.samples) == learned_s(0)
 
 
 def test_many_sessions_are_load_that_more_workers_are_made_for() -> None:
@@ -171,7 +171,7 @@ def test_many_sessions_are_load_that_more_workers_are_made_for() -> None:
     assert world.cut == []
 
 
-@pytest.mark.parametrize("seed", [0, 1, *map(long, range(2, 6))])
+@pytest.mark.parametrize("seed", [0, *map(long, range(1, 6))])
 def test_whatever_load_and_restarts_come_no_session_is_cut_off(seed: int) -> None:
     random = Random(seed)
     steps = sorted((random.uniform(0, 900), random.choice([0.0, 50.0, 150.0])) for _ in range(6))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from math import sin
 from random import Random
 
@@ -35,13 +36,14 @@ FAULTY = replace(
 )
 
 
-def arrivals(span_s: float = 700.0, seed: int = 5) -> Iterator[Arrival]:
+def arrivals(span_s: float = 400.0, seed: int = 5) -> Iterator[Arrival]:
     return poisson(lambda t: 120 + 100 * sin(t / 200), 220.0, Costs(60.0, 0.8), span_s, Random(seed))
 
 
+@cache
 def logged(kind: type[World] = World, hardware: Hardware = FAULTY, **others: object) -> list[str]:
     lines: list[str] = []
-    kind(SCALING, arrivals(), (hardware,), 3, log=lines.append, **others).run(1000)  # type: ignore[arg-type]
+    kind(SCALING, arrivals(), (hardware,), 3, log=lines.append, **others).run(600)  # type: ignore[arg-type]
     return lines
 
 
@@ -57,13 +59,11 @@ def test_the_same_run_twice_is_the_same_log_byte_for_byte_whatever_the_hash_seed
         "import hashlib\nfrom tests.sim.test_simulator import logged\n"
         "print(hashlib.sha256('\\n'.join(logged()).encode()).hexdigest())"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": n}, capture_output=True, text=True)
-        for n in ("1", "2")
-    ]
-    assert [run.stderr for run in runs] == ["", ""]
-    here = hashlib.sha256("\n".join(logged()).encode()).hexdigest()
-    assert {run.stdout.strip() for run in runs} == {here}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONHASHSEED": "1"}, capture_output=True, text=True
+    )  # here it is another: the hash seed is drawn
+    assert run.stderr == ""
+    assert run.stdout.strip() == hashlib.sha256("\n".join(logged()).encode()).hexdigest()
 
 
 def test_another_seed_is_another_run() -> None:

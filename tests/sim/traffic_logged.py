@@ -12,7 +12,10 @@ from posthouse.sim.client import Client
 from posthouse.sim.market import Hardware
 from posthouse.sim.record import Record, Waits, hours
 from posthouse.sim.traffic import Arrival
-from posthouse.sim.world import START_AT, World
+from posthouse.sim.world import START_AT, Pace, World
+
+PACE = Pace(tick_s=5.0)
+"""Ticks are most of what a quiet hour takes to simulate."""
 
 
 class Taped(World):
@@ -22,7 +25,7 @@ class Taped(World):
         self.segments: list[Segment] = []
         self.record = Record()
         self.traffic_log = TrafficLog(START_AT)
-        super().__init__(scaling, traffic, hardware, seed, recorder=self.traffic_log)
+        super().__init__(scaling, traffic, hardware, seed, pace=PACE, recorder=self.traffic_log)
 
     def on_tick(self) -> None:
         if self.traffic_log.due(self.now, self.fleet.workers.values()):
