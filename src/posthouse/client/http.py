@@ -62,13 +62,22 @@ class Http:
 
     async def reply(self, method: str, path: str, body: object = None, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The decoded answer of the server. Raises: what its error means."""
+        return self.decoded(f"{method} {path}", await self.raw(method, path, body, timeout_s))
+
+    async def raw(self, method: str, path: str, body: object = None, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
+        """The good answer of the server. Raises: what another one means."""
         status, raw = await self._send(method, path, None if body is None else msgspec.json.encode(body), timeout_s)
         if status >= 300:
             raise refusal(status, raw, "")
+        return raw
+
+    @staticmethod
+    def decoded(call: str, raw: bytes) -> Any:
+        """A good answer. Raises: ClientError where it is no JSON, or says after all that the call failed."""
         try:
             reply = msgspec.json.decode(raw) if raw.strip() else {}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ClientError(f"{method} {path}: the answer is not JSON: {error}", status) from error
+            raise ClientError(f"{call}: the answer is not JSON: {error}", 200) from error
         if isinstance(reply, dict) and reply.get("success") is False:
             raise refusal(400, raw, "")
         return reply

@@ -73,7 +73,11 @@ class Requests:
             body["estimate"] = True
         if prefer:
             body["prefer"] = prefer
-        reply = await self._http.reply("POST", "/route/", body)
+        return self.read(await self._http.raw("POST", "/route/", body))
+
+    def read(self, raw: bytes) -> Routed | Waiting:
+        """What `/route/` has answered. Raises: ClientError."""
+        reply = self._http.decoded("POST /route/", raw)
         try:
             if "url" in reply:
                 more = {name: reply.pop(name) for name in ("limits", "model") if name in reply}  # not for the worker

@@ -128,11 +128,11 @@ def _key(path: str, fields: dict[str, Raw]) -> str:
     if path not in GENERATING:
         return ""
     for name in _SAME:
-        if said := _value(fields, name, _text):
+        if name in fields and (said := _value(fields, name, _text)):
             return affinity(said)
-    if said := _value(_value(fields, "metadata", Fields) or {}, "user_id", _text):  # Anthropic's
-        return affinity(said)
-    prompt = b"".join(bytes(fields[name]) for name in _PROMPT if name in fields)
+    if "metadata" in fields and (said := _value(_value(fields, "metadata", Fields) or {}, "user_id", _text)):
+        return affinity(said)  # Anthropic's
+    prompt = b"".join([bytes(fields[name]) for name in _PROMPT if name in fields])
     return affinity(prompt[:PROMPT_BYTES]) if len(prompt) >= PROMPT_BYTES else ""
 
 

@@ -12,7 +12,7 @@ from posthouse.client.answers import Routed, Waiting
 from posthouse.client.errors import NO_ADAPTER, ClientError, NotFound, Unauthorized, WorkerFailed
 from posthouse.client.http import MAX_ERROR_BYTES, worker_failed
 from posthouse.client.management import Management
-from posthouse.client.requests import MAX_BEGUN, Job, Requests
+from posthouse.client.requests import MAX_BEGUN, Job
 from posthouse.gateway.aliases import Step, first_good
 from posthouse.gateway.asked import Asked, for_model
 from posthouse.gateway.counted import Document, Events, Passing
@@ -31,7 +31,7 @@ from posthouse.gateway.inward import Request
 from posthouse.gateway.outward import REQUEST_ID, as_sent
 from posthouse.gateway.records import Record
 from posthouse.gateway.repeats import Repeat
-from posthouse.gateway.server import Server
+from posthouse.gateway.server import Routes, Server
 from posthouse.gateway.ways import Ways
 from posthouse.http1.messages import Headers, end_to_end, value_of
 from posthouse.http1.reply import Lost, Reply
@@ -202,7 +202,7 @@ class Exchange:
             self._client.trace("queue", endpoint=asked.model)
             part = self._client.part
             server = self._ways.server.with_key(self._key, part.traceparent if part else "")
-            begun = await Requests(server, settings.silence_s, estimate=True).tried(job, self._ask)
+            begun = await Routes(server, settings.silence_s, estimate=True).tried(job, self._ask)
         except ClientError as error:
             if isinstance(error, Unauthorized | NotFound) and not error.message.startswith(NO_ADAPTER):
                 raise

@@ -2,10 +2,14 @@
 
 import os
 from functools import lru_cache
-from typing import Final, Self
+from typing import Any, Final, Self
 
+import msgspec
+
+from posthouse.client.answers import Routed, Waiting
 from posthouse.client.errors import Unreachable
 from posthouse.client.http import CALL_TIMEOUT_S, MAX_ANSWER_BYTES, URL, Http
+from posthouse.client.requests import Requests
 from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Origin, Upstreams, place_of
 
@@ -79,6 +83,37 @@ class Server(Http):
         finally:
             if reply is not None:
                 reply.close()
+
+
+class _Reply(msgspec.Struct):
+    """Of `/route/`, as a server of ours answers most of all calls."""
+
+    endpoint: str
+    cost: int | float
+    reqnum: int
+    signature: str
+    url: str
+    request_idx: int
+    limits: msgspec.Raw | None = None
+    model: str = ""
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+class Routes(Requests):
+    """Requests whose proof for the worker is what the server said, byte for byte, where that is all it said."""
+
+    def read(self, raw: bytes) -> Routed | Waiting:
+        """What `/route/` has answered. Raises: ClientError."""
+        try:
+            reply = _decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # that it waits, or something is wrong with it
+            return super().read(raw)
+        if reply.limits is not None or reply.model:  # which are not for the worker
+            return super().read(raw)
+        proof: Any = msgspec.Raw(raw)
+        return Routed(reply.endpoint, reply.cost, reply.reqnum, reply.signature, reply.url, proof, reply.request_idx)
 
 
 @lru_cache(maxsize=4096)
