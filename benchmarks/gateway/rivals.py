@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 
-START_S = 90.0
+START_S = 180.0
 KEY = "sk-0123456789abcdef"
 """That is shown to a rival; LiteLLM starts with no weaker one."""
 NGINX = """
