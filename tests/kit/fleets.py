@@ -129,7 +129,7 @@ class Fleet(Controller):
         self, decision: Decision, now: float, ids: Iterator[WorkerId], label: str
     ) -> tuple[tuple[WorkerId, Command], ...]:
         self._label = label
-        self._take_on(decision, ids, now)
+        self._apply_decision(decision, ids, now)
         self.requests.serve(now)
         self.done(now)
         return self.due(now)

@@ -43,7 +43,7 @@ class Peers(World):
         assert instance is not None
         del instance.working[client.idx]
         instance.ended.append(Ended(client.idx, success=True, session=True))
-        self.tell_soon(instance)
+        self.report_soon(instance)
 
     def kill(self, instance: SimInstance, seen: Observation, ordered: bool = False) -> None:
         # Its client cannot go on elsewhere: what the session was about died with the worker.
@@ -58,7 +58,7 @@ class Peers(World):
         client.idx = to.request_idx
         client.workers.append(to.worker.id)
         instance.working[client.idx] = client
-        self.tell_soon(instance)
+        self.report_soon(instance)
 
 
 def test_a_worker_is_not_stopped_while_a_session_is_open_on_it_and_goes_when_it_is_closed() -> None:

@@ -188,7 +188,7 @@ def test_the_ledger_tells_once_how_a_request_ended() -> None:
 
     def begin(name: str, cost: float = 5.0) -> int:
         idx = managed.assign(0, cost, NOW).request_idx
-        managed.tell_end(idx, lambda done, now: told.append((name, done)))
+        managed.call_at_end(idx, lambda done, now: told.append((name, done)))
         return idx
 
     counted, failed, announced = begin("counted"), begin("failed"), begin("announced")

@@ -105,7 +105,7 @@ def test_where_others_may_not_go_nothing_can_be_started_from(tmp_path: Path) -> 
     python.touch(mode=0o755)
     (tmp_path / "closed").chmod(0o700)
     with pytest.raises(Refused, match="may not go"):
-        service._see_that_others_can_read(python)
+        service._check_others_can_read(python)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed: apt install systemd")

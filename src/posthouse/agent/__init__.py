@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from posthouse.agent.settings import AgentSettings, Benchmark
 
-__all__ = ["AgentSettings", "Benchmark", "run", "tell_failure"]
+__all__ = ["AgentSettings", "Benchmark", "report_failure", "run"]
 
 
 async def run(settings: AgentSettings) -> str:
@@ -19,8 +19,8 @@ async def run(settings: AgentSettings) -> str:
     return await run(settings)
 
 
-def tell_failure(environ: Mapping[str, str], text: str) -> None:
+def report_failure(environ: Mapping[str, str], text: str) -> None:
     """Tell the server of the worker in this environment, if it is one, why no agent runs on it."""
-    from posthouse.agent.report import tell_failure  # as above
+    from posthouse.agent.report import report_failure  # as above
 
-    tell_failure(environ, text)
+    report_failure(environ, text)

@@ -150,7 +150,7 @@ class Reporter:
         return shutil.disk_usage(self._settings.directory).used / _GB
 
 
-def tell_failure(environ: Mapping[str, str], text: str) -> None:
+def report_failure(environ: Mapping[str, str], text: str) -> None:
     """Report once that the worker in this environment has failed; whatever is wrong with the environment itself."""
     body = {"mtoken": environ.get("MASTER_TOKEN", "").strip(), "version": f"{VERSION}{AGENT}", "error_msg": text}
     for address in environ.get("REPORT_ADDR", "").split(","):

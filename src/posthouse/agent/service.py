@@ -154,7 +154,7 @@ class Life:
                 worker.fail(how)
                 return
             self._listener.ready_line.clear()
-            worker.begin_anew(f"{how}; it is started again in {wait_s:g} s")
+            worker.note_restart(f"{how}; it is started again in {wait_s:g} s")
             await asyncio.sleep(wait_s)
 
     async def _serve(self) -> None:

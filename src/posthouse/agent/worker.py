@@ -119,7 +119,7 @@ class Worker:
     def become_ready(self, perf: float) -> None:
         self.perf = perf
         self.loading_s = time.time() - self.started_at
-        self._tell_at_once()
+        self._report_now()
 
     def waits_for(self, text: str) -> None:
         """Note what a worker that is not ready waits for; the time runs on while it is the same."""
@@ -136,28 +136,28 @@ class Worker:
         step_s = next(step_s for most_s, step_s in _SPAN_S if waited_s < most_s)
         return f"{self.waiting_text}, {waited_s // step_s * step_s:.0f} s" if waited_s >= step_s else self.waiting_text
 
-    def begin_anew(self, reason: str) -> None:
+    def note_restart(self, reason: str) -> None:
         """Note that the model server is started again: the worker is not ready until it is."""
         self.perf, self.started_at, self.illness = 0.0, time.time(), ""
         self.waits_for(reason)
-        self._tell_at_once()
+        self._report_now()
 
     def fail(self, reason: str) -> None:
         """The first failure stays: what follows is mostly its consequence."""
         self.failure = self.failure or reason
-        self._tell_at_once()
+        self._report_now()
 
     def feel(self, illness: str) -> None:
         """Note that the worker is ill, or with an empty text that it is well."""
         if illness != self.illness:
             self.illness = illness
-            self._tell_at_once()
+            self._report_now()
 
     def hold(self, adapters: tuple[str, ...]) -> None:
         """Note which adapters the model server holds."""
         if adapters != self.adapters:
             self.adapters = adapters
-            self._tell_at_once()
+            self._report_now()
 
     def start(self, request: Request) -> None:
         if not self.busy:
@@ -221,7 +221,7 @@ class Worker:
             "max_capacity": 0,
         }
 
-    def _tell_at_once(self) -> None:
+    def _report_now(self) -> None:
         self.news = True
         self.changed.set()
         self.urgent.set()

@@ -74,23 +74,23 @@ class Telling(TyperCommand):
     """Tells the server of a worker why its agent cannot begin: nobody looks there."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _told_to_server():
+        with _failure_reported():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, *args: Any) -> Any:
-        with _told_to_server():
+        with _failure_reported():
             return super().invoke(*args)
 
 
 @contextmanager
-def _told_to_server() -> Iterator[None]:
+def _failure_reported() -> Iterator[None]:
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        agents.tell_failure(os.environ, f"posthouse agent failed: {text}")
+        agents.report_failure(os.environ, f"posthouse agent failed: {text}")
         raise
 
 

@@ -100,7 +100,7 @@ def install_service(
     path = _path(kind, user)
     if not user:
         _need_root()
-        _see_that_others_can_read(Path(sys.executable))
+        _check_others_can_read(Path(sys.executable))
         if kind == "server":
             _make_user()
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
@@ -203,7 +203,7 @@ def _need_root() -> None:
         )
 
 
-def _see_that_others_can_read(python: Path) -> None:
+def _check_others_can_read(python: Path) -> None:
     """Raises: Refused if the service's user could not run it."""
     for path in (python.absolute(), *python.resolve().parents, *python.absolute().parents):
         if not path.stat().st_mode & 0o001:

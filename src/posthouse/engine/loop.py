@@ -214,9 +214,9 @@ class Loop:
         else:
             self._failed(managed, failure)
         if isinstance(failure, StaleVersion) and self.hub.endpoints.get(endpoint_id) is managed:
-            await self._take_over_again(endpoint_id)
+            await self._recheck_owner(endpoint_id)
 
-    async def _take_over_again(self, endpoint_id: EndpointId) -> None:
+    async def _recheck_owner(self, endpoint_id: EndpointId) -> None:
         """Another server has written an endpoint that is here: asks the lease whose it is."""
         try:
             await self.hub.take_over(endpoint_id, again=True)

@@ -205,7 +205,7 @@ class ManagedEndpoint:
             self._do_all(effects, now)
         return outcome
 
-    def tell_end(self, idx: int, on_end: OnEnd) -> None:
+    def call_at_end(self, idx: int, on_end: OnEnd) -> None:
         """Has `on_end` told when this request, which is open, ends."""
         self.fleet.ledger.on_end[idx] = on_end
 

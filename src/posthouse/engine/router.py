@@ -89,7 +89,7 @@ class Router:
         outcome = managed.assign(ask.request_idx or 0, announced, now, ask.request_idx is not None, hold_s, wish)
         if on_end is not None:
             if outcome.request_idx:
-                managed.tell_end(outcome.request_idx, on_end)
+                managed.call_at_end(outcome.request_idx, on_end)
             else:
                 on_end(None, now)
         if isinstance(outcome, Assignment):

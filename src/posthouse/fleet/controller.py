@@ -171,7 +171,7 @@ class Controller:
                     self._listed.add(provider)
                     self._ring(now)
             case _:
-                self._take_in_wish(event, now)
+                self._apply_wish(event, now)
                 self._ring(now)
 
     def _reported(self, worker_id: WorkerId, report: Report, now: float) -> None:
@@ -191,7 +191,7 @@ class Controller:
         self.roster.changed = False
         self.requests.membership_changed()
 
-    def _take_in_wish(self, event: Event, now: float) -> None:
+    def _apply_wish(self, event: Event, now: float) -> None:
         match event:
             case events.Answered(worker_id, command, failure, blame, instance):
                 self.roster.command_answered(worker_id, now, failure, blame)
@@ -237,7 +237,7 @@ class Controller:
         elif self._knows_all():
             decision = self.policy(replace(self.snapshot(now), cap=cap), self.memory)
             self.decision, self.memory = decision, decision.memory
-            self._take_on(decision, ids or (), now)
+            self._apply_decision(decision, ids or (), now)
         # Everything that is wanted is written down before it is begun: intent before effect.
         rows, rollouts = self.roster.take_changes(), self.roster.rollouts.take()
         if rows or rollouts or self._unwritten:
@@ -246,7 +246,7 @@ class Controller:
         else:
             self._begin(now)
 
-    def _take_on(self, decision: Decision, ids: Iterable[WorkerId], now: float) -> None:
+    def _apply_decision(self, decision: Decision, ids: Iterable[WorkerId], now: float) -> None:
         """Sets the goals that a decision wants, and takes down the intent to rent what it wants rented."""
         for worker_id, goal in decision.goals.items():
             self.roster.set_goal(worker_id, goal)

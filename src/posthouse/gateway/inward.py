@@ -148,7 +148,7 @@ class Connection(connection.Connection):
             self._last = request, request.body
         super().on_message_complete()
 
-    def turned_away(self, method: str, path: str) -> Answer:
+    def overload_answer(self, method: str, path: str) -> Answer:
         refused = Refused(503, "busy", "the gateway has too many connections; try again", retry_s=1.0)
         return Answer(refused.status, refused.body())
 

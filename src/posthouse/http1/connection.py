@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
         """A request like this one has come, with another body, and none is being answered."""
         raise NotImplementedError
 
-    def turned_away(self, method: str, path: str) -> Answer:
+    def overload_answer(self, method: str, path: str) -> Answer:
         """What a request is told for which there is no place."""
         raise NotImplementedError
 
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
             self.server.places.release(self)
         if self._crowded:
             path = self._url.partition(b"?")[0].decode("latin-1")
-            self._accept(self.turned_away(self._parser.get_method().decode(), path))
+            self._accept(self.overload_answer(self._parser.get_method().decode(), path))
         elif self._open is not None:
             self._open.complete()
             self._open = None

@@ -54,7 +54,7 @@ class HttpServer:
         """The header Date, as a line."""
         self._stall_s = stall_s
         self._server: asyncio.Server | None = None
-        self._tell_date()
+        self._update_date()
 
     async def start(self, listener: socket, tls: ssl.SSLContext | None = None) -> None:
         """Begins to accept connections."""
@@ -78,7 +78,7 @@ class HttpServer:
 
     def every_second(self) -> None:
         """Keeps the time of answers, and closes connections that are late. To be called every second or so."""
-        self._tell_date()
+        self._update_date()
         self._look_at(iter(list(self.connections)))
 
     def _look_at(self, connections: Iterator[Connection]) -> None:
@@ -129,5 +129,5 @@ class HttpServer:
         if self.calls:
             await asyncio.wait(self.calls)
 
-    def _tell_date(self) -> None:
+    def _update_date(self) -> None:
         self.date = b"date: %s\r\n" % formatdate(time.time(), usegmt=True).encode()

@@ -75,8 +75,8 @@ class Connection(connection.Connection):
         request.body, request.counted = body, False
         self.server.answer_soon(self, request)
 
-    def turned_away(self, method: str, path: str) -> Answer:
-        return self.server.fast.turned_away(method, path)
+    def overload_answer(self, method: str, path: str) -> Answer:
+        return self.server.fast.overload_answer(method, path)
 
     def too_long(self) -> Answer | None:
         there = self._call or self._open  # else it has been answered

@@ -120,7 +120,7 @@ class FastPath:
             respond(answer)
         return None
 
-    def turned_away(self, method: str, path: str) -> Answer:
+    def overload_answer(self, method: str, path: str) -> Answer:
         """What a call is told for which there is no place. `/route/` is told to wait: the protocol's client gives a
         request up for any error."""
         found = self.find(method, path)
@@ -216,7 +216,7 @@ class FastPath:
             return None
 
         deliver: Deliver = partial(self._deliver, call, message, respond)
-        go = self.router.route if principal.meter is None else partial(self._go_within, principal.meter)
+        go = self.router.route if principal.meter is None else partial(self._route_within_limits, principal.meter)
         if tracing.on:
             go = partial(traced, call, go)
         call.at_once = True
@@ -237,7 +237,7 @@ class FastPath:
             histogram.add(self.hub.clock.now() - call.now)
         respond(Answer(200, route.encode(reply)))
 
-    def _go_within(
+    def _route_within_limits(
         self, meter: Meter, managed: ManagedEndpoint, ask: route.RouteAsk, deliver: Deliver, caller: str, now: float
     ) -> Leave | None:
         def deliver_within(reply: route.RouteReply | route.WaitReply | Exception) -> None:

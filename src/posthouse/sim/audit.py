@@ -157,7 +157,7 @@ class Auditor:
         """Compares what the last event touched. Raises: BrokenRule."""
         ledger = self._fleet.ledger
         if self._all:
-            self._look_around()
+            self._check_all_workers()
         for worker_id in self._touched:
             self._check_worker(worker_id, now)
         if len(ledger.waiting) != len(self._waiting):
@@ -173,7 +173,7 @@ class Auditor:
         self._touched.clear()
         self._all = self._ticked = False
 
-    def _look_around(self) -> None:
+    def _check_all_workers(self) -> None:
         """Looks at every worker, but counts the work only of those whose requests changed."""
         at, workers, nothing = self._fleet.ledger.at, self._fleet.workers, ()
         for worker_id, worker in workers.items():

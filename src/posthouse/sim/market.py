@@ -157,7 +157,7 @@ class Market:
         self._hosts[name].used -= 1
         self._list(name)
 
-    def set_offered(self, kind: Hardware, offered: bool) -> None:
+    def set_available(self, kind: Hardware, offered: bool) -> None:
         """Lets a type come to the market, or go from it."""
         (self._away.discard if offered else self._away.add)(kind)
         for name in self._by_type[kind]:

@@ -269,7 +269,7 @@ class SimProvider(Workers):
 
     def _come_back(self, kind: Hardware) -> None:
         self.away.discard(kind.provider)
-        self.market.set_offered(kind, offered=True)
+        self.market.set_available(kind, offered=True)
         self._listed_as = ()
         self.happened(kind.provider, "is back")
 
@@ -280,14 +280,14 @@ class SimProvider(Workers):
         self.after(self._chance.expovariate(1 / kind.away_h) * 3600 if kind.away_h > 0 else 0.0, self._restore, kind)
 
     def _take_back(self, kind: Hardware) -> None:
-        self.market.set_offered(kind, offered=False)
+        self.market.set_available(kind, offered=False)
         for instance in list(self.instances.values()):
             if instance.host.hardware is kind and instance.seen is not Observation.HALTED:
                 self.kill(instance, Observation.EXITED)
                 self._vanish(instance)
 
     def _restore(self, kind: Hardware) -> None:
-        self.market.set_offered(kind, offered=True)
+        self.market.set_available(kind, offered=True)
         self.happened(kind.gpu, "is offered again")
         self.after(self._chance.expovariate(1 / kind.offered_h) * 3600, self._withdraw, kind)
 

@@ -39,7 +39,7 @@ class Workers(Clients):
             instance.began_at = self.now
             self._plan_heartbeat(instance, self.now)
         else:
-            self.tell_soon(instance)
+            self.report_soon(instance)
         if instance.host.hardware.crashes_h > 0:
             span_s = self._chance.expovariate(instance.host.hardware.crashes_h / 3600)
             self.after(span_s, self._crash, instance, instance.life)
@@ -65,7 +65,7 @@ class Workers(Clients):
         instance.heartbeat_at = at
         self.after(at - self.now, self._heartbeat, instance, instance.life, at)
 
-    def tell_soon(self, instance: SimInstance) -> None:
+    def report_soon(self, instance: SimInstance) -> None:
         """Has a worker report with its next beat, because something has changed."""
         instance.changed = True
         at = instance.next_beat_at(self.now)
@@ -97,7 +97,7 @@ class Workers(Clients):
             self.after(RECONNECT_S, self._ask, client)
             return
         instance.working[client.idx] = client
-        self.tell_soon(instance)
+        self.report_soon(instance)
         if instance.served < instance.host.hardware.slots:
             self._serve(instance, client)
         else:
@@ -125,7 +125,7 @@ class Workers(Clients):
         """A request ends at a worker, in its slot or in its queue."""
         del instance.working[client.idx]
         instance.ended.append(Ended(client.idx, success))
-        self.tell_soon(instance)
+        self.report_soon(instance)
         if client in instance.queue:
             instance.queue.remove(client)
             return

@@ -36,7 +36,7 @@ def migrate(connection: Connection, found: str | None, which: Which = "possible"
     known = _known(config)
     names = [one.revision for one in known]
     if found is not None and found not in names:
-        _see_that_it_is_fit(connection, found, names)
+        _check_schema_fits(connection, found, names)
         return
     now = _possible(connection, known[names.index(found) + 1 :] if found is not None else known, which)
     if now:
@@ -61,7 +61,7 @@ def _is_after(migration: Script) -> bool:
     return bool(getattr(migration.module, "after", False))
 
 
-def _see_that_it_is_fit(connection: Connection, found: str, names: Sequence[str]) -> None:
+def _check_schema_fits(connection: Connection, found: str, names: Sequence[str]) -> None:
     """Raises: Refused if a newer schema is not fit for this version."""
     fit = any(column["name"] == "oldest" for column in inspect(connection).get_columns(installation.name))
     if not fit or connection.scalar(select(installation.c.oldest)) not in names:

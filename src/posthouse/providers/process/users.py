@@ -66,10 +66,10 @@ def make_directory(path: Path, uid: int) -> None:
     """Makes the directory of an instance. `uid`: who may pass through it beside its owner, if not 0."""
     path.mkdir(mode=0o700)
     if uid:
-        let_pass(path, uid)
+        allow_traversal(path, uid)
 
 
-def let_pass(directory: Path, group: int) -> None:
+def allow_traversal(directory: Path, group: int) -> None:
     """Lets a group pass through a directory of ours, and neither list nor change it."""
     os.chown(directory, -1, group)
     directory.chmod(0o710)
@@ -80,7 +80,7 @@ def _obstacle(root: Path, uid: int) -> str:
     try:
         for directory in (root.parent, root):
             if not directory.stat().st_mode & 0o010:  # else workers run that are of this group
-                let_pass(directory, uid)
+                allow_traversal(directory, uid)
         return _failure(["-c", "import os, sys; os.stat(sys.argv[1])", f"{root}/."], uid, groups(root))
     except (OSError, subprocess.SubprocessError) as error:  # not among the ids of this container, or Python is closed
         return f"user {uid} cannot run {sys.executable}: {error}"

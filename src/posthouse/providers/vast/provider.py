@@ -144,7 +144,7 @@ class VastProvider:
         """Starts it; it runs as soon as its GPUs are free. Raises: NotFound; Busy for one that is outbid."""
         row = await self._row(instance_id)
         if row.bid_usd_h and row.min_bid_usd_h > row.bid_usd_h:
-            await self._bid_again(row)
+            await self._raise_bid(row)
         await self._order(instance_id, "running")
 
     async def stop(self, instance_id: str) -> None:
@@ -237,7 +237,7 @@ class VastProvider:
                 raise NoAnswer(f"{label}: the market gave no answer to its rental, and does not show it yet")
             await asyncio.sleep(SETTLE_AGAIN_S)
 
-    async def _bid_again(self, row: Row) -> None:
+    async def _raise_bid(self, row: Row) -> None:
         """Bids what wins now. Raises: Busy if that is too much."""
         bid, most = listing.bid_of(row.min_bid_usd_h, self._settings.bid_over), self._settings.max_bid_usd_h
         if most and bid > most:
