@@ -110,7 +110,17 @@ class Disk:
         return self._epoch
 
     def revisions(self) -> dict[str, int]:
-        kinds = ("accounts", "endpoints", "workergroups", "templates", "keys", "secrets", "aliases", "users")
+        kinds = (
+            "accounts",
+            "endpoints",
+            "workergroups",
+            "templates",
+            "keys",
+            "secrets",
+            "aliases",
+            "users",
+            "sessions",
+        )
         return dict.fromkeys(kinds, 0) | self._revisions
 
     def accounts(self) -> list[Account]:
