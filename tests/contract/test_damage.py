@@ -107,6 +107,7 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
             ("fleets", "server"),
             ("workers", "zone"),
             ("workers", "failed_at"),
+            ("installation", "oldest"),
             *(("keys", name) for name in ("requests_per_minute", "work_per_minute", "at_once")),
             *(("keys", name) for name in ("used_requests", "used_work", "refused_requests")),
         ):
