@@ -1,7 +1,6 @@
 """One machine that is there anyway, reached by a command such as `ssh gpu-box bash`. It takes one worker at a time.
 
-What it has is on the machine, so nothing is lost when the server dies. It keeps no disk of a stopped worker and updates
-none in place: `capabilities` says so, and the engine replaces workers instead.
+What it has is there, so nothing is lost when the server dies. It neither keeps a stopped worker's disk nor updates it.
 """
 
 import asyncio
@@ -70,6 +69,9 @@ class FixedProvider(BaseProvider):
 
     async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         bootstrap.check(spec, self._label)
+        return await asyncio.shield(self._create(offer_id, spec, max_usd_h))
+
+    async def _create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         async with self._creating:
             found = {i.label: i for i in await self.instances()}
             if spec.label not in found:
@@ -106,14 +108,13 @@ class FixedProvider(BaseProvider):
     async def _run(self, order: str, label: str = "", **texts: str) -> str:
         """What a shell there prints. Raises: OSError if it fails, and nobody knows what became of it."""
         texts |= {"root": self._settings.root, "label": label}
-        quoted = {name: shlex.quote(text) for name, text in texts.items()}
+        order = order.format(**{name: shlex.quote(text) for name, text in texts.items()})
+        return await asyncio.shield(self._shell(order))  # asyncio may hang where it is cancelled as it starts a process
+
+    async def _shell(self, order: str) -> str:
         pipe = asyncio.subprocess.PIPE
         shell = await asyncio.create_subprocess_shell(self._settings.shell, stdin=pipe, stdout=pipe, stderr=pipe)
-        try:
-            said, wrong = await shell.communicate(order.format(**quoted).encode())
-        finally:
-            if shell.returncode is None:
-                shell.kill()
+        said, wrong = await shell.communicate(order.encode())
         if shell.returncode:
             raise OSError(f"{self.name}: {wrong.decode(errors='replace')[-300:]}")
         return said.decode(errors="replace")
