@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posthouse.cli.options import AsJson, ConfigFile
+from posthouse.cli.options import AsJson, ConfigFile, DataDir
 from posthouse.cli.output import print_json
 from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest, Refused
 
 if TYPE_CHECKING:
     from posthouse.config import Settings
-
-DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")]
 
 
 def backup(

@@ -36,6 +36,7 @@ ApiKey = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

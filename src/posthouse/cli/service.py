@@ -22,7 +22,7 @@ COMMANDS: Final = {"server": "serve", "gateway": "gateway"}
 USER: Final = "posthouse"
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 MARK: Final = (
-    "# Made by `posthouse install-service`, which writes it anew: put changes into a drop-in, `systemctl edit`.\n"
+    "# Made by `posthouse install-service`, which overwrites it: put changes into a drop-in, `systemctl edit`.\n"
 )
 HOMES: Final = ("/home", "/root", "/run/user")
 

@@ -3,13 +3,12 @@
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from posthouse.app.signals import TAKE_DOWN
-from posthouse.cli.options import AsJson, ConfigFile
+from posthouse.cli.options import AsJson, ConfigFile, DataDir
 from posthouse.cli.output import print_json
 from posthouse.cli.serve import server_extra
 from posthouse.errors import NotFound
@@ -21,9 +20,7 @@ def shutdown(
     workers: Annotated[
         bool, typer.Option("--workers", help="First have every worker finish what it has, and destroy it.")
     ] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")
-    ] = None,
+    data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posthouse.cli.options import AsJson, ConfigFile
+from posthouse.cli.options import AsJson, ConfigFile, DataDir
 from posthouse.cli.output import print_json
 from posthouse.cli.serve import server_extra
 from posthouse.errors import BadRequest, Refused
@@ -26,9 +26,7 @@ def migrate(
     after: Annotated[
         bool, typer.Option("--after", help="All, or fail where a server of an older version lives.")
     ] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="The server's data directory.", show_default="posthouse-data")
-    ] = None,
+    data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
