@@ -42,7 +42,7 @@ REST_S = 0.25 * HOUR_S
 """For so long nothing may be asked of the provider then."""
 EXCHANGE_S = 0.75 * HOUR_S
 """How long it may take a cheaper worker to take over, and the one that it replaces to go."""
-MOST_EXCHANGES = 5
+MAX_EXCHANGES = 5
 """In one calm, with the hours that they take."""
 PROBE_S = 900.0
 """A request after the calm must be served within this time, by a worker that may have to be made first."""
@@ -297,7 +297,7 @@ class Day:
         await self._pass(OPERATED_S)
         await self._end_orphans()
         await self._pass(SETTLE_S - OPERATED_S)
-        for _ in range(MOST_EXCHANGES):
+        for _ in range(MAX_EXCHANGES):
             if await self._rests():
                 break
         else:

@@ -107,7 +107,7 @@ async def test_a_request_outlasts_servers_that_find_out_which_of_them_has_its_en
 
 
 async def test_many_failures_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("MOST", 1.0), ("PER_S", 0.0)):
+    for name, value in (("MAX_AT_ONCE", 1.0), ("PER_S", 0.0)):
         monkeypatch.setattr(f"posthouse.gateway.retries.{name}", value)
     server = Server()
     server.status = 500

@@ -21,7 +21,7 @@ from tests.resilience.engine import end_of
 from tests.resilience.site import Ground, conclude, ground, options, until
 from tests.resilience.streams import ONSTART, session
 
-MOST_CALLS = 4
+MAX_CALLS = 4
 """A time that is told and right leads to an answer at the second call; a queue of a thousand may be a few more."""
 TIMEOUT_S = 300.0
 
@@ -41,7 +41,7 @@ class Seen:
 async def _caller(http: aiohttp.ClientSession, url: str, user: str, seen: Seen) -> None:
     """One request, made again when it is told to."""
     body = {"model": "drill", "user": user, "max_tokens": 2, "messages": [{"role": "user", "content": "hello"}]}
-    for call in range(1, MOST_CALLS + 1):
+    for call in range(1, MAX_CALLS + 1):
         async with http.post(f"{url}/chat/completions", json=body) as answer:
             text = await answer.text()
             if answer.status == 200 and "[DONE]" in text:
@@ -54,7 +54,7 @@ async def _caller(http: aiohttp.ClientSession, url: str, user: str, seen: Seen) 
                 return
             seen.told.append((time.monotonic(), float(after)))
         await asyncio.sleep(float(after))
-    seen.wrong.append(f"{user} was told to come back {MOST_CALLS} times")
+    seen.wrong.append(f"{user} was told to come back {MAX_CALLS} times")
 
 
 async def crowd(site: Ground, url: str, name: str, count: int) -> tuple[dict[str, Any], list[str]]:

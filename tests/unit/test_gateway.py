@@ -22,7 +22,7 @@ from posthouse.gateway.learned import AFTER, MAX_KINDS, Learned
 from posthouse.gateway.records import Record, Records
 from posthouse.gateway.records import read as read_records
 from posthouse.gateway.repeats import KEPT_S, MAX_ANSWER_BYTES, MAX_BYTES, Repeats
-from posthouse.gateway.retries import MOST, PER_S, SHARE, Retries
+from posthouse.gateway.retries import MAX_AT_ONCE, PER_S, SHARE, Retries
 from posthouse.gateway.upload import Field, Upload
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
 
@@ -212,14 +212,14 @@ def test_a_refusal_of_a_worker_becomes_an_event() -> None:
 def test_a_fifth_of_the_requests_may_be_tried_again_and_one_a_second() -> None:
     now = 0.0
     retries = Retries(lambda: now)
-    assert sum(retries.take() for _ in range(1000)) == MOST
+    assert sum(retries.take() for _ in range(1000)) == MAX_AT_ONCE
     for _ in range(100):
         retries.began()
     assert sum(retries.take() for _ in range(1000)) == pytest.approx(100 * SHARE, abs=1)
     now += 7 * PER_S
     assert sum(retries.take() for _ in range(1000)) == 7
     now += 1e9
-    assert sum(retries.take() for _ in range(1000)) == MOST
+    assert sum(retries.take() for _ in range(1000)) == MAX_AT_ONCE
 
 
 def test_an_answer_is_kept_for_whoever_repeats_the_request() -> None:

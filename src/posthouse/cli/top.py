@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 CHART = 60
 """Columns of a chart: an hour, a minute each."""
-MOST_WORKERS = 200
+MAX_WORKERS = 200
 LOOKS = {"hot": "h", "loading": "l", "cold": "c", "draining": "d", "failed": "f"}
 """Looks of workers that are counted, and their letters where there is little room."""
 LEGEND = "h hot, l loading, c cold, d draining, f failed; load, need, hot: work/s; waits: s"
-MOST_TEXT = 200
+MAX_TEXT = 200
 """Characters of a line that others have written."""
-MOST_MESSAGES = 10
+MAX_MESSAGES = 10
 COLUMNS = ("endpoint", "state", "load", "need", "hot", "wait", "p95", "workers", "usd_h")
 WORKERS = ("id", "look", "provider", "gpu_name", "perf", "at_it", "usd_h", "age")
 
@@ -151,8 +151,8 @@ def alone(
     ):
         yield _text(f"{name:<8}{bars(column, most)} {work(most)}")
     if workers:
-        yield table([_worker(worker) for worker in workers[:MOST_WORKERS]], WORKERS)
-        for worker in [worker for worker in workers if worker.message][:MOST_MESSAGES]:
+        yield table([_worker(worker) for worker in workers[:MAX_WORKERS]], WORKERS)
+        for worker in [worker for worker in workers if worker.message][:MAX_MESSAGES]:
             yield _text(f"worker {worker.id}: {worker.message}", "yellow")
     else:
         yield _text("no workers")
@@ -220,4 +220,4 @@ def _span(seconds: float) -> str:
 def _text(text: str, style: str = "") -> "RenderableType":
     from rich.text import Text
 
-    return Text(printable(_cut(" ".join(text.split("\n")), MOST_TEXT)), style=style)
+    return Text(printable(_cut(" ".join(text.split("\n")), MAX_TEXT)), style=style)

@@ -6,7 +6,7 @@ BURST_S = 10.0
 """A full bucket has what comes in within this time: our choice, so that programs may ask a lot when they start."""
 REMEMBERED = 10_000
 """How many callers are remembered at least; twice as many at most. One that was forgotten has a full bucket."""
-MOST_TOKENS = 300.0
+MAX_TOKENS = 300.0
 """Most that one call takes: a caller is never put off for longer than it takes to get these."""
 GRAIN_S = 1e-3
 """Less than that is not worth a wait, and covers what is lost in rounding."""
@@ -19,7 +19,7 @@ class Buckets:
     def __init__(self, per_s: float, burst_s: float = BURST_S) -> None:
         self._each_s = 1.0 / per_s if per_s > 0 else 0.0
         self._slack_s = max(burst_s - self._each_s, 0.0)
-        self._longest_s = self._slack_s + (MOST_TOKENS + 1) * self._each_s  # no bucket takes longer to fill
+        self._longest_s = self._slack_s + (MAX_TOKENS + 1) * self._each_s  # no bucket takes longer to fill
         # When a bucket would be full again: all that need be known of it.
         self._full_at: dict[Hashable, float] = {}
         self._full_at_before: dict[Hashable, float] = {}
@@ -42,7 +42,7 @@ class Buckets:
             if full_at <= now + self._longest_s:
                 return wait_s
             full_at = now  # the clock went back
-        self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MOST_TOKENS else MOST_TOKENS)
+        self._full_at[caller] = full_at + self._each_s * (tokens if tokens < MAX_TOKENS else MAX_TOKENS)
         return 0.0
 
     def give_back(self, caller: Hashable) -> None:

@@ -20,9 +20,9 @@ BELIEVED_SIGMA: Final = 0.2
 """Standard deviation of the logarithm of how long a start takes, before anything is known; it counts as one start."""
 SHARE: Final = 0.9
 """Of starts, that end within the interval."""
-MOST: Final = 10
+MAX_STARTS: Final = 10
 """Kinds and moments of starts that are looked at: more make the first hardly sooner."""
-LONGEST_S: Final = 86_400.0
+MAX_S: Final = 86_400.0
 KEPT_S: Final = 2.0
 """How long an estimate of starts is told again, less the time since: thousands may ask."""
 _STEPS: Final = 12
@@ -90,7 +90,7 @@ def _starts(fleet: Controller, workers: Iterable[Worker], now: float) -> list[tu
             continue
         if start := _start([s for s in took_s if s > 0], passed_s):
             found[start] += 1
-    return sorted(found.items(), key=lambda item: item[0].center)[:MOST]
+    return sorted(found.items(), key=lambda item: item[0].center)[:MAX_STARTS]
 
 
 def _start(took_s: Sequence[float], passed_s: float) -> _Start | None:
@@ -111,7 +111,7 @@ def _first(starts: Sequence[tuple[_Start, int]], share: float) -> float:
         return 1 - math.prod(start.lasts(by_s) ** count for start, count in starts) >= share
 
     low, high = 0.0, 1.0
-    while high < LONGEST_S and not there(high):
+    while high < MAX_S and not there(high):
         low, high = high, 2 * high
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from posthouse.engine.managed import ManagedEndpoint
 
 STEP_S: Final = 5.0
-MOST: Final = 1440
+MAX_ROWS: Final = 1440
 """Rows of a history at once."""
 OF_A_WORKER: Final = 360
 """Rows kept of a worker: half an hour, 9 kB."""
@@ -201,7 +201,7 @@ class Samples:
         self._waits.append((asked - asked_before, list(new[::stride]), stride))
 
     async def history(
-        self, store: Histories, endpoint_id: EndpointId, last_s: float, now: float, most: int = MOST
+        self, store: Histories, endpoint_id: EndpointId, last_s: float, now: float, most: int = MAX_ROWS
     ) -> History:
         """The last hour as it was taken, or if more is asked for, the day, the fortnight or the year as they are kept;
         `most` rows of it. Raises: Unavailable."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-MOST_REASONS: Final = 2
+MAX_REASONS: Final = 2
 """Of obstacles and rentals that a text tells of."""
 _DOES: Final = {"hot": "Wake", "cold": "Let rest", "gone": "Destroy", "updated": "Update"}
 
@@ -74,7 +74,7 @@ def _sentences(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
         sentence = f"{what[:1].upper()}{what[1:]}{shown}: {rule}."
         if sentence not in told:
             told.append(sentence)
-    return told[:MOST_REASONS]
+    return told[:MAX_REASONS]
 
 
 def _workers(ids: list[str]) -> str:

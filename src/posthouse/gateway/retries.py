@@ -8,7 +8,7 @@ SHARE: Final = 0.2
 """Retries for each request."""
 PER_S: Final = 1.0
 """Retries beyond that, per second: where little is asked, each may be tried again."""
-MOST: Final = 100.0
+MAX_AT_ONCE: Final = 100.0
 """So many at once after a quiet time."""
 
 
@@ -17,17 +17,17 @@ class Retries:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._left = MOST
+        self._left = MAX_AT_ONCE
         self._at = clock()
 
     def began(self) -> None:
         """A request has come."""
-        self._left = min(MOST, self._left + SHARE)
+        self._left = min(MAX_AT_ONCE, self._left + SHARE)
 
     def take(self) -> bool:
         """Whether one may be tried again now; that uses it up."""
         now = self._clock()
-        self._left, self._at = min(MOST, self._left + (now - self._at) * PER_S), now
+        self._left, self._at = min(MAX_AT_ONCE, self._left + (now - self._at) * PER_S), now
         if self._left < 1.0:
             return False
         self._left -= 1.0

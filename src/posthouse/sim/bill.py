@@ -18,7 +18,7 @@ from posthouse.recording.segment import Segment
 from posthouse.sim.record import hours
 
 DAY_S: Final = 86_400.0
-LEAST_WAIT_S: Final = 0.002
+MIN_WAIT_S: Final = 0.002
 """Requests are recorded by the millisecond."""
 PARTS: Final = ("headroom", "starts", "storage", "whole_workers", "waits_not_used")
 
@@ -166,7 +166,7 @@ def _at_once_s(at: Numbers, work: Numbers, speed: float, slots: int) -> float:
 
 def _put_off_s(at: Numbers, work: Numbers, perf: float, wait_s: float) -> float:
     """The same where the work that comes in half of `wait_s` is done in the next half, evenly."""
-    if wait_s < LEAST_WAIT_S:
+    if wait_s < MIN_WAIT_S:
         return math.inf
     bins = np.floor(at / (wait_s / 2)).astype(np.int64)
     _, which = np.unique(bins, return_inverse=True)

@@ -59,7 +59,7 @@ BLANK: Final[Mapping[str, Any]] = {
     "loading_timeout_s": 0.0,
 }
 """The fields of a template of which nothing is said, by the wire's names."""
-_MOST_GROUPS: Final = 100
+_MAX_GROUPS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ def manifest(document: Value, force: bool) -> Manifest:
     what = fields.get("template") or fields["recipe"]
     nothing = [Value({}, what.file, what.line, what.path)]
     groups = fields["workergroups"].items() if "workergroups" in fields else nothing
-    if not 1 <= len(groups) <= _MOST_GROUPS:
-        raise fields["workergroups"].wrong(f"must be 1 to {_MOST_GROUPS} workergroups")
+    if not 1 <= len(groups) <= _MAX_GROUPS:
+        raise fields["workergroups"].wrong(f"must be 1 to {_MAX_GROUPS} workergroups")
     filters = str((template or {}).get("extra_filters", ""))
     return Manifest(
         endpoint=name,

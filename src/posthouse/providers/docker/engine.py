@@ -22,7 +22,7 @@ STALL_S: Final = 600.0
 RETRY_S: Final = 2.0
 NO_CONNECTION: Final = 900
 """Status of the client where no engine answers."""
-MOST_LAYERS: Final = 1000
+MAX_LAYERS: Final = 1000
 ARCHIVE_BYTES: Final = 16 * 2**20
 """Most that is read of a file in a container."""
 
@@ -158,7 +158,7 @@ class Engine:
                 except StopAsyncIteration:
                     break
                 detail = step.get("progressDetail") or {}
-                if detail.get("total") and (step.get("id") in layers or len(layers) < MOST_LAYERS):
+                if detail.get("total") and (step.get("id") in layers or len(layers) < MAX_LAYERS):
                     layers[step["id"]] = (detail.get("current", 0), detail["total"])
         if not await self.has_image(image):
             raise RuntimeError(f"{what}: the engine ended the pull before it was whole")

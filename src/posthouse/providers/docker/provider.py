@@ -29,7 +29,7 @@ EVENTS_AGAIN_S: Final = 5.0
 STOPPED_BY_S: Final = 30.0
 """A stop is over so long after the time that a worker has to end."""
 NONE: Final[Mapping[str, Making]] = MappingProxyType({})
-MOST_LINES: Final = 10_000
+MAX_LINES: Final = 10_000
 BEFORE_BYTES: Final = 2**18
 """Most that is kept of what a worker printed before an update."""
 
@@ -81,7 +81,7 @@ class DockerProvider:
 
     async def logs(self, instance_id: str, tail: int) -> str:
         """The last lines that its container printed and, if the template writes it, of model.log: half each then."""
-        tail = min(tail, MOST_LINES)
+        tail = min(tail, MAX_LINES)
         worker = (await self._found()).get(instance_id) if tail > 0 else None
         if worker is None or not worker.container:
             return ""
@@ -166,7 +166,7 @@ class DockerProvider:
             new = await self._new_container(spec, place, worker.generation + 1, carried)
             try:
                 await self._halt(worker)
-                printed = await self._engine.logs(worker.container, MOST_LINES)
+                printed = await self._engine.logs(worker.container, MAX_LINES)
                 await self._engine.write(new, layout.WORKSPACE, layout.archive(layout.BEFORE, printed[-BEFORE_BYTES:]))
                 await self._engine.start(new)
             except PosthouseError:

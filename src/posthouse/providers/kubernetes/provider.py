@@ -27,7 +27,7 @@ from posthouse.providers.kubernetes.objects import GENERATION, HALTED, POD, PRIN
 from posthouse.providers.kubernetes.pools import Pool
 from posthouse.providers.kubernetes.room import Room
 from posthouse.providers.kubernetes.settings import KubernetesSettings
-from posthouse.providers.kubernetes.workers import MOST_LINES, Workers
+from posthouse.providers.kubernetes.workers import MAX_LINES, Workers
 from posthouse.providers.plugin import Context
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ class KubernetesProvider:
 
     async def logs(self, instance_id: str, tail: int) -> str:
         """The last lines that it printed, with what its model wrote to `MODEL_LOG`."""
-        tail = min(tail, MOST_LINES)
+        tail = min(tail, MAX_LINES)
         record = await self._workers.record(instance_id) if tail > 0 and self._label.fullmatch(instance_id) else None
         return "".join(await self._workers.logs(record, tail)) if record else ""
 

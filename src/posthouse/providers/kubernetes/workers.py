@@ -20,7 +20,7 @@ LOOKS_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between two looks for it; the last one again and again."""
 PRINTED_BYTES: Final = 2**18
 """Most that is kept of what a worker printed before a stop or an update."""
-MOST_LINES: Final = 10_000
+MAX_LINES: Final = 10_000
 
 
 class Workers:
@@ -140,7 +140,7 @@ class Workers:
     async def printed(self, record: Json) -> str:
         """All that is to be kept of a worker's output before its Pod goes."""
         with suppress(OSError, NoAnswer):  # its node may be lost, and that keeps nobody from going on
-            return "".join(await self.logs(record, MOST_LINES)).encode()[-PRINTED_BYTES:].decode(errors="ignore")
+            return "".join(await self.logs(record, MAX_LINES)).encode()[-PRINTED_BYTES:].decode(errors="ignore")
         return str((record.get("data") or {}).get(PRINTED) or "")
 
     async def end_pod(self, label: str, grace_s: float) -> None:

@@ -39,7 +39,7 @@ QUANTIZATIONS: Final[Mapping[str, str]] = {
 }
 """What the engines' words for quantizations come to."""
 
-_MOST: Final = 10**7  # of any number in a configuration; no real one comes near
+_MAX_NUMBER: Final = 10**7  # of any number in a configuration; no real one comes near
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ class _Reader:
         value = self._config.get(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value + (default is not None) <= _MOST:
-            raise BadRequest(f"{name}: must be a whole number from 1 to {_MOST}, not {value!r:.60}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value + (default is not None) <= _MAX_NUMBER:
+            raise BadRequest(f"{name}: must be a whole number from 1 to {_MAX_NUMBER}, not {value!r:.60}")
         return value
 
 

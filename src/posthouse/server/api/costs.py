@@ -26,7 +26,7 @@ By = Literal["endpoint", "key", "gpu", "provider", "state"]
 
 HOURS_S = 7 * 86_400.0
 """For how long a past hours are told; of a longer one, days."""
-MOST_LINES = 100
+MAX_LINES = 100
 NOBODY = "(nobody asked)"
 
 
@@ -112,9 +112,9 @@ async def _costs(
 def _lines(sums: Mapping[Known, list[float]]) -> list[rows.CostLine]:
     """The largest, and the others together."""
     ordered = sorted(sums.items(), key=lambda item: -sum(item[1]))
-    if len(ordered) > MOST_LINES:
-        rest = [sum(column) for column in zip(*(usd_of for _, usd_of in ordered[MOST_LINES:]), strict=True)]
-        ordered = [*ordered[:MOST_LINES], (Known(OTHER, False), rest)]
+    if len(ordered) > MAX_LINES:
+        rest = [sum(column) for column in zip(*(usd_of for _, usd_of in ordered[MAX_LINES:]), strict=True)]
+        ordered = [*ordered[:MAX_LINES], (Known(OTHER, False), rest)]
     return [
         rows.CostLine(name=one.name, usd=sum(usd_of), usd_of=usd_of, deleted=one.deleted)
         for one, usd_of in ordered
