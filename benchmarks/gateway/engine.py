@@ -101,7 +101,7 @@ def end(index: int) -> None:
 
 
 async def report(port: int) -> None:
-    """Tells the server, for ever, that this worker is ready and which requests have ended."""
+    """Tells the server, forever, that this worker is ready and which requests have ended."""
     address, identity = os.environ["REPORT_ADDR"].rstrip("/"), {"mtoken": os.environ["MASTER_TOKEN"]}
     number = int(os.environ["CONTAINER_ID"])
     form = {"id": number, **identity, "version": f"{VERSION}{AGENT}", "loadtime": 1.0, "max_perf": 1e6, "error_msg": ""}

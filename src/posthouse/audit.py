@@ -35,7 +35,7 @@ class Actor:
 
 SERVER: Final = Actor()
 actor: Final[ContextVar[Actor]] = ContextVar("actor", default=SERVER)
-"""Whoever is served by the code that runs now. The management API sets it, once for each call."""
+"""Who the present code acts for. The management API sets it, once for each call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class ActCheck:
     """The oldest that is kept; those before it were trimmed."""
     last_id: int
     hash: str
-    """Of the last row: whoever notes it elsewhere can show it again, and learns whether the chain was cut since."""
+    """Of the last row. Noted elsewhere, it shows later whether the chain was cut since."""
     problems: tuple[str, ...]
 
 
@@ -119,7 +119,7 @@ class Audit(Protocol):
     """What people did. Every change of the catalogue, keys and secrets leaves a row with it, all or nothing."""
 
     async def note(self, act: Act) -> None:
-        """Appends a row of an act that changes nothing in the store, in the name of whoever acts now."""
+        """Appends a row for an act that changes nothing in the store, in the name of the current actor."""
         ...
 
     async def acts(self, wanted: ActFilter) -> Sequence[ActRecord]:

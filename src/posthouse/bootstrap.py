@@ -1,4 +1,4 @@
-"""What every instance is given at its start, whoever provides it: the script, and the protocol's variables.
+"""What every instance is given at its start, whatever its provider: the script, and the protocol's variables.
 
 The engine makes the spec with `script`; a provider checks it with `check`, and adds `variables` once it knows where the
 instance is reached.

@@ -19,7 +19,7 @@ MAX_UNPROVEN_BYTES_EACH: Final = MAX_UNPROVEN_BYTES // 4
 
 @lru_cache(maxsize=10_000)
 def place(address: str) -> str:
-    """What an address counts as: with IPv6 whoever has one has 2^64 of them."""
+    """The key under which an address is counted: of IPv6 its /64, as a host has a whole one."""
     if ":" not in address:
         return address
     try:
@@ -63,8 +63,8 @@ class Places(Generic[T]):
         return len(self._place_of)
 
     def add(self, who: T, address: str) -> T | None:
-        """Takes in a new connection. Returns the one that has to go, and forgets it: none while there is room, `who`
-        itself where every other has shown a good key."""
+        """Adds a new connection. Returns, and forgets, the one that has to go: None while there is room, `who` itself
+        where every other has shown a good key."""
         name = self._place_of[who] = place(address)
         found = self._places.setdefault(name, _Place())
         found.connections += 1

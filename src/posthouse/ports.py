@@ -46,7 +46,7 @@ class InstanceSpec:
     image: str
     onstart: str
     disk_gb: float
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)  # has secrets
     ports: tuple[int, ...] = (3000,)
     """Ports inside the instance that must be reachable from outside; the first is the worker's own."""
     num_gpus: int = 0
@@ -385,12 +385,12 @@ class Store(Catalogue, Keys, Fleets, Recordings, Histories, Audit, Protocol):
         """How often each of `accounts`, `endpoints`, `workergroups`, `templates`, `keys`, `secrets` and `aliases` was
         changed.
 
-        Whoever keeps these in memory compares, and reads again what another server has changed. A key's use is none.
+        Servers compare these, and read again what another server has changed. The use of a key is no change.
         """
         ...
 
     def troubles(self) -> list[str]:
-        """What failed lately, for people."""
+        """What failed recently, for people."""
         ...
 
     async def close(self) -> None: ...

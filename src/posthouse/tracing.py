@@ -1,6 +1,6 @@
 """Spans for OpenTelemetry, where its extra is installed and its standard variables name a collector; else nothing.
 
-Whoever could make a span asks `on` first: that is all that it costs while nothing is traced.
+Callers check `on` before they make a span, so while nothing is traced that check is the whole cost.
 """
 
 import os

@@ -302,7 +302,7 @@ class Shop:
         return False
 
     async def report(self) -> None:
-        """Has every worker report, for ever."""
+        """Has every worker report, forever."""
         while True:
             await asyncio.sleep(REPORT_S)
             now = self.loop.time()

@@ -301,7 +301,7 @@ class Day:
             if await self._rests():
                 break
         else:
-            self.checks.broken("convergence", "workers are replaced by cheaper ones for ever")
+            self.checks.broken("convergence", "workers are replaced by cheaper ones forever")
         self.happened["calms"] += 1
         for fleet in [managed.fleet for managed in self.server.hub.endpoints.values()]:
             endpoint = fleet.endpoint

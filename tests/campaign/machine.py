@@ -147,7 +147,7 @@ async def said(root: Path) -> str:
 
 
 def in_a_child(work: Callable[[], None]) -> int:
-    """How a process ends that does this: a forked one, since an audit hook and a death are for ever."""
+    """How a process ends that does this: a forked one, since an audit hook and a death are forever."""
     sys.stdout.flush()
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -132,7 +132,7 @@ class Shop:
         return response.status, response.headers, cast(bytes, response.body or b"")
 
     async def report(self) -> None:
-        """Has every worker report, for ever."""
+        """Has every worker report, forever."""
         while True:
             await asyncio.sleep(REPORT_S)
             market = self.api.market

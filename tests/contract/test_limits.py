@@ -91,7 +91,7 @@ async def test_limits_hold_for_calls_at_once_and_are_settled_by_what_workers_cou
         assert put_off["status"] == "too many requests: this key may have 1 requests at once"
         assert put_off["retry_after_s"] == 1
 
-        # What will never have room is an error, for a client would ask for ever.
+        # What will never have room is an error, for a client would ask forever.
         async with http.post(
             f"{server.url}/route/", json={"endpoint": "llm", "cost": 1001, "api_key": made.key}
         ) as answer:

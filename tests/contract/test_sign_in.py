@@ -282,7 +282,7 @@ LIES: dict[str, Callable[[Liar], object]] = {
     "several, for another": lambda liar: setattr(liar, "claims", lambda c: c | {"aud": ["posthouse", "b"], "azp": "b"}),
     "several, for nobody": lambda liar: setattr(liar, "claims", lambda c: c | {"aud": ["posthouse", "b"]}),
     "too old": lambda liar: setattr(liar, "claims", lambda c: c | {"exp": c["iat"] - 120, "iat": c["iat"] - 180}),
-    "for ever": lambda liar: setattr(liar, "claims", lambda c: {n: v for n, v in c.items() if n != "exp"}),
+    "forever": lambda liar: setattr(liar, "claims", lambda c: {n: v for n, v in c.items() if n != "exp"}),
     "another nonce": lambda liar: setattr(liar, "claims", lambda c: c | {"nonce": "another"}),
     "no nonce": lambda liar: setattr(liar, "claims", lambda c: {n: v for n, v in c.items() if n != "nonce"}),
     "another key": lambda liar: setattr(liar, "sign", lambda c: jwt.encode(HEAD, c, liar.other)),

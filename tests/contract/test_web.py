@@ -766,7 +766,7 @@ async def test_a_worker_that_is_gone_is_shown_after_a_restart_too(web: Web) -> N
     version = (await web.hub.store.open_fleet(endpoint_id, 1)).version
     await web.hub.store.commit(endpoint_id, version, 1, gone, None)
     managed = (await reloaded(web)).managed(endpoint_id)
-    assert managed.gone_lately(now) == [(gone[1].since, gone[1])]
+    assert managed.recently_gone(now) == [(gone[1].since, gone[1])]
     assert managed.last_failures(now) == [gone[1]]
 
 

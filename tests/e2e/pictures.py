@@ -23,7 +23,7 @@ WARM_S = 120.0
 
 
 async def ask_on(client: AsyncClient, name: str, seed: int) -> None:
-    """Asks an endpoint for ever, in waves."""
+    """Asks an endpoint forever, in waves."""
     rng = random.Random(seed)
     while True:
         with suppress(ClientError, OSError, TimeoutError):

@@ -78,7 +78,7 @@ def hardware(random: Random) -> tuple[Hardware, ...]:
 
 
 def arrivals(random: Random) -> Iterator[Arrival]:
-    """Requests at a rate that is drawn again every few minutes, for ever."""
+    """Requests at a rate that is drawn again every few minutes, forever."""
     t = 0.0
     while True:
         rate, until_t = random.choice([0.0, 0.03, 0.3, 1.0]), t + random.expovariate(1 / 200)

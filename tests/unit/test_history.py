@@ -68,13 +68,13 @@ def test_a_worker_that_breaks_is_a_failure_with_its_own_words() -> None:
     fleet.report(ONE, structs.replace(ready_report(), error="CUDA out of memory"), NOW + 1)
     assert told(fleet)[-1] == (Level.INFO0, "went from idle to error: it reports an error: CUDA out of memory")
     fleet.observe("sim", (), NOW + 2, NOW + 2)
-    assert told(fleet)[-1] == (Level.INFO1, "went from error to destroyed: its provider lists it no more")
+    assert told(fleet)[-1] == (Level.INFO1, "went from error to destroyed: its provider no longer lists it")
 
 
 @pytest.mark.parametrize(
     ("seen", "text"),
     [
-        ((), "went from idle to destroyed: its provider lists it no more"),
+        ((), "went from idle to destroyed: its provider no longer lists it"),
         ((instance(seen=Observation.HALTED),), "went from idle to stopped: its provider lists it as stopped"),
         ((instance(seen=Observation.EXITED),), "went from idle to unavail: its provider lists it as ended"),
     ],

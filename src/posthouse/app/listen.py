@@ -24,7 +24,7 @@ log = structlog.get_logger()
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 """That our own certificate is for in any case."""
 RECEIVE_BYTES = 131_072
-"""How much of a request the system takes in before it is read; Linux doubles it. With its own megabytes, callers
+"""How much of a request the system buffers before it is read; Linux doubles it. With its own megabytes, callers
 without a key would fill its memory and keep the server busy with bytes that it refuses."""
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not listened on)
 OWN_FILES = 200

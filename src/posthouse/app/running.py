@@ -62,7 +62,7 @@ class Running:
         await self._told.wait()
 
     def stop(self, take_down: bool = False) -> None:
-        """Tells whoever waits for it to stop. `take_down`: the workers, too; asked for again, it is to stop at once."""
+        """Asks the server to stop. `take_down`: its workers, too. A second call stops it at once."""
         self.takes_down = take_down
         self._told.set()
 

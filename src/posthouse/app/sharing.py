@@ -60,7 +60,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 def server_id(data_dir: Path) -> str:
-    """What this server is called among the others, in all its lives: whoever has its data directory is it."""
+    """This server's id among the others. It is kept in the data directory, so it stays the same over restarts."""
     path = data_dir / "server-id"
     if not path.exists():
         _write(path, secrets.token_hex(8).encode())
@@ -87,7 +87,7 @@ class Shared:
 
 
 async def money(hub: Hub) -> None:
-    """Takes in for ever what endpoints cost that others have."""
+    """Reads what endpoints of other servers cost, again and again, until cancelled."""
     caps = hub.treasury.caps
     capped = any(cap is not None for cap in (caps.max_usd_h, caps.max_usd_day, caps.max_usd_month))
     while True:

@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(_usage(error), error.exit_code)
     except typer.Abort:
         return 130
-    except SystemExit as error:  # as Typer does where whoever read has what it wanted
+    except SystemExit as error:  # as Typer does for a closed pipe
         if not isinstance(error.__context__, BrokenPipeError):
             raise
         return 0

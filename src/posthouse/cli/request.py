@@ -54,7 +54,7 @@ def request(
     with connect(url, api_key) as client, waiting("asking for a worker") as tell:
 
         def on_waiting(reply: "Waiting") -> None:
-            tell(f"no worker is free yet, waiting for {timeout_s:g} s at most; {reply.status}")
+            tell(f"no worker is free yet, waiting {timeout_s:g} s at most; {reply.status}")
 
         bounds: dict[str, Any] = {"timeout_s": timeout_s, "on_waiting": on_waiting}
         plain = path is None and cost is None

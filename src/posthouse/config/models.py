@@ -213,7 +213,7 @@ class Rates(Section):
         "0: no limit.",
     )
     reports_per_worker: float = Field(
-        10.0, ge=0, le=1e6, description="Most messages of one worker that are taken in, per second; 0: no limit."
+        10.0, ge=0, le=1e6, description="Most messages that one worker may send, per second; 0: no limit."
     )
 
 

@@ -252,7 +252,7 @@ async def _openai(
         if not body.stream:
             text = await model.text(tokens)
             said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-            # Every answer ends at its number of tokens: it would go on for ever.
+            # Every answer ends at its number of tokens: it would go on forever.
             return _json({**reply, "choices": [{"index": 0, **said, "finish_reason": "length"}], "usage": usage})
         if chat:
             reply["object"] = "chat.completion.chunk"

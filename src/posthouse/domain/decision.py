@@ -58,7 +58,7 @@ class Snapshot:
     resting: frozenset[WorkerId] = frozenset()
     """Workers whose start was refused a moment ago: others are sooner."""
     outliers: frozenset[WorkerId] = frozenset()
-    """Workers at which requests failed lately."""
+    """Workers at which requests failed recently."""
     stabilized_at: float = 0.0
     """No scale-down before this time: after a restart the load is not known yet."""
     cap: Cap | None = None

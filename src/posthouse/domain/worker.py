@@ -12,7 +12,7 @@ WorkerId = NewType("WorkerId", int)
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker. The fleet replaces it whole at every change, so whoever holds one holds a fact."""
+    """One worker, as it was at one moment: the fleet replaces the whole object at every change."""
 
     id: WorkerId
     endpoint_id: EndpointId

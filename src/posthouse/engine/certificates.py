@@ -45,7 +45,7 @@ class Certificates:
     async def sign(self, worker_id: int, token: str, source: str, request: bytes) -> bytes:
         """A certificate, PEM, for the hosts where the provider placed the worker, whatever the request asks for.
 
-        It is given to whoever shows the worker's token; without any, to whoever calls from one of these hosts.
+        Given to a caller that shows the worker's token, or that shows none and calls from one of these hosts.
 
         Raises: Unauthorized, TooMany, BadRequest.
         """
@@ -55,7 +55,7 @@ class Certificates:
         if not token and _plain(source) not in hosts:
             raise self._refused()
         now = self.hub.clock.now()
-        given = self._lately_given(worker_id, bool(token), now)
+        given = self._recently_given(worker_id, bool(token), now)
         try:
             if len(request) > MAX_REQUEST_BYTES:
                 raise ValueError(f"must be at most {MAX_REQUEST_BYTES} bytes")
@@ -90,8 +90,8 @@ class Certificates:
             raise self._refused()
         return worker
 
-    def _lately_given(self, worker_id: int, by_token: bool, now: float) -> list[float]:
-        """When the worker was given a certificate lately. Raises: TooMany if that was often."""
+    def _recently_given(self, worker_id: int, by_token: bool, now: float) -> list[float]:
+        """When the worker was given a certificate in the last `GIVEN_S`. Raises: TooMany if that was too often."""
         self._given = {who: times for who, times in self._given.items() if times and times[-1] > now - GIVEN_S}
         times = [at for at in self._given.get((worker_id, by_token), ()) if at > now - GIVEN_S]
         if len(times) >= MAX_GIVEN:

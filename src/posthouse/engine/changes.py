@@ -12,7 +12,7 @@ from posthouse.keys import KeyRecord
 from posthouse.waiting import is_set_within
 
 POLL_S = 0.9
-"""How often the revisions are read where nobody tells of a change: how late one is known here at most."""
+"""How often the revisions are read without a notice: the longest time until a change is known here."""
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Changes:
 
     hub: Hub
     take_keys: Callable[[Sequence[KeyRecord]], None]
-    """Told every key that there is, when some have changed."""
+    """Called with all keys when some have changed."""
     _seen: dict[str, int] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -30,15 +30,15 @@ class Changes:
         self.hub.before_open.append(self.look)
 
     def notice(self, topic: str) -> None:
-        """Takes in that another server has changed something."""
+        """Handles a notice that another server has changed something."""
         self._told.set()
 
     async def run(self) -> None:
-        """Reads for ever what has changed: when another server tells of it, and every `POLL_S`."""
+        """Reads what has changed, at each notice and every `POLL_S`, until cancelled."""
         while True:
             await is_set_within(self._told, POLL_S)
             self._told.clear()
-            with suppress(Unavailable):  # whoever has to be told of it is told
+            with suppress(Unavailable):  # it is among the store's troubles
                 await self.look()
 
     async def look(self) -> None:

@@ -51,7 +51,7 @@ class Bucket:
         return {key: usd * asked / work for key, asked in self.asked.items()} if work > 0 else {"": usd}
 
     def add(self, other: "Bucket") -> None:
-        """Takes in an hour, of a day."""
+        """Adds an hour to this day."""
         for part, usd in other.spent.items():
             self.spent[part] += usd
         for key, usd in other.by_key().items():

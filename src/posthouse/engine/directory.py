@@ -48,7 +48,7 @@ class Directory:
         return [i for i, listed in self._by_id.items() if listed.managed is None and not listed.server]
 
     def put(self, endpoint: Endpoint) -> Listed:
-        """Takes in an endpoint, new or changed."""
+        """Adds or replaces an endpoint."""
         listed = self._by_id.get(endpoint.id)
         if listed is None:
             listed = self._by_id[endpoint.id] = Listed(endpoint)

@@ -25,12 +25,12 @@ from posthouse.wire.env import parse_env
 log = structlog.get_logger()
 
 BUSY_TRIES = 5
-"""How often a provider that asks for patience is asked again within one command."""
+"""How many times a command is tried at a provider that answers Busy."""
 REGISTRY_LOGIN = "REGISTRY_LOGIN"
 """Secrets whose names begin so are no variables: each is `HOST USER PASSWORD`, for the images of that registry."""
 FAILURE_SHOWN_S = 2.0
-"""How long a worker that failed is shown as going, with what it said, before it is destroyed: so whoever looks at the
-list each second sees it."""
+"""How long a worker that failed is shown as going, with what it said, before it is destroyed: long enough to be seen
+in a list that is read every second."""
 LOADING_TIMEOUT = "POSTHOUSE_LOADING_TIMEOUT_S"
 """The variable that tells our agent how long its template lets it load."""
 DOCKER_HUB = "docker.io"
@@ -56,14 +56,14 @@ class Executor:
     _rents: asyncio.Semaphore = field(init=False)
     """Of the slots, those that rentals may have: however many of them wait for a market, what ends has a slot."""
     _tasks: dict[asyncio.Task[None], ManagedEndpoint | None] = field(default_factory=dict)
-    """Commands that are on their way, with the endpoint whose worker each is for."""
+    """Commands in flight, with the endpoint whose worker each is for."""
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.most_at_once)
         self._rents = asyncio.Semaphore(self.most_at_once - self.most_at_once // 4)
 
     def submit(self, managed: ManagedEndpoint, command: Run) -> None:
-        """Begins to carry out a command; its answer is told to the controller."""
+        """Begins to carry out a command; its answer goes to the controller as `Answered`."""
         worker = command.worker
         if command.command is Command.RENT:
             self.hub.offers.take(worker.provider, worker.offer_id)
@@ -74,17 +74,17 @@ class Executor:
         self._spawn(self._destroy_orphan(provider, instance))
 
     def is_idle(self, endpoint_id: EndpointId) -> bool:
-        """Whether no command of the endpoint is on its way."""
+        """Whether no command of the endpoint is in flight."""
         return all(whose is None or whose.fleet.endpoint.id != endpoint_id for whose in self._tasks.values())
 
     async def settle(self, managed: ManagedEndpoint) -> None:
-        """Waits for an endpoint's commands that are on their way: whoever has it next must know what became of them."""
+        """Waits for an endpoint's commands that are in flight: its next owner must know their outcome."""
         tasks = {task for task, whose in self._tasks.items() if whose is managed}
         if tasks:
             await asyncio.wait(tasks, timeout=self.timeout_s)
 
     async def close(self) -> None:
-        """Waits for the commands that are on their way, so that no answer is lost at a graceful stop."""
+        """Waits for the commands that are in flight, so that no answer is lost at a graceful stop."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=self.timeout_s)
 
@@ -107,18 +107,18 @@ class Executor:
             self.counts[f"{command}_ok"] += 1
         except OfferTaken as error:
             failure, blame = f"offer {worker.offer_id} was taken: {error}", False
-        except Busy as error:  # that there is no room for one that exists is nobody's fault
+        except Busy as error:  # no room for a worker that exists: its machine is not to blame
             failure = f"{command}: {error}"
             blame = command is Command.RENT and not isinstance(error, Unavailable)
         except (Refused, BadRequest) as error:
             failure = f"{command}: {error}"
         except TimeoutError:
-            # The outcome is unknown: nothing is noted but the silence, and the next list tells.
-            outcome = f"no answer within {self.timeout_s:g} s, so its provider's list will tell"
+            # The outcome is unknown: only the silence is noted, and the provider's next list decides.
+            outcome = f"no answer within {self.timeout_s:g} s, so its provider's next list decides"
             log.warning("command without an answer", worker=worker.id, command=str(command), after_s=self.timeout_s)
             self.counts[f"{command}_unclear"] += 1
         except Exception as error:  # noqa: BLE001 - the seam of an action: a provider may raise anything, and the outcome is unknown
-            outcome = f"its outcome is unclear, so its provider's list will tell: {error!r}"[:300]
+            outcome = f"its outcome is unclear, so its provider's next list decides: {error!r}"[:300]
             log.warning(
                 "command with an unclear outcome", worker=worker.id, command=str(command), error=repr(error)[:300]
             )

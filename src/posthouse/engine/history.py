@@ -28,7 +28,7 @@ WHY: dict[Event, str] = {
     Observation.RUNNING: "its provider lists it as running",
     Observation.HALTED: "its provider lists it as stopped",
     Observation.EXITED: "its provider lists it as ended",
-    Observation.ABSENT: "its provider lists it no more",
+    Observation.ABSENT: "its provider no longer lists it",
     Observation.REPORTED_LOADING: "it reports that it is not ready",
     Observation.REPORTED_READY: "it reports that it is ready",
     Observation.REPORTED_ERROR: "it reports an error",
@@ -54,7 +54,7 @@ class Line:
     """None: it concerns the whole endpoint."""
     group_id: WorkergroupId | None = None
     state: str = ""
-    """What the worker came to; empty where it kept its state."""
+    """The worker's new state; empty where it did not change."""
 
 
 class History:
@@ -64,7 +64,7 @@ class History:
         self._rings: dict[Level, deque[tuple[int, Line]]] = {level: deque(maxlen=KEPT) for level in Level}
         self._number = 0
         self.heard: Callable[[Line], None] = lambda line: None
-        """Told of every line."""
+        """Called with every line."""
 
     def note(
         self,
@@ -75,16 +75,16 @@ class History:
         group_id: WorkergroupId | None = None,
         state: str = "",
     ) -> None:
-        """Takes in a line about a worker, or about the whole endpoint. `state`: what the worker came to."""
+        """Adds a line about a worker, or about the whole endpoint. `state`: the worker's new state."""
         self._number += 1
         line = Line(now, level, text[:TEXT], worker_id, group_id, state)
         self._rings[level].append((self._number, line))
         self.heard(line)
 
     def moved(self, now: float, before: Worker, after: Worker, why: Event) -> None:
-        """Takes in that a worker changed its state: a failure where it broke, or ended without our having asked for it.
+        """Adds a line for a change of state: a failure where the worker broke, or ended although nobody asked for it.
 
-        That a command was refused is noted by whoever was told the refusal.
+        A refused command is noted where the refusal is handled.
         """
         broke = after.state in _FAILED
         surprised = isinstance(why, Observation) and after.state in _ENDED and before.state not in _ENDS_SOON
@@ -98,6 +98,6 @@ class History:
         self.note(now, level, text, after.id, after.group_id, str(after.state))
 
     def lines(self, group_id: WorkergroupId | None = None) -> list[Line]:
-        """Every line in the order in which it was taken in; those of one workergroup only, if it is given."""
+        """Every line, in the order in which they were added; only those of `group_id`, if it is given."""
         numbered = sorted(chain(*self._rings.values()))
         return [line for _, line in numbered if group_id in (None, line.group_id)]

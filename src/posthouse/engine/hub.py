@@ -53,8 +53,10 @@ class Hub:
     """Those that this server has, also those that are being deleted."""
     directory: Directory = field(default_factory=Directory)
     on_open: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)
-    """Told of every endpoint that this server has from now on."""
-    on_over: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)  # told when its last worker is gone
+    """Called with every endpoint that this server owns from now on."""
+    on_over: list[Callable[[ManagedEndpoint], None]] = field(
+        default_factory=list
+    )  # called when its last worker is gone
     before_open: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What must be done before this server takes an endpoint over: read what another has changed."""
     before_close: list[Callable[[ManagedEndpoint], Awaitable[None]]] = field(default_factory=list)
@@ -70,9 +72,9 @@ class Hub:
     aliases: dict[AccountId, dict[str, Alias]] = field(default_factory=dict)
     offers: Offers = field(init=False)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
-    """Rung when it is to be looked which controller wants to be told the time."""
+    """Set when a controller may want its `Ticked` sooner."""
     deeds: Deeds = field(default_factory=Nothing)
-    """Who does what controllers ask for."""
+    """Carries out what controllers ask for."""
     events_dir: Path | None = None
     """Where the events of endpoints are kept."""
     keep_events_bytes: int = 0
@@ -102,7 +104,7 @@ class Hub:
         self.worker_ids = WorkerIds(lambda count, above: self.store.take_worker_ids(count, above))
 
     def note_label(self, label: str) -> None:
-        """Takes in the label of an instance: a store from a backup may not know ids that were given since."""
+        """Notes the label of an instance: a store from a backup may not know ids that were given since."""
         if label.startswith(self.label_prefix):
             self.worker_ids.note(label.removeprefix(self.label_prefix))
 
@@ -132,7 +134,7 @@ class Hub:
     async def take_over(self, endpoint_id: EndpointId, again: bool = False) -> bool:
         """Takes an endpoint with its workers as the store knows them. False if the lease gives it to another server.
 
-        `again`: although it is here, for another server has written it, and what is in memory counts no more.
+        `again`: also if it is here already, as another server has written it since and memory is out of date.
         """
         async with self._taking:
             if endpoint_id in self.endpoints and not again:
@@ -218,7 +220,7 @@ class Hub:
         return managed
 
     def add(self, managed: ManagedEndpoint) -> None:
-        """Takes in an endpoint that this server has."""
+        """Adds an endpoint that this server owns from now on."""
         endpoint = managed.fleet.endpoint
         self.endpoints[endpoint.id] = managed
         self.treasury.settle(managed, self.clock.now())
@@ -229,7 +231,7 @@ class Hub:
             tell(managed)
 
     def configure(self, managed: ManagedEndpoint, endpoint: Endpoint | None = None) -> None:
-        """Tells the endpoint's parameters to its controller, and what it may rent from; after either has changed."""
+        """Sends the endpoint's parameters and providers to its controller, after either has changed."""
         endpoint, groups = endpoint or managed.fleet.endpoint, self.groups_of(managed.fleet.endpoint.id)
         used = frozenset(name for group in groups for name in providers_of(self, group))
         managed.handle(Configured(endpoint, used, _builds(groups, self.templates)), self.clock.now())
@@ -240,7 +242,7 @@ class Hub:
             listed.managed, listed.server = managed, server
 
     def let_go(self, endpoint_id: EndpointId, server: str = "") -> None:
-        """Forgets what is in memory of an endpoint; who is held open is told to wait."""
+        """Forgets what is in memory of an endpoint, and answers its held requests that they wait."""
         self._point(endpoint_id, None, server)
         managed = self.endpoints.pop(endpoint_id, None)
         if managed is not None:
@@ -249,7 +251,7 @@ class Hub:
             managed.let_go(self.clock.now())
 
     def release(self) -> None:
-        """Tells everybody who is held open that they wait."""
+        """Answers every held request that it waits."""
         for managed in self.endpoints.values():
             managed.handle(Released(), self.clock.now())
 
@@ -307,7 +309,7 @@ class Hub:
         return list(self._groups.get(endpoint_id, {}).values())
 
     def put_group(self, group: Workergroup) -> None:
-        """Takes in a workergroup, new or changed; it never moves to another endpoint."""
+        """Adds or replaces a workergroup; it never moves to another endpoint."""
         self.workergroups[group.id] = group
         self._groups.setdefault(group.endpoint_id, {})[group.id] = group
 
@@ -361,7 +363,7 @@ def providers_named(hub: Hub, words: str) -> tuple[str, ...]:
 
 
 def providers_of(hub: Hub, group: Workergroup) -> tuple[str, ...]:
-    """Where a workergroup may rent; none where what it names is there no more."""
+    """The providers that a workergroup may rent from; none where what it names no longer exists."""
     try:
         return providers_named(hub, group.provider)
     except BadRequest:

@@ -1,4 +1,4 @@
-"""What workers tell: checked against their token, and handed to their fleet."""
+"""Messages of workers: checked against their token, and handed to their endpoint's controller."""
 
 import math
 from collections import Counter
@@ -21,8 +21,8 @@ MAX_PROVEN = 100_000
 """Most workers of which it is remembered; beyond it all are found out again, each with the scheme that it has."""
 
 TRIED_S = 15.0
-"""So long after another scheme is tried, what a worker rejects may have been signed before; workers try for up to 11 s
-to deliver a report."""
+"""For this long after another scheme is tried, what a worker rejects may have been signed before: workers try for up
+to 11 s to deliver a report."""
 
 MESSAGE_BYTES = 4096
 """A message counts as one more for each of these; usual ones have less than 1,000."""
@@ -34,9 +34,9 @@ class Ingest:
     check_worker: Callable[[int, str], bool]
     """Whether a token is that worker's own; constant in time."""
     messages: Buckets = field(default_factory=lambda: Buckets(10.0))
-    """How many messages are taken in from each worker."""
+    """How many messages each worker may send."""
     on_unknown: Callable[[int], None] = lambda worker_id: None
-    """Told of each message with a good token of a worker that is not here."""
+    """Called with the id of each worker that is not here and sends a message with a good token."""
     counts: Counter[str] = field(default_factory=Counter)
     _proven: set[WorkerId] = field(default_factory=set)
     """Workers that have verified what was signed for them, where that was in doubt."""
@@ -44,7 +44,7 @@ class Ingest:
     """When another scheme was last tried with a worker."""
 
     def report(self, managed: ManagedEndpoint, worker_id: int, report: Report) -> None:
-        """Takes in a report of a worker of this endpoint."""
+        """Handles a report of a worker of this endpoint."""
         now = self.hub.clock.now()
         worker = managed.fleet.workers[WorkerId(worker_id)]
         managed.accepted(worker.id)
@@ -56,7 +56,7 @@ class Ingest:
         managed.handle(Reported(worker.id, report), now)
 
     def ended(self, managed: ManagedEndpoint, worker_id: int, ended: tuple[Ended, ...]) -> None:
-        """Takes in the ends of requests; those that the worker does not have are counted and ignored.
+        """Handles the ends of requests; those that the worker does not have are counted and ignored.
 
         A message that ends one does not count: there are no more of them than requests, and until it comes a place that
         is free stands empty.
@@ -78,7 +78,7 @@ class Ingest:
             return managed
         if is_its_own:
             if self.hub.lease.is_shared():
-                raise Elsewhere("another server has this worker: tell it again", worker_id=worker_id)
+                raise Elsewhere("another server has this worker: send it again", worker_id=worker_id)
             self.on_unknown(worker_id)
         self.counts["messages_refused"] += 1
         if managed is not None:
@@ -119,6 +119,6 @@ class Ingest:
         if wait_s := self.messages.take(worker_id, self.hub.clock.now(), 1.0 + size // MESSAGE_BYTES):
             self.counts["messages_throttled"] += 1
             raise TooMany(
-                "id: this worker sends more messages than are taken in; see the setting rates.reports_per_worker",
+                "id: this worker sends more messages than the setting rates.reports_per_worker allows",
                 wait_s,
             )

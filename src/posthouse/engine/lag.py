@@ -16,7 +16,7 @@ class Lag:
     """Seconds, four times a second."""
 
     async def run(self) -> None:
-        """Measures for ever."""
+        """Measures forever."""
         while True:
             due = time.perf_counter() + EVERY_S
             await asyncio.sleep(EVERY_S)

@@ -121,7 +121,7 @@ class Meter:
         beyond = (done or 0.0) - work
         self._work.take(beyond, now)
         self.unsaved.work += beyond
-        if self._line:  # not now: whoever tells of the end is in the middle of it
+        if self._line:  # not now: the caller is in the middle of handling that end
             asyncio.get_running_loop().call_soon(self._go_on, now)
 
     def left(self, now: float) -> dict[str, str]:

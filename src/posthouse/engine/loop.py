@@ -57,7 +57,7 @@ class Loop:
             managed.deeds = self
 
     async def run(self) -> None:
-        """Ticks for ever, each endpoint when its controller asked for it."""
+        """Ticks forever, each endpoint when its controller asked for it."""
         while True:
             self.hub.bell.clear()
             began = time.perf_counter()

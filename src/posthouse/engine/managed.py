@@ -1,4 +1,4 @@
-"""One endpoint in the running server: its controller, and the deeds that its effects ask for."""
+"""One endpoint in the running server: its controller, and what is done for its effects."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -48,9 +48,9 @@ GONE_KEPT = 100
 """Workers of an endpoint that are gone and still shown."""
 NO_RECORD = FleetRecord(0, ())
 FAILURES_TOLD = 3
-"""Most failures that are told where none is ready."""
+"""Most failures that are shown while no worker is ready."""
 GONE_S = 86_400.0
-"""For how long they are."""
+"""For how long they are shown."""
 REFUSAL_NOTED_S: Final = 3600.0
 """Shortest time between two lines about refused messages of one worker."""
 REFUSED: Final = {
@@ -79,11 +79,11 @@ class Refusal(NamedTuple):
 
 
 Listener: TypeAlias = Callable[[float, Event | None, list[Effect]], None]
-"""Hears at what time an event had which effects; None is a request for a worker."""
+"""Called with the time, an event and its effects; the event is None at the beginning."""
 
 
 class Deeds(Protocol):
-    """Whoever does what a controller asks for."""
+    """Carries out what a controller asks for."""
 
     def run_command(self, managed: "ManagedEndpoint", command: Run, now: float) -> None:
         """Begins to carry a command out, and has `Answered` handled then."""
@@ -104,7 +104,7 @@ class Nothing:
 
 
 class ManagedEndpoint:
-    """A controller with what surrounds it in the server. Everything that happens is told with `handle`."""
+    """A controller with what surrounds it in the server. Every event goes through `handle`."""
 
     def __init__(
         self,
@@ -122,27 +122,27 @@ class ManagedEndpoint:
         self.samples, self.costs = Samples(), Costs()
         self.stats, self.measured = log.stats, log.measured
         self.held: dict[int, Callable[[Assignment | Waiting], None]] = {}
-        """What is to be told what becomes of requests that are held open."""
+        """Called with the outcome of each request that is held open."""
         self.unkept: deque[Segment] = deque(maxlen=SEGMENTS_KEPT)
         """Segments of its traffic log that could not be stored yet."""
         self.offers: tuple[GroupOffer, ...] = ()
-        """What its controller was told last that it could rent."""
+        """The latest offers that its controller got."""
         self.wake_at = 0.0
-        """When `Ticked` is to be told next."""
+        """When its controller gets `Ticked` next."""
         self.leaving = False
         """Its endpoint was deleted; it stays until its last worker is gone."""
         self.closing = False
-        """Another server may have it soon: it is told no time any more."""
+        """Another server may own it soon: it no longer gets `Ticked`."""
         self.listeners: list[Listener] = []
-        """Told of every event, a request for a worker too."""
+        """Called with every event, also with a request for a worker."""
         self.watchers: list[Callable[[float, list[Effect]], None]] = []
-        """Told of effects alone: a request that has a worker at once has none."""
+        """Called with effects only: a request that gets a worker at once has none."""
         self.kept: EventLog | None = None
         """Where its events are kept, if they are."""
         self.expected = 0.0, Expected()
-        """When it was last asked when a worker is expected, and what was said."""
+        """The latest estimate of when a worker is expected, and when it was made."""
         self.stuck = 0.0, ""
-        """When it was last asked what keeps it from what it needs, and the word for that."""
+        """The latest verdict's word, and when it was made."""
         self.limited: Counter[str] = Counter()
         """Requests that were refused since the start, by the limit of their key."""
         self._refusals: dict[WorkerId, Refusal] = {}
@@ -206,18 +206,18 @@ class ManagedEndpoint:
         return outcome
 
     def call_at_end(self, idx: int, on_end: OnEnd) -> None:
-        """Has `on_end` told when this request, which is open, ends."""
+        """Has `on_end` called when this open request ends."""
         self.fleet.ledger.on_end[idx] = on_end
 
     def let_go(self, now: float) -> None:
-        """Tells every one of those that what becomes of its request is not known here any more."""
+        """Calls all of these now, as the outcome of their requests is no longer known here."""
         ledger = self.fleet.ledger
         for idx, tell in ledger.on_end.items():
             tell(ledger.open[idx].announced, now)
         ledger.on_end.clear()
 
     def settle(self, worker_id: WorkerId, ends: Iterable[Ended], now: float) -> None:
-        """Tells who is to be told of these ends what was done, before they are handled."""
+        """Calls those of these ends with the work that was done, before the ends are handled."""
         ledger = self.fleet.ledger
         for ended in ends:
             request = ledger.open.get(ended.request_idx)
@@ -226,7 +226,7 @@ class ManagedEndpoint:
                 tell(ended.work if ended.work is not None or not ended.success else request.announced, now)
 
     def handle(self, event: Event, now: float) -> None:
-        """Tells the controller what happened, and does what it asks for. Raises: what the controller raises."""
+        """Hands an event to the controller, and does what it asks for. Raises: what the controller raises."""
         try:
             effects = self.fleet.handle(event, now)
         except Exception:
@@ -257,7 +257,7 @@ class ManagedEndpoint:
             watcher(now, effects)
         self._effects += effects
         if self._at_work:
-            return  # whoever is at it does these too, in their order
+            return  # the loop further up the stack does these, too, in their order
         self._at_work = True
         try:
             while self._effects:
@@ -297,7 +297,7 @@ class ManagedEndpoint:
             self._refusals.pop(after.id, None)
 
     def refused(self, worker_id: WorkerId, has_token: bool, now: float) -> None:
-        """Takes in that a message in a worker's name was refused. Anybody can send one: it is noted once an hour."""
+        """Notes that a message in a worker's name was refused: at most once an hour, as anybody can send one."""
         before, why = self._refusals.get(worker_id), REFUSED[has_token]
         if before is not None and now - before.noted_at < REFUSAL_NOTED_S:
             self._refusals[worker_id] = Refusal(why, before.noted_at)
@@ -306,40 +306,40 @@ class ManagedEndpoint:
             self.history.note(now, Level.INFO0, why, worker_id, self.fleet.workers[worker_id].group_id)
 
     def accepted(self, worker_id: WorkerId) -> None:
-        """Takes in that a message of this worker was not refused."""
+        """Notes that a message of this worker was accepted."""
         if (before := self._refusals.get(worker_id)) is not None:
             self._refusals[worker_id] = Refusal("", before.noted_at)
 
     def message_of(self, worker: Worker) -> str:
-        """What is to be known of a worker: what it or its provider said last, or that its messages are refused."""
+        """The message to show of a worker: the last one of itself or its provider, or that its messages are refused."""
         refusal = self._refusals.get(worker.id)
         return worker.message or ("" if refusal is None else refusal.why)
 
     # -- what others ask of it -----------------------------------------------------------------------------------------
 
     def close(self, now: float) -> None:
-        """Has every worker go; when none is left, the endpoint may be forgotten."""
+        """Has every worker destroyed; when none is left, the endpoint may be forgotten."""
         self.leaving = True
         self.handle(Closed(), now)
 
     def dismiss(self, workers: Iterable[Worker], now: float) -> int:
-        """Wants workers gone; how many were not on their way out yet."""
+        """Sets the goal of workers to gone; returns how many had another one."""
         leaving = tuple(w.id for w in workers if w.goal != "gone")
         self.handle(Dismissed(leaving), now)
         return len(leaving)
 
-    def gone_lately(self, now: float) -> list[tuple[float, Worker]]:
-        """The workers that were destroyed within a day, and when; the latest last."""
+    def recently_gone(self, now: float) -> list[tuple[float, Worker]]:
+        """The workers that were destroyed in the last day, and when; the latest comes last."""
         there = self.fleet.workers  # an orphan that was adopted is a worker again
         return [(at, worker) for at, worker in self.gone if at > now - GONE_S and worker.id not in there]
 
     def last_failures(self, now: float) -> list[Worker]:
         """The latest workers that failed and said why: those that are gone, then those that are there."""
         there = (worker for worker in self.fleet.workers.values() if worker.state not in COMING)
-        return [w for w in (*(gone for _, gone in self.gone_lately(now)), *there) if w.message][-FAILURES_TOLD:]
+        return [w for w in (*(gone for _, gone in self.recently_gone(now)), *there) if w.message][-FAILURES_TOLD:]
 
     def wish(self, worker_id: WorkerId, goal: Goal, who: str, now: float) -> None:
-        """Takes in that a person wants a worker to rest, or to restart; `who`: for its log."""
+        """Has a worker rest, or restart, because a person asked for it. `who`: for its log."""
         wanted = "rest" if goal is Goal.COLD else "restart"
         self.history.note(now, Level.INFO1, f"is to {wanted}, says {who}", worker_id)
         self.handle(Dismissed((worker_id,), goal), now)
@@ -348,7 +348,7 @@ class ManagedEndpoint:
         return [w for w in self.fleet.workers.values() if w.group_id == group_id]
 
     def worker_stats(self, worker_id: WorkerId) -> WorkerStats:
-        """What the worker told of itself since this server watches it; all 0 if nothing yet."""
+        """What the worker has reported since this server owns it; all 0 if nothing yet."""
         return self.stats.get(worker_id) or WorkerStats(self._born_at)
 
     def mean_load(self, worker_id: WorkerId, now: float) -> float:
@@ -357,7 +357,7 @@ class ManagedEndpoint:
         return self.worker_stats(worker_id).mean_load(now, ((r.cost, now - r.assigned_at) for r in there))
 
     def traffic_due(self, now: float, at_once: bool = False) -> bool:
-        """True if the traffic log is to be drained; `at_once`: if it has anything."""
+        """True if the traffic log should be drained; `at_once`: if it has anything."""
         workers = self.fleet.workers.values()
         return self.traffic_log.due(now, workers) or (at_once and bool(workers or not self.traffic_log.blank))
 

@@ -1,4 +1,4 @@
-"""Takes into memory what the store has now: made or changed here, or by another server."""
+"""Brings memory up to date with the store, after a change made here or by another server."""
 
 from posthouse.domain.endpoint import Endpoint, EndpointId, WorkergroupId
 from posthouse.engine.hub import Hub

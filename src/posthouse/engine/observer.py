@@ -1,4 +1,4 @@
-"""Looks at what providers have."""
+"""Lists what providers have, again and again, and tells every endpoint."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -30,17 +30,17 @@ LIST_TIMEOUT_S = 30.0
 class Observer:
     hub: Hub
     bells: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
-    """By provider: set when it is worth a look."""
+    """By provider: set when it should be listed soon."""
     counts: Counter[str] = field(default_factory=Counter)
     failing: set[str] = field(default_factory=set)
-    """Providers whose latest look failed."""
+    """Providers whose latest list failed."""
     _listed: dict[str, dict[str, Instance]] = field(default_factory=dict)
     """The latest list by label, by provider."""
     _doubted_at: dict[str, float] = field(default_factory=dict)
     """Since when most of what a provider had is missing in its lists."""
 
     def poke(self, provider: str) -> None:
-        """Asks for a look at a provider soon."""
+        """Has a provider listed soon."""
         self.bells[provider].set()
 
     async def run(
@@ -49,7 +49,7 @@ class Observer:
         poll_s: float,
         then: Callable[[Provider, Sequence[Instance]], Awaitable[None]],
     ) -> None:
-        """Looks at one provider for ever: every `poll_s`, and when poked. `then` is given each complete list."""
+        """Lists one provider every `poll_s` and when poked, until cancelled; calls `then` with each complete list."""
         look = self.bells[provider.name]
         while True:
             look.clear()
@@ -58,15 +58,15 @@ class Observer:
                     await then(provider, await self.observe(provider))
                 self.failing.discard(provider.name)
                 self.hub.listing[provider.name] = True
-            except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; routing goes on
+            except Exception as error:  # noqa: BLE001 - the seam of a list: a provider may raise anything; routing goes on
                 self.counts[f"{provider.name}_failed"] += 1
                 self.failing.add(provider.name)
                 self.hub.listing[provider.name] = False
-                log.warning("could not look at a provider", provider=provider.name, error=repr(error)[:300])
+                log.warning("could not list a provider", provider=provider.name, error=repr(error)[:300])
             await is_set_within(look, poll_s)
 
     async def observe(self, provider: Provider) -> Sequence[Instance]:
-        """Takes in one complete list of a provider, and returns it."""
+        """Asks a provider for its complete list, hands it to every endpoint, and returns it."""
         asked_at = self.hub.clock.now()
         instances = list(await provider.instances())
         now = self.hub.clock.now()
@@ -75,7 +75,7 @@ class Observer:
         instances += self._left_out(provider, instances, now)
         by_id, by_label = {i.id: i for i in instances}, {i.label: i for i in instances}
         for managed in list(self.hub.endpoints.values()):
-            # Its own alone, so that a look costs each endpoint the same however many there are.
+            # Only its own, so that a list costs each endpoint the same however many there are.
             either = [
                 found
                 for w in managed.fleet.workers.values()
@@ -123,5 +123,5 @@ class Observer:
         return left_out
 
     def troubles(self) -> list[str]:
-        """What fails at providers, in words that anybody may read."""
+        """What fails at providers, as texts for users."""
         return [f"provider {name} cannot be looked at" for name in sorted(self.failing)]

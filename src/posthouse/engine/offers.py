@@ -48,7 +48,7 @@ class Catalog:
 
 @dataclass(slots=True)
 class Offers:
-    """Every provider's catalogue. Whoever asks is answered from memory; `run` asks the providers."""
+    """Every provider's catalogue. Calls are answered from memory; `run` asks the providers."""
 
     clock: Clock
     counts: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Offers:
     """What was found for a workergroup at each provider, and all that it depends on."""
 
     async def run(self, provider: Provider, catalog_s: float) -> None:
-        """Asks one provider for ever, every `catalog_s`."""
+        """Refreshes one provider's catalogue every `catalog_s`, until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(CATALOG_TIMEOUT_S):
@@ -79,7 +79,7 @@ class Offers:
             await asyncio.sleep(catalog_s)
 
     async def refresh(self, provider: Provider, catalog_s: float = 0.0) -> None:
-        """Takes in a provider's catalogue, whatever the number of workergroups."""
+        """Reads a provider's catalogue; one call serves every workergroup."""
         asked_at = self.clock.now()
         region = self.regions.get(provider.name, "")
         offers = {offer.id: offer for offer in islice(await provider.catalog(), MAX_OFFERS)}
@@ -140,7 +140,7 @@ class Offers:
         return self._matching(catalog, filters, disk_gb)
 
     def troubles(self) -> list[str]:
-        """What fails at providers, in words that anybody may read."""
+        """What fails at providers, as texts for users."""
         return [f"provider {name} does not say what it offers" for name in sorted(self.failing)]
 
     def _fresh(self, provider: str) -> Catalog | None:

@@ -86,7 +86,7 @@ class Orphans:
             del self._heard_at[next(iter(self._heard_at))]
 
     async def sweep(self, provider: Provider, instances: Sequence[Instance]) -> None:
-        """Takes in a complete list of a provider, and ends what it proves to be nobody's."""
+        """Handles a complete list of a provider: destroys, or adopts to drain, what is surely an orphan."""
         now = self.hub.clock.now()
         ours = list({i.id: i for i in instances if i.label.startswith(self.hub.label_prefix)}.values())
         try:
@@ -116,7 +116,7 @@ class Orphans:
                 log.warning("could not adopt instances that no worker owns", error=str(error)[:300])
 
     def troubles(self) -> list[str]:
-        """What an operator must look at, in words that anybody may read."""
+        """What an operator must look at, as texts for users."""
         return [
             f"provider {name} has {len(ids)} instances of this installation that no worker is known of, when most of "
             "all it lists were: none is destroyed; `posthouse orphans list` shows them, `posthouse orphans adopt` and "
@@ -130,7 +130,7 @@ class Orphans:
         return [orphan for listed in self._listed.values() for orphan in listed.values()]
 
     def serves(self, orphan: Orphan) -> bool:
-        """Whether it reported lately, with a good token."""
+        """Whether it reported recently, with a good token."""
         return self.hub.clock.now() - self._heard_at.get(orphan.worker_id, float("-inf")) < HEARD_S
 
     def find(self, instance_id: str, provider: str = "") -> Orphan:

@@ -1,4 +1,4 @@
-"""`/route/`: from a checked request to a signed address, or word that it waits."""
+"""`/route/`: from a checked request to a signed address, or to a status while it waits."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ from posthouse.wire.signed import Scheme, signed_text, wire_cost
 from posthouse.wire.status import FLAT
 
 MAX_HELD = 10_000
-"""Most requests held open at once; the others are told at once that they wait."""
+"""Most requests held open at once; the others get their status at once."""
 MAX_HELD_EACH = 1_000
 """The same, of one caller."""
 MAX_SIGNATURES = 100_000
@@ -32,13 +32,13 @@ OLDEST = Scheme.A4
 """The scheme of workers that hand unknown fields on to the model; the next need the index for clients that poll alone.
 """
 LOOKS_S = 1.0
-"""How long a request is held open for which no worker is known yet that may have it: its client asks again then."""
+"""How long a request is held open while no worker is known that may have it; then its client asks again."""
 ADDRESS_ALONE = ("", Scheme.U)
 """Schemes whose signature covers the address alone, so that it can be kept. A worker that has not said is of today."""
 
 
 Deliver = Callable[[RouteReply | WaitReply | Exception], None]
-"""Takes the reply to a `/route/` call, or what kept it from being made."""
+"""Called with the reply to a `/route/` call, or with the error that prevented one."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Router:
     ) -> Callable[[], None] | None:
         """Has `deliver` called once: now, or when the request has a worker, or has been held open for `hold_s`.
 
-        `hold_s`: None is the setting. `on_end`: is told when a new request ends, also where it is not taken in. Returns
+        `hold_s`: None is the setting. `on_end`: called when a new request ends, also where it is not accepted. Returns
         what is to be called if the client goes away first, and None where the reply was delivered at once. Called later
         it takes the worker back from a client that cannot have got it.
         """
@@ -131,7 +131,7 @@ class Router:
         return meter.admit(work, now, go)
 
     def release(self) -> None:
-        """Tells every held request that it waits, and holds none from now on."""
+        """Answers every held request that it waits, and holds none from now on."""
         self._released = True
         self.hub.release()
 
@@ -194,7 +194,7 @@ class Router:
                 text = _text(ask, found, worker.scheme)
                 self.sign_beside(text, partial(self._signed, ask, found, deliver))
                 return _nothing
-        except Exception as error:  # noqa: BLE001 - the seam of a request: whoever waits must hear of it
+        except Exception as error:  # noqa: BLE001 - the seam of a request: its caller must get an answer
             deliver(error)
         else:
             deliver(reply)
@@ -233,11 +233,11 @@ def _naming(deliver: Deliver, names: Mapping[str, str]) -> Deliver:
 
 
 def _nothing() -> None:
-    """A client leaves while its reply is being signed: the worker was given, and tells if nobody comes."""
+    """A client left while its reply was being signed: its worker reports it if no request comes."""
 
 
 def statuses(workers: Iterable[Worker]) -> str:
-    """The breakdown of workers by status, as the wire tells it: `loading: 2, stopped: 1`."""
+    """The breakdown of workers by status, as on the wire: `loading: 2, stopped: 1`."""
     counts = Counter(w.status() for w in workers if w.status())
     return ", ".join(f"{status}: {n}" for status, n in sorted(counts.items())) or "no workers"
 
@@ -246,7 +246,7 @@ def _waits(managed: ManagedEndpoint, ask: RouteAsk, outcome: Waiting, now: float
     if outcome.denied:
         return BadRequest(f"request {ask.request_idx}: {outcome.denied}")
     status = statuses(managed.fleet.workers.values())
-    if word := stuck(managed, now):
+    if (word := stuck(managed, now)) and f"{word}: " not in status:  # no "starting: 1; starting"
         status = f"{status}; {word}"
     if managed.last_failures(now) and (failure := why(managed, now)):
         status = f"{status}; {failure}"

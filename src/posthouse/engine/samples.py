@@ -1,4 +1,4 @@
-"""What endpoints were, for charts, in the store and within a bound; and workers lately, in memory."""
+"""What endpoints were, for charts, in the store and within a bound; and workers recently, in memory."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""What happens, as a stream of server-sent events: numbered, bounded, encoded once for all who watch."""
+"""What happens, as a stream of server-sent events: numbered, bounded, encoded once for all viewers."""
 
 import asyncio
 from collections import deque
@@ -14,11 +14,11 @@ from posthouse.waiting import is_set_within
 from posthouse.wire.rows.events import Happening, Lost
 
 MAX_KEPT = 5_000
-"""Events kept for those who come back or are slow."""
+"""Events kept for viewers that reconnect or are slow."""
 MAX_KEPT_BYTES = 8_000_000
 """The same in bytes, as encoded: a decision has some 3 kB."""
 MAX_VIEWERS = 100
-"""Most who watch at once."""
+"""Most viewers at once."""
 KEEP_ALIVE_S = 15.0
 """Without an event for this long, a comment tells both sides and every proxy that the stream lives."""
 BATCH_S = 0.1
@@ -32,7 +32,7 @@ RETRY_MS = 2_000
 
 KEEP_ALIVE = b": keep-alive\n\n"
 BEAT = b"event: beat\ndata: {}\n\n"
-"""The same for a browser, which is not told of comments."""
+"""The same for a browser, whose API hides comments."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class EventStream:
-    """The latest events of every endpoint, and who watches."""
+    """The latest events of every endpoint, and how many viewers there are."""
 
     last: int
     """The number of the latest event. It begins with milliseconds since the epoch, so that it rises over restarts."""
@@ -56,7 +56,7 @@ class EventStream:
     _closed: bool = False
 
     def publish(self, account_id: AccountId, happening: Happening) -> None:
-        """Takes in what happened to an endpoint of this account. Nobody is waited for."""
+        """Adds an event of an endpoint of this account. Never waits for a viewer."""
         self.last += 1
         encoded = frame(self.last, happening)
         self._kept.append(_Entry(self.last, account_id, EndpointId(happening.endpoint_id), encoded))
@@ -66,7 +66,7 @@ class EventStream:
         self._wake()
 
     def close(self) -> None:
-        """Ends every stream, and lets nobody watch from now on."""
+        """Ends every stream, and refuses new ones."""
         self._closed = True
         self._wake()
 
@@ -80,8 +80,8 @@ class EventStream:
     ) -> AsyncIterator[bytes]:
         """The stream of what happens to the account's endpoints, or to one of them, from now on or after an event.
 
-        It ends for whoever is so slow that events are lost, after telling so, and when `allowed` says no. `beat_s`: how
-        long it is quiet before it shows an event as a sign of life; by default it shows a comment, and later.
+        It ends, after a `lost` event, for a viewer so slow that events are lost, and when `allowed` says no. `beat_s`:
+        after this long without an event it sends one as a sign of life; by default it sends a comment, and later.
 
         Raises: Busy if too many watch.
         """

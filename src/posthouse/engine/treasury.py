@@ -111,7 +111,7 @@ class Treasury:
         return replace(cap, last=last)
 
     def settle(self, managed: ManagedEndpoint, now: float) -> None:
-        """Takes in what the endpoint has spent, costs and may come to cost: when it is opened, and at each tick before
+        """Updates what the endpoint has spent, costs and may come to cost: when it is opened, and at each tick before
         and after it has decided."""
         fleet = managed.fleet
         endpoint_id, workers = fleet.endpoint.id, fleet.workers.values()
@@ -125,7 +125,7 @@ class Treasury:
                 self._begin(payer, kind, at, managed)
 
     async def meet(self, book: Book, here: Collection[EndpointId], now: float) -> None:
-        """Takes in what endpoints cost that other servers have; those here are known better. Raises: Unavailable."""
+        """Reads what endpoints of other servers cost; those `here` are known better. Raises: Unavailable."""
         workers = defaultdict[EndpointId, list[Worker]](list)
         for worker in await book.living_workers(here):
             workers[worker.endpoint_id].append(worker)

@@ -1,5 +1,4 @@
-"""Ids for workers that no two servers give: taken from the store in blocks, before they are needed. And which labels
-of workers are known."""
+"""Worker ids, unique over all servers: taken from the store in blocks, before they are needed. And known labels."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ class WorkerIds:
     """The store's `take_worker_ids`."""
     _next: int = 1
     _end: int = 1
-    """The first id beyond the block that is at hand."""
+    """The first id beyond the present block."""
     _highest_seen: int = 0
     """Of labels that exist at providers."""
 
     async def reserve(self, count: int) -> None:
-        """Sees to it that `count` ids in a row are at hand."""
+        """Ensures that `count` consecutive ids are available."""
         missing = count - (self._end - self._next)
         if missing <= 0:
             return
@@ -39,11 +38,11 @@ class WorkerIds:
             self._end += missing
 
     def has(self, count: int) -> bool:
-        """True if `count` ids in a row are at hand."""
+        """True if `count` consecutive ids are available."""
         return count <= self._end - self._next
 
     def note(self, worker_id: str) -> None:
-        """Takes in an id that an instance carries, as text. Only greater ones are given from now on.
+        """Notes an id that an instance carries, as text: only greater ones are given from now on.
 
         A store from a backup may not know it, nor those that were given before it.
         """
@@ -75,7 +74,7 @@ class KnownLabels:
         return label in self._labels
 
     def note(self, workers: Iterable[Worker]) -> None:
-        """Takes in workers that the store has."""
+        """Adds the labels of workers that the store has."""
         self._labels |= dict.fromkeys(worker.label for worker in workers)
         while len(self._labels) > MAX_KNOWN_LABELS:
             del self._labels[next(iter(self._labels))]

@@ -1,4 +1,4 @@
-"""What a worker told of itself, and what was seen of it, in units that are the same for every generation."""
+"""What a worker reported, and what was seen of it, in the same units for every generation of workers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class WorkerStats:
     """What it calls each adapter that it holds, by the adapter's name; None: it has not said."""
 
     def take(self, report: Report, now: float) -> None:
-        """Takes in a report."""
+        """Updates the figures with a report."""
         span_s = max(MIN_SPAN_S, now - self.at)
         self.taken = report.taken + report.taken_rate * span_s
         self.done_rate = report.done_rate + report.done / span_s

@@ -54,7 +54,7 @@ class Claims:
         return (self.usual / self.factor, self.usual) if self.usual else (default, default)
 
     def shown(self, request: Request, there: AtWorker) -> None:
-        """A worker tells of a request for the first time: its next report counts that."""
+        """A worker reports a request for the first time: its next report counts it."""
         there.shown += 1
         there.shown_work += request.announced
 

@@ -73,7 +73,7 @@ class Controller:
         self.stabilized_at = now + stabilization_s
         self.closed = False
         self.outbox = Outbox()
-        """What is to be done and was not taken yet."""
+        """Effects that were not taken yet."""
         self.roster = Roster(now, endpoint.id, spent_usd, self.counters, self.outbox, rollouts)
         self.requests = Requests(now, self.roster, traffic or Traffic(), self.counters, self.outbox)
         self.requests.claims.scaling = endpoint.scaling
@@ -105,14 +105,14 @@ class Controller:
     # -- the door ------------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Takes in what happened; returns what is to be done, in this order.
+        """Handles an event; returns what is to be done, in this order.
 
         Raises: IllegalMove, with the events that led there. Then and after any other error, what was to be done before
         it is still to be taken with `take_effects`.
         """
         self._story.append((now, event))
         try:
-            self._take_in(event, now)
+            self._dispatch(event, now)
         except IllegalMove as error:
             story = "; ".join(f"{at:.3f} {happened!r:.300}" for at, happened in self._story)
             raise IllegalMove(f"{error}; what led there: {story}") from error
@@ -135,7 +135,7 @@ class Controller:
         """
         outcome = self.requests.assign(idx, cost, now, polls, hold_s, wish)
         if type(outcome) is Waiting:
-            if idx == 0:  # who asks again tells nothing new
+            if idx == 0:  # a repeated call says nothing new
                 self._ring(now)
             self._plan()
         return outcome
@@ -143,7 +143,7 @@ class Controller:
     def take_effects(self) -> list[Effect]:
         return self.outbox.take() if self.outbox else []
 
-    def _take_in(self, event: Event, now: float) -> None:
+    def _dispatch(self, event: Event, now: float) -> None:
         roster, requests = self.roster, self.requests
         if type(event) is events.RequestsEnded:  # the most frequent one, and this is three times as fast as a pattern
             requests.end(event.worker_id, event.ends, now)
@@ -182,7 +182,7 @@ class Controller:
             self._ring(now)
 
     def _follow(self, now: float) -> None:
-        """Tells the requests what became of workers."""
+        """Passes changes of workers on to the requests."""
         if not (self.roster.moved or self.roster.changed):
             return
         moved, self.roster.moved = self.roster.moved, []
@@ -202,7 +202,7 @@ class Controller:
             case events.Configured(endpoint, providers, builds):
                 self.endpoint, self._awaited = endpoint, providers
                 self.requests.claims.scaling = endpoint.scaling
-                self.roster.rollouts.told(builds, now)
+                self.roster.rollouts.configured(builds, now)
                 self.roster.changed = True
             case events.Dismissed(worker_ids, goal):
                 for worker_id in worker_ids:
@@ -247,7 +247,7 @@ class Controller:
             self._begin(now)
 
     def _apply_decision(self, decision: Decision, ids: Iterable[WorkerId], now: float) -> None:
-        """Sets the goals that a decision wants, and takes down the intent to rent what it wants rented."""
+        """Sets the goals of a decision, and notes the intent to rent its rentals."""
         for worker_id, goal in decision.goals.items():
             self.roster.set_goal(worker_id, goal)
         self.requests.end_drains(decision.ended)
@@ -298,7 +298,7 @@ class Controller:
             self._tick_at = min(self._tick_at, max(now, self._ticked_at + MIN_GAP_S))
 
     def _plan(self) -> None:
-        """Says when to be told of the time next, if that has changed."""
+        """Asks for the next `Ticked`, if its time has changed."""
         wake_at = min(self._tick_at if self._writing is None else math.inf, self.requests.ledger.next_end)
         if wake_at != self._wake_at:
             self._wake_at = wake_at
@@ -310,7 +310,7 @@ class Controller:
         return self.roster.spent_usd(now)
 
     def snapshot(self, now: float, offers: tuple[GroupOffer, ...] | None = None) -> Snapshot:
-        """All that a decision may look at. `offers`: None are those that were told last."""
+        """Everything that a decision may use. `offers`: None stands for the latest that `Offered` had."""
         estimator = self.roster.estimator
         return Snapshot(
             now=now,

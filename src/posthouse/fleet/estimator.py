@@ -1,4 +1,4 @@
-"""What the workers of an endpoint have taught about the machines they run on."""
+"""What is learned from an endpoint's workers about the machines they run on."""
 
 import math
 from collections import deque
@@ -36,7 +36,7 @@ class Estimator:
         self.create_s: deque[float] = deque(maxlen=TUNING.samples)
 
     def restore(self, worker: Worker) -> None:
-        """Takes in what a worker of an earlier life teaches; those that were made first come first."""
+        """Learns from a worker of before a restart; call it in the order in which they were made."""
         if worker.perf > 0:
             self.measured(worker)
         if worker.loaded_at:

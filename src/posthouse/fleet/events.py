@@ -1,4 +1,4 @@
-"""What a controller is told, and what it asks for in return. Plain values: they can be kept, compared and replayed."""
+"""The events that a controller handles, and the effects it returns. Plain values, to keep, compare and replay."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from posthouse.domain.worker import Worker, WorkerId
 
 
 class Level(IntEnum):
-    """How much a line matters. Whoever asks for a level is also shown those above it, which stand before it here."""
+    """How much a line matters. A level includes those before it here."""
 
     INFO0 = 0  # what a user must know: failures, refusals, limits that are reached
     INFO1 = 1  # what becomes of each worker, and decisions that change something
@@ -75,7 +75,7 @@ class Asked(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A client went away before it was told of a worker."""
+    """A client left before it got a worker."""
 
     request_idx: int
 
@@ -94,7 +94,7 @@ class Reported(NamedTuple):
 
 
 class RequestsEnded(NamedTuple):
-    """A worker told that requests have ended."""
+    """A worker reported that requests have ended."""
 
     worker_id: WorkerId
     ends: tuple[Ended, ...]
@@ -203,14 +203,14 @@ class Deliver(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Carry out a command, and tell its answer. What led to it is written down."""
+    """Carry out a command, and answer with `Answered`. What led to it is in the store."""
 
     worker: Worker
     command: Command
 
 
 class Commit(NamedTuple):
-    """Write this down, and tell with `Written` whether it was."""
+    """Write this to the store, and answer with `Written`."""
 
     rows: tuple[Worker, ...]
     decision: Decision | None
@@ -236,7 +236,7 @@ class Say(NamedTuple):
 
 
 class WakeAt(NamedTuple):
-    """Tell `Ticked` at this time, in place of any time that was asked for before."""
+    """Send `Ticked` at this time, in place of any time that was asked for before."""
 
     at: float
 
@@ -259,7 +259,7 @@ class Outbox(list[Effect]):
 
 
 class Traffic:
-    """Hears of each request what no effect tells, for it is too much to be kept as values. This one records nothing."""
+    """Called for each request, with what would be too much to keep as effects. This one records nothing."""
 
     def asked(self, work: float, now: float) -> None:
         """A new request."""

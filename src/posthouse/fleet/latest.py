@@ -7,7 +7,7 @@ V = TypeVar("V")
 
 
 class Latest(dict[K, V]):
-    """Remembers what was put in last, and no more than `most` of it."""
+    """Remembers the latest `most` entries."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

@@ -17,12 +17,12 @@ ENDED_KEPT = 10_000
 """How many ended requests are remembered at least, and at most twice as many, so that one asked again goes elsewhere
 than where it failed."""
 SENT_S = 5.0
-"""By then a client has sent its request to the worker that it was told of."""
+"""By then a client has sent its request to the worker that it got."""
 HOLDS_APART_S = 0.05
 """Holds that end within this time end together."""
 
 OnEnd = Callable[[float | None, float], None]
-"""Told when a request ends: the work that was done, None where nothing was, and the time."""
+"""Called when a request ends: with the work that was done, None where nothing was, and the time."""
 End = tuple[WorkerId, Mapping[WorkerId, Failures] | None, int]
 """Where a request was last; its failures before that; by how much its end has raised the failures of that worker."""
 
@@ -75,7 +75,7 @@ class AtWorker(dict[int, Request]):
     """On how many it last said that it works; where it is mute on which, how many it last said had come to it."""
     shown: int = 0
     shown_work: float = 0.0
-    """How many it told of that are not in what it counted yet; what was announced for them."""
+    """How many it has reported that are not in its count yet; what was announced for them."""
     compared: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Work that was announced, what it counted for it, and for how many; fading."""
     units_s: deque[float] | None = None
@@ -111,7 +111,7 @@ class Ledger:
         self.open: dict[int, Request] = {}
         """Every one, wherever it is, by its index."""
         self.on_end: dict[int, OnEnd] = {}
-        """Who is told of the end of a request, by its index; few are."""
+        """What to call at the end of a request, by its index; few have one."""
         self._ended: dict[int, End] = {}
         self._ended_before: dict[int, End] = {}
 
@@ -146,7 +146,7 @@ class Ledger:
             del self.line[bisect_left(self.line, _first(request), key=_first)]
 
     def over(self, now: float) -> list[int]:
-        """Those that have been held long enough; they are held no more."""
+        """Those that have been held long enough; they are no longer held."""
         if now < self.next_end:
             return []
         over = [r for r in self.line if r.held_until < now + HOLDS_APART_S]

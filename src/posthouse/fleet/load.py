@@ -1,4 +1,4 @@
-"""How much is asked of an endpoint: the work of the last minutes, and how long a request takes by itself."""
+"""The load of an endpoint: the work of the last minutes, and how long a request takes by itself."""
 
 from collections import deque
 
@@ -20,11 +20,11 @@ class Window:
         self._second = self._began = int(now)
 
     def known_s(self, now: float) -> int:
-        """For how many seconds it has taken in what came, the present one included."""
+        """For how many seconds it has counted, the present one included."""
         return int(now) - self._began + 1
 
     def add(self, amount: float, at: float) -> None:
-        """Takes in an amount of now, or of a second before it; nothing where that is longer ago than the span."""
+        """Adds an amount of now, or of an earlier second; ignored if that is longer ago than the span."""
         row = self._last
         if not 0.0 <= at - self._second < 1.0:  # nearly always it is
             self._advance(at)

@@ -1,4 +1,4 @@
-"""Workers at which requests failed lately: outlier detection as in Envoy, with seconds in place of ejection.
+"""Workers at which requests failed recently: outlier detection as in Envoy, with seconds in place of ejection.
 
 And requests at which workers failed: one that several died of gets none any more.
 """
@@ -53,12 +53,12 @@ class Outliers(dict[WorkerId, Failures]):
         """Why a request is given no worker any more."""
         self._died: Latest[WorkerId, tuple[float, str]] = Latest(MAX_DENIED)  # when, and what was said of it
 
-    def blame(self, request: Request, worker_id: WorkerId, now: float, why: str, told: bool = False) -> int:
+    def blame(self, request: Request, worker_id: WorkerId, now: float, why: str, reported: bool = False) -> int:
         """Holds a request's failure against its worker, unless it is already; returns how many failures that added.
 
-        `told`: by the worker itself, so that it proves something of it.
+        `reported`: by the worker itself, which is a proof.
         """
-        if told:
+        if reported:
             self._add(worker_id, 1, now, 1)
         if request.failures and worker_id in request.failures:
             return 0
@@ -146,13 +146,13 @@ class Outliers(dict[WorkerId, Failures]):
         self._count(worker_id, once - counted, now, f"request {request.idx} failed here: it was asked for again")
 
     def fade(self, now: float) -> None:
-        """Forgets what counts no more."""
+        """Forgets what no longer counts."""
         held = self.penalties_s(now)
         for worker_id in [i for i in self if i not in held]:
             del self[worker_id]
 
     def penalties_s(self, now: float) -> dict[WorkerId, float]:
-        """The penalty of each worker at which requests failed lately, in seconds."""
+        """The penalty of each worker at which requests failed recently, in seconds."""
         return {i: s for i, f in self.items() if (s := penalty_s(f, self._lives.reported_at(i), now)) > 0}
 
     def _count(self, worker_id: WorkerId, count: int, now: float, why: str = "") -> int:

@@ -99,11 +99,11 @@ class Requests:
                 return
 
     def let_go(self, now: float) -> None:
-        """Tells those that have been held long enough that they wait."""
+        """Answers those that have been held long enough that they wait."""
         self._outbox += [Deliver(idx, Waiting(idx)) for idx in self.ledger.over(now)]
 
     def forget(self, idx: int, now: float) -> None:
-        """Drops a request whose client went away before it was told of a worker: nothing happened to it there."""
+        """Drops a request whose client left before it got a worker: nothing was done for it."""
         if (request := self.ledger.open.get(idx)) is not None:
             self._remove(request, now)
             self.ledger.withdraw(request)
@@ -127,7 +127,7 @@ class Requests:
     def _give(self, request: Request, now: float) -> Outcome | None:
         """Gives a request the worker that would end it first, if one is free for it.
 
-        None if each is too busy, or it failed there, or twice anywhere, too lately; `Waiting` if it gets none any more.
+        None if each is too busy, or it failed there, or twice anywhere, too recently; `Waiting` if it is denied one.
         """
         avoid: tuple[WorkerId, ...] = ()
         if failures := request.failures:
@@ -135,12 +135,12 @@ class Requests:
                 self._outbox.say(Level.INFO0, f"request {request.idx}: {why}")
                 self._remove(request, now)
                 return Waiting(0, denied=why)
-            lately = 0
+            recent = 0
             for worker_id, failed in failures.items():
-                lately += failed.last_at > now - TUNING.retry_s
+                recent += failed.last_at > now - TUNING.retry_s
                 if resume_at(failed, TUNING.retry_s, TUNING.max_penalty_s) > now:
                     avoid += (worker_id,)
-            if (len(avoid) > 1 and lately > 1) or self.outliers.may_kill(request):
+            if (len(avoid) > 1 and recent > 1) or self.outliers.may_kill(request):
                 return None
         penalties_s = self.outliers.penalties_s(now) if self.outliers else None
         most_s = self.claims.scaling.max_queue_time
@@ -189,7 +189,7 @@ class Requests:
                 text = f"request {request.idx} ended after {took_s:.1f} s: {ended.status or 'failed'}"
                 self._outbox.say(Level.DEBUG, text, self._lives.workers.get(worker_id))
                 if ended.status in FAULTS:
-                    counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", told=True)
+                    counted = self.outliers.blame(request, worker_id, now, f"failed here {ended.status}", reported=True)
             self._counters.ended += 1
             self.ledger.remove(request, counted, now)
             self._traffic.left(worker_id, request.cost, took_s, now)
@@ -293,7 +293,7 @@ class Requests:
         """Finds out who takes requests: ready, wanted hot, with an address and a known performance."""
         workers, claims = self._lives.workers, self.claims
         known, claims.best_perf = claims.best_perf, max(self._lives.estimator.perf().values(), default=claims.best_perf)
-        if claims.best_perf and not known:  # only now it can be told how large they may be
+        if claims.best_perf and not known:  # only now is it known how large they may be
             for request in self.ledger.waiting.values():
                 request.cost = claims.work(request.announced)
                 self.load.offered.add(claims.load(request.cost), request.first_at)

@@ -1,4 +1,4 @@
-"""The updates of one endpoint's workergroups: who is due, and what was seen of either version meanwhile."""
+"""The updates of one endpoint's workergroups: which workers are due, and how each version has done so far."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from posthouse.policy.trial import TRIES, Trial, can_be_updated, judged
 
 
 class Rollouts(dict[WorkergroupId, Rollout]):
-    """One for each workergroup that the endpoint was told of."""
+    """One for each workergroup of the endpoint."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         taken, self.unsaved = tuple(self.values()) if self.unsaved else (), False
         return taken
 
-    def told(self, builds: Iterable[tuple[WorkergroupId, str]], now: float) -> None:
-        """Takes in the version that each template is now. Another one than before is an update."""
+    def configured(self, builds: Iterable[tuple[WorkergroupId, str]], now: float) -> None:
+        """Handles the present version of each template; a changed one begins an update."""
         for group_id, build in builds:
             if (rollout := self.get(group_id)) is None:  # what workers of an earlier release run is unwritten: this
                 there = self._of_group(group_id)

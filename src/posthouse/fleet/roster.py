@@ -66,7 +66,7 @@ class _Watched:
     ran: str = ""
     """The version that it ran before its update."""
     progress: dict[str, str] = field(default_factory=dict)
-    """What was last seen of its progress, by who tells of it."""
+    """What was last seen of its progress, by source."""
 
 
 class Roster:
@@ -94,7 +94,7 @@ class Roster:
         """Workers that changed, and the rows of those that are gone."""
 
     def restore(self, worker: Worker, now: float) -> None:
-        """Takes in a worker of an earlier life; a DESTROYED one for what it teaches."""
+        """Adds a worker from before a restart; of a DESTROYED one only what it taught."""
         self.estimator.restore(worker)
         if worker.state is State.DESTROYED:
             return
@@ -106,10 +106,10 @@ class Roster:
         self.workers[worker.id] = worker
         self._watched[worker.id] = _Watched(now, now, restored=True)
 
-    # -- what workers and providers tell -------------------------------------------------------------------------------
+    # -- what workers and providers report -----------------------------------------------------------------------------
 
     def reported(self, worker_id: WorkerId, report: Report, now: float) -> bool:
-        """Takes in a worker's report. False if it is of what ran before an update that has begun."""
+        """Handles a worker's report. False if it comes from what ran before an update that has begun."""
         before, watched = self.workers[worker_id], self._watched[worker_id]
         watched.reported_at, watched.loading_s = now, report.loading_timeout_s
         if before.state in UPDATING and watched.in_flight:
@@ -146,7 +146,7 @@ class Roster:
         return True
 
     def listed(self, provider: str, instances: Sequence[Instance], asked_at: float, now: float) -> None:
-        """Takes in a provider's complete list, asked for at `asked_at`."""
+        """Handles a provider's complete list, asked for at `asked_at`."""
         by_label = {i.label: i for i in instances}
         by_id = {i.id: i for i in instances}
         for worker in [w for w in self.workers.values() if w.provider == provider]:
@@ -165,7 +165,7 @@ class Roster:
                 self._see(worker.id, Observation.ABSENT, now)
 
     def observe_instance(self, worker_id: WorkerId, instance: Instance, now: float) -> None:
-        """Takes in what a provider says of a worker's instance."""
+        """Handles what a provider says of a worker's instance."""
         watched = self._watched[worker_id]
         watched.away_at = (watched.away_at or now) if instance.away else 0.0
         worker = self._change(
@@ -209,7 +209,7 @@ class Roster:
     # -- what is wanted, and what follows ------------------------------------------------------------------------------
 
     def wish(self, worker_id: WorkerId, goal: Goal, now: float) -> None:
-        """Takes in what a person wants of a worker; see `events.Dismissed`."""
+        """Sets what a person wants of a worker; see `events.Dismissed`."""
         if (worker := self.workers.get(worker_id)) is None:
             return
         if goal is Goal.UPDATED:
@@ -226,7 +226,7 @@ class Roster:
                 self.rollouts.goes_first(worker.group_id, worker_id)
 
     def rent(self, rental: Rental, worker_id: WorkerId, label: str, now: float) -> None:
-        """Takes down the intent to rent a worker. `label`: what every label begins with."""
+        """Notes the intent to rent a worker. `label`: what every label begins with."""
         offer, build = rental.offer.offer, self.rollouts.build_for(rental, worker_id)
         worker = self.workers[worker_id] = _rented(rental, worker_id, self._endpoint_id, label, build, now)
         self.unsaved[worker_id] = None

@@ -66,7 +66,7 @@ async def run(
 
 
 async def _keep(inward: Inward, server: Server, externals: Externals) -> None:
-    """Close what is late, for ever."""
+    """Close what is late, forever."""
     while True:
         await asyncio.sleep(1.0)
         inward.every_second()

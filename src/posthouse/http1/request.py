@@ -58,7 +58,7 @@ class Request:
         task.add_done_callback(calls.discard)
 
     def feed(self, body: bytes) -> None:
-        """Takes in the next piece of the body."""
+        """Adds the next piece of the body."""
         if self._done:
             return
         self._body += body

@@ -34,7 +34,7 @@ GRACEFUL_S = 6.0
 class HttpServer:
     """`max_connections`: how many are served at a time. When there are more, one goes that never showed a good key;
     where all did, the new one is told so once, and closed. `largest_bytes`: see `Places`. `stall_s`: how long a client
-    may take nothing of its answer; 0 is for ever.
+    may take nothing of its answer; 0 is forever.
     """
 
     def __init__(self, max_connections: int = 10_000, largest_bytes: int = 0, stall_s: float = 0.0) -> None:
@@ -66,7 +66,7 @@ class HttpServer:
         raise NotImplementedError
 
     def add(self, connection: Connection) -> bool:
-        """Takes in a new connection, and ends who has to go for it. True where there is no place for the new one."""
+        """Adds a new connection, and closes the one that has to go for it. True if it has no place."""
         self.connections.add(connection)
         goes = self.places.add(connection, connection.address)
         crowded = goes is connection

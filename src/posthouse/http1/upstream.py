@@ -95,7 +95,7 @@ class Link(asyncio.Protocol):
                 self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
             if chunked:
                 self.transport.write(b"0\r\n\r\n")
-        except Exception as error:  # noqa: BLE001 - whoever waits for the answer raises it
+        except Exception as error:  # noqa: BLE001 - the caller that waits for the answer raises it
             if self._reply is not None:
                 self._reply.fail(error)
             self.transport.abort()

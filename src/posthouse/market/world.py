@@ -1,6 +1,6 @@
 """The market: what is offered, what is rented, what becomes of it and what it costs. It sees no clock and no network.
 
-Whoever drives it says what time it is, with `advance` or with each call; the same calls at the same times have the same
+Its driver says what time it is, with `advance` or with each call; the same calls at the same times have the same
 outcome, for the same seed.
 """
 

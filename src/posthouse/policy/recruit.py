@@ -72,7 +72,7 @@ class Candidate(NamedTuple):
     success_rate: float
     """Share of new workers of its kind that came to be ready."""
     failed: bool
-    """Its machine failed lately, or at least half of its kind never came to be ready."""
+    """Its machine failed recently, or at least half of its kind never came to be ready."""
     held_against: float
     """How many workers failed on its machine, the less the longer ago."""
     create_s: float

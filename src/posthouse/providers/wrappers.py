@@ -119,8 +119,8 @@ class Throttled(Wrapper):
 @dataclass(slots=True)
 class _Circuit:
     failures: int = 0
-    closed_until: float = 0.0
-    """No call is made before."""
+    open_until: float = 0.0
+    """No call is made before: in the words of the field, the circuit is open until then."""
 
 
 class Breaker(Wrapper):
@@ -135,11 +135,11 @@ class Breaker(Wrapper):
 
     async def around(self, call: str, ask: Callable[[], Awaitable[T]]) -> T:
         circuit, now = self._circuits[call], asyncio.get_running_loop().time()
-        if now < circuit.closed_until:
-            left_s = circuit.closed_until - now
+        if now < circuit.open_until:
+            left_s = circuit.open_until - now
             raise Unavailable(f"provider {self.name}: {call} failed {circuit.failures} times; not called now", left_s)
         if circuit.failures >= FAILURES:  # one tries, and the others wait for what becomes of it
-            circuit.closed_until = now + self._pause_s(circuit)
+            circuit.open_until = now + self._pause_s(circuit)
         try:
             answer = await ask()
         except Unavailable:  # nobody was asked
@@ -150,7 +150,7 @@ class Breaker(Wrapper):
         except BaseException:  # what is cancelled was waited for in vain
             circuit.failures += 1
             if circuit.failures >= FAILURES:
-                circuit.closed_until = asyncio.get_running_loop().time() + self._pause_s(circuit)
+                circuit.open_until = asyncio.get_running_loop().time() + self._pause_s(circuit)
             raise
         self._circuits[call] = _Circuit()
         return answer

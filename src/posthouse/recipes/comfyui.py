@@ -97,7 +97,7 @@ class Front:
                 images.append({"filename": image["filename"], "data": base64.b64encode(data).decode()})
             return web.json_response({"prompt_id": job, "outputs": outputs, "images": images})
         finally:
-            await self._call("POST", "/history", {"delete": [job]})  # which grows for ever
+            await self._call("POST", "/history", {"delete": [job]})  # which grows forever
 
     async def _image(self, image: dict[str, Any]) -> bytes:
         place = {name: str(image.get(name, "")) for name in ("filename", "subfolder", "type")}

@@ -72,12 +72,12 @@ class EventLog:
 
     def __init__(self, path: Path, began: Began, max_bytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] | None = path.open("wb")  # closed by whoever keeps it, or when it is full
+        self._file: IO[bytes] | None = path.open("wb")  # closed by its owner, or when it is full
         self._left = max_bytes
         self._write(_ENCODE(began))
 
     def heard(self, now: float, event: Event | None, effects: list[Effect]) -> None:
-        """Takes in an event and its effects; None where nothing but the beginning led to them."""
+        """Writes an event and its effects; None where they followed from the beginning."""
         if self._file is None:
             return
         told: Any = event

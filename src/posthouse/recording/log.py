@@ -1,6 +1,6 @@
 """What was asked of an endpoint and what became of it, kept so that it can be played again.
 
-Filled on the way of a request with an append or two; whoever stores it cuts it into segments. Units: seconds, work, US
+An append or two per request; the recorder cuts it into segments. Units: seconds, work, US
 dollars.
 """
 

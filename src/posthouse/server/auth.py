@@ -120,7 +120,7 @@ class Keyring:
         self.replace(records)
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
-        """Takes in every record that there is, and forgets the others. Raises: BadRequest for an unknown scope."""
+        """Replaces all known records by these. Raises: BadRequest for an unknown scope."""
         self._records.clear()
         self._principals.clear()
         self._proven.clear()
@@ -170,7 +170,7 @@ class Keyring:
         return self.mint(name, Scope.named(scope), now, account_id)
 
     def put(self, record: KeyRecord) -> None:
-        """Takes in a record, new or changed. Raises: BadRequest for an unknown scope."""
+        """Adds or replaces a record. Raises: BadRequest for an unknown scope."""
         scope, meter = Scope.named(record.scope), self._meters.get(record.id)
         if meter is not None:
             meter.change(record.limits)
@@ -194,7 +194,7 @@ class Keyring:
         return self._prove(key, now)
 
     def remembered(self, key: str, now: float) -> Principal | None:
-        """Whose key this is, if it was found good lately and still is."""
+        """Whose key this is, if it was found good recently and still is."""
         text, principal, version = self._proven.get(hash(key), _NOBODY)
         if principal is None or not hmac.compare_digest(text, key):
             return None

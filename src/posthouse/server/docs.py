@@ -38,7 +38,7 @@ def add_docs_routes(app: FastAPI) -> None:
 
 
 def _policy(page: bytes) -> str:
-    """What the page may do: run its own scripts, and call this server. Whoever types a key into it must be safe."""
+    """What the page may do: run its own scripts, and call this server. Users type their keys into it."""
     inline = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in inline]
     return "; ".join(

@@ -163,7 +163,7 @@ class FastPath:
     # -- who may ---------------------------------------------------------------------------------------------------
 
     def _anybody(self, call: Call, message: Any) -> None:
-        """Whoever calls."""
+        """Any caller."""
 
     def _key(self, call: Call, message: Any) -> Principal:
         """Who has the key that the call shows. Raises: Unauthorized, TooMany."""
@@ -333,9 +333,9 @@ def _normal(path: str) -> tuple[str, str]:
 
 PUBLIC: Final = Access("public", FastPath._anybody)
 READ: Final = Access("read", FastPath._reader)
-"""Whoever has an account key with that scope."""
+"""Callers with an account key of that scope."""
 KEY: Final = Access("key", FastPath._key)
-"""Whoever has an account key, or that endpoint's."""
+"""Callers with an account key, or that endpoint's."""
 WORKER: Final = Access("worker", FastPath._worker)
 """A worker with its own token."""
 PLACED: Final = Access("placed", FastPath._anybody)

@@ -50,7 +50,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/api/v0/instances"): Scope.READ,
     ("GET", "/api/v1/instances"): Scope.READ,
     ("GET", "/api/v0/instances/{worker_id}"): Scope.READ,
-    # Secrets are given to workers, and whoever may make a template says what those do with them.
+    # Secrets are given to workers, and anyone who may make a template decides what workers do with them.
     ("GET", "/api/v0/secrets"): Scope.OPERATE,
     ("POST", "/api/v0/secrets"): Scope.OPERATE,
     ("PUT", "/api/v0/secrets"): Scope.OPERATE,
@@ -71,7 +71,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/endpoints/{endpoint}/history"): Scope.READ,
     ("GET", "/v1/endpoints/{endpoint}/bill"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/rotate-key"): Scope.OPERATE,
-    # Nothing is changed by these but by the request, which whoever may read may also send to `/route/`.
+    # These only send a request, and a key that may read may send the same one to `/route/`.
     ("POST", "/v1/endpoints/{endpoint}/outlook"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/what-if"): Scope.READ,
     ("POST", "/v1/endpoints/{endpoint}/try"): Scope.READ,

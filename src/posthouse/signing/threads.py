@@ -38,7 +38,7 @@ class SigningThreads:
     def _deliver(self, signed: Future[str], then: Then) -> None:
         try:
             result: str | Exception = signed.result()
-        except Exception as error:  # noqa: BLE001 - whoever waits for the signature gets it
+        except Exception as error:  # noqa: BLE001 - the caller that waits for the signature gets it
             result = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
             self._loop.call_soon_threadsafe(then, result)

@@ -34,7 +34,7 @@ class ClientBehaviour:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """One request and whoever waits for its answer."""
+    """One request and the client that waits for its answer."""
 
     cost: float
     asked_at: float

@@ -44,7 +44,7 @@ class Record:
     samples: list[Sample] = field(default_factory=list)
 
     def end(self, client: Client) -> None:
-        """Takes in a request that has ended."""
+        """Adds a request that has ended."""
         if client.answered_at:
             self.wait_s.append(client.began_at - client.asked_at)
             self.route_s.append(client.assigned_at - client.asked_at)
@@ -102,9 +102,9 @@ class Summary:
     route_s: Waits
     """From the first ask until the request had a worker."""
     over_goal: float
-    """Share of work that waited longer than the goal, or for ever."""
+    """Share of work that waited longer than the goal, or forever."""
     route_over_goal: float
-    """Share of work that waited longer than that until it had a worker, or for ever."""
+    """Share of work that waited longer than that until it had a worker, or forever."""
     goal_s: float
     busy: float
     """Work done as a share of what ready workers could have done."""

@@ -154,7 +154,7 @@ class World(SimProvider):
 
     def _do_all(self) -> None:
         if self._at_work:
-            return  # whoever is at it does these too, in their order
+            return  # the loop further up the stack does these, too, in their order
         self._at_work = True
         try:
             while self._effects:

@@ -40,7 +40,7 @@ async def note_rows(
 
 
 async def note_act(db: AsyncConnection, act: Act) -> None:
-    """Appends a row, in the name of whoever acts now."""
+    """Appends a row, in the name of the current actor."""
     who = actor.get()
     head = (await db.execute(select(audit_head).with_for_update())).one_or_none() or await _new_head(db)
     record = ActRecord(

@@ -59,7 +59,7 @@ class _Walk:
             self.problems.append(f"row {witness_id}, which was noted elsewhere, is not there")
 
     def take(self, row: Row[Any]) -> None:
-        """Takes in the next row."""
+        """Checks the next row."""
         self.at = row.id
         if row.id < self._next:
             self.problems.append(f"row {row.id} was added: the chain begins at {self._head.first_id}")
@@ -75,7 +75,7 @@ class _Walk:
         self._next, self._hash = row.id + 1, row.hash
 
     def end(self, last_id: int) -> None:
-        """Takes in what the last row is by now."""
+        """Checks the end of the chain. `last_id`: of the last row by now."""
         if self._next <= self._head.last_id:
             self.problems.append(_gone(self._next, self._head.last_id))
         if self._next > last_id + 1:

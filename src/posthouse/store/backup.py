@@ -67,7 +67,7 @@ def _url(path: Path) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a database as it is at one moment, whoever writes to it."""
+    """Copies a database as it is at one moment, although others may write to it."""
     if not source.is_file():
         raise BadRequest(f"data_dir: {source} is no file: name the directory of an installation, or its database.url")
     with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old, closing(sqlite3.connect(target)) as new:

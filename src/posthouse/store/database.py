@@ -71,7 +71,7 @@ class Database:
         self._failure, self._failed_at = "", -math.inf
 
     def troubles(self) -> list[str]:
-        """Why the database could not be used lately, or soon cannot."""
+        """Why the database could not be used recently, or soon cannot."""
         failed = self._failure if time.monotonic() < self._failed_at + FAILURE_TOLD_S else ""
         low_mb = self._backend.low_mb()
         low = "" if low_mb is None else f"database: its disk has {low_mb:.3g} MB free; {FULL}: make room"

@@ -18,7 +18,7 @@ QUEUE_S = 15.0
 ANSWER_S = 10.0
 """How long a statement may take: less than what waits for its end."""
 OPENING = 0x706F7374
-"""The advisory lock of whoever makes or migrates the tables."""
+"""The advisory lock held while the tables are made or migrated."""
 
 
 class PostgresServer:

@@ -24,7 +24,7 @@ class Reserve:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._renew_at = 0.0
-        # Open until SQLite has closed the file, too: whoever closes one gives up this process's locks on it.
+        # Open until SQLite has closed the file, too: closing any descriptor gives up this process's locks on it.
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def renew(self, now: float) -> None:

@@ -42,18 +42,18 @@ class Workers:
         return home, home.fleet.workers[WorkerId(worker_id)]
 
     def gone(self, worker_id: int, sees: AccountId | None = None) -> tuple[ManagedEndpoint, Worker, float]:
-        """The worker that was destroyed lately, its endpoint, and when. Raises: NotFound as above."""
+        """The worker that was destroyed recently, its endpoint, and when. Raises: NotFound as above."""
         for home in self.hub.endpoints.values():
             if sees in (None, home.fleet.endpoint.account_id):
-                for at, worker in home.gone_lately(self.hub.clock.now()):
+                for at, worker in home.recently_gone(self.hub.clock.now()):
                     if worker.id == worker_id:
                         return home, worker, at
         raise NotFound(f"worker {worker_id} does not exist")
 
     def _is_gone(self, worker_id: int) -> bool:
-        """Whether it was destroyed lately, by this server."""
+        """Whether it was destroyed recently, by this server."""
         now = self.hub.clock.now()
-        return any(w.id == worker_id for home in self.hub.endpoints.values() for _, w in home.gone_lately(now))
+        return any(w.id == worker_id for home in self.hub.endpoints.values() for _, w in home.recently_gone(now))
 
     async def dismiss(self, worker_id: int, sees: AccountId | None = None) -> None:
         """Sends the worker away once it has finished what it has. Raises: NotFound."""

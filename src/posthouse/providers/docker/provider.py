@@ -73,7 +73,7 @@ class DockerProvider:
         return [replace(self._room.offer(active), provider=self.name, machine=self._machine, attributes=attributes)]
 
     async def instances(self) -> Sequence[Instance]:
-        """Everything of this installation on the engine, whoever started it."""
+        """Every instance of this installation on the engine, whichever server started it."""
         making = dict(self._making)  # what the list shows without a container, or before its start, may run by now
         workers = await self._found()
         await self._mend(workers)

@@ -95,7 +95,7 @@ class KubernetesProvider:
         return self._room.offers(self.name, await self._found(), self.capabilities)
 
     async def instances(self) -> Sequence[Instance]:
-        """Everything of this installation in the namespace, whoever started it."""
+        """Every instance of this installation in the namespace, whichever server started it."""
         return [self._seen(worker) for worker in (await self._found()).values()]
 
     async def logs(self, instance_id: str, tail: int) -> str:

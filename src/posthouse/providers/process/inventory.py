@@ -58,8 +58,8 @@ class Inventory:
     def alone(self) -> Iterator[None]:
         """Keeps others waiting, so that nobody sees another's instance half made. Raises: Busy.
 
-        Other threads, and other processes: two servers may share a machine, and whoever lost its server may still be
-        at work there.
+        Other threads and other processes: two servers may share a machine, and a provider whose server is gone may
+        still be at work there.
         """
         until = time.monotonic() + LOCK_S
         if not self._lock.acquire(timeout=LOCK_S):
@@ -89,7 +89,7 @@ class Inventory:
         return [name for name in names if (self.root / name / "instance.json").exists()]
 
     def directories(self, running: Running) -> list[Path]:
-        """Every instance's directory, also where somebody removed it by hand: its processes would run for ever."""
+        """Every instance's directory, also where somebody removed it by hand: its processes would run forever."""
         labels = set(self.labels())
         labels |= {os.path.basename(d) for d in running if os.path.dirname(d) == str(self.root)}
         # Kept, so that the strings that each Path interns live on for the next ones.

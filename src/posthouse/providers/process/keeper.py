@@ -68,7 +68,7 @@ def landlock_abi() -> int:
 
 
 def hide(directory: str, but: str) -> None:
-    """Takes from this process and its children, for ever, the files of `directory`, but for those beneath `but`; with
+    """Takes from this process and its children, forever, the files of `directory`, but for those beneath `but`; with
     them whatever else reaches another process's memory, and signals to processes outside. Raises: OSError.
 
     Landlock can only allow. So all that lies beside the way to `directory` is allowed, as it is now: what comes later
@@ -244,7 +244,7 @@ def _run(order: dict[str, Any], home: int, output: int) -> NoReturn:
 
 
 def _become(uid: int, groups: list[int]) -> None:
-    """Makes this process another user's, for ever."""
+    """Makes this process another user's, forever."""
     os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

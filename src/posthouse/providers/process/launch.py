@@ -35,7 +35,7 @@ class Bounds:
     disk_gb: float = 0.0
     """Of all its files; 0: any."""
     min_free_gb: float = 0.0
-    """With less of the disk free, whoever has more than its template asks for is ended, and no worker is made."""
+    """With less of the disk free, workers that use more than their template asks for are ended, and none is made."""
     processes: int = 32_768
     """Of one user, threads included."""
     hidden: Path | None = None

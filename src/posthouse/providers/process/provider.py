@@ -98,7 +98,7 @@ class ProcessProvider:
         """Why no worker is made now."""
         self._threads = Threads(8, CALL_S)
         self._log_threads = Threads(4, CALL_S)
-        """Others than those that list and start: whoever reads logs waits for a worker's own files."""
+        """Apart from those that list and start: a reader of logs waits for the worker's own files."""
 
     async def catalog(self) -> Sequence[Offer]:
         """Free slots, by kind. Workers share the disk, which costs nothing. Raises: Refused if nvidia-smi fails."""
@@ -150,7 +150,7 @@ class ProcessProvider:
             await self._threads.run(files.remove, tombstone)
 
     async def instances(self) -> Sequence[Instance]:
-        """Everything of this installation, whoever started it."""
+        """Every instance of this installation, whichever server started it."""
         return await self._threads.run(self._instances)
 
     async def logs(self, instance_id: str, tail: int) -> str:

@@ -21,7 +21,7 @@ CHECK_S: Final = 30.0
 def chosen(wanted: str, hidden: bool, root: Path) -> tuple[range, str]:
     """The user ids that workers below `root` get, and why there are none although there should be.
 
-    `wanted`: as in the settings. `hidden`: workers cannot read the data directory, whoever they are. Raises: Refused.
+    `wanted`: as in the settings. `hidden`: the data directory is hidden from workers in any case. Raises: Refused.
     """
     is_root = os.geteuid() == 0
     if wanted == "server" or (wanted == "auto" and (hidden or not is_root)):

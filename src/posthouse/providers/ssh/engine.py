@@ -22,7 +22,7 @@ class Engine:
     """The docker provider of one box. It stays while connections come and go: it has pulls that are on their way."""
 
     def __init__(self, host: Host, settings: SshSettings, context: Context) -> None:
-        # Whoever can write to the socket is root on the box: its folder is for this user alone.
+        # Anyone who can write to the socket is root on the box: its folder is for this user alone.
         self._folder = tempfile.mkdtemp(prefix="posthouse-")
         self._socket = Path(self._folder, "engine.sock")
         self._theirs = host.engine

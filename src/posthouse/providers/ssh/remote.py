@@ -1,4 +1,4 @@
-"""The program on a box: `python -m posthouse.providers.ssh.remote`, the process provider for whoever holds its stdin.
+"""The program on a box: `python -m posthouse.providers.ssh.remote`, the process provider behind stdin and stdout.
 
 It ends with its connection; workers do not. Several may be there at once: their provider keeps them apart.
 """

@@ -86,7 +86,7 @@ class VastProvider:
     async def instances(self) -> Sequence[Instance]:
         """Everything of this installation. One that has ended says with what.
 
-        A list of many pages takes a while, so whoever asks meanwhile shares the next one.
+        A list of many pages takes a while, so callers that ask meanwhile share the next one.
         """
         return await self._list.answer()
 

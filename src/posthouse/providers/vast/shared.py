@@ -8,8 +8,8 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Asks one at a time. Whoever comes meanwhile gets the next answer, together with all who do: not the present one,
-    for that may be older than the question."""
+    """Asks one at a time. Callers that come meanwhile share the next answer, not the present one, which may be older
+    than their question."""
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self._ask = ask
@@ -20,7 +20,7 @@ class Shared(Generic[T]):
         """An answer to a question that was not asked before this call. Raises what asking raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._present))
-            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone
+            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # the callers may be gone
         return await asyncio.shield(self._next)
 
     async def close(self) -> None:

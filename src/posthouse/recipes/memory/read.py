@@ -35,10 +35,16 @@ def read_model(model: str) -> Shape:
     if path.is_file():
         if model.endswith(".gguf"):
             return _of_gguf(path)
-        return shape(_json(path.read_bytes()[: _MAX_JSON + 1], model))
+        return shape(_json(_beginning(path), model))
     if _NAME.fullmatch(model):
         return _of_hub(model)
     raise NotFound(f"MODEL: {model[:255]!r} is no folder, config.json or file in GGUF here, and no name like ORG/NAME")
+
+
+def _beginning(path: Path) -> bytes:
+    """The file; of one that is too long a byte too many."""
+    with path.open("rb") as file:
+        return file.read(_MAX_JSON + 1)
 
 
 def _json(text: bytes, name: str) -> Mapping[str, Any]:
@@ -55,7 +61,7 @@ def _of_folder(folder: Path) -> Shape:
     if not (folder / _CONFIG).is_file():
         raise NotFound(f"MODEL: there is no {_CONFIG} in {str(folder)[:255]!r}")
     weights = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
-    config = _json((folder / _CONFIG).read_bytes()[: _MAX_JSON + 1], _CONFIG)
+    config = _json(_beginning(folder / _CONFIG), _CONFIG)
     return shape(config, float(sum(file.stat().st_size for file in weights)))
 
 

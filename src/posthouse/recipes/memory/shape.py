@@ -135,7 +135,11 @@ class _Reader:
         value = self._config.get(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value + (default is not None) <= _MAX_NUMBER:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 < value + (default is not None) <= _MAX_NUMBER
+        ):
             raise BadRequest(f"{name}: must be a whole number from 1 to {_MAX_NUMBER}, not {value!r:.60}")
         return value
 

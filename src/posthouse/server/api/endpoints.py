@@ -27,7 +27,7 @@ def add_endpoint_routes(app: FastAPI, management: Management, keyring: Keyring) 
             endpoint_name=endpoint.name,
             endpoint_state=str(endpoint.state),
             **asdict(endpoint.scaling),
-            # Whoever may read may also route, so this key gives a reader nothing new; clients route with it.
+            # A key that may read may also route, so this key gives a reader nothing new; clients route with it.
             api_key=keyring.endpoint_key(endpoint.id, endpoint.key_version),
             user_id=endpoint.account_id,
             created_at=endpoint.created_at,

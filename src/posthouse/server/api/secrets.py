@@ -13,7 +13,7 @@ def add_secret_routes(app: FastAPI, management: Management) -> None:
 
     @app.get("/api/v0/secrets")
     async def list_secrets(caller: Caller) -> Secrets:
-        """Every secret with its value. They are given to workers, so whoever may make a template may know them."""
+        """Every secret with its value. They are given to workers, so anyone who may make a template may know them."""
         return Secrets(secrets=secrets.plain(caller.account_id))
 
     @app.post("/api/v0/secrets")

@@ -42,14 +42,14 @@ def add_worker_routes(app: FastAPI, management: Management, sharing: Sharing) ->
         found = [m for i, m in hub.endpoints.items() if wanted in (None, i)]
         seen = [m for m in found if caller.may_see(m.fleet.endpoint.account_id)]
         there = [_worker_row(m, w, now) for m in seen for w in m.fleet.workers.values()]
-        there += [_worker_row(m, w, now, at) for m in seen for at, w in m.gone_lately(now) if gone]
+        there += [_worker_row(m, w, now, at) for m in seen for at, w in m.recently_gone(now) if gone]
         for answer in await sharing.others(request):
             there = sorted([*there, *msgspec.convert(answer, list[rows.Worker])], key=lambda row: row.id)
         return there
 
     @app.get("/v1/workers/{worker_id}")
     async def show_worker(worker_id: int, caller: Caller) -> rows.Worker:
-        """One worker with its story, its requests and what it did lately; also one that is gone for less than a day."""
+        """One worker with its story, its requests and its recent work; also one that is gone for less than a day."""
         try:
             home, worker = workers.get(worker_id, caller.sees)
             gone_at = 0.0

@@ -61,7 +61,7 @@ class File(NamedTuple):
 def add_console_routes(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def lead_to_console(request: Request) -> Response:
-        """Whoever looks at the server with a browser is led to the console."""
+        """Redirects a browser that opens the server's root to the console."""
         if "text/html" not in request.headers.get("accept", ""):
             raise HTTPException(404)
         return RedirectResponse("/console/", 303)

@@ -109,7 +109,7 @@ class Sessions:
         return self.keyring.session_id(f"{self.admits}|{token}")
 
     def _is_good(self, session: SessionRecord) -> bool:
-        """Whether what it stands for is good: whoever has a name has shown no key."""
+        """Whether what it stands for is good: somebody with a name has shown no key."""
         return bool(session.name) or self.keyring.is_good(session.key_id)
 
 

@@ -157,7 +157,7 @@ class Worker(Row):
     """Work that it was given and has not finished."""
     busy: bool
     penalty_s: float
-    """Seconds of waiting held against it, as requests failed there lately."""
+    """Seconds of waiting held against it, as requests failed there recently."""
     price_usd_h: float
     """US dollars per hour in its present state."""
     spent_usd: float

@@ -142,7 +142,7 @@ class Run(Row):
     p95_s: float
     p99_s: float
     late: float
-    """Share of the work that waited longer than the goal for a worker, or for ever."""
+    """Share of the work that waited longer than the goal for a worker, or forever."""
     rents: int
     starts: int
     ready_h: float
