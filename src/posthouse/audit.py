@@ -1,4 +1,4 @@
-"""Who changed what: who acts now, what is told of an act, and the chain in which the rows of acts hang together."""
+"""Who changed what: the current actor, what is recorded of an act, and the chain of hashes over the rows."""
 
 import hashlib
 import json

@@ -2,7 +2,7 @@
 
     client = OpenAI(base_url=..., api_key=..., http_client=httpx2.Client(transport=Direct()))
 
-The gateway is told no more of a request than its model and how many tokens it may have.
+Of a request the gateway gets only its model and how many tokens it may have.
 """
 
 import json
@@ -15,7 +15,7 @@ _WITHHELD: Final = ("authorization", "x-api-key", "host", "content-length", "coo
 
 
 class Direct(httpx2.BaseTransport):
-    """Sends what has a body of JSON to a worker, and all else, forms above all, by way of the gateway."""
+    """Sends requests with a JSON body to a worker directly, and all others, such as forms, through the gateway."""
 
     def __init__(self, transport: httpx2.BaseTransport | None = None) -> None:
         """`transport`: what calls the gateway and workers; it must trust the root of workers that serve HTTPS."""

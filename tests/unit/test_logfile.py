@@ -104,6 +104,11 @@ def test_the_last_lines_are_one_of_plain_text_and_bounded() -> None:
         b"\x1b]0;title\x07Traceback:\n  10%\r  20%\r\n\x1b[31mRuntimeError: CUDA out of \xc2\x9bmemory\x00\n\n"
     )
     assert printed.last_lines == "Traceback: | 10% | 20% | RuntimeError: CUDA out of memory"
+    printed.feed(
+        b"Traceback (most recent call last):\n"
+        b'  File "model.py", line 3, in load\n    weights = read()\nValueError: no weights\n'
+    )
+    assert printed.last_lines.endswith("CUDA out of memory | ValueError: no weights")
     printed.feed(b"y" * 10_000 + b"\n")
     assert printed.last_lines == "y" * 300
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -15,6 +15,7 @@ _LINE_BYTES: Final = 2**16  # kept of a line that has not ended yet
 _TAIL_BYTES: Final = 2**12  # kept to say how it ended
 _LOG_BYTES: Final = 8 * 2**20  # at this size a log starts over, and the one before is kept
 _SHOWN: Final = 300  # characters of the last lines that a message has room for
+_TRACEBACK: Final = "Traceback (most recent call last):"
 # Colours and other control sequences. Source: ECMA-48, 5.4 and 8.3.89.
 _CONTROLS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[^\t\n\r -~\xa0-\U0010ffff]")
 
@@ -40,9 +41,9 @@ class Printed:
 
     @property
     def last_lines(self) -> str:
-        """The last lines, as one for people."""
+        """The last lines, as one for people, without the frames of a Python traceback: what was raised says more."""
         shown = ""
-        for line in reversed(re.split(r"[\r\n]+", plain(self._tail))):
+        for line in reversed(list(_without_frames(re.split(r"[\r\n]+", plain(self._tail))))):
             line = line.strip()
             if not line:
                 continue
@@ -51,6 +52,16 @@ class Printed:
                 break
             shown = joined[-_SHOWN:]
         return shown
+
+
+def _without_frames(lines: Iterable[str]) -> Iterator[str]:
+    traced = False
+    for line in lines:
+        if line.startswith(_TRACEBACK):
+            traced = True
+        elif not (traced and line[:1].isspace()):
+            traced = False
+            yield line
 
 
 class Log:

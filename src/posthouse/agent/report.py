@@ -47,7 +47,7 @@ class Reporter:
     async def run(self) -> None:
         """Run until cancelled: report what is urgent at once, changes within a second, and every period anyway.
 
-        Where clients leave one after another, each end is told at once, and what they add up to once a second.
+        Where clients leave one after another, each end is reported at once, and their sums once a second.
         """
         worker, now = self._worker, asyncio.get_running_loop().time
         report_at = now()

@@ -12,7 +12,7 @@ VERSION: Final = "1.1.0"  # the peer's worker whose reports and whose signature 
 MAX_UNREPORTED: Final = 10_000  # ended requests kept while the server is away; beyond it they are forgotten
 
 _SPAN_S: Final = ((60.0, 10.0), (600.0, 30.0), (math.inf, 60.0))
-"""Up to which wait it is told in which steps: each new text is written down."""
+"""The steps in which a wait is reported, by its length: the server stores each new text."""
 
 Outcome = Literal["Success", "Error", "Cancelled", "Rejected"]
 

@@ -46,13 +46,13 @@ class Playground:
             raise TooMany(f"{MAX_AT_ONCE} requests are being tried on this server: wait for one to end", 2.0)
         self._open += 1
         try:
-            async with aclosing(self._told(endpoint, key, path, payload, cost)) as told:
-                async for one in told:
+            async with aclosing(self._events(endpoint, key, path, payload, cost)) as events:
+                async for one in events:
                     yield one
         finally:
             self._open -= 1
 
-    async def _told(
+    async def _events(
         self, endpoint: str, key: str, path: str, payload: object, cost: float | None
     ) -> AsyncGenerator[Tried, None]:
         began = time.monotonic()

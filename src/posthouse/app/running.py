@@ -58,7 +58,7 @@ class Running:
     _restarting: asyncio.Task[None] | None = None
 
     async def until_stopped(self) -> None:
-        """Waits until the server has been told to stop, or a new process is ready to take over."""
+        """Waits until the server has been asked to stop, or a new process is ready to take over."""
         await self._told.wait()
 
     def stop(self, take_down: bool = False) -> None:
@@ -67,7 +67,7 @@ class Running:
         self._told.set()
 
     async def take_down(self, tell: Callable[[str], None]) -> None:
-        """Has every worker finish what it has and destroys it; returns when none is left or when told to stop again.
+        """Has every worker finish what it has and destroys it; returns when none is left, or when asked to stop again.
 
         The endpoints stay, and get workers again at the next start. `tell` hears how it goes.
         """

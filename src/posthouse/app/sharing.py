@@ -25,7 +25,7 @@ from posthouse.sharing import KEY_FILES, Servers
 CAPPED_S, UNCAPPED_S = 0.5, 10.0
 """How often it is read what endpoints cost that other servers have: with caps on all together, and without."""
 RENEWED: Final = "authority.cer"
-"""Made anew from its key where the server has got other names."""
+"""Made again from its key when the server's names have changed."""
 
 
 async def fetch_files(servers: Servers, data_dir: Path) -> None:

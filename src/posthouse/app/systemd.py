@@ -1,4 +1,4 @@
-"""What systemd is told of a service, where it is the one that started this process. Source: sd_notify(3)."""
+"""Notices to systemd, where it started this process. Source: sd_notify(3)."""
 
 import asyncio
 import os

@@ -18,9 +18,9 @@ from posthouse.app.keys import Keys, load_keys
 from posthouse.app.playground import Playground
 from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
+from posthouse.app.settings_log import note_settings
 from posthouse.app.sharing import Shared
 from posthouse.app.supervise import supervised
-from posthouse.app.told import note_settings
 from posthouse.config import Settings
 from posthouse.engine import journal
 from posthouse.engine.buckets import Buckets

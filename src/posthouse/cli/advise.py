@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from posthouse.sim.advice import Advice
 
 LAST_S = 7 * 86_400.0
-"""How much of a record is looked at unless told otherwise: what is older says less of tomorrow."""
+"""How much of a record is used by default: what is older says less about tomorrow."""
 ABOUT = 60
 """Settings that a search tries, about; it may be more."""
 

@@ -65,7 +65,7 @@ def agent(
     logs.configure(log_level, log_format)
     with traced("posthouse-agent"):
         how = asyncio.run(agents.run(settings))
-    if how:  # the server has been told
+    if how:  # the server knows
         sys.stderr.write(f"error: {how}\n")
         raise typer.Exit(1)
 

@@ -80,9 +80,9 @@ def verify(
 ) -> None:
     """Check that no act was changed, removed or added since it was written.
 
-    Exits with 1 where one was. Prints the head of the chain: note it on another machine.
-    Whoever can write the database and takes back the last rows and their count with them
-    is found by that alone.
+    Exits with 1 if one was. Prints the head of the chain: note it on another machine.
+    Only that note shows if someone with access to the database has removed the last rows
+    together with their count.
 
     Example:
       posthouse audit verify --head 118:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08

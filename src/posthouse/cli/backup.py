@@ -25,7 +25,7 @@ def backup(
     """Write an installation into one file: its database, and what it signs with.
 
     Its server may go on meanwhile. The database may be a file or on PostgreSQL;
-    the backup is the same, and is restored to either. Whoever can read it can
+    the backup is the same, and is restored to either. Anyone who can read it can
     forge keys.
 
     Example:

@@ -78,8 +78,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
     if found := facts.get("verdict"):
         lines["stuck"] = verdict_line(found)
     if updates := facts.get("updates"):
-        told = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
-        lines["update"] = "; ".join(told) or "none for a day"
+        parts = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
+        lines["update"] = "; ".join(parts) or "none for a day"
     if limited := facts.get("limited"):
         lines["limits"] = f"of keys; refused {limited_text(limited)}"
     if affinity := facts.get("affinity"):

@@ -11,7 +11,7 @@ from posthouse.errors import BadRequest
 from posthouse.wire.checks import unknown
 
 MAX_FILE = 32 * 2**20
-"""Longest text that is read, in characters: what an agent takes as a body, unless it is told otherwise."""
+"""Longest text that is read, in characters: what an agent takes as a body by default."""
 
 
 class Identified(Protocol):

@@ -41,7 +41,7 @@ def market(
 
     For providers of type `vast`, and for `vastai --url`. Nothing is rented for
     real. Instances run nothing unless --run says so: then what is ordered runs
-    here, as you, for whoever has the key.
+    here, as you, for anyone who has the key.
 
     Examples:
       posthouse market

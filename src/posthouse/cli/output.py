@@ -94,7 +94,7 @@ def console(stderr: bool = False) -> "Console":
 def waiting(text: str) -> Iterator[Callable[[str], None]]:
     """Shows on stderr what is waited for: on a terminal one line that changes, else a line for each change.
 
-    Yields what is to be told each text; the empty one takes the line away.
+    Yields the call that shows a text; an empty one removes the line.
     """
     if sys.stderr.isatty():
         with console(stderr=True).status(text) as status:
@@ -102,13 +102,13 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
         return
     last = text
 
-    def told(now: str) -> None:
+    def show(now: str) -> None:
         nonlocal last
         if now and now != last:
             last = now
             sys.stderr.write(one_line(now) + "\n")
 
-    yield told
+    yield show
 
 
 def shown(name: str, value: object) -> str:

@@ -17,7 +17,7 @@ def replay(
     events: Annotated[Path, typer.Argument(help="A file that `serve --keep-events` or the demo wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Play what an endpoint's controller was told again, and compare what it did.
+    """Play the events of an endpoint's controller again, and compare what it does.
 
     The same events with the same version give the same effects, byte for byte.
     Exits with 0 if they do; else it shows the first difference and exits with 1.

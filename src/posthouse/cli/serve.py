@@ -71,7 +71,7 @@ def serve(
     ] = None,
     keep_events: Annotated[
         Path | None,
-        typer.Option(help="Directory for what each endpoint's controller is told, for `posthouse replay`."),
+        typer.Option(help="Directory for the events of each endpoint's controller, for `posthouse replay`."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as one line of JSON.")] = False,
 ) -> None:

@@ -107,13 +107,13 @@ def install_service(
         raise Refused(f"{path} is another's: take it away first, or keep it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    told = _systemctl(user, ["daemon-reload"], ["enable", "--now", path.name] if start else [])
+    has_systemd = _systemctl(user, ["daemon-reload"], ["enable", "--now", path.name] if start else [])
     if as_json:
-        print_json({"unit": str(path), "started": told and start})
+        print_json({"unit": str(path), "started": has_systemd and start})
         return
     typer.echo(f"wrote {path}")
     flag = " --user" if user else ""
-    if not told:
+    if not has_systemd:
         typer.echo(f"systemd does not run here; where it does: systemctl{flag} enable --now {path.name}")
     elif start:
         typer.echo(f"it runs: systemctl{flag} status {path.name}, journalctl{flag} -u {path.name}")

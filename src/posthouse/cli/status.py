@@ -18,7 +18,7 @@ LESS = ("spent_usd", "oldest_wait_s", "state")
 
 
 SHOWN_S = 86_400.0
-"""For how long an update that is over is told."""
+"""For how long a finished update is shown."""
 
 
 def update_lines(updates: Iterable["rows.Update"], now: float) -> Iterator[str]:
@@ -38,8 +38,8 @@ def limited_text(limited: Mapping[str, int]) -> str:
 
 def verdict_line(verdict: Mapping[str, Any]) -> str:
     """What keeps an endpoint from what it needs, for people: the word, what that means, and what is known of it."""
-    told = f"{verdict['title']} [{verdict['word']}]. {verdict['text']} {verdict['said']}"
-    return printable(told.strip())
+    text = f"{verdict['title']} [{verdict['word']}]. {verdict['text']} {verdict['said']}"
+    return printable(text.strip())
 
 
 def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:

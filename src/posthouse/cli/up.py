@@ -71,7 +71,7 @@ def up(
     if gpu is not None:
         check_search(f"gpu_name={gpu}", "--gpu")
     group = {key: value for key, value in (("provider", provider), ("gpu", gpu)) if value}
-    ram, told = (gpu_ram_gb, "") if gpu_ram_gb else _worked_out(found_recipe, values)
+    ram, note = (gpu_ram_gb, "") if gpu_ram_gb else _worked_out(found_recipe, values)
     with connect(url, api_key) as client:
         has = _checked(m.Found.at(client), name)
         manifest: dict[str, Any] = {
@@ -96,7 +96,7 @@ def up(
         ids = {"endpoint_id": endpoint and endpoint.id, "template_id": template and template.id}
         print_json({**ids, "workergroup_id": found.groups_of(endpoint)[0].id, "file": str(path), "usd_h_at_most": cost})
         return
-    for line in filter(None, [told, "" if plans[0].changes else "everything is as it was", f"at most: {cost}"]):
+    for line in filter(None, [note, "" if plans[0].changes else "everything is as it was", f"at most: {cost}"]):
         typer.echo(line)
     typer.echo(f"{path} has it all, for `posthouse apply`")
     typer.echo(f"the model is {name!r} at {gateway or 'a gateway: `posthouse gateway`'}")

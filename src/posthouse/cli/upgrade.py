@@ -63,8 +63,8 @@ def upgrade_check(
     Run it with the new version beside a server of the old one. Each plays the
     same traffic of the last day in its own simulator: what differs between the
     two is the versions' doing, and what really happened stands beside it. With
-    --events, the new version is also told what the old one's controllers were
-    told, and its commands are counted beside theirs. Nothing is changed.
+    --events, the new version also handles the events of the old one's
+    controllers, and its commands are counted beside theirs. Nothing is changed.
 
     Examples:
       posthouse upgrade-check --from-journal
@@ -73,20 +73,20 @@ def upgrade_check(
     """
     if not (from_journal or events):
         raise BadRequest("there is nothing to play: leave out --no-journal, or give --events")
-    told: dict[str, Any] = {"version": __version__, "endpoints": [], "events": []}
+    report: dict[str, Any] = {"version": __version__, "endpoints": [], "events": []}
     if from_journal:
         with server_extra(), connect(url, api_key) as client:
             names = endpoints or [str(one.endpoint_name) for one in client.endpoints()]
-            told["endpoints"] = [_played(client, name, last_s) for name in names]
+            report["endpoints"] = [_played(client, name, last_s) for name in names]
     if events is not None:
         with server_extra():
-            told["events"] = [_again(path) for path in sorted(events.glob("*.jsonl"))]
-    worse = [] if allow is None else [text for one in told["endpoints"] for text in _worse(one, allow)]
-    told["worse"] = worse
+            report["events"] = [_again(path) for path in sorted(events.glob("*.jsonl"))]
+    worse = [] if allow is None else [text for one in report["endpoints"] for text in _worse(one, allow)]
+    report["worse"] = worse
     if as_json:
-        print_json(told)
+        print_json(report)
     else:
-        _show(told)
+        _show(report)
     raise typer.Exit(1 if worse else 0)
 
 
@@ -139,9 +139,9 @@ def _worse(one: Mapping[str, Any], allow: float) -> list[str]:
     return found
 
 
-def _show(told: Mapping[str, Any]) -> None:
+def _show(report: Mapping[str, Any]) -> None:
     out = console()
-    for one in told["endpoints"]:
+    for one in report["endpoints"]:
         name = printable(one["endpoint"])
         if "why_not" in one:
             out.print(f"{name}: {one['why_not']}", markup=False)
@@ -155,7 +155,7 @@ def _show(told: Mapping[str, Any]) -> None:
         out.print(table(rows))
         for note in one["notes"]:
             console(stderr=True).print(f"note: {printable(note)}", markup=False)
-    for one in told["events"]:
+    for one in report["events"]:
         if "why_not" in one:
             out.print(f"{one['file']}: {one['why_not']}", markup=False)
             continue
@@ -166,5 +166,5 @@ def _show(told: Mapping[str, Any]) -> None:
             kinds = sorted({*one["was"], *one["now"]})
             counts = [{"command": k, "then": one["was"].get(k, 0), "this version": one["now"].get(k, 0)} for k in kinds]
             out.print(table(counts) if counts else "  no command was given", markup=False)
-    for text in told["worse"]:
+    for text in report["worse"]:
         console(stderr=True).print(f"worse: {text}", markup=False)

@@ -68,7 +68,7 @@ class AsyncClient(Management):
     ) -> Answer:
         """Sends `payload` to `path` of a worker of `endpoint` and returns its answer.
 
-        Waits for a worker while none is free, calling `on_waiting` each time it is told so, and tries another when one
+        Waits for a worker while none is free, calling `on_waiting` for each such answer, and tries another when one
         cannot be reached or answers 408, 429 or 503, after as long as its Retry-After says. What a worker may have
         begun, because it broke off or answered another 5xx, is tried once more.
         """

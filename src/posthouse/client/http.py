@@ -12,7 +12,7 @@ from posthouse.client.errors import BadRequest, ClientError, Unreachable, Worker
 
 T = TypeVar("T")
 
-URL = "http://127.0.0.1:8080"  # where `posthouse serve` listens unless it is told otherwise
+URL = "http://127.0.0.1:8080"  # where `posthouse serve` listens by default
 CALL_TIMEOUT_S = 30.0  # for one call of the server, which holds `/route/` open for less than 4 s
 CONNECT_TIMEOUT_S = 10.0  # until a worker that does not even accept a connection counts as failed
 KEEP_ALIVE_S = 4.0  # below the 5 s of the server, so that it never closes a connection just as it is used

@@ -136,9 +136,9 @@ class Requests:
             raise TimedOut(f"endpoint {job.endpoint!r} gave no answer within {limit_s:g} s{what}") from None
 
     async def tried(
-        self, job: Job, ask: Callable[[Routed], Awaitable[T]], told: Callable[[str], None] = lambda why: None
+        self, job: Job, ask: Callable[[Routed], Awaitable[T]], on_status: Callable[[str], None] = lambda why: None
     ) -> Begun[T]:
-        """The same however long it takes. `told`: called with what keeps it waiting."""
+        """The same however long it takes. `on_status`: called with what keeps it waiting."""
         clock = asyncio.get_running_loop().time
         started_at = clock()
         request_idx, attempts, failures, begun = 0, 0, 0, 0
@@ -147,7 +147,7 @@ class Requests:
                 routed = job.routed or await self.route(job.endpoint, job.cost, request_idx, job.prefer)
                 request_idx = routed.request_idx or request_idx
                 if isinstance(routed, Waiting):
-                    told(routed.status)
+                    on_status(routed.status)
                     if job.on_waiting:
                         job.on_waiting(routed)
                     spread_s = random.uniform(*POLL_S)  # noqa: S311 - spreads load, hides nothing
@@ -160,7 +160,7 @@ class Requests:
                 # A server that never answered has another address; one that did is only restarting.
                 if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):
                     raise
-                told(error.message)
+                on_status(error.message)
                 after_s = 0.0
                 if isinstance(error, WorkerFailed):
                     after_s, begun = error.retry_after_s, begun + error.begun

@@ -141,7 +141,7 @@ class Engine(Section):
         0.0,
         ge=0,
         le=10_000,
-        description="How much is kept of what each endpoint's controller was told since the server began, in MB, for "
+        description="How much is kept of the events of each endpoint's controller since the server began, in MB, for "
         "`posthouse replay`; about 1 kB a request. What comes beyond it is not kept. 0: nothing is.",
     )
     events_dir: Path | None = Field(None, description="Where that is kept. Default: `events` in the data directory.")
@@ -190,13 +190,13 @@ class Rates(Section):
         5000.0,
         ge=0,
         le=1e6,
-        description="Most /route/ calls of one key, per second; those beyond are told to wait. 0: no limit.",
+        description="Most /route/ calls of one key, per second; those beyond must wait. 0: no limit.",
     )
     routes_per_address: float = Field(
         5000.0,
         ge=0,
         le=1e6,
-        description="Most /route/ calls from one address, per second; those beyond are told to wait. 0: no limit, as "
+        description="Most /route/ calls from one address, per second; those beyond must wait. 0: no limit, as "
         "behind a proxy, where all clients have one address.",
     )
     calls_per_key: float = Field(

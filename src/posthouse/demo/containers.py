@@ -96,7 +96,7 @@ def _files() -> bytes:
     out = io.BytesIO()
     programs = {name: Path(found).resolve() for name in PROGRAMS if (found := shutil.which(name))}
     try:
-        told = ldd(programs.values())
+        printed = ldd(programs.values())
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(f"--image: none can be made here, as ldd does not work ({error}); name one with sh") from error
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -105,6 +105,6 @@ def _files() -> bytes:
         tar.addfile(tmp)
         for name, program in programs.items():
             tar.add(program, f"bin/{name}")
-        for library in sorted(set(re.findall(r"(/\S+) \(0x", told))):
+        for library in sorted(set(re.findall(r"(/\S+) \(0x", printed))):
             tar.add(Path(library).resolve(), library.lstrip("/"))
     return out.getvalue()

@@ -24,7 +24,7 @@ MAX_STARTS: Final = 10
 """Kinds and moments of starts that are looked at: more make the first hardly sooner."""
 MAX_S: Final = 86_400.0
 KEPT_S: Final = 2.0
-"""How long an estimate of starts is told again, less the time since: thousands may ask."""
+"""How long an estimate of starts is used again, less the time since: thousands may ask."""
 _STEPS: Final = 12
 _NEW: Final = frozenset({State.WANTED, State.CREATING, State.LOADING, State.MODEL_LOADING})
 

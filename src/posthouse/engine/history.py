@@ -11,18 +11,18 @@ from posthouse.domain.worker import Worker, WorkerId
 from posthouse.fleet.events import Level
 
 KEPT = 500
-"""Lines kept of each level, so that what is told often never drives out what matters. With texts of at most `TEXT`
+"""Lines kept of each level, so that frequent lines never drive out those that matter. With texts of at most `TEXT`
 characters that is below 2 MB for an endpoint."""
 TEXT = 800
 """Longest line, in characters: a worker's message has at most 500."""
 
 
 WHY: dict[Event, str] = {
-    Command.RENT: "its provider is asked for it",
-    Command.START: "it is told to start",
-    Command.STOP: "it is told to stop",
-    Command.UPDATE: "it is to run what its template says now",
-    Command.DESTROY: "it is to be destroyed",
+    Command.RENT: "its provider is asked for a machine",
+    Command.START: "its provider is asked to start it",
+    Command.STOP: "its provider is asked to stop it",
+    Command.UPDATE: "it is updated to what its template says now",
+    Command.DESTROY: "its provider is asked to destroy it",
     Observation.PROVISIONING: "its provider has accepted it",
     Observation.PULLING: "its provider lists it as loading",
     Observation.RUNNING: "its provider lists it as running",

@@ -1,4 +1,4 @@
-"""The control loop: tells each controller the time when it asked for it, and does what it asks for then.
+"""The control loop: sends each controller `Ticked` when it asked for that, and does what it asks for then.
 
 One endpoint's failure never stops another's tick, nor routing.
 """
@@ -45,10 +45,10 @@ class Loop:
     failing: set[EndpointId] = field(default_factory=set)
     """Endpoints whose latest tick failed."""
     _began_s: dict[EndpointId, float] = field(default_factory=dict)
-    """When the ticks began that are not over."""
+    """When each tick that is not over began."""
     _writing: dict[EndpointId, asyncio.Task[None]] = field(default_factory=dict)
     _unwritten: set[EndpointId] = field(default_factory=set)
-    """Endpoints whose latest write failed: a tick that writes nothing does not mend that."""
+    """Endpoints whose latest write failed: a tick that writes nothing does not fix that."""
     _reserving: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Loop:
             managed.deeds = self
 
     async def run(self) -> None:
-        """Ticks forever, each endpoint when its controller asked for it."""
+        """Ticks each endpoint when its controller asked for it, until cancelled."""
         while True:
             self.hub.bell.clear()
             began = time.perf_counter()
@@ -74,14 +74,14 @@ class Loop:
             await is_set_within(self.hub.bell, min(max(0.0, wait_s), self.hub.tick_s))
 
     def troubles(self) -> list[str]:
-        """What fails in the loop, in words that anybody may read."""
+        """What fails in the loop, as texts for users."""
         late_s = time.perf_counter() - min(self._began_s.values()) if self._began_s else 0.0
         stuck = [f"a round of decisions has taken {late_s:.0f} s so far"] if late_s > LATE_S else []
         failing = [f"decisions fail, and endpoints stay as they are: {len(self.failing)}"] if self.failing else []
         return stuck + failing + ([] if self.may_act() else [NOT_OURS])
 
     def take_down(self) -> None:
-        """Has every worker go; nothing is decided any more."""
+        """Has every worker destroyed; nothing is decided from now on."""
         for managed in self.hub.endpoints.values():
             managed.handle(Closed(), self.hub.clock.now())
 
@@ -118,11 +118,11 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - the seam of a tick: whatever breaks, routing and the others go on
             self._failed(managed, error)
             now = self.hub.clock.now()
-            managed.handle(Ticked(None), now)  # who is held open is told all the same
+            managed.handle(Ticked(None), now)  # held requests get their answers all the same
             managed.wake_at = now + self.hub.tick_s
 
     def tick(self, managed: ManagedEndpoint) -> None:
-        """Tells one endpoint's controller the time. Raises: Refused if this server may not act, and what it raises."""
+        """Sends one endpoint's controller `Ticked`. Raises: Refused if this server may not act, and what it raises."""
         if not self.may_act():
             raise Refused(NOT_OURS)
         ids: WorkerIds | None = self.hub.worker_ids
@@ -169,7 +169,7 @@ class Loop:
     # -- what controllers ask for --------------------------------------------------------------------------------------
 
     def wake(self, managed: ManagedEndpoint) -> None:
-        """Looks at once who is to be told the time next."""
+        """Has the loop look for the next `Ticked` at once."""
         self.hub.bell.set()
 
     def run_command(self, managed: ManagedEndpoint, command: Run, now: float) -> None:

@@ -268,8 +268,8 @@ class ManagedEndpoint:
     def _do_one(self, effect: Effect, now: float) -> None:
         match effect:
             case Deliver(request_idx, outcome):
-                if (told := self.held.pop(request_idx, None)) is not None:
-                    told(outcome)
+                if (answer := self.held.pop(request_idx, None)) is not None:
+                    answer(outcome)
             case WakeAt(at):
                 self.wake_at = at
                 self.deeds.wake(self)

@@ -33,11 +33,11 @@ def _foreseen(hub: Hub, managed: ManagedEndpoint, endpoint: Endpoint, now: float
     fleet = managed.fleet
     cap = hub.treasury.cap(managed, now, endpoint.scaling)
     decision = fleet.policy(replace(fleet.snapshot(now), endpoint=endpoint, cap=cap), fleet.memory)
-    told = plain(decision)
+    data = plain(decision)
     return rows.Foreseen(
-        title=words.title(told),
-        text=words.text(told),
-        need=told["hot_need"],
+        title=words.title(data),
+        text=words.text(data),
+        need=data["hot_need"],
         usd_h=sum(_usd_h(price, goal) for price, goal in _after(managed, decision)),
     )
 

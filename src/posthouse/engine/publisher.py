@@ -1,4 +1,4 @@
-"""Tells the event stream what happens to each endpoint: it hears the effects of every controller."""
+"""Publishes what happens to each endpoint to the event stream: it watches the effects of every controller."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ from posthouse.wire import rows
 from posthouse.wire.rows.events import Decided, EndpointChanged, Logged, WorkerMoved
 
 SUMMARY_S = 1.0
-"""How often an endpoint's summary is told at most, where it has changed."""
+"""How often an endpoint's summary is published at most, where it has changed."""
 REFRESH_S = 15.0
-"""How often it is told in any case, for those who have just come."""
+"""How often it is published in any case, for new viewers."""
 
 
 @dataclass(slots=True)
 class Publisher:
     stream: EventStream
-    _told: WeakKeyDictionary[ManagedEndpoint, EndpointChanged] = field(default_factory=WeakKeyDictionary)
+    _latest: WeakKeyDictionary[ManagedEndpoint, EndpointChanged] = field(default_factory=WeakKeyDictionary)
     """The latest summary of each endpoint."""
 
     def attach(self, managed: ManagedEndpoint) -> None:
-        """Tells from now on what happens to the endpoint."""
+        """Publishes from now on what happens to the endpoint."""
         managed.watchers.append(partial(self._heard, managed))
         managed.history.heard = partial(self._logged, managed)
 
@@ -52,7 +52,7 @@ class Publisher:
         self.stream.publish(managed.fleet.endpoint.account_id, logged)
 
     def _summarize(self, managed: ManagedEndpoint, owner: AccountId, now: float) -> None:
-        before = self._told.get(managed)
+        before = self._latest.get(managed)
         age_s = now - before.at if before is not None else REFRESH_S
         if age_s < SUMMARY_S:
             return
@@ -71,7 +71,7 @@ class Publisher:
             figures=shown,
         )
         if before is None or age_s >= REFRESH_S or _standing(before) != _standing(summary):
-            self._told[managed] = summary
+            self._latest[managed] = summary
             self.stream.publish(owner, summary)
 
 
@@ -81,9 +81,9 @@ def _where(managed: ManagedEndpoint, at: float) -> dict[str, Any]:
 
 
 def _standing(summary: EndpointChanged) -> tuple[object, ...]:
-    """What makes a summary worth telling; money that runs on does not."""
-    told = summary.endpoint, summary.state, summary.workers, summary.outstanding, summary.waiting, summary.usd_h
-    return *told, summary.condition, summary.figures.looks, f"{summary.figures.load:.3g} {summary.figures.need:.3g}"
+    """What makes a summary worth publishing; growing costs alone do not."""
+    shown = summary.endpoint, summary.state, summary.workers, summary.outstanding, summary.waiting, summary.usd_h
+    return *shown, summary.condition, summary.figures.looks, f"{summary.figures.load:.3g} {summary.figures.need:.3g}"
 
 
 def _decided(managed: ManagedEndpoint, decision: Decision) -> Decided:

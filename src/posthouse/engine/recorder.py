@@ -1,4 +1,4 @@
-"""What endpoints were asked and what became of it: kept, and told. Nothing here is on the way of a request."""
+"""Recorded traffic of endpoints: stored, and read again. Nothing here is on the path of a request."""
 
 import asyncio
 from collections import Counter
@@ -30,13 +30,13 @@ class Recorder:
 
     hub: Hub
     keep_bytes: int
-    """Most of one endpoint; 0: nothing is kept."""
+    """Most bytes of one endpoint; 0: nothing is kept."""
     counts: Counter[str] = field(default_factory=Counter)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segments"))
     """Always the same: every thread that packs keeps the memory that this took, about 1 MB."""
 
     async def run(self) -> None:
-        """One round, after a while."""
+        """Waits `LOOK_S`, then cuts and stores what is due: one round, to be repeated."""
         await asyncio.sleep(LOOK_S)
         await self.keep_all()
 

@@ -138,7 +138,7 @@ class Router:
     def _hold(
         self, managed: ManagedEndpoint, ask: RouteAsk, announced: float, idx: int, deliver: Deliver, caller: str
     ) -> Callable[[], None]:
-        def told(outcome: Assignment | Waiting) -> None:
+        def answer(outcome: Assignment | Waiting) -> None:
             self._count_held(caller, -1)
             now = self.hub.clock.now()
             if isinstance(outcome, Assignment):
@@ -148,7 +148,7 @@ class Router:
                 deliver(_waits(managed, ask, outcome, now))
 
         def leave() -> None:
-            if managed.held.get(idx) is told:
+            if managed.held.get(idx) is answer:
                 del managed.held[idx]
                 self._count_held(caller, -1)
             elif idx in managed.held:
@@ -159,7 +159,7 @@ class Router:
         if before is not None:  # nobody listens to that call any more: the same request was asked for again
             before(Waiting(idx))
         self._count_held(caller, +1)
-        managed.held[idx] = told
+        managed.held[idx] = answer
         return leave
 
     def _has_most(self, caller: str) -> bool:

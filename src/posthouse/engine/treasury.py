@@ -1,6 +1,6 @@
 """The caps on money: of each endpoint by day and month, and of the whole installation.
 
-Money is reserved as it is decided: within a tick, which nothing interrupts, each endpoint is told what the others
+Money is reserved as it is decided: within a tick, which nothing interrupts, each endpoint gets what the others
 leave, and what it has decided counts for the others from then on. So whatever is rented or started has its money.
 """
 

@@ -1,4 +1,4 @@
-"""Why an endpoint is short of capacity: one verdict, the same wherever it is told."""
+"""Why an endpoint is short of capacity: one verdict, the same wherever it is shown."""
 
 import re
 from typing import Final
@@ -17,7 +17,7 @@ from posthouse.wire.rows.live import Figures, Verdict
 SHORT: Final = 1.001
 """A need above this many times what is hot is one."""
 STUCK_S: Final = 1.0
-"""How old what clients are told of it may be, in seconds."""
+"""How old the word may be that clients get, in seconds."""
 MAX_WHY: Final = 300
 """Longest sentence about failures, in characters."""
 _REFUSED: Final = f"{Command.RENT}: "

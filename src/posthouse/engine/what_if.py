@@ -124,7 +124,7 @@ def _row(name: str, summary: "Summary | Measured", samples: "list[Sample]", from
     steps = [b.t - a.t for a, b in pairwise(counted)]
     spent = accumulate((s.usd_h * step / 3600 for s, step in zip(counted, steps, strict=False)), initial=0.0)
     total = list(spent)
-    scale = summary.usd / total[-1] if total and total[-1] else 1.0  # what is drawn ends at what is told
+    scale = summary.usd / total[-1] if total and total[-1] else 1.0  # so that the drawn line ends at the sum
     stride = max(1, -(-len(counted) // ROWS))
     shown = list(enumerate(counted))[::stride]
     return rows.Run(

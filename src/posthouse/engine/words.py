@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 MAX_REASONS: Final = 2
-"""Of obstacles and rentals that a text tells of."""
+"""Most obstacles and rentals that a text names."""
 _DOES: Final = {"hot": "Wake", "cold": "Let rest", "gone": "Destroy", "updated": "Update"}
 
 
@@ -59,22 +59,22 @@ def text(decision: Mapping[str, Any]) -> str:
     if isinstance(load, int | float) and need is not None:
         has = "capacity is not measured yet" if ready is None else f"{work(ready)} is ready"
         sentences.append(f"{work(load)} of load needs {work(need)}; {has}.")
-    told = [reason for reason in because if reason["obstacle"]] or [
+    reasons = [reason for reason in because if reason["obstacle"]] or [
         reason for reason in because if str(reason["what"]).endswith(" worker")
     ]
-    sentences += _sentences(told)
+    sentences += _sentences(reasons)
     return " ".join(sentences)
 
 
 def _sentences(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
-    told = []
+    found: list[str] = []
     for reason in reasons:
         what, value, rule = str(reason["what"]), reason["value"], str(reason["rule"])
         shown = "" if isinstance(value, int | float) else f" {value}".replace(" 0x ", " ")  # a machine without GPUs
         sentence = f"{what[:1].upper()}{what[1:]}{shown}: {rule}."
-        if sentence not in told:
-            told.append(sentence)
-    return told[:MAX_REASONS]
+        if sentence not in found:
+            found.append(sentence)
+    return found[:MAX_REASONS]
 
 
 def _workers(ids: list[str]) -> str:

@@ -54,7 +54,7 @@ def pick(
     The sum is work ahead + own time + whatever else speaks against a worker: `extra_s`, which is its penalty for
     failures, and infinite for a worker that this request must not get. The wait is the sum without the own time. Of
     equal rows the first, until its work tells it from the others; requests without cost leave none, so for them equal
-    rows are told apart by `tie_break`, any number that differs between requests.
+    rows are chosen from by `tie_break`, any number that differs between requests.
     `ends_s`: `end_s` of every row, if it is known already. An infinite `unit_s` takes nothing.
     Shape: one entry a worker. Units: work, seconds.
     """

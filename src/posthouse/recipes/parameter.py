@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Parameter(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a recipe may be told. A worker finds it in its environment, by its name in capitals."""
+    """A parameter of a recipe. A worker finds it in its environment, under its name in capitals."""
 
     help: str
     kind: Literal["file", "model", "whole", "number", "choice", "word", "flags", "json"]

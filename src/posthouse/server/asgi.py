@@ -29,7 +29,7 @@ def http_scope(
     query: bytes,
     headers: Headers,
 ) -> Message:
-    """What the application is told of a request."""
+    """The scope of a request, as the application gets it."""
     peer = transport.get_extra_info("peername")
     return {
         "type": "http",
@@ -68,7 +68,7 @@ class AsgiCall(Request):
         try:
             await self.connection.server.app(self._scope, self._receive, self._send)
         except Exception as error:  # noqa: BLE001 - the seam of a request
-            if self._done or self._gone:  # the application has answered, and told its log
+            if self._done or self._gone:  # the application has answered, and logged the error
                 return
             log.error("the application failed", path=self._scope["path"], error=repr(error)[:500])
         if self._done or self._gone:

@@ -37,7 +37,7 @@ class TooLarge(BadRequest):
 
 
 class Problem(NamedTuple):
-    """What a caller is told."""
+    """The body of an error, as callers get it."""
 
     status: int
     code: str
@@ -63,7 +63,7 @@ _BY_KIND: Final[tuple[tuple[type[PosthouseError], int, str], ...]] = (
 
 
 def problem(error: Exception, path: str = "") -> Problem | None:
-    """What a caller of `path` is told of an error that was raised on purpose; None for any other."""
+    """The answer to a caller of `path` for an error that was raised on purpose; None for any other."""
     for kind, status, code in _BY_KIND:
         if isinstance(error, kind):
             headers: dict[str, str] = {}

@@ -121,7 +121,7 @@ class FastPath:
         return None
 
     def overload_answer(self, method: str, path: str) -> Answer:
-        """What a call is told for which there is no place. `/route/` is told to wait: the protocol's client gives a
+        """The answer to a call for which there is no place. `/route/` says that it waits: the protocol's client gives a
         request up for any error."""
         found = self.find(method, path)
         if found is not None and found[0].access is KEY:

@@ -325,7 +325,7 @@ def address_of(scope: Scope) -> str:
 
 
 def _unforeseen(error: Exception, scope: Scope) -> Problem:
-    """What a caller is told of an error that nobody foresaw: where to look. The log gets the rest."""
+    """The answer for an unexpected error: where to look. The log gets the rest."""
     request_id, path = scope["state"]["request_id"], scope["path"]
     # A trace without the values of variables: they may be keys.
     trace = "".join(traceback.format_exception(error))[-8000:]

@@ -37,7 +37,7 @@ WAIT_S: Final = 1.5
 SLOW_S: Final = 150.0
 """Longest silence of the management API: longer than any call of a provider."""
 MAX_HOPS: Final = 2000
-"""Calls that are passed on at a time; those beyond are told to wait."""
+"""Most calls that are passed on at a time; the others must come again."""
 MAX_ANSWER_BYTES: Final = 1_048_576
 MAX_LIST_BYTES: Final = 67_108_864
 OTHERS_S: Final = 5.0
@@ -70,7 +70,7 @@ class Peers:
         """`token`: what servers show each other. `hold_s`: how long a call may be held open."""
         self.hub, self.owners, self.changes = hub, owners, changes
         self.on_unknown: Callable[[int], None] = lambda worker_id: None
-        """Told of each message of a worker that nobody has."""
+        """Called for each message of a worker that no server owns."""
         self._token = token.encode()
         self._wait_s = hold_s + WAIT_S
         self._quick, self._slow = Upstreams(context, self._wait_s), Upstreams(context, SLOW_S)
@@ -181,7 +181,7 @@ class Peers:
         return Answer(reply.status, body, kind, kept)
 
     def _headers(self, scope: AsgiScope) -> Headers:
-        """What another server is told of a call of the management API."""
+        """The headers with which a call of the management API is passed on to another server."""
         principal: Principal | None = scope["state"].get("principal")
         headers = end_to_end(scope["headers"], OWN) + self._signed(scope["client"][0] if scope.get("client") else "")
         if principal is not None and principal.session:

@@ -19,7 +19,7 @@ def traced(
     parent = next((value.decode("latin-1") for name, value in call.headers if name == tracing.HEADER.encode()), "")
     span, queue = tracing.begin("route", parent, "SERVER", endpoint=ask.endpoint), None
 
-    def told(reply: RouteReply | WaitReply | Exception) -> None:
+    def traced_deliver(reply: RouteReply | WaitReply | Exception) -> None:
         if queue is not None:
             queue.end()
         if isinstance(reply, Exception):
@@ -30,7 +30,7 @@ def traced(
         deliver(reply)
 
     try:
-        leave = go(managed, ask, told, caller, now)
+        leave = go(managed, ask, traced_deliver, caller, now)
     except Exception as error:
         span.end(error=type(error).__name__)
         raise

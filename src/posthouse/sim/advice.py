@@ -78,7 +78,7 @@ class Search:
     """Share of work that may wait longer than the goal."""
     layers: Sequence[Mapping[str, Any]] = ()
     progress: Callable[[str, int], object] = lambda what, tried: None
-    """Told what is being tried, and how many settings were."""
+    """Called with what is being tried, and how many settings were."""
     tried: int = 0
     _present: dict[str, Any] = field(default_factory=dict)
     _seen: dict[tuple[tuple[str, Any], ...], tuple[float, ...]] = field(default_factory=dict)

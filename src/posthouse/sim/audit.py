@@ -1,6 +1,6 @@
 """What must hold in every world, looked at after every event, at a cost that does not grow with the world.
 
-The auditor keeps its own account of who asked for what, from what it was told and not from what the fleet says, and
+The auditor keeps its own account of who asked for what, from the calls below and not from what the fleet says, and
 compares. It looks only at the workers that an event touched.
 """
 
@@ -56,7 +56,7 @@ class Auditor:
         self.working: Callable[[str], Collection[int]] = lambda label: ()
         """The requests that the instance with this label has, in truth."""
 
-    # -- what it is told -----------------------------------------------------------------------------------------------
+    # -- what happened -------------------------------------------------------------------------------------------------
 
     def touch(self, worker_id: WorkerId) -> None:
         """Something happened to this worker."""
@@ -103,12 +103,12 @@ class Auditor:
         self._touched.add(worker_id)
 
     def ended(self, worker_id: WorkerId, idx: int) -> None:
-        """A worker told that a request has ended."""
+        """A worker reported that a request has ended."""
         if self._where.get(idx, None) == worker_id:
             self._take_away(idx)
 
     def forgotten(self, idx: int) -> None:
-        """The server was told that the client of a request has left."""
+        """The server learned that the client of a request has left."""
         if idx in self._waiting:
             self._take_away(idx)
 

@@ -100,7 +100,7 @@ def _spread(times_s: Sequence[float], share: float) -> dict[str, Any]:
 def _service(served: Sequence[tuple[float, float]], perf: float) -> tuple[int, float]:
     """How many requests a worker serves at once, and the seconds that each takes beside its work.
 
-    Seconds = overhead + work x slots / perf. Those that were served beside others, or whose end was told late, lie
+    Seconds = overhead + work x slots / perf. Those that were served beside others, or whose end was reported late, lie
     above that line, and few lie below it: the fastest tell where it is.
     """
     if not served:

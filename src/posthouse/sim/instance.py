@@ -33,7 +33,7 @@ class SimInstance:
     served: int = 0
     """How many are in slots."""
     ended: list[Ended] = field(default_factory=list)
-    """Ends that it has not told yet."""
+    """Ends that it has not reported yet."""
     began_at: float = 0.0
     """When its loop began; it beats whole seconds after that."""
     heartbeat_at: float = 0.0

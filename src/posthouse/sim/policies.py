@@ -60,8 +60,8 @@ class Entry:
     """A policy that can be named."""
 
     make: Callable[..., Policy]
-    """Takes what `told` returns, and its knobs by name; their defaults are in its signature."""
-    told: Callable[[Scenario], tuple[Any, ...]] = lambda given: ()
+    """Takes what `arguments` returns, and its knobs by name; their defaults are in its signature."""
+    arguments: Callable[[Scenario], tuple[Any, ...]] = lambda given: ()
     """What its operator would have to know, of the first type of worker."""
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -207,7 +207,7 @@ def policy(given: Scenario) -> Policy:
         return own(given.policy)
     name, knobs = parse(given.policy)
     entry = POLICIES[name]
-    return entry.make(*entry.told(given), **knobs)
+    return entry.make(*entry.arguments(given), **knobs)
 
 
 def own(text: str) -> Policy:

@@ -173,8 +173,8 @@ class SimProvider(Workers):
         if failure:
             self.audit.disturb(self.now)
             self.happened(command, "refused for worker", worker.id)
-        told = instance is not None and not failure and not self.lose_answers
-        seen = instance.listed() if instance is not None and told and command in SHOWN else None
+        answered = instance is not None and not failure and not self.lose_answers
+        seen = instance.listed() if instance is not None and answered and command in SHOWN else None
         why = "" if self.lose_answers else failure
         self.tell(Answered(worker.id, command, why, blame and command is Command.RENT, seen))
 

@@ -16,7 +16,7 @@ from posthouse.sim.world import START_AT, Pace, World
 TAIL_S = 3600.0
 """How long after the last arrival requests may still be answered."""
 STRETCH_S = 600.0
-"""How often progress is told, in virtual time."""
+"""How often progress is reported, in virtual time."""
 FIRST_SAMPLE_S = 10.0
 """Between two samples of a short run."""
 
@@ -103,7 +103,7 @@ def run(
 ) -> Result:
     """What a scenario comes to. Raises: BadRequest, BrokenRule.
 
-    `progress`: told the virtual time now and then. `around`: what the policy is wrapped in, to watch it.
+    `progress`: called with the virtual time now and then. `around`: what the policy is wrapped in, to watch it.
     """
     span_s = scenario.traffic.span_s or (0.0 if scenario.traffic.trace else 7200.0)
     world = _RecordedWorld(

@@ -17,7 +17,7 @@ from posthouse.store.checksums import sum_of, with_checksum
 from posthouse.store.schema import revisions
 
 FAILURE_TOLD_S = 60.0
-"""For how long a failure is told as a trouble."""
+"""For how long a failure is listed among the troubles."""
 RETRY_S = 5.0
 """When a call is worth another try where the database could not be used: as long as SQLite waits for its lock."""
 FULL = "decisions are still written, into room that is kept for them, and traffic is not recorded"
@@ -35,7 +35,7 @@ UNIQUE = {"accounts": "name", "endpoints": "name", "templates": "hash_id", "keys
 
 
 class Backend(Protocol):
-    """Where a database is."""
+    """What differs between kinds of databases."""
 
     name: str
     """For people; without a password."""
@@ -184,7 +184,7 @@ def missing(table: Table, row_id: object) -> NotFound:
 
 
 def _refusal(error: IntegrityError, table: Table, row: Mapping[str, Any]) -> Exception:
-    """What the caller must be told when a constraint refuses its row; the error itself where that is our own bug."""
+    """The error for the caller whose row a constraint refuses; the database's own error where that is our bug."""
     problem = str(error.orig).lower()
     if "unique" in problem:
         field = UNIQUE[table.name]

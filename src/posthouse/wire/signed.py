@@ -83,5 +83,5 @@ def scheme_for(version: str | None, has_working_request_idxs: bool) -> Scheme:
 
 
 def other_scheme(scheme: str) -> str:
-    """Return the scheme of workers that cannot be told from those of this one by what they report; else the same."""
+    """Return the scheme of the workers whose reports look the same as those of this one; else `scheme` itself."""
     return _TWINS.get(scheme, scheme)

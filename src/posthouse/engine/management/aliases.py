@@ -73,8 +73,8 @@ class Aliases:
             if model not in known and model not in endpoints:
                 raise BadRequest(f"{field}: {unknown(model, [*endpoints, *known], 'endpoint or alias')}")
             if path := _way(known, model, alias.name):
-                told = " -> ".join(map(repr, [alias.name, *path]))
-                raise BadRequest(f"{field}: leads back to where it began: {told}")
+                shown = " -> ".join(map(repr, [alias.name, *path]))
+                raise BadRequest(f"{field}: leads back to where it began: {shown}")
 
 
 def check_unnamed(hub: Hub, owner: AccountId, name: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Workers: found, told of, and sent away."""
+"""Workers: found, shown, and dismissed."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -18,9 +18,9 @@ from posthouse.policy.capacity import kind_of
 from posthouse.wire import rows
 
 MAX_REQUESTS: Final = 50
-"""Requests at a worker that are told of."""
+"""Most requests of a worker that are shown."""
 MAX_STORY: Final = 200
-"""Things that happened to a worker that are told of."""
+"""Most history lines of a worker that are shown."""
 DECISIONS: Final = 200
 """Decisions about its endpoint that are looked through for it."""
 

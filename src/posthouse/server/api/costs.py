@@ -25,7 +25,7 @@ from posthouse.wire import rows
 By = Literal["endpoint", "key", "gpu", "provider", "state"]
 
 HOURS_S = 7 * 86_400.0
-"""For how long a past hours are told; of a longer one, days."""
+"""Longest past for which costs are given by the hour; beyond it, by the day."""
 MAX_LINES = 100
 NOBODY = "(nobody asked)"
 
@@ -44,7 +44,7 @@ def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring, sharing: Sharing) -
 
         By key it is in proportion to the work that each asked for in an hour, and for who may see keys. Storage is what
         workers cost that rest; idle are those without a request. Endpoints that were deleted count, the latest 2,000 of
-        the installation. What gateways paid to servers of others is told without `endpoint`, as `external:NAME`.
+        the installation. What gateways paid to external servers is listed without `endpoint`, as `external:NAME`.
         `as_csv`: a table, with the units in its head."""
         if by == "key" and caller.scope < Scope.ADMIN:
             raise Forbidden("by: what keys cost is for the scope admin, which may see keys")

@@ -33,7 +33,7 @@ def add_event_routes(app: FastAPI, hub: Hub, stream: EventStream, sessions: Sess
 
         It begins with what happens next, or after the event that `after` or the header `Last-Event-ID` names. Each
         event's `data` is one of the objects below, and its name says which. Comments keep a quiet stream open; with
-        `beat_s` it has an event `beat` instead, whenever nothing was told for so many seconds.
+        `beat_s` it has an event `beat` instead, after so many seconds without an event.
         """
         wanted = find_endpoint(hub, caller, endpoint) if endpoint else None
         seen = last_event_id if after is None else after

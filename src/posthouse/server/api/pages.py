@@ -76,16 +76,16 @@ def add_page_routes(app: FastAPI, management: Management, keyring: Keyring, ask:
         if caller.meter is not None:
             raise Forbidden("this key has limits, which a request that the server sends would not be counted by")
         key = keyring.endpoint_key(found.id, found.key_version)
-        told = ask(found.name, key, attempt.path, attempt.payload, attempt.cost)
-        first = await anext(told)  # what is refused is refused before the answer begins
+        events = ask(found.name, key, attempt.path, attempt.payload, attempt.cost)
+        first = await anext(events)  # what is refused is refused before the answer begins
 
         async def lines() -> AsyncGenerator[bytes, None]:
             try:
                 yield msgspec.json.encode(first) + b"\n"
-                async for one in told:
+                async for one in events:
                     yield msgspec.json.encode(one) + b"\n"
             finally:
-                await told.aclose()
+                await events.aclose()
 
         return StreamingResponse(lines(), media_type="application/x-ndjson", headers=HEADERS)
 

@@ -23,7 +23,7 @@ def worded(error: RequestValidationError, route: APIRoute | None) -> str:
     extra: list[str] = []
     for wrong in error.errors():
         field, info, known = _place(route, wrong["loc"])
-        if wrong["type"] == "extra_forbidden":  # the names that are allowed are told once
+        if wrong["type"] == "extra_forbidden":  # the allowed names are listed once
             extra.append(field)
             field = extra[0]
         found.setdefault(field, _words(field, info, known, wrong))

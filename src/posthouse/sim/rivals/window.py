@@ -50,7 +50,7 @@ class Periods:
         self._at = self._work = 0.0
 
     def add(self, now: float, rate: float) -> list[tuple[int, float]]:
-        """Periods that have ended, as their number and mean. `rate` is taken to hold since it was told last."""
+        """Periods that have ended, as their number and mean. `rate` is taken to hold since the last call."""
         ended = []
         if self._period is None:
             self._period, self._at = int(now // self.span_s), now

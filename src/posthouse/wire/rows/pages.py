@@ -7,7 +7,7 @@ from posthouse.wire.rows.base import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeParameter(Row):
-    """What a recipe may be told."""
+    """A parameter of a recipe."""
 
     name: str
     help: str

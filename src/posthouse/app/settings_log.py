@@ -1,4 +1,4 @@
-"""Whether the settings are those of the start before: they are no part of the store, and money depends on them."""
+"""Records in the audit log which settings have changed since the last start: money depends on them."""
 
 import json
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from posthouse.ports import Store
 
 ACTION = "settings.update"
 REMEMBERED = 1000
-"""Changes of settings that are looked through."""
+"""Most earlier changes that are read."""
 
 
 async def note_settings(store: Store, settings: Settings) -> None:
-    """Notes which settings have changed since the server ran before; at the first start, which are no defaults."""
+    """Records which settings differ from those of the last start; at the first start, from the defaults."""
     known = known_settings({name: type(provider) for name, provider in settings.providers.items()})
     before = {name: _plain(shown(field, field.default)) for name, field in known.items() if not _computed(field)}
     for act in reversed(await store.acts(ActFilter(action=ACTION, limit=REMEMBERED))):
