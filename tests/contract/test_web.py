@@ -758,6 +758,11 @@ async def test_a_worker_that_is_gone_is_shown_for_a_day_with_what_it_said_and_it
     assert len(row["why"]) < 350
     explained = (await web.call("GET", "/v1/endpoints/llama/explain", key="read")).body
     assert list(explained["failures"]) == ["8", "9"]
+    for took_s in (3, 4):
+        gone_worker = worker(10 + took_s, state=State.DESTROYED, message=f"ended after {took_s} s")
+        web.hub.managed(endpoint_id).gone.append((now, gone_worker))
+    [row] = (await web.call("GET", "/v1/status", key="read")).body["standing"]
+    assert row["why"] == "the last 2 ended with: ended after 4 s"
 
 
 async def test_a_worker_that_is_gone_is_shown_after_a_restart_too(web: Web) -> None:

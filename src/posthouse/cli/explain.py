@@ -77,6 +77,9 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         lines["caps"] = "; ".join(filter(None, (lines.get("caps"), f"{whose}{cap['text']}{level}")))
     if found := facts.get("verdict"):
         lines["stuck"] = verdict_line(found)
+    if failures := facts["failures"]:
+        ids = f"worker{'s' * (len(failures) > 1)} {', '.join(failures)}"
+        lines["failed"] = f"in the last day {ids}; the last one said: {[*failures.values()][-1]}"
     if updates := facts.get("updates"):
         parts = update_lines((msgspec.convert(one, rows.Update) for one in updates), now)
         lines["update"] = "; ".join(parts) or "none for a day"
@@ -89,7 +92,8 @@ def page(facts: Mapping[str, Any], now: float) -> "Iterator[RenderableType]":
         )
     if decision:
         lines["need"] = f"{_rate(decision['hot_need'])} of hot capacity"
-        lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {_rate(decision['hot_supply'])} with what comes"
+        coming = f"{_rate(decision['hot_supply'])} with the workers that are starting"
+        lines["supply"] = f"{_rate(decision['ready_supply'])} ready, {coming}"
         lines["decided"] = f"{max(0.0, now - decision['at']):.1f} s ago: {orders(decision)}"
     yield Text("\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items()))
     if decision:
@@ -116,4 +120,4 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _rate(value: float | None) -> str:
-    return "as yet unmeasured" if value is None else f"{value:,.4g} work/s"
+    return "unknown" if value is None else f"{value:,.4g} work/s"

@@ -1,7 +1,9 @@
-"""How an endpoint stands, in a row and in a sentence: what waits, why, and what it costs."""
+"""The situation of an endpoint, as a row and as a sentence: what waits, why, and what it costs."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from posthouse.budget import Left
 from posthouse.domain.lifecycle import Goal, State
@@ -12,6 +14,9 @@ from posthouse.engine.managed import ManagedEndpoint
 from posthouse.engine.verdict import condition, obstacles, shortened, verdict
 from posthouse.policy.rollout import INACTIVE
 from posthouse.wire.rows import MoneyLeft, Standing, Update
+
+_DIGITS: Final = re.compile(r"\d+")
+"""Of seconds and numbers of processes, in which equal failures differ."""
 
 
 def standing(managed: ManagedEndpoint, now: float) -> Standing:
@@ -88,7 +93,8 @@ def why(managed: ManagedEndpoint, now: float) -> str:
     if any(worker.state is State.IDLE for worker in managed.fleet.workers.values()):
         return ""
     if failures := [worker.message for worker in managed.last_failures(now)]:
-        last, same = shortened(failures[-1]), failures.count(failures[-1])
+        last, alike = shortened(failures[-1]), [_DIGITS.sub("", text) for text in failures]
+        same = alike.count(alike[-1])
         return f"the last {same} ended with: {last}" if same > 1 else f"the last one said: {last}"
     rules = [obstacle.rule for obstacle in obstacles(managed)]
     loading = [worker.message for worker in managed.fleet.workers.values() if worker.message]
