@@ -278,7 +278,7 @@ async def test_a_failing_decision_is_told_and_forgotten_when_it_is_over(
         await hot_calls_answer(http, server, puppet)
         assert await troubles(http, server) == [
             "decisions fail, and endpoints stay as they are: 1",
-            "provider process cannot be looked at",
+            "provider process cannot be listed",
         ]
         headers = {"Authorization": f"Bearer {server.admin_key}"}
         async with http.get(f"{server.url}/metrics", headers=headers) as page:

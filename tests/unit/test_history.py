@@ -55,7 +55,7 @@ def test_the_way_of_a_worker_is_told_step_by_step() -> None:
     lines = fleet.history.lines()
     assert [(line.at - NOW, line.level, line.text) for line in lines] == [
         (0, Level.INFO1, "is wanted hot: offer o of sim for workergroup 7"),
-        (1, Level.INFO1, "went from wanted to creating: its provider is asked for it"),
+        (1, Level.INFO1, "went from wanted to creating: its provider is asked for a machine"),
         (2, Level.INFO1, "went from creating to model_loading: its provider lists it as running"),
         (9, Level.TRACE, "reports from http://10.0.0.1:8000, version 1.1.0, 100 work/s"),
         (9, Level.INFO1, "went from model_loading to idle: it reports that it is ready, 100 work/s"),

@@ -124,4 +124,4 @@ class Observer:
 
     def troubles(self) -> list[str]:
         """What fails at providers, as texts for users."""
-        return [f"provider {name} cannot be looked at" for name in sorted(self.failing)]
+        return [f"provider {name} cannot be listed" for name in sorted(self.failing)]
