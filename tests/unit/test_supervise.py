@@ -1,9 +1,11 @@
 import asyncio
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
 from posthouse.app import supervise
+from posthouse.errors import StaleVersion, Unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +56,17 @@ async def test_every_part_has_ended_when_the_context_has() -> None:
     with pytest.raises(ValueError, match="stop"):
         await server()
     assert sorted(ended) == ["a", "b"]
+
+
+async def test_at_the_end_one_failure_keeps_nothing_else_from_being_saved_but_for_a_store_that_is_away() -> None:
+    saved: list[str] = []
+
+    async def save(name: str, error: Exception | None = None) -> None:
+        saved.append(name)
+        if error is not None:
+            raise error
+
+    stale, away = StaleVersion("another server has it"), Unavailable("no database", 1.0)
+    saves = [("a", None), ("b", stale), ("c", None), ("d", away), ("e", None)]
+    await supervise.saved([partial(save, *each) for each in saves])
+    assert saved == ["a", "b", "c", "d"]

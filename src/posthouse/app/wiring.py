@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from posthouse.app.providers import looks, open_providers
 from posthouse.app.running import Running
 from posthouse.app.settings_log import note_settings
 from posthouse.app.sharing import Shared
-from posthouse.app.supervise import supervised
+from posthouse.app.supervise import saved, supervised
 from posthouse.config import Settings
 from posthouse.engine import journal
 from posthouse.engine.buckets import Buckets
@@ -341,8 +341,7 @@ def _tasks(
     async def housekeeping() -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
         renew_certificate()
-        for record, use in parts.keyring.dirty():  # last, so that nothing expires while the database cannot be used
-            await parts.hub.store.note_key_use(record.id, record.last_used_at, use)
+        await _save_key_uses(parts)  # last, so that nothing expires while the database cannot be used
 
     async def money() -> None:
         await asyncio.sleep(MONEY_S)
@@ -381,15 +380,16 @@ async def _end(parts: Parts, server: Running) -> None:
 
 
 async def _save(parts: Parts) -> None:
-    """Writes down what is only in memory. Best effort: everything that matters was written before."""
+    """Writes what is only in memory. Everything that matters was written before, so what fails is only logged."""
     hub = parts.hub
-    with suppress(Exception):
-        for record, use in parts.keyring.dirty():
-            await hub.store.note_key_use(record.id, record.last_used_at, use)
-        for managed in hub.endpoints.values():
-            await hub.write_down(managed)
-        await parts.recorder.keep_all(at_once=True)
-        await parts.sampler.save(at_once=True)
+    fleets = [partial(hub.write_down, managed) for managed in hub.endpoints.values()]
+    traffic = [partial(parts.recorder.keep_all, at_once=True), partial(parts.sampler.save, at_once=True)]
+    await saved([partial(_save_key_uses, parts), *fleets, *traffic])
     for managed in hub.endpoints.values():
         if managed.kept is not None:
             managed.kept.close()
+
+
+async def _save_key_uses(parts: Parts) -> None:
+    for record, use in parts.keyring.dirty():
+        await parts.hub.store.note_key_use(record.id, record.last_used_at, use)
