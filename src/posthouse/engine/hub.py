@@ -54,9 +54,7 @@ class Hub:
     directory: Directory = field(default_factory=Directory)
     on_open: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)
     """Called with every endpoint that this server owns from now on."""
-    on_over: list[Callable[[ManagedEndpoint], None]] = field(
-        default_factory=list
-    )  # called when its last worker is gone
+    on_over: list[Callable[[ManagedEndpoint], None]] = field(default_factory=list)  # after its last worker
     before_open: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What must be done before this server takes an endpoint over: read what another has changed."""
     before_close: list[Callable[[ManagedEndpoint], Awaitable[None]]] = field(default_factory=list)
