@@ -257,7 +257,7 @@ class Shop:
     """What the server of the campaign takes for its world: a provider, and workers that report."""
 
     thorough = False
-    poll_s = 5.0
+    poll_s = catalog_s = 5.0
 
     def __init__(self, name: str, loop: VirtualLoop, folder: Path) -> None:
         self.name, self.loop, self.random, self._folder = name, loop, Random(2), folder

@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -19,7 +19,6 @@ from aiohttp import web
 
 from posthouse.config import Money
 from posthouse.domain.endpoint import EndpointId
-from posthouse.domain.offer import Offer
 from posthouse.domain.reports import Ended, Report
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
 from posthouse.market.faults import Faults
@@ -45,7 +44,6 @@ LIST_S = 10.0
 """How long a list may take, of nine pages one a second."""
 STEPS_H = 6
 """How often in an hour another number of workers is wanted: they come a sixth of all at a time."""
-CATALOG_S = 120.0
 PERF = 100.0
 CRASH_SETTLES_S = 900.0
 LOAD_S = 40.0
@@ -79,6 +77,7 @@ class Shop:
     name = "market"
     thorough = False
     poll_s = 10.0
+    catalog_s = 120.0
 
     def __init__(self, api: Api, loop: VirtualLoop, latency_s: tuple[float, float]) -> None:
         self.random, self.loop, self.api = Random(1), loop, api
@@ -90,7 +89,6 @@ class Shop:
             (method, re.compile(path.replace("{id}", "(?P<id>[0-9]+)")), api._guarded(limit, handler))
             for method, path, limit, handler in api._table()
         ]
-        self._offers: tuple[float, Sequence[Offer]] = -CATALOG_S, ()
         self.tell: Any = lambda instance, message: None
         self.counts: Counter[str] = Counter()
         self.most = 0
@@ -104,12 +102,6 @@ class Shop:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provider, name)
-
-    async def catalog(self) -> Sequence[Offer]:
-        """Asked for more often than a server asks."""
-        if self.loop.time() - self._offers[0] >= CATALOG_S:
-            self._offers = self.loop.time(), await self._provider.catalog()
-        return self._offers[1]
 
     def hit(self, kind: str) -> bool:
         return False
@@ -227,7 +219,7 @@ class Day:
         return server, endpoint_id
 
     async def _server(self) -> Server:
-        server = Server(cast(World, self.shop), self.disk, NoChecks(), tick_s=5.0)
+        server = Server(cast(World, self.shop), self.disk, NoChecks(), tick_s=10.0)
         await server.start()
         server.hub.treasury.caps = Money()
         return server

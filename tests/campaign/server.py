@@ -113,7 +113,7 @@ class Server:
         self._for_ever = [
             asyncio.create_task(keep_running("control loop", self.loop.run)),
             asyncio.create_task(keep_running("observer", self._observe)),
-            asyncio.create_task(keep_running("offers", lambda: self.hub.offers.run(self.world, self.world.poll_s))),
+            asyncio.create_task(keep_running("offers", lambda: self.hub.offers.run(self.world, self.world.catalog_s))),
         ]
         self.up = True
 

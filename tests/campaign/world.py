@@ -113,7 +113,7 @@ class World:
         self.wall_s = 1.7e9
         """How far the machine's clock is ahead of the virtual time."""
         self.all_instances: dict[str, SimInstance] = {}
-        self.poll_s = self.random.choice([30.0, 60.0])
+        self.poll_s = self.catalog_s = self.random.choice([30.0, 60.0])
         self.boot_s = self.random.choice([5.0, 20.0, 60.0])
         self.tell: Callable[[SimInstance, Report | Ended], None] = lambda instance, message: None
         """Hands a message of a worker to the server, if one is there."""

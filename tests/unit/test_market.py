@@ -30,6 +30,11 @@ class Recorder(NoRunner):
         self.told.append("remove" if remove else "end")
 
 
+def listed(market: Market) -> list[dict[str, Any]]:
+    shown = rows.Shown(market)
+    return [shown.row(number) for number in shown.rentals]
+
+
 def market(**faults: Any) -> Market:
     return Market(Recorder(), 0.0, offers=4, seed=3, faults=Faults(**{**TIMES, **faults}))
 
@@ -157,15 +162,15 @@ def test_lists_may_lag() -> None:
     it = market(lag_s=15.0)
     rental = rented(it)
     it.advance(10.0)
-    assert rows.listed(it) == []
+    assert listed(it) == []
     it.advance(36.0)
-    assert [row["actual_status"] for row in rows.listed(it)] == ["loading"]
+    assert [row["actual_status"] for row in listed(it)] == ["loading"]
     it.advance(46.0)
-    assert [row["actual_status"] for row in rows.listed(it)] == ["running"]
+    assert [row["actual_status"] for row in listed(it)] == ["running"]
     it.destroy(rental)
-    assert len(rows.listed(it)) == 1
+    assert len(listed(it)) == 1
     it.advance(62.0)
-    assert rows.listed(it) == []
+    assert listed(it) == []
 
 
 def test_stuck_pulls_never_end_and_slow_ones_late() -> None:

@@ -1,7 +1,7 @@
 """What the market's API reads and shows: searches, launches, rows of offers and instances."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -248,17 +248,26 @@ def instance(market: Market, rental: Rental, at: float) -> dict[str, Any]:
     return row
 
 
-def listed(market: Market) -> list[dict[str, Any]]:
-    """Every instance, as old as the list lags, by id."""
-    at = market.now - market.faults.lag_s
-    there: Iterable[Rental] = (*market.rentals.values(), *(r for r in market.gone.values() if r.destroyed_at > at))
-    return [instance(market, r, at) for r in sorted(there, key=lambda r: r.id) if r.created_at <= at]
+class Shown:
+    """Every instance of a list by id, as old as the list lags; its row is made when it is asked for."""
 
+    def __init__(self, market: Market) -> None:
+        self._market, self._at = market, market.now - market.faults.lag_s
+        gone = (r for r in market.gone.values() if r.destroyed_at > self._at)
+        there = sorted((*market.rentals.values(), *gone), key=lambda r: r.id)
+        self.rentals = {rental.id: rental for rental in there if rental.created_at <= self._at}
+        self._rows: dict[int, dict[str, Any]] = {}
 
-def filtered(rows: Sequence[dict[str, Any]], filters: str) -> list[dict[str, Any]]:
-    """The rows that satisfy `select_filters`. Raises: BadRequest."""
-    wanted = parse_search(filters or "{}")
-    return [row for row in rows if _label_fits(row, wanted) and matches(wanted, row)]
+    def row(self, rental_id: int) -> dict[str, Any]:
+        if rental_id not in self._rows:
+            self._rows[rental_id] = instance(self._market, self.rentals[rental_id], self._at)
+        return self._rows[rental_id]
+
+    def fitting(self, filters: str) -> list[int]:
+        """Those that satisfy `select_filters`. Raises: BadRequest."""
+        wanted = parse_search(filters or "{}")
+        fits = (n for n in self.rentals if _label_fits(self.row(n), wanted) and matches(wanted, self.row(n)))
+        return list(fits if wanted else self.rentals)
 
 
 def _label_fits(row: Mapping[str, Any], filters: dict[str, dict[str, object]]) -> bool:

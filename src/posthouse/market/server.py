@@ -158,31 +158,35 @@ class Api:
         return {"success": True, "new_contract": rental.id}
 
     def _list(self, _: Mapping[str, Any], request: web.Request) -> Any:
-        query = request.query
-        found = rows.filtered(rows.listed(self.market), query.get("select_filters", ""))
+        query, shown = request.query, rows.Shown(self.market)
+        found = shown.fitting(query.get("select_filters", ""))
         order = json.loads(query.get("order_by", "[]"))
         for by in reversed(order):
-            found.sort(key=lambda row: str(row.get(by["col"])), reverse=by.get("dir") == "desc")
+            col = by["col"]
+            found.sort(
+                key=lambda n, col=col: str(n if col == "id" else shown.row(n).get(col)),  # type: ignore[misc]
+                reverse=by.get("dir") == "desc",
+            )
         limit = min(MAX_PAGE, max(1, int(query.get("limit", MAX_PAGE))))
         after = int(query.get("after_token") or 0)
-        left = [row for row in found if row["id"] > after] if after else found
-        page = left[:limit]
+        left = [n for n in found if n > after]
+        page = [shown.row(n) for n in left[:limit]]
         columns = json.loads(query["select_cols"]) if "select_cols" in query else None
         return {
             "success": True,
             "instances": [row if columns is None else {name: row.get(name) for name in columns} for row in page],
             "total_instances": len(found),
-            "label_counts": Counter(row["label"] or "" for row in found),
+            "label_counts": Counter(shown.rentals[n].label or "" for n in found),
             "next_token": str(page[-1]["id"]) if len(left) > limit else None,
         }
 
     def _filters(self, _: Mapping[str, Any], __: web.Request) -> Any:
-        names = ("actual_status", "verification", "gpu_name")
-        return {"filters": [{name: row[name] for name in names} for row in rows.listed(self.market)]}
+        names, shown = ("actual_status", "verification", "gpu_name"), rows.Shown(self.market)
+        return {"filters": [{name: row[name] for name in names} for row in map(shown.row, shown.rentals)]}
 
     def _show(self, _: Mapping[str, Any], request: web.Request) -> Any:
-        found = {row["id"]: row for row in rows.listed(self.market)}
-        return {"instances": found.get(_id(request))}
+        shown, wanted = rows.Shown(self.market), _id(request)
+        return {"instances": shown.row(wanted) if wanted in shown.rentals else None}
 
     def _manage(self, body: Mapping[str, Any], request: web.Request) -> Any:
         rental = self.market.rental(_id(request))
