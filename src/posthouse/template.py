@@ -8,6 +8,8 @@ import msgspec
 
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, EndpointId, WorkergroupId
 
+DEFAULT_DISK_GB = 10.0
+
 TemplateId = NewType("TemplateId", int)
 Runs: TypeAlias = tuple[str, str, str, str]
 """Image, tag, environment and onstart."""
@@ -25,7 +27,7 @@ class Template:
     """Environment and ports as docker flags: `-e KEY=VALUE -p 3000:3000`."""
     onstart: str = ""
     """Shell text that a worker runs at every start. The only text from outside that ever reaches a shell."""
-    disk_gb: float = 10.0
+    disk_gb: float = DEFAULT_DISK_GB
     extra_filters: dict[str, object] = field(default_factory=dict)
     desc: str = ""
     readme: str = ""

@@ -849,7 +849,7 @@ def test_a_price_that_rises_is_paid_from_then_on() -> None:
 
 def test_a_machine_that_is_away_counts_in_full_until_it_is_gone_and_then_as_stopped() -> None:
     fleet = fleet_of(worker(ONE))
-    away = replace(instance(ONE, Observation.EXITED), away=True)
+    away, began_usd = replace(instance(ONE, Observation.EXITED), away=True), fleet.spent_usd(NOW)
     for second in (10, 20):
         fleet.observe_instance(ONE, away, NOW + second)
     assert fleet.workers[ONE].usd_h() == PRICE.ready_usd_h, "it may come back, and no cap is passed by that"
@@ -858,6 +858,9 @@ def test_a_machine_that_is_away_counts_in_full_until_it_is_gone_and_then_as_stop
     fleet.observe("sim", [], NOW + 100, NOW + 100)
     assert not fleet.workers
     assert fleet.spent_usd(NOW + 100) - before == pytest.approx(PRICE.stopped_usd_h * 90 / 3600)
+    figures = fleet.copy_traffic(NOW + 100).figures
+    assert figures["usd"] == pytest.approx(fleet.spent_usd(NOW + 100) - began_usd), "and `posthouse bill` says the same"
+    assert sum(figures["usd_by"].values()) == pytest.approx(figures["usd"])
 
 
 def test_a_machine_that_came_back_was_paid_in_full() -> None:

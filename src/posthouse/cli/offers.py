@@ -27,7 +27,10 @@ def offers(
         ),
     ] = "",
     provider: Annotated[str, typer.Option(help="Of this provider alone.", show_default="every provider")] = "",
-    disk_gb: Annotated[float, typer.Option(help="At the price with such a disk, in GB.")] = 0.0,
+    disk_gb: Annotated[
+        float | None,
+        typer.Option(help="At the price with such a disk, in GB.", show_default="10, a template's default"),
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
     force: Force = False,
     url: Url = None,

@@ -220,12 +220,12 @@ class Management:
         return await self._http.call("POST", f"/v1/providers/{_quoted(name)}/check", list[rows.ProviderCheck])
 
     async def offers(
-        self, search: str = "", *, endpoint: Id = "", provider: str = "", disk_gb: float = 0.0, limit: int = 100
+        self, search: str = "", *, endpoint: Id = "", provider: str = "", disk_gb: float | None = None, limit: int = 100
     ) -> list[rows.RankedOffer]:
-        """Returns what could be rented: of what satisfies `search` with such a disk, the cheapest first; or of what an
-        endpoint's workergroups may rent, the cheapest per unit of work."""
+        """Returns what could be rented: of what satisfies `search` with such a disk (None: a template's default), the
+        cheapest first; or of what an endpoint's workergroups may rent, the cheapest per unit of work."""
         asked = {"search": search, "endpoint": endpoint, "provider": provider, "disk_gb": disk_gb, "limit": limit}
-        query = urlencode({name: value for name, value in asked.items() if value})
+        query = urlencode({name: value for name, value in asked.items() if value not in ("", None)})
         return await self._http.call("GET", f"/v1/offers?{query}", list[rows.RankedOffer])
 
     async def orphans(self) -> list[rows.Orphan]:

@@ -73,10 +73,14 @@ class _Passed:
         """Adds a worker's time in its state, from `since` on."""
         span_s = max(0.0, now - max(since, worker.since))
         self.state_s[worker.state] = self.state_s.get(worker.state, 0.0) + span_s
-        usd, stopped = worker.usd_h() * span_s / SECONDS_PER_HOUR, BILLED_AS[worker.state] is Billing.STOPPED
-        self.usd += usd
-        self.usd_by["ready" if worker.state is State.IDLE else "stopped" if stopped else "loading"] += usd
+        self.pay(worker.state, worker.usd_h() * span_s / SECONDS_PER_HOUR)
         self.ready_work += worker.perf * span_s if worker.state is State.IDLE else 0.0
+
+    def pay(self, state: State, usd: float) -> None:
+        """Adds what a worker in a state cost; below 0: what was counted of it and is not billed."""
+        stopped = BILLED_AS[state] is Billing.STOPPED
+        self.usd += usd
+        self.usd_by["ready" if state is State.IDLE else "stopped" if stopped else "loading"] += usd
 
 
 class TrafficLog(Traffic):
@@ -128,6 +132,7 @@ class TrafficLog(Traffic):
     def moved(self, before: Worker, after: Worker, why: Event, now: float) -> None:
         """A worker changed its state."""
         self._passed.add(before, self._since, now)
+        self._passed.pay(before.state, after.spent_usd - before.spent_at(now))  # of one that was offline until it went
         if isinstance(why, Command):
             self._given[why] += 1
         elif why is Observation.REPORTED_READY and before.state is State.STARTING:

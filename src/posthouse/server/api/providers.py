@@ -18,6 +18,7 @@ from posthouse.policy.recruit import Candidate, ranked
 from posthouse.ports import Provider
 from posthouse.server.api.v1 import find_endpoint
 from posthouse.server.middleware import Caller
+from posthouse.template import DEFAULT_DISK_GB
 from posthouse.wire import rows
 from posthouse.wire.search import parse_search
 
@@ -53,23 +54,25 @@ def add_provider_routes(app: FastAPI, management: Management) -> None:
         endpoint: str = "",
         search: str = "",
         provider: str = "",
-        disk_gb: Annotated[float, Query(ge=0, le=1e6)] = 0.0,
+        disk_gb: Annotated[float | None, Query(ge=0, le=1e6)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[rows.RankedOffer]:
-        """What could be rented now: of what satisfies `search`, the cheapest first; or with `endpoint` of what its
-        workergroups may rent, the cheapest per unit of work."""
+        """What could be rented now: of what satisfies `search`, the cheapest first, each at its price with such a disk
+        (default: a template's default); or with `endpoint` of what its workergroups may rent, the cheapest per unit of
+        work."""
         if provider and provider not in hub.providers:
             raise BadRequest(
                 f"provider: there is no provider {provider[:64]!r}; allowed: {', '.join(sorted(hub.providers))}"
             )
         names = [provider] if provider else list(hub.providers)
         if endpoint:
-            if search or disk_gb:
+            if search or disk_gb is not None:
                 raise BadRequest("search, disk_gb: leave them out with endpoint, whose workergroups have their own")
             fleet = hub.endpoints[find_endpoint(hub, caller, endpoint)].fleet
             found = [_ranked(*one) for one in ranked(fleet.snapshot(hub.clock.now()))]
         else:
-            found = [_offer(offer) for offer in offered(hub, names, parse_search(search), disk_gb)]
+            disk = DEFAULT_DISK_GB if disk_gb is None else disk_gb
+            found = [_offer(offer) for offer in offered(hub, names, parse_search(search), disk)]
         return [row for row in found if provider in ("", row.provider)][:limit]
 
 
