@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -447,13 +446,13 @@ async def test_whoever_asks_for_a_list_meanwhile_shares_the_next_one(
 ) -> None:
     go_wrong(api, only="list", late=1.0, late_s=0.2)
     on_its_way = asyncio.Event()
-    rows = market_rows.listed
 
-    def seen(market: Market) -> list[dict[str, Any]]:
-        on_its_way.set()
-        return rows(market)
+    class Seen(market_rows.Shown):
+        def __init__(self, market: Market) -> None:
+            on_its_way.set()
+            super().__init__(market)
 
-    monkeypatch.setattr(market_rows, "listed", seen)
+    monkeypatch.setattr(market_rows, "Shown", Seen)
     first = asyncio.create_task(shop.instances())
     await on_its_way.wait()
     api.market.rent(api.market.offered()[0].ask_id, Launch("image", {}), "posthouse-test-1", 10.0)
