@@ -18,9 +18,9 @@ from posthouse.domain.worker import Worker
 RESERVED_S: Final = 900.0
 """For how long what runs has its money reserved: enough for most drains."""
 SHORT_S: Final = 60.0
-"""In what time a machine ends that is to go."""
+"""How long it takes to end a machine."""
 END_S: Final = 4 * SHORT_S
-"""For how long what drains has: enough where many end one after another, and where prices double meanwhile."""
+"""For how long draining workers have their money reserved: enough where many end in turn, and prices double."""
 WARN_SHARE: Final = 0.8
 """Of a cap: when a warning is given."""
 DAY_S: Final = 86_400.0
@@ -28,7 +28,7 @@ KINDS: Final = ("day", "month")
 
 
 class Caps(Protocol):
-    """The most that may be spent; None is no cap."""
+    """Caps on spending; None is no cap."""
 
     @property
     def max_usd_h(self) -> float | None: ...

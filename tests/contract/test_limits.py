@@ -19,7 +19,7 @@ from tests.kit.puppets import puppets
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for another of its key to end, waits a moment."""
-    monkeypatch.setattr(limits, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(limits, "MAX_WAIT_S", 0.05)
 
 
 @pytest.fixture

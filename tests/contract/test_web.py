@@ -942,7 +942,7 @@ async def test_offers_of_an_endpoint_are_ranked_as_it_would_rent_them(web: Web) 
         )
     found = (await web.call("GET", "/v1/offers?endpoint=llama")).body
     assert [(row["id"], row["perf"], row["obstacle"]) for row in found] == [
-        ("large", 90.0, "max_usd_h 2 would be passed"),
+        ("large", 90.0, "max_usd_h 2 would be exceeded"),
         ("new", 30.0, ""),
         ("small", 10.0, ""),
     ]

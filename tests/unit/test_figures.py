@@ -46,8 +46,8 @@ def test_an_endpoint_that_has_what_it_needs_has_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("rule", "word"),
     [
-        ("max_usd_h 12 would be passed", "cap.endpoint.max_usd_h"),
-        ("the installation's max_usd_day 5 would be passed", "cap.installation.max_usd_day"),
+        ("max_usd_h 12 would be exceeded", "cap.endpoint.max_usd_h"),
+        ("the installation's max_usd_day 5 would be exceeded", "cap.installation.max_usd_day"),
         ("max_workers 2 is reached", "limit.max_workers"),
         ("every offer is taken", "no_offer"),
         ("no workergroup has an offer", "no_offer"),

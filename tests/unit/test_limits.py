@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from posthouse.domain.lifecycle import Observation
 from posthouse.domain.reports import Ended
-from posthouse.engine.limits import MAX_DEBT_MINUTES, PATIENCE_S, Bucket, Meter, OverLimit, Reserved, duration
+from posthouse.engine.limits import MAX_DEBT_MINUTES, MAX_WAIT_S, Bucket, Meter, OverLimit, Reserved, duration
 from posthouse.engine.managed import ManagedEndpoint
 from posthouse.errors import BadRequest
 from posthouse.fleet.events import RequestsEnded
@@ -120,7 +120,7 @@ async def test_a_request_without_room_waits_for_one_that_ends_and_no_more_wait_t
     first(1.0, NOW)
     await asyncio.sleep(0)
     assert [type(one) for one in told] == [Reserved]
-    await asyncio.sleep(PATIENCE_S)
+    await asyncio.sleep(MAX_WAIT_S)
     assert [type(one) for one in told] == [Reserved, OverLimit]
     assert meter.open == 2
     second(1.0, NOW)
@@ -136,7 +136,7 @@ async def test_a_client_that_leaves_while_it_waits_takes_nothing() -> None:
     assert leave is not None
     leave()
     first(1.0, NOW)
-    await asyncio.sleep(PATIENCE_S)
+    await asyncio.sleep(MAX_WAIT_S)
     assert not told
     assert meter.open == 0
 
@@ -157,7 +157,7 @@ async def test_many_that_come_one_after_another_are_never_refused() -> None:
             if isinstance(found, OverLimit):
                 refused += 1
             else:
-                limits_loop.call_later(rng.random() * PATIENCE_S / 25, found, 1.0, NOW)
+                limits_loop.call_later(rng.random() * MAX_WAIT_S / 25, found, 1.0, NOW)
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(caller() for _ in range(20)))

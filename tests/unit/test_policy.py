@@ -357,7 +357,7 @@ def test_under_a_lowered_cap_the_dearest_for_their_work_drain_and_the_explanatio
     assert decision.goals == drained  # the one that loads has nothing on its disk yet
     assert rented(decision) == (0, 0)
     said = [r for r in decision.because if isinstance(r, Obstacle) and r.what == "cost per hour"]
-    assert [(r.value, r.rule) for r in said] == [(5.0, "max_usd_h 1.5 pays for no more; let go: 1, 3, 4")]
+    assert [(r.value, r.rule) for r in said] == [(5.0, "max_usd_h 1.5 is exceeded; let go: 1, 3, 4")]
     draining = [replace(w, goal=drained.get(w.id, w.goal)) for w in team]
     again = decided(snapshot(*draining, scaling=replace(BARE, max_usd_h=1.5), demand=load(300)))
     assert (again.goals, rented(again)) == ({}, (0, 0))

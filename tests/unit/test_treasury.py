@@ -296,7 +296,7 @@ async def test_explain_names_the_cap_that_ended_a_drain() -> None:
         await house.run(10, 10)
         assert managed.decision is not None
         said |= {reason.rule for reason in managed.decision.because if reason.what == "drains"}
-    rule = "the installation's max_usd_day 0.6 has no money left for those that drain; ended with their requests: "
+    rule = "the installation's max_usd_day 0.6 has no money left for draining workers; ended with their requests: "
     assert said == {f"{rule}{worker.id}"}
 
 

@@ -29,7 +29,7 @@ class Cap:
 
     usd_h: float
     name: str
-    """Which cap it is that allows no more."""
+    """The name of the cap that allows no more."""
     text: str = ""
     """The same with what is left, which changes all the time."""
     last: "Cap | None" = None
@@ -38,7 +38,7 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a decision may look at."""
+    """Everything that a decision may use."""
 
     now: float
     endpoint: Endpoint
@@ -56,7 +56,7 @@ class Snapshot:
     loaded_on: Collection[tuple[WorkergroupId, str]] = ()
     """Machines on which a worker of a workergroup came to be ready."""
     resting: frozenset[WorkerId] = frozenset()
-    """Workers whose start was refused a moment ago: others are sooner."""
+    """Workers whose start was refused a moment ago: others start sooner."""
     outliers: frozenset[WorkerId] = frozenset()
     """Workers at which requests failed recently."""
     stabilized_at: float = 0.0
@@ -76,11 +76,11 @@ class Memory:
     released_at: float = 0.0
     """When a hot worker was last let go."""
     hour_rate: float = 0.0
-    """Offered work per second, mean of the last hour: what was before counts the less, the longer ago it was."""
+    """Offered work per second, mean of the last hour: exponentially weighted."""
     at: float = -math.inf
     """When that was so; without it the present stands for the hour."""
     compared_at: float = 0.0
-    """When it was last looked whether what serves could be had for less."""
+    """When offers of other providers were last compared with what serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle(Reason):
-    """What keeps the endpoint from workers that it needs."""
+    """What prevents the endpoint from getting workers that it needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What clients ask of an endpoint."""
+"""The demand of clients on an endpoint."""
 
 from dataclasses import dataclass
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, NewType, get_type_hints
 from posthouse.errors import BadRequest
 
 AccountId = NewType("AccountId", int)
-"""Of who owns endpoints, templates, keys and secrets."""
+"""The owner of endpoints, templates, keys and secrets."""
 EndpointId = NewType("EndpointId", int)
 WorkergroupId = NewType("WorkergroupId", int)
-"""What it is, only those need who make workers: `posthouse.template`."""
+"""The workergroup itself is in `posthouse.template`: only code that makes workers needs it."""
 DEFAULT_ACCOUNT = AccountId(1)
 """The installation's own account. Its admin keys see and change what every account has."""
 SloMode = Literal["fixed", "auto"]

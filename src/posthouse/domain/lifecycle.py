@@ -1,10 +1,10 @@
 """The life of a worker, as tables: what may happen in which state, and what to do about it.
 
-Two facets a worker has, never one: what we see (`State`) and what we want (`Goal`). Decisions write goals,
+A worker has two facets: what we see (`State`) and what we want (`Goal`). Decisions write goals,
 observations write states, and `next_command` says which command moves the one toward the other. The engine is
 level-triggered: it looks, compares and acts again, so a crash between two looks loses nothing.
 
-A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. A *observation* that it does not
+A *command* that `TRANSITIONS` does not allow is our own bug and raises `IllegalMove`. An *observation* that it does not
 allow is late, repeated or out of order: the state stays as it is, and the caller counts it unless it is a repeat.
 """
 
@@ -65,7 +65,7 @@ class Observation(StrEnum):
     REPORTED_READY = "reported_ready"
     REPORTED_ERROR = "reported_error"
     SILENT = "silent"  # no report for too long
-    OVERDUE = "overdue"  # it stayed in a passing state past its deadline
+    OVERDUE = "overdue"  # it stayed in a transient state past its deadline
     USELESS = "useless"  # it is well by all that it says, and no request ends well there
     FAILED = "failed"  # the provider refused or broke our last command
 
@@ -90,7 +90,7 @@ SERVING = frozenset({State.IDLE, State.ERROR})
 """States in which requests may still be served: a worker that reported an error often serves on."""
 
 STATE_TIMEOUT_S: dict[State, float] = {
-    # How long a passing state may last without any sign of progress before it counts as stuck, in seconds.
+    # How long a transient state may last without any sign of progress before it counts as stuck, in seconds.
     # Chosen for machines that pull 10 to 100 GB over 0.1 to 1 GB/s; progress restarts the clock, which begins with the
     # answer to the command that led there.
     State.CREATING: 300.0,
@@ -105,7 +105,7 @@ STATE_TIMEOUT_S: dict[State, float] = {
 }
 
 MAX_PROGRESS_FACTOR = 6.0
-"""How many times its timeout a passing state may last in all, whatever progress it shows: the machine is billed."""
+"""How many times its timeout a transient state may last in all, whatever progress it shows: the machine is billed."""
 
 
 _MOVES: dict[Event, dict[State, State]] = {
@@ -119,7 +119,7 @@ _MOVES: dict[Event, dict[State, State]] = {
     },
     Command.DESTROY: {
         **dict.fromkeys(EXISTS - {State.DESTROYING}, State.DESTROYING),
-        State.WANTED: State.DESTROYED,  # nobody was asked, so nothing can exist
+        State.WANTED: State.DESTROYED,  # no provider was asked, so nothing can exist
     },
     Observation.PROVISIONING: {},
     Observation.PULLING: {State.CREATING: State.LOADING},
@@ -230,13 +230,13 @@ def next_command(goal: Goal, state: State, busy: bool, capabilities: Capabilitie
 
 
 def goal_beyond_update(state: State) -> Goal:
-    """What is wanted of a worker once its update has begun or was called off: only who served will serve."""
+    """What is wanted of a worker once its update has begun or was called off: only a worker that served will serve."""
     return Goal.HOT if state is State.IDLE else Goal.COLD
 
 
 def overdue(state: State, now: float, since: float, progressed_at: float, loading_s: float = 0.0) -> bool:
-    """True if a passing state made no progress within its timeout, or has lasted `MAX_PROGRESS_FACTOR` times that; of a
-    worker that may load for `loading_s`, above 0, if it has."""
+    """True if a transient state made no progress within its timeout, or has lasted `MAX_PROGRESS_FACTOR` times that.
+    `loading_s`: above 0 it replaces both limits for a worker on its way to ready."""
     timeout_s = STATE_TIMEOUT_S.get(state)
     if timeout_s is None or (loading_s and state in COMING):
         return timeout_s is not None and now - since > loading_s

@@ -20,7 +20,7 @@ from posthouse.keys import KeyLimits, KeyUse
 MINUTE_S: Final = 60.0
 MAX_DEBT_MINUTES: Final = 60.0
 """How much may be owed: a key is refused no longer for what its requests did beyond what they announced."""
-PATIENCE_S: Final = 1.5
+MAX_WAIT_S: Final = 1.5
 """How long a request that finds no room waits for others of its key to end: workers tell of ends within a second."""
 AT_ONCE_RETRY_S: Final = 1.0
 GRAIN: Final = 1e-6
@@ -87,7 +87,7 @@ class Meter:
         self._work.change(limits.work_per_minute)
 
     def admit(self, work: float, now: float, go: "Go") -> Leave | None:
-        """Calls `go` with what the request has of the limits, or with what it exceeds: now, or within `PATIENCE_S`.
+        """Calls `go` with what the request has of the limits, or with what it exceeds: now, or within `MAX_WAIT_S`.
 
         Where there is no room for its work, or beside others, it waits for one of those to end: that one has ended may
         not be known here yet. No more wait than may end. Returns what `go` returns, or what is to be called if the
@@ -100,7 +100,7 @@ class Meter:
         if isinstance(found, Reserved) or found.limit == "requests" or len(self._line) >= self.open:
             return self._tell(found, go)
         pause = _Pause(work, now, go)
-        pause.timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._too_late, pause)
+        pause.timer = asyncio.get_running_loop().call_later(MAX_WAIT_S, self._too_late, pause)
         self._line.append(pause)
 
         def leave() -> None:
@@ -163,7 +163,7 @@ class Meter:
 
     def _too_late(self, pause: "_Pause") -> None:
         self._line.remove(pause)
-        self._end(pause, self._reserve(pause.work, pause.began_at + PATIENCE_S))
+        self._end(pause, self._reserve(pause.work, pause.began_at + MAX_WAIT_S))
 
     def _end(self, pause: "_Pause", found: "Reserved | OverLimit") -> None:
         if pause.timer is not None:

@@ -23,7 +23,7 @@ MAX_WHY: Final = 300
 _REFUSED: Final = f"{Command.RENT}: "
 """How the words of a worker begin that was never made."""
 _QUOTA: Final = re.compile(r"quota|limit.{0,40}(reached|exceeded)|(reached|exceed\w*).{0,40}limit", re.IGNORECASE)
-_CAP: Final = re.compile(r"(the installation's )?(max_usd_\w+) (\S+) (?:would be passed|pays for no more)")
+_CAP: Final = re.compile(r"(the installation's )?(max_usd_\w+) (\S+) (?:would be exceeded|is exceeded)")
 
 
 def verdict(managed: ManagedEndpoint, shown: Figures, now: float) -> Verdict | None:

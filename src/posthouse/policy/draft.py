@@ -19,7 +19,7 @@ def will_run(worker: Worker) -> bool:
 
 
 def committed_usd_h(worker: Worker) -> float:
-    """What the worker may come to cost per hour: the dearer of what it is and of where its goal takes it."""
+    """What the worker may come to cost per hour: the higher of its present cost and of that where its goal takes it."""
     return max(worker.usd_h(), worker.price.running_usd_h if will_run(worker) else 0.0)
 
 

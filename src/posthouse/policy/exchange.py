@@ -13,7 +13,7 @@ from posthouse.policy.recruit import Candidate, Market, over_cap, rent
 
 
 def exchange(draft: Draft, needs: Needs) -> None:
-    """Rents elsewhere what does the work of the dearest worker for less; that one rests when it is no longer needed.
+    """Rents at another provider what does the work of the most expensive worker for less; that one then rests.
 
     One worker at a time, where nothing waits and nothing is on its way. It is worth it where it costs a tenth less per
     hour, with the time that it takes to be ready spread over an hour. What nobody has measured is not counted on.

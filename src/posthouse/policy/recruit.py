@@ -57,7 +57,7 @@ def wake(draft: Draft, needs: Needs) -> None:
 
 
 def over_cap(draft: Draft) -> str:
-    return f"{'' if draft.cap is None else draft.cap.name} would be passed"
+    return f"{'' if draft.cap is None else draft.cap.name} would be exceeded"
 
 
 class Candidate(NamedTuple):
@@ -140,9 +140,9 @@ class Market:
         """Which comes first: one to be trusted, that covers what is `missing` at the least cost.
 
         An infinite `missing` asks for the cheapest per unit of work: cold workers are for loads that are not there yet.
-        Where nobody knows what it does, it counts as so many times as dear as there are of its kind on their way, and
-        once more: so that what is made first is of several kinds. And what takes a machine or a zone away should not
-        take all workers: where all of them stand on one machine, one more counts `tolerance` dearer.
+        A kind of unknown speed counts its price times one more than there are of it starting, so that the first
+        workers are of several kinds. And the loss of a machine or a zone should not take all workers: where all of
+        them are on one machine, another one there counts `tolerance` more expensive.
         """
         if candidate.perf == math.inf:
             cost = candidate.usd_h * (1 + self._coming[candidate.kind])

@@ -1,4 +1,4 @@
-"""Which workers rest, and which are destroyed: suspected ones, then the dearest per unit of work."""
+"""Which workers rest, and which are destroyed: outliers first, then the most expensive per unit of work."""
 
 import math
 
@@ -21,10 +21,10 @@ def failed(draft: Draft) -> None:
 
 
 def within_cap(draft: Draft) -> None:
-    """Lets go what the cap no longer pays for, as it was lowered or a price rose: the dearest for their work.
+    """Releases what the cap no longer allows, as it was lowered or a price rose: the most expensive for their work.
 
-    Who serves is kept before who is on the way, and both before cold workers. What is let go drains, and is counted in
-    full until then, so that nothing is rented for its money yet.
+    Workers that serve are kept before those that are starting, and both before cold ones. What is released drains, and
+    is counted in full until then, so that nothing is rented for its money yet.
     """
     cap, over_usd_h = draft.cap, draft.committed_usd_h
     if cap is None or draft.affords(0.0):
@@ -43,13 +43,13 @@ def within_cap(draft: Draft) -> None:
                 draft.set(worker, Goal.COLD if rests else Goal.GONE)
                 let_go.add(worker.id)
     whose = f"let go: {', '.join(map(str, sorted(let_go)))}" if let_go else "some still drain"
-    draft.because.append(Obstacle("cost per hour", over_usd_h, f"{cap.name} pays for no more; {whose}"))
+    draft.because.append(Obstacle("cost per hour", over_usd_h, f"{cap.name} is exceeded; {whose}"))
 
 
 def end_drains(draft: Draft) -> None:
-    """Ends what drains where no money is left for it, with its requests: the dearest for their work, no more than must.
+    """Ends draining workers with their requests where no money is left: the most expensive first, no more than needed.
 
-    What runs has its money for longer, see `within_cap`: so those that drain are always enough.
+    What runs has its money for longer, see `within_cap`: so ending those that drain is always enough.
     """
     last = None if draft.s.cap is None else draft.s.cap.last
     if last is None:
@@ -64,16 +64,16 @@ def end_drains(draft: Draft) -> None:
             over_usd_h -= staying_usd_h(worker)
     if draft.ended:
         which = ", ".join(map(str, sorted(draft.ended)))
-        rule = f"{last.name} has no money left for those that drain; ended with their requests: {which}"
+        rule = f"{last.name} has no money left for draining workers; ended with their requests: {which}"
         draft.because.append(Obstacle("drains", "ended", rule))
 
 
 def release(draft: Draft, needs: Needs, released_at: float) -> bool:
-    """Lets hot workers rest as long as the rest can do the hot need; True if one does.
+    """Stops hot workers as long as the others can do the hot need; True if it stops one.
 
-    Help on its way goes first, if those that serve are enough; while it is needed none rests. What is to replace a
-    dearer one is waited for, and those that are too many rest meanwhile. None rests during the calm after a restart, or
-    sooner than `release_every_s` after the last. Where nothing is needed, all go at once.
+    Workers that are starting go first, if those that serve are enough; while they are needed none is stopped. A cheaper
+    replacement is waited for, and surplus workers are stopped meanwhile. None is stopped while load is unknown after a
+    restart, or sooner than `release_every_s` after the last. Where nothing is needed, all are stopped at once.
     """
     s, tuning = draft.s, draft.tuning
     if s.now < s.stabilized_at:
@@ -115,8 +115,8 @@ def discard(draft: Draft, need: Need, count: int) -> None:
 def last_stays_s(s: Snapshot, tuning: Tuning = TUNING) -> float:
     """How much longer the last hot worker stays without a request; 0 where `inactivity_timeout` is given.
 
-    While there is none, each request waits for a whole start, and not only those beyond what others can do: so it is
-    worth more than the others.
+    Without it every request waits for a whole start, not only those beyond the others' capacity: so it is worth more
+    than the others.
     """
     if s.endpoint.scaling.inactivity_timeout is not None:
         return 0.0
@@ -125,7 +125,7 @@ def last_stays_s(s: Snapshot, tuning: Tuning = TUNING) -> float:
 
 
 def _surplus(draft: Draft, workers: list[Worker], surplus: float) -> list[Worker]:
-    """Those that go: suspected ones first, then the dearest per unit of work; who does more than `surplus` stays."""
+    """Those that go: outliers first, then the most expensive per unit of work. None that does more than `surplus`."""
     going = []
     for worker in sorted(workers, key=lambda w: _least_worth_first(draft, w)):
         left = surplus - draft.perf(worker)

@@ -120,12 +120,12 @@ def progress(draft: Draft, needs_help: Worker | None) -> None:
     outdated = [w for w in kept(draft.all()) if w.outdated_at]
     for worker in outdated:
         if failed := _failures(draft, worker).count:
-            rule = f"workergroup {worker.group_id} failed {failed} times: with care, after a while"
+            rule = f"workergroup {worker.group_id} failed {failed} times: tried one at a time, after a back-off"
             draft.because.append(Obstacle("workers to update", len(outdated), rule))
             return
     if outdated:
         turn = ", ".join(str(w.id) for w in draft.all() if w.goal is Goal.UPDATED or w.state in UPDATING) or "none"
-        rule = f"others must step in first for worker {needs_help.id}" if needs_help else f"in turn: {turn}"
+        rule = f"worker {needs_help.id} waits for other capacity" if needs_help else f"in turn: {turn}"
         draft.because.append(Reason("workers to update", len(outdated), rule))
 
 
