@@ -44,7 +44,7 @@ async def test_the_command_line_keeps_variables(web: Web, tmp_path: Path) -> Non
     created = await cli("create", "env-var", "HF_TOKEN", "hf_ä 1")
     assert created == "HF_TOKEN was created; instances made from now on have it\n"
     again = await cli("create", "env-var", "HF_TOKEN", "hf_2")
-    assert again == "Failed with error 400: key: there is a secret HF_TOKEN; update or delete it\n"
+    assert again == "Failed with error 400: key: there is already a secret HF_TOKEN; update or delete it\n"
     hidden = await cli("show", "env-vars")
     assert hidden.startswith("Name: HF_TOKEN\nValue: *****\n---\n")
     assert await cli("show", "env-vars", "--show-values") == "Name: HF_TOKEN\nValue: hf_ä 1\n---\n"

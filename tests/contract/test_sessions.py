@@ -215,7 +215,7 @@ async def test_more_sessions_than_allowed_are_refused(world: World) -> None:
     async with world.agent(max_sessions=2):
         sessions = [await opened(world) for _ in range(2)]
         status, reply = await post(world, SESSION, world.wrapped({}))
-        assert (status, reply) == (429, {"error": "2 sessions are open here already, the most that may"})
+        assert (status, reply) == (429, {"error": "2 sessions are open here already, which is the limit"})
         (end,) = await until(lambda: world.control.ended)
         assert (end["status"], end["request_idx"]) == ("Rejected", 103)
         assert (await post(world, "/session/end", about(*sessions[0])))[0] == 200

@@ -92,7 +92,7 @@ async def test_a_rolling_upgrade_fails_no_request(estate: Estate, tmp_path: Path
         told = await asyncio.to_thread(migrate, estate)
         assert told.stdout.splitlines() == [
             f"the database has the schema {BEFORE}",
-            f"left for when no older server lives: {AFTER}",
+            f"waits until no older server lives: {AFTER}",
         ]
 
         await asyncio.to_thread(stop, estate, 1)  # the older one can come back meanwhile

@@ -241,7 +241,7 @@ def test_the_pictures_are_of_what_was_and_of_the_last_run(
     [
         (["--trace", "a.csv", "--load", "3"], 2, "leave out trace, load"),
         (["--policy", "psychic"], 2, "there is no policy 'psychic'"),
-        (["--start", "900000"], 2, "nothing of it is asked for"),
+        (["--start", "900000"], 2, "no part of it is selected"),
         (["--target-util", "7"], 2, "target_util: must be a number from 0.01 to 1, not 7.0"),
         (["--scale", "2"], 2, "can only be thinned out"),
     ],

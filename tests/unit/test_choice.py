@@ -64,8 +64,10 @@ def test_a_region_is_a_hard_bound(zone: str, search: str, found: bool) -> None:
 def test_a_region_where_nobody_has_a_machine_is_refused_once_that_is_known() -> None:
     wanted = parse_search("region in [DE,Mars]")
     check_regions(wanted, None, "vast")
-    with pytest.raises(BadRequest, match="region: 'Mars' is nowhere at vast; there is: Berlin, DE"):
+    with pytest.raises(BadRequest, match="region: 'Mars' is not among the regions of vast; there is: Berlin, DE"):
         check_regions(wanted, {"Berlin, DE"}, "vast")
-    with pytest.raises(BadRequest, match="'DE' is nowhere at box1; there is: nothing; a provider's setting `region`"):
+    with pytest.raises(
+        BadRequest, match="'DE' is not among the regions of box1; there is: nothing; a provider's setting `region`"
+    ):
         check_regions(wanted, set(), "box1")
     check_regions(parse_search("region!=Mars gpu_ram>1"), set(), "box1")

@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_told_with_its_name_its_value_and_what_is_allowed
 
 def test_a_server_that_is_not_there_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--url", "http://127.0.0.1:1"]) == 5
-    said = "error: http://127.0.0.1:1 gives no answer: connection refused; does `posthouse serve` run there?\n"
+    said = "error: http://127.0.0.1:1 did not answer: connection refused; does `posthouse serve` run there?\n"
     assert capsys.readouterr().err == said
 
 
@@ -506,7 +506,7 @@ def test_a_broken_key_file_is_named(
     file.write_bytes(text)
     monkeypatch.setenv("POSTHOUSE_DATA_DIR", str(tmp_path))
     assert main(["key", "list"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {file} has no key, but other text")
+    assert capsys.readouterr().err.startswith(f"error: {file} has no key but other text")
 
 
 def test_the_logs_of_an_endpoint_are_printed_at_their_level(

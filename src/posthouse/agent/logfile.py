@@ -128,5 +128,5 @@ def _plain_file(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path}: is no plain file")
+        raise OSError(f"{path}: is not a regular file")
     return descriptor

@@ -131,7 +131,7 @@ class Proxy:
         try:
             self._require_serving()
             if len(self.sessions) >= settings.max_sessions:
-                raise Refused(429, f"{settings.max_sessions} sessions are open here already, the most that may")
+                raise Refused(429, f"{settings.max_sessions} sessions are open here already, which is the limit")
         except Refused:
             worker.end(request, "Rejected")
             raise
@@ -261,7 +261,9 @@ class Proxy:
                 raise Refused(413, str(error) or self._too_large()) from None
             except TooSlow:
                 place_of(client).give_up()
-                raise Refused(408, "body: does not come in time, or needs the room of others; try again") from None
+                raise Refused(
+                    408, "body: did not arrive in time, or other requests need its memory; try again"
+                ) from None
             yield body
 
     async def _allowed(
@@ -337,7 +339,7 @@ class Proxy:
         if not request.in_session:  # what was begun may be brought to its end while the worker stops
             self._require_serving()
         if len(worker.in_flight) >= settings.max_requests:
-            raise Refused(429, f"{settings.max_requests} requests are here already, the most that may")
+            raise Refused(429, f"{settings.max_requests} requests are here already, which is the limit")
         if (wait_s := worker.wait_s) > (most_s := settings.max_queue_time_s) and not request.is_light:
             raise Refused(429, f"the expected wait is {wait_s:.1f} s, longer than {most_s:g} s")
 

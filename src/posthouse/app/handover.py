@@ -113,6 +113,6 @@ async def _hear(line: socket.socket, timeout_s: float | None = START_S) -> bytes
         async with asyncio.timeout(timeout_s):
             return await asyncio.get_running_loop().sock_recv(line, 1)
     except TimeoutError:
-        raise Refused(f"the other process says nothing for {timeout_s:g} s") from None
+        raise Refused(f"the other process has not answered for {timeout_s:g} s") from None
     except OSError:
         return b""

@@ -36,7 +36,7 @@ async def fetch_files(servers: Servers, data_dir: Path) -> None:
         if body is None or body == there:
             continue
         if there is not None and name != RENEWED:
-            raise Refused(f"{path} is not that of the installation in the database: take it away if nothing needs it")
+            raise Refused(f"{path} is not that of the installation in the database: remove it if nothing needs it")
         await asyncio.to_thread(_write, path, body)
 
 

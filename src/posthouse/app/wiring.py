@@ -154,7 +154,9 @@ async def running(settings: Settings, inheritance: Inheritance | None = None) ->
 async def _clock(store: Store) -> SystemClock:
     clock = SystemClock(await store.latest_at())
     if clock.behind_s:
-        log.warning("this machine's clock is behind the database: times go on from there", behind_s=clock.behind_s)
+        log.warning(
+            "this machine's clock is behind the database: times continue from the database's", behind_s=clock.behind_s
+        )
     return clock
 
 

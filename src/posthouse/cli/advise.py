@@ -22,7 +22,7 @@ ABOUT = 60
 def advise(
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.")],
     goal_s: Annotated[
-        float, typer.Option("--goal", min=0, help="Longest wait for service that is well, in seconds.")
+        float, typer.Option("--goal", min=0, help="Longest acceptable wait for service, in seconds.")
     ] = 10.0,
     share_over: Annotated[
         float, typer.Option("--share-over", min=0, max=1, help="Share of the work that may wait longer.")

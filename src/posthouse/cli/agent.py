@@ -35,7 +35,7 @@ BENCHMARK = "benchmark_"
 def agent(
     command: Command = None, log_level: LogLevel = "info", log_format: LogFormat = "console", **options: Any
 ) -> None:
-    """Start a model server on a worker and stand before it: measure, report, verify, queue, proxy.
+    """Start a model server on a worker and run in front of it: measure, report, verify, queue, proxy.
 
     When the model server ends, the worker ends with its last lines as message.
     SIGTERM drains and stops both. In a worker that Posthouse made, everything

@@ -40,8 +40,8 @@ def apply(
 ) -> None:
     """Make endpoints and aliases as a file describes them. Shows first what would change.
 
-    The same again changes nothing. What failed half-way goes on when it is
-    applied again.
+    Applying the same file again changes nothing. What failed half-way continues
+    then.
 
     Examples:
       posthouse apply -f chat.yaml

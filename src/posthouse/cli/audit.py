@@ -41,7 +41,9 @@ def list_acts(
     ] = "",
     subject: Annotated[str, typer.Option(metavar="ID", help="Those about the thing with this id or name.")] = "",
     request_id: Annotated[str, typer.Option(metavar="ID", help="Those of this request.")] = "",
-    last_s: Annotated[float | None, typer.Option("--last", min=1, help="Those of so many last seconds.")] = None,
+    last_s: Annotated[
+        float | None, typer.Option("--last", min=1, help="Only those of the last so many seconds.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="All of them, however many there are.")] = False,
     url: Url = None,
@@ -50,7 +52,7 @@ def list_acts(
 ) -> None:
     """List what people changed and did by hand, the latest first.
 
-    Who, what, when, and what it said before and after. Secrets are not in it.
+    Who, what, when, and the values before and after. Secrets are not included.
 
     Examples:
       posthouse audit list --endpoint llama --last 86400
@@ -98,7 +100,7 @@ def verify(
             typer.echo(f"{found.rows} acts, all as they were written")
         typer.echo(f"head {found.head or 'none yet'}")
     if not found.ok:
-        raise Refused("" if as_json else "the record of acts is not as it was written")
+        raise Refused("" if as_json else "the audit log is not as it was written")
 
 
 def _pages(client: "Client", limit: int | None, **wanted: Any) -> "Iterator[rows.Act]":

@@ -24,7 +24,7 @@ def backup(
 ) -> None:
     """Write an installation into one file: its database, and what it signs with.
 
-    Its server may go on meanwhile. The database may be a file or on PostgreSQL;
+    Its server may keep running. The database may be a file or on PostgreSQL;
     the backup is the same, and is restored to either. Anyone who can read it can
     forge keys.
 
@@ -50,7 +50,7 @@ def restore(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an installation of a backup, in an empty data directory.
+    """Restore an installation from a backup, into an empty data directory.
 
     Where database.url names a database on PostgreSQL, which must be empty too,
     the rows go there. Then start the server: it compares what it knows with what

@@ -22,7 +22,7 @@ def bill(
         str,
         typer.Argument(metavar="ENDPOINT", help="Name or id of the endpoint.", autocompletion=endpoint_names),
     ],
-    days: Annotated[int, typer.Option(min=0, max=366, help="So many whole days, and today.")] = 13,
+    days: Annotated[int, typer.Option(min=0, max=366, help="This many whole days, and today.")] = 13,
     wait_s: Annotated[
         float | None,
         typer.Option("--wait", min=0, help="How long a request may wait.", show_default="its target_queue_time"),
@@ -31,10 +31,10 @@ def bill(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an endpoint cost each day, the least that it could have cost, and what lies between.
+    """Show what an endpoint cost each day, the least that it could have cost, and what causes the difference.
 
-    In US dollars, of days in UTC, from its recorded traffic. The parts and the least come to
-    what was paid.
+    In US dollars, of days in UTC, from its recorded traffic. The least and the parts add up
+    to what was paid.
 
     Example:
       posthouse bill llama --days 13

@@ -16,12 +16,15 @@ app = typer.Typer(help="Settings of the server, and where their values come from
 @app.command()
 def show(
     config: ConfigFile = None,
-    long: Annotated[bool, typer.Option("--long", help="Also tell what each setting means and may be.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also show what each setting means and which values it may have.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show each setting of the server, its value, and where that comes from.
 
-    Flags of `posthouse serve` beat the environment, that beats the file, that the default.
+    Flags of `posthouse serve` override the environment, which overrides the file,
+    which overrides the defaults.
 
     Example:
       POSTHOUSE_SERVER__PORT=9000 posthouse config show --long

@@ -21,14 +21,16 @@ def explain(
     watch: Annotated[
         bool, typer.Option("--watch", help="Again and again, until Ctrl-C; as JSON, a line each.")
     ] = False,
-    interval_s: Annotated[float, typer.Option("--interval", min=0.1, help="Between two looks, in seconds.")] = 2.0,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Time between two updates, in seconds.")
+    ] = 2.0,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell why an endpoint has the workers that it has.
+    """Explain why an endpoint has the workers that it has.
 
-    Need and supply, every rule that had a say, workers by state and by goal, money, messages.
+    Need and supply, every rule that applied, workers by state and by goal, money, messages.
 
     Example:
       posthouse explain llama --watch

@@ -102,7 +102,7 @@ def update(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key other limits, or another name. What is not said stays.
+    """Give a key other limits, or another name. What is not given stays.
 
     Example:
       posthouse key update 1f0c7a9e --work-per-minute 50000

@@ -39,8 +39,8 @@ def logs(
 
     A number is a worker, anything else the name of an endpoint.
 
-    Of an endpoint without a worker that was ready, it is also the last ones that
-    were destroyed within a day.
+    If no worker of the endpoint was ready, this includes the last ones that were
+    destroyed within a day.
 
     Examples:
       posthouse logs llama --tail 20

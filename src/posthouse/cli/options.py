@@ -64,7 +64,7 @@ def connect(url: str | None, api_key: str | None) -> "Client":
         with suppress(OSError):
             api_key = (data_dir / ADMIN_KEY_FILE).read_text(encoding="latin-1").strip()
     if api_key and not (api_key.isascii() and api_key.isprintable()):
-        raise BadRequest(f"{where} has no key, but other text: put the file back from a backup, or give another key")
+        raise BadRequest(f"{where} has no key but other text: put the file back from a backup, or give another key")
     return Client(url, api_key, ca=own_root(url))
 
 

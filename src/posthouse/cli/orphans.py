@@ -23,8 +23,8 @@ Provider = Annotated[str, typer.Option(help="Its provider, where several have on
 def list_orphans(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """List instances that carry this installation's label and that no worker owns.
 
-    One that `reports` still serves. One that is `known` was ended by this
-    server and goes by itself; of the others the database knows nothing.
+    One that `reports` still serves. One that is `known` was destroyed by this
+    server and disappears by itself; the database knows nothing of the others.
 
     Example:
       posthouse orphans list
@@ -42,13 +42,13 @@ def destroy(
     instances: Annotated[
         list[str] | None, typer.Argument(metavar="INSTANCE...", help="Ids or labels, as `orphans list` shows them.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every one that is listed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All orphans that are listed.")] = False,
     provider: Provider = "",
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Destroy orphans. Those that report finish first what they have.
+    """Destroy orphans. Those that report finish their requests first.
 
     Examples:
       posthouse orphans destroy posthouse-1f0c7a9e-12

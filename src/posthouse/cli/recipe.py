@@ -109,7 +109,8 @@ def size(
 ) -> None:
     """Work out the memory of a language model: weights, KV cache, and how many requests fit on which GPUs.
 
-    A hub is asked at $HF_ENDPOINT, with the token in $HF_TOKEN. The figures are those of vLLM with 92 % of each
+    Models at a hub are read from $HF_ENDPOINT, with the token in $HF_TOKEN. The
+    figures are those of vLLM with 92 % of each
     GPU; 2.5 GiB of each are left for what else it needs.
 
     Examples:

@@ -80,13 +80,13 @@ def install_service(
 ) -> None:
     """Install a server or a gateway as a service of systemd.
 
-    It runs behind systemd's walls as a user of its own, which is made, with its
+    It runs in systemd's sandbox as a user of its own, which is created, with its
     data in /var/lib/posthouse. Settings come from /etc/posthouse/posthouse.toml and,
     as variables, from /etc/posthouse/server.env or gateway.env. It is started again
     when it fails or hangs; `systemctl reload posthouse` restarts it in place.
 
     With --user it has your rights, settings in ~/.config/posthouse and data in
-    ~/.local/share/posthouse, and fewer walls.
+    ~/.local/share/posthouse, and a weaker sandbox.
 
     Examples:
       posthouse install-service
@@ -104,7 +104,7 @@ def install_service(
         if kind == "server":
             _make_user()
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
-        raise Refused(f"{path} is another's: take it away first, or keep it")
+        raise Refused(f"{path} was not written by Posthouse: remove it first, or keep it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     has_systemd = _systemctl(user, ["daemon-reload"], ["enable", "--now", path.name] if start else [])
@@ -122,9 +122,9 @@ def install_service(
 
 
 def uninstall_service(kind: Kind = "server", user: OfUser = False, as_json: AsJson = False) -> None:
-    """Stop the service and take its unit away. Its data, its settings and its user stay.
+    """Stop the service and remove its unit. Its data, its settings and its user stay.
 
-    Workers go on; to end them first: posthouse shutdown --workers
+    Workers keep running; to destroy them first: posthouse shutdown --workers
 
     Example:
       posthouse uninstall-service --run gateway
@@ -133,7 +133,7 @@ def uninstall_service(kind: Kind = "server", user: OfUser = False, as_json: AsJs
     if not path.is_file():
         raise NotFound(f"{path} is not there: nothing is installed")
     if not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
-        raise Refused(f"{path} is another's, and stays")
+        raise Refused(f"{path} was not written by Posthouse, and stays")
     if not user:
         _need_root()
     _systemctl(user, ["disable", "--now", path.name])
@@ -208,7 +208,7 @@ def _check_others_can_read(python: Path) -> None:
     for path in (python.absolute(), *python.resolve().parents, *python.absolute().parents):
         if not path.stat().st_mode & 0o001:
             raise Refused(
-                f"this Posthouse is below {path}, where the service's user may not go: install it where all may read, "
+                f"this Posthouse is below {path}, which the service's user cannot read: install it where all may read, "
                 "such as in a virtual environment in /opt/posthouse"
             )
 

@@ -26,9 +26,9 @@ def shutdown(
 ) -> None:
     """Stop the server that runs on this machine, and wait for its end.
 
-    Its workers stay and cost what they cost, and the next start finds them. With
-    --workers they are taken down first, whatever that takes; Ctrl-C here leaves
-    the server at it, another `posthouse shutdown` makes it stop at once.
+    Its workers stay and go on costing money; the next start finds them. With
+    --workers they are destroyed first, however long that takes. Ctrl-C here does
+    not stop that; another `posthouse shutdown` stops the server at once.
 
     Examples:
       posthouse shutdown

@@ -103,7 +103,7 @@ def simulate(
         ),
     ] = None,
     last_s: Annotated[
-        float | None, _given("Traffic", "Of that the last so many seconds.", "all that is kept", "--last", min=1)
+        float | None, _given("Traffic", "Of that, the last so many seconds.", "all that is kept", "--last", min=1)
     ] = None,
     *,
     traffic: dict[str, Any],
@@ -119,12 +119,14 @@ def simulate(
             metavar="NAME",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="One seed, one run.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random numbers: the same seed gives the same run.", show_default="0")
+    ] = None,
     tick_s: Annotated[
         float | None, typer.Option("--tick", help="Between two decisions, in seconds.", show_default="1")
     ] = None,
     goal_s: Annotated[
-        float | None, typer.Option("--goal", help="Longest wait that is well, in seconds.", show_default="10")
+        float | None, typer.Option("--goal", help="Longest acceptable wait, in seconds.", show_default="10")
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the first run into this file.")] = None,
     log: Annotated[
@@ -135,7 +137,7 @@ def simulate(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what an endpoint would cost and how long its requests would wait.
+    """Estimate what an endpoint would cost and how long its requests would wait.
 
     A world in virtual time, around the code that the server runs: the same decisions,
     the same routing. Nothing is rented. The same options give the same run.

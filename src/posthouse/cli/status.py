@@ -43,7 +43,7 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
 
 
 def status(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Tell how all stands: the server, what fails, each endpoint, what waits and why, and what it costs.
+    """Show the state of the server and of each endpoint: what fails, what waits and why, and what it costs.
 
     Example:
       posthouse status

@@ -21,7 +21,7 @@ MOVED = ".moved"
 
 def migrate(
     before: Annotated[
-        bool, typer.Option("--before", help="Only what servers of the version before go on beside.")
+        bool, typer.Option("--before", help="Only those beside which the previous version keeps working.")
     ] = False,
     after: Annotated[
         bool, typer.Option("--after", help="All, or fail where a server of an older version lives.")
@@ -32,10 +32,10 @@ def migrate(
 ) -> None:
     """Bring the database up to this version, without a server.
 
-    A server does this when it starts, so nobody has to: first what the version
-    before goes on beside, and the rest once no server of it lives. With --before
-    it is done ahead of a rollout, with --after it is made sure that nothing is
-    left at its end.
+    A server does this by itself when it starts: first the migrations beside which
+    the previous version keeps working, and the rest once none of its servers lives.
+    --before does the first part ahead of a rollout; --after makes sure that nothing
+    is left at its end.
 
     Example:
       posthouse migrate --before
@@ -61,7 +61,7 @@ def migrate(
     else:
         typer.echo(f"the database has the schema {schema}")
         if left:
-            typer.echo(f"left for when no older server lives: {', '.join(left)}")
+            typer.echo(f"waits until no older server lives: {', '.join(left)}")
 
 
 def migrate_store(

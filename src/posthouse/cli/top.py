@@ -39,14 +39,17 @@ def top(
         ),
     ] = "",
     once: Annotated[bool, typer.Option("--once", help="Print it once, for scripts.")] = False,
-    interval_s: Annotated[float, typer.Option("--interval", min=0.2, help="Between two looks, in seconds.")] = 1.0,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.2, help="Time between two updates, in seconds.")
+    ] = 1.0,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Watch endpoints live: load, capacity, waits, workers, spend, and what keeps one short.
 
-    Until Ctrl-C. Goes on when the server restarts. With ENDPOINT its last hour and its workers.
+    Until Ctrl-C. Continues when the server restarts. With ENDPOINT it shows that
+    one's last hour and workers.
 
     Examples:
       posthouse top

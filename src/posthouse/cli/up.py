@@ -52,8 +52,8 @@ def up(
 ) -> None:
     """Make an endpoint that serves a model, or change it: template, endpoint and workergroup in one.
 
-    It writes a manifest and applies it. A new endpoint has no worker until
-    somebody asks, and one at most, unless options say otherwise. A second call
+    It writes a manifest and applies it. A new endpoint has no worker until a
+    request comes, and one at most, unless options say otherwise. A second call
     changes what is given; workers are then updated a few at a time.
 
     Examples:

@@ -52,7 +52,7 @@ def upgrade_check(
     ] = None,
     allow: Annotated[
         float | None,
-        typer.Option(min=0, help="Exit with 1 where cost or waits become worse by more than so many percent."),
+        typer.Option(min=0, help="Exit with 1 if cost or waits grow by more than so many percent."),
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -61,8 +61,8 @@ def upgrade_check(
     """Say what this version would have done differently with an installation's own traffic, before it runs there.
 
     Run it with the new version beside a server of the old one. Each plays the
-    same traffic of the last day in its own simulator: what differs between the
-    two is the versions' doing, and what really happened stands beside it. With
+    same traffic of the last day in its own simulator: differences between the two
+    come from the versions, and what really happened is shown beside them. With
     --events, the new version also handles the events of the old one's
     controllers, and its commands are counted beside theirs. Nothing is changed.
 

@@ -140,16 +140,14 @@ def update(
 @app.command("update-workers")
 def update_workers(
     group_id: GroupId,
-    cancel: Annotated[
-        bool, typer.Option("--cancel", help="Leave those as they are whose update has not begun.")
-    ] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Do not update those whose update has not begun.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Restart the workers of a workergroup with its template, a canary first, then a few at a time.
 
-    A version that was rolled back is tried again by this. `posthouse status` tells how far it is.
+    A version that was rolled back is tried again by this. `posthouse status` shows how far it is.
 
     Examples:
       posthouse workergroup update-workers 3

@@ -36,7 +36,7 @@ class NotFound(ClientError, errors.NotFound):
 
 
 class Unreachable(ClientError):
-    """The server gives no answer: check its address, or try again later."""
+    """The server did not answer: check its address, or try again later."""
 
 
 class Busy(Unreachable):

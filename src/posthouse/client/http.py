@@ -100,7 +100,7 @@ class Http:
             ) as response:
                 return response.status, await read(response)
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
-            raise Unreachable(f"{self.url} gives no answer: {reason(error)}") from error
+            raise Unreachable(f"{self.url} did not answer: {reason(error)}") from error
 
     async def ask_worker(
         self, url: str, body: object, silence_s: float, whole: bool

@@ -42,7 +42,9 @@ def check_regions(filters: Mapping[str, Mapping[str, object]], zones: Collection
     words = [word for op in ("eq", "in") for word in _listed(wanted.get(op, ()))]
     for word in words if zones is not None else ():
         if not any(is_in_region(zone, str(word)) for zone in zones or ()):
-            raise BadRequest(f"region: {str(word)[:64]!r} is nowhere at {providers}; there is: {_shown(zones or ())}")
+            raise BadRequest(
+                f"region: {str(word)[:64]!r} is not among the regions of {providers}; there is: {_shown(zones or ())}"
+            )
 
 
 def _listed(value: object) -> Iterable[object]:

@@ -184,7 +184,7 @@ class Executor:
         runs = next((t.runs() for t in others if t.build() == worker.build), None)
         runs = runs or await self.hub.store.version(worker.build)
         if runs is None:
-            raise Refused(f"what version {worker.build} of workergroup {worker.group_id} runs is not kept any more")
+            raise Refused(f"what version {worker.build} of workergroup {worker.group_id} runs is no longer stored")
         image, tag, env, onstart = runs
         return replace(template, image=image, tag=tag, env=env, onstart=onstart)
 

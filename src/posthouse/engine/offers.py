@@ -75,7 +75,7 @@ class Offers:
             except Exception as error:  # noqa: BLE001 - the seam of a look: a provider may raise anything; what it offered before stays
                 self.counts[f"{provider.name}_catalogs_failed"] += 1
                 self.failing.add(provider.name)
-                log.warning("no catalogue of a provider", provider=provider.name, error=repr(error)[:300])
+                log.warning("could not read a provider's catalogue", provider=provider.name, error=repr(error)[:300])
             await asyncio.sleep(catalog_s)
 
     async def refresh(self, provider: Provider, catalog_s: float = 0.0) -> None:

@@ -65,7 +65,7 @@ class Server(Http):
                         raise
                     answer = await self._ask(url, method, path, body or b"")  # it has started again meanwhile
             except Lost as lost:
-                why += f"{'; ' if why else ''}{url} gives no answer: {lost}"
+                why += f"{'; ' if why else ''}{url} did not answer: {lost}"
                 continue
             if url != self.urls[0]:
                 self.urls.sort(key=url.__ne__)

@@ -220,7 +220,7 @@ class Peers:
             self.on_unknown(error.worker_id)
             raise Unauthorized("mtoken: not the token of this worker")
         if not url:
-            raise Lost("nobody is known to have it now", begun=False)
+            raise Lost("no server is known to own it now", begun=False)
         return url
 
     async def _home(self, worker_id: int) -> EndpointId | None:

@@ -68,7 +68,7 @@ class Recording:
     def snapped(self, begin_s: float, end_s: float) -> tuple[float, float]:
         """The same part of the record, widened to where segments begin and end. Raises: BadRequest for none of it."""
         if not begin_s < min(end_s, self.span_s):
-            raise BadRequest(f"the record of {self.endpoint} is {self.span_s:.0f} s long: nothing of it is asked for")
+            raise BadRequest(f"the record of {self.endpoint} is {self.span_s:.0f} s long: no part of it is selected")
         inside = [p for p in self.pieces if p.end_s > begin_s and p.begin_s < end_s]
         return inside[0].begin_s, inside[-1].end_s
 

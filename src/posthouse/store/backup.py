@@ -26,7 +26,7 @@ async def save(data_dir: Path, url: str, file: Path) -> int:
     `url`: of a database on PostgreSQL; empty: the data directory's own. Raises: Refused, BadRequest, OSError.
     """
     if await asyncio.to_thread(file.exists):
-        raise BadRequest(f"FILE: {file} is there already: name another")
+        raise BadRequest(f"FILE: {file} exists already: name another")
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".posthouse-backup-") as folder:
         made = Path(folder) / DATABASE
         if url:
@@ -44,7 +44,7 @@ async def restore(file: Path, data_dir: Path, url: str) -> None:
     """
     for name in (DATABASE, *KEY_FILES):
         if (data_dir / name).exists():
-            raise Refused(f"data_dir: {data_dir / name} is there already: name an empty directory, or take it away")
+            raise Refused(f"data_dir: {data_dir / name} is there already: name an empty directory, or move it away")
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".restore-") as folder:
         await asyncio.to_thread(_unpack, file, Path(folder))
         database = Path(folder) / DATABASE
@@ -91,7 +91,7 @@ def _own(data_dir: Path) -> dict[str, bytes]:
     try:
         return {name: (data_dir / name).read_bytes() for name in KEY_FILES}
     except FileNotFoundError as error:
-        raise Refused(f"{error.filename} is missing, and without it a backup is worth nothing") from None
+        raise Refused(f"{error.filename} is missing, and a backup without it is useless") from None
 
 
 def _pack(database: Path, data_dir: Path, file: Path) -> int:

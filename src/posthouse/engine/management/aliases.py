@@ -69,7 +69,7 @@ class Aliases:
             if model.startswith(EXTERNAL) and model not in endpoints:
                 if field == f"fallbacks[{last}].model" and model != EXTERNAL:
                     continue
-                raise BadRequest(f"{field}: {EXTERNAL}NAME can be the last fallback alone")
+                raise BadRequest(f"{field}: {EXTERNAL}NAME can only be the last fallback")
             if model not in known and model not in endpoints:
                 raise BadRequest(f"{field}: {unknown(model, [*endpoints, *known], 'endpoint or alias')}")
             if path := _way(known, model, alias.name):

@@ -52,7 +52,7 @@ class Secrets:
         async with self.lock:
             name = _checked(new.key)
             if name in self._owned(owner):
-                raise BadRequest(f"key: there is a secret {name}; update or delete it")
+                raise BadRequest(f"key: there is already a secret {name}; update or delete it")
             if len(self._owned(owner)) >= MAX_SECRETS:
                 raise BadRequest(f"key: there are {MAX_SECRETS} secrets, which is the limit: delete some")
             await self._put(owner, name, new.value)

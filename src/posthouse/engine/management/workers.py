@@ -83,7 +83,7 @@ class Workers:
         """
         home, worker = self.get(worker_id, sees)
         if worker.goal is Goal.GONE:
-            raise Refused(f"worker {worker_id} is on its way out")
+            raise Refused(f"worker {worker_id} is being destroyed")
         home, worker = await self._noted("restart", worker_id, sees)
         home.wish(worker.id, Goal.UPDATED, who, self.hub.clock.now())
 

@@ -115,7 +115,7 @@ def open_plain(name: str, flags: int, folder: int) -> int:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(f"{name} is no plain file")
+        raise OSError(f"{name} is not a regular file")
     return descriptor
 
 

@@ -47,7 +47,7 @@ def add_cost_route(app: FastAPI, hub: Hub, keyring: Keyring, sharing: Sharing) -
         the installation. What gateways paid to external servers is listed without `endpoint`, as `external:NAME`.
         `as_csv`: a table, with the units in its head."""
         if by == "key" and caller.scope < Scope.ADMIN:
-            raise Forbidden("by: what keys cost is for the scope admin, which may see keys")
+            raise Forbidden("by: costs by key need the scope admin")
         found = await _costs(hub, keyring, caller, by, endpoint, last_s, is_passed(request))
         for other in await sharing.others(request, as_csv=0):
             found = _with(found, msgspec.convert(other, rows.Costs))

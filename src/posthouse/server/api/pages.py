@@ -74,7 +74,9 @@ def add_page_routes(app: FastAPI, management: Management, keyring: Keyring, ask:
         if ask is None:
             raise Refused("this server sends no requests")
         if caller.meter is not None:
-            raise Forbidden("this key has limits, which a request that the server sends would not be counted by")
+            raise Forbidden(
+                "this key has limits, and requests that the server sends do not count against them: send it yourself"
+            )
         key = keyring.endpoint_key(found.id, found.key_version)
         events = ask(found.name, key, attempt.path, attempt.payload, attempt.cost)
         first = await anext(events)  # what is refused is refused before the answer begins

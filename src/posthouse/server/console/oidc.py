@@ -213,7 +213,7 @@ def _believed(token: str, keys: dict[str, Any], expected: Mapping[str, str]) -> 
         read = jwt.decode(token, KeySet.import_key_set({"keys": keys.get("keys", [])}), algorithms=ALGORITHMS)
         jwt.JWTClaimsRegistry(now=int(time.time()), leeway=LEEWAY_S, **must).validate(read.claims)
     except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unauthorized(f"the provider's token is not to be believed: {str(error)[:200]}") from None
+        raise Unauthorized(f"the provider's token is not valid: {str(error)[:200]}") from None
     several = isinstance(read.claims["aud"], list) and len(read.claims["aud"]) > 1
     if read.claims.get("azp", "" if several else expected["aud"]) != expected["aud"]:
         raise Unauthorized("the provider's token is for another client")

@@ -63,7 +63,7 @@ class SignIn:
         """Somebody whom the OpenID provider knows. Raises: Forbidden."""
         account = next((a for a in self.hub.accounts.values() if a.name == who.account), None)
         if account is None:
-            raise Forbidden(f"oidc.admit names the account {who.account!r}, which there is not")
+            raise Forbidden(f"oidc.admit names the account {who.account!r}, which does not exist")
         return Principal(Scope.named(who.scope), None, f"oidc:{who.subject}", account.id, name=who.name)
 
     async def begin(self, principal: Principal, request: Request, response: Response) -> Principal:
