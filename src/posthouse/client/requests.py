@@ -42,7 +42,7 @@ class Job(NamedTuple):
     """Which workers would be best for it; see `wire.route.Prefer`."""
 
 
-class Begun(NamedTuple, Generic[T]):
+class Started(NamedTuple, Generic[T]):
     """The first good answer of a worker."""
 
     answer: T
@@ -113,7 +113,7 @@ class Requests:
         finally:
             response.close()
 
-    async def begin(self, job: Job, *, whole: bool) -> Begun[tuple[aiohttp.ClientResponse, bytes]]:
+    async def begin(self, job: Job, *, whole: bool) -> Started[tuple[aiohttp.ClientResponse, bytes]]:
         """The first good answer of a worker: all of it if `whole`, else at its beginning."""
         if not job.path.startswith("/"):
             raise BadRequest(f"path is {job.path!r}; it must begin with /")
@@ -125,7 +125,7 @@ class Requests:
 
         return await self.begin_with(job, ask)
 
-    async def begin_with(self, job: Job, ask: Callable[[Routed], Awaitable[T]]) -> Begun[T]:
+    async def begin_with(self, job: Job, ask: Callable[[Routed], Awaitable[T]]) -> Started[T]:
         """What `ask` returns for the first worker for which it raises no WorkerFailed, within the job's time."""
         limit_s, last = self._limit_s(job), deque[str](maxlen=1)
         try:
@@ -137,7 +137,7 @@ class Requests:
 
     async def tried(
         self, job: Job, ask: Callable[[Routed], Awaitable[T]], on_status: Callable[[str], None] = lambda why: None
-    ) -> Begun[T]:
+    ) -> Started[T]:
         """The same however long it takes. `on_status`: called with what keeps it waiting."""
         clock = asyncio.get_running_loop().time
         started_at = clock()
@@ -155,7 +155,7 @@ class Requests:
                     continue
                 wait_s = clock() - started_at
                 attempts += 1
-                return Begun(await ask(routed), routed, wait_s, attempts)
+                return Started(await ask(routed), routed, wait_s, attempts)
             except (WorkerFailed, Unreachable) as error:
                 # A server that never answered has another address; one that did is only restarting.
                 if failures >= job.retries or (isinstance(error, Unreachable) and not request_idx):

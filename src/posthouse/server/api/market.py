@@ -79,8 +79,8 @@ def add_market_routes(app: FastAPI, management: Management, sharing: Sharing) ->
         for name, named in (("select_filters", filters), ("order_by", [one.col for one in order])):
             if unknown := next((field for field in named if field not in FIELDS), None):
                 raise BadRequest(f"{name}: unknown field {unknown[:64]!r}; allowed are {', '.join(FIELDS)}")
-        homes = [home for home in hub.endpoints.values() if caller.may_see(home.fleet.endpoint.account_id)]
-        seen = [_instance(worker) for home in homes for worker in home.fleet.workers.values()]
+        owned = [home for home in hub.endpoints.values() if caller.may_see(home.fleet.endpoint.account_id)]
+        seen = [_instance(worker) for home in owned for worker in home.fleet.workers.values()]
         for answer in await sharing.others(request, limit=MAX_OFFERS, after_token=0):
             seen += msgspec.convert(answer["instances"], list[rows.Instance])
         found = sorted((row for row in seen if matches(filters, asdict(row))), key=lambda row: row.id)

@@ -70,16 +70,18 @@ class Dynamo:
         self._tick_at = -math.inf
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
-        crew = ready(s.workers)
+        workers = ready(s.workers)
         for _, rate in self._periods.add(s.now, s.demand.rate):
             forecast = self._kalman.next(rate) if self._kalman else rate
-            floor = min(max(math.ceil(forecast / self.per_worker), len(crew) - MAX_CHANGE), len(crew) + MAX_CHANGE)
+            floor = min(
+                max(math.ceil(forecast / self.per_worker), len(workers) - MAX_CHANGE), len(workers) + MAX_CHANGE
+            )
             self.floor = max(1, floor)
         if s.now - self._tick_at >= LOAD_S:
             self._tick_at = s.now
-            if hot_count(s) == len(crew):  # else it only watches, until what is starting has started
-                wait_s = expected_wait_s(s.demand, supply(crew, s.estimates))
-                self._wanted = max(self.floor, self._step(len(crew), in_flight(s), wait_s))
+            if hot_count(s) == len(workers):  # else it only watches, until what is starting has started
+                wait_s = expected_wait_s(s.demand, supply(workers, s.estimates))
+                self._wanted = max(self.floor, self._step(len(workers), in_flight(s), wait_s))
         return apply_target(s, memory, self._wanted, "Dynamo")
 
     def _step(self, count: int, asked: int, wait_s: float) -> int:

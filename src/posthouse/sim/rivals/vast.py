@@ -27,12 +27,12 @@ class Vast:
         self._needs = Most(hold_s)
 
     def __call__(self, s: Snapshot, memory: Memory) -> Decision:
-        scaling, team = s.endpoint.scaling, ready(s.workers)
-        power = supply(team, s.estimates)
-        perf = power / len(team) if team else self.perf
+        scaling, workers = s.endpoint.scaling, ready(s.workers)
+        power = supply(workers, s.estimates)
+        perf = power / len(workers) if workers else self.perf
         utilisation = self.utilisation or scaling.target_util
         wanted = math.ceil(max(s.demand.rate, scaling.min_load) / utilisation / perf)
         wanted = max(wanted, least_hot(scaling, s.demand, s.now))
         if expected_wait_s(s.demand, power) > scaling.target_queue_time:
-            wanted = max(wanted, len(team) + 1)
+            wanted = max(wanted, len(workers) + 1)
         return apply_target(s, memory, self._needs.add(s.now, wanted), "documented rule of Vast.ai")
