@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings, make_data_dir
 from posthouse.errors import Refused
+from posthouse.files import write_over
 from posthouse.ports import Store
 from posthouse.server.auth import Keyring, Scope
 
@@ -140,16 +141,7 @@ async def first_key(keyring: Keyring, store: Store, path: Path, now: float) -> s
         return ""
     record, key = keyring.mint("first", Scope.ADMIN, now)
     with needed(path, "remove it: it is made again"):
-        await asyncio.to_thread(_write_key, path, key)
+        await asyncio.to_thread(write_over, path, f"{key}\n".encode())
     await store.add_key(record)
     keyring.put(record)
     return key
-
-
-def _write_key(path: Path, key: str) -> None:
-    """Writes the key to a file that only its owner may read."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
-        file.write(key + "\n")
-        file.flush()
-        os.fsync(file.fileno())

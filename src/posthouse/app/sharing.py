@@ -17,6 +17,7 @@ from posthouse.engine.hub import Hub
 from posthouse.engine.lease import SharedLease
 from posthouse.engine.owners import Owners
 from posthouse.errors import Refused, Unavailable
+from posthouse.files import write_over
 from posthouse.server.auth import Keyring
 from posthouse.server.middleware import Sharing
 from posthouse.server.peers import ElsewhereMiddleware, FreshMiddleware, Peers
@@ -29,7 +30,7 @@ RENEWED: Final = "authority.cer"
 
 
 async def fetch_files(servers: Servers, data_dir: Path) -> None:
-    """Has the data directory hold what the others have. Raises: Refused where it has another installation's."""
+    """Copies the shared key files into the data directory. Raises: Refused if it has those of another installation."""
     for name in KEY_FILES:
         path, body = data_dir / name, await servers.shared_file(name)
         there = await asyncio.to_thread(path.read_bytes) if path.exists() else None
@@ -37,11 +38,11 @@ async def fetch_files(servers: Servers, data_dir: Path) -> None:
             continue
         if there is not None and name != RENEWED:
             raise Refused(f"{path} is not that of the installation in the database: remove it if nothing needs it")
-        await asyncio.to_thread(_write, path, body)
+        await asyncio.to_thread(write_over, path, body)
 
 
 async def share_files(servers: Servers, data_dir: Path) -> bool:
-    """Has the others have what the data directory holds. False if another server was first: all is to be read again."""
+    """Shares the key files of the data directory. False if another server was first: then fetch them again."""
     for name in KEY_FILES:
         path = data_dir / name
         body = await asyncio.to_thread(path.read_bytes)
@@ -52,23 +53,16 @@ async def share_files(servers: Servers, data_dir: Path) -> bool:
     return True
 
 
-def _write(path: Path, body: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    draft.touch(0o600)
-    draft.write_bytes(body)
-    draft.replace(path)
-
-
 def server_id(data_dir: Path) -> str:
     """This server's id among the others. It is kept in the data directory, so it stays the same over restarts."""
     path = data_dir / "server-id"
     if not path.exists():
-        _write(path, secrets.token_hex(8).encode())
+        write_over(path, secrets.token_hex(8).encode())
     return path.read_text(encoding="ascii")
 
 
 def history_id(data_dir: Path) -> EndpointId:
-    """Under which a server keeps what its gateways spend: below 0, and another one for each."""
+    """The id under which a server stores what its gateways spend: below 0, and different for each server."""
     return EndpointId(NO_ENDPOINT - 1 - int(server_id(data_dir)[:7], 16))
 
 

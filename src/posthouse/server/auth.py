@@ -6,7 +6,6 @@ bits. Endpoint keys and worker tokens are derived from that secret, so they can 
 
 import base64
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from posthouse.audit import Actor
 from posthouse.domain.endpoint import DEFAULT_ACCOUNT, AccountId, Endpoint
 from posthouse.engine.limits import Meter
 from posthouse.errors import BadRequest, Refused
+from posthouse.files import write_new
 from posthouse.keys import KeyLimits, KeyRecord, KeyUse
 from posthouse.wire.grant import grant_key
 
@@ -353,22 +353,7 @@ def load_secret(path: Path) -> bytes:
     """
     with suppress(FileNotFoundError):
         return _read_secret(path)
-    # Written whole under another name first: nobody ever reads half a secret, and of two writers one wins for both.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_new(path, secrets.token_bytes(SECRET_BYTES))
     return _read_secret(path)
 
 

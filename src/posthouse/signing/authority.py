@@ -1,8 +1,6 @@
 """The installation's certificate authority: its root, and the certificates of workers and of the server itself."""
 
 import ipaddress
-import os
-import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +11,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from posthouse.files import write_over
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
 LIFETIME: Final = timedelta(days=90)
@@ -40,7 +40,7 @@ class Authority:
         Raises: ValueError when the files hold no such key and certificate; OSError.
         """
         if not key_path.exists():
-            _write(key_path, _pem(ec.generate_private_key(ec.SECP256R1())))
+            write_over(key_path, _pem(ec.generate_private_key(ec.SECP256R1())))
         try:
             key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
@@ -51,7 +51,7 @@ class Authority:
         path = key_path.with_suffix(".cer")
         wanted = frozenset(name for name in map(_host, names) if isinstance(name, x509.DNSName))
         if not path.exists():
-            _write(path, self._new_root(now, wanted))
+            write_over(path, self._new_root(now, wanted))
         self.root_pem = path.read_bytes()
         """The root certificate, PEM."""
         try:
@@ -63,7 +63,7 @@ class Authority:
             raise ValueError(f"{path}: is not the certificate of the key in {key_path.name}")
         self._permitted = _permitted(self._root)
         if self._permitted is not None and any(not self._permits(name) for name in wanted):
-            _write(path, self._new_root(now, wanted | self._permitted))
+            write_over(path, self._new_root(now, wanted | self._permitted))
             self.root_pem = path.read_bytes()
             self._root = x509.load_pem_x509_certificate(self.root_pem)
             self._permitted = _permitted(self._root)
@@ -91,7 +91,7 @@ class Authority:
         """Write a new key and a certificate for these hosts to `path`: to `begin` with, and once it is old."""
         if begin or now - path.stat().st_mtime >= RENEWED_AFTER.total_seconds():
             key = ec.generate_private_key(ec.SECP256R1())
-            _write(path, _pem(key) + self._certificate(key.public_key(), "Posthouse server", hosts, now), now)
+            write_over(path, _pem(key) + self._certificate(key.public_key(), "Posthouse server", hosts, now), now)
 
     def _certificate(self, key: PublicKey, name: str, hosts: Iterable[str], now: float) -> bytes:
         at, names = datetime.fromtimestamp(now, UTC), [_host(host) for host in sorted(hosts)]
@@ -199,14 +199,3 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, pem: bytes, now: float | None = None) -> None:
-    """Write a file that only its owner may read, so that it is there whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    if now is not None:
-        os.utime(file.name, (now, now))
-    os.replace(file.name, path)

@@ -2,8 +2,6 @@
 
 import base64
 import binascii
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -11,6 +9,8 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from posthouse.files import write_new
 
 Verify = Callable[[bytes, str], bool]
 """Whether a signature, in base64, of some data was made by the key's owner."""
@@ -45,7 +45,8 @@ class RsaKey:
         try:
             return cls._load(path)
         except FileNotFoundError:
-            _write_new_key(path, cls.generate().private_pem())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_new(path, cls.generate().private_pem())
             return cls._load(path)
 
     @classmethod
@@ -75,19 +76,6 @@ class RsaKey:
     def sign(self, data: bytes) -> str:
         """Return the signature of `data`; the same data always gives the same signature."""
         return base64.b64encode(self._key.sign(data, padding.PKCS1v15(), hashes.SHA256())).decode()
-
-
-def _write_new_key(path: Path, pem: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A temporary file is readable by its owner only. A link appears whole or not at all, and never replaces.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(file.name, path)
-        except FileExistsError:
-            return  # another process was first: its key is the key
 
 
 def verifier(public_pem: str) -> Verify:
