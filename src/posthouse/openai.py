@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx2
 
-_TOLD: Final = ("model", "max_completion_tokens", "max_tokens", "max_output_tokens")
+_PASSED: Final = ("model", "max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITHHELD: Final = ("authorization", "x-api-key", "host", "content-length", "cookie")  # of workers
 
 
@@ -59,13 +59,18 @@ def _asking(request: httpx2.Request) -> httpx2.Request | None:
     """What the gateway is asked in place of the request; None where that has to go there itself."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         return None
-    asked: dict[str, Any] = json.loads(request.content)
+    try:
+        asked: Any = json.loads(request.content)
+    except ValueError:
+        return None  # the gateway says what is wrong with it
+    if not isinstance(asked, dict):
+        return None
     headers = [(name, value) for name, value in request.headers.multi_items() if name.lower() != "content-length"]
     return httpx2.Request(
         request.method,
         request.url,
         headers=[*headers, ("X-Posthouse-Direct", "1")],
-        content=json.dumps({name: asked[name] for name in _TOLD if name in asked}),
+        content=json.dumps({name: asked[name] for name in _PASSED if name in asked}),
         extensions=request.extensions,
     )
 
