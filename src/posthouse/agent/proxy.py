@@ -261,9 +261,7 @@ class Proxy:
                 raise Refused(413, str(error) or self._too_large()) from None
             except TooSlow:
                 place_of(client).give_up()
-                raise Refused(
-                    408, "body: did not arrive in time, or other requests need its memory; try again"
-                ) from None
+                raise Refused(408, "body: did not arrive in time, or memory is short; try again") from None
             yield body
 
     async def _allowed(
