@@ -18,7 +18,7 @@ PAGE = HERE.parents[1] / "docs" / "reference" / "clients.md"
 TINY = HERE.parents[1] / "examples" / "llama-cpp" / "tiny.py"
 INSTALL = """no clients were tried: CLIENTS must be a folder in which they are installed, outside of this tree:
   npm install --prefix FOLDER openai
-  python3 -m venv FOLDER/py && FOLDER/py/bin/pip install anthropic langchain-openai openai-agents"""
+  python3 -m venv FOLDER/py && FOLDER/py/bin/pip install openai anthropic langchain-openai openai-agents"""
 HEAD = """# Official clients
 
 How unmodified clients do at a gateway, as `make clients` recorded it: before a stand-in that produces each odd thing,

@@ -23,6 +23,9 @@ Case = tuple[Callable[[], Any], Any]
 Ask = Callable[[str], str]
 """The text that a user's request is answered with."""
 HUGE = 2_000_000
+OPENAI_ERRORS = openai.APIError, openai.RateLimitError
+LOOP = asyncio.Runner()
+"""What asyncio's clients keep connections in."""
 
 
 def later(user: str) -> None:
@@ -58,6 +61,36 @@ def raised(kind: type[Exception], made: Callable[[], Any]) -> str:
     return "no error"
 
 
+def openai_sdk() -> dict[str, Case]:
+    client: Any = openai.OpenAI(base_url=URL, api_key=KEY, max_retries=0)
+
+    def create(user: str, model: str = "chat", **more: Any) -> Any:
+        messages = [{"role": "user", "content": "How was it?"}]
+        return client.chat.completions.create(model=model, messages=messages, user=user, max_tokens=8, **more)
+
+    def streamed(user: str, model: str = "chat") -> str:
+        chunks = create(user, model, stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    def tools() -> Any:
+        weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+        return json.loads(create("tools", tools=[weather]).choices[0].message.tool_calls[0].function.arguments)
+
+    embedded, sound = {"model": "chat", "input": "x", "encoding_format": "float"}, ("a.wav", bytes(10_000))
+    return {
+        **odd("openai", lambda user: create(user).choices[0].message.content, streamed, *OPENAI_ERRORS),
+        "tools": (tools, {"city": "Paris"}),
+        "embeddings": (lambda: client.embeddings.create(**embedded).data[0].embedding, [0.5, -1.0]),
+        "audio upload": (
+            lambda: client.audio.transcriptions.create(model="chat", file=sound).text,
+            "the quick brown fox",
+        ),
+        "images": (lambda: client.images.generate(model="chat", prompt="x").data[0].b64_json, "aGk="),
+        "llama.cpp: chat": (lambda: create("x", "llama").usage.completion_tokens > 0, True),
+        "llama.cpp: streaming": (lambda: isinstance(streamed("x", "llama"), str), True),
+    }
+
+
 def langchain() -> dict[str, Case]:
     def model(name: str = "chat", **more: Any) -> ChatOpenAI:
         return ChatOpenAI(base_url=URL, api_key=KEY, model=name, max_retries=0, **more)
@@ -73,11 +106,10 @@ def langchain() -> dict[str, Case]:
     def tools() -> Any:
         return model().bind_tools([weather]).invoke("How is it?", user="tools").tool_calls[0]["args"]
 
-    errors = openai.APIError, openai.RateLimitError
     embeddings = OpenAIEmbeddings(base_url=URL, api_key=KEY, model="chat", check_embedding_ctx_length=False)
     llama = model("llama", max_tokens=8)
     return {
-        **odd("langchain", lambda user: model().invoke("How was it?", user=user).content, streamed, *errors),
+        **odd("langchain", lambda user: model().invoke("How was it?", user=user).content, streamed, *OPENAI_ERRORS),
         "tools": (tools, {"city": "Paris"}),
         "embeddings": (lambda: embeddings.embed_query("x"), [0.5, -1.0]),
         "llama.cpp: chat": (lambda: llama.invoke("x").usage_metadata["output_tokens"] > 0, True),
@@ -100,7 +132,7 @@ def agents_sdk() -> dict[str, Case]:
         return agents.Agent(name="x", model=model, model_settings=settings, **more)
 
     def chat(user: str, name: str = "chat", **more: Any) -> str:
-        return str(asyncio.run(agents.Runner.run(agent(user, name, **more), "How was it?")).final_output)
+        return str(LOOP.run(agents.Runner.run(agent(user, name, **more), "How was it?")).final_output)
 
     async def all_of(user: str, name: str) -> str:
         run, text = agents.Runner.run_streamed(agent(user, name), "How was it?"), ""
@@ -110,10 +142,10 @@ def agents_sdk() -> dict[str, Case]:
         return text
 
     def streamed(user: str, name: str = "chat") -> str:
-        return asyncio.run(all_of(user, name))
+        return LOOP.run(all_of(user, name))
 
     return {
-        **odd("agents", chat, streamed, openai.APIError, openai.RateLimitError),
+        **odd("agents", chat, streamed, *OPENAI_ERRORS),
         "tools": (lambda: chat("tools", tools=[weather]), "so it was"),
         "llama.cpp: chat": (lambda: isinstance(chat("x", "llama"), str), True),
         "llama.cpp: streaming": (lambda: isinstance(streamed("x", "llama"), str), True),
@@ -149,6 +181,7 @@ def anthropic_sdk() -> dict[str, Case]:
 
 
 CLIENTS: dict[str, Callable[[], dict[str, Case]]] = {
+    "openai": openai_sdk,
     "anthropic": anthropic_sdk,
     "langchain-openai": langchain,
     "openai-agents": agents_sdk,

@@ -78,14 +78,9 @@ class Connection(asyncio.Protocol):
         return event
 
     @property
-    def answers(self) -> bool:
-        """A request is being answered."""
-        return self._current is not None
-
-    @property
     def idle(self) -> bool:
         """Nothing is being read or answered."""
-        return not self.reading and self._current is None
+        return self._current is None and (not self.reading or self._parser is None)
 
     # -- what who serves says --------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ AT_ONCE: Final = 100
 them half a second."""
 GRACEFUL_S = 6.0
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
+KEPT_S = 0.5
+"""How long a stop keeps idle connections: a client that is just sending on one gets an answer, and is told to close it."""
 
 
 class HttpServer:
@@ -111,15 +113,18 @@ class HttpServer:
             self._server.close()
 
     async def close(self, graceful_s: float = GRACEFUL_S) -> None:
-        """Answers the requests that have come, and ends every connection, after that time in any case."""
+        """Answers what has come and what still comes on kept connections, and ends them, after that time in any case."""
         self.stop_listening()
         self.parting = True
-        for connection in list(self.connections):
-            if not connection.answers:
-                connection.transport.close()
+        loop = asyncio.get_running_loop()
+        idle_until = loop.time() + KEPT_S
         with suppress(TimeoutError):
             async with asyncio.timeout(graceful_s):
-                while self.connections or self.calls:  # noqa: ASYNC110 - both change in many places
+                while self.connections or self.calls:
+                    if loop.time() >= idle_until:
+                        for connection in list(self.connections):
+                            if connection.idle:
+                                connection.transport.close()
                     await asyncio.sleep(0.02)
         self.closed = True
         for connection in list(self.connections):
