@@ -84,11 +84,11 @@ class Balancer:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(2 * LOOK_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                head = await reader.read(100)
-                writer.close()
-                await writer.wait_closed()
-                return b" 200 " in head
+                try:
+                    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    return b" 200 " in await reader.read(100)
+                finally:
+                    writer.close()
         return False
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
