@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from posthouse.hosts import bind_failure, in_url
 from posthouse.places import Places
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ _BACKLOG: Final = 512
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens there. Raises: OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=_BACKLOG) as listener:
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(f"cannot listen on {in_url(host)}:{port}: {bind_failure(error)}") from None
+    with listener:
         listener.setblocking(False)
         yield listener
 

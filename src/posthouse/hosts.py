@@ -1,5 +1,7 @@
 """Hosts and ports: how a host is written in a URL, and what is this machine's."""
 
+import errno
+import os
 import socket
 from ipaddress import ip_address
 
@@ -7,6 +9,13 @@ from ipaddress import ip_address
 def in_url(host: str) -> str:
     """The host as URLs and `host:port` have it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def bind_failure(error: OSError, chooses: str = "") -> str:
+    """Why an address cannot be listened on. `chooses`: what chooses another port, where this one is taken."""
+    if error.errno != errno.EADDRINUSE:
+        return error.strerror or str(error)
+    return os.strerror(errno.EADDRINUSE) + (f"; {chooses} chooses another port" if chooses else "")
 
 
 def is_loopback(host: str) -> bool:

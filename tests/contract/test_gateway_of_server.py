@@ -92,4 +92,5 @@ def test_an_address_that_is_taken_is_told(site: Site) -> None:
         port = str(taken.getsockname()[1])
         done = site.run("serve", "--port", "0", "--gateway", POSTHOUSE_GATEWAY__PORT=port)
     assert done.returncode != 0
-    assert f"gateway.port: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+    wanted = f"gateway.port: cannot listen on 127.0.0.1:{port}: Address already in use; POSTHOUSE_GATEWAY__PORT chooses"
+    assert wanted in done.stderr

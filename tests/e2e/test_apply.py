@@ -149,7 +149,7 @@ def test_what_fails_half_way_leaves_what_was_there_and_goes_on(site: Site) -> No
 
 
 def test_up_writes_a_file_and_applies_it(site: Site) -> None:
-    (site.directory / "model.gguf").touch()
+    (site.directory / "model.gguf").write_bytes(b"GGUF")
     up = ("up", "chat", "--recipe", "llama.cpp", "--model", "model.gguf")
     made = site.json(*up, "--param", "slots=2")
     assert {"endpoint_id", "template_id", "workergroup_id"} < set(made)

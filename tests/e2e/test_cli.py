@@ -52,7 +52,8 @@ def test_a_taken_port_is_named(served: Site) -> None:
     port = served.environ["POSTHOUSE_URL"].rpartition(":")[2]
     done = served.run("serve", "--port", port, "--data-dir", "other")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: server.port: cannot listen on 127.0.0.1:{port}")
+    wanted = f"server.port: cannot listen on 127.0.0.1:{port}: Address already in use; --port chooses another port"
+    assert done.stderr == f"error: {wanted}\n"
 
 
 def test_things_are_created_shown_changed_and_deleted(served: Site) -> None:

@@ -49,7 +49,7 @@ class Started:
 def given(name: str, folder: Path) -> dict[str, str]:
     """Parameters that a recipe must be given."""
     file = folder / "it's a model"
-    file.touch()
+    file.write_bytes(b"GGUF")
     values = {"file": str(file), "model": "ORG/NAME", "word": "horse.safetensors"}
     return {key: values[parameter.kind] for key, parameter in recipe(name).parameters.items() if parameter.required}
 

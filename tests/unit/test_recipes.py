@@ -72,6 +72,7 @@ def test_what_a_recipe_starts_is_an_agent_with_a_model_server(name: str, tmp_pat
         ({}, "model: is not given; a file in GGUF"),
         ({"model": "nowhere"}, "model: there is no file 'nowhere'; --force"),
         ({"model": ""}, "model: there is no file ''"),
+        ({"model": "text"}, "model: must be a file in GGUF, and 'text' does not begin with GGUF"),
         ({"model": "here", "slots": "0"}, "slots: must be a whole number from 1 to 256, not '0'"),
         ({"model": "here", "slots": "1.5"}, "slots: must be a whole number"),
         ({"model": "here", "slots": "9" * 10_000}, "slots: must be a whole number"),
@@ -82,7 +83,8 @@ def test_a_wrong_parameter_is_told_by_its_name(
     said: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("here").touch()
+    Path("here").write_bytes(b"GGUF")
+    Path("text").write_bytes(b"{}")
     with pytest.raises(BadRequest) as refused:
         recipe("llama.cpp").template(said)
     assert words in str(refused.value)

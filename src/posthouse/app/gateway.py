@@ -22,7 +22,7 @@ from posthouse.app.handover import Inheritance
 from posthouse.app.listen import local_url
 from posthouse.config import Settings
 from posthouse.errors import Refused
-from posthouse.hosts import in_url
+from posthouse.hosts import bind_failure, in_url
 
 log = structlog.get_logger()
 
@@ -144,9 +144,8 @@ def own_gateway(
             family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
             listener = socket.create_server((wanted.host, wanted.port), family=family, backlog=_BACKLOG)
         except OSError as error:
-            raise Refused(
-                f"gateway.port: cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}"
-            ) from None
+            why = bind_failure(error, "POSTHOUSE_GATEWAY__PORT")
+            raise Refused(f"gateway.port: cannot listen on {wanted.host}:{wanted.port}: {why}") from None
         stack.callback(listener.close)
     argv = [
         sys.executable,

@@ -13,7 +13,7 @@ import structlog
 from posthouse.app.handover import Inheritance
 from posthouse.config import Settings
 from posthouse.errors import Refused
-from posthouse.hosts import in_url
+from posthouse.hosts import bind_failure, in_url
 from posthouse.http1.server import BEYOND
 from posthouse.ports import Clock
 from posthouse.server.tls import ServerCertificate
@@ -51,7 +51,7 @@ def listen(host: str, port: int, inheritance: Inheritance | None) -> socket.sock
         listener.set_inheritable(False)
     except OSError as error:
         listener.close()
-        raise Refused(f"server.port: cannot listen on {host}:{port}: {error.strerror}") from None
+        raise Refused(f"server.port: cannot listen on {host}:{port}: {bind_failure(error, '--port')}") from None
     return listener
 
 

@@ -199,7 +199,8 @@ def _explained(error: BaseException) -> int:
         error = error.exceptions[0]
     match error:
         case domain.Unauthorized():
-            return _failed(f"{error}; set --api-key or POSTHOUSE_API_KEY", 3)
+            where = "or run it where the server was started: posthouse-data/admin-key has one"
+            return _failed(f"{error}; set --api-key or POSTHOUSE_API_KEY, {where}", 3)
         case domain.NotFound():
             return _failed(str(error), 4)
         case client.Busy():

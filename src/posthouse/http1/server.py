@@ -30,7 +30,7 @@ them half a second."""
 GRACEFUL_S = 6.0
 """How long a stop waits for calls that are being answered; a held request takes at most 4."""
 KEPT_S = 0.5
-"""How long a stop keeps idle connections: a client that is just sending on one gets an answer, and is told to close it."""
+"""How long a stop keeps idle connections: a client that is just sending on one is answered, and told to close it."""
 
 
 class HttpServer:
@@ -113,7 +113,7 @@ class HttpServer:
             self._server.close()
 
     async def close(self, graceful_s: float = GRACEFUL_S) -> None:
-        """Answers what has come and what still comes on kept connections, and ends them, after that time in any case."""
+        """Answers what has come, and what comes on kept connections, and ends them; after that time in any case."""
         self.stop_listening()
         self.parting = True
         loop = asyncio.get_running_loop()

@@ -32,6 +32,8 @@ class Parameter(Struct, frozen=True, forbid_unknown_fields=True):
     least: float = 1
     most: float = 2**31
     choices: tuple[str, ...] = ()
+    begins: str = ""
+    """What a file begins with."""
 
     @property
     def required(self) -> bool:
@@ -65,10 +67,19 @@ class Parameter(Struct, frozen=True, forbid_unknown_fields=True):
             path = os.path.abspath(said)
             if not said or not (force or os.path.isfile(path)):
                 raise BadRequest(f"{name}: there is no file {said[:255]!r}; --force takes it as a path at the workers")
+            if self.begins and not force and not self._is_one(path):
+                raise BadRequest(f"{name}: must be {self.help}, and {said[:255]!r} does not begin with {self.begins}")
             return path
         if not self._fits(said):
             raise BadRequest(f"{name}: must be {self.allowed}, not {said[:80]!r}")
         return said
+
+    def _is_one(self, path: str) -> bool:
+        try:
+            with open(path, "rb") as file:
+                return file.read(len(self.begins)) == self.begins.encode()
+        except OSError:
+            return True  # that of another user, or gone: the worker says so
 
     def _fits(self, said: str) -> bool:
         match self.kind:
