@@ -52,6 +52,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """The fields of bodies beside `model`."""
 HEADERS = ("x-posthouse-cost", "x-posthouse-affinity", "x-posthouse-direct", "idempotency-key", "anthropic-version")
+CALM = {"ENGINE__TICK_S": "1", "PROVIDERS__PROCESS__POLL_S": "5", "PROVIDERS__PROCESS__CATALOG_S": "60"}
+"""Settings of the server, which is to take no more of the processor than it must."""
 ROLES = ("none", "wrong", "own")
 KEYS = {"none": "", "wrong": "ph_00000000_" + "w" * 43}
 
@@ -86,7 +88,8 @@ def explore(documents: list[dict[str, Any]], directory: Path, per_call: int, see
     made: Counter[str] = Counter()
     folder = directory / "engines"
     folder.mkdir()
-    with gateway_world(directory, folder, "--max-body-mib", "1") as world, requests.Session() as http:
+    calm = {f"POSTHOUSE_{name}": value for name, value in CALM.items()}
+    with gateway_world(directory, folder, "--max-body-mib", "1", environ=calm) as world, requests.Session() as http:
 
         def check(drawn: tuple[str, bool, schemathesis.Case[Any]]) -> None:
             role, names, case = drawn
@@ -107,6 +110,7 @@ def explore(documents: list[dict[str, Any]], directory: Path, per_call: int, see
             for name, strategy in described(document):
                 tries(st.tuples(st.sampled_from(ROLES), st.booleans(), strategy), check, per_call, seed)
                 made[name] += per_call
+                print(f"{name:<40} {per_call:>8,}", flush=True)
     return made
 
 
