@@ -16,6 +16,7 @@ from posthouse.client import AsyncClient
 from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.costs import HOURS
 from posthouse.errors import Refused
+from posthouse.http1.connection import Connection
 from posthouse.server.peers import CALLER, TOKEN, Peers, SharedFastPath
 from tests.kit.live import live_server, until
 from tests.kit.postgres import database_url
@@ -156,6 +157,20 @@ async def test_a_worker_that_nobody_has_is_known_where_orphans_are_ended(two: Tw
     assert status == 401
     first = "a" if two.a.hub.lease.server < two.b.hub.lease.server else "b"
     assert heard == {"a": [], "b": []} | {first: [12345]}
+
+
+async def test_who_asks_for_a_certificate_without_a_token_has_proven_nothing(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    proven: list[Connection] = []
+    monkeypatch.setattr(Connection, "prove", proven.append)
+    for server in (two.a, two.b):
+        monkeypatch.setattr(peers(server), "on_unknown", heard.append)
+        url = f"{server.url}/api/v0/sign_cert/?instance_id=999999999"
+        async with aiohttp.ClientSession() as stranger, stranger.post(url, data=b"a request") as reply:
+            assert reply.status == 401
+    assert (heard, proven) == ([], [])
 
 
 async def test_a_data_directory_of_another_installation_is_refused(two: Two, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from posthouse.http1.reply import Lost, Reply
 from posthouse.http1.upstream import Upstreams, place_of
 from posthouse.server.auth import Principal, Scope
 from posthouse.server.calls import Call, Leave, Respond, begun
-from posthouse.server.fastpath import KEY, WORKER, FastPath
+from posthouse.server.fastpath import KEY, PLACED, WORKER, FastPath
 
 TOKEN: Final = b"x-posthouse-server"
 """The header in which a server shows that it is one of the installation's."""
@@ -91,7 +91,7 @@ class Peers:
         async def hop() -> None:
             try:
                 async with asyncio.timeout(self._wait_s):
-                    url = await self._place(error, reports=True)
+                    url = await self._place(error, call)
                     if self.passed(call.headers) is not None:  # by one hop
                         raise error
                     answer = await self._answer(call, url)
@@ -206,18 +206,19 @@ class Peers:
     def _signed(self, caller: str) -> Headers:
         return [(TOKEN, self._token), (CALLER, caller.encode("latin-1"))]
 
-    async def _place(self, error: Elsewhere, reports: bool = False) -> str:
-        """Where the server is that has what is asked for. `reports`: a worker does it itself. Raises: Lost if none is
-        known, Unauthorized or NotFound for a worker that nobody has, Unavailable."""
+    async def _place(self, error: Elsewhere, call: Call | None = None) -> str:
+        """The URL of the server that owns what is asked for. `call`: of the fast path. Raises: Lost if none is known,
+        Unauthorized or NotFound for a worker that no server owns, Unavailable."""
         url = ""
         if error.endpoint_id:
             url = self.owners.owner_url(EndpointId(error.endpoint_id))
         elif (home := await self._home(error.worker_id)) is not None:
             url = self.owners.owner_url(home)
-        elif not reports:
+        elif call is None:
             raise NotFound(f"worker {error.worker_id} does not exist")
-        elif not (url := self.owners.leader_url()):  # who ends what nobody has must know that it lives
-            self.on_unknown(error.worker_id)
+        elif not (url := self.owners.leader_url()):  # the leader ends orphans, so it must know which ones live
+            if call.proven:
+                self.on_unknown(error.worker_id)
             raise Unauthorized("mtoken: not the token of this worker")
         if not url:
             raise Lost("no server is known to own it now", begun=False)
@@ -258,7 +259,7 @@ class SharedFastPath(FastPath):
     def _not_done(self, call: Call, message: Any, error: Exception, respond: Respond) -> Leave | None:
         if not isinstance(error, Elsewhere) or self.peers.is_busy():
             return super()._not_done(call, message, error, respond)
-        call.proven = True  # else it would not have come so far
+        call.proven = call.route.access is not PLACED or bool(call.token)  # what was shown has been checked
         return self.peers.pass_on(call, error, respond, lambda failure: self._failed(call, message, failure))
 
 
