@@ -141,7 +141,7 @@ def test_a_record_of_nothing_and_one_of_another_version_are_refused(world: Taped
 
 
 def test_a_part_that_is_not_there_is_refused(record: Recording) -> None:
-    with pytest.raises(BadRequest, match="nothing of it"):
+    with pytest.raises(BadRequest, match="no part of it"):
         record.snapped(9 * HOUR, 10 * HOUR)
 
 
