@@ -67,7 +67,7 @@ async def test_what_was_saved_is_restored(tmp_path: Path, source: str, target: s
             (old / name).write_bytes(body)
     assert await save(old, old_url, file) == file.stat().st_size  # while it is in use
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(BadRequest, match="is there already"):
+    with pytest.raises(BadRequest, match="exists already"):
         await save(old, old_url, file)
     await restore(file, new, new_url)
     assert {name: (new / name).read_bytes() for name in KEY_FILES} == bodies

@@ -556,7 +556,7 @@ def test_a_request_that_no_worker_takes_in_time_is_told_when_to_come_back(world:
 def test_a_server_that_is_away_is_told(world: World) -> None:
     with gateway(world.site, "--url", "http://127.0.0.1:9") as url:
         client = openai.OpenAI(base_url=url, api_key=world.key, max_retries=0)
-        with pytest.raises(openai.InternalServerError, match="gives no answer") as failed:
+        with pytest.raises(openai.InternalServerError, match="did not answer") as failed:
             client.chat.completions.create(model="chat", messages=MESSAGES)
         assert (failed.value.status_code, failed.value.code) == (503, "unavailable")
         assert "Retry-After" in failed.value.response.headers

@@ -68,7 +68,7 @@ async def test_each_that_gives_no_answer_is_named() -> None:
     gateway = Server(",".join(urls), None, 10.0)
     with pytest.raises(Unreachable) as found:
         await gateway.with_key("key").reply("GET", "/x")
-    assert all(f"{url} gives no answer" in str(found.value) for url in urls)
+    assert all(f"{url} did not answer" in str(found.value) for url in urls)
     await gateway.close()
 
 

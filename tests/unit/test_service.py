@@ -96,7 +96,7 @@ def test_it_is_installed_and_taken_away(
     capsys.readouterr()
     assert main(["install-service", "--user"]) == main(["uninstall-service", "--user"]) == 1
     assert path.read_text() == "[Unit]\n"
-    assert capsys.readouterr().err.count("is another's") == 2
+    assert capsys.readouterr().err.count("was not written by Posthouse") == 2
 
 
 def test_where_others_may_not_go_nothing_can_be_started_from(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_where_others_may_not_go_nothing_can_be_started_from(tmp_path: Path) -> 
     python.parent.mkdir(parents=True)
     python.touch(mode=0o755)
     (tmp_path / "closed").chmod(0o700)
-    with pytest.raises(Refused, match="may not go"):
+    with pytest.raises(Refused, match="cannot read"):
         service._check_others_can_read(python)
 
 
