@@ -18,6 +18,7 @@ import { WhatIfPage } from "./pages/whatif";
 import { WorkerPage } from "./pages/worker";
 import { Workers } from "./pages/workers";
 import { Card, Empty, Icon, Mark, Problem, Toasts } from "./parts";
+import { Palette } from "./palette";
 import { at, followLinks, home, usePlace, type Page } from "./route";
 import { Said, plain } from "./text";
 import { kept, type Theme } from "./kept";
@@ -50,7 +51,9 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
     if (state.ended) ended();
   }, [state.ended]);
   const [help, setHelp] = useState(false);
-  useKeys(() => setHelp(true));
+  const [finds, setFinds] = useState(false);
+  const find = () => setFinds(true);
+  useKeys(() => setHelp(true), find);
   const red = [...state.endpoints.values()].filter((one) => one.verdict && !one.verdict.mends).length;
   const workers = [...state.endpoints.values()].reduce((sum, one) => sum + Object.values(one.figures.looks).reduce((a, b) => a + b, 0), 0);
   const sections: [string, Link[]][] = [
@@ -89,6 +92,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
       <a class="skip" href="#main">Skip to content</a>
       <nav class="rail" aria-label="Main">
         <a class="brand" href={home}><Mark />Posthouse</a>
+        <button class="nav" type="button" onClick={find}><Icon name="search" />Find or do…<kbd>Ctrl K</kbd></button>
         {sections.map(([heading, each]) => (
           <>
             {heading && <h2>{heading}</h2>}
@@ -123,6 +127,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
       </nav>
       {more && (
         <dialog class="dialog menu" aria-label="More" ref={(el) => void (el && !el.open && el.showModal())} onClose={() => setMore(false)} onClick={() => setMore(false)}>
+          <button class="nav" type="button" onClick={find}><Icon name="search" />Find or do…</button>
           {links.filter(([, , key]) => !NARROW.includes(key)).map(([title, address, key]) => <a class="nav" href={address} aria-current={current === key ? "page" : undefined}><Icon name={key} />{title}</a>)}
           <a class="nav" href="/docs" target="_blank" rel="noreferrer"><Icon name="book" />API reference</a>
           <ThemeButton />
@@ -130,6 +135,7 @@ function Shell({ session, leave, ended }: { session: Session; leave: () => void;
         </dialog>
       )}
       <Toasts />
+      {finds && <Palette pages={links.map(([title, address]) => [title, address] as const)} close={() => setFinds(false)} />}
       {help && <KeyList close={() => setHelp(false)} />}
     </div>
   );
@@ -187,7 +193,7 @@ function Missing({ what }: { what: string }) {
 }
 
 function KeyList({ close }: { close: () => void }) {
-  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g c", "Costs"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["g a", "Audit"], ["/", "Find in a list or a log"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
+  const keys = [["g o", "Overview"], ["g w", "Workers"], ["g c", "Costs"], ["g i", "What if"], ["g n", "Create"], ["g t", "Recipes and templates"], ["g p", "Providers and offers"], ["g k", "Keys"], ["g a", "Audit"], ["Ctrl K", "Find or do: pages, endpoints, workers, acts"], ["/", "Find in the list or the log of the page"], ["u", "Undo what was just done"], ["j, k", "Next, last row"], ["Enter", "Open the row"], ["?", "This list"], ["Esc", "Close"]];
   return (
     <dialog class="dialog" ref={(el) => void (el && !el.open && el.showModal())} aria-labelledby="keys" onClose={close}>
       <h2 id="keys">Keys</h2>

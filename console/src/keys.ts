@@ -2,11 +2,15 @@
 import { useEffect } from "preact/hooks";
 import { at, go, home } from "./route";
 
-export function useKeys(help: () => void): void {
+export function useKeys(help: () => void, find: () => void): void {
   useEffect(() => {
     let began = 0;
     const press = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
+      if ((event.metaKey || event.ctrlKey) && event.key === "k" && !document.querySelector("dialog[open]")) {
+        event.preventDefault();
+        return find();
+      }
       if (event.metaKey || event.ctrlKey || event.altKey || target.closest("input, textarea, select, dialog")) return;
       const after = Date.now() - began < 1200;
       began = 0;
@@ -18,12 +22,12 @@ export function useKeys(help: () => void): void {
       if (event.key === "g") began = Date.now();
       else if (event.key === "?") help();
       else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+      else if (event.key === "u") [...document.querySelectorAll<HTMLElement>("[data-undo]")].at(-1)?.click();
       else if (event.key === "/") {
+        event.preventDefault();
         const field = document.querySelector<HTMLElement>("main input[type=search]");
-        if (field) {
-          event.preventDefault();
-          field.focus();
-        }
+        if (field) field.focus();
+        else find();
       }
     };
     addEventListener("keydown", press);

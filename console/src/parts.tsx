@@ -279,9 +279,20 @@ export function Empty({ title, children }: { title: string; children?: Component
   );
 }
 
+/** A dialog that is open as long as it is there, and gives the focus back. */
+export function useDialog() {
+  const ref = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const before = document.activeElement as HTMLElement | null;
+    ref.current?.showModal();
+    return () => before?.focus?.();
+  }, []);
+  return ref;
+}
+
 /** A dialog that asks before something is done. With `type`, that text must be typed first. */
 export function Confirm(props: { title: string; verb: string; type?: string; danger?: boolean; act: () => Promise<unknown>; close: () => void; children: ComponentChildren }) {
-  const ref = useRef<HTMLDialogElement>(null);
+  const ref = useDialog();
   const [typed, setTyped] = useState("");
   const [problem, setProblem] = useState<Failed | null>(null);
   const [busy, setBusy] = useState(false);
@@ -289,11 +300,6 @@ export function Confirm(props: { title: string; verb: string; type?: string; dan
   const live = useLive();
   const lost = live.connection === "lost";
   const ready = (!props.type || typed.trim() === props.type) && !busy && !lost;
-  useEffect(() => {
-    const before = document.activeElement as HTMLElement | null;
-    ref.current?.showModal();
-    return () => before?.focus?.();
-  }, []);
   const submit = async (event: Event) => {
     event.preventDefault();
     if (!ready) return;
@@ -329,22 +335,28 @@ export function Confirm(props: { title: string; verb: string; type?: string; dan
 }
 
 /** What came of an act, said once and shown for a while; errors stay. */
-type Toast = { id: number; text: string; undo?: () => void; bad?: boolean };
+type Toast = { id: number; text: string; undo?: () => Promise<unknown>; bad?: boolean };
 let toasts: Toast[] = [];
 let showToasts: ((all: Toast[]) => void) | null = null;
 let nextToast = 1;
 
-export function say(text: string, options: { undo?: () => void; bad?: boolean } = {}): void {
+export function say(text: string, options: { undo?: () => Promise<unknown>; bad?: boolean } = {}): void {
   const toast = { id: nextToast++, text, ...options };
   toasts = [...toasts, toast].slice(-3);
   showToasts?.(toasts);
-  if (!options.bad) setTimeout(() => unsay(toast.id), 10_000);
+  const end = () => (document.querySelector(".toasts:is(:hover, :focus-within)") ? setTimeout(end, 2000) : unsay(toast.id));
+  if (!options.bad) setTimeout(end, 10_000);
 }
 
 function unsay(id: number): void {
   toasts = toasts.filter((toast) => toast.id !== id);
   showToasts?.(toasts);
 }
+
+const takeBack = ({ id, undo }: Toast) => {
+  unsay(id);
+  undo!().then(() => say("It is as it was before."), (error: Failed) => say(`It could not be undone. ${error.message}`, { bad: true }));
+};
 
 export function Toasts() {
   const [all, set] = useState(toasts);
@@ -354,7 +366,7 @@ export function Toasts() {
       {all.map((toast) => (
         <div class={`toast${toast.bad ? " bad" : ""}`} key={toast.id}>
           <span>{toast.text}</span>
-          {toast.undo && <button class="button small" type="button" onClick={() => { toast.undo!(); unsay(toast.id); }}>Undo</button>}
+          {toast.undo && <button class="button small" type="button" data-undo onClick={() => takeBack(toast)}>Undo</button>}
           <button class="button small quiet" type="button" onClick={() => unsay(toast.id)}>Close</button>
         </div>
       ))}

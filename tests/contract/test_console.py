@@ -87,9 +87,13 @@ async def test_a_worker_is_drained_and_restarted_by_hand(web: Web) -> None:
     assert (answer.status, answer.body["look"], fleet.workers[WorkerId(1)].goal) == (202, "draining", Goal.COLD)
     again = await web.call("POST", "/v1/workers/1/drain", key="operate")
     assert (again.status, "takes no requests" in again.body["msg"]) == (409, True)
+    answer = await web.call("DELETE", "/v1/workers/1/drain", key="operate")
+    assert (answer.status, answer.body["look"], fleet.workers[WorkerId(1)].goal) == (202, "hot", Goal.HOT)
+    again = await web.call("DELETE", "/v1/workers/1/drain", key="operate")
+    assert (again.status, "does not drain now" in again.body["msg"]) == (409, True)
     page = (await web.call("GET", "/v1/workers/1", key="read")).body["page"]
     assert [one["text"] for one in page["story"]] == [
-        f"is to {wish}, says key {web.keys['operate'][3:11]}" for wish in ("rest", "restart")
+        f"is to {wish}, says key {web.keys['operate'][3:11]}" for wish in ("serve on", "rest", "restart")
     ]
     assert (await web.call("POST", "/v1/workers/9/drain")).status == 404
 

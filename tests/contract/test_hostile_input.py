@@ -262,6 +262,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/v1/workers"): [Row(query=f"endpoint={wrong}") for wrong in IDS],
     ("GET", "/v1/workers/{worker_id}"): ids("worker_id"),
     ("POST", "/v1/workers/{worker_id}/drain"): ids("worker_id"),
+    ("DELETE", "/v1/workers/{worker_id}/drain"): ids("worker_id"),
     ("POST", "/v1/workers/{worker_id}/restart"): ids("worker_id"),
     ("DELETE", "/v1/workers/{worker_id}"): ids("worker_id"),
     ("GET", "/v1/workers/{worker_id}/logs"): [

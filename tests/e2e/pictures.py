@@ -9,10 +9,12 @@ import asyncio
 import random
 import tempfile
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from posthouse.client import AsyncClient
 from posthouse.client.errors import ClientError
+from posthouse.wire import spent
 from tests.kit.console import VIEWS, Visit, browser, visit
 from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 
@@ -46,6 +48,9 @@ async def look(seen: Visit, key: str, out: Path, worker_id: int) -> None:
     await page.keyboard.press("Enter")
     await page.locator(".endpoints tbody tr").first.wait_for()
     await shot("overview")
+    await page.keyboard.press("Control+k")
+    await shot("find")
+    await page.keyboard.press("Escape")
     pages = {
         "endpoint": ("endpoints/chat", ".workers tbody tr"),
         "parameters": ("endpoints/chat/parameters", "main .card"),
@@ -76,8 +81,11 @@ async def look(seen: Visit, key: str, out: Path, worker_id: int) -> None:
 
 async def main_in(out: Path, warm_s: float) -> None:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"
-        server = await stack.enter_async_context(live_server(folder, **{"money.max_usd_day": 20.0}))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with spent.file_of(folder / "externals.toml").open("wb") as kept:
+            spent.write(kept, {"other": spent.Spent(datetime.now(UTC).date().isoformat(), 0.03, 5.0)})
+        settings = {"money.max_usd_day": 20.0, "gateway.externals": folder / "externals.toml"}
+        server = await stack.enter_async_context(live_server(folder / "data", **settings))
         client = await stack.enter_async_context(AsyncClient(server.url, server.admin_key))
         await add_endpoint(client, "chat", LOUD + AGENT, max_workers=4, cold_workers=1, max_usd_h=2.0)
         await add_endpoint(client, "embed", AGENT, min_load=0, max_workers=2)

@@ -3,8 +3,10 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +15,7 @@ import pytest
 
 from posthouse.app.running import Running
 from posthouse.client import AsyncClient
+from posthouse.wire import spent
 from tests.kit.console import BROWSER, VIEWS, Visit, browser, visit
 from tests.kit.live import AGENT, add_endpoint, live_server, ready, until
 
@@ -113,6 +116,75 @@ async def test_a_person_makes_an_endpoint_asks_it_lets_it_grow_to_its_cap_and_de
         assert not [said for said in seen.complaints if "404" not in said]  # its page may ask for it once more
 
 
+@pytest.mark.long
+async def test_by_the_keyboard_one_finds_and_does_and_takes_back(tmp_path: Path) -> None:
+    async with live_server(tmp_path / "data") as server, AsyncClient(server.url, server.admin_key) as client:
+        for name in ("chat", "embed"):
+            await add_endpoint(client, name, AGENT, min_load=0, max_workers=2)
+        async with browser() as started, visit(started, server) as seen:
+            await seen.sign_in(server.admin_key)
+            page = seen.page
+            await page.locator(".endpoints tbody tr").first.wait_for()
+            await _find(page, "nothing of the kind")
+            await page.get_by_text("Nothing has “nothing of the kind”").wait_for()
+            await page.keyboard.press("Escape")
+            await _find(page, "emb", "embed endpoint")
+            await page.get_by_role("heading", name="embed").wait_for()
+
+            await _find(page, "susp", "Suspend… embed")  # an act of the page, which asks first
+            await page.get_by_role("dialog").get_by_role("button", name="Suspend").click()
+            await page.get_by_text("embed is suspended.").wait_for()
+            embed = server.hub.fleet_named("embed")
+            assert embed is not None
+            assert str(embed.endpoint.state) == "suspended"
+            await page.keyboard.press("u")
+            await page.get_by_text("It is as it was before.").wait_for()
+            assert str(embed.endpoint.state) == "active"
+
+            await _find(page, "param", "Parameters embed")
+            await page.get_by_label("Most workers").fill("7")
+            await page.get_by_label("Cap per hour").fill("3")
+            await page.get_by_role("button", name="Save").click()
+            await page.get_by_text("embed is changed.").wait_for()
+            assert (embed.endpoint.scaling.max_workers, embed.endpoint.scaling.max_usd_h) == (7, 3.0)
+            await _find(page, "undo", "Undo just now")
+            await page.get_by_text("It is as it was before.").nth(1).wait_for()
+            assert (embed.endpoint.scaling.max_workers, embed.endpoint.scaling.max_usd_h) == (2, None)
+            assert not seen.complaints
+
+
+async def _find(page: Any, text: str, title: str = "") -> None:
+    """Types what is looked for; and chooses this, which is the first that is found."""
+    await page.keyboard.press("Control+k")
+    await page.get_by_label("Find a page, an endpoint").fill(text)
+    if title:
+        await page.get_by_role("option", name=title, selected=True).wait_for()
+        await page.keyboard.press("Enter")
+        await page.get_by_label("Find a page, an endpoint").wait_for(state="detached")
+
+
+@pytest.mark.long
+async def test_what_servers_of_others_were_paid_is_shown(tmp_path: Path) -> None:
+    paid = spent.Spent(datetime.now(UTC).date().isoformat(), 0.25, 5.0, {})
+    file = tmp_path / "externals.toml"
+    with spent.file_of(file).open("wb") as kept:
+        spent.write(kept, {"other": paid})
+    async with (
+        live_server(tmp_path / "data", **{"gateway.externals": file}) as server,
+        browser() as started,
+        visit(started, server) as seen,
+    ):
+        await until(lambda: next(server.hub.external.left(time.time()), None) is not None, "the file is read")
+        await seen.sign_in(server.admin_key)
+        await seen.page.get_by_text("No endpoint yet").wait_for()
+        await seen.open("costs?by=state", ".table")
+        await seen.page.get_by_text("$0.25 external").wait_for()
+        chart = seen.page.get_by_role("img", name="External went from $0.00 to $0.25")
+        await chart.wait_for()
+        await seen.page.locator("tr", has_text="paid by the request").get_by_text("$0.25").wait_for()
+        assert not seen.complaints
+
+
 async def _make_and_ask(page: Any) -> None:
     await page.locator(".cards label", has_text="demo-llm").click()
     await page.get_by_label("Load s").fill("0.2")
@@ -190,6 +262,7 @@ async def _make_and_revoke_a_key(page: Any) -> None:
     assert key.startswith("ph_")
     await page.get_by_role("button", name="I have it").click()
     await page.get_by_text("60 requests/min").wait_for()
+    await page.locator("tr", has_text="admin").locator("[data-name='This month']", has_text="$").wait_for()
     assert key not in await page.content()  # it was shown once
     await _typed(page, "Revoke… team", "Revoke", "team")
     await page.get_by_text("60 requests/min").wait_for(state="detached")
@@ -283,11 +356,14 @@ async def test_hostile_text_is_shown_as_text_and_leaves_the_layout(tmp_path: Pat
 
 
 @pytest.mark.long
-async def test_every_page_is_accessible_and_fits(tmp_path: Path) -> None:
-    async with site(tmp_path / "data") as (server, _), browser() as started:
-        for theme, width in VIEWS:
-            async with visit(started, server, theme, width, axe=True) as seen:
-                await _look_at_every_page(seen, server.admin_key, f"{theme}-{width}")
+@pytest.mark.parametrize(("theme", "width"), VIEWS)
+async def test_every_page_is_accessible_and_fits(tmp_path: Path, theme: str, width: int) -> None:
+    async with (
+        site(tmp_path / "data") as (server, _),
+        browser() as started,
+        visit(started, server, theme, width, axe=True) as seen,
+    ):
+        await _look_at_every_page(seen, server.admin_key, f"{theme}-{width}")
 
 
 async def _look_at_every_page(seen: Visit, key: str, name: str) -> None:
@@ -296,6 +372,9 @@ async def _look_at_every_page(seen: Visit, key: str, name: str) -> None:
     await seen.sign_in(key)
     await seen.page.locator(".endpoints tbody tr").first.wait_for()
     await seen.looks_right(f"overview-{name}")
+    await seen.page.keyboard.press("Control+k")
+    await seen.page.get_by_role("option", name="chat").wait_for()
+    await seen.looks_right(f"palette-{name}")
     await seen.open("endpoints/chat", ".workers tbody tr")
     await seen.looks_right(f"endpoint-{name}")
     await seen.page.get_by_role("button", name="Suspend…").click()

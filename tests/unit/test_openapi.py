@@ -18,6 +18,7 @@ NO_BODY = {
     ("post", "/v1/endpoints/{endpoint}/rotate-key"),
     ("delete", "/v1/workers/{worker_id}"),
     ("post", "/v1/workers/{worker_id}/drain"),
+    ("delete", "/v1/workers/{worker_id}/drain"),
     ("post", "/v1/workers/{worker_id}/restart"),
     ("delete", "/v1/session"),
     ("delete", "/v1/keys/{key_id}"),

@@ -9,7 +9,7 @@ import { Said } from "../text";
 
 const KINDS = [["", "All"], ["endpoint", "Endpoints"], ["worker", "Workers"], ["template", "Templates"], ["workergroup", "Workergroups"], ["key", "Keys"], ["session", "Sign-ins"], ["settings", "Settings"]] as const;
 const PAGE = 100;
-const DONE: Record<string, string> = { create: "made", update: "changed", delete: "deleted", begin: "begun", end: "ended", drain: "drained", restart: "restarted", destroy: "destroyed", revoke: "revoked" };
+const DONE: Record<string, string> = { create: "made", update: "changed", delete: "deleted", begin: "begun", end: "ended", drain: "drained", undrain: "no longer drains", restart: "restarted", destroy: "destroyed", revoke: "revoked" };
 
 export function Audit({ session }: { session: Session }) {
   const may = mayAdmin(session);

@@ -13,7 +13,9 @@ const RANGES = [["", "24 h"], ["604800", "7 d"], ["2592000", "30 d"], ["31536000
 /** What a worker is paid for now. Resting it is storage: a disk that is kept. */
 const FOR = ["Working", "Idle", "Starting", "Storage", "Failed"] as const;
 type For = (typeof FOR)[number];
-const KIND: Record<For, string> = { Working: "hot", Idle: "hot-2", Starting: "loading", Storage: "cold-2", Failed: "failed" };
+/** What was paid for: that, and what gateways paid to servers of others, which have no worker here. */
+const PAST = [...FOR, "External"] as const;
+const KIND: Record<(typeof PAST)[number], string> = { Working: "hot", Idle: "hot-2", Starting: "loading", Storage: "cold-2", Failed: "failed", External: "gone" };
 function paidFor(worker: Worker): For {
   switch (worker.look) {
     case "cold": return "Storage";
@@ -42,6 +44,7 @@ export function Costs() {
     if (!sums.some((sum) => same(sum, one))) sums.push({ ...one, usdH: 0, workers: 0, parts: none() });
   const whole = summed(value ?? [], () => "")[0];
   const spend = whole?.usdH ?? 0;
+  const external = past.value?.lines.find((line) => line.name === "external")?.usd;
   const caps = status?.caps ?? [];
   const hour = caps.find((one) => !one.endpoint && one.cap === "max_usd_h");
   return (
@@ -52,7 +55,7 @@ export function Costs() {
         <Tile name="Spend now" value={usd(spend)} unit="/h" bar={<Bar parts={whole ? FOR.map((part) => [KIND[part], whole.parts[part]]) : [["none", 1]]} />}>{value ? count(value.length, "worker") : ""}</Tile>
         <Tile name="Idle now" value={usd(whole?.parts.Idle ?? 0)} unit="/h">{spend ? `${Math.round((100 * whole!.parts.Idle) / spend)} % of it: ready, without a request` : "nothing runs"}</Tile>
         <Tile name="Storage now" value={usd(whole?.parts.Storage ?? 0)} unit="/h">disks of workers that rest</Tile>
-        <Tile name={`In the last ${range}`} value={past.value ? usd(past.value.usd) : "–"}>{past.value && `${usd(past.value.idle_usd)} idle, ${usd(past.value.storage_usd)} storage`}</Tile>
+        <Tile name={`In the last ${range}`} value={past.value ? usd(past.value.usd) : "–"}>{past.value && `${usd(past.value.idle_usd)} idle, ${usd(past.value.storage_usd)} storage${external ? `, ${usd(external)} external` : ""}`}</Tile>
       </section>
       <div class="columns">
         <div>
@@ -79,11 +82,11 @@ export function Costs() {
 function Over({ told, last, limit }: { told: Told; last: number; limit?: number }) {
   const now = live.now();
   const daily = told.step_s > 3600;
-  const of = (part: For) => told.lines.find((line) => named(line.name, "state") === part)?.usd_of;
+  const of = (part: string) => told.lines.find((line) => named(line.name, "state") === part)?.usd_of;
   const held = (values: number[]) => [...values, values.at(-1) ?? 0]; // until now
   let below = told.begin.map(() => 0);
   const lines: Line[] = [];
-  for (const part of FOR) {
+  for (const part of PAST) {
     const own = of(part);
     if (!own) continue;
     below = below.map((usd, i) => usd + own[i]!);
@@ -98,7 +101,7 @@ function Over({ told, last, limit }: { told: Told; last: number; limit?: number 
 /** Whether both are the same thing: an endpoint that was deleted may have the name of one that is there. */
 const same = (one: { name: string; deleted?: boolean }, other: { name: string; deleted?: boolean }) => one.name === other.name && !one.deleted === !other.deleted;
 /** What the server calls something, as this page does. */
-const named = (name: string, by: string) => (by === "state" ? FOR.find((part) => part.toLowerCase() === name) ?? name : name);
+const named = (name: string, by: string) => (by === "state" ? PAST.find((part) => part.toLowerCase() === name) ?? name : name);
 const none = () => Object.fromEntries(FOR.map((part) => [part, 0])) as Record<For, number>;
 
 function summed(workers: Worker[], keyOf: (one: Worker) => string): Sum[] {
@@ -117,11 +120,24 @@ function summed(workers: Worker[], keyOf: (one: Worker) => string): Sum[] {
 function Table({ sums, by, told, all, spend, range }: { sums: Sum[]; by: string; told?: Told; all: Standing[]; spend: number; range: string }) {
   const known = (name: string) => all.some((one) => one.endpoint === name);
   const past = (sum: Sum) => told?.lines.find((line) => same(sum, { ...line, name: named(line.name, by) }))?.usd ?? 0;
+  const isOutside = (sum: Sum) => by !== "key" && !sum.workers && !known(sum.name) && /^external(:|$)/i.test(sum.name);
+  const ends = (sum: Sum) => [
+    <td class="number" data-name={`In ${range}`}>{told ? usd(past(sum)) : "–"}</td>,
+    <td class="number" data-name="Share">{told?.usd ? `${((100 * past(sum)) / told.usd).toFixed(1)} %` : spend ? "–" : <span class="zero">0 %</span>}</td>,
+  ];
   const rows = by === "key" ? sums : [...sums].sort((a, b) => b.usdH - a.usdH || past(b) - past(a));
   return (
     <table class="table fold">
       <thead><tr><th scope="col">{BY.find(([key]) => key === by)?.[1]}</th>{by !== "key" && <><th scope="col" class="number">Now, $/h</th><th scope="col">What it is for now</th><th scope="col" class="number">Workers</th></>}<th scope="col" class="number">In {range}</th><th scope="col" class="number">Share</th></tr></thead>
-      <tbody>{rows.map((sum) => (
+      <tbody>{rows.map((sum) => isOutside(sum) ? (
+        <tr key={sum.name}>
+          <th scope="row"><Said text={sum.name} most={255} /></th>
+          <td class="number" data-name="Now, $/h">–</td>
+          <td class="wide"><small>servers of others, paid by the request</small></td>
+          <td class="number" data-name="Workers">–</td>
+          {ends(sum)}
+        </tr>
+      ) : (
         <tr key={`${sum.name}${sum.deleted ? " deleted" : ""}`}>
           <th scope="row">{!by && !sum.deleted && known(sum.name) ? <a class="row" href={endpointAt(sum.name)}><Said text={sum.name} most={255} /></a> : <Said text={sum.name} most={255} />}{sum.deleted && <> <span class="tag">deleted</span></>}</th>
           {by !== "key" && (
@@ -131,8 +147,7 @@ function Table({ sums, by, told, all, spend, range }: { sums: Sum[]; by: string;
               <td class="number" data-name="Workers">{sum.workers || <span class="zero">0</span>}</td>
             </>
           )}
-          <td class="number" data-name={`In ${range}`}>{told ? usd(past(sum)) : "–"}</td>
-          <td class="number" data-name="Share">{told?.usd ? `${((100 * past(sum)) / told.usd).toFixed(1)} %` : spend ? "–" : <span class="zero">0 %</span>}</td>
+          {ends(sum)}
         </tr>
       ))}</tbody>
     </table>

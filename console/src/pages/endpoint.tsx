@@ -139,10 +139,10 @@ function Acts({ one, session, done }: { one: Standing; session: Session; done: (
   const why = may ? undefined : "Needs a key with the scope operate";
   const path = `/api/v0/endptjobs/${one.id}`;
   const put = (state: string) => call("PUT", path, { endpoint_state: state }).then(() => { done(); return live.load(); });
-  const resume = () => put("active").then(() => say(`${one.endpoint} is resumed.`), (e: Failed) => say(e.message, { bad: true }));
+  const resume = () => put("active").then(() => say(`${one.endpoint} is resumed.`, { undo: () => put(one.state) }), (e: Failed) => say(e.message, { bad: true }));
   const workers = Object.entries(one.figures.looks).reduce((sum, [look, n]) => (look === "gone" ? sum : sum + n), 0);
   const close = () => setAsks(null);
-  const to = (state: string, said: string) => put(state).then(() => say(`${one.endpoint} is ${said}.`, { undo: () => void put("active") }));
+  const to = (state: string, said: string) => put(state).then(() => say(`${one.endpoint} is ${said}.`, { undo: () => put("active") }));
   return (
     <span class="right acts">
       {one.state !== "active" ? (

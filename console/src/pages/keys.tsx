@@ -1,10 +1,10 @@
 /** Account keys: made, limited and revoked. The key itself is shown once. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { call, mayAdmin, SCOPES, type ConsoleUser, type Failed, type Key, type MintedKey, type Session } from "../api";
 import { Head } from "../app";
 import { CopyButton, SelectField, TextField, wrongOf } from "../fields";
 import { useAnswer } from "../live";
-import { Card, Choice, Confirm, Empty, Loading, Pill, Problem, Time, count, say, work } from "../parts";
+import { Card, Choice, Confirm, Empty, Loading, Pill, Problem, Time, count, say, usd, useDialog, work } from "../parts";
 import { ask, asked } from "../route";
 import { Said } from "../text";
 
@@ -40,13 +40,14 @@ export function Keys({ session }: { session: Session }) {
           {!value && !error && <Loading />}
           {shown && shown.length > 0 && (
             <table class="table fold">
-              <thead><tr><th scope="col">Name</th><th scope="col">Scope</th><th scope="col">Limits</th><th scope="col" class="number">Used</th><th scope="col">Last used</th><th scope="col">Made</th><th scope="col"><span class="hidden">Acts</span></th></tr></thead>
+              <thead><tr><th scope="col">Name</th><th scope="col">Scope</th><th scope="col">Limits</th><th scope="col" class="number">Used</th><th scope="col" class="number">This month</th><th scope="col">Last used</th><th scope="col">Made</th><th scope="col"><span class="hidden">Acts</span></th></tr></thead>
               <tbody>{shown.map((one) => (
                 <tr key={one.id} class={one.revoked_at ? "past" : undefined}>
                   <th scope="row"><Said text={one.name} most={255} /><small><code>ph_{one.id}</code>{one.account !== session.account && <> of <Said text={one.account} most={80} /></>}</small></th>
                   <td data-name="Scope">{one.revoked_at ? <Pill look="gone">Revoked</Pill> : <span title={MAY[one.scope]}>{one.scope}</span>}</td>
                   <td data-name="Limits">{limits(one)}</td>
                   <td class="number" data-name="Used">{one.used_requests ? <>{one.used_requests.toLocaleString("en-US")}<small>{work(one.used_work)} work{one.refused_requests > 0 && `, ${one.refused_requests} refused`}</small></> : <span class="zero">{limited(one) ? 0 : "not counted"}</span>}</td>
+                  <td class="number" data-name="This month">{one.usd_month ? usd(one.usd_month) : <span class="zero">$0.00</span>}</td>
                   <td data-name="Last used">{one.last_used_at ? <Time at={one.last_used_at} seconds={false} /> : "never"}</td>
                   <td data-name="Made"><Time at={one.created_at} seconds={false} /></td>
                   <td class="last ends">{!one.revoked_at && (
@@ -62,7 +63,7 @@ export function Keys({ session }: { session: Session }) {
         </Card>
       )}
       {may && <Users session={session} />}
-      {edits && <Edit one={edits === "new" ? null : edits} close={() => setEdits(null)} done={(made) => { setEdits(null); again(); if (made) setMinted(made); }} />}
+      {edits && <Edit one={edits === "new" ? null : edits} close={() => setEdits(null)} again={again} done={(made) => { setEdits(null); again(); if (made) setMinted(made); }} />}
       {minted && <Minted one={minted} close={() => setMinted(null)} />}
       {revokes && (
         <Confirm title="Revoke this key?" verb="Revoke" danger type={revokes.name} close={() => setRevokes(null)} act={() => call("DELETE", `/v1/keys/${revokes.id}`).then(() => { say(`The key ${revokes.name} is revoked.`); again(); })}>
@@ -103,7 +104,7 @@ function limits(one: Key) {
   return words.length ? words.join(", ") : <span class="zero">none</span>;
 }
 
-function Edit({ one, close, done }: { one: Key | null; close: () => void; done: (made: MintedKey | null) => void }) {
+function Edit({ one, close, again, done }: { one: Key | null; close: () => void; again: () => void; done: (made: MintedKey | null) => void }) {
   const ref = useDialog();
   const [name, setName] = useState(one?.name ?? "");
   const [scope, setScope] = useState(one?.scope ?? "route");
@@ -111,11 +112,13 @@ function Edit({ one, close, done }: { one: Key | null; close: () => void; done: 
   const [error, setError] = useState<Failed | null>(null);
   const save = async (event: Event) => {
     event.preventDefault();
-    const body: Record<string, unknown> = { name: name.trim(), ...Object.fromEntries(LIMITS.map(([key]) => [key, Number(bounds[key]!.replace(/,/g, "")) || 0])) };
+    const body: Partial<Key> = { name: name.trim(), ...Object.fromEntries(LIMITS.map(([key]) => [key, Number(bounds[key]!.replace(/,/g, "")) || 0])) };
     try {
       if (one) {
-        await call("PUT", `/v1/keys/${one.id}`, body);
-        say(`The key ${name.trim()} is changed.`);
+        const put = (fields: Partial<Key>) => call("PUT", `/v1/keys/${one.id}`, fields);
+        await put(body);
+        const before = Object.fromEntries(Object.keys(body).map((key) => [key, one[key as keyof Key]]));
+        say(`The key ${name.trim()} is changed.`, { undo: () => put(before).then(again) });
         done(null);
       } else done(await call<MintedKey>("POST", "/v1/keys", { ...body, scope }));
     } catch (problem) {
@@ -147,15 +150,4 @@ function Minted({ one, close }: { one: MintedKey; close: () => void }) {
       </form>
     </dialog>
   );
-}
-
-/** A dialog that is open as long as it is there, and gives the focus back. */
-export function useDialog() {
-  const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    const before = document.activeElement as HTMLElement | null;
-    ref.current?.showModal();
-    return () => before?.focus?.();
-  }, []);
-  return ref;
 }

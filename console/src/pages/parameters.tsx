@@ -5,6 +5,7 @@ import { SelectField, TextField, useTold, wrongOf } from "../fields";
 import { live } from "../live";
 import { PARAMETERS, changes, written, type Value } from "../parameters";
 import { Card, Empty, Glyph, Problem, say, usd, work } from "../parts";
+import { endpointAt } from "../route";
 
 export function ParametersTab({ one, path, settings, again, session }: { one: Standing; path: string; settings: Endpoint; again: () => void; session: Session }) {
   const [form, setForm] = useState<Record<string, string>>({});
@@ -19,16 +20,21 @@ export function ParametersTab({ one, path, settings, again, session }: { one: St
   const problem = refused ?? told.error;
   const set = (key: string) => (value: string) => { setRefused(null); setForm((before) => ({ ...before, [key]: value })); };
   const may = mayOperate(session);
+  const put = async (fields: Record<string, Value>, from: string) => {
+    await call("PUT", `/api/v0/endptjobs/${one.id}`, fields);
+    const to = fields.endpoint_name as string | undefined;
+    if (to && location.pathname === endpointAt(from, "parameters")) history.replaceState(null, "", endpointAt(to, "parameters"));
+    await live.load();
+    again();
+  };
   const save = async () => {
     setBusy(true);
     try {
-      await call("PUT", `/api/v0/endptjobs/${one.id}`, body);
-      say(`${one.endpoint} is changed.`);
-      if (renamed.endpoint_name) history.replaceState(null, "", `/console/endpoints/${encodeURIComponent(renamed.endpoint_name)}/parameters`);
+      const before = Object.fromEntries(Object.keys(body).map((key) => [key, (settings[key as keyof Endpoint] ?? "none") as Value]));
+      await put(body, one.endpoint);
+      say(`${one.endpoint} is changed.`, { undo: () => put(before, renamed.endpoint_name ?? one.endpoint) });
       setForm({});
       setName(null);
-      await live.load();
-      again();
     } catch (error) {
       setRefused(error as Failed);
     }

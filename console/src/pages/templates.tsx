@@ -4,10 +4,9 @@ import { call, mayOperate, type Failed, type Recipe, type Session, type Template
 import { Head } from "../app";
 import { Area, TextField, wrongOf } from "../fields";
 import { useAnswer } from "../live";
-import { Card, Choice, Confirm, Empty, Loading, Problem, Time, count, say } from "../parts";
+import { Card, Choice, Confirm, Empty, Loading, Problem, Time, count, say, useDialog } from "../parts";
 import { ask, asked, at, endpointAt } from "../route";
 import { Said } from "../text";
-import { useDialog } from "./keys";
 
 export function Templates({ session }: { session: Session }) {
   const recipes = asked("kind") === "recipes";

@@ -79,7 +79,7 @@ export function WhatIfTab({ one, path, settings, again, session }: { one: Standi
       </Card>
       {found && <Found found={found} apply={mayOperate(session) ? () => setApplies(true) : undefined} />}
       {found && applies && (
-        <Confirm title={`Apply B to ${one.endpoint}?`} verb="Apply" close={() => setApplies(false)} act={() => call("PUT", `/api/v0/endptjobs/${one.id}`, wire(found.change)).then(() => { say(`${one.endpoint} is changed.`); setForm({}); again(); go(endpointAt(one.endpoint)); })}>
+        <Confirm title={`Apply B to ${one.endpoint}?`} verb="Apply" close={() => setApplies(false)} act={() => call("PUT", `/api/v0/endptjobs/${one.id}`, wire(found.change)).then(() => { say(`${one.endpoint} is changed.`, { undo: () => call("PUT", `/api/v0/endptjobs/${one.id}`, wire(found.present)).then(again) }); setForm({}); again(); go(endpointAt(one.endpoint)); })}>
           <p>The next decision is made with it.</p>
           <Difference body={found.change as Record<string, Value>} settings={found.present} />
         </Confirm>

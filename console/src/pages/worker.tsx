@@ -65,7 +65,7 @@ function Acts({ worker, page, session, again }: { worker: Worker; page: Page; se
   const may = mayOperate(session);
   const why = may ? undefined : "Needs a key with the scope operate";
   const path = `/v1/workers/${worker.id}`;
-  const after = (text: string) => () => { say(text); again(); };
+  const after = (text: string, undo?: () => Promise<unknown>) => () => { say(text, { undo }); again(); };
   const open = page.open_requests;
   const first = open ? `It has ${count(open, "request")}, which ${open === 1 ? "is" : "are"} finished first.` : "It has no request now.";
   const serves = page.look === "hot";
@@ -75,7 +75,7 @@ function Acts({ worker, page, session, again }: { worker: Worker; page: Page; se
       <button class="button" type="button" disabled={!may || worker.goal === "gone"} title={why} onClick={() => setAsks("restart")}>Restart…</button>
       <button class="button danger" type="button" disabled={!may || worker.goal === "gone"} title={why} onClick={() => setAsks("destroy")}>Destroy…</button>
       {asks === "drain" && (
-        <Confirm title={`Drain worker ${worker.id}?`} verb="Drain" close={() => setAsks(null)} act={() => call("POST", `${path}/drain`).then(after(`Worker ${worker.id} drains.`))}>
+        <Confirm title={`Drain worker ${worker.id}?`} verb="Drain" close={() => setAsks(null)} act={() => call("POST", `${path}/drain`).then(after(`Worker ${worker.id} drains.`, open ? () => call("DELETE", `${path}/drain`).then(again) : undefined))}>
           <p>It gets no new requests. {first} {page.can_rest ? `Then it rests, at ${usd(page.stopped_usd_h)}/h.` : "Its provider cannot stop it and keep its disk, so then it is destroyed."}</p>
           <p>When the load calls for it, it is woken again. To keep workers as they are, suspend the endpoint.</p>
         </Confirm>

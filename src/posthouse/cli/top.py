@@ -152,7 +152,7 @@ def alone(
         ("waiting", history.waiting, max(history.waiting, default=0.0)),
         ("$/h", history.usd_h, max(history.usd_h, default=0.0)),
     ):
-        yield _text(f"{name:<8}{bars(column, most)} {work(most)}")
+        yield _text(f"{name:<8}{bars(column, most)} up to {work(most)}")
     if workers:
         yield table([_worker(worker) for worker in workers[:MAX_WORKERS]], WORKERS)
         for worker in [worker for worker in workers if worker.message][:MAX_MESSAGES]:

@@ -339,8 +339,8 @@ class ManagedEndpoint:
         return [w for w in (*(gone for _, gone in self.recently_gone(now)), *there) if w.message][-FAILURES_TOLD:]
 
     def wish(self, worker_id: WorkerId, goal: Goal, who: str, now: float) -> None:
-        """Has a worker rest, or restart, because a person asked for it. `who`: for its log."""
-        wanted = "rest" if goal is Goal.COLD else "restart"
+        """Has a worker rest, serve on, or restart, because a person asked for it. `who`: for its log."""
+        wanted = {Goal.COLD: "rest", Goal.HOT: "serve on"}.get(goal, "restart")
         self.history.note(now, Level.INFO1, f"is to {wanted}, says {who}", worker_id)
         self.handle(Dismissed((worker_id,), goal), now)
 

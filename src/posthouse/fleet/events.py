@@ -152,7 +152,7 @@ class Configured(NamedTuple):
 
 
 class Dismissed(NamedTuple):
-    """These workers are to go; or to rest, or with UPDATED to restart in their turn."""
+    """These workers are to go; or to rest, with HOT to serve on, or with UPDATED to restart in their turn."""
 
     worker_ids: tuple[WorkerId, ...]
     goal: Goal = Goal.GONE

@@ -90,6 +90,7 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/workers/{worker_id}"): Scope.READ,
     ("DELETE", "/v1/workers/{worker_id}"): Scope.OPERATE,
     ("POST", "/v1/workers/{worker_id}/drain"): Scope.OPERATE,
+    ("DELETE", "/v1/workers/{worker_id}/drain"): Scope.OPERATE,
     ("POST", "/v1/workers/{worker_id}/restart"): Scope.OPERATE,
     ("GET", "/v1/workers/{worker_id}/logs"): Scope.READ,
     ("GET", "/v1/keys"): Scope.ADMIN,

@@ -76,6 +76,14 @@ class Workers:
         home, worker = await self._noted("drain", worker_id, sees)
         home.wish(worker.id, Goal.COLD, who, self.hub.clock.now())
 
+    async def undrain(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
+        """Takes back a drain that has not ended. Raises: NotFound, Refused."""
+        _, worker = self.get(worker_id, sees)
+        if worker.goal is not Goal.COLD or worker.state is not State.IDLE:
+            raise Refused(f"worker {worker_id} does not drain now: it is {worker.state}, and wanted {worker.goal}")
+        home, worker = await self._noted("undrain", worker_id, sees)
+        home.wish(worker.id, Goal.HOT, who, self.hub.clock.now())
+
     async def restart(self, worker_id: int, who: str, sees: AccountId | None = None) -> None:
         """Restarts the worker with what its template says, in its turn: when the others can do its work.
 

@@ -96,6 +96,13 @@ def _add_act_routes(app: FastAPI, hub: Hub, workers: Workers) -> None:
         await workers.drain(worker_id, caller.who, caller.sees)
         return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
 
+    @app.delete("/v1/workers/{worker_id}/drain", status_code=202)
+    async def undrain_worker(worker_id: int, caller: Caller) -> rows.Worker:
+        """Takes back a drain: the worker gets requests again. One that rests already is woken when the load calls for
+        it."""
+        await workers.undrain(worker_id, caller.who, caller.sees)
+        return _worker_row(*workers.get(worker_id, caller.sees), hub.clock.now())
+
     @app.post("/v1/workers/{worker_id}/restart", status_code=202)
     async def restart_worker(worker_id: int, caller: Caller) -> rows.Worker:
         """Restarts the worker with what its template says now: once the others can do its work, and it has
