@@ -23,6 +23,10 @@ class StaleVersion(PosthouseError):
     """Somebody else wrote in between: read again, then decide again."""
 
 
+class PreconditionFailed(StaleVersion):
+    """It is not as the caller said that it must be: read again, then decide again."""
+
+
 class OfferTaken(PosthouseError):
     """The offer is gone and nothing was made: take the next one."""
 

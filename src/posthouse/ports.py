@@ -241,6 +241,10 @@ class Catalogue(Protocol):
         """Adds the alias, or replaces it: these have no revision."""
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None: ...
+    async def manifest(self, endpoint_id: EndpointId) -> tuple[dict[str, Any], float] | None:
+        """The manifest of an endpoint as it was applied last, and when; None if none was. It goes with the endpoint."""
+
+    async def put_manifest(self, endpoint_id: EndpointId, body: dict[str, Any], at: float) -> None: ...
 
 
 class Keys(Protocol):

@@ -118,6 +118,25 @@ TEMPLATE: dict[str, tuple[Any, ...]] = {
     "recommended_disk_space": (-1, "x", "nan", [], 1e300),
     "extra_filters": (7, "gpu_ram=>", {"a": {"like": 1}}),
 }
+
+
+def each(name: str, *values: Any, **more: Any) -> list[dict[str, Any]]:
+    return [{name: value, **more} for value in values]
+
+
+MANIFESTS = [
+    *each("endpoint", "y", *TEXTS),
+    *each("scaling", 7, [], {"x": 1}, {"max_workers": {}}, {"max_workers": 10**400}),
+    *each("template", 7, [], "", {"env": "-e A=\0"}, {"env": {"A": "\0"}}, {"env": {"A": {}}}, {"x": 1}),
+    *each("template", *each("image", {}, "\0", "x" * 300_000), *each("onstart", {}, "\0", "x" * 300_000)),
+    *each("template", *each("disk_gb", -1, 1e300, "x", True)),
+    *each("recipe", 7, "none", {}, "../x", template=None),
+    *each("parameters", 7, {"x": 1}, {"load_s": "\0"}, recipe="demo-llm", template=None),
+    *each("workergroups", 7, [], [7], [{}] * 101, [{"search": "a=>"}], [{"provider": "mars"}]),
+    *each("keys", 7, {"x": 7}, {"x": {"at_once": 10**400}}, {"\0": {}}),
+    {"alias": "x"},
+    {"endpoint": None, "template": None, "alias": "x", "targets": [{"model": {}}]},
+]
 LIMITS: dict[str, tuple[Any, ...]] = dict.fromkeys(("requests_per_minute", "work_per_minute", "at_once"), NUMBERS)
 LOGS: dict[str, tuple[Any, ...]] = {"id": NUMBERS, "tail": (*NUMBERS[1:9], -(2**70))}
 SECRET: dict[str, tuple[Any, ...]] = {"key": (*TEXTS, "", "A B", "1A", "MASTER_TOKEN", "x" * 129)}
@@ -326,6 +345,14 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("GET", "/v1/aliases"): [],
     ("PUT", "/v1/aliases/{name}"): ids("name"),
     ("DELETE", "/v1/aliases/{name}"): ids("name"),
+    ("GET", "/v1/manifests"): [],
+    ("GET", "/v1/manifests/{name}"): ids("name"),
+    ("PUT", "/v1/manifests/{name}"): [
+        *ids("name"),
+        *(Row(path={"name": "x"}, body={"endpoint": "x", "template": "y", **wrong}) for wrong in MANIFESTS),
+        Row(path={"name": "x"}, query="dry_run=7", body={"endpoint": "x", "template": {}}),
+    ],
+    ("DELETE", "/v1/manifests/{name}"): [*ids("name"), Row(path={"name": "x"}, query="dry_run=maybe")],
 }
 
 

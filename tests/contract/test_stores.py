@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, select
 
+from posthouse.audit import ActFilter
 from posthouse.domain.endpoint import (
     DEFAULT_ACCOUNT,
     AccountId,
@@ -518,6 +519,7 @@ async def test_every_change_of_what_servers_keep_in_memory_raises_the_revision_o
         (lambda: store.drop_secret(DEFAULT_ACCOUNT, "A"), {"secrets"}),
         (lambda: store.put_alias(DEFAULT_ACCOUNT, ALIAS), {"aliases"}),
         (lambda: store.drop_alias(DEFAULT_ACCOUNT, "chat"), {"aliases"}),
+        (lambda: store.put_manifest(endpoint.id, {"endpoint": "x"}, 2.0), set()),
         (lambda: store.commit(endpoint.id, 0, 1, [worker(1, endpoint.id)], None), set()),
         (lambda: store.drop_workergroup(group.id), {"workergroups"}),
         (lambda: store.drop_endpoint(endpoint.id), {"endpoints", "workergroups"}),
@@ -572,6 +574,20 @@ async def test_aliases_are_kept_replaced_and_dropped(store: Store) -> None:
     assert await store.aliases() == {acme: {"chat": ALIAS}}
     with pytest.raises(NotFound, match="there is no alias chat"):
         await store.drop_alias(DEFAULT_ACCOUNT, "chat")
+
+
+async def test_a_manifest_is_kept_replaced_and_goes_with_its_endpoint(store: Store) -> None:
+    endpoint = await store.add_endpoint(Endpoint(NO_ID, "llm"))
+    assert await store.manifest(endpoint.id) is None
+    for body in ({"endpoint": "llm", "scaling": {"max_usd_h": None}}, {"endpoint": "llm", "recipe": "demo-llm"}):
+        await store.put_manifest(endpoint.id, body, 7.0)
+        assert await store.manifest(endpoint.id) == (body, 7.0)
+    [act, *_] = await store.acts(ActFilter(action="manifest"))
+    assert (act.action, act.name, act.endpoint_id, act.before, act.after) == ("manifest.apply", "llm", 1, "{}", "{}")
+    await store.drop_endpoint(endpoint.id)
+    assert await store.manifest(endpoint.id) is None
+    with pytest.raises(NotFound, match="there is no endpoint 1"):
+        await store.put_manifest(endpoint.id, {}, 8.0)
 
 
 async def test_a_fleet_knows_who_pays_after_its_endpoint_was_deleted(store: Store) -> None:

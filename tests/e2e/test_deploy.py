@@ -32,11 +32,19 @@ class Caller:
         return answer.status, msgspec.json.decode(raw)
 
 
+async def _upgrade_check(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What it prints."""
+    capsys.readouterr()
+    assert await asyncio.to_thread(main, ["upgrade-check", *argv]) == 0
+    return capsys.readouterr().out
+
+
 async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with live_server(tmp_path / "data") as server, aiohttp.ClientSession() as session:
-        call = Caller(server, session).call
+        call, at = Caller(server, session).call, ["--url", server.url, "--api-key", server.admin_key]
+        assert "nothing to play: no endpoint" in await _upgrade_check(capsys, *at)
         _, recipes = await call("GET", "/v1/recipes")
         assert {one["name"] for one in recipes} >= {"demo-llm", "vllm"}
 
@@ -80,10 +88,7 @@ async def test_an_endpoint_is_made_whole_tried_foreseen_and_played_again(
         spent = played["runs"][2]["spent_usd"]
         assert sorted(spent) == spent
         assert spent[-1] <= played["runs"][2]["usd"] * 1.001  # it is looked at now and then
-        place = ["--url", server.url, "--api-key", server.admin_key, "--json", "--allow", "100"]
-        capsys.readouterr()
-        assert await asyncio.to_thread(main, ["upgrade-check", "chat", *place]) == 0
-        said = capsys.readouterr().out
+        said = await _upgrade_check(capsys, "chat", *at, "--json", "--allow", "100")
         [checked] = json.JSONDecoder().raw_decode(said[said.index("{\n") :])[0][
             "endpoints"
         ]  # the server's log is there, too

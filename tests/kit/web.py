@@ -106,9 +106,12 @@ class Web:
     keys: dict[str, str]
     session: aiohttp.ClientSession
 
-    async def call(self, method: str, path: str, body: object = None, key: str | None = "admin") -> Answer:
+    async def call(
+        self, method: str, path: str, body: object = None, key: str | None = "admin", **headers: str
+    ) -> Answer:
         """`key`: the name of a scope, a key itself, or None for none at all. `body`: bytes go as they are."""
-        headers = {} if key is None else {"Authorization": f"Bearer {self.keys.get(key, key)}"}
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers |= {} if key is None else {"Authorization": f"Bearer {self.keys.get(key, key)}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
             body = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())

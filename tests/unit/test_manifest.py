@@ -14,24 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posthouse.cli import main
-from posthouse.cli.manifest import (
-    Found,
-    alias,
-    described,
-    described_alias,
-    dumped,
-    manifests,
-    plan,
-    plans,
-    schema,
-    whole,
-)
-from posthouse.cli.manifest.describe import FIELDS, GROUP, TEMPLATE
-from posthouse.cli.manifest.plan import deletion
-from posthouse.cli.manifest.read import documents
-from posthouse.domain.endpoint import PARAMETERS
+from posthouse.domain.endpoint import PARAMETERS, Endpoint, EndpointId, WorkergroupId
+from posthouse.engine.management.plan import Found, deletion, plan
 from posthouse.errors import BadRequest
+from posthouse.keys import KeyRecord
+from posthouse.manifest import AliasManifest, Manifest, alias, whole
+from posthouse.manifest.actual import described
+from posthouse.manifest.alias import described_alias
+from posthouse.manifest.describe import FIELDS, GROUP, TEMPLATE
+from posthouse.manifest.read import documents
+from posthouse.manifest.schema import schema
+from posthouse.manifest.write import dumped
 from posthouse.recipes import recipe
+from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.wire import rows
 from posthouse.wire.env import parse_env
 
@@ -74,9 +69,14 @@ template: echo
 """
 
 
+def manifests(text: str, file: str) -> list[Manifest]:
+    """Those of endpoints."""
+    return [one for one in whole(text, file) if isinstance(one, Manifest)]
+
+
 def test_a_manifest_is_an_endpoint_whole() -> None:
     [one] = manifests(WHOLE, "chat.yaml")
-    assert one.endpoint == "chat"
+    assert one.name == "chat"
     assert one.scaling == {"min_load": 0.0, "max_workers": 4, "max_usd_h": None, "slo_mode": "auto"}
     said = {"model": "Qwen/Qwen3-8B", "tensor_parallel": "2", "gpu_memory_utilization": "0.9"}
     made = recipe("vllm").template(said, endpoint="chat", gpu_ram_gb=24)
@@ -135,7 +135,7 @@ wait_s: 20
             ("provider: vast", "provder: vast"),
             "x.yaml:15: workergroups[0].provder: there is no such field. Did you mean",
         ),
-        (("gpu_ram>=48", "gpu_memory>=48"), "x.yaml:18: workergroups[1].search: search: gpu_memory: there is no such"),
+        (("gpu_ram>=48", "gpu_memory>=48"), "x.yaml:18: workergroups[1].search: gpu_memory: there is no such"),
         (("gpu_ram>=48", "'gpu_ram >< 48'"), "x.yaml:18: workergroups[1].search: "),
         (("endpoint: chat", "endpoint: [chat]"), "x.yaml:2: endpoint: must be text, not a list"),
         (("endpoint: chat", "endpoint: "), "endpoint: is not given"),
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_told_with_its_line(change: tuple[str, str], words: str
         ("", "describes no endpoint"),
         ("# nothing\n---\n", "describes no endpoint"),
         ("- a", "must be fields with values, not a list"),
-        ("endpoint: a\ntemplate: b\n---\nendpoint: a\ntemplate: b", "the endpoint 'a' is described twice"),
+        ("endpoint: a\ntemplate: b\n---\nendpoint: a\ntemplate: b", "x.yaml:4: endpoint: 'a' is described twice"),
         ("endpoint: a\ntemplate: b\nparameters: {}", "x.yaml:3: parameters: is of a recipe"),
         ("endpoint: a\ntemplate: b\nworkergroups: []", "x.yaml:3: workergroups: must be 1 to 100 workergroups"),
         ("endpoint: a\ntemplate:\n  env: '-x 1'", "x.yaml:3: template.env: env: unknown flag"),
@@ -243,48 +243,24 @@ def test_a_file_is_refused_before_any_server_is_asked(
 # What a server has.
 
 
+def provided(name: str) -> None:
+    if name not in ("", "one", "two"):
+        raise BadRequest(f"provider: there is no provider, type or class {name!r}; allowed: one, two")
+
+
 def found(**more: Any) -> Found:
-    blank: dict[str, Any] = {"user_id": 1, "created_at": 0.0}
-    template: dict[str, Any] = {
-        "hash_id": "",
-        "image": "",
-        "tag": "",
-        "env": "-p 3000:3000",
-        "onstart": "",
-        "recommended_disk_space": 10.0,
-        "extra_filters": "{}",
-        "desc": "",
-        "readme": "",
-        "private": True,
-        "creator_id": 1,
-        "created_at": 0.0,
-    }
-    group: dict[str, Any] = {
-        "endpoint_id": 1,
-        "endpoint_name": "a",
-        "template_id": 5,
-        "template_hash": "",
-        "search_params": "",
-        "launch_args": "",
-        "gpu_ram": 24.0,
-        "provider": "",
-        "signature_scheme": "",
-        "test_workers": 3,
-        **dict.fromkeys(("min_load", "target_util", "cold_mult"), 1.0),
-        **dict.fromkeys(("cold_workers", "max_workers"), 1),
-        **blank,
-    }
-    endpoint = rows.Endpoint(id=1, endpoint_name="a", endpoint_state="active", api_key="", **blank)
-    provider: dict[str, Any] = {"type": "process", "default": True, "capabilities": []}
-    provider |= {"answers": True, "offers": 1, "catalog_age_s": 0.0}
+    plain = Template(TemplateId(5), "", "a", env="-p 3000:3000")
+    templates = [replace(plain, **more.get("template", {})), replace(plain, id=TemplateId(6), name="b")]
+    blank = Workergroup(WorkergroupId(0), EndpointId(1), TemplateId(5))
+    groups = more.get("groups", {7: {}})
     return Found(
-        endpoints=[endpoint],
-        templates=[
-            rows.Template(id=5, name="a", **template | more.get("template", {})),
-            rows.Template(id=6, name="b", **template),
-        ],
-        groups=[rows.Workergroup(id=number, **group | said) for number, said in more.get("groups", {7: {}}).items()],
-        providers=[rows.Provider(name=name, **provider) for name in ("one", "two")],
+        endpoints=[Endpoint(EndpointId(1), "a"), Endpoint(EndpointId(2), "z")],
+        templates={template.id: template for template in templates},
+        groups=[replace(blank, id=WorkergroupId(number), **said) for number, said in groups.items()],
+        aliases={},
+        keys=(),
+        check_provider=provided,
+        foresee=lambda before, changes: None,
     )
 
 
@@ -344,10 +320,10 @@ def test_workergroups_are_told_apart_by_provider_template_and_search() -> None:
     [
         (
             SAME + "workergroups: [{provider: tow}]",
-            "x.yaml:3: workergroups[0]: tow: there is no such provider. Did you",
+            "x.yaml:3: workergroups[0].provider: there is no provider, type or class 'tow'",
         ),
-        ("endpoint: a\ntemplate: bb", "bb: there is no such template. Did you mean b?"),
-        (SAME + "workergroups: [{template: bb}]", "x.yaml:3: workergroups[0]: bb: there is no such template"),
+        ("endpoint: a\ntemplate: bb", "x.yaml:2: template: bb: there is no such template. Did you mean b?"),
+        (SAME + "workergroups: [{template: bb}]", "x.yaml:3: workergroups[0].template: bb: there is no such template"),
     ],
 )
 def test_what_is_named_must_be_there(text: str, words: str) -> None:
@@ -357,16 +333,19 @@ def test_what_is_named_must_be_there(text: str, words: str) -> None:
 
 
 def test_a_template_that_others_use_is_told_and_is_not_deleted() -> None:
-    groups = {7: {}, 8: {"endpoint_id": 2, "endpoint_name": "z"}}
+    groups = {7: {}, 8: {"endpoint_id": 2}}
     [one] = manifests("endpoint: a\ntemplate: {desc: x}", "x.yaml")
     [change] = plan(one, found(groups=groups)).changes
     assert change.note == "also of the endpoints z"
-    assert [c.what for c in deletion(one, found(groups=groups)).changes] == ["endpoint a"]
-    assert [c.what for c in deletion(one, found()).changes] == ["endpoint a", "template a"]
-    [other] = manifests("endpoint: a\ntemplate: b", "x.yaml")
-    assert [c.what for c in deletion(other, found()).changes] == ["endpoint a"]
-    [gone] = manifests("endpoint: gone\ntemplate: b", "x.yaml")
-    assert deletion(gone, found()).changes == ()
+    assert [c.what for c in deletion("a", found(groups=groups)).changes] == ["endpoint a"]
+    assert [c.what for c in deletion("a", found()).changes] == ["endpoint a", "template a"]
+    assert [c.what for c in deletion("a", found(groups={7: {"template_id": 6}})).changes] == ["endpoint a"]
+    assert deletion("gone", found()).changes == ()
+
+
+def actual(there: Found) -> dict[str, Any]:
+    [endpoint, _] = there.endpoints
+    return described(endpoint, there.groups_of(endpoint), there.templates)
 
 
 def test_what_is_exported_is_what_is_there() -> None:
@@ -374,22 +353,21 @@ def test_what_is_exported_is_what_is_there() -> None:
         template={
             "onstart": "a\n  b\n",
             "env": "-e 'A=1 2' -p 3000:3000 -p 80:80",
-            "extra_filters": '{"num_gpus":{"eq":"1"}}',
+            "extra_filters": {"num_gpus": {"eq": "1"}},
         },
         groups={7: {"provider": "one", "gpu_ram": 8.0}, 8: {"search_params": "num_gpus=2"}},
     )
-    text = dumped([described(there, there.endpoints[0])])
+    text = dumped([actual(there)])
     [one] = manifests(text, "x.yaml")
     assert plan(one, there).changes == ()
     assert "onstart: |\n" in text
     mixed = found(groups={7: {"template_id": 6}, 8: {}})
-    [one] = manifests(dumped([described(mixed, mixed.endpoints[0])]), "x.yaml")
+    [one] = manifests(dumped([actual(mixed)]), "x.yaml")
     assert plan(one, mixed).changes == ()
 
 
-def key(key_id: str, name: str, **fields: Any) -> rows.Key:
-    plain: dict[str, Any] = {"scope": "route", "account": "default", "created_at": 1.0, "last_used_at": None}
-    return rows.Key(id=key_id, name=name, **{**plain, "revoked_at": None, **fields})
+def key(key_id: str, name: str, **fields: Any) -> KeyRecord:
+    return KeyRecord(key_id, name, "route", "", 1.0, **fields)
 
 
 def test_limits_of_keys_become_what_a_manifest_says() -> None:
@@ -397,15 +375,6 @@ def test_limits_of_keys_become_what_a_manifest_says() -> None:
     there = replace(found(), keys=[key("1", "web", at_once=4), key("2", "web", revoked_at=2.0), key("3", "other")])
     [change] = [change for change in plan(one, there).changes if change.what == "key web"]
     assert (change.how, change.fields) == ("change", {"requests_per_minute": (0, 60), "at_once": (4, 0)})
-    calls: list[Any] = []
-
-    class Client:
-        def update_key(self, *which: Any, **limits: Any) -> None:
-            calls.append((which, limits))
-
-    client: Any = Client()
-    change.do(client, {})
-    assert calls == [(("1",), {"requests_per_minute": 60, "at_once": 0})]
     done = replace(there, keys=[key("1", "web", requests_per_minute=60)])
     assert not [change for change in plan(one, done).changes if change.what == "key web"]
     for keys, words in (
@@ -432,43 +401,37 @@ def test_wrong_limits_are_told_with_their_line(limits: str, words: str) -> None:
 
 
 def test_an_alias_is_read_planned_and_written_as_it_is() -> None:
-    endpoints, [wanted] = whole(ALIAS, "x.yaml")
+    [wanted] = whole(ALIAS, "x.yaml")
     row = rows.Alias(
         name="fast",
         targets=[rows.AliasTarget(model="chat", weight=95), rows.AliasTarget(model="echo", weight=5)],
         fallbacks=[rows.AliasFallback(model="small", faults=["no_worker", "too_long"])],
         wait_s=20,
     )
-    assert (endpoints, wanted.name, wanted.fields) == ([], "fast", alias.alias_fields(row))
-    [made] = plans([], [wanted], Found([], [], [], []))
-    assert [(change.how, change.what, dict(change.fields)) for change in made.changes] == [
-        (
-            "create",
-            "alias fast",
-            {
-                "targets": (None, "chat=95, echo=5"),
-                "fallbacks": (None, "small=no_worker+too_long"),
-                "wait_s": (None, 20.0),
-            },
-        )
-    ]
-    there = Found([], [], [], [], aliases=[row])
-    assert [plan.changes for plan in plans([], [wanted], there)] == [()]
-    assert whole(dumped([described_alias(row)]), "x.yaml") == ([], [wanted])
-    [changed] = plans([], [wanted], Found([], [], [], [], aliases=[replace(row, wait_s=None)]))[0].changes
-    assert (changed.how, dict(changed.fields)) == ("change", {"wait_s": (None, 20.0)})
-    [gone] = plans([], [wanted], there, delete=True)[0].changes
-    assert (gone.how, gone.what) == ("delete", "alias fast")
-    assert plans([], [wanted], Found([], [], [], []), delete=True)[0].changes == ()
-
-
-def test_what_names_others_is_applied_after_them_and_deleted_before() -> None:
-    endpoints, aliases = whole(
-        f"{ALIAS}---\nendpoint: chat\nrecipe: llama.cpp\nparameters: {{model: x}}", "x.yaml", True
+    assert isinstance(wanted, AliasManifest)
+    assert (wanted.name, wanted.fields) == ("fast", alias.alias_fields(row))
+    [made] = plan(wanted, found()).changes
+    assert (made.how, made.what, dict(made.fields)) == (
+        "create",
+        "alias fast",
+        {
+            "targets": (None, "chat=95, echo=5"),
+            "fallbacks": (None, "small=no_worker+too_long"),
+            "wait_s": (None, 20.0),
+        },
     )
-    found = Found([], [], [], [])
-    assert [plan.what for plan in plans(endpoints, aliases, found)] == ["endpoint chat", "alias fast"]
-    assert plans(endpoints, aliases, found, delete=True)[0].what == "alias fast"
+    there = replace(found(), aliases={"fast": row})
+    assert plan(wanted, there).changes == ()
+    assert whole(dumped([described_alias(row)]), "x.yaml") == [wanted]
+    [changed] = plan(wanted, replace(there, aliases={"fast": replace(row, wait_s=None)})).changes
+    assert (changed.how, dict(changed.fields)) == ("change", {"wait_s": (None, 20.0)})
+    [gone] = deletion("fast", there).changes
+    assert (gone.how, gone.what) == ("delete", "alias fast")
+
+
+def test_what_names_others_comes_after_them() -> None:
+    text = f"{ALIAS}---\nendpoint: chat\nrecipe: llama.cpp\nparameters: {{model: x}}"
+    assert [one.name for one in whole(text, "x.yaml", True)] == ["chat", "fast"]
 
 
 @pytest.mark.parametrize(
@@ -482,7 +445,7 @@ def test_what_names_others_is_applied_after_them_and_deleted_before() -> None:
         (("weight: 5", "weight: -5"), "x.yaml:6: targets[1].weight: must be 0 or more, not -5"),
         (("  - model: small\n    faults", "  - faults"), "x.yaml:8: fallbacks[0]: model: is not given"),
         (("alias: fast", "alias: fast\nrecipe: vllm"), "x.yaml:3: recipe: there is no such field"),
-        (("wait_s: 20", "---\nalias: fast\ntargets: [{model: chat}]"), "the alias 'fast' is described twice"),
+        (("wait_s: 20", "---\nalias: fast\ntargets: [{model: chat}]"), "alias: 'fast' is described twice"),
     ],
 )
 def test_what_is_wrong_with_an_alias_is_told_with_its_line(change: tuple[str, str], words: str) -> None:

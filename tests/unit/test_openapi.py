@@ -24,6 +24,7 @@ NO_BODY = {
     ("delete", "/v1/keys/{key_id}"),
     ("delete", "/v1/users/{name}"),
     ("delete", "/v1/aliases/{name}"),
+    ("delete", "/v1/manifests/{name}"),
     ("post", "/v1/providers/{name}/check"),
 }
 """Writing calls whose path says all."""

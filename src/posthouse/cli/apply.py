@@ -1,6 +1,7 @@
 """`posthouse apply`, `diff`, `export` and `delete`: endpoints and aliases as one file."""
 
 import sys
+from dataclasses import asdict
 from difflib import unified_diff
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,13 +9,13 @@ import typer
 
 from posthouse.cli.input import read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect, endpoint_names
-from posthouse.cli.output import one_line, print_json, printable
-from posthouse.domain.endpoint import PARAMETERS
-from posthouse.errors import BadRequest, PosthouseError
+from posthouse.cli.output import print_json, printable
+from posthouse.errors import BadRequest
 
 if TYPE_CHECKING:
-    from posthouse.cli.manifest import Change, Found, Manifest, Plan
     from posthouse.client import Client
+    from posthouse.manifest import AliasManifest, Manifest
+    from posthouse.wire.rows import ManifestStatus
 
 File = Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="Manifests in YAML; - reads them from stdin.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -23,8 +24,6 @@ SIGNS = {"create": "+", "change": "~", "delete": "-"}
 DONE = {"create": "created", "change": "changed", "delete": "deleted"}
 SHOWN = 160
 """Characters of a value that are shown."""
-OFFERS = 100
-"""How many offers are looked at for what an endpoint costs at most."""
 
 
 def apply(
@@ -48,30 +47,30 @@ def apply(
       posthouse apply -f chat.yaml --yes
       posthouse apply --schema > manifest.schema.json
     """
-    from posthouse.cli import manifest as m
-
     if schema:
-        print_json(m.schema())
+        from posthouse.manifest.schema import schema as of_manifests
+
+        print_json(of_manifests())
         return
     if file is None:
         raise BadRequest("--file: is not given; --schema prints what one may have")
-    wanted, aliases = m.whole(read_text(file), file, force)
+    wanted = _read(file, force)
     with connect(url, api_key) as client:
-        found = m.Found.at(client, wanted)
-        plans = m.plans(wanted, aliases, found)
-        if not any(plan.changes for plan in plans):
-            _nothing(plans, as_json)
-            return
-        costs = {f"endpoint {one.endpoint}": most_usd_h(client, found, one) for one in wanted}
-        if not as_json:
-            for plan in plans:
-                show(plan)
-                if plan.what in costs:
-                    typer.echo(f"  at most: {costs[plan.what]}")
-        _ask(yes, file, "Apply?")
-        carry_out(client, plans, quiet=as_json)
+        plans = [applied(client, one, dry_run=True) for one in wanted]
+        if any(plan.changes for plan in plans):
+            for one, plan in zip(wanted, plans, strict=True) if not as_json else ():
+                show(one, plan)
+                if plan.most:
+                    typer.echo(f"  at most: {plan.most}")
+            _ask(yes, file, "Apply?")
+            for one, plan in zip(wanted, plans, strict=True):
+                if plan.changes:
+                    done = applied(client, one)
+                    told(done, quiet=as_json)
+        elif not as_json:
+            typer.echo("nothing to do")
     if as_json:
-        print_json([_row(plan) | ({"usd_h_at_most": costs[plan.what]} if plan.what in costs else {}) for plan in plans])
+        print_json([_row(one, plan) for one, plan in zip(wanted, plans, strict=True)])
 
 
 def diff(file: File, force: Force = False, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
@@ -80,16 +79,13 @@ def diff(file: File, force: Force = False, url: Url = None, api_key: ApiKey = No
     Example:
       posthouse diff -f chat.yaml
     """
-    from posthouse.cli import manifest as m
-
-    wanted = m.whole(read_text(file), file, force)
+    wanted = _read(file, force)
     with connect(url, api_key) as client:
-        plans = m.plans(*wanted, m.Found.at(client, wanted[0]))
+        plans = [applied(client, one, dry_run=True) for one in wanted]
+    for one, plan in zip(wanted, plans, strict=True) if not as_json else ():
+        show(one, plan)
     if as_json:
-        print_json([_row(plan) for plan in plans])
-    else:
-        for plan in plans:
-            show(plan)
+        print_json([_row(one, plan) for one, plan in zip(wanted, plans, strict=True)])
     if any(plan.changes for plan in plans):
         raise typer.Exit(1)
 
@@ -110,18 +106,17 @@ def export(
     Example:
       posthouse export chat > chat.yaml
     """
-    from posthouse.cli import manifest as m
+    from posthouse.manifest.write import dumped
 
     with connect(url, api_key) as client:
-        found = m.Found.at(client)
-        rows = found.endpoints if name is None else [client.endpoint(name)]
-    told = [m.described(found, row) for row in rows]
-    if name is None:
-        told += [m.described_alias(row) for row in found.aliases]
+        told = client.manifests()
+        if name is not None:
+            named = client.endpoint(name).endpoint_name
+            told = [one for one in told if one.get("endpoint") == named]
     if as_json:
         print_json(told)
     elif told:
-        sys.stdout.write(m.dumped(told))
+        sys.stdout.write(dumped(told))
 
 
 def delete(
@@ -134,31 +129,57 @@ def delete(
     Example:
       posthouse delete -f chat.yaml
     """
-    from posthouse.cli import manifest as m
+    from posthouse.client import NotFound
+    from posthouse.wire.rows import ManifestStatus
 
-    wanted = m.whole(read_text(file), file, force)
+    wanted = _read(file, force)[::-1]
     with connect(url, api_key) as client:
-        plans = m.plans(*wanted, m.Found.at(client), delete=True)
-        if not any(plan.changes for plan in plans):
-            _nothing(plans, as_json)
-            return
-        if not as_json:
-            for plan in plans:
-                show(plan)
-        _ask(yes, file, "Delete?")
-        carry_out(client, plans, quiet=as_json)
+
+        def deleted(one: "Manifest | AliasManifest", dry_run: bool) -> "ManifestStatus":
+            try:
+                return client.delete_manifest(one.name, dry_run)
+            except NotFound:
+                return ManifestStatus()
+
+        plans = [deleted(one, True) for one in wanted]
+        if any(plan.changes for plan in plans):
+            for one, plan in zip(wanted, plans, strict=True) if not as_json else ():
+                show(one, plan)
+            _ask(yes, file, "Delete?")
+            for one in wanted:
+                told(deleted(one, False), quiet=as_json)
+        elif not as_json:
+            typer.echo("nothing to do")
     if as_json:
-        print_json([_row(plan) for plan in plans])
+        print_json([_row(one, plan) for one, plan in zip(wanted, plans, strict=True)])
 
 
-def show(plan: "Plan") -> None:
+def _read(file: str, force: bool) -> "list[Manifest | AliasManifest]":
+    """What a file says. Raises: BadRequest with the line and the field."""
+    from posthouse.manifest import whole
+
+    return whole(read_text(file), file, force)
+
+
+def applied(client: "Client", one: "Manifest | AliasManifest", dry_run: bool = False) -> "ManifestStatus":
+    """What the server makes of a manifest, or would. Raises: what the call raises, with the line of what is wrong."""
+    from posthouse.client import BadRequest as Wrong
+
+    try:
+        return client.apply_manifest(one.name, one.document.bare(), dry_run)
+    except Wrong as error:
+        raise one.document.at(error.message) from None
+
+
+def show(one: "Manifest | AliasManifest", plan: "ManifestStatus") -> None:
     """Prints what would change."""
     if not plan.changes:
-        typer.echo(f"{plan.what}: as it should be")
+        typer.echo(f"{_kind(one)} {one.name}: as it should be")
     for change in plan.changes:
         note = f" ({change.note})" if change.note else ""
         typer.echo(f"{SIGNS[change.how]} {change.what}{note}")
-        for field, (before, after) in change.fields.items():
+        for field, value in change.fields.items():
+            before, after = value.before, value.after
             if change.how == "create":
                 typer.echo(f"    {field}: {_value(after)}")
             elif isinstance(before, str) and isinstance(after, str) and "\n" in before + after:
@@ -177,58 +198,10 @@ def _value(value: object) -> str:
     return printable(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
-def carry_out(client: "Client", plans: "list[Plan]", quiet: bool = False) -> None:
-    """Does what was planned, and tells each step. Raises: what a call raises, with what was done before."""
-    done = 0
-
-    def told(change: "Change") -> None:
-        nonlocal done
-        done += 1
-        if not quiet:
-            typer.echo(f"{change.what} {DONE[change.how]}")
-
-    try:
-        for plan in plans:
-            plan.carry_out(client, told)
-    except PosthouseError:
-        if done:
-            steps = sum(len(plan.changes) for plan in plans)
-            sys.stderr.write(f"{done} of {steps} steps were done; the same command goes on with the others\n")
-        raise
-
-
-def most_usd_h(client: "Client", found: "Found", wanted: "Manifest") -> str:
-    """What an endpoint comes to cost per hour at most, in words: its workers at the dearest offer, or its cap."""
-    there = found.endpoint(wanted.endpoint)
-    scaling = {
-        name: wanted.scaling.get(name, getattr(there, name) if there else PARAMETERS[name].default)
-        for name in ("max_workers", "max_usd_h")
-    }
-    prices: list[float] = []
-    for group in wanted.groups:
-        row = found.template(group.template)
-        own = wanted.template if wanted.template and wanted.template["name"] == group.template else None
-        filters = own["extra_filters"] if own else row.extra_filters if row else ""
-        disk_gb = own["recommended_disk_space"] if own else row.recommended_disk_space if row else 0.0
-        try:
-            offers = client.offers(
-                group.fields["search_params"] or filters,
-                provider=group.fields["provider"],
-                disk_gb=disk_gb,
-                limit=OFFERS,
-            )
-        except PosthouseError as error:
-            return f"not known, because offers cannot be listed: {one_line(str(error))}"
-        prices += [offer.ready_usd_h for offer in offers]
-    cap, most = scaling["max_usd_h"], int(scaling["max_workers"] or 0)
-    workers = f"{most} worker{'s' * (most != 1)}"
-    if not prices:
-        return f"nothing is offered now that fits; {workers}" + (f", ${cap:g} an hour" if cap is not None else "")
-    usd_h = most * max(prices)
-    if cap is not None and cap < usd_h:
-        return f"${cap:g} an hour, its max_usd_h"
-    dearest = f"${max(prices):.4g}, the dearest of {len(prices)} offer{'s' * (len(prices) != 1)}"
-    return f"${usd_h:.4g} an hour: {workers} at {dearest}"
+def told(done: "ManifestStatus", quiet: bool = False) -> None:
+    """Prints what has changed."""
+    for change in done.changes if not quiet else ():
+        typer.echo(f"{change.what} {DONE[change.how]}")
 
 
 def _ask(yes: bool, file: str, question: str) -> None:
@@ -240,24 +213,10 @@ def _ask(yes: bool, file: str, question: str) -> None:
     typer.confirm(question, abort=True)
 
 
-def _nothing(plans: "list[Plan]", as_json: bool) -> None:
-    if as_json:
-        print_json([_row(plan) for plan in plans])
-    else:
-        typer.echo("nothing to do")
+def _kind(one: "Manifest | AliasManifest") -> str:
+    return "alias" if "alias" in one.document.mapping() else "endpoint"
 
 
-def _row(plan: "Plan") -> dict[str, Any]:
-    kind, _, name = plan.what.partition(" ")
-    return {
-        kind: name,
-        "changes": [
-            {
-                "how": change.how,
-                "what": change.what,
-                "note": change.note,
-                "fields": {name: {"before": a, "after": b} for name, (a, b) in change.fields.items()},
-            }
-            for change in plan.changes
-        ],
-    }
+def _row(one: "Manifest | AliasManifest", plan: "ManifestStatus") -> dict[str, Any]:
+    most = {"usd_h_at_most": plan.most} if plan.most else {}
+    return {_kind(one): one.name, "changes": [asdict(change) for change in plan.changes], **most}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from posthouse.errors import BadRequest
-from posthouse.wire.checks import unknown
 
 MAX_FILE = 32 * 2**20
 """Longest text that is read, in characters: what an agent takes as a body by default."""
@@ -58,13 +57,13 @@ def named_value(text: str, option: str) -> tuple[str, str]:
 
 def check_search(search: object, field: str) -> None:
     """Raises: BadRequest where an offer search asks for a field that offers of the protocol have not."""
-    from posthouse.wire.matching import OWN_FIELDS  # here, because it takes its time
-    from posthouse.wire.search import FIELDS, parse_search
+    from posthouse.wire.search import check_fields, parse_search  # here, because it takes its time
 
-    if isinstance(search, str | dict):
-        for name in parse_search(search):
-            if name not in FIELDS + OWN_FIELDS:
-                raise BadRequest(f"{field}: {unknown(name, FIELDS + OWN_FIELDS)}; --force sends it all the same")
+    filters = parse_search(search) if isinstance(search, str | dict) else {}
+    try:
+        check_fields(filters)
+    except BadRequest as error:
+        raise BadRequest(f"{field}: {error}; --force sends it all the same") from None
 
 
 def find(rows: Sequence[T], what: str, said: str | int, keys: Iterable[str] = ("id",)) -> T:

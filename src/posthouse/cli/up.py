@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posthouse.cli.apply import carry_out, most_usd_h
+from posthouse.cli.apply import applied, told
 from posthouse.cli.described import SCALING, with_options
 from posthouse.cli.input import check_search, named_value, read_text
 from posthouse.cli.options import ApiKey, AsJson, Force, Url, connect
@@ -16,7 +16,7 @@ from posthouse.errors import BadRequest, PosthouseError
 from posthouse.recipes import Recipe, names, recipe
 
 if TYPE_CHECKING:
-    from posthouse.cli.manifest import Found
+    from posthouse.client import Client
 
 SMALL = {"min_load": 0, "cold_workers": 0, "max_workers": 1}
 """How a new endpoint scales where nothing is said: it costs nothing while nobody asks."""
@@ -61,7 +61,8 @@ def up(
       posthouse up chat --recipe llama.cpp --model ./model.gguf --param context=8192 --max-workers 2
       posthouse up chat --recipe vllm --model Qwen/Qwen3-8B --provider vast --gpu RTX_4090
     """
-    from posthouse.cli import manifest as m
+    from posthouse.manifest import whole
+    from posthouse.manifest.write import dumped
 
     given = dict(named_value(text, "--param") for text in param or [])
     own = {"model": model, "quantization": quantization, "max_model_len": max_model_len}
@@ -73,49 +74,43 @@ def up(
     group = {key: value for key, value in (("provider", provider), ("gpu", gpu)) if value}
     ram, note = (gpu_ram_gb, "") if gpu_ram_gb else _worked_out(found_recipe, values)
     with connect(url, api_key) as client:
-        has = _checked(m.Found.at(client), name)
         manifest: dict[str, Any] = {
             "endpoint": name,
-            "scaling": {**SMALL, **has, **scaling},
+            "scaling": {**SMALL, **_checked(client, name), **scaling},
             "recipe": recipe_name,
             "parameters": {key: values[key] for key in given},
         }
         manifest |= {"gpu_ram_gb": ram} if ram else {}
         manifest |= {"workergroups": [group]} if group else {}
-        text = m.dumped([manifest], HEAD)
+        text = dumped([manifest], HEAD)
         path = _ours(Path(file or f"{name}.yaml"), named=file is not None)
-        wanted = m.manifests(text, str(path), force)
-        found = m.Found.at(client)
-        plans = [m.plan(one, found) for one in wanted]
+        [wanted] = whole(text, str(path), force)
+        applied(client, wanted, dry_run=True)  # what is wrong is not written down
         path.write_text(text, encoding="utf-8")
-        carry_out(client, plans, quiet=as_json)
-        cost = most_usd_h(client, found, wanted[0])
-        found, gateway = m.Found.at(client), client.status().gateway
-    endpoint, template = found.endpoint(name), found.template(name)
+        done = applied(client, wanted)
+        told(done, quiet=as_json)
+        gateway = client.status().gateway
     if as_json:
-        ids = {"endpoint_id": endpoint and endpoint.id, "template_id": template and template.id}
-        print_json({**ids, "workergroup_id": found.groups_of(endpoint)[0].id, "file": str(path), "usd_h_at_most": cost})
+        ids = {"endpoint_id": done.endpoint_id, "template_id": done.template_id}
+        print_json({**ids, "workergroup_id": done.workergroup_ids[0], "file": str(path), "usd_h_at_most": done.most})
         return
-    for line in filter(None, [note, "" if plans[0].changes else "everything is as it was", f"at most: {cost}"]):
+    for line in filter(None, [note, "" if done.changes else "everything is as it was", f"at most: {done.most}"]):
         typer.echo(line)
     typer.echo(f"{path} has it all, for `posthouse apply`")
     typer.echo(f"the model is {name!r} at {gateway or 'a gateway: `posthouse gateway`'}")
 
 
-def _checked(found: "Found", name: str) -> dict[str, Any]:
+def _checked(client: "Client", name: str) -> dict[str, Any]:
     """How the endpoint scales, where that is not the default. Raises: BadRequest if it is of another kind."""
-    from posthouse.cli.manifest import described
-
-    endpoint = found.endpoint(name)
-    if endpoint is None:
+    has = next((one for one in client.manifests() if one.get("endpoint") == name), None)
+    if has is None:
         return {}
-    groups = found.groups_of(endpoint)
-    if any(found.name_of(row.template_id) != name for row in groups) or len(groups) > 1:
+    if (has["template"] and not isinstance(has["template"], dict)) or len(has["workergroups"]) > 1:
         raise BadRequest(
             f"NAME: {name!r} has workers of other templates, or several workergroups; "
             "`posthouse apply` changes such, or choose another name"
         )
-    return {key: value for key, value in described(found, endpoint)["scaling"].items() if value is not None}
+    return {key: value for key, value in has["scaling"].items() if value is not None}
 
 
 def _worked_out(found: Recipe, values: dict[str, str]) -> tuple[float, str]:

@@ -141,6 +141,8 @@ def _worse(one: Mapping[str, Any], allow: float) -> list[str]:
 
 def _show(report: Mapping[str, Any]) -> None:
     out = console()
+    if not (report["endpoints"] or report["events"]):
+        out.print("there is nothing to play: no endpoint, and no kept events")
     for one in report["endpoints"]:
         name = printable(one["endpoint"])
         if "why_not" in one:

@@ -141,6 +141,27 @@ class Management:
     async def delete_alias(self, name: str) -> None:
         await self._http.reply("DELETE", f"/v1/aliases/{_quoted(name)}")
 
+    async def manifests(self) -> list[dict[str, Any]]:
+        """Returns every endpoint and alias as it is, each as the manifest that makes it again."""
+        found = await self._http.call("GET", "/v1/manifests", list[dict[str, Any]])
+        return [{name: value for name, value in one.items() if name != "status"} for one in found]
+
+    async def manifest(self, name: str) -> dict[str, Any]:
+        """Returns the manifest of an endpoint or an alias as it was applied, with what is other now; and `status`."""
+        return await self._http.call("GET", f"/v1/manifests/{_quoted(name)}", dict[str, Any])
+
+    async def apply_manifest(
+        self, name: str, manifest: Mapping[str, Any], dry_run: bool = False
+    ) -> rows.ManifestStatus:
+        """Makes an endpoint or an alias as the manifest says, or with `dry_run` returns what that would change."""
+        path = f"/v1/manifests/{_quoted(name)}{_dry(dry_run)}"
+        return await self._http.call("PUT", path, rows.ManifestStatus, dict(manifest), "status")
+
+    async def delete_manifest(self, name: str, dry_run: bool = False) -> rows.ManifestStatus:
+        """Deletes an endpoint or an alias with what only it uses, or with `dry_run` returns what that would be."""
+        path = f"/v1/manifests/{_quoted(name)}{_dry(dry_run)}"
+        return await self._http.call("DELETE", path, rows.ManifestStatus, key="status")
+
     async def workers(self, endpoint: Id | None = None, gone: bool = False) -> list[rows.Worker]:
         """Returns the workers of an endpoint, or of all; `gone`: also those that were destroyed within a day."""
         said = ["gone=true"] if gone else []
@@ -252,6 +273,10 @@ def _check(given: dict[str, Any], *others: str) -> None:
     for name in given:
         if name not in allowed:
             raise BadRequest(str(unknown(name, allowed)))
+
+
+def _dry(dry_run: bool) -> str:
+    return "?dry_run=true" if dry_run else ""
 
 
 def _quoted(name_or_id: Id) -> str:

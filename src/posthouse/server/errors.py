@@ -10,6 +10,7 @@ from posthouse.errors import (
     Busy,
     NotFound,
     PosthouseError,
+    PreconditionFailed,
     Refused,
     StaleVersion,
     TooMany,
@@ -57,6 +58,7 @@ _BY_KIND: Final[tuple[tuple[type[PosthouseError], int, str], ...]] = (
     (TooMany, 429, "rate_limit_exceeded"),
     (Unavailable, 503, "unavailable"),
     (Busy, 503, "busy"),
+    (PreconditionFailed, 412, "precondition_failed"),
     (StaleVersion, 409, "conflict"),
     (Refused, 409, "conflict"),
 )

@@ -81,6 +81,11 @@ POLICIES: Final[dict[tuple[str, str], Scope | None]] = {
     ("GET", "/v1/aliases"): Scope.ROUTE,
     ("PUT", "/v1/aliases/{name}"): Scope.OPERATE,
     ("DELETE", "/v1/aliases/{name}"): Scope.OPERATE,
+    # Manifests show what variables of templates hold.
+    ("GET", "/v1/manifests"): Scope.OPERATE,
+    ("GET", "/v1/manifests/{name}"): Scope.OPERATE,
+    ("PUT", "/v1/manifests/{name}"): Scope.OPERATE,
+    ("DELETE", "/v1/manifests/{name}"): Scope.OPERATE,
     ("GET", "/v1/providers"): Scope.READ,
     ("POST", "/v1/providers/{name}/check"): Scope.OPERATE,
     ("GET", "/v1/offers"): Scope.READ,

@@ -21,6 +21,7 @@ from posthouse.server.api.endpoints import add_endpoint_routes, add_worker_list_
 from posthouse.server.api.events import add_event_routes
 from posthouse.server.api.keys import add_key_routes
 from posthouse.server.api.logs import add_log_routes
+from posthouse.server.api.manifests import add_manifest_routes
 from posthouse.server.api.market import add_market_routes
 from posthouse.server.api.orphans import add_orphan_routes
 from posthouse.server.api.pages import Ask, add_page_routes
@@ -93,6 +94,7 @@ def web_app(
     add_market_routes(app, management, sharing)
     add_provider_routes(app, management)
     add_alias_routes(app, management)
+    add_manifest_routes(app, management)
     add_v1_routes(app, management, keyring, explain, troubles, gateway, sharing)
     add_page_routes(app, management, keyring, ask)
     add_worker_routes(app, management, sharing)

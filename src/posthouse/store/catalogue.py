@@ -10,11 +10,12 @@ from sqlalchemy import Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from posthouse.audit import actor
+from posthouse.audit import Act, actor
 from posthouse.domain.endpoint import AccountId, Endpoint, EndpointId, EndpointState, Scaling, WorkergroupId
 from posthouse.domain.lifecycle import State
 from posthouse.errors import BadRequest
 from posthouse.recording.history import COST_SPANS
+from posthouse.store.acts import note_act
 from posthouse.store.checksums import fields_of, with_checksum
 from posthouse.store.database import Database, missing, note_change, to_change
 from posthouse.store.schema import (
@@ -24,6 +25,7 @@ from posthouse.store.schema import (
     fleets,
     history,
     journal,
+    manifests,
     segments,
     templates,
     versions,
@@ -121,6 +123,19 @@ class SqlCatalogue(Database):
 
     async def drop_alias(self, account_id: AccountId, name: str) -> None:
         await self._drop(aliases, account_id, name)
+
+    async def manifest(self, endpoint_id: EndpointId) -> tuple[dict[str, Any], float] | None:
+        of_it = select(manifests).where(manifests.c.endpoint_id == endpoint_id)
+        return next(iter(await self._all(of_it, lambda row: (row.body, row.applied_at))), None)
+
+    async def put_manifest(self, endpoint_id: EndpointId, body: dict[str, Any], at: float) -> None:
+        async with self._transaction() as db:
+            if (found := await to_change(db, endpoints, endpoints.c.id == endpoint_id)) is None:
+                raise missing(endpoints, endpoint_id)
+            await db.execute(delete(manifests).where(manifests.c.endpoint_id == endpoint_id))
+            await db.execute(insert(manifests).values(endpoint_id=endpoint_id, body=body, applied_at=at))
+            about = AccountId(found["account_id"]), endpoint_id, found["name"]
+            await note_act(db, Act("manifest.apply", str(endpoint_id), *about))
 
 
 async def _keep_version(db: AsyncConnection, template_id: object) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from posthouse.store.columns import JSON, Integer, OwnSchema
 
-VERSION = "0014_pairs"
+VERSION = "0015_manifests"
 """The newest migration."""
 Which: TypeAlias = Literal["before", "all", "possible"]
 """Of a database's pending migrations: those before a rollout, all, or all that can be made now."""
@@ -197,6 +197,17 @@ aliases = Table(
     Column("name", String, primary_key=True),
     Column("body", JSON, nullable=False),
     Column("checksum", Integer),
+)
+
+# What endpoints should be, as it was applied last.
+manifests = Table(
+    "manifests",
+    metadata,
+    Column(
+        "endpoint_id", Integer, ForeignKey(endpoints.c.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("body", JSON, nullable=False),
+    Column("applied_at", Double, nullable=False),
 )
 
 # Fleets, workers and the journal outlive their endpoint, so their `endpoint_id` is no foreign key.

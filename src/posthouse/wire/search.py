@@ -12,7 +12,8 @@ from typing import Final, NoReturn
 import msgspec
 
 from posthouse.errors import BadRequest
-from posthouse.wire.matching import number
+from posthouse.wire.checks import unknown
+from posthouse.wire.matching import OWN_FIELDS, number
 
 MAX_TEXT: Final = 4096
 """Longest search text, in characters. Our choice; real ones are below 300."""
@@ -54,6 +55,13 @@ _VALUE = re.compile(r"""\[([^\]]*)\]|"([^"]*)"|'([^']*)'|([^\s\["'=<>!]+)""")
 
 _Scalar = str | int | float | bool | None
 _JSON_SHAPE = dict[str, dict[str, _Scalar | list[_Scalar]]]
+
+
+def check_fields(filters: Mapping[str, object]) -> None:
+    """Raises: BadRequest for a filter on a field that offers have not."""
+    for name in filters:
+        if name not in FIELDS + OWN_FIELDS:
+            raise unknown(name, FIELDS + OWN_FIELDS)
 
 
 def parse_search(search: str | Mapping[str, object]) -> dict[str, dict[str, object]]:

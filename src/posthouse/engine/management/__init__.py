@@ -4,11 +4,14 @@ import asyncio
 from typing import Protocol
 
 from posthouse.config import Limits
+from posthouse.domain.endpoint import AccountId
 from posthouse.engine.hub import Hub
 from posthouse.engine.management.aliases import Aliases
 from posthouse.engine.management.deploy import Deployments
 from posthouse.engine.management.endpoints import Endpoints
 from posthouse.engine.management.keys import Keys, KeyStock
+from posthouse.engine.management.manifests import Manifests
+from posthouse.engine.management.plan import UseCases
 from posthouse.engine.management.secrets import Sealer, Secrets
 from posthouse.engine.management.templates import Templates
 from posthouse.engine.management.workergroups import Workergroups
@@ -33,3 +36,7 @@ class Management:
         self.aliases = Aliases(hub, lock)
         self.secrets = Secrets(hub, keyring, lock)
         self.keys = Keys(hub, limits, keyring, lock)
+        self.manifests = Manifests(hub, self.deployments, self._use_cases)
+
+    def _use_cases(self, owner: AccountId) -> UseCases:
+        return UseCases(self.endpoints, self.workergroups, self.templates, self.aliases, self.keys, owner)

@@ -96,7 +96,7 @@ class Deployments:
         search = _search(new, fields, template)
         scaling = self.endpoints.foreseen(None, _endpoint(new), owner).scaling
         disk_gb = template.disk_gb if template else float(fields.get("recommended_disk_space", 0.0))
-        found, notes = self._fitting(search, new.provider, disk_gb)
+        found, notes = self.fitting(search, new.provider, disk_gb)
         offers = [offer for fitting in found.values() for offer in fitting]
         if template is None and recipe(new.recipe).memory and recipe(new.recipe).gpus and "gpu_ram" not in search:
             notes.append("How much memory the model needs is not looked up here: say what each GPU must have.")
@@ -121,6 +121,16 @@ class Deployments:
             notes=notes,
         )
 
+    def fitting(self, search: Filters, provider: str, disk_gb: float) -> tuple[dict[str, list[Offer]], list[str]]:
+        """What fits at each provider, and what is not known of that. Raises: BadRequest."""
+        found, notes = dict[str, list[Offer]](), list[str]()
+        for name in providers_named(self.hub, provider):
+            try:
+                found[name] = [offer for offer in self.hub.offers.search(name, search, disk_gb) if offer.available > 0]
+            except Busy as error:
+                notes.append(f"{error}.")
+        return found, notes
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _what(self, new: NewDeployment, sees: AccountId | None) -> tuple[dict[str, Any], Template | None]:
@@ -133,16 +143,6 @@ class Deployments:
         if new.parameters:
             raise BadRequest("parameters: they are of a recipe, and none is named")
         return {}, find_template(self.hub, new.template_id, None, sees, "template_id")
-
-    def _fitting(self, search: Filters, provider: str, disk_gb: float) -> tuple[dict[str, list[Offer]], list[str]]:
-        """What fits at each provider, and what is not known of that. Raises: BadRequest."""
-        found, notes = dict[str, list[Offer]](), list[str]()
-        for name in providers_named(self.hub, provider):
-            try:
-                found[name] = [offer for offer in self.hub.offers.search(name, search, disk_gb) if offer.available > 0]
-            except Busy as error:
-                notes.append(f"{error}.")
-        return found, notes
 
     def _left_usd_h(self) -> float | None:
         """What the installation's caps leave per hour; None where there are none."""

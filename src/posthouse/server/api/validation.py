@@ -1,16 +1,13 @@
 """Words a refusal of the framework: the field, the problem and what is allowed, never its own text."""
 
-from collections.abc import Iterator
-from enum import Enum
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from posthouse.engine.management.wording import allowed, kinds
 from posthouse.wire.checks import shown, unknown
 
 MAX_TOLD = 10
@@ -41,11 +38,11 @@ def _words(field: str, info: FieldInfo | None, known: list[str], wrong: dict[str
     if field == "body":
         fields = f", with the fields {', '.join(known)}" if known else ""
         return f"body: must be a JSON object{fields}"
-    allowed = f"must be {_allowed(info)}" if info is not None else "is not allowed"
+    must = f"must be {allowed(info)}" if info is not None else "is not allowed"
     if kind == "missing":
-        return f"{field}: is required; it {allowed}"
+        return f"{field}: is required; it {must}"
     secret = info is not None and not info.repr
-    return f"{field}: {allowed}" if secret else f"{field}: {allowed}, not {shown(value)}"
+    return f"{field}: {must}" if secret else f"{field}: {must}, not {shown(value)}"
 
 
 def _place(route: APIRoute | None, loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, list[str]]:
@@ -73,65 +70,11 @@ def _place(route: APIRoute | None, loc: tuple[int | str, ...]) -> tuple[str, Fie
 
 def _entry(info: FieldInfo | None) -> Any:
     """What an entry of the list is that a field holds; None if it holds none."""
-    kinds = [] if info is None else [kind for kind, _ in _kinds(info.annotation, ())]
-    return next((get_args(kind)[0] for kind in kinds if get_origin(kind) is list), None)
+    found = [] if info is None else [kind for kind, _ in kinds(info.annotation, ())]
+    return next((get_args(kind)[0] for kind in found if get_origin(kind) is list), None)
 
 
 def _model(info: FieldInfo | None) -> type[BaseModel] | None:
     """The model that a field holds, if it holds one."""
-    kinds = [] if info is None else [kind for kind, _ in _kinds(info.annotation, ())]
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-
-
-def _allowed(info: FieldInfo) -> str:
-    """The values that a field may have."""
-    return " or ".join(
-        dict.fromkeys(_described(kind, bounds) for kind, bounds in _kinds(info.annotation, info.metadata))
-    )
-
-
-def _kinds(annotation: Any, bounds: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """The types of a union, but for None, each with its bounds."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        yield from _kinds(args[0], [*bounds, *args[1:]])
-    elif origin in (Union, UnionType):
-        for arg in args:
-            yield from _kinds(arg, bounds)
-    elif annotation is not type(None):
-        yield annotation, _flat(bounds)
-
-
-def _flat(bounds: Any) -> list[Any]:
-    """Bounds, with those inside of groups."""
-    flat: list[Any] = []
-    for bound in bounds:
-        flat += [bound] if isinstance(bound, Ge | Gt | Le | MinLen | MaxLen) else []
-        if isinstance(bound, FieldInfo):
-            flat += _flat(bound.metadata)
-        elif isinstance(bound, StringConstraints):
-            flat += _flat(bound)
-    return flat
-
-
-def _described(kind: Any, bounds: list[Any]) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(str(word) or '(empty)' for word in get_args(kind))}"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(str(member) for member in kind)}"
-    if kind in (int, float):
-        low = [f"from {b.ge:.16g}" for b in bounds if isinstance(b, Ge)]
-        low += [f"above {b.gt:.16g}" for b in bounds if isinstance(b, Gt)]
-        high = [f"to {b.le:.16g}" for b in bounds if isinstance(b, Le)]
-        return " ".join(["a whole number" if kind is int else "a number", *low, *high])
-    if kind is bool:
-        return "true or false"
-    if kind is str:
-        least = next((b.min_length for b in bounds if isinstance(b, MinLen)), 0)
-        most = next((b.max_length for b in bounds if isinstance(b, MaxLen)), None)
-        return "text" if most is None else f"text of {f'{least} to' if least else 'at most'} {most} characters"
-    if get_origin(kind) in (list, tuple):
-        least = next((b.min_length for b in bounds if isinstance(b, MinLen)), 0)
-        most = next((b.max_length for b in bounds if isinstance(b, MaxLen)), None)
-        return "a list" if most is None else f"a list of {least} to {most}"
-    return "an object"
+    found = [] if info is None else [kind for kind, _ in kinds(info.annotation, ())]
+    return next((k for k in found if isinstance(k, type) and issubclass(k, BaseModel)), None)

@@ -27,6 +27,7 @@ from posthouse.wire.rows.live import (
     Verdict,
     WorkerPage,
 )
+from posthouse.wire.rows.manifests import Change, Difference, ManifestStatus
 from posthouse.wire.rows.own import (
     Account,
     ConsoleUser,
@@ -81,11 +82,13 @@ __all__ = [
     "AliasTarget",
     "Bill",
     "BillDay",
+    "Change",
     "ConsoleUser",
     "CostLine",
     "Costs",
     "Decision",
     "Deployed",
+    "Difference",
     "Endpoint",
     "EndpointKey",
     "Estimate",
@@ -100,6 +103,7 @@ __all__ = [
     "JournalEntry",
     "Key",
     "MachineKind",
+    "ManifestStatus",
     "MintedKey",
     "MoneyLeft",
     "Offer",

@@ -1,72 +1,18 @@
-"""YAML from outside: plain values that know in which line they stand, or a refusal that names the line."""
+"""YAML from outside: values that know in which line they stand, or a refusal that names the line."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
 from posthouse.errors import BadRequest
+from posthouse.manifest.value import Value
 
 MAX_TEXT: Final = 2**20
 """Longest file, in characters."""
 _MAX_NODES: Final = 20_000  # an alias counts as all that it stands for
 _MAX_DEPTH: Final = 20
 _SCALARS: Final = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value, and where it stands."""
-
-    plain: Any
-    """Text, a number, true, false, None; a dict or a list of `Value`."""
-    file: str
-    line: int
-    path: str
-
-    def wrong(self, why: str) -> BadRequest:
-        """The refusal of this value."""
-        return BadRequest(f"{self.file}:{self.line}: {self.path + ': ' if self.path else ''}{why}")
-
-    def mapping(self) -> "dict[str, Value]":
-        """Raises: BadRequest where it is no mapping."""
-        if not isinstance(self.plain, dict):
-            raise self.wrong(f"must be fields with values, not {self.shown}")
-        return self.plain
-
-    def items(self) -> "list[Value]":
-        """Raises: BadRequest where it is no list."""
-        if not isinstance(self.plain, list):
-            raise self.wrong(f"must be a list, not {self.shown}")
-        return self.plain
-
-    def text(self) -> str:
-        """A text, or a number as text. Raises: BadRequest where it is neither."""
-        if isinstance(self.plain, bool) or not isinstance(self.plain, str | int | float):
-            raise self.wrong(f"must be text, not {self.shown}")
-        return str(self.plain)
-
-    def number(self) -> float:
-        """Raises: BadRequest where it is no number."""
-        if isinstance(self.plain, bool) or not isinstance(self.plain, int | float):
-            raise self.wrong(f"must be a number, not {self.shown}")
-        return self.plain
-
-    @property
-    def shown(self) -> str:
-        """What it is, in a few words."""
-        match self.plain:
-            case None:
-                return "nothing"
-            case dict():
-                return "fields"
-            case list():
-                return "a list"
-            case bool():
-                return "true" if self.plain else "false"
-        text = repr(self.plain)
-        return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def documents(text: str, file: str) -> list[Value]:
@@ -115,7 +61,7 @@ class _Walk:
             plain = [self.value(item, f"{path}[{number}]", depth + 1) for number, item in enumerate(node.value)]
         else:
             plain = self._scalar(node, path, line)
-        return Value(plain, self._file, line, path)
+        return Value(plain, path, self._file, line)
 
     def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Value]:
         found: dict[str, Value] = {}
@@ -127,7 +73,7 @@ class _Walk:
                 raise BadRequest(f"{self._file}:{line}: {path}: {key.value} is there twice")
             value = self.value(item, f"{path}.{key.value}" if path else key.value, depth + 1)
             # What is wrong with a field is told by the line of its name.
-            found[key.value] = Value(value.plain, self._file, line, value.path)
+            found[key.value] = Value(value.plain, value.path, self._file, line)
         return found
 
     def _scalar(self, node: yaml.Node, path: str, line: int) -> Any:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from posthouse.cli.manifest.alias import ALIAS, FALLBACK, TARGET
-from posthouse.cli.manifest.describe import FIELDS, GROUP, KEY, MAX_LIMIT, TEMPLATE
 from posthouse.domain.endpoint import PARAMETERS, Parameter
+from posthouse.manifest.alias import ALIAS, FALLBACK, TARGET
+from posthouse.manifest.describe import FIELDS, GROUP, KEY, MAX_LIMIT, TEMPLATE
 from posthouse.recipes import names
 from posthouse.wire.fallback import FAULTS
 
@@ -48,6 +48,12 @@ def schema() -> dict[str, Any]:
         "then": _alias(),
         "else": endpoint,
     }
+
+
+def properties() -> dict[str, Any]:
+    """The schemas of all fields, of endpoints and of aliases, by name."""
+    whole = schema()
+    return {**whole["else"]["properties"], **whole["then"]["properties"]}
 
 
 def _alias() -> dict[str, Any]:

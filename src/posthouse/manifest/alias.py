@@ -1,12 +1,11 @@
 """What a manifest says of an alias: where the requests to a name of a model go."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from posthouse.cli.manifest.describe import checked, known, line
-from posthouse.cli.manifest.plan import Change, Found, Plan
-from posthouse.cli.manifest.read import Value
+from posthouse.manifest.describe import checked, known, line
+from posthouse.manifest.value import Value
 from posthouse.wire.checks import unknown
 from posthouse.wire.fallback import FAULTS
 from posthouse.wire.rows.aliases import Alias
@@ -34,7 +33,7 @@ class AliasManifest:
     name: str
     fields: dict[str, Any]
     """By the names of the API."""
-    place: Value = field(compare=False)
+    document: Value = field(compare=False)
 
 
 def alias_manifest(document: Value) -> AliasManifest:
@@ -48,27 +47,7 @@ def alias_manifest(document: Value) -> AliasManifest:
         "fallbacks": [_fallback(one) for one in fields["fallbacks"].items()] if "fallbacks" in fields else [],
         "wait_s": float(fields["wait_s"].number()) if "wait_s" in fields else None,
     }
-    return AliasManifest(_model(fields["alias"]), made, fields["alias"])
-
-
-def alias_plan(wanted: AliasManifest, found: Found) -> Plan:
-    """What has to be done for the alias to be as its manifest says."""
-    there = next((row for row in found.aliases if row.name == wanted.name), None)
-    before = {} if there is None else alias_fields(there)
-    changed = {key: (before.get(key), value) for key, value in wanted.fields.items() if before.get(key) != value}
-    what = f"alias {wanted.name}"
-    change = Change(
-        "create" if there is None else "change", what, _told(changed), do=lambda client, _: _put(client, wanted)
-    )
-    return Plan(what, (change,) if changed else (), {})
-
-
-def alias_deletion(wanted: AliasManifest, found: Found) -> Plan:
-    """What has to be done for the alias not to be."""
-    what = f"alias {wanted.name}"
-    gone = all(row.name != wanted.name for row in found.aliases)
-    change = Change("delete", what, do=lambda client, _: client.delete_alias(wanted.name))
-    return Plan(what, () if gone else (change,), {})
+    return AliasManifest(_model(fields["alias"]), made, document)
 
 
 def alias_fields(row: Alias) -> dict[str, Any]:
@@ -80,10 +59,6 @@ def alias_fields(row: Alias) -> dict[str, Any]:
 def described_alias(row: Alias) -> dict[str, Any]:
     """The manifest of an alias as it is."""
     return {"alias": row.name, **{name: value for name, value in alias_fields(row).items() if value not in ([], None)}}
-
-
-def _put(client: Any, wanted: AliasManifest) -> None:
-    client.put_alias(wanted.name, **wanted.fields)
 
 
 def _target(value: Value) -> dict[str, Any]:
@@ -116,19 +91,3 @@ def _with_model(value: Value, allowed: Mapping[str, str]) -> dict[str, Value]:
 def _model(value: Value) -> str:
     name: str = checked(value, lambda said: line(said, "the name of a model, 1 to 128 characters"))
     return name
-
-
-def _told(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    return {name: (_words(before), _words(after)) for name, (before, after) in changed.items() if after or before}
-
-
-def _words(value: Any) -> Any:
-    """A list of targets or fallbacks in one line."""
-    if not isinstance(value, list):
-        return value
-    return ", ".join(_word(one) for one in value)
-
-
-def _word(one: Mapping[str, Any]) -> str:
-    more: Iterable[str] = one["faults"] if "faults" in one else [f"{one['weight']:g}"]
-    return f"{one['model']}={'+'.join(more)}"

@@ -1,17 +1,17 @@
 """What a manifest says: an endpoint, how it scales, what its workers run, and where they are had."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from posthouse.cli.input import check_search
-from posthouse.cli.manifest.read import Value, documents
 from posthouse.domain.endpoint import PARAMETERS
 from posthouse.errors import BadRequest, NotFound
+from posthouse.manifest.value import Value
 from posthouse.recipes import Parameter, recipe
 from posthouse.wire.checks import unknown
 from posthouse.wire.env import env_text, parse_env
+from posthouse.wire.search import check_fields, parse_search
 
 FIELDS: Final = {
     "endpoint": "Name of the endpoint.",
@@ -86,35 +86,13 @@ class KeyLimit:
 class Manifest:
     """What an endpoint should be."""
 
-    endpoint: str
+    name: str
     scaling: dict[str, Any]
     template: dict[str, Any] | None
     """The fields of the endpoint's own template by the wire's names; None if workers run templates that there are."""
     groups: tuple[Group, ...]
-    place: Value = field(compare=False)
+    document: Value = field(compare=False)
     keys: tuple[KeyLimit, ...] = ()
-
-
-def manifests(text: str, file: str, force: bool = False) -> list[Manifest]:
-    """The manifests of a file that describes endpoints, one for each document. `force`: files at workers need not be
-    here.
-
-    Raises: BadRequest with the line and the field.
-    """
-    found = [manifest(document, force) for document in documents(text, file)]
-    if not found:
-        raise BadRequest(f"{file}: describes no endpoint")
-    check_once((one.endpoint, one.place) for one in found)
-    return found
-
-
-def check_once(found: Iterable[tuple[str, Value]], what: str = "endpoint") -> None:
-    """Raises: BadRequest for a name that is described a second time."""
-    names = set[str]()
-    for name, place in found:
-        if name in names:
-            raise place.wrong(f"the {what} {name!r} is described twice")
-        names.add(name)
 
 
 def manifest(document: Value, force: bool) -> Manifest:
@@ -125,17 +103,17 @@ def manifest(document: Value, force: bool) -> Manifest:
     name = checked(fields["endpoint"], lambda said: line(said, "a name of 1 to 128 characters"))
     template, template_name = _template(document, fields, name, force)
     what = fields.get("template") or fields["recipe"]
-    nothing = [Value({}, what.file, what.line, what.path)]
+    nothing = [what.other({})]
     groups = fields["workergroups"].items() if "workergroups" in fields else nothing
     if not 1 <= len(groups) <= _MAX_GROUPS:
         raise fields["workergroups"].wrong(f"must be 1 to {_MAX_GROUPS} workergroups")
     filters = str((template or {}).get("extra_filters", ""))
     return Manifest(
-        endpoint=name,
+        name=name,
         scaling=_scaling(fields["scaling"]) if "scaling" in fields else {},
         template=template,
         groups=tuple(_group(group, template_name, filters) for group in groups),
-        place=fields["endpoint"],
+        document=document,
         keys=tuple(_key(name, one) for name, one in fields["keys"].mapping().items()) if "keys" in fields else (),
     )
 
@@ -145,7 +123,7 @@ def known(value: Value, allowed: Mapping[str, str]) -> dict[str, Value]:
     fields = value.mapping()
     for name, one in fields.items():
         if name not in allowed:
-            raise BadRequest(f"{one.file}:{one.line}: {value.path + '.' if value.path else ''}{unknown(name, allowed)}")
+            raise one.refused(f"{value.path + '.' if value.path else ''}{unknown(name, allowed)}")
     return {name: one for name, one in fields.items() if one.plain is not None}
 
 
@@ -154,8 +132,6 @@ def checked(value: Value, check: Callable[[str], Any]) -> Any:
     try:
         return check(value.text())
     except (BadRequest, NotFound) as error:
-        if str(error).startswith(f"{value.file}:"):
-            raise
         raise value.wrong(str(error)) from None
 
 
@@ -178,13 +154,13 @@ def _scaling(value: Value) -> dict[str, Any]:
     found = {}
     for name, one in value.mapping().items():
         if name not in PARAMETERS:
-            raise BadRequest(f"{one.file}:{one.line}: scaling.{unknown(name, PARAMETERS, 'scaling parameter')}")
+            raise one.refused(f"scaling.{unknown(name, PARAMETERS, 'scaling parameter')}")
         if isinstance(one.plain, dict | list):
             raise one.wrong(f"must be {PARAMETERS[name].allowed}, not {one.shown}")
         try:
             found[name] = PARAMETERS[name].check(one.plain)
         except BadRequest as error:
-            raise BadRequest(f"{one.file}:{one.line}: scaling.{error}") from None
+            raise one.refused(f"scaling.{error}") from None
     return found
 
 
@@ -205,7 +181,7 @@ def _template(
     given: dict[str, str] = {}
     for name, one in (fields["parameters"].mapping() if "parameters" in fields else {}).items():
         if name not in found.parameters:
-            raise BadRequest(f"{one.file}:{one.line}: parameters.{unknown(name, found.parameters, 'parameter')}")
+            raise one.refused(f"parameters.{unknown(name, found.parameters, 'parameter')}")
         given[name] = one.text()
         checked(one, partial(_parameter, found.parameters[name], force))
     ram = fields["gpu_ram_gb"].number() if "gpu_ram_gb" in fields else 0.0
@@ -230,7 +206,7 @@ def _own_template(value: Value) -> dict[str, Any]:
                 raise fields[name].wrong(f"must be 0 or more, not {made[wire]:g}")
     if "search" in fields:
         made["extra_filters"] = checked(fields["search"], _search)
-    env = fields.get("env", Value({}, value.file, value.line, f"{value.path}.env"))
+    env = fields.get("env", value.other({}, "env"))
     if isinstance(env.plain, str):
         if "ports" in fields:
             raise fields["ports"].wrong("env is text, and names the ports itself")
@@ -239,10 +215,9 @@ def _own_template(value: Value) -> dict[str, Any]:
         ports = [port.text() for port in fields["ports"].items()] if "ports" in fields else ["3000"]
         variables = {name: one.text() for name, one in env.mapping().items()}
         made["env"] = checked(
-            Value("", env.file, env.line, env.path),
-            lambda _: env_text({**{f"-p {port}:{port}": "1" for port in ports}, **variables}),
+            env.other(""), lambda _: env_text({**{f"-p {port}:{port}": "1" for port in ports}, **variables})
         )
-    checked(Value(made["env"], env.file, env.line, env.path), parse_env)
+    checked(env.other(made["env"]), parse_env)
     return made
 
 
@@ -263,5 +238,5 @@ def _group(value: Value, template: str, filters: str) -> Group:
 
 
 def _search(said: str) -> str:
-    check_search(said, "search")
+    check_fields(parse_search(said))
     return said.strip()
