@@ -30,7 +30,7 @@ PARTING_S = 20.0
 """How long a restart in place waits for clients to end the connections of before, which each does with its next call.
 Clients of the protocol close idle ones after 15 s."""
 LAST_CALLS_S = 3.0
-"""How long it then waits, no longer listening, for connections whose call has not come yet."""
+"""How long it then waits, no longer listening, for connections whose call has not come yet, and again for answers."""
 QUIET_S = 0.2
 """Without a connection for this long, none is on its way any more, a TLS handshake included."""
 
@@ -144,6 +144,8 @@ class Running:
                 return now - quiet_since > QUIET_S
 
             await _within(LAST_CALLS_S, quiet)
+            await self.server.close(LAST_CALLS_S)  # the successor waits: nobody prolongs that by half a request
+            return
         await self.server.close()
 
 
