@@ -9,16 +9,19 @@ import { Said } from "./text";
 type Found = { title: string; note: string; choose: () => void };
 const MOST = 50;
 
-/** What can be done on the page that is open: its own buttons and links, those with dots ask first. */
-function offered(): Found[] {
+/** What the buttons and links there offer; those with dots ask first. */
+function offered(place: string, note: string): Found[] {
+  return [...document.querySelectorAll<HTMLElement>(`${place} :is(button:not(:disabled), a)`)].map((one) => {
+    const title = one.textContent ?? "";
+    return { title, note, choose: () => one.textContent === title && one.click() }; // it may be another by now
+  });
+}
+
+/** What can be done on the page that is open, and on every page. */
+function acts(): [Found[], Found[]] {
   const here = document.querySelector("main h1")?.textContent ?? "";
-  const places = [[".toasts", "just now"], ["main .head .line", here], [".tabs", here], [".rail .foot", "Posthouse"]] as const;
-  return places.flatMap(([place, note]) =>
-    [...document.querySelectorAll<HTMLElement>(`${place} :is(button:not(:disabled), a)`)].map((one) => {
-      const title = one.textContent ?? "";
-      return { title, note, choose: () => one.textContent === title && one.click() }; // it may be another by now
-    }),
-  );
+  const own = [...offered(".toasts", "just now"), ...offered("main .head .line", here), ...offered(".tabs", here)];
+  return [own, offered(".rail .foot", "Posthouse")];
 }
 
 export function Palette({ pages, close }: { pages: readonly (readonly [string, string])[]; close: () => void }) {
@@ -26,15 +29,16 @@ export function Palette({ pages, close }: { pages: readonly (readonly [string, s
   const id = useId();
   const { endpoints } = useLive();
   const workers = useAnswer<Worker[]>("/v1/workers");
-  const [acts] = useState(offered);
+  const [[own, always]] = useState(acts);
   const [text, setText] = useState("");
   const [active, setActive] = useState(0);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const to = (title: string, note: string, address: string): Found => ({ title, note, choose: () => go(address) });
   const all = [
-    ...acts,
+    ...own.filter((one) => !pages.some(([title]) => title === one.title)),
     ...pages.map(([title, address]) => to(title, "page", address)),
     ...[...endpoints.values()].map((one) => to(one.endpoint, "endpoint", endpointAt(one.endpoint))),
+    ...always,
     ...(words.length ? (workers.value ?? []) : []).map((one) => to(`Worker ${one.id}`, `${lookWord(one.look)}, ${gpu(one)}, of ${one.endpoint}`, workerAt(one.id))),
   ];
   const has = (one: Found) => words.every((word) => `${one.title} ${one.note}`.toLowerCase().includes(word));
@@ -58,7 +62,7 @@ export function Palette({ pages, close }: { pages: readonly (readonly [string, s
   return (
     <dialog class="dialog palette" ref={ref} aria-label="Find or do" onClose={close} onClick={(e) => e.target === e.currentTarget && close()}>
       <input role="combobox" aria-label="Find a page, an endpoint, a worker, or what to do" aria-expanded="true" aria-controls={id} aria-activedescendant={shown.length ? `${id}${at}` : undefined} aria-autocomplete="list"
-        placeholder="Find or do" autocomplete="off" spellcheck={false} maxLength={255} value={text} onInput={(e) => { setText(e.currentTarget.value); setActive(0); }} onKeyDown={press} />
+        placeholder="Find or do…" autocomplete="off" spellcheck={false} maxLength={255} value={text} onInput={(e) => { setText(e.currentTarget.value); setActive(0); }} onKeyDown={press} />
       <ul id={id} role="listbox" aria-label="Found">
         {shown.map((one, i) => (
           <li id={`${id}${i}`} role="option" aria-selected={i === at} onClick={() => choose(one)}><Said text={one.title} most={120} /><small><Said text={one.note} most={80} /></small></li>
