@@ -173,9 +173,9 @@ def attempt() -> int:
     callers = Callers(key)
     try:
         callers.more()
-        for step in ("owner", "its heir", "other", "postgres", "gateway-a", "gateway-b"):
+        for step in ("owner", "heir", "other", "postgres", "gateway-a", "gateway-b"):
             before, has = callers.answers["answered"], owner()
-            what = {"owner": has, "its heir": has, "other": OTHER[has]}.get(step, step)
+            what = {"owner": has, "heir": has, "other": OTHER[has]}.get(step, step)
             compose("stop" if "gateway" in what else "kill", what)  # a killed gateway takes what it has with it
             callers.more()
             start(what)
