@@ -36,6 +36,10 @@ from hypothesis import HealthCheck, settings
 # Tests start hundreds of programs: without bytecode on the disk each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# To load the 150 roots that a machine trusts takes each client, and each program that imports aiohttp, 60 ms. Who runs
+# among peers at home has named another.
+if "PEERS_AUTHORITY_DIR" not in os.environ:
+    os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "fixtures" / "root.pem")
 
 # The same cases at every run, and nothing that a slow machine could fail.
 settings.register_profile(

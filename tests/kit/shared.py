@@ -11,6 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+from sqlalchemy import Engine
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.util import LRUCache
+
 from posthouse.signing.rsa import RsaKey
 from posthouse.store import open_store
 from posthouse.store.checksums import checksum
@@ -23,12 +28,18 @@ populate = routing._populate_api_route_state
 open_file = SqliteFile.open
 routes: dict[Any, dict[str, Any]] = {}
 new_file: list[bytes] = []
+statements = LRUCache[Any, Any](2_000)
 
 
 def share() -> None:
     """Has every server that is started in this process from now on share it."""
     routing._populate_api_route_state = populate_once
     SqliteFile.open = open_copy  # type: ignore[method-assign]
+    # What statements are compiled to, each engine keeps for itself, by its own object of the dialect.
+    Engine._compiled_cache = property(lambda self: statements, lambda self, its_own: None)  # type: ignore[assignment]
+    for dialect in (SQLiteDialect_aiosqlite, PGDialect_asyncpg):
+        dialect.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]
+        dialect.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign]
     keys.RsaKey = SharedKey
 
 
