@@ -44,7 +44,7 @@ from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.users import UserRecord
 from posthouse.wire.rows import Alias, AliasFallback, AliasTarget
 from tests.kit.marks import long
-from tests.kit.postgres import control, database_url
+from tests.kit.postgres import control, database_url, stored_url
 from tests.kit.rows import NO_ID, add_group, entry, sqlite_url, worker
 
 ALIAS = Alias(name="chat", targets=[AliasTarget(model="large")], created_at=5.0)
@@ -56,6 +56,8 @@ GROUP = WorkergroupId(1)
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if request.param == "postgresql":
+        return stored_url()
+    if request.param == "new postgresql":
         return database_url()
     return sqlite_url(tmp_path / "posthouse.db")
 
@@ -628,7 +630,6 @@ async def test_the_oldest_reels_of_an_endpoint_go_when_there_is_too_much_of_it(s
 COMMITS_FOR_EVER = """
 import asyncio, sys
 from posthouse.store import open_store
-from tests.kit.postgres import control, database_url
 from tests.kit.rows import entry, worker
 
 async def main(url):
@@ -678,7 +679,7 @@ async def test_what_was_committed_survives_kill_9(url: str) -> None:
     assert len(fleet.workers) == fleet.version
 
 
-@pytest.mark.parametrize("url", ["sqlite", long("postgresql")], indirect=True)
+@pytest.mark.parametrize("url", ["sqlite", long("new postgresql")], indirect=True)
 async def test_processes_that_open_a_new_store_at_once_agree(url: str) -> None:
     processes = [await start(SAYS_INSTALLATION, url) for _ in range(3)]
     outputs = [await process.communicate() for process in processes]

@@ -1,5 +1,6 @@
 """A real server of PostgreSQL, on a directory of its own, for as long as the tests run."""
 
+import asyncio
 import atexit
 import os
 import pwd
@@ -7,10 +8,13 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from posthouse.store import open_store
 
 PROGRAMS = Path("/usr/lib/postgresql")
 """Where Debian has them, by version."""
@@ -23,14 +27,29 @@ shared_buffers = 32MB
 """
 
 
-def database_url(name: str = "") -> str:
+def database_url(name: str = "", like: str = "template1") -> str:
     """The URL of a database of the test server: a new one, or the one with this name, made if need be. Skips the test
     where PostgreSQL is not installed."""
     name = name or f"t{secrets.token_hex(6)}"
     folder = _server()
-    made = _run("psql", "-h", str(folder), "-U", USER, "-qtAc", f'CREATE DATABASE "{name}"')
+    made = _run("psql", "-h", str(folder), "-U", USER, "-qtAc", f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
     assert made.returncode == 0 or "already exists" in made.stderr, made.stderr
     return f"postgresql://{USER}@/{name}?host={folder}"
+
+
+def stored_url() -> str:
+    """The URL of a new database that a store has made its tables in: to make them takes longer than most tests."""
+    return database_url(like=_stored())
+
+
+@cache
+def _stored() -> str:
+    async def opened() -> None:
+        await (await open_store(database_url("stored"))).close()
+
+    with ThreadPoolExecutor() as pool:  # this one may have an event loop
+        pool.submit(asyncio.run, opened()).result()
+    return "stored"
 
 
 def query(url: str, sql: str) -> str:
