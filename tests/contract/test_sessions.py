@@ -179,10 +179,10 @@ async def test_a_session_lasts_as_long_as_requests_come_and_then_ends(world: Wor
 
 async def test_a_session_does_not_end_while_a_request_in_it_is_answered(world: World) -> None:
     async with world.agent():
-        auth_data, session_id = await opened(world, lifetime=0.05)
+        auth_data, session_id = await opened(world, lifetime=3.0)
         call = asyncio.create_task(inside(world, auth_data, session_id, "/hold"))
         await until(lambda: world.model.working)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(3.5)
         assert world.control.ended == []
         world.model.go_on.release()
         assert (await call)[0] == 200

@@ -62,10 +62,6 @@ def ask(site: Site) -> str:
     return done.stdout or done.stderr
 
 
-def states(site: Site) -> list[str]:
-    return sorted(row["state"] for row in site.json("worker", "list"))
-
-
 def containers(engine: ContainerEngine) -> set[str]:
     """The ids of every container of the engine."""
 
@@ -94,14 +90,14 @@ def test_a_request_is_answered_by_a_container_at_a_published_port(site: Site) ->
 def test_a_killed_server_finds_its_containers_again(site: Site, engine: ContainerEngine) -> None:
     start(site)
     add_endpoint(site, "--min-load", "1")
-    until(lambda: states(site) == ["idle"])
+    until(lambda: site.states() == ["idle"])
     before = containers(engine)
     port = urlsplit(site.environ["POSTHOUSE_URL"]).port
     assert port
     site.stop(signal.SIGKILL)
     start(site, port)
     assert ask(site) == "a demo model: it\n"
-    until(lambda: states(site) == ["idle"])
+    until(lambda: site.states() == ["idle"])
     assert containers(engine) == before
     clear(site)
     assert not containers(engine)
@@ -113,7 +109,7 @@ def test_requests_outlast_an_engine_that_is_stopped_with_all_its_containers(
 ) -> None:
     start(site)
     add_endpoint(site, "--min-load", "1", "--max-workers", "2")
-    until(lambda: states(site) == ["idle"])
+    until(lambda: site.states() == ["idle"])
     before, [worker] = containers(engine), site.json("worker", "list")
     with ThreadPoolExecutor() as pool:
         with stopped(engine):

@@ -53,10 +53,6 @@ def add_endpoint(site: Site, *scaling: str) -> str:
     return key
 
 
-def states(site: Site) -> list[str]:
-    return sorted(row["state"] for row in site.json("worker", "list"))
-
-
 def post(url: str, body: Any) -> str:
     """What the published example does: a JSON body, no header but its type."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -73,7 +69,7 @@ def test_the_published_example_works_as_printed_and_no_worker_is_stopped_while_a
     key = add_endpoint(site, "--min-load", "0")
     ask = {"endpoint": "llm", "api_key": key, "cost": 256}
     assert set(json.loads(post(f"{url}/route/", ask))) == {"endpoint", "status"}
-    until(lambda: states(site) == ["idle"])
+    until(lambda: site.states() == ["idle"])
     route = json.loads(post(f"{url}/route/", ask))
     assert {"cost", "endpoint", "reqnum", "signature", "url"} <= set(route)
     assert (route["cost"], route["endpoint"]) == (256, "llm")
@@ -100,14 +96,14 @@ def test_the_published_example_works_as_printed_and_no_worker_is_stopped_while_a
         site.json("endpoint", "delete", "llm")
         reading.join(START_S)
     assert len(tokens) == 100
-    until(lambda: states(site) == [])
+    until(lambda: site.states() == [])
     assert site.processes() == []
 
 
 def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -> None:
     url = site.start()["url"]
     add_endpoint(site, "--min-load", "170")
-    until(lambda: states(site) == ["idle", "idle"])
+    until(lambda: site.states() == ["idle", "idle"])
     before = {p.pid for p in site.processes()}
     busy = json.loads(post(f"{url}/route/", {"endpoint": "llm", "api_key": admin(site), "cost": 40}))
     busy |= {"inputs": "Hi", "parameters": {"max_new_tokens": 40}}
@@ -123,7 +119,7 @@ def test_a_killed_server_leaks_nothing_and_finds_its_workers_again(site: Site) -
     assert {p.pid for p in site.processes()} == before
 
     site.start("--port", url.rpartition(":")[2])
-    until(lambda: states(site) == ["idle", "idle"])
+    until(lambda: site.states() == ["idle", "idle"])
     asking.join(START_S)
     assert json.loads(answers[0])["generated_text"].strip()  # what had been routed was served meanwhile
     time.sleep(2.0)  # longer than the calm: had the new server misread the fleet, it would act by now
@@ -148,7 +144,7 @@ def test_a_worker_that_a_restored_backup_does_not_know_serves_on_until_an_operat
     shutil.copy(database, backup)
     site.start("--port", port)
     site.json("endpoint", "update", "llm", "--min-load", "1")
-    until(lambda: states(site) == ["idle"])
+    until(lambda: site.states() == ["idle"])
     site.stop(signal.SIGTERM)
     orphans = {p.pid for p in site.processes()}
     assert orphans

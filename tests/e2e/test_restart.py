@@ -43,11 +43,7 @@ def add_endpoint(site: Site, *scaling: str) -> None:
     site.json("template", "create", "--name", "llm", "--env", "-p 3000:3000", "--onstart", "onstart.sh")
     site.json("endpoint", "create", "llm", "--cold-workers", "0", "--cold-mult", "1", *scaling)
     site.json("workergroup", "create", "--endpoint", "llm", "--template", "llm")
-    until(lambda: "idle" in states(site))
-
-
-def states(site: Site) -> list[str]:
-    return sorted(row["state"] for row in site.json("worker", "list"))
+    until(lambda: "idle" in site.states())
 
 
 def owner(site: Site) -> int:
@@ -85,7 +81,7 @@ def test_no_client_sees_a_restart_in_place(site: Site, tls: str) -> None:
     trust = {"SSL_CERT_FILE": str(root)} if tls == "self" else {}
     key = Path(facts["admin_key_file"]).read_text().strip()
     clients = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLIENTS, facts["url"], key, "20", "llm"],
+        [sys.executable, "-W", "ignore", "-c", CLIENTS, facts["url"], key, "10", "llm"],
         cwd=site.directory,
         env=site.environ | trust,
         stdin=subprocess.PIPE,

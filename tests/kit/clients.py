@@ -21,7 +21,7 @@ async def main():
         endpoint = await client.get_endpoint(name)
         print("begins", flush=True)
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-        while not ended.done():
+        while not ended.done() or len(asked) <= 20:
             asked.add(asyncio.create_task(one(endpoint, answers, errors)))
             await asyncio.sleep(1 / float(rate))
         await asyncio.wait(asked, timeout=60)

@@ -14,14 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TextIO
 
 STREAMS = (0, 1, 2)
 REQUEST_BYTES = 1_000_000
@@ -52,24 +54,80 @@ class Forker:
 
         Raises: TimeoutExpired, and has ended it.
         """
-        request = json.dumps({"program": program, "argv": list(argv), "cwd": str(cwd), "env": env}).encode()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
             given.write((text or "").encode())
             given.seek(0)
-            with theirs:
-                fds = [stream.fileno() for stream in (given, out, err, theirs)]
-                socket.send_fds(self._control, [request], fds)
-            ours.settimeout(timeout_s)
-            pid = int(ours.recv(100))
+            process = self._fork(program, argv, cwd, env, [given.fileno(), out.fileno(), err.fileno()])
             try:
-                code = int(ours.recv(100))
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired([program, *argv], timeout_s) from None
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                raise
             out.seek(0)
             err.seek(0)
             return subprocess.CompletedProcess([program, *argv], code, out.read().decode(), err.read().decode())
+
+    def start(
+        self, program: str, argv: Sequence[str], cwd: Path, env: dict[str, str], stderr: TextIO | None = None
+    ) -> "Forked":
+        """The same, without waiting for its end. It reads nothing. `stderr`: where its errors go; by default to us."""
+        (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+        with open(os.devnull) as nothing, open(to_out, "wb") as said, open(to_err, "wb") as told:
+            process = self._fork(program, argv, cwd, env, [s.fileno() for s in (nothing, said, stderr or told)])
+        process.stdout, process.stderr = os.fdopen(out), os.fdopen(err)
+        return process
+
+    def _fork(self, program: str, argv: Sequence[str], cwd: Path, env: dict[str, str], streams: list[int]) -> "Forked":
+        request = json.dumps({"program": program, "argv": list(argv), "cwd": str(cwd), "env": env}).encode()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._control, [request], [*streams, theirs.fileno()])
+        return Forked([program, *argv], ours)
+
+
+class Forked:
+    """A process that was forked, with what tests need of `subprocess.Popen`."""
+
+    stdout: TextIO
+    stderr: TextIO
+
+    def __init__(self, args: list[str], told: socket.socket) -> None:
+        self.args, self._told = args, told
+        self.pid = int(told.recv(100))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises: TimeoutExpired."""
+        if self.returncode is None:
+            self._told.settimeout(timeout)
+            try:
+                self.returncode = int(self._told.recv(100))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self._told.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired, BlockingIOError):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:  # afterwards its number may be another's
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What is left of what it says until it ends, and whoever it leaves its streams to. Raises: TimeoutExpired."""
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as threads:
+            said = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.send_signal(signal.SIGKILL)
+                raise
+            return said[0].result(), said[1].result()
 
 
 @cache
@@ -108,6 +166,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        os.setsid()
         for held in (control, caller, *callers.values()):
             held.close()
         for number, stream in zip(STREAMS, streams, strict=True):
@@ -123,6 +182,7 @@ def become(program: str, argv: list[str], cwd: str, env: dict[str, str]) -> int:
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[0], sys.argv = cwd, [program, *argv]
+    sys.orig_argv = [sys.executable, *([] if os.sep in program else ["-m"]), *sys.argv]  # what a restart in place runs
     try:
         if os.sep in program:
             runpy.run_path(program, run_name="__main__")
@@ -143,6 +203,7 @@ if __name__ == "__main__":
         import_module(module)
     code = become(**serve(socket.socket(fileno=int(sys.argv[1]))))
     # Ends as a program does, but takes nothing apart: that would copy it all first.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

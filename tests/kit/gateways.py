@@ -3,8 +3,6 @@
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from posthouse.client import Client
 from tests.kit import openai_engine
-from tests.kit.site import TIMEOUT_S, Site
+from tests.kit.site import TIMEOUT_S, Site, programs
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -62,14 +60,11 @@ def add_endpoint(manage: Client, name: str, template_name: str = "engine", **sca
 @contextlib.contextmanager
 def gateway(site: Site, *flags: str) -> Iterator[str]:
     """A gateway; its base address for clients."""
-    argv = [sys.executable, "-m", "posthouse", "gateway", "--json", "--listen", "127.0.0.1:0", *flags]
+    argv = ["gateway", "--json", "--listen", "127.0.0.1:0", *flags]
     log = site.directory / "gateway.log"
     with log.open("a") as stderr:
-        process = subprocess.Popen(
-            argv, cwd=site.directory, env=site.environ, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
+        process = programs().start("posthouse", argv, site.directory, site.environ, stderr)
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
         yield json.loads(line)["url"]

@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import psutil
 
-from tests.kit.forked import forker
+from tests.kit.forked import Forked, Forker, forker
 from tests.kit.live import end_workers
 from tests.kit.rows import store_url
 
@@ -26,23 +28,34 @@ exec "$PYTHON" -m posthouse agent --upstream "http://127.0.0.1:$MODEL_PORT" --pe
 """
 
 
+def programs() -> Forker:
+    """For servers, gateways and commands."""
+    return forker("posthouse.app.wiring", "posthouse.gateway.service", "pydantic.type_adapter", "uvloop")
+
+
 class Site:
     """A directory with at most one server, and commands that are run in it."""
+
+    forks = True
+    """The server, too, off a process that has imported it already: a start is no measure of one then."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.environ = {name: text for name, text in os.environ.items() if not name.startswith("POSTHOUSE_")}
         if (url := store_url(directory)).startswith("postgresql"):
             self.environ["POSTHOUSE_DATABASE__URL"] = url
-        self.server: subprocess.Popen[str] | None = None
+        self.server: Forked | subprocess.Popen[str] | None = None
 
     def start(self, *flags: str) -> dict[str, Any]:
         """Starts a server on a free port; what it says of itself."""
-        argv = [sys.executable, "-m", "posthouse", "serve", "--json", "--port", "0", *flags]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(
-            argv, cwd=self.directory, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-        )
+        argv = ["serve", "--json", "--port", "0", *flags]
+        if self.forks:
+            self.server = programs().start("posthouse", argv, self.directory, self.environ)
+        else:
+            argv, pipe = [sys.executable, "-m", "posthouse", *argv], subprocess.PIPE
+            self.server = subprocess.Popen(
+                argv, cwd=self.directory, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            )
         assert self.server.stdout is not None
         line = self.server.stdout.readline()
         assert line, self.server.communicate(timeout=START_S)[1]
@@ -56,16 +69,25 @@ class Site:
         server, self.server = self.server, None
         server.send_signal(number)
         lines = server.communicate(timeout=START_S)[1].splitlines(keepends=True)
-        return server.returncode, "".join(line for line in lines if "[warning  ] workers " not in line)
+        return server.wait(), "".join(line for line in lines if "[warning  ] workers " not in line)
 
     def run(self, *argv: str, text: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        commands = forker("posthouse.cli", "posthouse.client", "pydantic.fields", "pydantic.type_adapter")
-        return commands.run("posthouse", argv, self.directory, self.environ | environ, text, START_S)
+        return programs().run("posthouse", argv, self.directory, self.environ | environ, text, START_S)
 
     def json(self, *argv: str) -> Any:
         done = self.run(*argv, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def states(self) -> list[str]:
+        """Of its workers. It is no command, for who waits asks often."""
+        url, data = self.environ["POSTHOUSE_URL"], self.directory / "posthouse-data"
+        trust = ssl.create_default_context(cafile=data / "authority.cer") if url.startswith("https:") else None
+        request = Request(
+            f"{url}/v1/workers", headers={"Authorization": f"Bearer {(data / 'admin-key').read_text().strip()}"}
+        )
+        with urlopen(request, timeout=START_S, context=trust) as answer:
+            return sorted(row["state"] for row in json.load(answer))
 
     def processes(self) -> list[psutil.Process]:
         """The processes of workers."""

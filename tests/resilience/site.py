@@ -33,6 +33,8 @@ QUICK = {
 class Ground(Site):
     """A site with one endpoint named `drill`, whose workers are `tests/resilience/worker.py`."""
 
+    forks = False
+
     def __init__(self, directory: Path, **settings: Any) -> None:
         super().__init__(directory)
         self.environ |= QUICK | {f"POSTHOUSE_{name.upper()}": str(value) for name, value in settings.items()}
@@ -57,9 +59,6 @@ class Ground(Site):
     def start_again(self) -> None:
         """Starts the server at the address where it was."""
         self.start("--port", self.url.rpartition(":")[2])
-
-    def states(self) -> list[str]:
-        return sorted(row["state"] for row in self.json("worker", "list"))
 
     def owner(self) -> int:
         """The process that owns the data directory; 0 for an instant while one takes over."""
