@@ -99,6 +99,8 @@ CALLS: dict[tuple[str, str], tuple[str, str, object, str]] = {
     ("DELETE", SECRET): ("secret", SECRET, {"key": "TOKEN"}, "secret.delete"),
     ("PUT", "/v1/aliases/{name}"): ("endpoint", "/v1/aliases/a", AN_ALIAS, "alias.create"),
     ("DELETE", "/v1/aliases/{name}"): ("endpoint alias", "/v1/aliases/a", None, "alias.delete"),
+    ("PUT", "/v1/manifests/{name}"): ("endpoint", "/v1/manifests/a", {"alias": "a", **AN_ALIAS}, "alias.create"),
+    ("DELETE", "/v1/manifests/{name}"): ("endpoint alias", "/v1/manifests/a", None, "alias.delete"),
     ("POST", "/v1/providers/{name}/check"): ("", "/v1/providers/shelf/check", None, "provider.check"),
     ("DELETE", "/v1/workers/{worker_id}"): ("endpoint worker", "/v1/workers/7", None, "worker.destroy"),
     ("POST", "/v1/workers/{worker_id}/drain"): ("endpoint worker", "/v1/workers/7/drain", None, "worker.drain"),
