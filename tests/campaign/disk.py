@@ -229,6 +229,9 @@ class Disk:
     def living_workers(self, but: Collection[EndpointId]) -> list[Worker]:
         return [w for w in self.workers() if w.state is not State.DESTROYED and w.endpoint_id not in but]
 
+    def count_alive(self, endpoint_id: EndpointId) -> int:
+        return sum(w.state is not State.DESTROYED for w in self._workers.get(endpoint_id, {}).values())
+
     def take_worker_ids(self, count: int, above: int) -> WorkerId:
         first = max(self._last_worker_id, above, *(worker.id for worker in self.workers()), 0) + 1
         self._last_worker_id = first + count - 1

@@ -38,6 +38,8 @@ class Register:
     """Where each server is, and until when its lease is."""
     held: dict[EndpointId, str] = field(default_factory=dict)
     members: list["Member"] = field(default_factory=list)
+    rented: dict[str, str] = field(default_factory=dict)
+    """Who asked for each label."""
 
     def holder(self, endpoint_id: EndpointId) -> str:
         found = self.held.get(endpoint_id, "")
@@ -141,7 +143,7 @@ class Line:
 class Acting:
     """The provider as one server calls it: every call that changes something is looked at."""
 
-    def __init__(self, world: World, look: Callable[[str], None]) -> None:
+    def __init__(self, world: World, look: Callable[[str, bool], None]) -> None:
         self._world = world
         self._look = look
 
@@ -152,23 +154,23 @@ class Acting:
         return next((i.label for i in self._world.all_instances.values() if i.id == instance_id), "")
 
     async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
-        self._look(spec.label)
+        self._look(spec.label, True)
         return await self._world.create(offer_id, spec, max_usd_h)
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
-        self._look(spec.label)
+        self._look(spec.label, False)
         return await self._world.update(instance_id, spec)
 
     async def start(self, instance_id: str) -> None:
-        self._look(self._label(instance_id))
+        self._look(self._label(instance_id), False)
         await self._world.start(instance_id)
 
     async def stop(self, instance_id: str) -> None:
-        self._look(self._label(instance_id))
+        self._look(self._label(instance_id), False)
         await self._world.stop(instance_id)
 
     async def destroy(self, instance_id: str) -> None:
-        self._look(self._label(instance_id))
+        self._look(self._label(instance_id), False)
         await self._world.destroy(instance_id)
 
 
@@ -205,8 +207,15 @@ class Member(Server):
             self.owners.notice(topic)
             self.changes.notice(topic)
 
-    def _look(self, label: str) -> None:
-        """Only who has an endpoint acts on it, and only who leads on what nobody has."""
+    def may_act(self, endpoint_id: EndpointId) -> bool:
+        """Whether it believes to have the endpoint, and would begin something for it now."""
+        managed = self.hub.endpoints.get(endpoint_id)
+        return managed is not None and not managed.closing and self.lease.holds()
+
+    def _look(self, label: str, rents: bool) -> None:
+        """Only who has an endpoint acts on it, and only who leads on what nobody has; one asks for a label."""
+        if rents and self.register.rented.setdefault(label, self.lease.server) != self.lease.server:
+            self.real.broken("nothing is rented by two", f"{label}, by {self.lease.server} too")
         held = {w.label: w.endpoint_id for w in self.register.disk.workers()}.get(label)
         alive = self.lease.server in self.register.lives
         if held is None:
@@ -246,9 +255,15 @@ class Estate:
             member.told(instance, message)
 
     async def start(self, name: str) -> None:
+        """Raises: Unavailable."""
         member = Member(self.world, self.disk, cast(Checks, NoChecks()), self.register, name)
         self.register.members.append(member)
-        await member.start()
+        try:
+            await member.start()
+        except Unavailable:  # whoever looks after it starts it again
+            self.register.members.remove(member)
+            member.kill()
+            raise
         self.up[name] = member
 
     def kill(self, name: str) -> None:
