@@ -1,4 +1,4 @@
-"""Lives through virtual hours of several servers: killed, stopped, standing still, cut off from the database, while workers
+"""Lives through hours of several servers: killed, stopped, standing still, cut off from the database, while workers
 come and go. One owner acts, and nothing is rented by two.
 
 `python -m tests.campaign.several --seeds 1-500 --record tests/campaign/several.json`

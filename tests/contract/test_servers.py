@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from posthouse.domain.endpoint import Endpoint, EndpointId
 from posthouse.domain.lifecycle import State
-from posthouse.errors import StaleVersion
+from posthouse.errors import StaleVersion, Unavailable
 from posthouse.store import SqlStore, open_store
 from posthouse.store.servers import PostgresServers
 from tests.kit.postgres import database_url, query
 from tests.kit.rows import NO_ID, worker
 
 LONG_S = 1000.0
+TIMEOUT_S = 60.0
 
 
 class Site:
@@ -140,6 +142,24 @@ async def test_a_former_owner_can_write_nothing_from_the_moment_of_the_claim(sit
     await site.b.release("b-1", endpoint_id)
     assert await site.a.acquire("a-2", endpoint_id) == later + 1
     assert await site.a.acquire("a-2", endpoint_id) == later + 2  # again: what it began before counts no more
+
+
+async def test_what_a_server_has_locked_that_stands_still_is_free_soon(site: Site) -> None:
+    await site.enter()
+    [endpoint_id] = await site.make(1)
+    await site.a.owners()
+    await site.a.claim("a-1", 1)
+    with suppress(Unavailable):
+        async with site.store._transaction() as db:  # its writer stops here
+            await db.execute(text("SELECT * FROM fleets FOR UPDATE"))
+            site.late("a-1")
+            await site.b.evict_expired("b-1")
+            assert await site.b.claim("b-1", 1) == {}
+            async with asyncio.timeout(TIMEOUT_S):
+                while not await site.b.claim("b-1", 1):
+                    await asyncio.sleep(0.1)
+    assert await site.store.endpoints() != []  # and a new connection goes on
+    assert await site.b.owners() == {endpoint_id: "b-1"}
 
 
 async def test_an_endpoint_that_was_deleted_has_an_owner_while_it_has_workers(site: Site) -> None:

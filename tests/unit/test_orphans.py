@@ -107,6 +107,14 @@ async def test_an_instance_that_was_made_twice_goes_and_the_workers_own_stays(si
     assert await site.look(twin, twin, after_s=APART_S) == ["twin"]
 
 
+async def test_of_several_servers_the_leader_ends_strays_and_the_owner_what_was_made_twice(site: Site) -> None:
+    site.orphans.is_leader = lambda: False
+    site.elsewhere = {"posthouse-here-2", "posthouse-here-3"}
+    there = STRAY, listed("posthouse-here-1", "twin"), *map(listed, sorted(site.elsewhere))
+    await site.look(*there, after_s=STABILIZATION_S)
+    assert await site.look(*there, after_s=APART_S) == ["twin"]
+
+
 async def test_where_most_is_unknown_nothing_goes_and_it_is_said(site: Site) -> None:
     unknown = [listed(f"posthouse-here-{n}") for n in (7, 8)]
     await site.look(*unknown, after_s=STABILIZATION_S)

@@ -64,7 +64,7 @@ class Orphans:
     apart_s: float = 120.0
     """Least time between the two lists."""
     is_leader: Callable[[], bool] = lambda: True
-    """Whether this server, of several, is the one that ends them."""
+    """Whether this server, of several, is the one that ends those that have no worker's label."""
     _began_at: float = field(init=False)
     _listed: dict[str, dict[str, Orphan]] = field(default_factory=dict)
     """Those of the latest list, by provider and id."""
@@ -108,8 +108,10 @@ class Orphans:
         unknown = {orphan.instance.id for orphan in orphans if not orphan.known}
         most = len(unknown) * 2 > len(ours)
         self._doubtful[provider.name] = unknown if most else unknown & self._doubtful.get(provider.name, set())
-        if not most and now - self._began_at >= self.hub.stabilization_s and self.is_leader():
-            sure = [o for o in orphans if o.instance.id not in self._doubtful[provider.name]]
+        if not most and now - self._began_at >= self.hub.stabilization_s:
+            leads, here, doubtful = self.is_leader(), self._here(), self._doubtful[provider.name]
+            mine = [o for o in orphans if leads or o.instance.label in here]  # who has a worker ends its twin
+            sure = [orphan for orphan in mine if orphan.instance.id not in doubtful]
             try:
                 await self.end([orphan for orphan in sure if now - orphan.since >= self.apart_s])
             except PosthouseError as error:  # the next list shows them again

@@ -30,6 +30,8 @@ STEADY_LEASES = 2.0
 """For how many lengths of a lease a server must have renewed its own in time before it declares another dead."""
 LOOK_S = 2.0
 """Seconds between two looks at who owns what, without a notice of a change."""
+AGAIN_S = 0.2
+"""When free endpoints are claimed again that were locked."""
 HAND_OVERS = 8
 """Endpoints that are handed over at the same time."""
 SKEW_S = 1.0
@@ -121,13 +123,16 @@ class Owners:
         for endpoint_id in own - self.hub.endpoints.keys():  # it could not be opened or closed
             await self._open(endpoint_id)
         share = 0 if self._leaving else self._fair_share(owners)
-        if len(own) < share and any(not server for server in owners.values()):
+        free = sum(not server for server in owners.values())
+        if len(own) < share and free:
             began_s, claimed = self.lease.steady_s(), await self._servers.claim(self.lease.server, share - len(own))
             self.lease.granted.update(claimed)
             for endpoint_id in claimed:
                 await self._open(endpoint_id)
             if claimed:
                 log.info("took endpoints over", count=len(claimed), took_s=round(self.lease.steady_s() - began_s, 3))
+            if len(claimed) < min(free, share - len(own)):  # locked by a transaction of their last owner, or of another
+                asyncio.get_running_loop().call_later(AGAIN_S, self._woken.set)
         elif len(own) > share:
             movable = [e for e in sorted(own & self.hub.endpoints.keys(), reverse=True) if self.is_free(e)]
             await self._hand_over(movable[: len(own) - share])

@@ -11,6 +11,7 @@ from posthouse.errors import BadRequest, Refused
 from posthouse.store import sqlite
 from posthouse.store.integrity import check_rows
 from posthouse.store.migrate import pending
+from posthouse.store.postgres import take_time
 from posthouse.store.schema import Which, endpoints, keys, metadata, schema_version, workers
 from posthouse.store.sql import open_backend
 
@@ -60,6 +61,8 @@ async def copy_store(source_url: str, target_url: str) -> Mapping[str, int]:
 
 
 def _move(old: Connection, new: Connection) -> Mapping[str, int]:
+    take_time(old)
+    take_time(new)
     for table in (endpoints, keys, workers):
         if new.scalar(select(func.count()).select_from(table)):
             raise Refused(f"the new database has {table.name} already: name an empty one")
