@@ -102,7 +102,7 @@ async def storm(estate: Estate, befell: Counter[str], wild: bool) -> None:
     random, waiting = estate.world.random, set[asyncio.Task[None]]()
     estate.world.storm(wild)
     for _ in range(EVENTS):
-        await asyncio.sleep(random.uniform(0.0, 90.0))
+        await asyncio.sleep(random.uniform(0.0, random.choice([2.0, 20.0, 90.0])))
         name, what = random.choice(estate.names), random.random()
         if name not in estate.up:
             befell["started"] += 1

@@ -14,7 +14,7 @@ import pytest
 from posthouse.store.schema import VERSION
 from tests.kit.newer import AFTER, BEFORE, newer_version
 from tests.kit.postgres import query
-from tests.kit.servers import ONE_WORKER, Estate, eventually
+from tests.kit.servers import ONE_WORKER, Estate, eventually, place_of
 from tests.kit.site import TIMEOUT_S
 from tests.resilience.traffic import Traffic
 
@@ -29,13 +29,13 @@ def estate(tmp_path: Path) -> Iterator[Estate]:
     made.clear()
 
 
-def ports(estate: Estate) -> list[int]:
-    return [int(url.rpartition(":")[2]) for url in estate.urls]
+def places(estate: Estate) -> list[tuple[str, int]]:
+    return [place_of(url) for url in estate.urls]
 
 
 def stop(estate: Estate, number: int) -> None:
     """Stops a server as a rollout does: the balancer sends it nothing more, then it is told to end."""
-    estate.balancer.take_only([ports(estate)[1 - number]])
+    estate.balancer.take_only([places(estate)[1 - number]])
     time.sleep(DRAIN_S)
     code, said = estate.sites[number].stop(signal.SIGTERM)
     assert code == 0, said
@@ -43,7 +43,7 @@ def stop(estate: Estate, number: int) -> None:
 
 def start(estate: Estate, number: int) -> None:
     estate.start(number)
-    estate.balancer.take_only(ports(estate))
+    estate.balancer.take_only(places(estate))
 
 
 def migrate(estate: Estate, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +65,7 @@ async def test_a_rolling_upgrade_fails_no_request(estate: Estate, tmp_path: Path
     estate.start(1)
     estate.make("two", at=1, **ONE_WORKER)
     await eventually(lambda: estate.owned() == [1, 1] and len(estate.workers()) == 2)
-    estate.balancer.take_only(ports(estate))
+    estate.balancer.take_only(places(estate))
     before = estate.workers()
     loads = [
         Traffic(estate.balancer.url, estate.key, {"pieces": 4, "piece_s": 0.05}, endpoint=name, most_open=500)

@@ -65,6 +65,16 @@ def control(*words: str) -> None:
     _control(_server() / "data", *words)
 
 
+def listen(address: str) -> None:
+    """Has the test server listen there, too, and trust whoever comes from that network."""
+    data = _server() / "data"
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"listen_addresses = '{address}'\n")
+    with (data / "pg_hba.conf").open("a") as file:
+        file.write("host all all samenet trust\n")
+    _control(data, "restart")
+
+
 def _control(data: Path, *words: str) -> None:
     done = _run(str(_program("pg_ctl")), "-D", str(data), "-w", "-l", str(data.parent / "log"), *words)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.kit.live import end_workers
-from tests.kit.postgres import database_url, query
+from tests.kit.netns import Network
+from tests.kit.postgres import USER, database_url, query
 from tests.kit.site import TIMEOUT_S, Site
 
 WORKER = Path(__file__).parents[1] / "resilience" / "worker.py"
@@ -37,10 +38,10 @@ class Balancer:
     """Passes connections on to servers that answer `/healthz`, in turns. It runs in a thread of its own."""
 
     def __init__(self) -> None:
-        self.ports: list[int] = []
+        self.places: list[tuple[str, int]] = []
         """Where servers are."""
         self.port = 0
-        self._healthy: list[int] = []
+        self._healthy: list[tuple[str, int]] = []
         self._turn = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -51,10 +52,10 @@ class Balancer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def take_only(self, ports: list[int]) -> None:
+    def take_only(self, places: list[tuple[str, int]]) -> None:
         """From now on calls go to these, and nobody looks whether they answer."""
         self._loop.call_soon_threadsafe(self._watch.cancel)
-        self._healthy = ports
+        self._healthy = places
 
     def close(self) -> None:
         async def cancelled() -> None:
@@ -76,14 +77,15 @@ class Balancer:
 
     async def _look(self) -> None:
         while True:
-            found = await asyncio.gather(*(self._answers(port) for port in self.ports))
-            self._healthy = [port for port, healthy in zip(self.ports, found, strict=False) if healthy]
+            places = self.places
+            found = await asyncio.gather(*(self._answers(place) for place in places))
+            self._healthy = [place for place, healthy in zip(places, found, strict=True) if healthy]
             await asyncio.sleep(LOOK_S)
 
-    async def _answers(self, port: int) -> bool:
+    async def _answers(self, place: tuple[str, int]) -> bool:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(2 * LOOK_S):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection(*place)
                 try:
                     writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
                     return b" 200 " in await reader.read(100)
@@ -94,10 +96,15 @@ class Balancer:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, IndexError, ZeroDivisionError, asyncio.CancelledError):
             self._turn += 1
-            port = self._healthy[self._turn % len(self._healthy)]
-            its_reader, its_writer = await asyncio.open_connection("127.0.0.1", port)
+            place = self._healthy[self._turn % len(self._healthy)]
+            its_reader, its_writer = await asyncio.open_connection(*place)
             await asyncio.gather(_pour(reader, its_writer), _pour(its_reader, writer))
         writer.close()
+
+
+def place_of(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return host, int(port)
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,6 +135,19 @@ class Estate:
             self.sites.append(site)
         self.urls = [""] * count
         self.key = ""
+        self._outside = ""
+        """What leads workers out of where their servers are."""
+
+    def enter(self, network: Network) -> None:
+        """Has each server run in a place of its own; workers and clients are outside."""
+        self._outside = network.outside
+        for number, site in enumerate(self.sites):
+            name = self.database.partition("@/")[2].partition("?")[0]
+            site.within = network.within(number)
+            site.environ |= {
+                "POSTHOUSE_DATABASE__URL": f"postgresql://{USER}@{network.database}/{name}",
+                "POSTHOUSE_SERVER__HOST": network.servers[number],
+            }
 
     def start(self, number: int) -> None:
         """Starts a server, or starts it again where it was."""
@@ -137,12 +157,12 @@ class Estate:
         if "admin_key_file" in facts:
             self.key = Path(facts["admin_key_file"]).read_text().strip()
         site.environ["POSTHOUSE_API_KEY"] = self.key
-        self.balancer.ports = [int(url.rpartition(":")[2]) for url in self.urls if url]
+        self.balancer.places = [place_of(url) for url in self.urls if url]
 
     def make(self, name: str, at: int = 0, **scaling: Any) -> None:
         """Makes an endpoint with what it may rent, by calls of one server."""
         site = self.sites[at]
-        (site.directory / "onstart.sh").write_text(f'exec "$PYTHON" -I -S {WORKER}\n')
+        (site.directory / "onstart.sh").write_text(f'exec {self._outside} "$PYTHON" -I -S {WORKER}\n')
         site.json("template", "create", "--name", name, "--env", "-p 3000:3000", "--onstart", "onstart.sh")
         flags = [word for key, value in scaling.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         site.json("endpoint", "create", name, *flags)

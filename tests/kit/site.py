@@ -44,15 +44,17 @@ class Site:
         self.environ = {name: text for name, text in os.environ.items() if not name.startswith("POSTHOUSE_")}
         if (url := store_url(directory)).startswith("postgresql"):
             self.environ["POSTHOUSE_DATABASE__URL"] = url
+        self.within: list[str] = []
+        """What the server's command begins with: where it runs."""
         self.server: Forked | subprocess.Popen[str] | None = None
 
     def start(self, *flags: str) -> dict[str, Any]:
         """Starts a server on a free port; what it says of itself."""
         argv = ["serve", "--json", "--port", "0", *flags]
-        if self.forks:
+        if self.forks and not self.within:
             self.server = programs().start("posthouse", argv, self.directory, self.environ)
         else:
-            argv, pipe = [sys.executable, "-m", "posthouse", *argv], subprocess.PIPE
+            argv, pipe = [*self.within, sys.executable, "-m", "posthouse", *argv], subprocess.PIPE
             self.server = subprocess.Popen(
                 argv, cwd=self.directory, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
             )

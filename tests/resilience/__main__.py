@@ -5,7 +5,7 @@ from importlib import import_module
 
 NAMES = (
     *("crash", "restart", "drains", "overload", "burst", "dead", "streams", "soak", "update", "limits"),
-    *("across", "providers", "wake", "owners"),
+    *("across", "providers", "wake", "owners", "cuts"),
 )
 
 
