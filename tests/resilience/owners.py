@@ -33,6 +33,7 @@ HOLD_S = 0.5
 PARTING_S = HOLD_S + 1.0
 """After which no call is left at a server that clients have left."""
 STOP_S = 30.0
+SETTLED_S = 600.0
 PUBLISHED = 20
 PAYLOAD = {"pieces": 4, "piece_s": 0.05}
 
@@ -185,8 +186,8 @@ def settle(estate: Estate) -> None:
     for number in range(1, SERVERS):
         estate.start(number)
     idle = ["idle"] * WORKERS * len(NAMES)
-    until(lambda: [row["state"] for row in estate.sites[0].json("worker", "list")] == idle)
-    until(lambda: estate.owned() == [len(NAMES) // SERVERS] * SERVERS)
+    until(lambda: [row["state"] for row in estate.sites[0].json("worker", "list")] == idle, SETTLED_S)
+    until(lambda: estate.owned() == [len(NAMES) // SERVERS] * SERVERS, SETTLED_S)
 
 
 def run(kills: int, stops: int, restarts: int, rate: float, minutes: float = 0.0) -> tuple[dict[str, Any], list[str]]:
