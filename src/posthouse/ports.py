@@ -313,6 +313,9 @@ class Fleets(Protocol):
         From now on commits of earlier epochs are refused. Raises: StaleVersion if a later one has opened it.
         """
 
+    async def open_fleets(self, epochs: Mapping[EndpointId, int]) -> Mapping[EndpointId, FleetRecord]:
+        """The same with several, all or none."""
+
     async def fleet_ids(self) -> Sequence[EndpointId]:
         """Every endpoint id, present or dropped, that still has workers not DESTROYED."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -212,6 +212,9 @@ class Disk:
         kept = tuple(sorted((w for w in rows if w.state is not State.DESTROYED or w.id in told), key=lambda w: w.id))
         version, spent_usd = self._versions.get(endpoint_id, 0), self._spent.get(endpoint_id, 0.0)
         return FleetRecord(version, kept, spent_usd, rollouts=self._rollouts.get(endpoint_id, ()))
+
+    def open_fleets(self, epochs: Mapping[EndpointId, int]) -> dict[EndpointId, FleetRecord]:
+        return {endpoint_id: self.open_fleet(endpoint_id, epoch) for endpoint_id, epoch in epochs.items()}
 
     def fleet_ids(self) -> list[EndpointId]:
         return sorted(

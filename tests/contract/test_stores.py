@@ -472,7 +472,15 @@ async def test_a_fleet_takes_no_commit_of_an_earlier_epoch_than_it_was_opened_un
     assert await new.commit(EndpointId(2), 0, 2, [worker(4, 2)], None) == 1  # never opened: it is new
     with pytest.raises(StaleVersion):
         await old.commit(EndpointId(2), 1, 1, [], None)
-    assert (await new.open_fleet(E1, 2)).workers == (worker(1), worker(3))
+    found = await new.open_fleets({EndpointId(2): 2, E1: 3, EndpointId(9): 1})
+    assert {endpoint_id: fleet.workers for endpoint_id, fleet in found.items()} == {
+        E1: (worker(1), worker(3)),
+        EndpointId(2): (worker(4, 2),),
+        EndpointId(9): (),
+    }
+    with pytest.raises(StaleVersion):
+        await new.open_fleets({EndpointId(2): 3, E1: 2})
+    assert await old.commit(EndpointId(2), 1, 2, [], None) == 2  # all or none
     await old.close()
     await new.close()
 

@@ -130,32 +130,38 @@ class Hub:
             await self.take_over(endpoint_id)
 
     async def take_over(self, endpoint_id: EndpointId, again: bool = False) -> bool:
-        """Takes an endpoint with its workers as the store knows them. False if the lease gives it to another server.
+        """The same with one. False if the lease gives it to another server."""
+        await self.take_over_all([endpoint_id], again)
+        return endpoint_id in self.endpoints
 
-        `again`: also if it is here already, as another server has written it since and memory is out of date.
+    async def take_over_all(self, endpoint_ids: Iterable[EndpointId], again: bool = False) -> None:
+        """Takes endpoints with their workers as the store knows them, but those that the lease gives to another server.
+
+        `again`: although they are here, for another server has written them, and what is in memory counts no more.
         """
         async with self._taking:
-            if endpoint_id in self.endpoints and not again:
-                return True
-            for prepare in self.before_open:
+            wanted = [endpoint_id for endpoint_id in endpoint_ids if again or endpoint_id not in self.endpoints]
+            for prepare in self.before_open if wanted else ():
                 await prepare()
-            epoch = await self.lease.acquire(endpoint_id)
-            if epoch is None:
-                self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
-                return False
-            record = await self.store.open_fleet(endpoint_id, epoch)
-            self.known_labels.note(record.workers)
-            self.let_go(endpoint_id)
-            listed = self.directory.get(endpoint_id)
-            endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
-            managed = self.open(endpoint, record, epoch)
-            if listed is None:
-                managed.close(self.clock.now())
-            # Of a workergroup that is deleted, where the crash came before its workers went.
-            lost = [w for w in managed.fleet.workers.values() if w.group_id not in self.workergroups]
-            managed.dismiss(lost, self.clock.now())
+            epochs = {}
+            for endpoint_id in wanted:
+                epoch = await self.lease.acquire(endpoint_id)
+                if epoch is None:
+                    self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
+                else:
+                    epochs[endpoint_id] = epoch
+            for endpoint_id, record in (await self.store.open_fleets(epochs)).items() if epochs else ():
+                self.known_labels.note(record.workers)
+                self.let_go(endpoint_id)
+                listed = self.directory.get(endpoint_id)
+                endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
+                managed = self.open(endpoint, record, epochs[endpoint_id])
+                if listed is None:
+                    managed.close(self.clock.now())
+                # Of a workergroup that is deleted, where the crash came before its workers went.
+                lost = [w for w in managed.fleet.workers.values() if w.group_id not in self.workergroups]
+                managed.dismiss(lost, self.clock.now())
             self.bell.set()
-            return True
 
     async def hand_over(self, endpoint_id: EndpointId) -> None:
         """Writes an endpoint down and lets another server have it. Its workers go on, and its requests wait meanwhile.

@@ -32,6 +32,8 @@ LOOK_S = 2.0
 """Seconds between two looks at who owns what, without a notice of a change."""
 AGAIN_S = 0.2
 """When free endpoints are claimed again that were locked."""
+OPENED = 100
+"""Endpoints that are read from the store at once."""
 HAND_OVERS = 8
 """Endpoints that are handed over at the same time."""
 SKEW_S = 1.0
@@ -120,15 +122,13 @@ class Owners:
             listed = self.hub.directory.get(endpoint_id)
             if listed is not None and listed.managed is None:
                 listed.server = server
-        for endpoint_id in own - self.hub.endpoints.keys():  # it could not be opened or closed
-            await self._open(endpoint_id)
+        await self._open(sorted(own - self.hub.endpoints.keys()))  # they could not be opened or closed
         share = 0 if self._leaving else self._fair_share(owners)
         free = sum(not server for server in owners.values())
         if len(own) < share and free:
             began_s, claimed = self.lease.steady_s(), await self._servers.claim(self.lease.server, share - len(own))
             self.lease.granted.update(claimed)
-            for endpoint_id in claimed:
-                await self._open(endpoint_id)
+            await self._open(sorted(claimed))
             if claimed:
                 log.info("took endpoints over", count=len(claimed), took_s=round(self.lease.steady_s() - began_s, 3))
             if len(claimed) < min(free, share - len(own)):  # locked by a transaction of their last owner, or of another
@@ -201,13 +201,19 @@ class Owners:
         each, more = divmod(len(owners), len(servers))
         return each + (servers.index(self.lease.server) < more)
 
-    async def _open(self, endpoint_id: EndpointId) -> None:
-        try:
-            await self.hub.take_over(endpoint_id)
-        except Unavailable:
-            raise
-        except PosthouseError as error:
-            log.error("an endpoint could not be taken over", endpoint=int(endpoint_id), error=str(error)[:300])
+    async def _open(self, endpoint_ids: Sequence[EndpointId]) -> None:
+        for first in range(0, len(endpoint_ids), OPENED):
+            some = endpoint_ids[first : first + OPENED]
+            try:
+                await self.hub.take_over_all(some)
+            except Unavailable:
+                raise
+            except PosthouseError as error:
+                if len(some) > 1:  # the others can be
+                    for endpoint_id in some:
+                        await self._open([endpoint_id])
+                    continue
+                log.error("an endpoint could not be taken over", endpoint=int(some[0]), error=str(error)[:300])
 
     async def _hand_over(self, endpoint_ids: Sequence[EndpointId]) -> None:
         turns = asyncio.Semaphore(HAND_OVERS)

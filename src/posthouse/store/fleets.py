@@ -1,12 +1,12 @@
 """Fleets, their workers and the journal in the database."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -48,12 +48,15 @@ class SqlFleets(Database):
         self._destroyed_keep = destroyed_keep
 
     async def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
+        return (await self.open_fleets({endpoint_id: epoch}))[endpoint_id]
+
+    async def open_fleets(self, epochs: Mapping[EndpointId, int]) -> Mapping[EndpointId, FleetRecord]:
         async with self._transaction() as db:
-            fleet = await _fence(db, endpoint_id, epoch)
-            rows = await db.execute(_kept_workers(endpoint_id))
-            rollouts = msgspec.json.decode(fleet["rollouts"], type=tuple[Rollout, ...])
-            found = tuple(worker_of(row) for row in rows)
-            return FleetRecord(fleet["version"], found, fleet["spent_usd"], fleet["account_id"], rollouts)
+            found = await _fence(db, epochs)
+            kept: dict[EndpointId, list[Worker]] = {endpoint_id: [] for endpoint_id in epochs}
+            for row in await db.execute(_kept_workers(epochs)):
+                kept[row.endpoint_id].append(worker_of(row))
+            return {endpoint_id: _record(found[endpoint_id], kept[endpoint_id]) for endpoint_id in epochs}
 
     async def fleet_ids(self) -> Sequence[EndpointId]:
         alive = select(workers.c.endpoint_id).where(ALIVE)
@@ -142,28 +145,37 @@ class SqlFleets(Database):
         await db.execute(delete(workers).where(workers.c.id.in_(destroyed.offset(self._destroyed_keep))))
 
 
-def _kept_workers(endpoint_id: EndpointId) -> Any:
-    """The query for all workers alive, the latest destroyed ones, and the latest of these that were measured."""
-    destroyed = (
-        select(workers.c.id)
-        .where(workers.c.endpoint_id == endpoint_id, ~ALIVE)
-        .order_by(workers.c.since.desc(), workers.c.id.desc())
-    )
-    measured = destroyed.where(workers.c.perf > 0).limit(LEARN_FROM)
-    kept = or_(ALIVE, workers.c.id.in_(destroyed.limit(SHOW)), workers.c.id.in_(measured))
-    return select(workers).where(workers.c.endpoint_id == endpoint_id, kept).order_by(workers.c.id)
+def _record(fleet: Mapping[str, Any], kept: Sequence[Worker]) -> FleetRecord:
+    rollouts = msgspec.json.decode(fleet["rollouts"], type=tuple[Rollout, ...])
+    return FleetRecord(fleet["version"], tuple(kept), fleet["spent_usd"], fleet["account_id"], rollouts)
 
 
-async def _fence(db: AsyncConnection, endpoint_id: EndpointId, epoch: int) -> Mapping[str, Any]:
-    """Raises a fleet's epoch; its row. Raises: StaleVersion if the epoch is an old one."""
-    of_it = fleets.c.endpoint_id == endpoint_id
-    found = (await db.execute(select(fleets).where(of_it).with_for_update())).one_or_none()
-    if found is None:
-        return await _add_fleet(db, endpoint_id, epoch)
-    if found.epoch > epoch:
-        raise StaleVersion(f"the fleet of endpoint {endpoint_id} was opened under a later epoch than {epoch}")
-    await db.execute(update(fleets).where(of_it).values(epoch=epoch))
-    return dict(found._mapping)
+def _kept_workers(endpoint_ids: Iterable[EndpointId]) -> Any:
+    """The query for workers alive of each, the latest destroyed ones, and the latest of these that were measured."""
+    of_them = workers.c.endpoint_id.in_(endpoint_ids)
+    latest_first = workers.c.since.desc(), workers.c.id.desc()
+    rank = func.row_number().over(partition_by=workers.c.endpoint_id, order_by=latest_first).label("rank")
+
+    def latest(count: int, *where: ColumnElement[bool]) -> Any:
+        ranked = select(workers.c.id, rank).where(of_them, ~ALIVE, *where).subquery()
+        return workers.c.id.in_(select(ranked.c.id).where(ranked.c.rank <= count))
+
+    kept = or_(ALIVE, latest(SHOW), latest(LEARN_FROM, workers.c.perf > 0))
+    return select(workers).where(of_them, kept).order_by(workers.c.id)
+
+
+async def _fence(db: AsyncConnection, epochs: Mapping[EndpointId, int]) -> Mapping[EndpointId, Mapping[str, Any]]:
+    """Raises the epochs of fleets; their rows. Raises: StaleVersion if one is an old one."""
+    query = select(fleets).where(fleets.c.endpoint_id.in_(epochs)).order_by(fleets.c.endpoint_id)
+    found = {row.endpoint_id: dict(row._mapping) for row in await db.execute(query.with_for_update())}
+    for endpoint_id, epoch in epochs.items():
+        if endpoint_id not in found:
+            found[endpoint_id] = await _add_fleet(db, endpoint_id, epoch)
+        elif found[endpoint_id]["epoch"] > epoch:
+            raise StaleVersion(f"the fleet of endpoint {endpoint_id} was opened under a later epoch than {epoch}")
+        elif found[endpoint_id]["epoch"] < epoch:
+            await db.execute(update(fleets).where(fleets.c.endpoint_id == endpoint_id).values(epoch=epoch))
+    return found
 
 
 async def _add_fleet(db: AsyncConnection, endpoint_id: int, epoch: int) -> dict[str, Any]:
