@@ -96,7 +96,8 @@ class Balancer:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, IndexError, ZeroDivisionError, asyncio.CancelledError):
             self._turn += 1
-            place = self._healthy[self._turn % len(self._healthy)]
+            places = self._healthy or self.places  # on a busy machine none may answer in time
+            place = places[self._turn % len(places)]
             its_reader, its_writer = await asyncio.open_connection(*place)
             await asyncio.gather(_pour(reader, its_writer), _pour(its_reader, writer))
         writer.close()
