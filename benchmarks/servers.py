@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -98,7 +99,8 @@ async def routes(estate: Estate, count: int, rounds: int) -> dict[str, Any]:
         for number in range(SERVERS):
             await asyncio.to_thread(estate.start, number)
             if number == 0:
-                await asyncio.to_thread(lambda: [estate.make(name, **NEED) for name in NAMES])
+                for name in NAMES:
+                    await asyncio.to_thread(partial(estate.make, name, **NEED))
                 async with asyncio.timeout(LIMIT_S):
                     while {row["state"] for row in estate.sites[0].json("worker", "list")} != {"idle"}:
                         await asyncio.sleep(0.5)
