@@ -308,10 +308,7 @@ class Fleets(Protocol):
     """The workers of every endpoint, and the decisions about them."""
 
     async def open_fleet(self, endpoint_id: EndpointId, epoch: int) -> FleetRecord:
-        """The endpoint's fleet; version 0 and no workers if it was never committed. `epoch` is the lease's.
-
-        From now on commits of earlier epochs are refused. Raises: StaleVersion if a later one has opened it.
-        """
+        """The endpoint's fleet, new if never committed. Refuses commits of earlier epochs. Raises: StaleVersion."""
 
     async def open_fleets(self, epochs: Mapping[EndpointId, int]) -> Mapping[EndpointId, FleetRecord]:
         """The same with several, all or none."""

@@ -126,8 +126,7 @@ class Hub:
             self.directory.put(endpoint)
         if self.lease.is_shared():
             return
-        for endpoint_id in {*(e.id for e in self.directory), *await self.store.fleet_ids()}:
-            await self.take_over(endpoint_id)
+        await self.take_over_all({*(e.id for e in self.directory), *await self.store.fleet_ids()})
 
     async def take_over(self, endpoint_id: EndpointId, again: bool = False) -> bool:
         """The same with one. False if the lease gives it to another server."""
@@ -135,21 +134,15 @@ class Hub:
         return endpoint_id in self.endpoints
 
     async def take_over_all(self, endpoint_ids: Iterable[EndpointId], again: bool = False) -> None:
-        """Takes endpoints with their workers as the store knows them, but those that the lease gives to another server.
-
-        `again`: although they are here, for another server has written them, and what is in memory counts no more.
-        """
+        """Takes endpoints as the store knows them, but those that the lease gives to another server.
+        `again`: also those that are here, as another server has written them since and memory is out of date."""
         async with self._taking:
             wanted = [endpoint_id for endpoint_id in endpoint_ids if again or endpoint_id not in self.endpoints]
             for prepare in self.before_open if wanted else ():
                 await prepare()
-            epochs = {}
-            for endpoint_id in wanted:
-                epoch = await self.lease.acquire(endpoint_id)
-                if epoch is None:
-                    self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
-                else:
-                    epochs[endpoint_id] = epoch
+            epochs = {e: epoch for e in wanted if (epoch := await self.lease.acquire(e)) is not None}
+            for endpoint_id in set(wanted) - epochs.keys():
+                self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
             for endpoint_id, record in (await self.store.open_fleets(epochs)).items() if epochs else ():
                 self.known_labels.note(record.workers)
                 self.let_go(endpoint_id)
