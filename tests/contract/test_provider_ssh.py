@@ -780,7 +780,7 @@ async def test_a_box_cannot_make_the_server_listen_where_it_should_not(server: S
             await asyncio.open_connection("127.0.0.1", port)
 
 
-@pytest.mark.parametrize("answer", [Answer(1, error="NotFound"), Answer(1, error="KeyError"), Answer(1)])
+@pytest.mark.parametrize("answer", [long(Answer(1, error="NotFound")), Answer(1, error="KeyError"), long(Answer(1))])
 async def test_a_box_that_fails_in_an_odd_way_keeps_nobody_from_the_others(
     server: SshServer, home: Path, tmp_path: Path, answer: Answer
 ) -> None:

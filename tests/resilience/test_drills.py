@@ -28,6 +28,7 @@ def test_clients_see_no_restart_in_place() -> None:
     assert figures["answered_right"] == figures["unmodified_requests"] > 0
 
 
+@pytest.mark.long
 def test_no_stream_is_killed_when_a_fleet_is_scaled_down() -> None:
     figures, violations = drains.run(scale_downs=4, workers=4)
     assert violations == []
@@ -43,6 +44,7 @@ def test_an_overloaded_endpoint_serves_what_it_can_and_tells_the_others_to_wait(
     assert figures["served_per_s"] > 0
 
 
+@pytest.mark.long
 def test_a_burst_without_workers_loses_no_request() -> None:
     figures, violations = burst.run(count=200)
     assert [v for v in violations if "to be sent" not in v] == []
