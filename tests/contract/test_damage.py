@@ -98,7 +98,7 @@ async def test_rows_of_before_a_column_was_added_are_whole_and_their_table_is_wa
         db.execute("drop table aliases")
         db.execute("drop table audit")
         db.execute("drop table audit_head")
-        for table in ("history", "users", "servers", "shared_files", "sessions", "deleted_endpoints"):
+        for table in ("history", "users", "servers", "shared_files", "sessions", "deleted_endpoints", "manifests"):
             db.execute(f"drop table {table}")
         db.execute("delete from revisions where topic in ('aliases', 'users', 'sessions')")
         for table, column in (
