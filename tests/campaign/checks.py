@@ -325,7 +325,7 @@ class Checks:
             self.broken("convergence", f"endpoint {endpoint.id} is stopped and has workers that run: {told}")
         if endpoint.state is not EndpointState.ACTIVE:
             return
-        if any(w.outdated_at for w in fleet.workers.values()):
+        if any(w.outdated_at and not _over_cap(fleet, w) for w in fleet.workers.values()):
             self.broken("convergence", f"endpoint {endpoint.id} has workers that were not updated: {told}")
         hot = sum(w.goal is Goal.HOT for w in fleet.workers.values())
         if len(fleet.workers) > scaling.max_workers:
@@ -338,3 +338,12 @@ class Checks:
             self.broken("convergence", f"endpoint {endpoint.id} has no hot worker: {told}")
         if hot and least == 0 and last_stays_s(fleet.snapshot(self._hub.clock.now(), ())) == 0:
             self.broken("convergence", f"endpoint {endpoint.id} has hot workers that nobody asks for: {told}")
+
+
+def _over_cap(fleet: Controller, worker: Worker) -> bool:
+    """True if the caps of the last decision do not pay for this worker, which rests, to run as well."""
+    because = fleet.decision.because if fleet.decision else ()
+    caps = [reason.value for reason in because if reason.what == "cap" and isinstance(reason.value, float)]
+    caps += [cap for cap in [fleet.endpoint.scaling.max_usd_h] if cap is not None]
+    extra = worker.price.running_usd_h - committed_usd_h(worker)
+    return fsum([*map(committed_usd_h, fleet.workers.values()), extra]) > min(caps, default=float("inf"))

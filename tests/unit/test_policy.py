@@ -591,6 +591,15 @@ def test_help_for_an_update_is_not_sent_back_while_it_starts_though_the_workergr
     assert goals(worker(3), cold(4)) == {WorkerId(1): Goal.UPDATED}
 
 
+def test_an_update_that_no_cap_pays_for_waits_and_names_the_cap() -> None:
+    team = [worker(1), replace(cold(2), outdated_at=NOW - 900.0)]
+    for cap, goals in [(1.9, {}), (2.1, {WorkerId(2): Goal.UPDATED})]:
+        decision = decided(snapshot(*team, scaling=replace(BARE, max_usd_h=cap, min_cold_load=200), demand=load(90)))
+        assert decision.goals == goals
+        said = [reason.rule for reason in decision.because if reason.what == "workers to update"]
+        assert said == (["in turn: 2"] if goals else ["max_usd_h 1.9 would be exceeded"])
+
+
 def test_in_a_workergroup_that_failed_an_update_waits_for_no_help_where_the_rest_is_enough() -> None:
     team = [replace(worker(1), outdated_at=NOW - 900.0), *map(worker, (2, 3, 4))]
     failed = {GROUP: Failures(1, NOW - TUNING.max_backoff_s / 2)}

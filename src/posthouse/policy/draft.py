@@ -80,6 +80,9 @@ class Draft:
     def affords_running(self, worker: Worker) -> bool:
         return self.affords(max(0.0, worker.price.running_usd_h - committed_usd_h(worker)))
 
+    def over_cap(self) -> str:
+        return f"{'' if self.cap is None else self.cap.name} would be exceeded"
+
     def all(self) -> Iterable[Worker]:
         return self.workers.values()
 

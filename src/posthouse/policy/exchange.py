@@ -9,7 +9,7 @@ from posthouse.domain.worker import Worker
 from posthouse.policy.capacity import hot, known_perf, ready
 from posthouse.policy.draft import Draft
 from posthouse.policy.needs import Needs
-from posthouse.policy.recruit import Candidate, Market, over_cap, rent
+from posthouse.policy.recruit import Candidate, Market, rent
 
 
 def exchange(draft: Draft, needs: Needs) -> None:
@@ -41,7 +41,7 @@ def exchange(draft: Draft, needs: Needs) -> None:
     why = f"its work costs ${dearest.price.running_usd_h:.2f}/h, at {best.entry.offer.provider} ${cost:.2f}/h"
     obstacle = "max_workers leaves no room for both" if count > draft.budget else ""
     if not draft.affords(count * best.entry.offer.price.running_usd_h):
-        obstacle = obstacle or over_cap(draft)
+        obstacle = obstacle or draft.over_cap()
     if obstacle:
         draft.because.append(Obstacle("not replaced", int(dearest.id), f"{why}; {obstacle}"))
     else:

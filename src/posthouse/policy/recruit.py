@@ -53,11 +53,7 @@ def wake(draft: Draft, needs: Needs) -> None:
             draft.set(worker, Goal.HOT)
             have, many = have + draft.perf(worker), many + 1
         else:
-            draft.because.append(Obstacle("not started", int(worker.id), over_cap(draft)))
-
-
-def over_cap(draft: Draft) -> str:
-    return f"{'' if draft.cap is None else draft.cap.name} would be exceeded"
+            draft.because.append(Obstacle("not started", int(worker.id), draft.over_cap()))
 
 
 class Candidate(NamedTuple):
@@ -134,7 +130,7 @@ class Market:
         at_once = 1 if fault else max(1, self._proven[group])
         if failures.count and self._trying[group] >= at_once:
             return f"workergroup {group} failed before and tries {at_once} at a time"
-        return "" if draft.affords(offer.price.running_usd_h) else over_cap(draft)
+        return "" if draft.affords(offer.price.running_usd_h) else draft.over_cap()
 
     def rank(self, candidate: Candidate, missing: float) -> tuple[bool, float, float, tuple[str, str], int]:
         """Which comes first: one to be trusted, that covers what is `missing` at the least cost.

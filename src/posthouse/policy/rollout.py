@@ -49,8 +49,7 @@ def turns(draft: Draft, needs: Needs) -> tuple[list[Worker], Worker | None]:
     led: set[WorkergroupId] = set()  # workergroups that have their canary now
 
     def taken(worker: Worker) -> bool:
-        failing = _failures(draft, worker).count > 0 and worker.group_id in trying
-        if failing or worker.group_id in led:
+        if worker.group_id in led or (worker.group_id in trying and _failures(draft, worker).count):
             return False
         trying.add(worker.group_id)
         if _rollout(draft, worker).phase is Phase.CANARY:
@@ -123,7 +122,9 @@ def progress(draft: Draft, needs_help: Worker | None) -> None:
             rule = f"workergroup {worker.group_id} failed {failed} times: tried one at a time, after a back-off"
             draft.because.append(Obstacle("workers to update", len(outdated), rule))
             return
-    if outdated:
+    if outdated and not any(map(draft.affords_running, outdated)):
+        draft.because.append(Obstacle("workers to update", len(outdated), draft.over_cap()))
+    elif outdated:
         turn = ", ".join(str(w.id) for w in draft.all() if w.goal is Goal.UPDATED or w.state in UPDATING) or "none"
         rule = f"worker {needs_help.id} waits for other capacity" if needs_help else f"in turn: {turn}"
         draft.because.append(Reason("workers to update", len(outdated), rule))
