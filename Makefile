@@ -20,7 +20,7 @@ help: ## list the targets
 # What a contributor needs on top: tests, linters, the documentation's site.
 .venv/.dev: requirements-dev.lock .venv/.server
 	@echo "posthouse: installing the tools for tests, lint and documentation, $$(grep -c == requirements-dev.lock) packages in all"
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-compile --require-hashes -r requirements-dev.lock
 	@touch $@
 
 setup: .venv/.dev ## make .venv with everything a contributor needs, at its locked version
@@ -39,7 +39,7 @@ market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--r
 # Four files at a time on two processors: many of them wait for something.
 PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 4 --dist loadfile --no-loadscope-reorder
 test: .venv/.dev ## run the tests, but for those that are marked `long`
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" --timeout 300
 
 .PHONY: test-long test-all
 test-long: .venv/.dev ## run the tests that are marked `long`

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from itertools import islice
-from socket import socket
+from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Final
 
 from posthouse.http1.connection import Connection
@@ -61,6 +61,8 @@ class HttpServer:
     async def start(self, listener: socket, tls: ssl.SSLContext | None = None) -> None:
         """Begins to accept connections."""
         loop = asyncio.get_running_loop()
+        if listener.family != AF_UNIX:  # asyncio leaves Nagle's delay on what such a listener accepts; uvloop does not
+            listener.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._server = await loop.create_server(self.connection, sock=listener, ssl=tls, backlog=BACKLOG)
 
     def connection(self) -> Connection:
