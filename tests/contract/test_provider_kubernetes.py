@@ -1,6 +1,7 @@
 """What the Kubernetes provider does at a real API server: the contract of every provider, and more."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from posthouse.providers.kubernetes import making as making_module
 from posthouse.providers.kubernetes import provider as provider_module
 from posthouse.providers.kubernetes import workers as workers_module
 from tests.kit.kubelet import Kubelet
-from tests.kit.kubernetes_cluster import LEAST, NAMESPACE, RBAC, Cluster
+from tests.kit.kubernetes_cluster import LEAST, NAMESPACE, RBAC, TIMEOUT_S, Cluster
 from tests.kit.provider_contract import (
     ProviderContract,
     eventually,
@@ -62,6 +63,17 @@ async def kube(cluster: Cluster, node: Kubelet) -> AsyncIterator[Provider]:
     assert not cluster.everything()
 
 
+@pytest.fixture(scope="module")
+def gateway_api(cluster: Cluster) -> None:
+    """The cluster knows routes of Gateways; nothing makes traffic of them."""
+    route = yaml.safe_load(Path("tests/kit/httproute.yaml").read_text(encoding="utf-8"))
+    cluster.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", route)
+    until = time.monotonic() + TIMEOUT_S
+    while cluster.ask("GET", ROUTES)["kind"] != "HTTPRouteList":
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 class TestKubernetesProvider(ProviderContract):
     @pytest.fixture
     def provider(self, kube: Provider) -> Provider:
@@ -69,6 +81,8 @@ class TestKubernetesProvider(ProviderContract):
 
 
 HERE = f"/api/v1/namespaces/{NAMESPACE}"
+ROUTES = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes"
+GATEWAY = {"address": "gateway", "gateway": "infra/public"}
 FOREVER = "echo up; exec sleep 600"
 
 
@@ -86,7 +100,9 @@ def object_of(cluster: Cluster, kind: str, body: dict[str, Any]) -> Iterator[Non
 # -- rights ----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_right_of_the_example_is_needed_and_no_other_is(cluster: Cluster, node: Kubelet) -> None:
+async def test_every_right_of_the_example_is_needed_and_no_other_is(
+    cluster: Cluster, node: Kubelet, gateway_api: None
+) -> None:
     bell = asyncio.Event()
     async with provider_at(cluster, bell.set) as kube:
         async with asyncio.timeout(60):
@@ -97,6 +113,10 @@ async def test_every_right_of_the_example_is_needed_and_no_other_is(cluster: Clu
         await kube.update(made.id, replace(spec(1, FOREVER), ports=(3000, 8000), registry=login))
         await kube.stop(made.id)
         await kube.start(made.id)
+        await kube.destroy(made.id)
+    async with provider_at(cluster, gateway_url="https://{worker}.llm.example.com", **GATEWAY) as kube:
+        made = await rent(kube, spec(1, FOREVER))
+        await kube.update(made.id, replace(spec(1, FOREVER), ports=(8000,)))
         await kube.destroy(made.id)
     granted = set()
     for body in yaml.safe_load_all(RBAC.read_text(encoding="utf-8")):
@@ -188,6 +208,45 @@ async def test_a_worker_is_reached_as_the_settings_say(
                 assert {f"box:{port['nodePort']}" for port in service["spec"]["ports"]} == where
         assert (service["kind"] == "Service") == (address in ("cluster_ip", "node_port"))
         await kube.destroy(made.id)
+    assert not cluster.everything()
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "path", "outside"),
+    [
+        ("https://{worker}.llm.example.com", "posthouse-test-1.llm.example.com", "/", "443"),
+        ("http://llm.example.com:8080/w/{worker}", "llm.example.com", "/w/posthouse-test-1", "8080"),
+    ],
+)
+async def test_a_worker_is_reached_by_a_route_of_a_gateway(
+    cluster: Cluster, node: Kubelet, gateway_api: None, url: str, host: str, path: str, outside: str
+) -> None:
+    whole = url.replace("{worker}", "posthouse-test-1")
+    async with provider_at(cluster, gateway_url=url, **GATEWAY) as kube:
+        made = await rent(kube, spec(1, "env; exec sleep 600"))
+        runs = await seen_as(kube, made.id, Observation.RUNNING)
+        assert runs.addresses == {whole}
+        log = await printed(kube, made.id, "POSTHOUSE_WORKER_URL")
+        assert {f"POSTHOUSE_WORKER_URL={whole}", f"PUBLIC_IPADDR={host}", f"VAST_TCP_PORT_3000={outside}"} <= set(
+            log.splitlines()
+        )
+        route = cluster.ask("GET", f"{ROUTES}/{made.id}")
+        [parent], [rule] = route["spec"]["parentRefs"], route["spec"]["rules"]
+        assert (parent["kind"], parent["namespace"], parent["name"]) == ("Gateway", "infra", "public")
+        assert route["spec"]["hostnames"] == [host]
+        assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": path}}]
+        rewritten = {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
+        assert [one["urlRewrite"]["path"] for one in rule.get("filters", ())] == ([rewritten] if path != "/" else [])
+        assert [(one["kind"], one["name"], one["port"]) for one in rule["backendRefs"]] == [("Service", made.id, 3000)]
+        assert route["metadata"]["ownerReferences"][0]["name"] == made.id
+        await kube.stop(made.id)
+        assert cluster.ask("GET", f"{ROUTES}/{made.id}")["spec"] == route["spec"], "its address is kept"
+        await kube.update(made.id, replace(spec(1, FOREVER), ports=(8000,)))
+        [rule] = cluster.ask("GET", f"{ROUTES}/{made.id}")["spec"]["rules"]
+        assert rule["backendRefs"][0]["port"] == 8000
+        assert (await seen_as(kube, made.id, Observation.RUNNING)).addresses == {whole}
+        await kube.destroy(made.id)
+        assert cluster.ask("GET", ROUTES)["items"] == []
     assert not cluster.everything()
 
 

@@ -337,6 +337,9 @@ def test_every_error_of_a_cluster_means_something(status: int, reply: Json, kind
         ("ports", "9-3"),
         ("image_pull_secrets", "A"),
         ("pool_labels", "a=b"),
+        ("gateway", "Team/public"),
+        ("gateway_url", "https://llm.example.com"),
+        ("gateway_url", "{worker}.llm.example.com"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
@@ -349,6 +352,7 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     [
         ({}, "test", "", r"providers\.k8s\.agent_image"),
         ({"agent": "image"}, "test", "http://127.0.0.1:8080", r"providers\.k8s\.public_url"),
+        ({"agent": "image", "address": "gateway", "gateway": "public"}, "test", "", "k8s: address.* gateway_url"),
         ({"agent": "image"}, "Test", "", "installation"),
         ({"agent": "image"}, "t" * 40, "", "installation"),
         ({"agent": "image", "kubeconfig": "/none"}, "test", "", r"providers\.k8s\.kubeconfig /none"),

@@ -2,9 +2,9 @@
 
 A worker is a few objects, all named as the worker is. The first to be made and the last to go is a ConfigMap, its
 record: it says which offer the worker has, whether it is meant to be stopped, and what its Pod is. Beside it there are
-the Pod itself, a claim on a volume that is `/workspace` inside, a Service where its address needs one, and Secrets
-with its environment. A stopped worker has no Pod, and keeps all else. A record without a Pod whose worker should run
-tells of an eviction, a lost node, or a server that died in between.
+the Pod itself, a claim on a volume that is `/workspace` inside, a Service and a route of a Gateway where its address
+needs them, and Secrets with its environment. A stopped worker has no Pod, and keeps all else. A record without a Pod
+whose worker should run tells of an eviction, a lost node, or a server that died in between.
 
 All of them are labelled with the installation, and owned by the record: should somebody delete that, the cluster
 removes the rest. There are no finalizers: no Pod has to wait for this server to be gone, and what is lost with a Pod
@@ -38,6 +38,11 @@ class KubernetesPlugin:
                 f"provider {context.name}: its workers cannot reach the server at {url.netloc}, which in a Pod is the "
                 f"Pod; let server.host listen where they reach it, and name that address in "
                 f"providers.{context.name}.public_url"
+            )
+        if settings.address == "gateway" and not (settings.gateway and settings.gateway_url):
+            raise Refused(
+                f"providers.{context.name}: address gateway needs gateway, the Gateway's name, and gateway_url, where "
+                f"clients reach a worker through it"
             )
         if settings.agent == "init" and not settings.agent_image:
             raise Refused(

@@ -95,6 +95,8 @@ def addresses(pod: Json) -> frozenset[str]:
     """Where its ports are reached; none before that is known."""
     told, status = _part(_part(pod, "metadata"), "annotations"), _part(pod, "status")
     host = str(told.get(objects.HOST) or "")
+    if "://" in host:
+        return frozenset({host})
     host = str(status.get("hostIP" if host == objects.NODE else "podIP") or "") if host in ("", objects.NODE) else host
     ports = objects.ports_of(pod).values()
     return frozenset(f"{in_url(host)}:{port}" for port in ports) if host else frozenset()

@@ -5,13 +5,14 @@ import json
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from posthouse.errors import Refused
 from posthouse.ports import InstanceSpec
 from posthouse.providers.kubernetes import listing, objects
 from posthouse.providers.kubernetes.listing import Found
 from posthouse.providers.kubernetes.objects import POD, Way
-from posthouse.providers.kubernetes.settings import KubernetesSettings
+from posthouse.providers.kubernetes.settings import MARK, KubernetesSettings
 from posthouse.providers.kubernetes.workers import Workers
 
 Json = dict[str, Any]
@@ -54,6 +55,8 @@ class Maker:
         if own.address == "node_port":
             outside = {one["port"]: one["nodePort"] for one in service["spec"]["ports"]}
             return Way(own.host or objects.NODE, tuple((port, outside[port]) for port in spec.ports))
+        if own.address == "gateway":
+            return await self._routed(spec, record)
         host = service["spec"]["clusterIP"] if own.address == "cluster_ip" else await self._balanced(service)
         return Way(host, tuple((port, port) for port in spec.ports))
 
@@ -73,6 +76,14 @@ class Maker:
         if spec.registry:
             meta = objects.metadata(self._installation, spec.label, {}, record, names[2])
             await self._workers.put_secret(objects.login(meta, spec.registry))
+
+    async def _routed(self, spec: InstanceSpec, record: Json) -> Way:
+        """The worker's own port through a Gateway."""
+        url, port = self._settings.gateway_url.replace(MARK, spec.label), spec.ports[0]
+        meta = objects.metadata(self._installation, spec.label, {}, record)
+        await self._workers.put_route(objects.route(meta, self._settings, url, port))
+        place = urlsplit(url)
+        return Way(url, ((port, place.port or (443 if place.scheme == "https" else 80)),))
 
     async def _balanced(self, service: Json) -> str:
         """The address of a load balancer, once it has one."""

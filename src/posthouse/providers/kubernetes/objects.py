@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from posthouse import bootstrap
 from posthouse.ports import InstanceSpec, RegistryLogin
@@ -28,7 +29,7 @@ HALTED: Final = "posthouse.halted"
 GENERATION: Final = "posthouse.generation"
 """Of a record and of a Pod: how often the worker was updated."""
 HOST: Final = "posthouse.host"
-"""Of a Pod: where it is reached; empty: at its own address; `node`: at its node's."""
+"""Of a Pod: where it is reached; empty: at its own address; `node`: at its node's; with a Gateway a whole URL."""
 PORTS: Final = "posthouse.ports"
 """Of a Pod: `INSIDE:OUTSIDE,...`."""
 NODE: Final = "node"
@@ -53,7 +54,7 @@ class Way:
     """How a worker is reached."""
 
     host: str
-    """An address, `node` for that of its node, or empty for its own."""
+    """An address, `node` for that of its node, or empty for its own; with a Gateway a whole URL."""
     ports: tuple[tuple[int, int], ...]
     """Port inside, and outside."""
 
@@ -96,6 +97,20 @@ def service_port(port: int) -> Json:
     return {"name": f"p{port}", "port": port, "targetPort": port, "protocol": "TCP"}
 
 
+def route(meta: Json, settings: KubernetesSettings, url: str, port: int) -> Json:
+    """What has a Gateway pass on to a worker's Service what comes for its URL."""
+    namespace, _, name = settings.gateway.rpartition("/")
+    place = urlsplit(url)
+    rule: Json = {"backendRefs": [{"name": meta["name"], "port": port}]}
+    if place.path:
+        rule["matches"] = [{"path": {"type": "PathPrefix", "value": place.path}}]
+        path = {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
+        rule["filters"] = [{"type": "URLRewrite", "urlRewrite": {"path": path}}]
+    parent = {"name": name} | ({"namespace": namespace} if namespace else {})
+    spec = {"parentRefs": [parent], "hostnames": [place.hostname], "rules": [rule]}
+    return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta, "spec": spec}
+
+
 def secret(meta: Json, values: Mapping[str, str]) -> Json:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": dict(values)}
 
@@ -136,13 +151,15 @@ def balancer_of(service: Mapping[str, Any]) -> str:
 def environment(spec: InstanceSpec, way: Way, agent: bool) -> dict[str, str]:
     """What a worker's Secret holds: the environment but for its address, and onstart."""
     free = [port for port in INNER_PORTS if port not in spec.ports]
+    url = way.host if "://" in way.host else ""
     own = bootstrap.variables(
         spec.worker_id,
-        way.host,
+        urlsplit(url).hostname or way.host,
         dict(way.ports),
         spec.ports[0],
         (free[0], free[1]),
         MODEL_LOG,
+        url=url,
         listen_host="0.0.0.0",  # noqa: S104 - within the Pod
     )
     if way.host in ("", NODE):

@@ -74,7 +74,7 @@ class KubernetesProvider:
         self._settings = settings
         self._installation = own
         self._cluster = Cluster(context.name, settings.kubeconfig, settings.context, settings.call_s)
-        self._workers = Workers(self._cluster, settings.namespace, own)
+        self._workers = Workers(self._cluster, settings.namespace, own, settings.address == "gateway")
         self._room = Room(settings, self._cluster, self._workers)
         self._maker = Maker(settings, own, self._workers)
         self._choosing = asyncio.Lock()

@@ -13,6 +13,8 @@ RESERVED = ("/workspace", "/opt/posthouse", "/dev/shm")  # noqa: S108 - where th
 NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 LABEL = r"([A-Za-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 VALUE = r"[A-Za-z0-9_.-]{0,63}"
+MARK = "{worker}"
+URL = r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*/?"
 EFFECTS = "NoSchedule|PreferNoSchedule|NoExecute"
 
 
@@ -72,6 +74,20 @@ def _ports(text: str) -> str:
     return text
 
 
+def _gateway(text: str) -> str:
+    if text and not re.fullmatch(f"({NAME}/)?{NAME}", text):
+        raise ValueError("should be NAME or NAMESPACE/NAME, in lower-case letters, digits, - and .")
+    return text
+
+
+def _gateway_url(text: str) -> str:
+    if text and (text.count(MARK) != 1 or not re.fullmatch(URL, text.replace(MARK, "w"))):
+        raise ValueError(
+            f"should be an http:// or https:// URL with one {MARK}, such as https://{MARK}.llm.example.com"
+        )
+    return text.rstrip("/")
+
+
 def _user(text: str) -> str:
     if text and not re.fullmatch(r"\d{1,9}:\d{1,9}", text):
         raise ValueError("should be UID:GID, such as 1000:1000")
@@ -93,16 +109,24 @@ class KubernetesSettings(ProviderSettings):
     namespace: Annotated[str, AfterValidator(_name)] = Field(
         "posthouse", description="Namespace of the workers; it must be there."
     )
-    address: Literal["node_port", "cluster_ip", "load_balancer", "host_port", "pod"] = Field(
+    address: Literal["node_port", "cluster_ip", "load_balancer", "gateway", "host_port", "pod"] = Field(
         "node_port",
         description="How clients reach a worker. `node_port`: a port of every node. `host_port`: a port of its own "
-        "node. `load_balancer`: an address from outside the cluster. `cluster_ip` and `pod`: from within it; that of a "
-        "Pod is another after each start.",
+        "node. `load_balancer`: an address from outside the cluster. `gateway`: a route of a Gateway. `cluster_ip` and "
+        "`pod`: from within it; that of a Pod is another after each start.",
     )
     host: str = Field(
         "",
         description="Address of the nodes for `node_port` and `host_port`; default: the one that the cluster gives for "
         "the worker's node, which only its own network may reach.",
+    )
+    gateway: Annotated[str, AfterValidator(_gateway)] = Field(
+        "", description="The Gateway for `gateway`, as `NAME` or `NAMESPACE/NAME`. It must take routes of `namespace`."
+    )
+    gateway_url: Annotated[str, AfterValidator(_gateway_url)] = Field(
+        "",
+        description="Where clients reach a worker through it, with `{worker}` in the host or in the path: "
+        "`https://{worker}.llm.example.com`, `https://llm.example.com/{worker}`.",
     )
     ports: Annotated[str, AfterValidator(_ports)] = Field(
         "12000-19999", description="Ports of nodes that workers are given with `host_port`, first and last."

@@ -14,6 +14,7 @@ from posthouse.providers.kubernetes.objects import INSTALLATION, PRINTED
 
 Json = dict[str, Any]
 
+ROUTES: Final = "httproutes"
 GONE_S: Final = 30.0
 """How long the end of a Pod is waited for beyond its grace, in seconds."""
 LOOKS_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -26,14 +27,17 @@ MAX_LINES: Final = 10_000
 class Workers:
     """Workers of one installation in one namespace."""
 
-    def __init__(self, cluster: Cluster, namespace: str, installation: str) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, installation: str, routes: bool = False) -> None:
+        """`routes`: they are reached by a Gateway."""
+        self._routes = routes
         self._cluster = cluster
         self._namespace = namespace
         self._installation = installation
         self.mark = f"{INSTALLATION}={installation}"
 
     def path(self, kind: str, name: str = "") -> str:
-        return f"/api/v1/namespaces/{self._namespace}/{kind}" + (f"/{name}" if name else "")
+        group = "/apis/gateway.networking.k8s.io/v1" if kind == ROUTES else "/api/v1"
+        return f"{group}/namespaces/{self._namespace}/{kind}" + (f"/{name}" if name else "")
 
     def is_ours(self, item: Mapping[str, Any]) -> bool:
         labels = (item.get("metadata") or {}).get("labels") or {}
@@ -120,6 +124,15 @@ class Workers:
         except AlreadyThere:
             await self._cluster.call("PUT", self.path("secrets", body["metadata"]["name"]), body)
 
+    async def put_route(self, body: Json) -> None:
+        """Makes a worker's route, or has it lead to the port that its worker has now."""
+        try:
+            made = await self.make(ROUTES, body)
+        except NotFound as error:
+            raise Refused(f"{error}; has the cluster the Gateway API, with HTTPRoute in version v1?") from None
+        if made["spec"]["rules"][0]["backendRefs"][0]["port"] != body["spec"]["rules"][0]["backendRefs"][0]["port"]:
+            await self._cluster.call("PUT", self.path(ROUTES, made["metadata"]["name"]), made | {"spec": body["spec"]})
+
     async def open_ports(self, service: Json, ports: Iterable[int]) -> Json:
         """A worker's Service with these ports, too. Those that it has stay where they are."""
         spec = service["spec"]
@@ -171,7 +184,7 @@ class Workers:
             return
         if pod is not None:
             await self.end_pod(label, grace_s)
-        kinds = ("services", "persistentvolumeclaims")
+        kinds = ("services", "persistentvolumeclaims", *((ROUTES,) if self._routes else ()))
         own = [(kind, label) for kind in kinds if await self._ours(kind, label)]
         own += [("secrets", name) for name in objects.secret_names(label)]
         await asyncio.gather(*(self._delete(kind, name) for kind, name in own))
