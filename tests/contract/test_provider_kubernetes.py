@@ -82,7 +82,7 @@ class TestKubernetesProvider(ProviderContract):
 
 HERE = f"/api/v1/namespaces/{NAMESPACE}"
 ROUTES = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes"
-GATEWAY = {"address": "gateway", "gateway": "infra/public"}
+GATEWAY: dict[str, Any] = {"address": "gateway", "gateway": "infra/public"}
 FOREVER = "echo up; exec sleep 600"
 
 

@@ -40,6 +40,7 @@ class Maker:
         await self.put_secrets(spec, record, way, 0)
         pod = self.pod(spec, record, way, affinity, 0)
         await self._workers.note(spec.label, {}, {POD: json.dumps(pod)})
+        await self.lead_to(pod, record)
         await self._workers.make("pods", pod)
 
     async def way(self, spec: InstanceSpec, record: Json, workers: Mapping[str, Found], had: Mapping[int, int]) -> Way:
@@ -56,7 +57,8 @@ class Maker:
             outside = {one["port"]: one["nodePort"] for one in service["spec"]["ports"]}
             return Way(own.host or objects.NODE, tuple((port, outside[port]) for port in spec.ports))
         if own.address == "gateway":
-            return await self._routed(spec, record)
+            place, port = urlsplit(self._url(spec.label)), spec.ports[0]  # the worker's own alone
+            return Way(place.geturl(), ((port, place.port or (443 if place.scheme == "https" else 80)),))
         host = service["spec"]["clusterIP"] if own.address == "cluster_ip" else await self._balanced(service)
         return Way(host, tuple((port, port) for port in spec.ports))
 
@@ -77,13 +79,15 @@ class Maker:
             meta = objects.metadata(self._installation, spec.label, {}, record, names[2])
             await self._workers.put_secret(objects.login(meta, spec.registry))
 
-    async def _routed(self, spec: InstanceSpec, record: Json) -> Way:
-        """The worker's own port through a Gateway."""
-        url, port = self._settings.gateway_url.replace(MARK, spec.label), spec.ports[0]
-        meta = objects.metadata(self._installation, spec.label, {}, record)
-        await self._workers.put_route(objects.route(meta, self._settings, url, port))
-        place = urlsplit(url)
-        return Way(url, ((port, place.port or (443 if place.scheme == "https" else 80)),))
+    async def lead_to(self, pod: Json, record: Json) -> None:
+        """Has a Gateway, where workers are behind one, pass on what comes for a worker to the port of this Pod."""
+        if self._settings.address == "gateway":
+            label, port = pod["metadata"]["name"], next(iter(objects.ports_of(pod)))
+            meta = objects.metadata(self._installation, label, {}, record)
+            await self._workers.put_route(objects.route(meta, self._settings, self._url(label), port))
+
+    def _url(self, label: str) -> str:
+        return self._settings.gateway_url.replace(MARK, label)
 
     async def _balanced(self, service: Json) -> str:
         """The address of a load balancer, once it has one."""

@@ -161,6 +161,7 @@ class KubernetesProvider:
             await self._workers.end_pod(instance_id, self._settings.grace_s)
             await self._workers.note(instance_id, {HALTED: "no"}, {})
             try:
+                await self._maker.lead_to(pod, record)
                 await self._workers.make("pods", pod)
             except PosthouseError:
                 await self._workers.note(instance_id, {HALTED: "yes"}, {})
@@ -205,12 +206,14 @@ class KubernetesProvider:
             await self._workers.note(instance_id, noted, keep)
             try:
                 await self._workers.end_pod(instance_id, self._settings.grace_s)
+                await self._maker.lead_to(new, record)
                 await self._workers.make("pods", new)
             except PosthouseError:
                 before = worker.record
                 noted = objects.notes(before.offer_id, before.generation, before.halted)
                 await self._workers.note(instance_id, noted, {POD: json.dumps(old)})
                 if not before.halted:
+                    await self._maker.lead_to(old, record)
                     await self._workers.make("pods", old)
                 raise
             return await self._renewed(instance_id)
