@@ -67,7 +67,8 @@ async def kube(cluster: Cluster, node: Kubelet) -> AsyncIterator[Provider]:
 def gateway_api(cluster: Cluster) -> None:
     """The cluster knows routes of Gateways; nothing makes traffic of them."""
     route = yaml.safe_load(Path("tests/kit/httproute.yaml").read_text(encoding="utf-8"))
-    cluster.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", route)
+    made = cluster.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", route)
+    assert made["kind"] == "CustomResourceDefinition", made
     until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
         with suppress(ValueError):  # until it knows them it answers in plain text
