@@ -76,9 +76,12 @@ async def browser() -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def visit(started: Any, server: Running, theme: str = "light", width: int = 1280, axe: bool = False) -> Any:
-    """`axe`: with that in the page, which then has no policy."""
+    """`axe`: with that in the page, which then has no policy, and no motion: a colour that fades is a fault to it."""
     context = await started.new_context(
-        viewport={"width": width, "height": 844 if width < 500 else 800}, color_scheme=theme, bypass_csp=axe
+        viewport={"width": width, "height": 844 if width < 500 else 800},
+        color_scheme=theme,
+        bypass_csp=axe,
+        reduced_motion="reduce" if axe else "no-preference",
     )
     if axe:
         import axe_playwright_python
