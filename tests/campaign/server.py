@@ -137,6 +137,7 @@ class Server:
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """What the server answers. Raises: Gone where it dies before."""
         task = asyncio.get_running_loop().create_task(work, context=self._own)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its client may have left
         await asyncio.wait([task])
         if task.cancelled():
             raise Gone("connection reset")

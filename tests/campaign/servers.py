@@ -36,6 +36,8 @@ class Register:
     disk: Disk
     lives: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Where each server is, and until when its lease is."""
+    joined: dict[str, float] = field(default_factory=dict)
+    """When each came: others learn of it when they renew their leases."""
     held: dict[EndpointId, str] = field(default_factory=dict)
     members: list["Member"] = field(default_factory=list)
     rented: dict[str, str] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Line:
         for name in [name for name in lives if name.partition("-")[0] == server.partition("-")[0]]:
             del lives[name]
         lives[server] = url, self.table.loop.time() + lease_s
+        self.table.joined[server] = self.table.loop.time()
         self.table.tell()
 
     async def renew(self, server: str, lease_s: float) -> tuple[Sequence[LiveServer], float] | None:
@@ -150,8 +153,10 @@ class Acting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._world, name)
 
-    def _label(self, instance_id: str) -> str:
-        return next((i.label for i in self._world.all_instances.values() if i.id == instance_id), "")
+    def _acts_on(self, instance_id: str) -> None:
+        for instance in self._world.all_instances.values():
+            if instance.id == instance_id:
+                self._look(instance.label, False)
 
     async def create(self, offer_id: str, spec: InstanceSpec, max_usd_h: float) -> Instance:
         self._look(spec.label, True)
@@ -162,15 +167,15 @@ class Acting:
         return await self._world.update(instance_id, spec)
 
     async def start(self, instance_id: str) -> None:
-        self._look(self._label(instance_id), False)
+        self._acts_on(instance_id)
         await self._world.start(instance_id)
 
     async def stop(self, instance_id: str) -> None:
-        self._look(self._label(instance_id), False)
+        self._acts_on(instance_id)
         await self._world.stop(instance_id)
 
     async def destroy(self, instance_id: str) -> None:
-        self._look(self._label(instance_id), False)
+        self._acts_on(instance_id)
         await self._world.destroy(instance_id)
 
 
@@ -219,7 +224,9 @@ class Member(Server):
         held = self.register.disk.workers_labelled([label]).get(label)
         alive = self.lease.server in self.register.lives
         if held is None:
-            if not (alive and self.lease.server == min(self.register.lives)):
+            known_since = self.register.loop.time() - LEASE_S
+            known = [name for name in self.register.lives if self.register.joined[name] <= known_since]
+            if not alive or self.lease.server > min(known, default=self.lease.server):
                 self.real.broken("one owner acts", f"{self.lease.server} acts on {label!r}, which nobody has")
         elif not alive or self.register.holder(held) != self.lease.server:
             self.real.broken("one owner acts", f"{self.lease.server} acts on {label}, and does not have {held}")
