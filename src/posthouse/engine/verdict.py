@@ -84,7 +84,7 @@ def _crash_loop(managed: ManagedEndpoint, waits: str, now: float) -> Verdict | N
     return Verdict(
         word="crash_loop",
         title="does not come up: what it runs fails",
-        text=f"{waits}Failed {sum(fault.count for fault in faults)} times{where}{', last:' if said else '.'}",
+        text=f"{waits}Failures: {sum(fault.count for fault in faults)}{where}{', last:' if said else '.'}",
         said=shortened(said),
     )
 
