@@ -160,11 +160,12 @@ class Estate:
         site.environ["POSTHOUSE_API_KEY"] = self.key
         self.balancer.places = [place_of(url) for url in self.urls if url]
 
-    def make(self, name: str, at: int = 0, **scaling: Any) -> None:
-        """Makes an endpoint with what it may rent, by calls of one server."""
+    def make(self, name: str, at: int = 0, perf: float = 100.0, **scaling: Any) -> None:
+        """Makes an endpoint with what it may rent, by calls of one server. `perf`: work/s that a worker can do."""
         site = self.sites[at]
         (site.directory / "onstart.sh").write_text(f'exec {self._outside} "$PYTHON" -I -S {WORKER}\n')
-        site.json("template", "create", "--name", name, "--env", "-p 3000:3000", "--onstart", "onstart.sh")
+        env = f"-p 3000:3000 -e DRILL_PERF={perf}"
+        site.json("template", "create", "--name", name, "--env", env, "--onstart", "onstart.sh")
         flags = [word for key, value in scaling.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         site.json("endpoint", "create", name, *flags)
         site.json("workergroup", "create", "--endpoint", name, "--template", name)

@@ -82,7 +82,7 @@ def run(cuts: int, rate: float, minutes: float = 0.0) -> tuple[dict[str, Any], l
             try:
                 listen(network.database)
                 estate.enter(network)
-                settle(estate)
+                settle(estate, rate)
                 return asyncio.run(under_load())
             finally:
                 estate.clear()

@@ -177,10 +177,11 @@ def told(what: str, causes: Sequence[Any]) -> list[str]:
     return [f"{what}, {count} times: {cause}" for cause, count in Counter(map(str, causes)).items()]
 
 
-def settle(estate: Estate) -> None:
-    """Starts every server, and waits until each has its share and every worker is ready."""
+def settle(estate: Estate, rate: float) -> None:
+    """Starts every server, and waits until each has its share and every worker is ready. An endpoint serves twice
+    `rate` requests per second."""
     estate.start(0)
-    need = {"min_load": 100 * WORKERS, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
+    need = {"perf": rate, "min_load": rate * WORKERS, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
     for name in NAMES:
         estate.make(name, **need, max_workers=WORKERS)
     for number in range(1, SERVERS):
@@ -200,7 +201,7 @@ def run(kills: int, stops: int, restarts: int, rate: float, minutes: float = 0.0
         slots = WORKERS * len(NAMES)
         estate = Estate(Path(directory), SERVERS, providers__process__slots=slots, server__route_hold_s=HOLD_S)
         try:
-            settle(estate)
+            settle(estate, rate)
             return asyncio.run(under_load())
         finally:
             estate.clear()
