@@ -181,7 +181,13 @@ def settle(estate: Estate, rate: float) -> None:
     """Starts every server, and waits until each has its share and every worker is ready. An endpoint serves twice
     `rate` requests per second."""
     estate.start(0)
-    need = {"perf": rate, "min_load": rate * WORKERS, "target_util": 1, "cold_workers": 0, "cold_mult": 1}
+    need: dict[str, Any] = {
+        "perf": rate,
+        "min_load": rate * WORKERS,
+        "target_util": 1,
+        "cold_workers": 0,
+        "cold_mult": 1,
+    }
     for name in NAMES:
         estate.make(name, **need, max_workers=WORKERS)
     for number in range(1, SERVERS):
