@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from posthouse.domain.decision import Decision, Memory, Obstacle, Reason
-from posthouse.domain.endpoint import EndpointState
+from posthouse.domain.endpoint import EndpointState, WorkergroupId
 from posthouse.domain.lifecycle import Goal, State
 from posthouse.engine import words
 from posthouse.engine.figures import LOOKS, figures, look
 from posthouse.engine.router import _waits
 from posthouse.engine.samples import STEP_S, Ring
 from posthouse.engine.verdict import condition, verdict
-from posthouse.fleet.events import Waiting
+from posthouse.fleet.events import Configured, Waiting
 from posthouse.wire.route import RouteAsk, WaitReply
 from posthouse.wire.rows.live import Verdict
 from tests.kit.fleets import NOW, ONE, TWO, Fleet, fleet_of, worker
@@ -67,6 +67,19 @@ def test_what_it_runs_fails_is_told_with_its_last_words() -> None:
     state, found = judged(fleet, 10.0, ("no more hot workers", rule))
     assert found is not None
     assert (state, found.word, found.said) == ("short", "crash_loop", "CUDA error")
+
+
+def test_what_a_workergroup_ran_that_is_deleted_is_no_verdict() -> None:
+    fleet = fleet_of(worker(ONE, State.STARTING))
+    for machine in ("a", "b", "c"):
+        fleet.roster.estimator.blame(fleet.workers[ONE], NOW, machine)
+    found = judged(fleet, 10.0)[1]
+    assert found is not None
+    assert found.word == "crash_loop"
+    fleet.told(Configured(fleet.endpoint, builds=((WorkergroupId(8), "another"),)), NOW)
+    found = judged(fleet, 10.0)[1]
+    assert found is not None
+    assert found.word == "starting"
 
 
 def test_one_that_comes_mends_it() -> None:

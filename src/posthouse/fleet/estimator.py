@@ -82,9 +82,8 @@ class Estimator:
         `machine`: where what the workergroup makes did not come to be ready, if it was tried.
         """
         group = self.group_failures.get(worker.group_id, Failures())
-        machines = group.machines
-        if machine and machine not in machines and not same_fault(group):
-            machines += (machine,)
+        known = not machine or machine in group.machines or same_fault(group)
+        machines = group.machines if known else (*group.machines, machine)
         # What began before the last failure is of the same try: where many are made at once, some fail.
         again = not group.count or worker.began_at > group.last_at
         failures = Failures(group.count + again, now if again else group.last_at, machines)

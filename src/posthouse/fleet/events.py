@@ -148,7 +148,7 @@ class Configured(NamedTuple):
     providers: frozenset[str] = frozenset()
     """They must have been listed before anything is decided."""
     builds: tuple[tuple[WorkergroupId, str], ...] = ()
-    """The version that each workergroup's template is now. Another one than before begins an update."""
+    """Every workergroup with the version of its template. Another one than before begins an update."""
 
 
 class Dismissed(NamedTuple):

@@ -45,8 +45,9 @@ class Rollouts(dict[WorkergroupId, Rollout]):
         taken, self.unsaved = tuple(self.values()) if self.unsaved else (), False
         return taken
 
-    def configured(self, builds: Iterable[tuple[WorkergroupId, str]], now: float) -> None:
+    def configured(self, builds: tuple[tuple[WorkergroupId, str], ...], now: float) -> None:
         """Handles the present version of each template; a changed one begins an update."""
+        self._estimator.group_failures = {g: f for g, f in self._estimator.group_failures.items() if g in dict(builds)}
         for group_id, build in builds:
             if (rollout := self.get(group_id)) is None:  # what workers of an earlier release run is unwritten: this
                 there = self._of_group(group_id)
