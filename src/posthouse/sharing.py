@@ -14,7 +14,7 @@ class LiveServer(NamedTuple):
 
     name: str
     url: str
-    """Where other servers reach it."""
+    """Where other servers reach it; empty while it hands over what it has and leaves."""
     expired: bool = False
     """Whether it failed to renew its lease in time."""
 
@@ -41,6 +41,10 @@ class Servers(Protocol):
 
     async def evict_expired(self, server: str) -> Sequence[str]:
         """Removes every other server whose lease has expired, which frees its endpoints. Returns their names."""
+        ...
+
+    async def withdraw(self, server: str) -> None:
+        """Takes a server's URL away: it leaves, and takes nothing more."""
         ...
 
     async def deregister(self, server: str) -> None:

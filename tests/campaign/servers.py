@@ -69,6 +69,8 @@ class Line:
         self.table = table
         self.on_notice: Callable[[str], None] = lambda topic: None
         self.is_cut = False
+        self.hangs_s = LEASE_S / 2
+        """How long a call takes to fail while it is cut."""
         self.moves = asyncio.Event()
         """Not set: the server stands still, as far as the database sees it."""
         self.moves.set()
@@ -78,7 +80,7 @@ class Line:
         await asyncio.sleep(0.002)
         await self.moves.wait()
         if self.is_cut:
-            await asyncio.sleep(LEASE_S / 2)
+            await asyncio.sleep(self.hangs_s)
             raise Unavailable("the network is cut", 1.0)
 
     async def register(self, server: str, url: str, lease_s: float) -> None:
@@ -105,6 +107,11 @@ class Line:
         for name in dead:
             del lives[name]
         return dead
+
+    async def withdraw(self, server: str) -> None:
+        await self.through()
+        if server in self.table.lives:
+            self.table.lives[server] = "", self.table.lives[server][1]
 
     async def deregister(self, server: str) -> None:
         await self.through()
@@ -290,12 +297,16 @@ class Estate:
         await asyncio.sleep(for_s)
         line.moves.set()
 
-    async def cut(self, name: str, for_s: float) -> None:
-        """Has a server not reach the database for a while."""
+    async def cut(self, name: str, for_s: float, hangs_s: float = LEASE_S / 2) -> None:
+        """Has a server not reach the database for a while. `hangs_s`: how long a call takes to fail."""
         line = self.up[name].line
-        line.is_cut = True
+        line.is_cut, line.hangs_s = True, hangs_s
         await asyncio.sleep(for_s)
         line.is_cut = False
+
+    async def restart_database(self) -> None:
+        """Has every server refused for a moment that is shorter than a lease."""
+        await asyncio.gather(*(self.cut(name, 0.6, 0.0) for name in self.up))
 
     def owners(self) -> dict[EndpointId, list[str]]:
         """Which servers believe that they have each endpoint."""

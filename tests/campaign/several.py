@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posthouse.domain.endpoint import EndpointId
 from posthouse.engine.management.inputs import EndpointChanges, NewEndpoint, NewTemplate, NewWorkergroup
 from posthouse.errors import PosthouseError, Unavailable
 from tests.campaign.servers import Estate, Member, live
@@ -31,6 +32,8 @@ MAX_WORKERS = 3
 """Of each endpoint."""
 EVENTS = 30
 """What befalls servers in one seed."""
+TAKEN_S = 60.0
+"""Virtual seconds in which a server that reaches the database takes over what nobody has."""
 LOOK_S = 0.5
 """Virtual seconds between two looks at who believes what."""
 PROGRESS = 20
@@ -84,8 +87,17 @@ async def settle(estate: Estate) -> None:
 
 
 async def watch(estate: Estate) -> None:
-    """Looks for ever who believes to have what, and how many workers are written down."""
+    """Looks for ever who believes to have what, how many workers are written down, and what nobody takes over."""
+    left, able = dict[EndpointId, float](), dict[Member, float]()
     while True:
+        now, lives = estate.loop.time(), estate.register.lives
+        members = [m for m in estate.up.values() if m.line.moves.is_set() and not m.line.is_cut]
+        able = {member: able.get(member, now) for member in members}
+        dead = [e for e in estate.register.wanted() if lives.get(estate.register.holder(e), ("", 0.0))[1] < now]
+        left = {endpoint_id: left.get(endpoint_id, now) for endpoint_id in dead}
+        for endpoint_id, since in left.items():
+            if able and now - max(since, min(able.values())) > TAKEN_S:
+                estate.broken.append(("what a dead server had is taken over", f"endpoint {endpoint_id} is not"))
         for endpoint_id in estate.register.wanted():
             acting = [name for name, member in estate.up.items() if member.may_act(endpoint_id)]
             if len(acting) > 1:
@@ -116,6 +128,9 @@ async def storm(estate: Estate, befell: Counter[str], wild: bool) -> None:
         elif what < 0.6:
             befell["stopped"] += 1
             await estate.stop(name)
+        elif what < 0.65:
+            befell["database restarted"] += 1
+            await estate.restart_database()
         else:
             befell["stood still" if what < 0.8 else "cut off"] += 1
             befall = estate.still if what < 0.8 else estate.cut

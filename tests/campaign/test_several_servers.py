@@ -38,6 +38,23 @@ def test_endpoints_are_shared_evenly_and_those_of_a_dead_server_move() -> None:
     live(1, 3, scenario)
 
 
+def test_those_of_a_dead_server_move_after_a_restart_of_the_database_too() -> None:
+    async def scenario(estate: Estate) -> None:
+        await begin(estate)
+        await asyncio.sleep(60)
+        lives = {member.lease.server for member in estate.up.values()}
+        await estate.restart_database()
+        await asyncio.sleep(60)
+        assert {member.lease.server for member in estate.up.values()} == lives  # it was shorter than a lease
+        estate.kill(estate.owners()[estate.register.wanted()[0]][0])
+        began = estate.loop.time()
+        while any(not owners for owners in estate.owners().values()):
+            assert estate.loop.time() - began < 3.0  # of virtual time
+            await asyncio.sleep(0.1)
+
+    live(1, 3, scenario)
+
+
 def test_a_database_that_nobody_reaches_for_long_moves_nothing() -> None:
     async def scenario(estate: Estate) -> None:
         await begin(estate)

@@ -55,6 +55,10 @@ async def test_servers_know_of_each_other_until_they_leave(site: Site) -> None:
     found = await site.a.renew("a-1", LONG_S)
     assert found is not None
     assert [tuple(one) for one in found[0]] == [("a-1", "http://a", False), ("b-1", "http://b", False)]
+    await site.b.withdraw("b-1")
+    found = await site.a.renew("a-1", LONG_S)
+    assert found is not None
+    assert [tuple(one) for one in found[0]] == [("a-1", "http://a", False), ("b-1", "", False)]
     await site.b.deregister("b-1")
     await site.b.deregister("b-1")
     found = await site.a.renew("a-1", LONG_S)

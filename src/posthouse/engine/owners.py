@@ -51,7 +51,7 @@ class Owners:
     is_free: Callable[[EndpointId], bool] = lambda endpoint_id: True
     """Whether an endpoint can be handed over now: none of its commands is in flight."""
     peers: Mapping[str, str] = field(default_factory=dict)
-    """The URL of each other live server, by name."""
+    """The URL of each other live server, by name; empty for one that leaves."""
     on_peer_lost: list[Callable[[str], None]] = field(default_factory=list)
     """Called with the URL of each server that is no longer alive."""
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -140,6 +140,8 @@ class Owners:
     async def leave(self) -> None:
         """Hands over every endpoint, as far as possible, and removes this server."""
         self._leaving = True
+        with suppress(Unavailable):
+            await self._servers.withdraw(self.lease.server)  # the others share what it has without it
         if self.lease.holds():
             await self._hand_over(list(self.hub.endpoints))
         with suppress(Unavailable):
@@ -151,7 +153,7 @@ class Owners:
 
     def leader_url(self) -> str:
         """The URL of the server that does it; empty if it is this one."""
-        first = min(self.peers, default="")
+        first = min(self._staying(), default="")
         return self.peers[first] if first and first < self.lease.server else ""
 
     def owner_url(self, endpoint_id: EndpointId) -> str:
@@ -171,7 +173,7 @@ class Owners:
             return None
         living, store_s = found
         self._skew_s = time.time() - store_s
-        if not self.lease.holds():
+        if math.isinf(self._steady_since_s) or not self.lease.holds():
             self._steady_since_s = asked_s
         self.lease.renewed(asked_s)
         self._update_peers(living)
@@ -180,11 +182,15 @@ class Owners:
     def _update_peers(self, living: Sequence[LiveServer]) -> None:
         before, peers = self.peers, {one.name: one.url for one in living if one.name != self.lease.server}
         self.peers, self.lease.others = peers, len(peers)
-        if before.keys() != peers.keys():
+        if before != peers:
             self._woken.set()
-        for name in before.keys() - peers.keys():
+        for url in filter(None, (before[name] for name in before.keys() - peers.keys())):
             for tell in self.on_peer_lost:
-                tell(before[name])
+                tell(url)
+
+    def _staying(self) -> list[str]:
+        """Other live servers that do not leave."""
+        return [name for name, url in self.peers.items() if url]
 
     async def _start_over(self) -> None:
         """Lets go of every endpoint, as other servers may own them now, and registers again."""
@@ -197,7 +203,7 @@ class Owners:
     def _fair_share(self, owners: Mapping[EndpointId, str]) -> int:
         """How many endpoints this server should own. Of a remainder, those that own most keep one more each."""
         counts = Counter(owners.values())
-        servers = sorted([self.lease.server, *self.peers], key=lambda name: (-counts[name], name))
+        servers = sorted([self.lease.server, *self._staying()], key=lambda name: (-counts[name], name))
         each, more = divmod(len(owners), len(servers))
         return each + (servers.index(self.lease.server) < more)
 

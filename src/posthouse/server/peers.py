@@ -143,7 +143,7 @@ class Peers:
                 finally:
                     reply.close()
 
-        found = await asyncio.gather(*map(ask, self.owners.peers.values()), return_exceptions=True)
+        found = await asyncio.gather(*map(ask, filter(None, self.owners.peers.values())), return_exceptions=True)
         return [answer for answer in found if not (answer is None or isinstance(answer, BaseException))]
 
     def every_second(self) -> None:

@@ -93,6 +93,9 @@ class PostgresServers:
     async def evict_expired(self, server: str) -> Sequence[str]:
         return [row["name"] for row in await self._run(EVICT_EXPIRED, server)]
 
+    async def withdraw(self, server: str) -> None:
+        await self._run("UPDATE servers SET url = '' WHERE name = $1", server)
+
     async def deregister(self, server: str) -> None:
         if await self._run("DELETE FROM servers WHERE name = $1 RETURNING name", server):
             await self._run(TOLD)
