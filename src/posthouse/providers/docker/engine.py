@@ -192,8 +192,13 @@ class Engine:
             await self.docker.containers.container(container).stop(t=grace_s)
 
     async def rename(self, container: str, name: str) -> None:
-        async with trying(f"name of container {container[:12]}"):
-            await self.docker.containers.container(container).rename(name)
+        """One that has the name already is success: an earlier call, whose answer nobody waited for, may be done."""
+        try:
+            async with trying(f"name of container {container[:12]}"):
+                await self.docker.containers.container(container).rename(name)
+        except (Refused, NameTaken):
+            if (await self.inspect(container))["Name"].removeprefix("/") != name:
+                raise
 
     async def remove(self, container: str, *, anonymous: bool) -> None:
         """Ends a container and removes it, with its anonymous volumes if so wished. One that is gone is success."""
