@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,13 @@ class SshServer:
         if self.process is None:
             return
         children = psutil.Process(self.process.pid).children(recursive=True)
-        own = [child for child in children if child.name().startswith("sshd")]
         self.process.kill()
-        for child in own:
-            child.kill()
         self.process.wait()
-        psutil.wait_procs(own)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):  # it ended with its connection
+                if child.name().startswith("sshd"):
+                    child.kill()
+                    child.wait()
         self.process = None
 
     @property

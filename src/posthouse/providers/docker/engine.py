@@ -22,6 +22,7 @@ STALL_S: Final = 600.0
 RETRY_S: Final = 2.0
 NO_CONNECTION: Final = 900
 """Status of the client where no engine answers."""
+REMOVAL_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 MAX_LAYERS: Final = 1000
 ARCHIVE_BYTES: Final = 16 * 2**20
 """Most that is read of a file in a container."""
@@ -203,8 +204,17 @@ class Engine:
     async def remove(self, container: str, *, anonymous: bool) -> None:
         """Ends a container and removes it, with its anonymous volumes if so wished. One that is gone is success."""
         with suppress(NotFound):
-            async with trying(f"removal of container {container[:12]}"):
-                await self.docker.containers.container(container).delete(force=True, v=anonymous)
+            for pause_s in REMOVAL_PAUSES_S:  # while an earlier call is at it
+                try:
+                    await self._remove(container, anonymous)
+                    return
+                except Busy:
+                    await asyncio.sleep(pause_s)
+            await self._remove(container, anonymous)
+
+    async def _remove(self, container: str, anonymous: bool) -> None:
+        async with trying(f"removal of container {container[:12]}"):
+            await self.docker.containers.container(container).delete(force=True, v=anonymous)
 
     async def logs(self, container: str, tail: int) -> bytes:
         """The last lines that a container printed. An engine keeps a few MB of them."""
