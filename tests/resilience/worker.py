@@ -13,6 +13,8 @@ from typing import Any
 REPORT_S = 0.25
 """Between two reports while something happens."""
 IDLE_REPORT_S = 5.0
+TAKEN_S = 10.0
+"""In which a server takes a report."""
 PERF = float(os.environ.get("DRILL_PERF", "100"))
 """Work per second that it says it can do."""
 SLOTS = int(os.environ.get("DRILL_SLOTS", "1000"))
@@ -100,7 +102,11 @@ class Worker:
         return {"id": self.id, "url": url, "working_request_idxs": list(self.working), **amounts, **counts, **rest}
 
     async def post(self, path: str, body: dict[str, Any]) -> None:
-        """Raises: OSError, ValueError unless the server took it."""
+        """Raises: OSError, ValueError unless the server took it in time: one that stands still takes nothing."""
+        async with asyncio.timeout(TAKEN_S):
+            await self._post(path, body)
+
+    async def _post(self, path: str, body: dict[str, Any]) -> None:
         reader, writer = await asyncio.open_connection(self.host, int(self.port))
         try:
             raw = json.dumps(self.identity | body).encode()
