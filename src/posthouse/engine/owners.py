@@ -140,9 +140,9 @@ class Owners:
     async def leave(self) -> None:
         """Hands over every endpoint, as far as possible, and removes this server."""
         self._leaving = True
-        with suppress(Unavailable):
-            await self._servers.withdraw(self.lease.server)  # the others share what it has without it
         if self.lease.holds():
+            with suppress(Unavailable):
+                await self._servers.withdraw(self.lease.server)  # the others share what it has without it
             await self._hand_over(list(self.hub.endpoints))
         with suppress(Unavailable):
             await self._servers.deregister(self.lease.server)
