@@ -491,11 +491,12 @@ async def test_an_answer_after_the_time_limit_is_not_taken_for_another(
             await cancelled
         program.resume()
         monkeypatch.setattr(box_module, "CALL_S", 60.0)
-        for worker_id in (1, 2):
-            await seen_as(box, f"posthouse-test-{worker_id}", Observation.RUNNING)
-        assert await box.logs("posthouse-test-1", 5)
-        for worker_id in (1, 2):
-            await box.destroy(f"posthouse-test-{worker_id}")
+        labels = "posthouse-test-1", "posthouse-test-2"
+        for label in labels:
+            await seen_as(box, label, Observation.RUNNING)
+        assert await printed(box, labels[0], "up")
+        for label in labels:
+            await box.destroy(label)
         assert not await box.instances()
 
 
