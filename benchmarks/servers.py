@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -93,38 +94,43 @@ class Bench:
 
 
 async def routes(estate: Estate, count: int, rounds: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """In each round one server, two, then three; what the hop costs at three; and all but the first leave again."""
+    call_us: dict[int, list[float]] = {number: [] for number in range(1, SERVERS + 1)}
+    hop: dict[str, list[float]] = {"at_the_owner_us": [], "passed_on_us": [], "answered_to_a_server_us": []}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         bench = Bench(estate, http)
-        for number in range(SERVERS):
-            await asyncio.to_thread(estate.start, number)
-            if number == 0:
-                for name in NAMES:
-                    await asyncio.to_thread(partial(estate.make, name, **NEED))
-                async with asyncio.timeout(LIMIT_S):
-                    while {row["state"] for row in estate.sites[0].json("worker", "list")} != {"idle"}:
-                        await asyncio.sleep(0.5)
-            await bench.until([len(NAMES) // (number + 1)] * (number + 1))
-            pairs = list(product(range(number + 1), NAMES))
-            taken = []
-            for _ in range(rounds):
-                await bench.rest()
-                taken.append(sum(await bench.calls(count, pairs)))
-            found[str(number + 1)] = {"cpu_us": round(median(taken), 1), "each": [round(us, 1) for us in taken]}
-        one = found["1"]["cpu_us"]
-        for servers, row in found.items():
-            row["ratio"] = round(int(servers) * one / row["cpu_us"], 2)
-        owner = estate.owner(NAMES[0])
-        other = (owner + 1) % SERVERS
-        own, passing, asked = [], [], []
+        await asyncio.to_thread(estate.start, 0)
+        for name in NAMES:
+            await asyncio.to_thread(partial(estate.make, name, **NEED))
+        async with asyncio.timeout(LIMIT_S):
+            while {row["state"] for row in estate.sites[0].json("worker", "list")} != {"idle"}:
+                await asyncio.sleep(0.5)
         for _ in range(rounds):
-            await bench.rest()
-            own.append((await bench.calls(count, [(owner, NAMES[0])]))[owner])
-            spent = await bench.calls(count, [(other, NAMES[0])])
-            passing.append(spent[other])
-            asked.append(spent[owner])
-    hop = {"at_the_owner_us": own, "passed_on_us": passing, "answered_to_a_server_us": asked}
-    return {"servers": found, "hop": {name: round(median(values), 1) for name, values in hop.items()}}
+            for servers, taken in call_us.items():
+                if servers > 1:
+                    await asyncio.to_thread(estate.start, servers - 1)
+                await bench.until([len(NAMES) // servers] * servers)
+                await bench.rest()
+                taken.append(sum(await bench.calls(count, list(product(range(servers), NAMES)))))
+            owner = estate.owner(NAMES[0])
+            other = (owner + 1) % SERVERS
+            own = await bench.calls(count, [(owner, NAMES[0])])
+            passed = await bench.calls(count, [(other, NAMES[0])])
+            for values, us in zip(hop.values(), (own[owner], passed[other], passed[owner]), strict=True):
+                values.append(us)
+            for number in range(1, SERVERS):
+                await asyncio.to_thread(estate.sites[number].stop, signal.SIGTERM)
+    return {
+        "servers": {
+            str(servers): {
+                "cpu_us": round(median(taken), 1),
+                "each": [round(us, 1) for us in taken],
+                "ratio": round(median(servers * one / us for one, us in zip(call_us[1], taken, strict=True)), 2),
+            }
+            for servers, taken in call_us.items()
+        },
+        "hop": {name: round(median(values), 1) for name, values in hop.items()},
+    }
 
 
 async def take_over(url: str, store: SqlStore, name: str, count: int, directory: Path) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from posthouse.providers.docker.layout import UNBEGUN, Found, Place
 from posthouse.providers.docker.stock import Pull
 
 LAST_LINES = 5
+LATE_S = 0.5
 NO_SHELL = ("exec /bin/sh failed: No such file", "failed to exec pid1: No such file")
 """What Docker's init prints, and podman's, where there is no shell."""
 
@@ -80,7 +81,9 @@ async def last_words(engine: Engine, container: str) -> str:
     """How a container ended, and what it printed last."""
     try:
         state = (await engine.inspect(container))["State"]
-        lines = lines_of(await engine.logs(container, LAST_LINES))
+        if not (lines := lines_of(await engine.logs(container, LAST_LINES))):
+            await asyncio.sleep(LATE_S)  # podman lists a container as ended before it has all that was printed
+            lines = lines_of(await engine.logs(container, LAST_LINES))
     except NotFound:
         return "it is gone"
     how = "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state['ExitCode']}"
