@@ -28,6 +28,8 @@ from posthouse.template import Template, TemplateId, Workergroup
 from posthouse.users import SessionRecord, UserRecord
 from posthouse.wire.rows import Alias
 
+OPENED = 50
+"""Endpoints that are opened without a break: some 50 ms."""
 MAX_ENDPOINT_BY_WORKER = 100_000
 """Most workers whose endpoint is remembered. They never move, so any number is right; beyond it all are found again."""
 _Offered: TypeAlias = tuple[list[tuple[GroupOffer, ...]], tuple[GroupOffer, ...]]
@@ -137,13 +139,19 @@ class Hub:
         """Takes endpoints as the store knows them, but those that the lease gives to another server.
         `again`: also those that are here, as another server has written them since and memory is out of date."""
         async with self._taking:
+            server = self.lease.server
             wanted = [endpoint_id for endpoint_id in endpoint_ids if again or endpoint_id not in self.endpoints]
             for prepare in self.before_open if wanted else ():
                 await prepare()
             epochs = {e: epoch for e in wanted if (epoch := await self.lease.acquire(e)) is not None}
             for endpoint_id in set(wanted) - epochs.keys():
                 self.let_go(endpoint_id, await self.lease.owner(endpoint_id))
-            for endpoint_id, record in (await self.store.open_fleets(epochs)).items() if epochs else ():
+            fleets = await self.store.open_fleets(epochs) if epochs else {}
+            for number, (endpoint_id, record) in enumerate(fleets.items(), 1):
+                if number % OPENED == 0:
+                    await asyncio.sleep(0)  # requests are answered meanwhile
+                if self.lease.server != server:  # it was declared dead meanwhile, and has a new lease
+                    break
                 self.known_labels.note(record.workers)
                 self.let_go(endpoint_id)
                 listed = self.directory.get(endpoint_id)

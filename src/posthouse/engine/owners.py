@@ -32,7 +32,7 @@ LOOK_S = 2.0
 """Seconds between two looks at who owns what, without a notice of a change."""
 AGAIN_S = 0.2
 """When free endpoints are claimed again that were locked."""
-OPENED = 100
+READ = 1000
 """Endpoints that are read from the store at once."""
 HAND_OVERS = 8
 """Endpoints that are handed over at the same time."""
@@ -208,8 +208,8 @@ class Owners:
         return each + (servers.index(self.lease.server) < more)
 
     async def _open(self, endpoint_ids: Sequence[EndpointId]) -> None:
-        for first in range(0, len(endpoint_ids), OPENED):
-            some = endpoint_ids[first : first + OPENED]
+        for first in range(0, len(endpoint_ids), READ):
+            some = endpoint_ids[first : first + READ]
             try:
                 await self.hub.take_over_all(some)
             except Unavailable:
