@@ -152,16 +152,7 @@ class Hub:
                     await asyncio.sleep(0)  # requests are answered meanwhile
                 if self.lease.server != server:  # it was declared dead meanwhile, and has a new lease
                     break
-                self.known_labels.note(record.workers)
-                self.let_go(endpoint_id)
-                listed = self.directory.get(endpoint_id)
-                endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
-                managed = self.open(endpoint, record, epochs[endpoint_id])
-                if listed is None:
-                    managed.close(self.clock.now())
-                # Of a workergroup that is deleted, where the crash came before its workers went.
-                lost = [w for w in managed.fleet.workers.values() if w.group_id not in self.workergroups]
-                managed.dismiss(lost, self.clock.now())
+                _open_again(self, endpoint_id, record, epochs[endpoint_id])
             self.bell.set()
 
     async def hand_over(self, endpoint_id: EndpointId) -> None:
@@ -344,6 +335,19 @@ class Hub:
     def provider_of(self, worker: Worker) -> Provider | None:
         """The provider that has the worker; None if it is no longer configured."""
         return self.providers.get(worker.provider)
+
+
+def _open_again(hub: Hub, endpoint_id: EndpointId, record: FleetRecord, epoch: int) -> None:
+    """Opens an endpoint as it was written down."""
+    hub.known_labels.note(record.workers)
+    hub.let_go(endpoint_id)
+    listed, now = hub.directory.get(endpoint_id), hub.clock.now()
+    endpoint = _deleted(endpoint_id, record.account_id) if listed is None else listed.endpoint
+    managed = hub.open(endpoint, record, epoch)
+    if listed is None:
+        managed.close(now)
+    # Of a workergroup that is deleted, where the crash came before its workers went.
+    managed.dismiss([w for w in managed.fleet.workers.values() if w.group_id not in hub.workergroups], now)
 
 
 def _kept(hub: Hub, began: Began) -> EventLog | None:
