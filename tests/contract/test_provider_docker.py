@@ -289,6 +289,22 @@ async def test_a_full_disk_is_told_in_words_and_nothing_is_left(small_engine: Co
         assert not await volumes(client)
 
 
+@pytest.mark.parametrize("step", ["make_volume", "create", "start"])
+async def test_a_creation_that_was_given_up_goes_on_when_it_is_asked_for_again(
+    box: Provider, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async def given_up(*args: object, **options: object) -> str:
+        monkeypatch.undo()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(engine_module.Engine, step, given_up)
+    with pytest.raises(asyncio.CancelledError):
+        await box.create((await box.catalog())[0].id, spec(1), 1.0)
+    made = await rent(box, spec(1))
+    assert await seen_as(box, made.id, Observation.RUNNING)
+    assert len(await box.instances()) == 1
+
+
 async def test_an_image_without_a_shell_is_told_in_words(box: Provider, client: aiodocker.Docker) -> None:
     image = "localhost/posthouse-empty:1"
     await client.images.import_image(io.BytesIO(saved(image, b"\0" * 1024, {})))

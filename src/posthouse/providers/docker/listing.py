@@ -63,7 +63,7 @@ async def seen(
         state, message = Observation.EXITED, await last_words(engine, worker.container)
     elif making is None or making.error:
         state = Observation.EXITED
-        message = making.error if making else "the server ended while the worker was made"
+        message = making.error if making else "it was cut short while it was made"
     else:
         state, message = Observation.PULLING, making.message
         progress = message

@@ -281,8 +281,8 @@ class DockerProvider:
         except PosthouseError:
             await self.destroy(spec.label)
             raise
-        except BaseException as error:
-            making.error = f"it was cut short while it was made: {error!r}"[:400]
+        except BaseException:
+            self._making.pop(spec.label, None)  # a call that asks for it again goes on from here
             raise
 
     async def _bring(self, spec: InstanceSpec, place: Place, making: Making) -> None:
