@@ -169,6 +169,19 @@ async def test_stopping_ends_what_ignores_sigterm_and_what_left_its_group(local:
     assert (root / made.id).is_dir()
 
 
+async def test_a_call_whose_caller_has_given_up_ends_nothing_that_a_later_one_starts(local: ProcessProvider) -> None:
+    """As on a box, where calls go on though nobody waits for them any more."""
+    made = await rent(local, spec(1))
+    for _ in range(8):
+        given_up = [asyncio.create_task(local.stop(made.id)) for _ in range(3)]
+        await local.stop(made.id)
+        given_up += [asyncio.create_task(local.start(made.id)) for _ in range(3)]
+        await local.start(made.id)
+        await asyncio.gather(*given_up)
+        [seen] = await local.instances()
+        assert seen.seen is Observation.RUNNING, seen.message
+
+
 async def test_a_worker_has_its_time_to_end_in_order(root: Path) -> None:
     local = ProcessProvider(root, "test", slots=1, grace_s=DEADLINE_S)
     made = await rent(local, spec(1, "trap 'echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"))

@@ -120,6 +120,10 @@ class Inventory:
             price=self._price,
         )
 
+    def halted(self, directory: Path) -> bool:
+        """Whether the instance is meant to be stopped, or nothing says that it is not."""
+        return not (directory / "instance.json").exists() or read_record(directory).wanted != "running"
+
     def failed(self, directory: Path) -> bool:
         """Whether onstart ended as what has failed ends. What it left in the background serves nobody then."""
         return files.exit_code(directory) not in ("", "0")

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -116,8 +116,8 @@ class ProcessProvider:
 
         Raises: NotFound; Busy while it still stops, while no slot is free, and while the disk is nearly full.
         """
-        if self._label.fullmatch(instance_id) and self._inventory.failed(self.root / instance_id):
-            await self._end(self.root / instance_id)  # what a run that failed left behind
+        if self._label.fullmatch(instance_id):
+            await self._end(self.root / instance_id, self._inventory.failed)  # what a run that failed left behind
         await self._threads.run(self._start, instance_id)
 
     async def update(self, instance_id: str, spec: InstanceSpec) -> Instance:
@@ -128,7 +128,7 @@ class ProcessProvider:
         SIGKILL.
         """
         await self._threads.run(self._revise, instance_id, spec)
-        await self._end(self.root / instance_id)
+        await self._end(self.root / instance_id, self._inventory.halted)
         await self._threads.run(self._start, instance_id)
         return await self._threads.run(self._seen, instance_id)
 
@@ -137,7 +137,7 @@ class ProcessProvider:
         if not self._label.fullmatch(instance_id):
             return
         await self._threads.run(self._halt, instance_id)
-        await self._end(self.root / instance_id)
+        await self._end(self.root / instance_id, self._inventory.halted)
 
     async def destroy(self, instance_id: str) -> None:
         """Ends its processes and removes its directory. Raises: Busy if they outlive SIGKILL."""
@@ -302,11 +302,12 @@ class ProcessProvider:
         self._children.append(child)
         return child
 
-    async def _end(self, directory: Path) -> None:
-        """Ends every process of an instance: SIGTERM, and SIGKILL for what is left after `grace_s`."""
+    async def _end(self, directory: Path, holds: Callable[[Path], bool] = lambda directory: True) -> None:
+        """Ends every process of an instance, SIGTERM, and SIGKILL for what is left after `grace_s`: while the reason
+        for it holds, as a call whose caller has given up may go on here when a later one starts the instance."""
         now = asyncio.get_running_loop().time
         kill_at = now() + self._grace_s
-        while members := await self._threads.run(self._members, directory):
+        while members := await self._threads.run(self._members, directory, holds):
             if now() > kill_at + KILL_S:
                 raise Busy(f"{directory.name}: {len(members)} processes outlive SIGKILL", RETRY_S)
             until = kill_at if now() < kill_at else now() + 0.2
@@ -316,11 +317,10 @@ class ProcessProvider:
             while any(map(alive, members)) and now() < until:  # noqa: ASYNC110 - nobody tells us of others' children
                 await asyncio.sleep(0.05)
 
-    def _members(self, directory: Path) -> list[Process]:
+    def _members(self, directory: Path, holds: Callable[[Path], bool]) -> list[Process]:
         with self._inventory.alone():
-            members = self._inventory.census().get(str(directory), [])
             self._reap()
-            return members
+            return self._inventory.census().get(str(directory), []) if holds(directory) else []
 
     def _disk_is_full(self) -> bool:
         """Whether there is too little room for another worker; `obstacle` says why."""
