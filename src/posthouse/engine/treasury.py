@@ -182,7 +182,7 @@ class Treasury:
         caps = self.caps
         if caps.max_usd_h is None and caps.max_usd_day is None and caps.max_usd_month is None:
             return []  # every tick of every endpoint asks: nothing is added up for it
-        return list(self._budget(ALL).left(self.caps, now, self.spent_usd(now), self.committed_usd_h()))
+        return list(self._budget(ALL).left(caps, now, self.spent_usd(now), self.committed_usd_h()))
 
     def committed_usd_h(self) -> float:
         """What all endpoints may come to cost per hour, with what is on its way."""

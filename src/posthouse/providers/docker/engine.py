@@ -23,6 +23,7 @@ RETRY_S: Final = 2.0
 NO_CONNECTION: Final = 900
 """Status of the client where no engine answers."""
 REMOVAL_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
+"""Before a removal is tried again while an earlier call is at it."""
 MAX_LAYERS: Final = 1000
 ARCHIVE_BYTES: Final = 16 * 2**20
 """Most that is read of a file in a container."""
@@ -203,18 +204,17 @@ class Engine:
 
     async def remove(self, container: str, *, anonymous: bool) -> None:
         """Ends a container and removes it, with its anonymous volumes if so wished. One that is gone is success."""
+        pauses_s = iter(REMOVAL_PAUSES_S)
         with suppress(NotFound):
-            for pause_s in REMOVAL_PAUSES_S:  # while an earlier call is at it
+            while True:
                 try:
-                    await self._remove(container, anonymous)
+                    async with trying(f"removal of container {container[:12]}"):
+                        await self.docker.containers.container(container).delete(force=True, v=anonymous)
                     return
                 except Busy:
+                    if (pause_s := next(pauses_s, None)) is None:
+                        raise
                     await asyncio.sleep(pause_s)
-            await self._remove(container, anonymous)
-
-    async def _remove(self, container: str, anonymous: bool) -> None:
-        async with trying(f"removal of container {container[:12]}"):
-            await self.docker.containers.container(container).delete(force=True, v=anonymous)
 
     async def logs(self, container: str, tail: int) -> bytes:
         """The last lines that a container printed. An engine keeps a few MB of them."""

@@ -164,7 +164,7 @@ class Inventory:
         """Finishes what a server that died left half done: stops, removals, creations that never got their name."""
         for label in self.labels():
             directory = self.root / label
-            if read_record(directory).wanted != "running":
+            if self.halted(directory):
                 for process in to_end(running.get(str(directory), [])):
                     send(process, signal.SIGKILL)
         for path in self.root.iterdir():
