@@ -37,11 +37,15 @@ market: .venv/.server ## run a simulated GPU market on 127.0.0.1:8090; ARGS="--r
 	$(BIN)/posthouse market $(ARGS)
 
 # Four files at a time on two processors: many of them wait for something.
-PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 4 --dist loadfile --no-loadscope-reorder
+# A file whose process ended begins again where it was, twice at most.
+PYTEST := $(BIN)/python -m pytest -p no:schemathesis -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 test: .venv/.dev ## run the tests, but for those that are marked `long`
-	$(PYTEST) -m "not long" --timeout 300
+	$(PYTEST) -m "not long" --timeout 300 -o faulthandler_timeout=400
 
-.PHONY: test-long test-all
+.PHONY: test-again test-long test-all
+test-again: .venv/.dev ## run the tests that failed in the last run, one after another
+	$(BIN)/python -m pytest -p no:schemathesis --last-failed -m "not long" --timeout 300
+
 test-long: .venv/.dev ## run the tests that are marked `long`
 	$(PYTEST) -m long
 
