@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -21,8 +20,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     made.environ["POSTHOUSE_GATEWAY__PORT"] = "0"
     yield made
-    with suppress(OSError, ValueError):  # the process that has taken over
-        os.kill(int((tmp_path / "posthouse-data" / "lock").read_text()), signal.SIGKILL)
     made.clear()
 
 

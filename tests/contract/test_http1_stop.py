@@ -50,11 +50,7 @@ class Caller:
 @asynccontextmanager
 async def _callers(kind: str) -> AsyncIterator[tuple[http1.HttpServer, list[Caller]]]:
     """A server, and connections: one that is kept after an answer, one in the middle of a request, one without any."""
-    server = (
-        Inward(_answer, 100, 0, 0.0) if kind == "gateway" else HttpServer(cast(FastPath, _NoFastPath()), _application)
-    )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        await server.start(listener)
+    async with _listening(kind) as (server, listener):
         kept, begun, silent = [Caller(*await asyncio.open_connection(*listener.getsockname()[:2])) for _ in range(3)]
         kept.writer.write(ASKED)
         said = await kept.reader.readuntil(b"good")
@@ -65,6 +61,16 @@ async def _callers(kind: str) -> AsyncIterator[tuple[http1.HttpServer, list[Call
         yield server, [kept, begun, silent]
         for caller in (kept, begun, silent):
             caller.writer.close()
+
+
+@asynccontextmanager
+async def _listening(kind: str) -> AsyncIterator[tuple[http1.HttpServer, socket.socket]]:
+    server = (
+        Inward(_answer, 100, 0, 0.0) if kind == "gateway" else HttpServer(cast(FastPath, _NoFastPath()), _application)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.start(listener)
+        yield server, listener
 
 
 def _is_last(said: bytes) -> bool:
@@ -99,3 +105,34 @@ async def test_idle_connections_end_before_a_request_that_is_still_coming(
         assert not stopping.done()
         assert _is_last(await begun.last(ASKED[9:]))
         await stopping
+
+
+@pytest.mark.parametrize("kind", ["server", "gateway"])
+async def test_what_has_come_is_read_before_its_connection_counts_as_idle(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "KEPT_S", 0.0)
+    async with _callers(kind) as (server, (kept, begun, _)):
+        stopping = asyncio.create_task(server.close(LONG_S))
+        assert _is_last(await kept.last(ASKED))
+        assert _is_last(await begun.last(ASKED[9:]))
+        await stopping
+
+
+@pytest.mark.parametrize("kind", ["server", "gateway"])
+async def test_who_is_accepted_in_the_moment_in_which_it_is_told_to_stop_is_answered(kind: str) -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    ours, its = socket.socketpair()
+    async with _listening(kind) as (server, listener):
+        with ours, its:
+            loop.add_reader(its, told.set)
+            ours.send(b"x")
+            connection = socket.create_connection(listener.getsockname())
+            connection.send(ASKED)
+            await told.wait()
+            loop.remove_reader(its)
+            stopping = asyncio.create_task(server.close(LONG_S))
+            caller = Caller(*await asyncio.open_connection(sock=connection))
+            assert _is_last(await caller.last())
+            caller.writer.close()
+            await stopping

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -33,8 +32,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         "POSTHOUSE_PROVIDERS__PROCESS__READY_USD_H": "0.4",
     }
     yield made
-    with suppress(OSError):  # the process that has taken over
-        os.kill(owner(made), signal.SIGKILL)
     made.clear()
 
 

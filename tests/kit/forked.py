@@ -17,7 +17,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -120,14 +119,27 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What is left of what it says until it ends, and whoever it leaves its streams to. Raises: TimeoutExpired."""
-        with self.stdout, self.stderr, ThreadPoolExecutor(2) as threads:
-            said = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
-            try:
-                self.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.send_signal(signal.SIGKILL)
-                raise
-            return said[0].result(), said[1].result()
+        said = ["", ""]
+
+        def read(number: int, stream: TextIO) -> None:
+            with stream:
+                said[number] = stream.read()
+
+        readers = [
+            threading.Thread(target=read, args=each, daemon=True) for each in enumerate((self.stdout, self.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.send_signal(signal.SIGKILL)
+            raise
+        for reader in readers:
+            reader.join(timeout)
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return said[0], said[1]
 
 
 @cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -98,7 +99,13 @@ class Site:
         return [p for p in there if (p.info["cwd"] or "").startswith(workers) and p.info["name"] != "du"]
 
     def clear(self) -> None:
-        """Ends whatever a failed test left."""
+        """Ends whatever a failed test left: servers, also one that has taken over, gateways, workers."""
+        here = str(self.directory.resolve())
+        while left := [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == here]:
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.02)
         if self.server is not None:
             self.stop(signal.SIGKILL)
         end_workers(self.directory / "posthouse-data")

@@ -4,11 +4,10 @@ import argparse
 import json
 import os
 import platform
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -68,11 +67,6 @@ class Ground(Site):
         """The server's."""
         assert self.server is not None
         return psutil.Process(self.server.pid)
-
-    def clear(self) -> None:
-        with suppress(OSError, ValueError):  # one that has taken over
-            os.kill(self.owner(), signal.SIGKILL)
-        super().clear()
 
 
 @contextmanager

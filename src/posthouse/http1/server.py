@@ -122,12 +122,14 @@ class HttpServer:
         idle_until = loop.time() + KEPT_S
         with suppress(TimeoutError):
             async with asyncio.timeout(graceful_s):
-                while self.connections or self.calls:
-                    if loop.time() >= idle_until:
-                        for connection in list(self.connections):
-                            if connection.idle:
-                                connection.transport.close()
-                    await asyncio.sleep(0.02)
+                over = False
+                while not over:
+                    late = loop.time() >= idle_until
+                    await asyncio.sleep(0.02)  # who was accepted before is there after it, and what had come is read
+                    for connection in list(self.connections) if late else ():
+                        if connection.idle:
+                            connection.transport.close()
+                    over = not self.connections and not self.calls
         self.closed = True
         for connection in list(self.connections):
             connection.transport.abort()
