@@ -122,14 +122,15 @@ class HttpServer:
         idle_until = loop.time() + KEPT_S
         with suppress(TimeoutError):
             async with asyncio.timeout(graceful_s):
-                over = False
-                while not over:
+                while True:
                     late = loop.time() >= idle_until
                     await asyncio.sleep(0.02)  # who was accepted before is there after it, and what had come is read
-                    for connection in list(self.connections) if late else ():
-                        if connection.idle:
-                            connection.transport.close()
-                    over = not self.connections and not self.calls
+                    if not (self.connections or self.calls):
+                        break
+                    if late:
+                        for connection in list(self.connections):
+                            if connection.idle:
+                                connection.transport.close()
         self.closed = True
         for connection in list(self.connections):
             connection.transport.abort()
